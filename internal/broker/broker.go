@@ -1,0 +1,186 @@
+// Package broker holds what the API and the workers must agree on in RabbitMQ: the exchange, the queues and
+// their arguments, and how a connection is made. It starts no goroutine.
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"millrace/internal/config"
+)
+
+const (
+	// deliveryLimit is how often a frame may be given back before RabbitMQ sets it aside in the dead queue. A
+	// worker gives frames back only when it dies or loses its connection, so 100 is far from any outage and
+	// still ends the loop of a frame that kills its reader. It must be explicit: RabbitMQ 4 has 20 as its
+	// default, 3.x has none.
+	deliveryLimit = 100
+
+	// heartbeat is how often a silent connection proves that it is alive; it is given up after two missed.
+	heartbeat = 10 * time.Second
+
+	dialTimeout = 5 * time.Second
+)
+
+// Topology names the exchange and the queues of an installation.
+type Topology struct {
+	name     string
+	shards   int
+	maxBytes int64
+}
+
+// NewTopology returns the topology that the settings describe.
+func NewTopology(c config.Broker) Topology {
+	t := Topology{name: c.Name, shards: max(c.Shards, 1), maxBytes: int64(c.MaxBytes)}
+	if t.name == "" {
+		t.name = "logs"
+	}
+	return t
+}
+
+// Exchange is the direct exchange that frames are published to, with a queue's name as the routing key.
+func (t Topology) Exchange() string { return t.name }
+
+// Shards is the number of queues.
+func (t Topology) Shards() int { return t.shards }
+
+// Queue is the name of queue i, and its routing key.
+func (t Topology) Queue(i int) string { return t.name + "." + strconv.Itoa(i) }
+
+// DeadQueue is the name of the queue that RabbitMQ sets frames aside in.
+func (t Topology) DeadQueue() string { return t.name + ".dead" }
+
+// Declare makes sure that the exchange and the queues are there. A queue that exists with other arguments is
+// an error that says what to do; RabbitMQ has then closed the channel.
+func (t Topology) Declare(ch *amqp.Channel) error {
+	if err := ch.ExchangeDeclare(t.Exchange(), amqp.ExchangeDirect, true, false, false, false, nil); err != nil {
+		return fmt.Errorf("declare exchange %s: %w", t.Exchange(), err)
+	}
+	// The dead queue comes first: at-least-once dead-lettering needs its target.
+	dead := amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum}
+	if err := t.declareQueue(ch, t.DeadQueue(), dead); err != nil {
+		return err
+	}
+	for i := range t.shards {
+		args := amqp.Table{
+			amqp.QueueTypeArg:           amqp.QueueTypeQuorum,
+			amqp.QueueOverflowArg:       amqp.QueueOverflowRejectPublish,
+			"x-delivery-limit":          int32(deliveryLimit),
+			"x-dead-letter-exchange":    "", // the default exchange, which routes by queue name
+			"x-dead-letter-routing-key": t.DeadQueue(),
+			"x-dead-letter-strategy":    "at-least-once",
+		}
+		if t.maxBytes > 0 {
+			args[amqp.QueueMaxLenBytesArg] = t.maxBytes
+		}
+		if err := t.declareQueue(ch, t.Queue(i), args); err != nil {
+			return err
+		}
+		if err := ch.QueueBind(t.Queue(i), t.Queue(i), t.Exchange(), false, nil); err != nil {
+			return fmt.Errorf("bind queue %s: %w", t.Queue(i), err)
+		}
+	}
+	return nil
+}
+
+func (t Topology) declareQueue(ch *amqp.Channel, name string, args amqp.Table) error {
+	_, err := ch.QueueDeclare(name, true, false, false, false, args)
+	var refused *amqp.Error
+	if errors.As(err, &refused) && refused.Code == amqp.PreconditionFailed {
+		return fmt.Errorf("queue %s exists with other arguments (%s): set QUEUE_MAX_BYTES to what it was declared with, "+
+			"or let the workers empty the queue and delete it", name, refused.Reason)
+	}
+	if err != nil {
+		return fmt.Errorf("declare queue %s: %w", name, err)
+	}
+	return nil
+}
+
+// Dial connects to one of the cluster's nodes, trying all in random order. name is shown in RabbitMQ's list of
+// connections. The error is that of the node tried last.
+func Dial(ctx context.Context, urls []string, name string) (*amqp.Connection, error) {
+	if len(urls) == 0 {
+		return nil, errors.New("RABBITMQ_URL is not set")
+	}
+	properties := amqp.NewConnectionProperties()
+	properties.SetClientConnectionName(name)
+	var last error
+	for _, i := range rand.Perm(len(urls)) {
+		conn, err := amqp.DialConfig(urls[i], amqp.Config{
+			Heartbeat:  heartbeat,
+			Properties: properties,
+			Dial:       dialer(ctx),
+		})
+		if err == nil {
+			return conn, nil
+		}
+		last = fmt.Errorf("connect to %s: %w", config.Redacted(urls[i]), err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, last
+}
+
+// dialer makes TCP connections that give up with ctx. Like amqp.DefaultDial it sets a deadline for the
+// handshake, which the library clears once the connection is open.
+func dialer(ctx context.Context) func(network, addr string) (net.Conn, error) {
+	return func(network, addr string) (net.Conn, error) {
+		d := net.Dialer{Timeout: dialTimeout}
+		conn, err := d.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		if err := conn.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+		return conn, nil
+	}
+}
+
+// Redial calls Dial until it succeeds, with exponential backoff and jitter, and logs each failure. The error
+// is ctx's.
+func Redial(ctx context.Context, log *slog.Logger, urls []string, name string) (*amqp.Connection, error) {
+	wait := NewBackoff()
+	for {
+		conn, err := Dial(ctx, urls, name)
+		if err == nil {
+			return conn, nil
+		}
+		pause := wait.NextBackOff()
+		if ctx.Err() == nil {
+			log.Warn("RabbitMQ is out of reach", "error", err, "retry_in", pause.Round(time.Millisecond))
+		}
+		if err := Sleep(ctx, pause); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// NewBackoff returns the pauses between tries to reach a server: 0.1 s growing by half to 5 s, each with
+// jitter of half its length.
+func NewBackoff() *backoff.ExponentialBackOff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval = 100 * time.Millisecond
+	b.MaxInterval = 5 * time.Second
+	return b
+}
+
+// Sleep waits for d or until ctx is done, and returns ctx's error then.
+func Sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,29 @@
+package config
+
+import "time"
+
+// Broker holds the settings of everything that talks to RabbitMQ. All services must agree on the queues'.
+type Broker struct {
+	URLs     BrokerURLs `env:"RABBITMQ_URL" help:"RabbitMQ; for a cluster the URLs of its nodes."`
+	Shards   int        `env:"QUEUE_SHARDS" envDefault:"1" min:"1" max:"64" help:"Queues (logs.0, logs.1, …) that the frames are spread over; the API and the workers must agree."`
+	MaxBytes Bytes      `env:"QUEUE_MAX_BYTES" envDefault:"0" help:"Most bytes that wait in one queue before the API answers 503; 0 is no limit."`
+
+	// Name is the exchange and the prefix of the queues; empty is "logs". Tests set it to keep apart.
+	Name string
+}
+
+// Process holds the settings that every service has.
+type Process struct {
+	ShutdownTimeout time.Duration `env:"SHUTDOWN_TIMEOUT" envDefault:"30s" min:"1s" help:"Longest time to finish what is under way when told to stop."`
+	LogLevel        string        `env:"LOG_LEVEL" envDefault:"info" oneof:"debug info warn error" help:"Least level that is logged."`
+	LogFormat       string        `env:"LOG_FORMAT" envDefault:"text" oneof:"text json" help:"Form of the log lines on standard error."`
+}
+
+// Access holds the settings of who may call an HTTP service, and how.
+type Access struct {
+	KeysFile       string `env:"KEYS_FILE" help:"File of API keys, as printed by millrace keys new; empty: no keys are asked for, and only loopback addresses are served."`
+	AllowAnonymous bool   `env:"ALLOW_ANONYMOUS" envDefault:"false" help:"Serve other than loopback addresses without keys."`
+	TLSCertFile    string `env:"TLS_CERT_FILE" help:"Certificate chain (PEM); with TLS_KEY_FILE it turns TLS on."`
+	TLSKeyFile     string `env:"TLS_KEY_FILE" help:"Private key of the certificate (PEM)."`
+	TLSClientCA    string `env:"TLS_CLIENT_CA_FILE" help:"Authorities (PEM) that client certificates must come from; empty: none are asked for."`
+}

@@ -1,0 +1,132 @@
+// Package frame is Millrace's wire form between the API and the workers.
+//
+// RabbitMQ's cost is per message, so one AMQP message carries many records. Its body is NDJSON, one
+// compacted record a line and nothing else, and a header lists the frame's segments: a base UUIDv7 and a
+// count each. Record k of a segment has the segment's base id plus k. The ids are thus fixed before
+// anything is published, and a frame that is published or delivered twice is the same rows.
+//
+// The segment, not the frame, is the unit of exactly-once: the worker's ledger holds one row for each
+// segment it has stored. A keyed request therefore makes the same segments every time it is sent; see
+// SegmentBytes.
+package frame
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+const (
+	// Type is the AMQP type property of a frame. A message without it is a foreign one.
+	Type = "millrace.frame.v1"
+
+	// ContentType is the AMQP content type of a frame's body.
+	ContentType = "application/x-ndjson"
+
+	// SegmentBytes closes a segment: a request's records are cut into segments as soon as one holds at
+	// least this many bytes of compacted records, newlines included. It belongs to version 1 of the frame
+	// and is no setting, because a request that is sent again under its Idempotency-Key, to another API with
+	// other settings, must be cut at the same records.
+	SegmentBytes = 64 << 10
+
+	// MaxSegments bounds the segments of one frame. AMQP properties travel in one protocol frame of at most
+	// 128 KiB (RabbitMQ's default frame_max); 4096 segments take 80 KiB of it.
+	MaxSegments = 4096
+
+	// header is the AMQP header that holds the segments.
+	header = "millrace-segments"
+
+	// segmentSize is a segment in the header: 16 bytes of base id, 4 of count, big endian.
+	segmentSize = 20
+)
+
+// Segment is a run of consecutive records of a frame whose ids count up from Base.
+type Segment struct {
+	Base    uuid.UUID
+	Records int
+}
+
+// NewBase returns a fresh UUIDv7 (RFC 9562) for the current time. It never goes back, also when the clock does.
+func NewBase() uuid.UUID {
+	return uuid.Must(uuid.NewV7()) // fails only if the system's random source does, and then crypto/rand ends the process
+}
+
+// ID returns the id of record k of the segment that starts at base: k is added to the low 62 bits, so that
+// the time, the version and the variant stay.
+func ID(base uuid.UUID, k int) uuid.UUID {
+	const low62 = 1<<62 - 1
+	low := binary.BigEndian.Uint64(base[8:])
+	low = low&^low62 | (low+uint64(k))&low62
+	binary.BigEndian.PutUint64(base[8:], low)
+	return base
+}
+
+// Time returns the millisecond that a UUIDv7 was made in, in UTC.
+func Time(id uuid.UUID) time.Time {
+	return time.UnixMilli(Millis(id)).UTC()
+}
+
+// Millis returns the Unix time in milliseconds that a UUIDv7 begins with.
+func Millis(id uuid.UUID) int64 {
+	return int64(binary.BigEndian.Uint64(id[:8]) >> 16)
+}
+
+// IsV7 says whether id is a UUIDv7 of RFC 9562.
+func IsV7(id uuid.UUID) bool {
+	return id.Version() == 7 && id.Variant() == uuid.RFC4122
+}
+
+// Headers returns the AMQP headers of a frame with these segments.
+func Headers(segments []Segment) map[string]any {
+	b := make([]byte, 0, len(segments)*segmentSize)
+	for _, s := range segments {
+		b = append(b, s.Base[:]...)
+		b = binary.BigEndian.AppendUint32(b, uint32(s.Records))
+	}
+	return map[string]any{header: b}
+}
+
+// Span is a segment with the bytes of its records: NDJSON, each record ended by a newline.
+type Span struct {
+	Segment
+	Body []byte
+}
+
+// Parse appends the spans of a frame to dst and returns it; the spans point into body. The error says how
+// the header and the body disagree; such a frame was not made by an API of this version.
+func Parse(dst []Span, headers map[string]any, body []byte) ([]Span, error) {
+	segments, ok := headers[header].([]byte)
+	if !ok {
+		return dst, fmt.Errorf("the header %s is missing or not a byte array", header)
+	}
+	if len(segments) == 0 || len(segments)%segmentSize != 0 {
+		return dst, fmt.Errorf("the header %s has %d bytes, not a positive multiple of %d", header, len(segments), segmentSize)
+	}
+	rest := body
+	for ; len(segments) > 0; segments = segments[segmentSize:] {
+		s := Segment{Base: uuid.UUID(segments[:16]), Records: int(binary.BigEndian.Uint32(segments[16:segmentSize]))}
+		if !IsV7(s.Base) {
+			return dst, fmt.Errorf("segment base %s is not a UUIDv7", s.Base)
+		}
+		if s.Records == 0 {
+			return dst, fmt.Errorf("segment %s has no records", s.Base)
+		}
+		end := 0
+		for k := range s.Records {
+			n := bytes.IndexByte(rest[end:], '\n')
+			if n < 0 {
+				return dst, fmt.Errorf("segment %s should have %d records, the body ends after %d", s.Base, s.Records, k)
+			}
+			end += n + 1
+		}
+		dst = append(dst, Span{Segment: s, Body: rest[:end:end]})
+		rest = rest[end:]
+	}
+	if len(rest) > 0 {
+		return dst, fmt.Errorf("%d bytes follow the last segment's records", len(rest))
+	}
+	return dst, nil
+}

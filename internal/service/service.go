@@ -1,0 +1,183 @@
+// Package service holds what every Millrace service has: a logger, a metrics registry of its own, the state
+// behind /health and /ready, an HTTP server that stops in order, and the group that stops several services
+// from upstream to downstream.
+//
+// Nothing here starts a goroutine that its caller does not wait for: Serve returns when its server has
+// stopped, Group.Wait when every service has.
+package service
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"millrace/internal/config"
+)
+
+// NewLogger returns the logger that the settings ask for, writing to w.
+func NewLogger(w io.Writer, p config.Process) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(p.LogLevel)); err != nil {
+		level = slog.LevelInfo
+	}
+	o := &slog.HandlerOptions{Level: level}
+	if p.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// NewRegistry returns a registry with the Go runtime's and the process's own metrics.
+func NewRegistry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// Ready is the state behind /ready: the conditions that do not hold, by name. The zero value is ready.
+// It may be used by many goroutines at once.
+type Ready struct {
+	mu      sync.Mutex
+	reasons map[string]string
+}
+
+// Set says why a condition does not hold; an empty reason says that it holds.
+func (r *Ready) Set(condition, reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if reason == "" {
+		delete(r.reasons, condition)
+		return
+	}
+	if r.reasons == nil {
+		r.reasons = make(map[string]string)
+	}
+	r.reasons[condition] = reason
+}
+
+// Reasons returns the conditions that do not hold and why.
+func (r *Ready) Reasons() map[string]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make(map[string]string, len(r.reasons))
+	for k, v := range r.reasons {
+		out[k] = v
+	}
+	return out
+}
+
+// Handle adds GET /health, /ready and /metrics to mux.
+func Handle(mux *http.ServeMux, ready *Ready, registry *prometheus.Registry) {
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
+		WriteJSON(w, http.StatusOK, map[string]string{"status": "alive"})
+	})
+	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) {
+		if reasons := ready.Reasons(); len(reasons) > 0 {
+			WriteJSON(w, http.StatusServiceUnavailable, map[string]any{"status": "not ready", "reasons": reasons})
+			return
+		}
+		WriteJSON(w, http.StatusOK, map[string]string{"status": "ready"})
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+}
+
+// WriteJSON answers with v as JSON. v must be something encoding/json can encode.
+func WriteJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the client may be gone: nobody is left to tell
+}
+
+// Listen opens the address that the setting named name holds, with TLS when access asks for it. Without keys
+// only loopback addresses are opened, unless anonymous access is allowed in so many words.
+func Listen(name string, addr config.Address, access config.Access) (net.Listener, error) {
+	if access.KeysFile == "" && !access.AllowAnonymous && !loopback(addr) {
+		return nil, fmt.Errorf("%s: %s is not a loopback address and no keys are asked for: set KEYS_FILE, or ALLOW_ANONYMOUS=true", name, addr)
+	}
+	tlsConfig, err := tlsConfig(access)
+	if err != nil {
+		return nil, err
+	}
+	ln, err := net.Listen("tcp", string(addr))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if tlsConfig != nil {
+		ln = tls.NewListener(ln, tlsConfig)
+	}
+	return ln, nil
+}
+
+func loopback(addr config.Address) bool {
+	host, _, err := net.SplitHostPort(string(addr))
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func tlsConfig(a config.Access) (*tls.Config, error) {
+	if a.TLSCertFile == "" && a.TLSKeyFile == "" {
+		if a.TLSClientCA != "" {
+			return nil, errors.New("TLS_CLIENT_CA_FILE needs TLS_CERT_FILE and TLS_KEY_FILE")
+		}
+		return nil, nil
+	}
+	cert, err := tls.LoadX509KeyPair(a.TLSCertFile, a.TLSKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("TLS_CERT_FILE, TLS_KEY_FILE: %w", err)
+	}
+	c := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+	if a.TLSClientCA != "" {
+		pem, err := os.ReadFile(a.TLSClientCA)
+		if err != nil {
+			return nil, fmt.Errorf("TLS_CLIENT_CA_FILE: %w", err)
+		}
+		c.ClientCAs = x509.NewCertPool()
+		if !c.ClientCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("TLS_CLIENT_CA_FILE: no certificate in %s", a.TLSClientCA)
+		}
+		c.ClientAuth = tls.RequireAndVerifyClientCert
+	}
+	return c, nil
+}
+
+// Serve answers on ln until ctx is done, then lets requests under way finish for at most grace. It returns
+// nil after an ordered stop.
+func Serve(ctx context.Context, ln net.Listener, handler http.Handler, grace time.Duration) error {
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+	}
+	stopped := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() {
+		deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+		defer cancel()
+		err := server.Shutdown(deadline)
+		if err != nil {
+			err = errors.Join(err, server.Close())
+		}
+		stopped <- err
+	})
+	if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		stop()
+		return err
+	}
+	return <-stopped
+}

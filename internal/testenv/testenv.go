@@ -1,0 +1,156 @@
+// Package testenv gives integration tests the servers that millrace stack started, isolated from each other: a
+// database, a queue prefix and a cache prefix each. Where the servers are absent a test skips with a pointer to
+// the command that starts them, and fails when CI is set. It starts no goroutine.
+package testenv
+
+import (
+	"context"
+	"crypto/rand"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"millrace/internal/broker"
+	"millrace/internal/config"
+	"millrace/migrations"
+)
+
+func server(t testing.TB, name string) string {
+	t.Helper()
+	v := os.Getenv(name)
+	if v == "" {
+		if os.Getenv("CI") != "" {
+			t.Fatalf("%s is not set", name)
+		}
+		t.Skipf("%s is not set: run make test, or millrace stack -- go test ./...", name)
+	}
+	return v
+}
+
+// Name returns a name that no other test uses.
+func Name() string { return "test_" + strings.ToLower(rand.Text()[:12]) }
+
+// Database returns the URL of a fresh, empty database that is dropped after the test.
+func Database(t testing.TB) config.PostgresURL {
+	t.Helper()
+	admin := server(t, "POSTGRES_URL")
+	name := Name()
+	exec(t, admin, "CREATE DATABASE "+name)
+	t.Cleanup(func() { exec(t, admin, "DROP DATABASE "+name+" WITH (FORCE)") })
+	u, err := url.Parse(admin)
+	if err != nil {
+		t.Fatalf("POSTGRES_URL: %v", err)
+	}
+	u.Path = "/" + name
+	return config.PostgresURL(u.String())
+}
+
+// Schema returns the URL of a fresh database with the whole schema.
+func Schema(t testing.TB) config.PostgresURL {
+	t.Helper()
+	db := Database(t)
+	if _, err := migrations.Up(context.Background(), Connect(t, db)); err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+// Connect returns a connection that is closed after the test.
+func Connect(t testing.TB, db config.PostgresURL) *pgx.Conn {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, string(db))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := conn.Close(context.Background()); err != nil {
+			t.Logf("close: %v", err)
+		}
+	})
+	return conn
+}
+
+func exec(t testing.TB, db, sql string) {
+	t.Helper()
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(ctx, sql); err != nil {
+		t.Errorf("%s: %v", sql, err)
+	}
+	if err := conn.Close(ctx); err != nil {
+		t.Errorf("close: %v", err)
+	}
+}
+
+// Broker returns broker settings with a queue prefix of the test's own and so many queues; they are deleted
+// after the test.
+func Broker(t testing.TB, shards int) config.Broker {
+	t.Helper()
+	c := config.Broker{URLs: config.BrokerURLs{server(t, "RABBITMQ_URL")}, Shards: shards, Name: Name()}
+	t.Cleanup(func() {
+		topology := broker.NewTopology(c)
+		ch := Channel(t, c)
+		queues := []string{topology.DeadQueue()}
+		for i := range topology.Shards() {
+			queues = append(queues, topology.Queue(i))
+		}
+		for _, q := range queues {
+			if _, err := ch.QueueDelete(q, false, false, false); err != nil {
+				t.Errorf("delete queue %s: %v", q, err)
+			}
+		}
+		if err := ch.ExchangeDelete(topology.Exchange(), false, false); err != nil {
+			t.Errorf("delete exchange: %v", err)
+		}
+	})
+	return c
+}
+
+// Channel returns a channel on a connection of its own; both are closed after the test.
+func Channel(t testing.TB, c config.Broker) *amqp.Channel {
+	t.Helper()
+	conn, err := broker.Dial(context.Background(), c.URLs, t.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if !conn.IsClosed() {
+			if err := conn.Close(); err != nil {
+				t.Logf("close: %v", err)
+			}
+		}
+	})
+	ch, err := conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ch
+}
+
+// Redis returns the URL of the cache. Tests keep apart by the prefix of their keys.
+func Redis(t testing.TB) config.RedisURL {
+	t.Helper()
+	return config.RedisURL(server(t, "REDIS_URL"))
+}
+
+// Eventually waits until ok returns true, asking often, and fails the test after the deadline. what says what
+// was waited for.
+func Eventually(t testing.TB, within time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !ok(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v", what, within)
+		}
+		time.Sleep(5 * time.Millisecond) // polls a condition of another process; nothing can signal it
+	}
+}
