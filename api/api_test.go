@@ -1,0 +1,668 @@
+package api
+
+import (
+	"bytes"
+	"compress/flate"
+	"compress/gzip"
+	"compress/zlib"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"github.com/klauspost/compress/zstd"
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"millrace/internal/broker"
+	"millrace/internal/config"
+	"millrace/internal/frame"
+	"millrace/internal/testenv"
+)
+
+// service is a running API and what it needs to be tested.
+type testAPI struct {
+	url    string
+	broker config.Broker
+	client *http.Client
+	stop   func() error // stops the API and waits for it; may be called again
+}
+
+// start runs an API on the real broker, with a queue prefix of its own. mend changes the settings.
+func start(t *testing.T, mend func(*Config)) *testAPI {
+	t.Helper()
+	c := defaults(t)
+	c.Broker = testenv.Broker(t, 2)
+	if mend != nil {
+		mend(&c)
+	}
+	listening := make(chan net.Addr, 1)
+	c.OnListen = func(a net.Addr) { listening <- a }
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, c) }()
+	transport := &http.Transport{DisableCompression: true}
+	a := &testAPI{broker: c.Broker, client: &http.Client{Transport: transport}, stop: sync.OnceValue(func() error {
+		cancel()
+		transport.CloseIdleConnections()
+		return <-done
+	})}
+	t.Cleanup(func() {
+		if err := a.stop(); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	select {
+	case addr := <-listening:
+		a.url = "http://" + addr.String()
+	case err := <-done:
+		t.Fatalf("Run: %v", err)
+	}
+	testenv.Eventually(t, 10*time.Second, "the API is ready", func() bool { return a.get(t, "/ready").status == http.StatusOK })
+	return a
+}
+
+// defaults returns the default settings, with a quiet log and an address of the kernel's choice.
+func defaults(t testing.TB) Config {
+	t.Helper()
+	var c Config
+	if err := config.LoadFrom(nil, &c); err != nil {
+		t.Fatal(err)
+	}
+	c.Addr = "127.0.0.1:0"
+	c.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	return c
+}
+
+type response struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func (a *testAPI) get(t testing.TB, path string) response {
+	t.Helper()
+	return a.do(t, http.MethodGet, path, nil, nil)
+}
+
+func (a *testAPI) post(t testing.TB, path string, body []byte, header http.Header) response {
+	t.Helper()
+	return a.do(t, http.MethodPost, path, bytes.NewReader(body), header)
+}
+
+func (a *testAPI) do(t testing.TB, method, path string, body io.Reader, header http.Header) response {
+	t.Helper()
+	req, err := http.NewRequest(method, a.url+path, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = header.Clone()
+	if req.Header == nil {
+		req.Header = http.Header{}
+	}
+	resp, err := a.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close() // read to its end
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response{resp.StatusCode, resp.Header, string(b)}
+}
+
+// published empties the queues and returns their records by id.
+func (a *testAPI) published(t testing.TB) map[uuid.UUID]string {
+	t.Helper()
+	records := make(map[uuid.UUID]string)
+	for _, s := range a.spans(t) {
+		for k, line := range strings.Split(strings.TrimSuffix(string(s.Body), "\n"), "\n") {
+			id := frame.ID(s.Base, k)
+			if _, there := records[id]; there {
+				t.Errorf("two records have the id %s", id)
+			}
+			records[id] = line
+		}
+	}
+	return records
+}
+
+// spans empties the queues and returns the segments that were in them.
+func (a *testAPI) spans(t testing.TB) []frame.Span {
+	t.Helper()
+	ch := testenv.Channel(t, a.broker)
+	topology := broker.NewTopology(a.broker)
+	var spans []frame.Span
+	for i := range topology.Shards() {
+		for {
+			d, ok, err := ch.Get(topology.Queue(i), true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !ok {
+				break
+			}
+			if d.Type != frame.Type || d.ContentType != frame.ContentType || d.DeliveryMode != amqp.Persistent {
+				t.Errorf("a message has type %q, content type %q, delivery mode %d", d.Type, d.ContentType, d.DeliveryMode)
+			}
+			if spans, err = frame.Parse(spans, d.Headers, d.Body); err != nil {
+				t.Errorf("frame: %v", err)
+			}
+		}
+	}
+	return spans
+}
+
+func encode(t testing.TB, encoding string, body []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	var w io.WriteCloser
+	var err error
+	switch encoding {
+	case "gzip":
+		w = gzip.NewWriter(&b)
+	case "zstd":
+		w, err = zstd.NewWriter(&b)
+	case "deflate":
+		w = zlib.NewWriter(&b)
+	case "raw deflate":
+		w, err = flate.NewWriter(&b, flate.DefaultCompression)
+	default:
+		return body
+	}
+	if err == nil {
+		_, err = w.Write(body)
+	}
+	if err == nil {
+		err = w.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func TestOneRecordIsPublishedUnderTheIDThatTheClientGets(t *testing.T) {
+	a := start(t, nil)
+	before := time.Now().Add(-time.Millisecond)
+	got := a.post(t, "/log", []byte(" {\"level\": \"info\",\n \"message\": \"a b\"} "), nil)
+	if got.status != http.StatusAccepted || got.header.Get("Content-Type") != "application/json" {
+		t.Fatalf("got %d %s %s, want 202 and JSON", got.status, got.header.Get("Content-Type"), got.body)
+	}
+	var answer struct{ ID uuid.UUID }
+	if err := json.Unmarshal([]byte(got.body), &answer); err != nil {
+		t.Fatal(err)
+	}
+	if at := frame.Time(answer.ID); !frame.IsV7(answer.ID) || at.Before(before) || at.After(time.Now()) {
+		t.Errorf("id %s is of %v, want a UUIDv7 of now", answer.ID, at)
+	}
+	want := map[uuid.UUID]string{answer.ID: `{"level":"info","message":"a b"}`}
+	if diff := cmp.Diff(want, a.published(t)); diff != "" {
+		t.Errorf("published (-want +got):\n%s", diff)
+	}
+}
+
+func TestABatchIsTakenInAllFormsAndEncodings(t *testing.T) {
+	a := start(t, nil)
+	var objects []string
+	for i := range 700 { // several segments of 64 KiB
+		objects = append(objects, fmt.Sprintf(`{"n":%d,"text":%q}`, i, strings.Repeat("x", 300)))
+	}
+	forms := map[string]string{
+		"NDJSON":           strings.Join(objects, "\n") + "\n",
+		"NDJSON, CRLF":     strings.Join(objects, "\r\n\r\n"),
+		"array":            "[" + strings.Join(objects, " , ") + "]",
+		"concatenated":     strings.Join(objects, ""),
+		"over many lines":  strings.ReplaceAll(strings.Join(objects, "\n"), ",", ",\n  "),
+		"gzip":             strings.Join(objects, "\n"),
+		"zstd":             strings.Join(objects, "\n"),
+		"deflate":          strings.Join(objects, "\n"),
+		"raw deflate":      strings.Join(objects, "\n"),
+		"identity":         strings.Join(objects, "\n"),
+		"two gzip members": strings.Join(objects, "\n"),
+	}
+	for name, text := range forms {
+		t.Run(name, func(t *testing.T) {
+			body, header := []byte(text), http.Header{}
+			switch name {
+			case "gzip", "zstd", "deflate", "raw deflate", "identity":
+				body = encode(t, name, body)
+				header.Set("Content-Encoding", strings.TrimPrefix(name, "raw "))
+			case "two gzip members":
+				half := bytes.IndexByte(body, '\n')
+				body = append(encode(t, "gzip", body[:half]), encode(t, "gzip", body[half:])...)
+				header.Set("Content-Encoding", "gzip")
+			}
+			got := a.post(t, "/log/batch?ids=true", body, header)
+			var answer struct {
+				Accepted, Rejected int
+				IDs                []uuid.UUID
+			}
+			if err := json.Unmarshal([]byte(got.body), &answer); err != nil {
+				t.Fatalf("%v: %s", err, got.body)
+			}
+			if got.status != http.StatusAccepted || answer.Accepted != len(objects) || answer.Rejected != 0 {
+				t.Fatalf("got %d %.100s, want 202 with %d accepted", got.status, got.body, len(objects))
+			}
+			want := make(map[uuid.UUID]string)
+			for i, id := range answer.IDs {
+				want[id] = objects[i]
+			}
+			if diff := cmp.Diff(want, a.published(t)); diff != "" {
+				t.Errorf("published (-want +got):\n%.2000s", diff)
+			}
+		})
+	}
+}
+
+func TestWhatIsRefusedIsRefusedWithStatusReasonAndPlace(t *testing.T) {
+	a := start(t, nil)
+	gz := http.Header{"Content-Encoding": {"gzip"}}
+	bomb := bytes.Repeat(encode(t, "gzip", bytes.Repeat([]byte(" "), 1<<20)), 1<<10) // 1 MiB that decodes to 1 GiB
+	tests := []struct {
+		name   string
+		path   string
+		body   string
+		header http.Header
+		status int
+		want   []string
+	}{
+		{"truncated JSON", "/log", `{"a":"b`, nil, 400, []string{"end of body", "at byte 7"}},
+		{"NUL", "/log", `{"a":"x\u0000"}`, nil, 400, []string{`\\u0000`, "at byte 7"}},
+		{"lone surrogate", "/log", `{"a":"\ud800"}`, nil, 400, []string{"surrogate", "at byte 6"}},
+		{"invalid UTF-8", "/log", "{\"a\":\"\xff\"}", nil, 400, []string{"UTF-8", "at byte 6"}},
+		{"number too large", "/log", `{"a":1e400000}`, nil, 400, []string{"1e400000", "numeric", "at byte 5"}},
+		{"depth 129", "/log", strings.Repeat(`{"a":`, 129) + "1" + strings.Repeat("}", 129), nil, 400, []string{"128", "at byte 640"}},
+		{"bare number", "/log", `42`, nil, 400, []string{"not an object", "at byte 0"}},
+		{"array for one record", "/log", `[{"a":1}]`, nil, 400, []string{"not an object", "at byte 0"}},
+		{"two for one", "/log", `{"a":1}{"a":2}`, nil, 400, []string{"at byte 7"}},
+		{"empty", "/log", ``, nil, 400, []string{"empty"}},
+		{"empty batch", "/log/batch", "\n \n", nil, 400, []string{"empty"}},
+		{"byte-order mark", "/log/batch", "\xef\xbb\xbf{}", nil, 400, []string{"byte"}},
+		{"17 MiB", "/log", `{"a":"` + strings.Repeat("x", 17<<20) + `"}`, nil, 413, []string{"16777216"}},
+		{"record too large", "/log", `{"a":"` + strings.Repeat("x", 1<<20) + `"}`, nil, 413, []string{"1048576"}},
+		{"decodes to 1 GiB", "/log/batch", string(bomb), gz, 413, []string{"16777216"}},
+		{"unknown encoding", "/log", `{}`, http.Header{"Content-Encoding": {"br"}}, 415, []string{`\"br\"`, "gzip, zstd, deflate"}},
+		{"two encodings", "/log", `{}`, http.Header{"Content-Encoding": {"gzip, zstd"}}, 415, []string{"gzip, zstd"}},
+		{"not gzip", "/log", `{"a":1}`, gz, 400, []string{"not gzip"}},
+		{"not zstd", "/log", `{"a":1}`, http.Header{"Content-Encoding": {"zstd"}}, 400, []string{"not zstd"}},
+		{"not deflate", "/log", `{"a":1}`, http.Header{"Content-Encoding": {"deflate"}}, 400, []string{"not deflate"}},
+		{"truncated gzip", "/log", string(encode(t, "gzip", []byte(`{"a":1}`))[:20]), gz, 400, []string{"not gzip"}},
+		{"broken array", "/log/batch", `[{"a":1},{"a":2]`, nil, 400, []string{"at byte 15"}},
+		{"key of another version", "/log", `{}`, http.Header{"Idempotency-Key": {"6ba7b810-9dad-11d1-80b4-00c04fd430c8"}}, 400, []string{"UUIDv7"}},
+		{"key that is no UUID", "/log", `{}`, http.Header{"Idempotency-Key": {"abc"}}, 400, []string{"abc", "UUIDv7"}},
+		{"key of 25 h ago", "/log", `{}`, http.Header{"Idempotency-Key": {keyAt(-25 * time.Hour)}}, 400, []string{"24 h"}},
+		{"key of tomorrow", "/log", `{}`, http.Header{"Idempotency-Key": {keyAt(24 * time.Hour)}}, 400, []string{"future"}},
+		{"unknown parameter", "/log/batch?id=true", `{}`, nil, 400, []string{`\"id\"`}},
+		{"ids=maybe", "/log/batch?ids=maybe", `{}`, nil, 400, []string{"maybe", "true or false"}},
+		{"unknown path", "/logs", `{}`, nil, 404, []string{"/logs", "POST /log"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := a.post(t, tt.path, []byte(tt.body), tt.header)
+			if got.status != tt.status || !json.Valid([]byte(got.body)) || !strings.HasPrefix(got.body, `{"error":"`) {
+				t.Fatalf("got %d %s, want %d and an error in JSON", got.status, got.body, tt.status)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(got.body, want) {
+					t.Errorf("got %s, want it to say %s", got.body, want)
+				}
+			}
+		})
+	}
+	if left := a.published(t); len(left) > 0 {
+		t.Errorf("of the refused requests %d records were published", len(left))
+	}
+}
+
+func keyAt(ago time.Duration) string {
+	id := frame.NewBase()
+	ms := time.Now().Add(ago).UnixMilli()
+	for i := range 6 {
+		id[i] = byte(ms >> (8 * (5 - i)))
+	}
+	return id.String()
+}
+
+func TestABadRecordHarmsNoOther(t *testing.T) {
+	a := start(t, nil)
+	for name, body := range map[string]string{
+		"NDJSON": "{\"n\":1}\n{\"n\":\"\\u0000\"}\n{\"n\":2,}\n5\n{\"n\":3}\n",
+		"array":  `[{"n":1},{"n":"\u0000"},[2],5,{"n":3}]`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := a.post(t, "/log/batch", []byte(body), nil)
+			var answer struct {
+				Accepted, Rejected int
+				Errors             []struct {
+					Index int
+					Error string
+				}
+			}
+			if err := json.Unmarshal([]byte(got.body), &answer); err != nil {
+				t.Fatal(err)
+			}
+			if got.status != http.StatusMultiStatus || answer.Accepted != 2 || answer.Rejected != 3 || len(answer.Errors) != 3 {
+				t.Fatalf("got %d %s, want 207, 2 accepted and 3 rejected", got.status, got.body)
+			}
+			for i, e := range answer.Errors {
+				if e.Index != i+1 || e.Error == "" {
+					t.Errorf("error %d is %+v, want index %d and a reason", i, e, i+1)
+				}
+			}
+			stored := a.published(t)
+			for _, want := range []string{`{"n":1}`, `{"n":3}`} {
+				found := 0
+				for _, record := range stored {
+					if record == want {
+						found++
+					}
+				}
+				if found != 1 {
+					t.Errorf("%s was published %d times", want, found)
+				}
+			}
+			if len(stored) != 2 {
+				t.Errorf("%d records were published, want 2", len(stored))
+			}
+		})
+	}
+	t.Run("all bad", func(t *testing.T) {
+		got := a.post(t, "/log/batch", []byte("1\n2\n"), nil)
+		if got.status != http.StatusBadRequest || !strings.HasPrefix(got.body, `{"accepted":0,"rejected":2,"errors":[{"index":0,`) {
+			t.Errorf("got %d %s, want 400 in the form of a batch", got.status, got.body)
+		}
+	})
+	t.Run("none at all", func(t *testing.T) {
+		got := a.post(t, "/log/batch", []byte("[ ]"), nil)
+		if got.status != http.StatusAccepted || got.body != `{"accepted":0,"rejected":0}` {
+			t.Errorf("got %d %s, want 202 with nothing accepted", got.status, got.body)
+		}
+	})
+}
+
+func TestAKeyedRequestMakesTheSameSegmentsEveryTime(t *testing.T) {
+	var objects []string
+	for i := range 1000 {
+		objects = append(objects, fmt.Sprintf(`{"n":%d,"text":%q}`, i, strings.Repeat("x", i%700)))
+	}
+	key := keyAt(-time.Hour)
+	segments := func(frameBytes config.Bytes, path, body string) []frame.Span {
+		a := start(t, func(c *Config) { c.FrameBytes = frameBytes })
+		var others sync.WaitGroup
+		for range 4 { // requests that share its frames
+			others.Go(func() { a.post(t, "/log", []byte(`{"other":true}`), nil) })
+		}
+		got := a.post(t, path, []byte(body), http.Header{"Idempotency-Key": {key}})
+		others.Wait()
+		if got.status != http.StatusAccepted {
+			t.Fatalf("got %d %s", got.status, got.body)
+		}
+		var own []frame.Span
+		for _, s := range a.spans(t) {
+			if !strings.HasPrefix(string(s.Body), `{"other":true}`) {
+				own = append(own, s)
+			}
+		}
+		return own
+	}
+	byBase := cmp.Transformer("byBase", func(spans []frame.Span) map[string]string {
+		m := make(map[string]string)
+		for _, s := range spans {
+			m[s.Base.String()] = fmt.Sprintf("%d records, %d bytes", s.Records, len(s.Body))
+		}
+		return m
+	})
+	first := segments(64<<10, "/log/batch", strings.Join(objects, "\n"))
+	again := segments(1<<10, "/log/batch?ids=true", "[ "+strings.Join(objects, " ,\n")+" ]")
+	if diff := cmp.Diff(first, again, byBase); diff != "" {
+		t.Errorf("segments of the second try (-first +second):\n%s", diff)
+	}
+	if len(first) < 3 {
+		t.Errorf("the request made %d segments, want several", len(first))
+	}
+	if first[0].Base.String() != key && !strings.Contains(fmt.Sprint(first), key) {
+		t.Errorf("no segment starts at the key %s", key)
+	}
+}
+
+func TestMethodsAndLengths(t *testing.T) {
+	a := start(t, nil)
+	for _, path := range []string{"/log", "/log/batch"} {
+		got := a.get(t, path)
+		if got.status != http.StatusMethodNotAllowed || got.header.Get("Allow") != "POST" {
+			t.Errorf("GET %s: got %d, Allow %q, want 405, POST", path, got.status, got.header.Get("Allow"))
+		}
+	}
+	got := a.do(t, http.MethodDelete, "/health", nil, nil)
+	if got.status != http.StatusMethodNotAllowed || got.header.Get("Allow") != "GET, HEAD" {
+		t.Errorf("DELETE /health: got %d, Allow %q, want 405", got.status, got.header.Get("Allow"))
+	}
+	// net/http always says a length, so this one is written by hand.
+	raw := func(request string) string {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(a.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close() // read to its end
+		if _, err := io.WriteString(conn, request); err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	if got := raw("POST /log HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 411 ") {
+		t.Errorf("no length: got %s, want 411", got)
+	}
+	chunked := "POST /log HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"a\":\r\n2\r\n1}\r\n0\r\n\r\n"
+	if got := raw(chunked); !strings.HasPrefix(got, "HTTP/1.1 202 ") {
+		t.Errorf("chunked: got %s, want 202", got)
+	}
+	if got := raw("POST /log HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", headerBytes) + "\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 431 ") {
+		t.Errorf("large header: got %.100s, want 431", got)
+	}
+}
+
+func TestHealthReadyAndMetricsTellTheTruth(t *testing.T) {
+	a := start(t, nil)
+	a.post(t, "/log", []byte(`{"a":1}`), nil)
+	a.post(t, "/log", []byte(`[1]`), nil)
+	if got := a.get(t, "/health"); got.status != http.StatusOK {
+		t.Errorf("/health: got %d %s", got.status, got.body)
+	}
+	got := a.get(t, "/metrics")
+	for _, want := range []string{
+		`millrace_api_requests_total{code="202",route="/log"} 1`,
+		`millrace_api_requests_total{code="400",route="/log"} 1`,
+		`millrace_api_records_accepted_total 1`,
+		`millrace_api_records_rejected_total{reason="not_object"} 1`,
+		`millrace_api_inflight_bytes 0`,
+		`millrace_api_request_seconds_count{route="/log"} 2`,
+		`millrace_api_publish_confirm_seconds_count 1`,
+		`millrace_api_frame_records_sum 1`,
+		`millrace_broker_connected 1`,
+		`millrace_broker_blocked 0`,
+		`go_goroutines`,
+	} {
+		if !strings.Contains(got.body, want) {
+			t.Errorf("/metrics lacks %s", want)
+		}
+	}
+}
+
+func TestAMessageThatIsNotRoutedIsNotAcked(t *testing.T) {
+	a := start(t, func(c *Config) { c.Shards, c.PublishConnections = 1, 1 })
+	topology := broker.NewTopology(a.broker)
+	ch := testenv.Channel(t, a.broker)
+	if _, err := ch.QueueDelete(topology.Queue(0), false, false, false); err != nil {
+		t.Fatal(err)
+	}
+	got := a.post(t, "/log", []byte(`{"a":1}`), nil)
+	if got.status != http.StatusAccepted {
+		t.Fatalf("got %d %s, want 202 after the queue was declared anew", got.status, got.body)
+	}
+	if n := len(a.published(t)); n != 1 {
+		t.Errorf("%d records were published, want 1", n)
+	}
+}
+
+func TestAFullQueueIsAnsweredAtOnce(t *testing.T) {
+	a := start(t, func(c *Config) { c.Shards, c.MaxBytes = 1, 1<<10 })
+	record := []byte(`{"a":"` + strings.Repeat("x", 2000) + `"}`)
+	var got response
+	for range 20 { // the limit is approximate
+		if got = a.post(t, "/log", record, nil); got.status != http.StatusAccepted {
+			break
+		}
+	}
+	if got.status != http.StatusServiceUnavailable || got.header.Get("Retry-After") == "" || !strings.Contains(got.body, "full") {
+		t.Errorf("got %d %s %s, want 503 with Retry-After", got.status, got.header, got.body)
+	}
+	a.published(t)
+	if got := a.post(t, "/log", record, nil); got.status != http.StatusAccepted {
+		t.Errorf("after the queue was emptied: got %d %s, want 202", got.status, got.body)
+	}
+}
+
+func TestOtherArgumentsOfAQueueAreNamed(t *testing.T) {
+	c := defaults(t)
+	c.Broker = testenv.Broker(t, 1)
+	if err := broker.NewTopology(c.Broker).Declare(testenv.Channel(t, c.Broker)); err != nil {
+		t.Fatal(err)
+	}
+	c.MaxBytes = 1 << 20
+	err := broker.NewTopology(c.Broker).Declare(testenv.Channel(t, c.Broker))
+	if err == nil || !strings.Contains(err.Error(), "x-max-length-bytes") || !strings.Contains(err.Error(), "QUEUE_MAX_BYTES") {
+		t.Errorf("got %v, want an error that names the argument and the way out", err)
+	}
+}
+
+func TestBytesUnderWayAreBounded(t *testing.T) {
+	a := start(t, func(c *Config) { c.MaxInflightBytes, c.MaxBodyBytes = 1<<20, 1<<20 })
+	// One request holds most of the bytes while its body is still to come.
+	hold, send := io.Pipe()
+	held := make(chan response)
+	go func() {
+		req, err := http.NewRequest(http.MethodPost, a.url+"/log", hold)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		req.ContentLength = 900 << 10
+		resp, err := a.client.Do(req)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_ = resp.Body.Close()
+		held <- response{status: resp.StatusCode}
+	}()
+	begin := append([]byte(`{"a":1`), bytes.Repeat([]byte(" "), 16<<10)...)
+	if _, err := send.Write(begin); err != nil {
+		t.Fatal(err)
+	}
+	record := []byte(`{"a":"` + strings.Repeat("x", 200<<10) + `"}`)
+	var got response
+	testenv.Eventually(t, 5*time.Second, "503 while the bytes are taken", func() bool {
+		got = a.post(t, "/log", record, nil)
+		return got.status == http.StatusServiceUnavailable
+	})
+	if got.header.Get("Retry-After") == "" || !strings.Contains(got.body, "MAX_INFLIGHT_BYTES") {
+		t.Errorf("got %s %s, want Retry-After and the setting's name", got.header, got.body)
+	}
+	if got := a.post(t, "/log", []byte(`{"a":1}`), nil); got.status != http.StatusAccepted {
+		t.Errorf("a small record beside: got %d %s, want 202", got.status, got.body)
+	}
+	rest := append(bytes.Repeat([]byte(" "), 900<<10-len(begin)-1), '}')
+	if _, err := send.Write(rest); err != nil {
+		t.Fatal(err)
+	}
+	if err := send.Close(); err != nil {
+		t.Error(err)
+	}
+	if got := <-held; got.status != http.StatusAccepted {
+		t.Errorf("the slow one: got %d, want 202", got.status)
+	}
+	if got := a.post(t, "/log", record, nil); got.status != http.StatusAccepted {
+		t.Errorf("afterwards: got %d %s, want 202", got.status, got.body)
+	}
+}
+
+func TestStoppingAnswersWhatIsUnderWay(t *testing.T) {
+	a := start(t, nil)
+	var clients sync.WaitGroup
+	var mu sync.Mutex
+	acked := 0
+	stopping := make(chan struct{})
+	for range 16 {
+		clients.Go(func() {
+			for {
+				resp, err := a.client.Post(a.url+"/log", "application/json", strings.NewReader(`{"a":1}`))
+				if err != nil {
+					return // the listener is closed
+				}
+				_, _ = io.Copy(io.Discard, resp.Body)
+				_ = resp.Body.Close()
+				if resp.StatusCode == http.StatusAccepted {
+					mu.Lock()
+					acked++
+					if acked == 200 {
+						close(stopping)
+					}
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	<-stopping
+	if err := a.stop(); err != nil {
+		t.Errorf("Run: %v", err)
+	}
+	clients.Wait()
+	if n := len(a.published(t)); n != acked {
+		t.Errorf("%d records were published, %d acked", n, acked)
+	}
+}
+
+func TestWithoutABrokerTheAPISaysSo(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := ln.Addr().String()
+	if err := ln.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c := defaults(t)
+	c.URLs = config.BrokerURLs{"amqp://" + nobody + "/"}
+	listening := make(chan net.Addr, 1)
+	c.OnListen = func(a net.Addr) { listening <- a }
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, c) }()
+	a := &testAPI{url: "http://" + (<-listening).String(), client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
+	for _, got := range []response{a.get(t, "/ready"), a.post(t, "/log", []byte(`{}`), nil)} {
+		if got.status != http.StatusServiceUnavailable || !strings.Contains(got.body, "no connection to RabbitMQ") {
+			t.Errorf("got %d %s, want 503 and the reason", got.status, got.body)
+		}
+	}
+	if got := a.get(t, "/health"); got.status != http.StatusOK {
+		t.Errorf("/health: got %d, want 200", got.status)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+}

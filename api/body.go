@@ -1,0 +1,236 @@
+package api
+
+import (
+	"bytes"
+	"compress/flate"
+	"compress/zlib"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/valyala/fasthttp"
+)
+
+// refusal is an answer other than 2xx: its status and what was wrong.
+type refusal struct {
+	status int
+	msg    string
+}
+
+func (r *refusal) Error() string { return r.msg }
+
+func refuse(status int, format string, args ...any) *refusal {
+	return &refusal{status, fmt.Sprintf(format, args...)}
+}
+
+var errBusy = refuse(fasthttp.StatusServiceUnavailable, "too many bytes are under way (MAX_INFLIGHT_BYTES)")
+
+// inflight bounds the bytes of bodies under way over all requests.
+type inflight struct {
+	limit, used atomic.Int64
+}
+
+// reserve takes n bytes, or says that they are not to be had.
+func (b *inflight) reserve(n int64) bool {
+	if b.used.Add(n) > b.limit.Load() {
+		b.used.Add(-n)
+		return false
+	}
+	return true
+}
+
+func (b *inflight) release(n int64) { b.used.Add(-n) }
+
+// bodyReader reads and decodes request bodies into memory that it accounts for.
+type bodyReader struct {
+	maxBytes int64
+	inflight *inflight
+	buffers  sync.Pool // of *bytes.Buffer
+}
+
+// body is a decoded request body. close gives back what it holds.
+type body struct {
+	reader   *bodyReader
+	buf      *bytes.Buffer
+	reserved int64
+}
+
+func (b *body) close() {
+	b.reader.inflight.release(b.reserved)
+	b.buf.Reset()
+	b.reader.buffers.Put(b.buf)
+}
+
+// maxPooled is the largest buffer kept for the next request: a rare large body should not stay for ever.
+const maxPooled = 1 << 20
+
+// read returns the decoded body of a request, in memory reserved before it is read.
+func (r *bodyReader) read(ctx *fasthttp.RequestCtx) (*body, *refusal) {
+	encoding, err := contentEncoding(ctx)
+	if err != nil {
+		return nil, err
+	}
+	wire := ctx.RequestBodyStream()
+	length := int64(ctx.Request.Header.ContentLength()) // -1 is chunked
+	switch {
+	case wire == nil:
+		return nil, refuse(fasthttp.StatusLengthRequired, "neither Content-Length nor Transfer-Encoding: chunked")
+	case length > r.maxBytes:
+		return nil, r.tooLarge()
+	}
+	b := &body{reader: r}
+	if buf, ok := r.buffers.Get().(*bytes.Buffer); ok && buf.Cap() <= maxPooled {
+		b.buf = buf
+	} else {
+		b.buf = new(bytes.Buffer)
+	}
+	if err := b.fill(wire, encoding, length); err != nil {
+		b.close()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (r *bodyReader) tooLarge() *refusal {
+	return refuse(fasthttp.StatusRequestEntityTooLarge, "the body is larger than %d bytes (MAX_BODY_BYTES, decoded)", r.maxBytes)
+}
+
+// fill reads the body. A plain one of known length is reserved at once, others as they grow.
+func (b *body) fill(wire io.Reader, encoding string, length int64) *refusal {
+	if encoding == "" && length >= 0 {
+		if !b.reserve(length) {
+			return errBusy
+		}
+		b.buf.Grow(int(length) + bytes.MinRead) // so that ReadFrom never grows it again
+	}
+	count := &countingReader{r: wire}
+	src, closeDecoder, err := decoder(encoding, count)
+	if err != nil {
+		return b.unreadable(encoding, count, err)
+	}
+	defer closeDecoder()
+	for {
+		const step = 64 << 10
+		if b.reserved < int64(b.buf.Len())+step && (encoding != "" || length < 0) && !b.reserve(step) {
+			return errBusy
+		}
+		n, err := b.buf.ReadFrom(io.LimitReader(src, step))
+		switch {
+		case int64(b.buf.Len()) > b.reader.maxBytes:
+			return b.reader.tooLarge()
+		case err != nil:
+			return b.unreadable(encoding, count, err)
+		case n < step:
+			return nil
+		}
+	}
+}
+
+func (b *body) reserve(n int64) bool {
+	if !b.reader.inflight.reserve(n) {
+		return false
+	}
+	b.reserved += n
+	return true
+}
+
+// unreadable tells apart what the client sent wrongly and what it did not send in time.
+func (b *body) unreadable(encoding string, wire *countingReader, err error) *refusal {
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.As(wire.err, &timeout) && timeout.Timeout():
+		return refuse(fasthttp.StatusRequestTimeout, "the body did not arrive in time: %d bytes came", wire.n)
+	case wire.err != nil && wire.err != io.EOF:
+		return refuse(fasthttp.StatusBadRequest, "the body ends after %d bytes: %v", wire.n, wire.err)
+	}
+	return refuse(fasthttp.StatusBadRequest, "the body is not %s, as Content-Encoding says: %v after %d bytes", encoding, err, wire.n)
+}
+
+// countingReader remembers how far the wire was read and how that ended.
+type countingReader struct {
+	r   io.Reader
+	n   int64
+	err error
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	if err != nil {
+		c.err = err
+	}
+	return n, err
+}
+
+// contentEncoding returns the request's one encoding, "" for none.
+func contentEncoding(ctx *fasthttp.RequestCtx) (string, *refusal) {
+	name := strings.ToLower(strings.TrimSpace(string(ctx.Request.Header.ContentEncoding())))
+	switch name {
+	case "", "identity":
+		return "", nil
+	case "x-gzip":
+		return "gzip", nil
+	case "gzip", "zstd", "deflate":
+		return name, nil
+	}
+	return "", refuse(fasthttp.StatusUnsupportedMediaType, "Content-Encoding: got %q, takes gzip, zstd, deflate or identity", name)
+}
+
+var gzipReaders, zstdReaders sync.Pool
+
+// zstdWindow is the largest window a zstd body may ask for: 8 MiB, what RFC 8878 wants every decoder to take.
+const zstdWindow = 8 << 20
+
+// decoder returns a reader of the decoded body. The second result gives it back.
+func decoder(encoding string, wire io.Reader) (io.Reader, func(), error) {
+	switch encoding {
+	case "gzip":
+		r, ok := gzipReaders.Get().(*gzip.Reader)
+		if !ok {
+			r = new(gzip.Reader)
+		}
+		if err := r.Reset(wire); err != nil {
+			return nil, nil, err
+		}
+		return r, func() { gzipReaders.Put(r) }, nil
+	case "zstd":
+		r, ok := zstdReaders.Get().(*zstd.Decoder)
+		if !ok {
+			var err error
+			// One goroutine's worth of work: requests are what runs side by side.
+			if r, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdWindow)); err != nil {
+				return nil, nil, err
+			}
+		}
+		if err := r.Reset(wire); err != nil {
+			return nil, nil, err
+		}
+		return r, func() {
+			_ = r.Reset(nil) // lets go of the wire; always nil for a nil reader
+			zstdReaders.Put(r)
+		}, nil
+	case "deflate":
+		return deflateReader(wire)
+	}
+	return wire, func() {}, nil
+}
+
+// deflateReader reads zlib's format, which is what RFC 9110 means by deflate, and bare DEFLATE, which some
+// clients send: the first byte of a zlib stream is 0x78 for all window sizes in use.
+func deflateReader(wire io.Reader) (io.Reader, func(), error) {
+	var first [1]byte
+	if _, err := io.ReadFull(wire, first[:]); err != nil {
+		return nil, nil, err
+	}
+	wire = io.MultiReader(bytes.NewReader(first[:]), wire)
+	if first[0] == 0x78 {
+		r, err := zlib.NewReader(wire)
+		return r, func() {}, err
+	}
+	return flate.NewReader(wire), func() {}, nil
+}

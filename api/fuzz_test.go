@@ -1,0 +1,60 @@
+package api
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/valyala/fasthttp"
+
+	"millrace/internal/frame"
+	"millrace/internal/scan"
+)
+
+// FuzzRequest feeds bodies in all encodings to the decoder and the splitter, as a request would.
+func FuzzRequest(f *testing.F) {
+	for _, encoding := range []string{"", "gzip", "zstd", "deflate", "raw deflate"} {
+		name := strings.TrimPrefix(encoding, "raw ")
+		for _, text := range []string{"", `{"a":1}`, "{\"a\":1}\n{\"b\":\n5\n", `[{"a":[1,2]},3]`, strings.Repeat(`{"a":"b"}`, 500)} {
+			body := encode(f, encoding, []byte(text))
+			f.Add(name, body, len(body))
+			f.Add(name, body[:len(body)/2], -1)
+		}
+	}
+	f.Add("br", []byte("{}"), 2)
+	const maxBody = 1 << 16
+	f.Fuzz(func(t *testing.T, encoding string, wire []byte, length int) {
+		inflight := new(inflight)
+		inflight.limit.Store(4 * maxBody)
+		r := &bodyReader{maxBytes: maxBody, inflight: inflight}
+		var ctx fasthttp.RequestCtx
+		ctx.Init(new(fasthttp.Request), nil, nil)
+		ctx.Request.Header.Set(fasthttp.HeaderContentEncoding, encoding)
+		if length < 0 {
+			length = -1
+		} else {
+			length = len(wire)
+		}
+		ctx.Request.SetBodyStream(bytes.NewReader(wire), length)
+
+		body, bad := r.read(&ctx)
+		if bad != nil {
+			if bad.status < 400 || bad.msg == "" {
+				t.Errorf("refused with status %d, %q", bad.status, bad.msg)
+			}
+		} else {
+			if n := body.buf.Len(); n > maxBody {
+				t.Errorf("a body of %d bytes came through a limit of %d", n, maxBody)
+			}
+			var records scan.Body
+			err := records.Batch(body.buf.Bytes(), scan.Limits{RecordBytes: 1 << 12, PieceBytes: frame.SegmentBytes})
+			if lines := bytes.Count(records.NDJSON, []byte("\n")); lines != records.Accepted || err != nil && lines > 0 {
+				t.Errorf("%d lines, %d accepted, error %v", lines, records.Accepted, err)
+			}
+			body.close()
+		}
+		if used := inflight.used.Load(); used != 0 {
+			t.Errorf("%d bytes are still reserved", used)
+		}
+	})
+}

@@ -1,0 +1,342 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"millrace/internal/broker"
+	"millrace/internal/frame"
+	"millrace/internal/scan"
+	"millrace/internal/service"
+)
+
+// Why a frame was not confirmed. The client is answered 503 with the text.
+var (
+	errConfirmTimeout = errors.New("RabbitMQ did not confirm in time; the records may or may not be stored")
+	errRefused        = errors.New("the queue is full")
+	errStopping       = errors.New("the service is shutting down")
+	errBlocked        = errors.New("RabbitMQ blocks publishers until it has memory and disk again")
+	errNoBroker       = errors.New("no connection to RabbitMQ")
+)
+
+const (
+	// sameBase is how long records without a key share a segment's base id: its time is theirs.
+	sameBase = 5 * time.Millisecond
+
+	// watchPeriod is how often deadlines are looked at; a request may outlive its deadline by so much.
+	watchPeriod = 20 * time.Millisecond
+)
+
+// pending is a frame on its way to a confirm. All fields but done and err belong to the publisher's mutex until
+// a lane has taken the frame, then to that lane; err may be read once done is closed.
+type pending struct {
+	body     []byte
+	segments []frame.Segment
+	keyed    bool      // the last segment belongs to one keyed request
+	since    time.Time // when the last segment was begun
+	records  int
+	deadline time.Time
+	attempts int
+	lane     *lane // that published it last, under the publisher's mutex
+
+	settled atomic.Bool
+	done    chan struct{}
+	err     error
+}
+
+// settle ends the wait of all requests that have records in the frame. It says whether this call did.
+func (f *pending) settle(err error) bool {
+	if !f.settled.CompareAndSwap(false, true) {
+		return false
+	}
+	f.err = err
+	close(f.done)
+	return true
+}
+
+// ticket is a request's share of a frame: records with the ids that count up from base.
+type ticket struct {
+	frame   *pending
+	base    uuid.UUID
+	records int
+}
+
+// publisher gathers the records of concurrent requests into frames and has them published. There is no timer in
+// it: a lane that may publish takes the frame under construction as it is, so that a lone request waits for
+// nothing, and while all lanes are busy frames grow by themselves (group commit).
+type publisher struct {
+	log        *slog.Logger
+	topology   broker.Topology
+	urls       []string
+	links      int
+	lanes      int // a link
+	frameBytes int
+	timeout    time.Duration
+	metrics    *metrics
+	ready      *service.Ready
+
+	bodies    sync.Pool  // of *[]byte: frame bodies
+	declaring sync.Mutex // held while queues are declared
+
+	mu       sync.Mutex
+	work     sync.Cond  // signalled when a frame may be taken
+	open     *pending   // under construction, nil when empty
+	sealed   []*pending // full, or published before with unknown outcome; oldest first
+	live     []*pending // all that may be unsettled, by deadline
+	lanesUp  int
+	trouble  error // why no lane could be opened, nil while one is
+	blocked  map[*link]string
+	stopping bool
+	shard    int // next queue
+}
+
+func newPublisher(c Config, log *slog.Logger, m *metrics, ready *service.Ready) *publisher {
+	p := &publisher{
+		log:        log,
+		topology:   broker.NewTopology(c.Broker),
+		urls:       c.URLs,
+		links:      c.PublishConnections,
+		lanes:      c.PublishChannels,
+		frameBytes: int(c.FrameBytes),
+		timeout:    c.ConfirmTimeout,
+		metrics:    m,
+		ready:      ready,
+		blocked:    make(map[*link]string),
+	}
+	p.work.L = &p.mu
+	p.report()
+	return p
+}
+
+// usable returns nil when a publish can be expected to be confirmed.
+func (p *publisher) usable() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fault()
+}
+
+func (p *publisher) fault() error {
+	switch {
+	case p.stopping:
+		return errStopping
+	case len(p.blocked) > 0:
+		return errBlocked
+	case p.lanesUp == 0 && p.trouble != nil:
+		return p.trouble
+	case p.lanesUp == 0:
+		return errNoBroker
+	}
+	return nil
+}
+
+// report tells /ready and the metrics how the broker is. The caller holds the mutex, or is the only one yet.
+func (p *publisher) report() {
+	reason := ""
+	if err := p.fault(); err != nil {
+		reason = err.Error()
+	}
+	for _, why := range p.blocked {
+		reason += ": " + why
+		break
+	}
+	p.ready.Set("rabbitmq", reason)
+	p.metrics.connected.Set(boolean(p.lanesUp > 0))
+	p.metrics.blocked.Set(boolean(len(p.blocked) > 0))
+}
+
+func boolean(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// add hands a request's records over and appends its tickets to dst. key is the base of the ids, or nil. The
+// pieces become the segments of a keyed request as they are, so that they are the same every time.
+func (p *publisher) add(dst []ticket, ndjson []byte, pieces []scan.Piece, key *uuid.UUID, now time.Time) []ticket {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	index := 0
+	for _, piece := range pieces {
+		f := p.open
+		if f == nil {
+			f = p.newFrame(now)
+			p.open = f
+			p.live = append(p.live, f)
+		}
+		var base uuid.UUID
+		last := len(f.segments) - 1
+		switch {
+		case key != nil:
+			base = frame.ID(*key, index)
+			f.segments = append(f.segments, frame.Segment{Base: base, Records: piece.Records})
+			f.keyed = true
+		case last >= 0 && !f.keyed && now.Sub(f.since) < sameBase:
+			s := &f.segments[last]
+			base = frame.ID(s.Base, s.Records)
+			s.Records += piece.Records
+		default:
+			base = frame.NewBase()
+			f.segments = append(f.segments, frame.Segment{Base: base, Records: piece.Records})
+			f.keyed, f.since = false, now
+		}
+		f.body = append(f.body, ndjson[piece.Start:piece.End]...)
+		f.records += piece.Records
+		dst = append(dst, ticket{f, base, piece.Records})
+		index += piece.Records
+		if len(f.body) >= p.frameBytes || len(f.segments) == frame.MaxSegments {
+			p.sealed = append(p.sealed, f)
+			p.open = nil
+		}
+		p.wake()
+	}
+	return dst
+}
+
+// wake tells a lane that there is work. While a link is blocked any of the waiting lanes may be the one that
+// can't do it, so all are told.
+func (p *publisher) wake() {
+	if len(p.blocked) > 0 {
+		p.work.Broadcast()
+	} else {
+		p.work.Signal()
+	}
+}
+
+func (p *publisher) newFrame(now time.Time) *pending {
+	f := &pending{done: make(chan struct{}), deadline: now.Add(p.timeout)}
+	if b, ok := p.bodies.Get().(*[]byte); ok {
+		f.body = (*b)[:0]
+	}
+	return f
+}
+
+// recycle takes a confirmed frame's memory back. A frame that was published twice may still be in the hands of
+// a connection that is going down, so its memory is left to the garbage collector.
+func (p *publisher) recycle(f *pending) {
+	if f.attempts == 1 {
+		p.bodies.Put(&f.body)
+	}
+}
+
+// take waits for a frame that l may publish, and for the next queue's turn. It returns nil when l must end.
+func (p *publisher) take(l *lane) (f *pending, queue string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		if l.ended {
+			p.wake() // what woke this lane was meant for one that can publish
+			return nil, ""
+		}
+		if p.stopping && len(p.sealed) == 0 && p.open == nil {
+			return nil, ""
+		}
+		if !p.isBlocked(l.link) {
+			if f := p.next(); f != nil {
+				f.attempts++
+				f.lane = l
+				p.shard = (p.shard + 1) % p.topology.Shards()
+				return f, p.topology.Queue(p.shard)
+			}
+		}
+		p.work.Wait()
+	}
+}
+
+func (p *publisher) isBlocked(l *link) bool {
+	_, blocked := p.blocked[l]
+	return blocked
+}
+
+func (p *publisher) next() *pending {
+	for len(p.sealed) > 0 {
+		f := p.sealed[0]
+		p.sealed[0] = nil
+		p.sealed = p.sealed[1:]
+		if !f.settled.Load() {
+			return f
+		}
+	}
+	f := p.open
+	p.open = nil
+	if f != nil && f.settled.Load() {
+		return nil
+	}
+	return f
+}
+
+// giveBack returns frames whose outcome is unknown, to be published again before all others.
+func (p *publisher) giveBack(frames []*pending) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sealed = append(frames, p.sealed...)
+	p.work.Broadcast()
+}
+
+// run keeps the links up until ctx is done, then lets the lanes publish and settle what is left, for as long as
+// flush has not ended, and returns when every goroutine it started has ended.
+func (p *publisher) run(ctx, flush context.Context) {
+	var links, watch sync.WaitGroup
+	for i := range p.links {
+		l := &link{publisher: p, number: i, reset: make(chan struct{}, 1)}
+		links.Go(func() { l.run(ctx, flush) })
+	}
+	watching, stopWatching := context.WithCancel(context.WithoutCancel(ctx))
+	watch.Go(func() { p.watch(watching) })
+
+	<-ctx.Done()
+	p.mu.Lock()
+	p.stopping = true
+	p.report()
+	p.work.Broadcast()
+	p.mu.Unlock()
+
+	links.Wait()
+	stopWatching()
+	watch.Wait()
+	p.expire(time.Time{}, errStopping)
+}
+
+// watch settles frames that run out of time.
+func (p *publisher) watch(ctx context.Context) {
+	tick := time.NewTicker(watchPeriod)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			p.expire(now, errConfirmTimeout)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// expire settles all frames whose deadline is before now, or all there are when now is zero.
+func (p *publisher) expire(now time.Time, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for _, f := range p.live {
+		if !f.settled.Load() {
+			if !now.IsZero() && now.Before(f.deadline) {
+				break // deadlines only grow
+			}
+			if f == p.open {
+				p.open = nil
+			}
+			f.settle(err)
+			if f.lane != nil && !p.isBlocked(f.lane.link) {
+				f.lane.giveUp() // its confirm may never come
+			}
+		}
+		n++
+	}
+	clear(p.live[:n])
+	p.live = p.live[n:]
+}

@@ -1,0 +1,362 @@
+package scan
+
+import "bytes"
+
+// MaxErrors is how many record errors a Body keeps.
+const MaxErrors = 100
+
+// Limits bound what a Body accepts and how it is cut up. Both must be set.
+type Limits struct {
+	RecordBytes int // the largest record, compacted; at most MaxRecordBytes
+	PieceBytes  int // a piece closes once it holds at least this many bytes
+}
+
+// Piece is a run of accepted records that follow one another: their range in
+// NDJSON, half open, and how many they are. Pieces depend on the records alone:
+// the same records make the same pieces in whatever form they were sent.
+type Piece struct{ Start, End, Records int }
+
+// Body is one request body split into records. The zero value is ready. Used
+// again, it reuses its buffers, so what it holds is good until the next call.
+type Body struct {
+	NDJSON     []byte  // the accepted records, compacted, each ended by '\n'
+	Pieces     []Piece // they cover NDJSON
+	Accepted   int
+	Rejected   int
+	Errors     []RecordError // the first MaxErrors, by index
+	RejectedBy [NumReasons]int
+
+	s     scanner // s.out[:taken] is NDJSON under construction
+	taken int
+	src   []byte
+	lim   Limits
+
+	pieceAt      int // where the open piece starts
+	pieceRecords int // and the records in those closed before it
+
+	// The line that records are being taken from, as it was entered.
+	lineAt       int             // offset of its first record
+	lineTaken    int             // taken
+	lineAccepted int             // Accepted
+	lineRejected int             // Rejected
+	lineReasons  [NumReasons]int // RejectedBy, once a record of the line was refused
+}
+
+// Reset empties b and keeps its buffers.
+func (b *Body) Reset() {
+	*b = Body{
+		NDJSON: b.NDJSON[:0],
+		Pieces: b.Pieces[:0],
+		Errors: b.Errors[:0],
+		s:      scanner{out: b.NDJSON[:cap(b.NDJSON)], deep: b.s.deep[:0]},
+	}
+}
+
+// Batch splits src, which may be NDJSON, objects one after another, each on one
+// line or several, or a JSON array of them; an array is told by its first byte.
+//
+// JSON that can't be taken as a record costs that record, in every form. Where
+// the JSON itself breaks, it is never guessed where the next record starts, lest
+// a fragment of a broken record be stored as one:
+//
+//   - In an array it costs the body.
+//   - Elsewhere, when the record at fault did not go over a line's end, it costs
+//     that line (with all records on it, as one), if the body is line-delimited.
+//   - When the record did go over a line's end, its line may be one of NDJSON
+//     cut short, whose open brackets swallowed the next lines. It is, and costs
+//     that line, if the body is line-delimited and either a line that is a
+//     record in itself came before, or the break is a '{' that starts a line.
+//     No record may go over a line's end in the rest of that body; that also
+//     keeps the work linear, for no line is scanned more than twice.
+//   - All else costs the body.
+//
+// A body is line-delimited when none of its lines starts with what can only
+// continue a record: one of }],: or a '"', unless that line is a value by itself.
+// Pretty-printed JSON is never line-delimited.
+//
+// The error is nil even if records were refused. If it is not, the body was
+// refused whole, and b is empty.
+func (b *Body) Batch(src []byte, lim Limits) *Error {
+	i, err := b.begin(src, lim)
+	if err != nil {
+		return err
+	}
+	if src[i] == '[' {
+		err = b.array(i)
+	} else {
+		err = b.stream(i)
+	}
+	return b.finish(err)
+}
+
+// Single takes src as exactly one record, with white space around it. Any fault
+// is an error, and leaves b empty.
+func (b *Body) Single(src []byte, lim Limits) *Error {
+	i, err := b.begin(src, lim)
+	if err != nil {
+		return err
+	}
+	end, ok := b.s.value(src, i)
+	if !ok {
+		return b.finish(b.refusal(&b.s.broke))
+	}
+	if end = skipSpace(src, end); end < len(src) {
+		b.s.fail(src, end, wantNothing)
+		return b.finish(b.refusal(&b.s.broke))
+	}
+	if !b.take(i) {
+		return b.finish(b.refusal(&b.s.refusal))
+	}
+	return b.finish(nil)
+}
+
+// begin makes b ready for src and returns the offset of its first byte that is
+// not white space.
+func (b *Body) begin(src []byte, lim Limits) (int, *Error) {
+	b.Reset()
+	b.src, b.lim = src, lim
+	if bytes.HasPrefix(src, []byte("\xef\xbb\xbf")) {
+		return 0, b.finish(b.refusal(&fault{reason: BOM}))
+	}
+	i := skipSpace(src, 0)
+	if i == len(src) {
+		return 0, b.finish(b.refusal(&fault{reason: Empty}))
+	}
+	return i, nil
+}
+
+// finish completes what b holds, or drops it if the body was refused whole.
+func (b *Body) finish(err *Error) *Error {
+	if err != nil {
+		b.NDJSON = b.s.out[:0]
+		b.Reset()
+		return err
+	}
+	if b.pieceAt < b.taken {
+		b.closePiece()
+	}
+	b.NDJSON = b.s.out[:b.taken]
+	b.src = nil
+	return nil
+}
+
+func (b *Body) refusal(f *fault) *Error {
+	err := f.err(b.src)
+	return &err
+}
+
+// array takes the elements of the array that starts at src[i].
+func (b *Body) array(i int) *Error {
+	src := b.src
+	i = skipSpace(src, i+1)
+	if i < len(src) && src[i] == ']' {
+		return b.nothingAfter(i + 1)
+	}
+	w := wantElement
+	for {
+		if i >= len(src) || !startsValue(src[i]) {
+			b.s.fail(src, i, w)
+			return b.refusal(&b.s.broke)
+		}
+		end, ok := b.s.value(src, i)
+		if !ok {
+			return b.refusal(&b.s.broke)
+		}
+		if !b.take(i) {
+			b.reject(&b.s.refusal)
+		}
+		i = skipSpace(src, end)
+		if i < len(src) && src[i] == ']' {
+			return b.nothingAfter(i + 1)
+		}
+		if i >= len(src) || src[i] != ',' {
+			b.s.fail(src, i, wantMoreElements)
+			return b.refusal(&b.s.broke)
+		}
+		i = skipSpace(src, i+1)
+		w = wantValue
+	}
+}
+
+func (b *Body) nothingAfter(i int) *Error {
+	if i = skipSpace(b.src, i); i < len(b.src) {
+		b.s.fail(b.src, i, wantNothingAfterArray)
+		return b.refusal(&b.s.broke)
+	}
+	return nil
+}
+
+// stream takes records that follow one another, from src[i] on.
+func (b *Body) stream(i int) *Error {
+	src := b.src
+	seen := src        // what may be scanned: src, or once a line was cut short, src to the end of the line
+	delimited := false // src is known to be line-delimited
+	sawRecord := false // a line that is a record, or several, was passed
+	newLine := true    // the next record is the first of its line
+	end := 0           // where the record before ended, 0 when its line was lost
+	for {
+		for uint(i) < uint(len(seen)) && isSpace(seen[i]) {
+			newLine = newLine || seen[i] == '\n'
+			i++
+		}
+		if i >= len(seen) {
+			if len(seen) == len(src) {
+				return nil
+			}
+			seen = src[:lineEnd(src, i+1)]
+			continue
+		}
+		if newLine {
+			newLine = false
+			if !sawRecord && end != 0 {
+				sawRecord = src[b.lineAt] == '{' && oneLine(src[b.lineAt:end])
+			}
+			b.enterLine(i)
+		}
+		var ok bool
+		if end, ok = b.s.value(seen, i); ok {
+			if !b.take(i) {
+				b.reject(&b.s.refusal)
+			}
+			i = end
+			continue
+		}
+
+		broke := b.s.broke
+		delimited = delimited || b.lineDelimited()
+		switch {
+		case !delimited || !oneLine(src[b.lineAt:i]):
+			return b.refusal(&broke)
+		case oneLine(src[i:broke.at]):
+			b.leaveLine()
+			b.reject(&broke)
+			i = lineEnd(src, broke.at)
+		case sawRecord || startsLine(src, broke.at):
+			// Scanned again, up to its end, the line breaks there and is lost.
+			b.leaveLine()
+			newLine = true
+			i = b.lineAt
+			seen = src[:lineEnd(src, i)]
+		default:
+			return b.refusal(&broke)
+		}
+		end = 0
+	}
+}
+
+// lineDelimited reports whether src is line-delimited, as told at Batch.
+func (b *Body) lineDelimited() bool {
+	for at := 0; at < len(b.src); {
+		line := b.src[:lineEnd(b.src, at)]
+		i := skipSpace(line, at)
+		at = len(line) + 1
+		if i == len(line) {
+			continue
+		}
+		switch line[i] {
+		case '}', ']', ',', ':':
+			return false
+		case '"':
+			end, ok := b.s.value(line, i)
+			b.s.n = b.taken
+			if !ok || skipSpace(line, end) < len(line) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// take accepts the record at src[at], which was scanned last, or reports false
+// and says why not in s.refusal.
+func (b *Body) take(at int) bool {
+	s := &b.s
+	if size := s.n - b.taken; size > b.lim.RecordBytes && !s.refused {
+		s.refused = true
+		s.refusal = fault{reason: TooLarge, at: at, n: size, limit: b.lim.RecordBytes}
+	}
+	if s.refused {
+		s.n = b.taken
+		return false
+	}
+	s.out[s.n] = '\n' // the scanner leaves room for it
+	s.n++
+	b.taken = s.n
+	b.Accepted++
+	if b.taken-b.pieceAt >= b.lim.PieceBytes {
+		b.closePiece()
+	}
+	return true
+}
+
+// reject counts a record as refused for f.
+func (b *Body) reject(f *fault) {
+	if b.Rejected == b.lineRejected {
+		b.lineReasons = b.RejectedBy
+	}
+	if len(b.Errors) < MaxErrors {
+		b.Errors = append(b.Errors, RecordError{b.Accepted + b.Rejected, f.err(b.src)})
+	}
+	b.Rejected++
+	b.RejectedBy[f.reason]++
+}
+
+// closePiece ends the open piece after the record accepted last.
+func (b *Body) closePiece() {
+	records := b.Accepted - b.pieceRecords
+	b.Pieces = append(b.Pieces, Piece{b.pieceAt, b.taken, records})
+	b.pieceAt = b.taken
+	b.pieceRecords += records
+}
+
+// enterLine notes how things stand before the first record of a line, at src[i].
+func (b *Body) enterLine(i int) {
+	b.lineAt = i
+	b.lineTaken = b.taken
+	b.lineAccepted = b.Accepted
+	b.lineRejected = b.Rejected
+}
+
+// leaveLine undoes all that was done since the line was entered.
+func (b *Body) leaveLine() {
+	index := b.lineAccepted + b.lineRejected
+	for n := len(b.Errors); n > 0 && b.Errors[n-1].Index >= index; n-- {
+		b.Errors = b.Errors[:n-1]
+	}
+	for n := len(b.Pieces); n > 0 && b.Pieces[n-1].End > b.lineTaken; n-- {
+		b.pieceAt = b.Pieces[n-1].Start
+		b.pieceRecords -= b.Pieces[n-1].Records
+		b.Pieces = b.Pieces[:n-1]
+	}
+	if b.Rejected != b.lineRejected {
+		b.RejectedBy = b.lineReasons
+	}
+	b.Accepted = b.lineAccepted
+	b.Rejected = b.lineRejected
+	b.taken = b.lineTaken
+	b.s.n = b.taken
+}
+
+// lineEnd is the offset of the first newline in src from i on, or of its end.
+func lineEnd(src []byte, i int) int {
+	if i >= len(src) {
+		return len(src)
+	}
+	if n := bytes.IndexByte(src[i:], '\n'); n >= 0 {
+		return i + n
+	}
+	return len(src)
+}
+
+func oneLine(b []byte) bool { return bytes.IndexByte(b, '\n') < 0 }
+
+// startsLine reports whether src[i] is a '{' with nothing but blanks before it
+// on its line.
+func startsLine(src []byte, i int) bool {
+	if i >= len(src) || src[i] != '{' {
+		return false
+	}
+	for i--; i >= 0 && (src[i] == ' ' || src[i] == '\t' || src[i] == '\r'); i-- {
+	}
+	return i < 0 || src[i] == '\n'
+}

@@ -1,0 +1,26 @@
+// Package scan reads JSON records out of request bodies and decides, in one
+// pass over each, whether PostgreSQL can store it.
+//
+// What it promises:
+//
+//   - A record is accepted exactly when PostgreSQL's jsonb takes it (in a UTF-8
+//     database) and it is an object nested at most [MaxDepth] deep and at most
+//     [Limits].RecordBytes long. FuzzValueAgainstPostgres holds it to that.
+//   - Accepted records come out compacted (no white space outside strings,
+//     everything else byte for byte as it was sent), one a line.
+//   - Whatever it holds, a body costs time linear in its length, and memory of
+//     about its length and one byte a record. Nothing recurses.
+//   - Once a [Body]'s buffers have grown, records cost no allocation; only
+//     refusals that are reported do.
+//   - The source is neither kept nor changed, and nothing returned aliases it.
+//
+// The jsonb rules beyond the JSON grammar are: no \u0000, no lone surrogates,
+// valid UTF-8, numbers that numeric can hold (number.go), and jsonb's own limits
+// on a container: 2^28-1 bytes, and as many elements as double up to 1 GiB of
+// working memory, which are 2^24 array elements or 2^23 members. A record of up
+// to [MaxRecordBytes] can't reach those, so they are not counted.
+//
+// What a fault costs, in each form of body, is told in body.go.
+//
+// Nothing here starts a goroutine. A Body belongs to one goroutine at a time.
+package scan

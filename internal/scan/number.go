@@ -1,0 +1,120 @@
+package scan
+
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
+// What numeric can hold, from PostgreSQL's src/backend/utils/adt/numeric.c:
+// NUMERIC_DSCALE_MAX digits behind the decimal point, a weight of at most
+// NUMERIC_WEIGHT_MAX in base 10000 (32767*4+3 as a power of ten), and, as the
+// text is read, an exponent smaller than INT_MAX/2 either way, even of zero.
+const (
+	maxScale    = 16383
+	maxWeight   = 131071
+	endExponent = 1073741823
+)
+
+// digits counts the decimal digits src has from i on.
+func digits(src []byte, i int) int {
+	start := i
+	for i >= 0 && i <= len(src)-8 {
+		w := binary.LittleEndian.Uint64(src[i:])
+		// The high bit of each byte that is below '0', above '9', or not ASCII;
+		// as in special, the lowest one set is exact.
+		if m := ((w - 0x30*ones) | (w + 0x46*ones) | w) & highs; m != 0 {
+			return i + bits.TrailingZeros64(m)/8 - start
+		}
+		i += 8
+	}
+	for i >= 0 && i < len(src) && src[i]-'0' <= 9 {
+		i++
+	}
+	return i - start
+}
+
+// number scans the number whose first byte, a digit or '-', is src[i], and
+// returns the offset behind it. ok is false when the JSON breaks; s.broke says
+// where.
+func (s *scanner) number(src []byte, i int) (end int, ok bool) {
+	start := i
+	if src[i] == '-' {
+		i++
+	}
+	n := 1 // a 0 stands alone before the point
+	if i >= len(src) || src[i] != '0' {
+		if n = digits(src, i); n == 0 {
+			return s.fail(src, i, wantDigit)
+		}
+	}
+	i += n
+	if i < len(src) && src[i] == '.' {
+		if n = digits(src, i+1); n == 0 {
+			return s.fail(src, i+1, wantDigit)
+		}
+		i += 1 + n
+	}
+	if i < len(src) && src[i]|0x20 == 'e' {
+		i++
+		if i < len(src) && (src[i] == '+' || src[i] == '-') {
+			i++
+		}
+		if n = digits(src, i); n == 0 {
+			return s.fail(src, i, wantDigit)
+		}
+		i += n
+	} else if i-start <= maxScale {
+		return i, true // too short to pass any limit
+	}
+	if !fitsNumeric(src[start:i]) {
+		s.refuseNumber(start, i-start)
+	}
+	return i, true
+}
+
+// fitsNumeric reports whether numeric can hold num, a well-formed JSON number.
+func fitsNumeric(num []byte) bool {
+	i := 0
+	if num[0] == '-' {
+		i = 1
+	}
+	whole := digits(num, i)
+	frac := 0
+	first := -1 // where the first digit that is not 0 stands, counted in digits
+	seen := 0
+	for ; i < len(num); i++ {
+		c := num[i]
+		if c == '.' {
+			frac = digits(num, i+1)
+			continue
+		}
+		if c|0x20 == 'e' {
+			break
+		}
+		if c != '0' && first < 0 {
+			first = seen
+		}
+		seen++
+	}
+	exponent := 0
+	if i < len(num) {
+		i++
+		negative := num[i] == '-'
+		if negative || num[i] == '+' {
+			i++
+		}
+		for ; i < len(num); i++ {
+			exponent = exponent*10 + int(num[i]-'0')
+			if exponent >= endExponent {
+				return false
+			}
+		}
+		if negative {
+			exponent = -exponent
+		}
+	}
+	if frac-exponent > maxScale {
+		return false
+	}
+	return first < 0 || whole-1-first+exponent <= maxWeight
+}
