@@ -573,14 +573,13 @@ func TestBytesUnderWayAreBounded(t *testing.T) {
 	if _, err := send.Write(begin); err != nil {
 		t.Fatal(err)
 	}
-	record := []byte(`{"a":"` + strings.Repeat("x", 200<<10) + `"}`)
-	var got response
-	testenv.Eventually(t, 5*time.Second, "503 while the bytes are taken", func() bool {
-		got = a.post(t, "/log", record, nil)
-		return got.status == http.StatusServiceUnavailable
+	testenv.Eventually(t, 5*time.Second, "the bytes are taken", func() bool {
+		return strings.Contains(a.get(t, "/metrics").body, "millrace_api_inflight_bytes 921600\n")
 	})
-	if got.header.Get("Retry-After") == "" || !strings.Contains(got.body, "MAX_INFLIGHT_BYTES") {
-		t.Errorf("got %s %s, want Retry-After and the setting's name", got.header, got.body)
+	record := []byte(`{"a":"` + strings.Repeat("x", 200<<10) + `"}`)
+	got := a.post(t, "/log", record, nil)
+	if got.status != http.StatusServiceUnavailable || got.header.Get("Retry-After") == "" || !strings.Contains(got.body, "MAX_INFLIGHT_BYTES") {
+		t.Errorf("got %d %s %s, want 503, Retry-After and the setting's name", got.status, got.header, got.body)
 	}
 	if got := a.post(t, "/log", []byte(`{"a":1}`), nil); got.status != http.StatusAccepted {
 		t.Errorf("a small record beside: got %d %s, want 202", got.status, got.body)

@@ -31,8 +31,9 @@ const (
 	maxKeyAhead = 5 * time.Minute
 
 	// maxDrain is how much of a refused body is read all the same, so that a client that sends first and
-	// listens later gets to see the answer instead of a reset connection.
-	maxDrain = 64 << 20
+	// listens later gets to see the answer instead of a reset connection; and for how long.
+	maxDrain  = 64 << 20
+	drainTime = 2 * time.Second
 
 	// retryAfter is what a client that was answered 429 or 503 should wait, in seconds.
 	retryAfter = "1"
@@ -216,7 +217,8 @@ func wantIDs(ctx *fasthttp.RequestCtx, single bool) (bool, *refusal) {
 
 // refuse answers a request that is not taken.
 func (s *server) refuse(ctx *fasthttp.RequestCtx, r *refusal) {
-	if stream := ctx.RequestBodyStream(); stream != nil && ctx.Request.Header.ContentLength() <= maxDrain {
+	if stream := ctx.RequestBodyStream(); stream != nil && ctx.Request.Header.ContentLength() <= maxDrain &&
+		ctx.Conn().SetReadDeadline(time.Now().Add(drainTime)) == nil {
 		_, _ = io.Copy(io.Discard, io.LimitReader(stream, maxDrain)) // as a courtesy; it may fail
 	}
 	if r.status == fasthttp.StatusServiceUnavailable || r.status == fasthttp.StatusTooManyRequests {

@@ -1,0 +1,59 @@
+# Millrace. make help lists the targets.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GOBUILD     := go build -trimpath -ldflags "-X main.version=$(VERSION)"
+# RUNLEVEL=1 keeps Debian's packages from starting their own servers; Millrace starts private ones.
+APT         := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
+
+.DEFAULT_GOAL := help
+.PHONY: help run test fuzz lint build clean servers compiler
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: build servers ## everything on this machine, data in .millrace; Ctrl-C stops it
+	@exec bin/millrace run
+
+test: build servers compiler ## all tests, on private servers, with the race detector
+	bin/millrace stack -- go test -race -count=1 -timeout 20m ./...
+
+build: ## bin/millrace
+	@mkdir -p bin
+	$(GOBUILD) -o bin/millrace .
+
+lint: ## formatting, vet and staticcheck
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt would change:"; echo "$$unformatted"; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+	go mod tidy -diff
+	go mod verify
+
+FUZZTIME ?= 15s
+fuzz: build servers compiler ## every fuzz target for FUZZTIME (15s) each, the scanner's against PostgreSQL
+	bin/millrace stack -- bash -euc 'for f in $$(git grep -lE "^func Fuzz" -- "*_test.go"); do \
+		for name in $$(sed -nE "s/^func (Fuzz[A-Za-z]+)\(.*/\1/p" $$f); do \
+			echo "== $$name ($$f)"; go test -run NONE -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f); done; done'
+
+clean: ## remove what was built, and the data of make run
+	rm -rf bin .millrace
+
+# install,PACKAGES: apt as root or with sudo that asks for no password; else the command to type.
+define install
+	@packages="$(1)"; \
+	if [ -z "$${packages// /}" ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then echo "Please install: $$packages"; exit 1; fi; \
+	if [ "$$(id -u)" = 0 ]; then sudo=; \
+	elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then sudo="sudo -n"; \
+	else echo "Some packages are missing. Please run: sudo apt-get install -y $$packages"; exit 1; fi; \
+	echo "Installing $$packages"; \
+	$$sudo apt-get -qq update && $$sudo $(APT) -qq install -y --no-install-recommends $$packages
+endef
+
+servers: build
+	$(call install,$$(bin/millrace stack --missing))
+
+# The race detector needs a C compiler.
+compiler:
+	$(call install,$$(command -v gcc >/dev/null || command -v cc >/dev/null || echo gcc libc6-dev))

@@ -1,0 +1,462 @@
+package localstack
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	lockName = "lock"
+	// markName is the environment variable that every server's process carries; its
+	// value is the folder's own random name and the server's.
+	markName = "MILLRACE_SERVER"
+	// tempPattern names temporary folders, so that abandoned ones are known.
+	tempPattern = "millrace-stack-"
+	// portTries bounds how often a server that lost its port to somebody between
+	// our asking for it and its taking it gets another.
+	portTries = 5
+	// linger is how long children of an ended server get to follow it.
+	linger = time.Second
+)
+
+// credentials are made once for a folder and kept in it.
+type credentials struct {
+	// ID marks the folder's processes. It is not the folder's path, which may name
+	// another folder to a container's processes, visible from the host.
+	ID                                           string
+	PostgresPassword, RabbitPassword, RabbitUser string
+	RedisPassword, ErlangCookie                  string
+}
+
+// local runs servers from binaries installed on this machine.
+type local struct {
+	dir       string
+	temporary bool
+	lock      *os.File
+	credentials
+	launcher *launcher
+	died     func(error)
+	log      *slog.Logger
+}
+
+// engine is what PostgreSQL, RabbitMQ and Redis each know about themselves.
+type engine interface {
+	// prepare makes what the server needs before it first starts; called once.
+	prepare(ctx context.Context) error
+	// launch starts the server, to listen on port.
+	launch(port int) (*process, error)
+	// ready makes a real client connection; nil when the server works.
+	ready(ctx context.Context, url string) error
+	address(port int) string
+	// quit is the signal for an orderly stop.
+	quit() os.Signal
+	// release ends what launch started beside the server and kept for a restart.
+	release()
+	remains() remains
+}
+
+// localServer runs one engine.
+type localServer struct {
+	engine
+	name  string
+	local *local
+
+	mu   sync.Mutex // held while the server is started or stopped
+	port int        // 0 until the server has been up once
+	p    *process   // nil before the first start
+}
+
+func newLocal(ctx context.Context, o Options, died func(error)) (*local, error) {
+	l := &local{dir: o.Dir, died: died, log: o.Log}
+	if err := l.open(ctx); err != nil {
+		return nil, errors.Join(err, l.close())
+	}
+	return l, nil
+}
+
+// open makes the folder this process's own: locked, and with nothing left in it of
+// an owner that was killed.
+func (l *local) open(ctx context.Context) error {
+	if err := l.makeFolder(); err != nil {
+		return err
+	}
+	lock, err := lockFolder(l.dir)
+	if err != nil {
+		// Somebody else's, or unusable: in either case not ours to remove.
+		l.temporary = false
+		return err
+	}
+	l.lock = lock
+	if l.credentials, err = loadCredentials(filepath.Join(l.dir, "credentials.json")); err != nil {
+		return err
+	}
+	for _, sub := range []string{"log", "pid"} {
+		if err := os.MkdirAll(filepath.Join(l.dir, sub), 0o711); err != nil {
+			return err
+		}
+	}
+	// The dead owner's servers have the kernel's signal by now, and most are gone.
+	if err := l.remains().sweep(3 * time.Second); err != nil {
+		return fmt.Errorf("the last run's servers in %s are still there: %w", l.dir, err)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	l.launcher = newLauncher()
+	return nil
+}
+
+func (l *local) makeFolder() error {
+	// Mode 0711: PostgreSQL may run as another user, who must get through to its
+	// own folder. What is secret has mode 0600 or 0700 itself.
+	const mode = 0o711
+	if l.dir != "" {
+		dir, err := filepath.Abs(l.dir)
+		if err != nil {
+			return err
+		}
+		l.dir = dir
+		return os.MkdirAll(dir, mode)
+	}
+	removeAbandoned()
+	dir, err := os.MkdirTemp("", tempPattern)
+	if err != nil {
+		return err
+	}
+	l.dir, l.temporary = dir, true
+	return os.Chmod(dir, mode)
+}
+
+// removeAbandoned removes temporary folders whose owner was killed before it could.
+func removeAbandoned() {
+	// A folder without a lock may be one that is being made right now.
+	const settled = time.Minute
+	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), tempPattern+"*"))
+	for _, dir := range dirs {
+		info, err := os.Lstat(filepath.Join(dir, lockName))
+		if err != nil || time.Since(info.ModTime()) < settled || !ownedByUs(dir) {
+			continue
+		}
+		if lock, err := lockFolder(dir); err == nil {
+			_ = os.RemoveAll(dir)
+			lock.Close()
+		}
+	}
+}
+
+func loadCredentials(path string) (credentials, error) {
+	var c credentials
+	text, err := os.ReadFile(path)
+	if err == nil {
+		if err := json.Unmarshal(text, &c); err != nil {
+			return c, fmt.Errorf("%s: %w", path, err)
+		}
+		return c, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return c, err
+	}
+	c = credentials{ID: secret(), PostgresPassword: secret(), RabbitPassword: secret(), RabbitUser: "millrace", RedisPassword: secret(), ErlangCookie: secret()}
+	if text, err = json.MarshalIndent(c, "", "  "); err != nil {
+		return c, err
+	}
+	return c, replaceFile(path, append(text, '\n'), 0o600)
+}
+
+// secret is 128 random bits in letters that need no quoting anywhere.
+func secret() string {
+	b := make([]byte, 16)
+	rand.Read(b)
+	return hex.EncodeToString(b)
+}
+
+// replaceFile writes a file that is there whole or not at all.
+func replaceFile(path string, text []byte, mode fs.FileMode) error {
+	part := path + ".part"
+	if err := os.RemoveAll(part); err != nil {
+		return err
+	}
+	if err := os.WriteFile(part, text, mode); err != nil {
+		return err
+	}
+	return os.Rename(part, path)
+}
+
+// remains describes all servers of the folder.
+func (l *local) remains() remains {
+	pids, _ := filepath.Glob(filepath.Join(l.dir, "pid", "*"))
+	return remains{
+		mark: l.ID + "/",
+		homes: map[string]string{
+			l.postgresData():           postgres,
+			l.postgresData() + ".part": postgres,
+			l.redisData():              redis,
+		},
+		pids: pids,
+	}
+}
+
+// run runs c to its end.
+func (l *local) run(ctx context.Context, c command) error {
+	p, err := l.launcher.launch(c, nil)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		_ = p.signal(syscall.SIGKILL)
+		<-p.done
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if p.err != nil {
+		return p.failure()
+	}
+	return nil
+}
+
+// command completes c for the process called name. The environment is made from
+// scratch: settings of other servers on the machine come in by theirs.
+func (l *local) command(name string, c command) command {
+	c.name = name
+	c.mark = l.ID + "/" + name
+	c.log = filepath.Join(l.dir, "log", name+".log")
+	c.pid = filepath.Join(l.dir, "pid", name)
+	c.env = append([]string{"PATH=" + searchPath(), "LC_ALL=C.UTF-8", "TZ=UTC"}, c.env...)
+	return c
+}
+
+// searchPath is PATH with the usual folders added, for a bare environment's sake.
+func searchPath() string {
+	const usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	if path := os.Getenv("PATH"); path != "" {
+		return path + ":" + usual
+	}
+	return usual
+}
+
+func (l *local) start(ctx context.Context, name string) (server, error) {
+	s := &localServer{name: name, local: l}
+	switch name {
+	case postgres:
+		s.engine = &postgresEngine{local: l}
+	case rabbitmq:
+		s.engine = &rabbitEngine{local: l}
+	case redis:
+		s.engine = &redisEngine{local: l}
+	default:
+		return nil, fmt.Errorf("no server is called %q", name)
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	began := time.Now()
+	if err := s.prepare(ctx); err != nil {
+		return nil, fmt.Errorf("preparing %s: %w", name, err)
+	}
+	if err := s.up(ctx); err != nil {
+		return nil, err
+	}
+	l.log.Debug("private server is up", "server", name, "port", s.port, "took", time.Since(began).Round(time.Millisecond))
+	return s, nil
+}
+
+func (l *local) close() error {
+	var errs []error
+	if l.launcher != nil {
+		l.launcher.close()
+	}
+	if l.temporary {
+		errs = append(errs, os.RemoveAll(l.dir))
+	}
+	if l.lock != nil {
+		errs = append(errs, l.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// portLost matches what the servers write when their port, or PostgreSQL's shared
+// memory (a killed predecessor's last process holds it for a moment), is taken.
+var portLost = regexp.MustCompile(`(?i)address already in use|eaddrinuse|epmd running|is still in use`)
+
+// up starts the server and waits until it works. On an error nothing of it is left.
+func (s *localServer) up(ctx context.Context) error {
+	for try := 1; ; try++ {
+		port := s.port
+		if port == 0 {
+			var err error
+			if port, err = freePort(); err != nil {
+				return err
+			}
+		}
+		err := s.attempt(ctx, port)
+		if err == nil {
+			s.port = port
+			return nil
+		}
+		s.release()
+		if try == portTries || ctx.Err() != nil || !portLost.MatchString(err.Error()) {
+			return err
+		}
+		s.local.log.Debug("port is taken, trying again", "server", s.name, "port", port)
+		// With its port fixed by an earlier start, only time helps.
+		if s.port != 0 {
+			pause(ctx, time.Second)
+		}
+	}
+}
+
+func (s *localServer) attempt(ctx context.Context, port int) error {
+	if err := s.engine.remains().sweep(linger); err != nil {
+		return fmt.Errorf("starting %s: %w", s.name, err)
+	}
+	p, err := s.launch(port)
+	if err != nil {
+		return err
+	}
+	s.p = p
+	if err := s.await(ctx, port); err != nil {
+		return errors.Join(err, s.force())
+	}
+	if err := p.guard(); err != nil {
+		return errors.Join(err, s.force())
+	}
+	return nil
+}
+
+// await returns when the server works, has ended, or ctx has.
+func (s *localServer) await(ctx context.Context, port int) error {
+	const (
+		interval = 50 * time.Millisecond
+		// A stranger on a port that the server failed to get may never answer.
+		patience = 5 * time.Second
+	)
+	var last error
+	for {
+		if !s.p.running() {
+			return s.p.failure()
+		}
+		tryCtx, cancel := context.WithTimeout(ctx, patience)
+		last = s.ready(tryCtx, s.address(port))
+		cancel()
+		if last == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return fmt.Errorf("starting %s: %w", s.name, ctx.Err())
+			}
+			return fmt.Errorf("%s is not ready in time (%w; last: %v)%s", s.name, ctx.Err(), last, s.p.tail())
+		}
+		pause(ctx, interval)
+	}
+}
+
+// end stops the process in order while ctx lasts, then by force, and with it all
+// that it started.
+func (s *localServer) end(ctx context.Context) error {
+	s.p.expect()
+	if s.p.running() {
+		_ = s.p.signal(s.quit())
+		wake(s.p)
+		select {
+		case <-s.p.done:
+		case <-ctx.Done():
+			s.local.log.Warn("private server does not stop in time, ending it by force", "server", s.name)
+		}
+	}
+	return s.force()
+}
+
+// force ends the process, if it is there, and all that it started.
+func (s *localServer) force() error {
+	s.p.expect()
+	if s.p.running() && s.p.command.orphaned != syscall.SIGKILL {
+		_ = s.p.signal(s.p.command.orphaned)
+		wake(s.p)
+		s.p.endsWithin(2 * time.Second)
+	}
+	if s.p.running() {
+		_ = s.p.signal(syscall.SIGKILL)
+		if !s.p.endsWithin(10 * time.Second) {
+			return fmt.Errorf("%s does not end", s.name)
+		}
+	}
+	return s.engine.remains().sweep(linger)
+}
+
+func (s *localServer) stop(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.release()
+	return s.end(ctx)
+}
+
+func (s *localServer) restart(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := s.end(ctx); err != nil {
+		return err
+	}
+	return s.up(ctx)
+}
+
+func (s *localServer) kill() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.p.expect()
+	if err := s.p.signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	<-s.p.done
+	return nil
+}
+
+func (s *localServer) signal(sig os.Signal) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if freezes(sig) || wakes(sig) {
+		return signalFamily(s.p, sig)
+	}
+	if ends(sig) {
+		s.p.expect()
+	}
+	return s.p.signal(sig)
+}
+
+func (s *localServer) url() string { return s.address(s.port) }
+
+// freePort asks the kernel for a port that nobody uses. Somebody may take it before
+// the server does: see portTries.
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// pause waits for d, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

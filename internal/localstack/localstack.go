@@ -1,0 +1,328 @@
+// Package localstack runs private PostgreSQL, RabbitMQ and Redis servers for one
+// millrace process, so that trying it, working on it and testing it needs no
+// set-up beyond the installed server packages.
+//
+// It promises:
+//
+//   - Servers that already run on the machine are never touched, nor are their
+//     settings read: each private server has its own port, data, account and, for
+//     RabbitMQ, its own epmd. Everything listens on 127.0.0.1 only.
+//   - Durability is real: nothing that protects committed rows or confirmed
+//     messages is switched off.
+//   - No process is left behind: not after Stop, not after a failed or cancelled
+//     Start, and not after this process is killed outright. A temporary folder
+//     goes with Stop or, where nobody lived to call it, with a later Start.
+//   - One owner at a time: a folder is locked while its servers run.
+//
+// Local servers need Linux, because the third promise rests on parent-death
+// signals and /proc. Elsewhere, and where a server is not installed, containers
+// serve (see containers.go).
+//
+// Goroutines: a Stack owns one goroutine that starts every process (launcher), one
+// for each running process that waits for its end (process), and with containers
+// one that watches them. All have returned when Stop has.
+package localstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// The servers' names, as Kill, Restart and Signal take them.
+const (
+	postgres = "postgres"
+	rabbitmq = "rabbitmq"
+	redis    = "redis"
+)
+
+const (
+	// startTimeout bounds one server's start. RabbitMQ, the slowest, takes 5 s on
+	// two free cores; the rest is for recovery after a crash and loaded machines.
+	startTimeout = 2 * time.Minute
+	// stopTimeout bounds Stop when its context has no deadline.
+	stopTimeout = 30 * time.Second
+)
+
+// Need says which servers to start.
+type Need struct{ Postgres, RabbitMQ, Redis bool }
+
+func (n Need) names() []string {
+	var names []string
+	for name, wanted := range map[string]bool{postgres: n.Postgres, rabbitmq: n.RabbitMQ, redis: n.Redis} {
+		if wanted {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Options says what Start starts, and where.
+type Options struct {
+	// Dir is the folder of data, passwords and logs; it is made when missing and
+	// kept. Empty: a temporary folder, removed by Stop. Containers do not use
+	// it: their data lives as long as they do.
+	Dir string
+	// Need says which servers to start. None is allowed.
+	Need Need
+	// Log takes progress at level info and details at level debug; nil: nobody.
+	Log *slog.Logger
+}
+
+// Stack is a set of running private servers. Its methods may be called from any
+// goroutine, except that Stop ends the Stack: nothing may be called with or after
+// it but Stop again.
+type Stack struct {
+	// The servers' addresses, with user and password; empty for a server that was
+	// not asked for. They stay the same until Stop, Restart included.
+	PostgresURL, RabbitMQURL, RedisURL string
+
+	provider provider
+	servers  map[string]server
+	died     chan error
+	log      *slog.Logger
+
+	stop    sync.Once
+	stopErr error
+}
+
+// provider is a way to run servers: installed binaries, or containers.
+type provider interface {
+	// start starts the named server and returns when a client can work with it.
+	// It leaves nothing running when it fails. Several may start at once.
+	start(ctx context.Context, name string) (server, error)
+	// close frees what the servers shared. All of them have been stopped.
+	close() error
+}
+
+// server is one running server.
+type server interface {
+	url() string
+	// stop ends the server in order, and by force once ctx ends.
+	stop(ctx context.Context) error
+	kill() error
+	restart(ctx context.Context) error
+	signal(sig os.Signal) error
+}
+
+// Start starts the needed servers side by side and returns when a client can work
+// with each: after about 5 s, most of it RabbitMQ's. Binaries installed on this
+// machine are taken when all the needed ones are there; else containers, when a
+// Docker engine answers; else the error is one line with the command that installs
+// what is missing.
+//
+// ctx bounds the start alone: when it ends first, what was started is stopped and
+// its error returned. Once Start has returned, only Stop ends the servers.
+func Start(ctx context.Context, o Options) (*Stack, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Stack{servers: map[string]server{}, died: make(chan error, 1), log: o.Log}
+	began := time.Now()
+	var err error
+	if s.provider, err = newProvider(ctx, o, s.report); err != nil {
+		return nil, err
+	}
+
+	names := o.Need.names()
+	servers := make([]server, len(names))
+	errs := make([]error, len(names))
+	// One failure ends the other starts: the caller gets all or nothing.
+	startCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() {
+			servers[i], errs[i] = s.provider.start(startCtx, name)
+			if errs[i] != nil {
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	for i, name := range names {
+		if servers[i] != nil {
+			s.servers[name] = servers[i]
+		}
+	}
+	if err := firstCause(ctx, errs); err != nil {
+		// The stop has a context of its own: ctx may be what ended the start.
+		stopErr := s.Stop(context.Background())
+		return nil, errors.Join(err, stopErr)
+	}
+	s.PostgresURL = s.url(postgres)
+	s.RabbitMQURL = s.url(rabbitmq)
+	s.RedisURL = s.url(redis)
+	o.Log.Info("private servers are up", "servers", names, "took", time.Since(began).Round(time.Millisecond))
+	return s, nil
+}
+
+// newProvider chooses how servers are run: see Start.
+func newProvider(ctx context.Context, o Options, died func(error)) (provider, error) {
+	missing := MissingPackages(o.Need)
+	if len(missing) == 0 {
+		return newLocal(ctx, o, died)
+	}
+	if p := newContainers(ctx, o, died); p != nil {
+		o.Log.Info("servers are not installed here, using containers", "missing", missing)
+		return p, nil
+	}
+	return nil, missingError(missing)
+}
+
+// firstCause picks the error that explains a failed start. The other servers report
+// their cancellation, which explains nothing.
+func firstCause(ctx context.Context, errs []error) error {
+	var cause error
+	for _, err := range errs {
+		if err == nil {
+			continue
+		}
+		if ctx.Err() != nil || !errors.Is(err, context.Canceled) {
+			return err
+		}
+		cause = err
+	}
+	return cause
+}
+
+// Stop ends the servers side by side, each in order (PostgreSQL by a fast shutdown,
+// RabbitMQ and Redis by SIGTERM), and what has not ended when ctx does by force;
+// it returns within a few seconds after that. A temporary folder is removed. A ctx
+// without a deadline gets one of 30 s. Calling Stop again returns the first result.
+func (s *Stack) Stop(ctx context.Context) error {
+	s.stop.Do(func() {
+		if _, ok := ctx.Deadline(); !ok {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, stopTimeout)
+			defer cancel()
+		}
+		began := time.Now()
+		errs := make([]error, 0, len(s.servers)+1)
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for _, srv := range s.servers {
+			wg.Go(func() {
+				err := srv.stop(ctx)
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			})
+		}
+		wg.Wait()
+		s.stopErr = errors.Join(append(errs, s.provider.close())...)
+		s.log.Info("private servers are stopped", "took", time.Since(began).Round(time.Millisecond))
+	})
+	return s.stopErr
+}
+
+// Died receives one error if a server ends by itself while the stack is up: it
+// names the server and holds the tail of its log. Ends brought about by Kill,
+// Signal, Restart and Stop do not count. The channel is never closed.
+func (s *Stack) Died() <-chan error { return s.died }
+
+// report hands err to whoever reads Died; only the first one is kept.
+func (s *Stack) report(err error) {
+	select {
+	case s.died <- err:
+	default:
+	}
+}
+
+// Env returns the addresses as environment settings, NAME=value, for the servers
+// that were started.
+func (s *Stack) Env() []string {
+	var env []string
+	for _, v := range [][2]string{{"RABBITMQ_URL", s.RabbitMQURL}, {"POSTGRES_URL", s.PostgresURL}, {"REDIS_URL", s.RedisURL}} {
+		if v[1] != "" {
+			env = append(env, v[0]+"="+v[1])
+		}
+	}
+	return env
+}
+
+// Kill ends the named server ("postgres", "rabbitmq" or "redis") with SIGKILL, as a
+// fault would, and returns when it is gone. Restart brings it back.
+func (s *Stack) Kill(name string) error {
+	srv, err := s.server(name)
+	if err != nil {
+		return err
+	}
+	return srv.kill()
+}
+
+// Restart starts the named server again, on the same port and the same data, and
+// returns when a client can work with it. If it still runs, it is stopped in order
+// first. When Restart fails the server is down, and Restart may be tried again.
+func (s *Stack) Restart(ctx context.Context, name string) error {
+	srv, err := s.server(name)
+	if err != nil {
+		return err
+	}
+	return srv.restart(ctx)
+}
+
+// Signal sends sig to the named server's main process; SIGSTOP and SIGCONT go to
+// its child processes too, so that all of PostgreSQL freezes and not its listener
+// alone. A signal that ends the server counts as meant: Died stays silent.
+func (s *Stack) Signal(name string, sig os.Signal) error {
+	srv, err := s.server(name)
+	if err != nil {
+		return err
+	}
+	return srv.signal(sig)
+}
+
+func (s *Stack) server(name string) (server, error) {
+	if srv := s.servers[name]; srv != nil {
+		return srv, nil
+	}
+	return nil, fmt.Errorf("no private server %q was started", name)
+}
+
+func (s *Stack) url(name string) string {
+	if srv := s.servers[name]; srv != nil {
+		return srv.url()
+	}
+	return ""
+}
+
+// MissingPackages lists the Debian packages that would have to be installed before
+// the needed servers can run from local binaries; empty when all are there.
+func MissingPackages(need Need) []string {
+	var missing []string
+	for _, p := range []struct {
+		name   string
+		needed bool
+		find   func() error
+	}{
+		{"postgresql", need.Postgres, func() error { _, err := findPostgres(""); return err }},
+		{"rabbitmq-server", need.RabbitMQ, func() error { _, err := findRabbitMQ(); return err }},
+		{"redis-server", need.Redis, func() error { _, err := findRedis(); return err }},
+	} {
+		if p.needed && (!localSupported || p.find() != nil) {
+			missing = append(missing, p.name)
+		}
+	}
+	return missing
+}
+
+// missingError is one line: what is not there, and what to type.
+func missingError(packages []string) error {
+	if !localSupported {
+		return fmt.Errorf("private servers need Linux or a Docker engine, and none answers (wanted: %s)", strings.Join(packages, ", "))
+	}
+	verb := "is"
+	if len(packages) > 1 {
+		verb = "are"
+	}
+	return fmt.Errorf("%s %s not installed: sudo apt-get install -y %s",
+		strings.Join(packages, ", "), verb, strings.Join(packages, " "))
+}

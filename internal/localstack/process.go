@@ -1,0 +1,230 @@
+package localstack
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// command says how to start one process.
+type command struct {
+	name string // of the process; its log and pid file are called so
+	mark string // put into its environment, and so into its children's: see leftovers
+	path string
+	args []string
+	env  []string
+	dir  string
+	log  string // path of the file that takes its output
+	pid  string // path of the file that records who it is
+	as   *account
+	// orphaned is the signal the process gets when this one dies.
+	orphaned syscall.Signal
+}
+
+// account is who a process runs as. It is nil for "as this process".
+type account struct {
+	name     string
+	uid, gid uint32
+	// capability, if not 0, is lent to the process: see lend.
+	capability uintptr
+}
+
+// launcher starts processes, all of them from one OS thread: Linux sends the
+// parent-death signal when the thread that started the child ends, not when the
+// process does, and Go ends threads as it likes. The thread is the launcher's for
+// as long as the launcher lives, which must be longer than any of its processes.
+type launcher struct {
+	requests chan func()
+	stopped  chan struct{}
+}
+
+func newLauncher() *launcher {
+	l := &launcher{requests: make(chan func()), stopped: make(chan struct{})}
+	go func() {
+		defer close(l.stopped)
+		// Never unlocked: the thread ends with the goroutine.
+		runtime.LockOSThread()
+		for request := range l.requests {
+			request()
+		}
+	}()
+	return l
+}
+
+// start starts c on the launcher's thread.
+func (l *launcher) start(c *exec.Cmd) error {
+	result := make(chan error, 1)
+	l.requests <- func() { result <- c.Start() }
+	return <-result
+}
+
+// close ends the thread, and with it any process that is still there.
+func (l *launcher) close() {
+	close(l.requests)
+	<-l.stopped
+}
+
+// process is one started process. A goroutine waits for its end.
+type process struct {
+	command command
+	cmd     *exec.Cmd
+	done    chan struct{} // closed when the process is gone and reaped
+	err     error         // how it ended; valid once done is closed
+
+	mu      sync.Mutex
+	ended   bool
+	guarded bool        // its end would be a fault
+	died    func(error) // told of that fault
+}
+
+// launch starts c. Until guard is called its end is nobody's surprise.
+func (l *launcher) launch(c command, died func(error)) (*process, error) {
+	// The last run's log stays beside this one's; so a kept folder does not grow.
+	if info, err := os.Stat(c.log); err == nil && info.Size() > 0 {
+		if err := os.Rename(c.log, c.log+".old"); err != nil {
+			return nil, err
+		}
+	}
+	log, err := os.OpenFile(c.log, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+
+	cmd := exec.Command(c.path, c.args...)
+	cmd.Env = append([]string{markName + "=" + c.mark}, c.env...)
+	cmd.Dir = c.dir
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = processAttributes(c)
+	if err := l.start(cmd); err != nil {
+		return nil, fmt.Errorf("starting %s: %w", c.name, err)
+	}
+	// Failing to note the pid costs the next run a check, not this one its server.
+	_ = recordPID(c.pid, cmd.Process.Pid)
+
+	p := &process{command: c, cmd: cmd, done: make(chan struct{}), died: died}
+	go p.wait()
+	return p, nil
+}
+
+func (p *process) wait() {
+	err := p.cmd.Wait()
+	_ = os.Remove(p.command.pid)
+	p.err = err
+	close(p.done)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ended = true
+	if p.guarded {
+		p.died(fmt.Errorf("%s ended by itself (%s)%s", p.command.name, outcome(err), p.tail()))
+	}
+}
+
+// guard makes the process's end a fault from now on; it fails when that end has
+// already come.
+func (p *process) guard() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended {
+		return p.failure()
+	}
+	p.guarded = true
+	return nil
+}
+
+// expect says that the process is about to be ended on purpose.
+func (p *process) expect() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.guarded = false
+}
+
+// running tells whether the process is there.
+func (p *process) running() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// signal sends sig to the process, and to no other that may have its pid by now:
+// os.Process holds a pidfd, or knows that the process is reaped.
+func (p *process) signal(sig os.Signal) error { return p.cmd.Process.Signal(sig) }
+
+// endsWithin waits at most d for the process's end.
+func (p *process) endsWithin(d time.Duration) bool {
+	select {
+	case <-p.done:
+		return true
+	case <-time.After(d):
+		return false
+	}
+}
+
+// failure describes the end of a process that should be running.
+func (p *process) failure() error {
+	return fmt.Errorf("%s ended (%s)%s", p.command.name, outcome(p.err), p.tail())
+}
+
+func outcome(err error) string {
+	if err == nil {
+		return "exit status 0"
+	}
+	return err.Error()
+}
+
+// tail is the end of the process's log, ready to be appended to an error.
+func (p *process) tail() string { return tail(p.command.log) }
+
+func tail(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	const window = 64 << 10
+	if info, err := f.Stat(); err == nil && info.Size() > window {
+		_, _ = f.Seek(-window, io.SeekEnd)
+	}
+	return lastLines(f, filepath.Base(path))
+}
+
+// lastLines formats the last lines of a log, ready to be appended to an error.
+func lastLines(log io.Reader, name string) string {
+	const (
+		lines = 10
+		width = 300 // bytes of a line: Erlang writes whole terms into one
+	)
+	var last []string
+	text, _ := io.ReadAll(log)
+	for line := range bytes.Lines(text) {
+		if line = bytes.TrimRight(line, " \r\n"); len(line) > 0 {
+			last = append(last, strings.ToValidUTF8(string(line[:min(len(line), width)]), ""))
+		}
+	}
+	if len(last) == 0 {
+		return "; its log is empty"
+	}
+	last = last[max(0, len(last)-lines):]
+	return fmt.Sprintf("; the end of its log (%s):\n    %s", name, strings.Join(last, "\n    "))
+}
+
+// ends tells whether sig ends a server (RabbitMQ and Redis: all of these;
+// PostgreSQL: all of these, in its three ways of stopping).
+func ends(sig os.Signal) bool {
+	switch sig {
+	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGKILL, syscall.SIGABRT, syscall.SIGSEGV:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,600 @@
+// Millrace takes JSON logs and events over HTTP and puts every one of them, once, into PostgreSQL.
+//
+//	client ── POST /log, /log/batch ──▶ api ── confirmed publish ──▶ RabbitMQ ──▶ worker ── COPY ──▶ PostgreSQL
+//	                                                                                                  │
+//	person, dashboard ◀── GET /logs, /logs/count ── query (Redis cache) ◀─────────────────────────────┘
+//
+// This file parses the command line, wires the services and runs them.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"millrace/api"
+	"millrace/internal/broker"
+	"millrace/internal/config"
+	"millrace/internal/keys"
+	"millrace/internal/localstack"
+	"millrace/internal/service"
+	"millrace/migrations"
+	"millrace/query"
+	"millrace/worker"
+)
+
+// version is set by the linker: -X main.version=v1.2.3.
+var version = "dev"
+
+// command is a subcommand of millrace.
+type command struct {
+	name    string
+	usage   string // what follows the name
+	summary string
+	details string
+	configs []any // whose settings the help lists
+	run     func(ctx context.Context, args []string) error
+}
+
+// usageError is a command line that is not understood; it ends the process with status 2.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+var commands []command
+
+func init() {
+	commands = []command{
+		{"run", "[--dir D]", "everything on this machine, with private servers", runHelp,
+			[]any{api.Config{}, worker.Config{}, query.Config{}}, runAll},
+		{"stack", "[--dir D] [--missing] -- CMD…", "CMD beside private PostgreSQL, RabbitMQ and Redis", stackHelp, nil, runStack},
+		{"api", "", "the HTTP intake", "", []any{api.Config{}}, func(ctx context.Context, args []string) error {
+			return runService(ctx, args, api.Run)
+		}},
+		{"worker", "", "moves frames from RabbitMQ into PostgreSQL", "", []any{worker.Config{}}, func(ctx context.Context, args []string) error {
+			return runService(ctx, args, worker.Run)
+		}},
+		{"query", "", "answers searches", "", []any{query.Config{}}, func(ctx context.Context, args []string) error {
+			return runService(ctx, args, query.Run)
+		}},
+		{"migrate", "up | down | status", "the database schema", migrateHelp, []any{database{}}, migrate},
+		{"dead", "list | show ID | replay [ID…] | drop ID…|--all", "records and messages that could not be stored", deadHelp, []any{database{}}, dead},
+		{"keys", "new NAME --scope write,read", "API keys", keysHelp, nil, newKey},
+		{"version", "", "the version of this program", "", nil, printVersion},
+		{"help", "[COMMAND]", "this text, or a command's settings", "", nil, help},
+	}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	// A second signal ends the process at once, by the default disposition.
+	context.AfterFunc(ctx, stop)
+	os.Exit(exitStatus(dispatch(ctx, os.Args[1:])))
+}
+
+func dispatch(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		return usagef("no command; millrace help lists them")
+	}
+	name := args[0]
+	if name == "-h" || name == "--help" {
+		name = "help"
+	}
+	c, err := lookup(name)
+	if err != nil {
+		return err
+	}
+	for _, a := range args[1:] {
+		if a == "--" {
+			break
+		}
+		if a == "-h" || a == "--help" {
+			return help(ctx, []string{c.name})
+		}
+	}
+	return c.run(ctx, args[1:])
+}
+
+func lookup(name string) (command, error) {
+	for _, c := range commands {
+		if c.name == name {
+			return c, nil
+		}
+	}
+	return command{}, usagef("no command %q; millrace help lists them", name)
+}
+
+// exitStatus reports err on standard error: the status of a command run by millrace stack, 2 for a command
+// line that is not understood, else 1.
+func exitStatus(err error) int {
+	var exit *exec.ExitError
+	var usage usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.ExitCode()
+	case errors.As(err, &usage):
+		fmt.Fprintln(os.Stderr, "millrace:", err)
+		return 2
+	}
+	fmt.Fprintln(os.Stderr, "millrace:", err)
+	return 1
+}
+
+// runService runs one service with the settings of the environment.
+func runService[C any](ctx context.Context, args []string, run func(context.Context, C) error) error {
+	if len(args) > 0 {
+		return usagef("unexpected argument %q; settings come from the environment", args[0])
+	}
+	var c C
+	if err := config.Load(&c); err != nil {
+		return err
+	}
+	return run(ctx, c)
+}
+
+const runHelp = `Starts private PostgreSQL, RabbitMQ and Redis from the servers installed here, brings the schema up,
+runs api, worker and query, says where each is, and stops all of it in order on SIGINT or SIGTERM.
+A server whose URL is set in the environment is used instead of a private one.
+
+  --dir D   where the private servers keep their data (default .millrace); it is kept between runs`
+
+// runAll is millrace run.
+func runAll(ctx context.Context, args []string) error {
+	flags := newFlags("run")
+	dir := flags.String("dir", ".millrace", "")
+	if err := parseFlags(flags, args, 0); err != nil {
+		return err
+	}
+	environ, err := config.Environ()
+	if err != nil {
+		return err
+	}
+	var s struct {
+		api    api.Config
+		worker worker.Config
+		query  query.Config
+	}
+	load := func() error {
+		return errors.Join(config.LoadFrom(environ, &s.api), config.LoadFrom(environ, &s.worker), config.LoadFrom(environ, &s.query))
+	}
+	if err := load(); err != nil { // before anything is started
+		return err
+	}
+	log := service.NewLogger(os.Stderr, s.api.Process)
+	stack, err := localstack.Start(ctx, localstack.Options{
+		Dir: *dir,
+		Need: localstack.Need{
+			Postgres: environ["POSTGRES_URL"] == "",
+			RabbitMQ: environ["RABBITMQ_URL"] == "",
+			Redis:    environ["REDIS_URL"] == "",
+		},
+		Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	for _, kv := range stack.Env() {
+		name, value, _ := strings.Cut(kv, "=")
+		environ[name] = value
+	}
+	if err = load(); err == nil {
+		err = migrateUp(ctx, log, s.worker)
+	}
+	if err == nil {
+		var g service.Group
+		where := newDirectory()
+		s.api.Log, s.api.OnListen = log, where.listener("api")
+		s.worker.Log, s.worker.OnListen = log, where.listener("worker")
+		s.query.Log, s.query.OnListen = log, where.listener("query")
+		// The order is the order of stopping, from upstream to downstream.
+		g.Go("api", func(ctx context.Context) error { return api.Run(ctx, s.api) })
+		g.Go("worker", func(ctx context.Context) error { return worker.Run(ctx, s.worker) })
+		g.Go("query", func(ctx context.Context) error { return query.Run(ctx, s.query) })
+		g.Go("greeting", func(ctx context.Context) error {
+			greet(ctx, os.Stdout, where, stack, *dir)
+			<-ctx.Done()
+			return nil
+		})
+		g.Go("private servers", func(ctx context.Context) error {
+			select {
+			case err := <-stack.Died():
+				return err
+			case <-ctx.Done():
+				return nil
+			}
+		})
+		err = g.Wait(ctx)
+	}
+	return errors.Join(err, stopStack(stack, s.api.ShutdownTimeout))
+}
+
+// migrateUp brings the schema up before any service looks for it. The worker would do so too, later.
+func migrateUp(ctx context.Context, log *slog.Logger, c worker.Config) error {
+	if !c.AutoMigrate {
+		return nil
+	}
+	conn, err := pgx.Connect(ctx, string(c.Postgres))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) // nothing is left to lose
+	applied, err := migrations.Up(ctx, conn)
+	for _, m := range applied {
+		log.Info("migrated the schema", "version", m.Version, "name", m.Name)
+	}
+	return err
+}
+
+func stopStack(stack *localstack.Stack, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return stack.Stop(ctx)
+}
+
+// directory learns where the services listen.
+type directory struct {
+	mu    sync.Mutex
+	addrs map[string]string
+}
+
+func newDirectory() *directory { return &directory{addrs: make(map[string]string)} }
+
+func (d *directory) listener(name string) func(net.Addr) {
+	return func(a net.Addr) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.addrs[name] = a.String()
+	}
+}
+
+func (d *directory) address(name string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.addrs[name]
+}
+
+// greet waits until all services are ready and says where they are.
+func greet(ctx context.Context, w io.Writer, where *directory, stack *localstack.Stack, dir string) {
+	for _, name := range []string{"api", "worker", "query"} {
+		for !isReady(ctx, where.address(name)) {
+			if broker.Sleep(ctx, 50*time.Millisecond) != nil {
+				return
+			}
+		}
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "\nMillrace is running.")
+	fmt.Fprintf(t, "  api\thttp://%s\tPOST /log, POST /log/batch\n", where.address("api"))
+	fmt.Fprintf(t, "  query\thttp://%s\tGET /logs, GET /logs/{id}, GET /logs/count\n", where.address("query"))
+	fmt.Fprintf(t, "  worker\thttp://%s\tGET /metrics, GET /ready\n", where.address("worker"))
+	for _, kv := range stack.Env() {
+		name, value, _ := strings.Cut(kv, "=")
+		fmt.Fprintf(t, "  %s\t%s\n", name, value)
+	}
+	if abs, err := filepath.Abs(dir); err == nil {
+		dir = abs
+	}
+	fmt.Fprintf(t, "  data\t%s\n", dir)
+	fmt.Fprintf(t, "\nSend a log:  curl -X POST -d '{\"level\":\"info\",\"message\":\"hello\"}' http://%s/log\n", where.address("api"))
+	fmt.Fprintf(t, "See it:      curl http://%s/logs\n", where.address("query"))
+	fmt.Fprintln(t, "Ctrl-C stops everything.")
+	_ = t.Flush() // standard output may be closed; the services run all the same
+}
+
+// isReady asks a service on this machine. With TLS on the answer can't be had without its name: a service that
+// listens counts as ready then.
+func isReady(ctx context.Context, addr string) bool {
+	if addr == "" {
+		return false
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/ready", nil)
+	if err != nil {
+		return false
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusBadRequest
+}
+
+const stackHelp = `Starts private PostgreSQL, RabbitMQ and Redis, runs CMD with POSTGRES_URL, RABBITMQ_URL and REDIS_URL set,
+stops them and exits with CMD's status. The servers come from the binaries installed here, else from containers
+when a Docker engine answers.
+
+  --dir D     where the servers keep their data (default a temporary folder that is removed)
+  --missing   print the Debian packages of the servers that are not installed, and exit`
+
+// runStack is millrace stack.
+func runStack(ctx context.Context, args []string) error {
+	flags := newFlags("stack")
+	dir := flags.String("dir", "", "")
+	missing := flags.Bool("missing", false, "")
+	if err := parseFlags(flags, args, -1); err != nil {
+		return err
+	}
+	need := localstack.Need{Postgres: true, RabbitMQ: true, Redis: true}
+	if *missing {
+		fmt.Println(strings.Join(localstack.MissingPackages(need), " "))
+		return nil
+	}
+	if flags.NArg() == 0 {
+		return usagef("stack: no command to run: millrace stack -- CMD…")
+	}
+	var p config.Process
+	if err := config.Load(&p); err != nil {
+		return err
+	}
+	log := slog.New(slog.DiscardHandler)
+	if p.LogLevel == "debug" {
+		log = service.NewLogger(os.Stderr, p)
+	}
+	stack, err := localstack.Start(ctx, localstack.Options{Dir: *dir, Need: need, Log: log})
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, flags.Arg(0), flags.Args()[1:]...)
+	cmd.Env = append(os.Environ(), stack.Env()...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = p.ShutdownTimeout
+	err = cmd.Run()
+	if ctx.Err() != nil && err == nil {
+		err = context.Cause(ctx)
+	}
+	return errors.Join(err, stopStack(stack, p.ShutdownTimeout))
+}
+
+// database is the one setting of the commands that work on the database alone.
+type database struct {
+	URL config.PostgresURL `env:"POSTGRES_URL" help:"PostgreSQL."`
+}
+
+func connect(ctx context.Context) (*pgx.Conn, error) {
+	var d database
+	if err := config.Load(&d); err != nil {
+		return nil, err
+	}
+	if err := config.Require("POSTGRES_URL", string(d.URL)); err != nil {
+		return nil, err
+	}
+	return pgx.Connect(ctx, string(d.URL))
+}
+
+const migrateHelp = `  up       apply all steps that are missing; worker and run do so by themselves
+  down     take the latest step back, with all the rows it made room for
+  status   list the steps`
+
+// migrate is millrace migrate.
+func migrate(ctx context.Context, args []string) error {
+	if len(args) != 1 || args[0] != "up" && args[0] != "down" && args[0] != "status" {
+		return usagef("migrate: want one of up, down, status")
+	}
+	conn, err := connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) // nothing is left to lose
+	switch args[0] {
+	case "up":
+		applied, err := migrations.Up(ctx, conn)
+		for _, m := range applied {
+			fmt.Printf("applied %d %s\n", m.Version, m.Name)
+		}
+		if err == nil && len(applied) == 0 {
+			fmt.Println("nothing to apply")
+		}
+		return err
+	case "down":
+		undone, err := migrations.Down(ctx, conn)
+		switch {
+		case err != nil:
+			return err
+		case undone == nil:
+			fmt.Println("nothing to take back")
+		default:
+			fmt.Printf("took back %d %s\n", undone.Version, undone.Name)
+		}
+		return nil
+	}
+	all, err := migrations.Status(ctx, conn)
+	for _, m := range all {
+		at := "not applied"
+		if !m.AppliedAt.IsZero() {
+			at = "applied " + m.AppliedAt.UTC().Format(time.RFC3339)
+		}
+		fmt.Printf("%d %s: %s\n", m.Version, m.Name, at)
+	}
+	return err
+}
+
+const deadHelp = `  list            the youngest hundred, with the reason
+  show ID         one whole: its properties, then its payload on standard output
+  replay [ID…]    store what can be stored now, and remove it here; without IDs, all
+  drop ID…|--all  delete for good`
+
+// dead is millrace dead.
+func dead(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		return usagef("dead: want one of list, show, replay, drop")
+	}
+	action, args := args[0], args[1:]
+	all := len(args) == 1 && args[0] == "--all"
+	var ids []uuid.UUID
+	if !all {
+		for _, a := range args {
+			id, err := uuid.Parse(a)
+			if err != nil {
+				return usagef("dead: got %q, takes the id of a dead letter", a)
+			}
+			ids = append(ids, id)
+		}
+	}
+	switch {
+	case action == "list" && len(args) == 0, action == "show" && len(ids) == 1, action == "replay",
+		action == "drop" && (all || len(ids) > 0):
+	default:
+		return usagef("dead: want list, show ID, replay [ID…] or drop ID…|--all")
+	}
+	conn, err := connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) // nothing is left to lose
+	switch action {
+	case "list":
+		letters, err := worker.ListDead(ctx, conn, 100)
+		t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+		for _, d := range letters {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%d bytes\t%s\n", d.ID, d.DeadAt.UTC().Format(time.RFC3339), d.Reason, d.Bytes, d.Error)
+		}
+		return errors.Join(err, t.Flush())
+	case "show":
+		d, err := worker.ShowDead(ctx, conn, ids[0])
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(os.Stderr, "id          %s\ndead at     %s\nreason      %s\nerror       %s\nqueue       %s\nproperties  %s\n\n",
+			d.ID, d.DeadAt.UTC().Format(time.RFC3339), d.Reason, d.Error, d.Queue, d.Properties)
+		_, err = os.Stdout.Write(append(d.Payload, '\n'))
+		return err
+	case "replay":
+		replayed, err := worker.ReplayDead(ctx, conn, ids)
+		left := 0
+		for _, r := range replayed {
+			if r.Err != nil {
+				left++
+				fmt.Printf("%s stays: %v\n", r.ID, r.Err)
+			} else {
+				fmt.Printf("%s stored, %d rows\n", r.ID, r.Rows)
+			}
+		}
+		if err == nil && left > 0 {
+			err = fmt.Errorf("dead: %d of %d could not be stored", left, len(replayed))
+		}
+		return err
+	}
+	n, err := worker.DropDead(ctx, conn, ids)
+	if err == nil {
+		fmt.Printf("dropped %d\n", n)
+	}
+	return err
+}
+
+const keysHelp = `Prints a new key, once, and the line for the file that KEYS_FILE names; the file holds only the key's SHA-256.
+
+  --scope S   write (POST /log, /log/batch), read (the query service), or both: write,read`
+
+// newKey is millrace keys new.
+func newKey(_ context.Context, args []string) error {
+	if len(args) < 2 || args[0] != "new" {
+		return usagef("keys: want new NAME --scope write,read")
+	}
+	flags := newFlags("keys new")
+	scope := flags.String("scope", "", "")
+	if err := parseFlags(flags, args[2:], 0); err != nil {
+		return err
+	}
+	key, secret, err := keys.New(args[1], strings.FieldsFunc(*scope, func(r rune) bool { return r == ',' }))
+	if err != nil {
+		return usageError{err}
+	}
+	fmt.Printf("key, shown once:  %s\nfor KEYS_FILE:    %s\n", secret, key)
+	return nil
+}
+
+func printVersion(context.Context, []string) error {
+	revision := ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				revision = " " + s.Value
+			}
+		}
+	}
+	fmt.Printf("millrace %s%s %s\n", version, revision, runtime.Version())
+	return nil
+}
+
+// help prints the commands, or one command's usage and settings.
+func help(_ context.Context, args []string) error {
+	if len(args) == 0 {
+		fmt.Print("Millrace takes JSON logs over HTTP and puts every one of them, once, into PostgreSQL.\n\nUsage: millrace COMMAND\n\n")
+		t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+		for _, c := range commands {
+			fmt.Fprintf(t, "  %s\t%s\n", strings.TrimSpace(c.name+" "+c.usage), c.summary)
+		}
+		fmt.Fprint(t, "\nSettings come from the environment, or from .env in the working directory: millrace help COMMAND lists them.\n")
+		return t.Flush()
+	}
+	c, err := lookup(args[0])
+	if err != nil {
+		return err
+	}
+	fmt.Printf("Usage: millrace %s\n\n%s%s.\n", strings.TrimSpace(c.name+" "+c.usage), strings.ToUpper(c.summary[:1]), c.summary[1:])
+	if c.details != "" {
+		fmt.Printf("\n%s\n", c.details)
+	}
+	if len(c.configs) == 0 {
+		return nil
+	}
+	fmt.Print("\nSettings:\n")
+	seen := make(map[string]bool)
+	for _, cfg := range c.configs {
+		for _, s := range config.Describe(cfg) {
+			if seen[s.Name] {
+				continue
+			}
+			seen[s.Name] = true
+			fmt.Printf("  %s\n      %s\n      Takes %s. Default: %s\n", s.Name, s.Help, s.Takes, defaultText(s.Default))
+		}
+	}
+	return nil
+}
+
+func defaultText(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+func newFlags(name string) *flag.FlagSet {
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // the error says it all
+	return flags
+}
+
+// parseFlags parses args and checks the number of those that are no flags, when that is not negative.
+func parseFlags(flags *flag.FlagSet, args []string, want int) error {
+	if err := flags.Parse(args); err != nil {
+		return usagef("%s: %w", flags.Name(), err)
+	}
+	if want >= 0 && flags.NArg() != want {
+		return usagef("%s: unexpected argument %q", flags.Name(), flags.Arg(want))
+	}
+	return nil
+}
