@@ -108,3 +108,17 @@ func TestBytesPrintAsTheyAreWritten(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatIsLoggedOfAURLHoldsNoSecret(t *testing.T) {
+	for raw, want := range map[string]string{
+		"amqp://user:secret@host:5672/v":           "amqp://host:5672/v",
+		"postgres://u@h/d?password=secret":         "postgres://h/d",
+		"host=h user=u password=secret dbname=d":   "(not a URL)",
+		"redis://:secret@127.0.0.1:6379/0":         "redis://127.0.0.1:6379/0",
+		"amqp://host/%zz-not-a-path-at-all-secret": "(not a URL)",
+	} {
+		if got := Redacted(raw); got != want {
+			t.Errorf("Redacted(%q) = %q, want %q", raw, got, want)
+		}
+	}
+}

@@ -113,13 +113,13 @@ func parseBrokerURLs(s string) (BrokerURLs, error) {
 	return urls, nil
 }
 
-// Redacted returns a URL with its password hidden, for logs.
+// Redacted returns what may be logged of a URL: where it leads, without user, password and parameters.
 func Redacted(raw string) string {
 	u, err := url.Parse(raw)
-	if err != nil {
+	if err != nil || u.Host == "" {
 		return "(not a URL)"
 	}
-	return u.Redacted()
+	return u.Scheme + "://" + u.Host + u.Path
 }
 
 // Require returns an error that names the first variable of pairs (name, value, …) whose value is empty.

@@ -1,0 +1,182 @@
+package query
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
+	"github.com/redis/go-redis/v9/maintnotifications"
+	"golang.org/x/sync/singleflight"
+)
+
+// What the cache did for an answer: the header X-Cache, and a label.
+const (
+	hit    = "hit"
+	miss   = "miss"
+	bypass = "bypass" // no cache, an open window, or Redis is out of order
+)
+
+const (
+	// cachePrefix begins every key. Its number is the form of the answers: another form, another number.
+	cachePrefix = "millrace:query:1:"
+	// cacheTimeout bounds each word with Redis. What the cache saves is seconds; a healthy one takes less than
+	// a millisecond.
+	cacheTimeout = 200 * time.Millisecond
+	// cachePause is how long Redis is left alone after a failure, so that a dead one costs one request in a
+	// second its cacheTimeout.
+	cachePause = time.Second
+	// cacheMaxBytes is the largest answer that is kept: 1000 records of a usual size are a third of it.
+	cacheMaxBytes = 1 << 20
+)
+
+// cache keeps answers about closed windows in Redis, and lets requests for the same answer share one flight. It
+// may be used by many goroutines at once.
+type cache struct {
+	redis   *redis.Client // nil: no cache
+	ttl     time.Duration
+	longest time.Duration // of a flight
+	log     *slog.Logger
+
+	work    context.Context // of flights, which outlive the request that began them
+	working *sync.WaitGroup // the goroutines that wait for a flight
+	flights singleflight.Group
+
+	pausedUntil atomic.Int64 // Unix nanoseconds
+	failing     atomic.Bool
+}
+
+// newCache connects to nothing yet.
+func newCache(work context.Context, working *sync.WaitGroup, conf Config, log *slog.Logger) (*cache, error) {
+	c := &cache{ttl: conf.CacheTTL, longest: conf.Timeout + storeSlack + 2*cacheTimeout, log: log, work: work, working: working}
+	if conf.Redis == "" {
+		return c, nil
+	}
+	o, err := redis.ParseURL(string(conf.Redis))
+	if err != nil {
+		return nil, fmt.Errorf("REDIS_URL: %w", err)
+	}
+	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = cacheTimeout, cacheTimeout, cacheTimeout, cacheTimeout
+	o.MaxRetries, o.DialerRetries = -1, 1 // none: the database is the second try
+	o.ContextTimeoutEnabled = true
+	o.DisableIdentity = true
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	logging.Disable() // the client would write lines of its own to standard error; failed and worked tell of an outage
+	c.redis = redis.NewClient(o)
+	return c, nil
+}
+
+func (c *cache) close() {
+	if c.redis != nil {
+		if err := c.redis.Close(); err != nil {
+			c.log.Warn("redis: close", "error", err)
+		}
+	}
+}
+
+// cacheKey is the key of an answer: everything that it depends on.
+func cacheKey(route string, q *search, g generation) string {
+	after := ""
+	if q.after != nil {
+		after = q.after.String()
+	}
+	h := sha256.New()
+	// The text of the bounds is in the cursor that the answer holds. %q keeps the parts apart.
+	fmt.Fprintf(h, "%s %d %d %d %d %d %q %q %q %d %t %s", route, g.schema, g.created.UnixMicro(), g.late,
+		q.from, q.to, q.fromText, q.toText, q.filter.String(), q.limit, q.ascending, after)
+	return cachePrefix + hex.EncodeToString(h.Sum(nil))
+}
+
+// answer returns what Redis has under key, or what compute returns and puts that there. All who ask for the same
+// key at once get the one answer; a caller whose ctx ends leaves the others theirs.
+func (c *cache) answer(ctx context.Context, key string, compute func(context.Context) ([]byte, error)) (body []byte, result string, err error) {
+	type landing struct {
+		body   []byte
+		result string
+	}
+	type outcome struct {
+		landing
+		err error
+	}
+	landed := make(chan outcome, 1) // its buffer lets the sender go when nobody waits any more
+	c.working.Go(func() {
+		v, err, _ := c.flights.Do(key, func() (v any, err error) {
+			// No handler stands above this goroutine to catch a panic.
+			defer func() {
+				if p := recover(); p != nil {
+					err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+				}
+			}()
+			ctx, cancel := context.WithTimeout(c.work, c.longest)
+			defer cancel()
+			body, result := c.get(ctx, key)
+			if result != hit {
+				if body, err = compute(ctx); err != nil {
+					return nil, err
+				}
+				c.set(ctx, key, body)
+			}
+			return landing{body, result}, nil
+		})
+		l, _ := v.(landing)
+		landed <- outcome{l, err}
+	})
+	select {
+	case o := <-landed:
+		return o.body, o.result, o.err
+	case <-ctx.Done():
+		return nil, bypass, ctx.Err()
+	}
+}
+
+func (c *cache) get(ctx context.Context, key string) ([]byte, string) {
+	if c.paused() {
+		return nil, bypass
+	}
+	body, err := c.redis.Get(ctx, key).Bytes()
+	switch {
+	case err == nil:
+		c.worked()
+		return body, hit
+	case errors.Is(err, redis.Nil):
+		c.worked()
+		return nil, miss
+	}
+	c.failed(ctx, err)
+	return nil, bypass
+}
+
+func (c *cache) set(ctx context.Context, key string, body []byte) {
+	if c.paused() || len(body) > cacheMaxBytes {
+		return
+	}
+	if err := c.redis.Set(ctx, key, body, c.ttl).Err(); err != nil {
+		c.failed(ctx, err)
+	}
+}
+
+func (c *cache) paused() bool { return time.Now().UnixNano() < c.pausedUntil.Load() }
+
+func (c *cache) failed(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return // it was us
+	}
+	c.pausedUntil.Store(time.Now().Add(cachePause).UnixNano())
+	if !c.failing.Swap(true) {
+		c.log.Warn("redis can't be used; answers come from the database", "error", err)
+	}
+}
+
+func (c *cache) worked() {
+	if c.failing.Load() && c.failing.Swap(false) {
+		c.log.Info("redis is there again")
+	}
+}

@@ -1,0 +1,93 @@
+package query
+
+import (
+	"encoding/base64"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+func firstPage(t testing.TB, rawQuery string) *search {
+	t.Helper()
+	s, err := parseSearch(rawQuery, true, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestACursorKeepsTheWindowOfTheFirstPage(t *testing.T) {
+	first := firstPage(t, "from=now-15m&q=a:1")
+	last := idAt(noon.Add(-time.Minute), 7)
+	next, err := parseSearch("from=now-15m&q=++a:1&limit=5&cursor="+first.cursor(last), true, noon.Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if next.from != first.from || next.to != first.to || *next.after != last {
+		t.Errorf("got from %d, to %d, after %v, want %d, %d, %v", next.from, next.to, next.after, first.from, first.to, last)
+	}
+}
+
+func TestACursorOfAnotherSearchIsRefused(t *testing.T) {
+	cursor := firstPage(t, "from=now-15m&to=now&q=a:1").cursor(idAt(noon.Add(-time.Minute), 7))
+	for _, other := range []string{
+		"from=now-15m&to=now&q=a:2", "from=now-15m&to=now", "from=now-16m&to=now&q=a:1", "from=now-15m&q=a:1", "to=now&q=a:1",
+		"from=now-15m&to=now&q=a:1&order=asc", "from=now-15m&to=now-0s&q=a:1", `from=now-15m&to=now&q=a:"1"`,
+	} {
+		_, err := parseSearch(other+"&cursor="+cursor, true, noon)
+		var f *failure
+		if !errors.As(err, &f) || f.status != 400 || !strings.HasPrefix(f.message, "cursor: ") {
+			t.Errorf("%s: got %v, want a refusal of the cursor", other, err)
+		}
+	}
+	if _, err := parseSearch("from=now-15m&to=now&q=a:1&order=desc&cursor="+cursor, true, noon); err != nil {
+		t.Errorf("order=desc spelled out: %v", err)
+	}
+}
+
+func TestAnAlteredCursorIsRefused(t *testing.T) {
+	first := firstPage(t, "q=a:1")
+	cursor := first.cursor(idAt(noon.Add(-time.Minute), 7))
+	raw, err := base64url.DecodeString(cursor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range raw {
+		for bit := range 8 {
+			altered := []byte(string(raw))
+			altered[i] ^= 1 << bit
+			if err := firstPage(t, "q=a:1").resume(base64url.EncodeToString(altered)); err == nil {
+				t.Errorf("byte %d, bit %d altered: taken", i, bit)
+			}
+		}
+	}
+	for _, made := range []string{
+		"x", "AAAA", cursor[1:], cursor + "A", cursor + "=", "\n" + cursor, cursor[:55] + "\n", cursor[:10] + "\r\n" + cursor[10:54],
+		strings.Repeat("A", len(cursor)), strings.Repeat("_", len(cursor)), strings.Repeat("+", len(cursor)),
+		base64.StdEncoding.EncodeToString(raw) + "==",
+	} {
+		if err := firstPage(t, "q=a:1").resume(made); err == nil {
+			t.Errorf("%q: taken", made)
+		}
+	}
+}
+
+func FuzzCursor(f *testing.F) {
+	first := firstPage(f, "q=a:1")
+	f.Add(first.cursor(idAt(noon.Add(-time.Minute), 7)))
+	f.Add(first.cursor(idAt(noon.Add(time.Hour), 7)))
+	f.Add(strings.Repeat("A", 56))
+	f.Fuzz(func(t *testing.T, cursor string) {
+		s := firstPage(t, "q=a:1")
+		if s.resume(cursor) != nil {
+			return
+		}
+		if s.after == nil || s.from > s.to {
+			t.Errorf("%q: taken as %+v", cursor, s)
+		}
+		if again := s.cursor(*s.after); again != cursor {
+			t.Errorf("%q: taken, but this service would have written %q", cursor, again)
+		}
+	})
+}

@@ -1,0 +1,23 @@
+// Package query is the read side of Millrace: it searches the logs in PostgreSQL and answers in JSON.
+//
+// What it promises:
+//
+//   - Every read is one READ ONLY transaction with a statement timeout, and is cancelled when its client goes.
+//     Only an answer that others may share and the cache keeps is finished all the same, within the timeout.
+//   - A page never repeats a row or leaves one out that was there when the first page was read, also among rows
+//     of the same millisecond: pages are cut by (inserted_at, id), and the cursor holds the window in
+//     milliseconds.
+//   - Memory is bounded: so many requests at once, so many bytes a page (limits in server.go and store.go).
+//     Beyond the bound a request gets 503 at once.
+//   - The cache is never wrong and never needed. Only answers about a closed window are kept, under a key that
+//     holds how many times rows appeared or vanished in the window's hours afterwards; a Redis that is absent,
+//     slow or dying costs time, and no answer.
+//   - What comes from outside is refused with 400, the parameter's name, what it got and what it takes; in q
+//     also where.
+//
+// The way of a request is the order of the files: server.go (who may ask, what went wrong), params.go with
+// times.go, parse.go and cursor.go (what is asked), cache.go, statement.go (the SQL), store.go (the rows).
+//
+// Goroutines: Run starts the one that watches the database, and cache.answer one for each request that waits for
+// a shared answer. Run waits for all of them, after the last request has been answered.
+package query

@@ -1,0 +1,44 @@
+package query
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"millrace/internal/service"
+)
+
+type metrics struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	cache    *prometheus.CounterVec
+}
+
+// newMetrics returns the metrics of a service whose requests under way each hold one of places.
+func newMetrics(places chan struct{}) *metrics {
+	m := &metrics{
+		registry: service.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "millrace_query_requests_total",
+			Help: "Requests answered, by route and HTTP status; 499 is a client that left before its answer.",
+		}, []string{"route", "code"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "millrace_query_seconds",
+			Help: "Time from a request's header to the end of its answer.",
+			// From an answer out of the cache to a query that is given up after QUERY_TIMEOUT.
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, []string{"route"}),
+		cache: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "millrace_query_cache_total",
+			Help: "Answers of /logs and /logs/count by what the cache did for them.",
+		}, []string{"result"}),
+	}
+	for _, result := range []string{hit, miss, bypass} {
+		m.cache.WithLabelValues(result) // a series from the start, so that a rate is right from the first hit
+	}
+	inflight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "millrace_query_inflight_requests",
+		Help: "Queries under way, waiting ones included.",
+	}, func() float64 { return float64(len(places)) })
+	m.registry.MustRegister(m.requests, m.seconds, m.cache, inflight)
+	return m
+}

@@ -1,0 +1,154 @@
+package query
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"millrace/internal/frame"
+)
+
+const (
+	defaultLimit = 100
+	maxLimit     = 1000
+
+	// defaultSpan is the window when from is not given.
+	defaultSpan = 24 * time.Hour
+	// clockAhead is how far beyond this machine's clock the window reaches when to is not given: rows carry the
+	// API's clock, or the client's in an Idempotency-Key, and a row that was just stored must be found.
+	clockAhead = time.Hour
+)
+
+// search is what a request asks for.
+type search struct {
+	from, to         int64  // Unix milliseconds; from is in the window, to is not
+	fromText, toText string // as asked for, in normal form; empty when not given
+	fixed            bool   // to was given, and neither bound counts from now
+	filter           node
+
+	// Of a page alone.
+	limit     int
+	ascending bool
+	after     *uuid.UUID // the last row of the page before; nil for the first page
+}
+
+// parseSearch reads the parameters of /logs, or of /logs/count when page is false. Its errors are *failure.
+func parseSearch(rawQuery string, page bool, now time.Time) (*search, error) {
+	takes := []string{"from", "to", "q"}
+	if page {
+		takes = append(takes, "limit", "order", "cursor")
+	}
+	p, err := parseParameters(rawQuery, takes)
+	if err != nil {
+		return nil, err
+	}
+	s := &search{limit: defaultLimit}
+	if err := s.window(p["from"], p["to"], now); err != nil {
+		return nil, err
+	}
+	if s.filter, err = parse(p["q"]); err != nil {
+		return nil, badRequest("q: %v", err)
+	}
+	if text := p["limit"]; text != "" {
+		n, ok := parseDigits(text)
+		if !ok || n < 1 || n > maxLimit {
+			return nil, refused("limit", text, "a whole number from 1 to "+strconv.Itoa(maxLimit))
+		}
+		s.limit = int(n)
+	}
+	switch p["order"] {
+	case "", "desc":
+	case "asc":
+		s.ascending = true
+	default:
+		return nil, refused("order", p["order"], "asc or desc")
+	}
+	if text := p["cursor"]; text != "" {
+		if err := s.resume(text); err != nil {
+			return nil, refused("cursor", text, "the next of the page before: "+err.Error())
+		}
+	}
+	return s, nil
+}
+
+// window sets the bounds.
+func (s *search) window(from, to string, now time.Time) error {
+	start, end := instant{}, instant{ms: now.Add(clockAhead).UnixMilli()}
+	ok := true
+	if to != "" {
+		if end, ok = parseTime(to, now); !ok {
+			return refused("to", to, timeForms)
+		}
+		start.ms = end.ms - defaultSpan.Milliseconds()
+	} else {
+		start.ms = now.Add(-defaultSpan).UnixMilli()
+	}
+	if from != "" {
+		if start, ok = parseTime(from, now); !ok {
+			return refused("from", from, timeForms)
+		}
+	}
+	start.ms = max(start.ms, earliest)
+	if start.ms > end.ms {
+		return refused("from", from, "a time that is not after to, which is "+time.UnixMilli(end.ms).UTC().Format(rfc3339))
+	}
+	s.from, s.fromText = start.ms, start.text
+	s.to, s.toText = end.ms, end.text
+	s.fixed = to != "" && !start.relative && !end.relative
+	return nil
+}
+
+// parseParameters reads a URL's query. Each parameter may be given once; an empty one counts as not given.
+func parseParameters(rawQuery string, takes []string) (map[string]string, error) {
+	values, err := url.ParseQuery(rawQuery)
+	if err != nil {
+		return nil, badRequest("the URL's query can't be read: %v", err)
+	}
+	p := make(map[string]string, len(values))
+	for _, name := range slices.Sorted(maps.Keys(values)) { // the same error for the same request
+		if !slices.Contains(takes, name) {
+			if len(takes) == 0 {
+				return nil, badRequest("unknown parameter %.64q; none is taken here", name)
+			}
+			return nil, badRequest("unknown parameter %.64q; takes %s", name, strings.Join(takes, ", "))
+		}
+		if n := len(values[name]); n > 1 {
+			return nil, badRequest("%s: given %d times, takes one value", name, n)
+		}
+		p[name] = values[name][0]
+	}
+	return p, nil
+}
+
+// parseID reads the id of a row, in the one form that answers have it in, small letters or capitals.
+func parseID(text string) (uuid.UUID, error) {
+	id, err := uuid.Parse(text)
+	if err != nil || len(text) != len(uuid.Nil.String()) || !frame.IsV7(id) {
+		return id, refused("id", text, "a UUIDv7 such as 01890a5d-ac96-774b-bcce-b302099a8057")
+	}
+	return id, nil
+}
+
+// failure is an error that the client is told as it is.
+type failure struct {
+	status  int
+	message string
+}
+
+func (f *failure) Error() string { return f.message }
+
+func badRequest(format string, args ...any) error {
+	return &failure{http.StatusBadRequest, fmt.Sprintf(format, args...)}
+}
+
+// refused is the refusal of a parameter's value, of which it repeats the beginning.
+func refused(name, got, takes string) error {
+	return badRequest("%s: got %.64q, takes %s", name, got, takes)
+}

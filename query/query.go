@@ -1,0 +1,166 @@
+package query
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/config"
+	"millrace/internal/keys"
+	"millrace/internal/service"
+)
+
+// Config holds the settings of the query service.
+type Config struct {
+	config.Process
+	config.Access
+	Postgres    config.PostgresURL `env:"POSTGRES_URL" help:"PostgreSQL; reading from a replica is fine."`
+	Redis       config.RedisURL    `env:"REDIS_URL" help:"Redis, which keeps answers about closed windows; empty: no cache."`
+	Addr        config.Address     `env:"QUERY_ADDR" envDefault:"127.0.0.1:8081" help:"Where the query service listens."`
+	Timeout     time.Duration      `env:"QUERY_TIMEOUT" envDefault:"10s" min:"10ms" max:"1h" help:"Longest time one statement may take in the database."`
+	Connections int                `env:"QUERY_CONNECTIONS" envDefault:"8" min:"1" max:"1000" help:"Most database connections for queries; eight times as many requests are taken at once."`
+	CacheTTL    time.Duration      `env:"CACHE_TTL" envDefault:"10m" min:"1s" max:"720h" help:"How long Redis keeps an answer."`
+
+	// Log is where the service logs; nil makes a logger on standard error from Process.
+	Log *slog.Logger
+	// OnListen, if set, is told the address once it is open.
+	OnListen func(net.Addr)
+}
+
+// Run serves queries until ctx is done, then lets requests under way finish for at most ShutdownTimeout. It
+// starts also while the database or Redis can't be reached; /ready says so of the database, without which there
+// is no answer. It returns nil after an ordered stop.
+func Run(ctx context.Context, c Config) error {
+	log := c.Log
+	if log == nil {
+		log = service.NewLogger(os.Stderr, c.Process)
+	}
+	log = log.With("service", "query")
+	if err := config.Require("POSTGRES_URL", string(c.Postgres)); err != nil {
+		return err
+	}
+	allowed, err := keys.Load(c.KeysFile)
+	if err != nil {
+		return err
+	}
+
+	// Work that outlives the request that began it: shared answers and the watch over the database.
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	var working sync.WaitGroup
+
+	places := make(chan struct{}, placesPerConnection*c.Connections)
+	store, err := newStore(c)
+	if err != nil {
+		stopWork()
+		return err
+	}
+	defer store.close()
+	cache, err := newCache(work, &working, c, log)
+	if err != nil {
+		stopWork()
+		return err
+	}
+	defer cache.close()
+	defer working.Wait()
+	defer stopWork()
+
+	ln, err := service.Listen("QUERY_ADDR", c.Addr, c.Access)
+	if err != nil {
+		return err
+	}
+	var ready service.Ready
+	ready.Set("database", "not reached yet")
+	working.Go(func() { watch(work, c.Postgres, &ready, log) })
+	defer context.AfterFunc(ctx, func() { ready.Set("service", "shutting down") })()
+
+	s := &server{
+		store: store, cache: cache, keys: allowed, metrics: newMetrics(places), log: log, places: places,
+		longest:  c.Timeout + storeSlack + writeTime,
+		timeText: fmt.Sprint(c.Timeout),
+	}
+	log.Info("listening", "addr", ln.Addr().String(), "database", store.name(), "cache", c.Redis != "")
+	if c.OnListen != nil {
+		c.OnListen(ln.Addr())
+	}
+	if err := service.Serve(ctx, ln, s.handler(&ready), c.ShutdownTimeout); err != nil {
+		return fmt.Errorf("serve: %w", err)
+	}
+	log.Info("stopped")
+	return nil
+}
+
+const (
+	// watchEvery is the pause between two looks at the database: what /ready says is about that old.
+	watchEvery = time.Second
+	// watchTimeout is the longest one look may take.
+	watchTimeout = 5 * time.Second
+)
+
+// watch keeps ready's word on the database true until ctx is done. It has a connection of its own: a pool that
+// is busy with long queries is not a database that is down.
+func watch(ctx context.Context, db config.PostgresURL, ready *service.Ready, log *slog.Logger) {
+	var conn *pgx.Conn
+	leave := func() {
+		if conn != nil {
+			closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			defer cancel()
+			_ = conn.Close(closing) // it was read from only, and may be broken
+			conn = nil
+		}
+	}
+	defer leave()
+	look := func() error {
+		ctx, cancel := context.WithTimeout(ctx, watchTimeout)
+		defer cancel()
+		if conn == nil {
+			var err error
+			if conn, err = pgx.Connect(ctx, string(db)); err != nil {
+				return err
+			}
+		}
+		var present bool
+		err := conn.QueryRow(ctx, "SELECT to_regclass('logs') IS NOT NULL AND to_regclass('late_changes') IS NOT NULL").Scan(&present)
+		if err == nil && !present {
+			return errNoSchema
+		}
+		return err
+	}
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	last := "not reached yet"
+	for {
+		err := look()
+		if ctx.Err() != nil {
+			return
+		}
+		reason := ""
+		switch {
+		case errors.Is(err, errNoSchema):
+			reason = err.Error()
+		case err != nil:
+			leave()
+			reason = "can't be reached" // who asks needs no key, so hosts and users stay in the log
+		}
+		ready.Set("database", reason)
+		switch {
+		case reason == last:
+		case reason == "":
+			log.Info("database is there")
+		default:
+			log.Warn("database can't be used", "error", err)
+		}
+		last = reason
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,91 @@
+package query
+
+import (
+	"strconv"
+	"strings"
+	"time"
+)
+
+// timeForms is what a time parameter takes, for refusals.
+const timeForms = "RFC 3339, Unix seconds or milliseconds, now, or now-15m (units s m h d w)"
+
+const (
+	// earliest and latest, in Unix milliseconds, are the years 0 and 9999: what RFC 3339 can write.
+	earliest = -62167219200000
+	latest   = 253402300799999
+
+	// secondsBelow parts Unix seconds from milliseconds: as seconds it is the year 5138, as milliseconds 1973.
+	secondsBelow = 100_000_000_000
+)
+
+var units = map[byte]time.Duration{
+	's': time.Second, 'm': time.Minute, 'h': time.Hour, 'd': 24 * time.Hour, 'w': 7 * 24 * time.Hour,
+}
+
+// instant is a point in time as a parameter gave it.
+type instant struct {
+	ms       int64  // Unix milliseconds
+	relative bool   // counted from now, so another millisecond in the next request
+	text     string // the same for every way to write the same time; a relative one is as it was written
+}
+
+// parseTime reads a time. A time between two milliseconds counts as the later one: inserted_at is in whole
+// milliseconds, so that changes neither what is at or after it nor what is before it.
+func parseTime(s string, now time.Time) (t instant, ok bool) {
+	if rest, found := strings.CutPrefix(s, "now"); found {
+		ago, ok := parseAgo(rest)
+		return instant{ms: now.Add(-ago).UnixMilli(), relative: true, text: s}, ok
+	}
+	if n, isNumber := parseDigits(s); isNumber {
+		if n < secondsBelow {
+			n *= 1000
+		}
+		return absolute(n)
+	}
+	// An offset's + that was not escaped comes out of a URL as a space.
+	if i := len(s) - len("+00:00"); i > 0 && s[i] == ' ' {
+		s = s[:i] + "+" + s[i+1:]
+	}
+	at, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil {
+		return t, false
+	}
+	ms := at.UnixMilli() // rounded down
+	if at.After(time.UnixMilli(ms)) {
+		ms++
+	}
+	return absolute(ms)
+}
+
+func absolute(ms int64) (instant, bool) {
+	return instant{ms: ms, text: strconv.FormatInt(ms, 10)}, earliest <= ms && ms <= latest
+}
+
+// parseAgo reads what may follow now: nothing, or -, digits and a unit, at most 100 years.
+func parseAgo(s string) (time.Duration, bool) {
+	if s == "" {
+		return 0, true
+	}
+	if len(s) < len("-1s") || s[0] != '-' {
+		return 0, false
+	}
+	unit, known := units[s[len(s)-1]]
+	n, isNumber := parseDigits(s[1 : len(s)-1])
+	const most = 100 * 365 * 24 * time.Hour
+	if !known || !isNumber || n > int64(most/unit) {
+		return 0, false
+	}
+	return time.Duration(n) * unit, true
+}
+
+// parseDigits reads digits and nothing else: no sign, no underscores.
+func parseDigits(s string) (int64, bool) {
+	if strings.Trim(s, "0123456789") != "" {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	return n, err == nil
+}
+
+// rfc3339 is how times are written in answers; they are in UTC.
+const rfc3339 = "2006-01-02T15:04:05.000Z"
