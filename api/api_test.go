@@ -536,19 +536,6 @@ func TestAFullQueueIsAnsweredAtOnce(t *testing.T) {
 	}
 }
 
-func TestOtherArgumentsOfAQueueAreNamed(t *testing.T) {
-	c := defaults(t)
-	c.Broker = testenv.Broker(t, 1)
-	if err := broker.NewTopology(c.Broker).Declare(testenv.Channel(t, c.Broker)); err != nil {
-		t.Fatal(err)
-	}
-	c.MaxBytes = 1 << 20
-	err := broker.NewTopology(c.Broker).Declare(testenv.Channel(t, c.Broker))
-	if err == nil || !strings.Contains(err.Error(), "x-max-length-bytes") || !strings.Contains(err.Error(), "QUEUE_MAX_BYTES") {
-		t.Errorf("got %v, want an error that names the argument and the way out", err)
-	}
-}
-
 func TestBytesUnderWayAreBounded(t *testing.T) {
 	a := start(t, func(c *Config) { c.MaxInflightBytes, c.MaxBodyBytes = 1<<20, 1<<20 })
 	// One request holds most of the bytes while its body is still to come.

@@ -1,0 +1,94 @@
+package broker_test
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"millrace/internal/broker"
+	"millrace/internal/config"
+	"millrace/internal/testenv"
+)
+
+func TestDeclaringTwiceIsHarmlessAndOtherArgumentsAreNamed(t *testing.T) {
+	c := testenv.Broker(t, 3)
+	for range 2 {
+		if err := broker.NewTopology(c).Declare(testenv.Channel(t, c)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.MaxBytes = 1 << 20
+	err := broker.NewTopology(c).Declare(testenv.Channel(t, c))
+	if err == nil || !strings.Contains(err.Error(), "x-max-length-bytes") || !strings.Contains(err.Error(), "QUEUE_MAX_BYTES") {
+		t.Errorf("got %v, want an error that names the argument and the way out", err)
+	}
+}
+
+func TestAllNodesOfAClusterAreTried(t *testing.T) {
+	c := testenv.Broker(t, 1)
+	if err := broker.NewTopology(c).Declare(testenv.Channel(t, c)); err != nil {
+		t.Fatal(err) // what the clean-up deletes
+	}
+	nobody := "amqp://" + closedAddress(t) + "/"
+	for range 5 { // the order is random
+		conn, err := broker.Dial(context.Background(), []string{nobody, c.URLs[0], nobody}, "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestRedialEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	url := "amqp://user:secret@" + closedAddress(t) + "/"
+	var b strings.Builder
+	if _, err := broker.Redial(ctx, slog.New(slog.NewTextHandler(&b, nil)), []string{url}, "test"); err == nil {
+		t.Error("Redial connected to nobody")
+	}
+	if strings.Contains(b.String(), "secret") {
+		t.Errorf("the password is in the log: %s", b.String())
+	}
+}
+
+// A server that takes connections and says nothing must not hold up the dial for ever.
+func TestASilentServerIsGivenUp(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the dial's timeout")
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close() // nothing is sent
+	go func() {
+		conn, err := ln.Accept()
+		if err == nil {
+			_, _ = io.Copy(io.Discard, conn)
+		}
+	}()
+	begin := time.Now()
+	if _, err := broker.Dial(context.Background(), config.BrokerURLs{"amqp://" + ln.Addr().String() + "/"}, "test"); err == nil {
+		t.Error("connected to a server that says nothing")
+	}
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("gave up after %v", took)
+	}
+}
+
+func closedAddress(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close() // so that nobody listens
+	return ln.Addr().String()
+}

@@ -1,0 +1,137 @@
+package worker
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// item is a delivery, decoded: what of it is to be stored and what is set aside.
+type item struct {
+	source      int    // which of the stream's queues it came from
+	tag         uint64 // delivery tag, counting up by source
+	redelivered bool
+	segments    []segment
+	dead        []deadLetter
+}
+
+// batch is what one transaction stores. Its frames are acknowledged together.
+type batch struct {
+	segments []segment
+	dead     []deadLetter
+	frames   []int    // by source
+	tags     []uint64 // by source: of the last frame
+	rows     int
+	bytes    int
+	again    int // frames that were redelivered
+}
+
+func newBatch(sources int) *batch {
+	return &batch{frames: make([]int, sources), tags: make([]uint64, sources)}
+}
+
+func (b *batch) add(it item) {
+	b.segments = append(b.segments, it.segments...)
+	b.dead = append(b.dead, it.dead...)
+	b.frames[it.source]++
+	b.tags[it.source] = it.tag
+	for _, s := range it.segments {
+		b.rows += s.Records
+		b.bytes += len(s.Body)
+	}
+	for _, d := range it.dead {
+		b.bytes += len(d.payload)
+	}
+	if it.redelivered {
+		b.again++
+	}
+}
+
+// total is the number of frames.
+func (b *batch) total() int {
+	n := 0
+	for _, f := range b.frames {
+		n += f
+	}
+	return n
+}
+
+func (b *batch) reset() {
+	clear(b.segments) // lets go of the deliveries' bodies
+	clear(b.dead)
+	b.segments, b.dead = b.segments[:0], b.dead[:0]
+	clear(b.frames)
+	clear(b.tags)
+	b.rows, b.bytes, b.again = 0, 0, 0
+}
+
+// batcher gathers items into batches. While one batch commits it gathers the next one.
+type batcher struct {
+	rows, bytes int           // close a batch once it has so many
+	linger      time.Duration // or is that old
+	window      int           // or a source has so many frames unacknowledged, for then it sends no more
+	sources     int
+
+	items   <-chan item
+	batches chan<- *batch   // unbuffered, closed by run; the receiver works on one at a time
+	stop    <-chan struct{} // hand over what there is, and end
+	abandon <-chan struct{} // end
+
+	// finished counts the batches that the receiver is done with. It counts a batch before it acknowledges it: a
+	// frame that comes in the place of an acknowledged one then finds the window open.
+	finished atomic.Int64
+}
+
+// run gathers until it is told to stop or to abandon.
+func (g *batcher) run() {
+	defer close(g.batches)
+	current, other := newBatch(g.sources), newBatch(g.sources)
+	var handed int64 // batches handed over; the last one is other
+
+	// empty: nothing gathered. due: to be handed over as soon as the receiver takes it. full: nothing more is read
+	// until then.
+	empty, due, full := true, false, false
+	timer := time.NewTimer(g.linger)
+	timer.Stop()
+	defer timer.Stop()
+	for {
+		items, batches := g.items, g.batches
+		if full {
+			items = nil
+		}
+		if !due {
+			batches = nil
+		}
+		select {
+		case it := <-items:
+			current.add(it)
+			if empty {
+				empty = false
+				timer.Reset(g.linger)
+			}
+			unacknowledged := current.frames[it.source]
+			if g.finished.Load() < handed {
+				unacknowledged += other.frames[it.source]
+			}
+			full = current.rows >= g.rows || current.bytes >= g.bytes
+			due = due || full || unacknowledged >= g.window
+		case batches <- current:
+			handed++
+			current, other = other, current
+			current.reset() // the receiver was done with it, or it would not have taken the next one
+			empty, due, full = true, false, false
+			timer.Stop()
+		case <-timer.C:
+			due = true
+		case <-g.stop:
+			if !empty {
+				select {
+				case g.batches <- current:
+				case <-g.abandon:
+				}
+			}
+			return
+		case <-g.abandon:
+			return
+		}
+	}
+}

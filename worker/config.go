@@ -1,0 +1,50 @@
+package worker
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"millrace/internal/config"
+)
+
+// Config holds the worker's settings.
+type Config struct {
+	config.Broker
+	config.Process
+
+	Postgres          config.PostgresURL `env:"POSTGRES_URL" help:"PostgreSQL, 14 or newer, with the encoding UTF8."`
+	Addr              config.Address     `env:"WORKER_ADDR" envDefault:"127.0.0.1:8082" help:"Address of the worker's metrics and health."`
+	AllowAnonymous    bool               `env:"ALLOW_ANONYMOUS" envDefault:"false" help:"Serve other than loopback addresses without keys."`
+	Streams           int                `env:"WORKER_STREAMS" envDefault:"2" min:"1" max:"64" help:"Independent paths from the queues to the database, each with one connection to both."`
+	Prefetch          int                `env:"PREFETCH" envDefault:"500" min:"1" max:"2000" help:"Most frames of a queue that a stream holds without having acknowledged them."`
+	BatchRows         int                `env:"BATCH_ROWS" envDefault:"5000" min:"1" help:"Rows that close a batch, which is one transaction."`
+	BatchBytes        config.Bytes       `env:"BATCH_BYTES" envDefault:"8MiB" min:"1" help:"Bytes of records that close a batch."`
+	BatchLinger       time.Duration      `env:"BATCH_LINGER" envDefault:"50ms" min:"0s" help:"Age that closes a batch, counted from its first frame."`
+	AutoMigrate       bool               `env:"AUTO_MIGRATE" envDefault:"true" help:"Bring the schema up to date at the start; false: refuse to start on an older schema."`
+	PartitionInterval time.Duration      `env:"PARTITION_INTERVAL" envDefault:"24h" help:"Length of a partition of logs, 1h or 24h; partitions that exist stay as they are."`
+	Retention         time.Duration      `env:"RETENTION" min:"0s" help:"Age at which partitions are dropped; empty: they are kept."`
+	IndexClosed       bool               `env:"INDEX_CLOSED_PARTITIONS" envDefault:"true" help:"Build a GIN index on partitions that no longer grow."`
+
+	// Log takes the worker's log; nil is standard error.
+	Log *slog.Logger
+	// OnListen, when set, is told the address of the metrics and health once it is open.
+	OnListen func(net.Addr)
+
+	maxHold time.Duration // tests shorten it
+}
+
+// Validate checks what the tags of the fields do not say. Run does so before anything else.
+func (c *Config) Validate() error {
+	switch c.PartitionInterval {
+	case time.Hour, 24 * time.Hour:
+	default:
+		return fmt.Errorf("PARTITION_INTERVAL: got %q, takes 1h or 24h", c.PartitionInterval)
+	}
+	var urls string
+	if len(c.URLs) > 0 {
+		urls = c.URLs[0]
+	}
+	return config.Require("POSTGRES_URL", string(c.Postgres), "RABBITMQ_URL", urls)
+}

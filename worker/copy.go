@@ -1,0 +1,137 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/frame"
+)
+
+// The rows of a batch are written as PostgreSQL's binary COPY format by hand, straight from the frames' bytes
+// into the buffer that pgconn sends. pgx's own CopyFrom would box three values a row; worse, an error of its
+// encoders in mid-COPY comes back as SQLSTATE 57014, query cancelled, which looks like an outage and not like
+// the record's fault that it is.
+//
+// Format: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format".
+
+const (
+	copySQL = "COPY logs (id, inserted_at, data) FROM STDIN WITH (FORMAT binary)"
+
+	// copyHeader is the signature, no flags, no extension.
+	copyHeader = "PGCOPY\n\xff\r\n\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00"
+
+	// copyTrailer stands where a row's number of fields would.
+	copyTrailer = "\xff\xff"
+
+	// rowHeadSize is the length of all of a row that comes before the text of data: the number of fields, then
+	// length and value of id and inserted_at, the length of data and jsonb's version.
+	rowHeadSize = 2 + 4 + 16 + 4 + 8 + 4 + 1
+
+	// postgresEpoch is 2000-01-01 in milliseconds of Unix time; timestamps count microseconds from there.
+	postgresEpoch = 946_684_800_000
+)
+
+// copyReader reads segments as the body of a binary COPY. It copies each byte once and allocates nothing per
+// record.
+//
+// pgconn reads it in a goroutine that, when the connection breaks, may still run after CopyFrom has returned.
+// The lock and close are there for that: afterwards the frames' memory is the broker client's again.
+type copyReader struct {
+	mu       sync.Mutex
+	closed   bool
+	segments []segment // left, after the current one
+	left     int       // records of the current segment
+	k        int       // number of the next one
+	base     segment   // the current segment; Body is what is left of it
+	head     [rowHeadSize]byte
+	fixed    []byte // what to send first: a header, the trailer, or the head of a row
+	text     []byte // and then: the record
+	ended    bool   // the trailer was taken
+}
+
+func newCopyReader(segments []segment) *copyReader {
+	r := &copyReader{segments: segments, fixed: []byte(copyHeader)}
+	binary.BigEndian.PutUint16(r.head[0:], 3)
+	binary.BigEndian.PutUint32(r.head[2:], 16)
+	binary.BigEndian.PutUint32(r.head[22:], 8)
+	r.head[38] = 1
+	return r
+}
+
+// Read implements io.Reader.
+func (r *copyReader) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return 0, io.ErrClosedPipe
+	}
+	n := 0
+	for {
+		c := copy(p[n:], r.fixed)
+		r.fixed = r.fixed[c:]
+		n += c
+		c = 0
+		if len(r.fixed) == 0 {
+			c = copy(p[n:], r.text)
+			r.text = r.text[c:]
+			n += c
+		}
+		if len(r.fixed)+len(r.text) > 0 {
+			return n, nil // p is full
+		}
+		if r.ended {
+			if n > 0 {
+				return n, nil
+			}
+			return 0, io.EOF
+		}
+		r.next()
+	}
+}
+
+// next takes up the next row, or the trailer.
+func (r *copyReader) next() {
+	for r.left == 0 {
+		if len(r.segments) == 0 {
+			r.fixed, r.ended = []byte(copyTrailer), true
+			return
+		}
+		r.base, r.segments = r.segments[0], r.segments[1:]
+		r.left, r.k = r.base.Records, 0
+		micros := (frame.Millis(r.base.Base) - postgresEpoch) * 1000
+		binary.BigEndian.PutUint64(r.head[26:], uint64(micros))
+	}
+	end := bytes.IndexByte(r.base.Body, '\n') // frame.Parse has counted them
+	r.text = r.base.Body[:end]
+	r.base.Body = r.base.Body[end+1:]
+	id := frame.ID(r.base.Base, r.k)
+	copy(r.head[6:], id[:])
+	binary.BigEndian.PutUint32(r.head[34:], uint32(end+1))
+	r.fixed = r.head[:]
+	r.k++
+	r.left--
+}
+
+// close ends the reading; what Read returned so far stays valid.
+func (r *copyReader) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	r.segments, r.base, r.text = nil, segment{}, nil
+}
+
+// copyRows copies the segments' records into logs.
+func copyRows(ctx context.Context, conn *pgx.Conn, segments []segment) error {
+	r := newCopyReader(segments)
+	defer r.close()
+	if _, err := conn.PgConn().CopyFrom(ctx, r, copySQL); err != nil {
+		return copyError{fmt.Errorf("copy: %w", err)}
+	}
+	return nil
+}

@@ -1,0 +1,231 @@
+package worker
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"millrace/internal/frame"
+	"millrace/internal/scan"
+)
+
+// DeadLetter is a row of dead_letters.
+type DeadLetter struct {
+	ID         uuid.UUID
+	DeadAt     time.Time
+	Reason     string
+	Error      string
+	RecordID   uuid.NullUUID // the id that the record would have had; not valid when Payload is a message
+	Queue      string
+	Bytes      int             // length of the payload
+	Payload    []byte          // nil in lists
+	Properties json.RawMessage // the message's type, content type, id and headers
+}
+
+// ListDead returns the youngest dead letters without their payloads, at most limit.
+func ListDead(ctx context.Context, conn *pgx.Conn, limit int) ([]DeadLetter, error) {
+	return queryDead(ctx, conn, "NULL::bytea", "ORDER BY dead_at DESC, id LIMIT $1", limit)
+}
+
+// ShowDead returns one dead letter, or an error when there is none with that id.
+func ShowDead(ctx context.Context, conn *pgx.Conn, id uuid.UUID) (DeadLetter, error) {
+	all, err := queryDead(ctx, conn, "payload", "WHERE id = $1", [16]byte(id))
+	if err != nil {
+		return DeadLetter{}, err
+	}
+	if len(all) == 0 {
+		return DeadLetter{}, fmt.Errorf("dead letter %s: %w", id, errGone)
+	}
+	return all[0], nil
+}
+
+// DropDead deletes the dead letters with these ids, or all when ids is nil, and returns how many they were.
+func DropDead(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID) (int, error) {
+	tag, err := conn.Exec(ctx, "DELETE FROM dead_letters WHERE $1::uuid[] IS NULL OR id = ANY($1)", uuidArray(ids))
+	if err != nil {
+		return 0, fmt.Errorf("drop dead letters: %w", err)
+	}
+	return int(tag.RowsAffected()), nil
+}
+
+// Replayed is the fate of a dead letter that was replayed. Err says why it stays one.
+type Replayed struct {
+	ID   uuid.UUID
+	Rows int // stored now
+	Err  error
+}
+
+// ReplayDead tries to store the dead letters with these ids, or all when ids is nil: a record under its own id, a
+// message through the ledger as if it were delivered now. Each is one transaction that stores the rows and
+// removes the letter; replayed twice, also at once, it is stored once. The error is about the replay as a whole.
+// The connection's session then has the time zone UTC.
+func ReplayDead(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID) ([]Replayed, error) {
+	if _, err := conn.Exec(ctx, "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'"); err != nil {
+		return nil, fmt.Errorf("replay: %w", err)
+	}
+	if ids == nil {
+		rows, err := conn.Query(ctx, "SELECT id FROM dead_letters ORDER BY id")
+		if err != nil {
+			return nil, fmt.Errorf("replay: %w", err)
+		}
+		all, err := pgx.CollectRows(rows, pgx.RowTo[[16]byte])
+		if err != nil {
+			return nil, fmt.Errorf("replay: %w", err)
+		}
+		for _, id := range all {
+			ids = append(ids, id)
+		}
+	}
+	// A partition that is missing for so old a record is a day's, whatever the setting, clipped to what exists.
+	parts := newPartitions(24 * time.Hour)
+	done := make([]Replayed, 0, len(ids))
+	for _, id := range ids {
+		r := Replayed{ID: id}
+		letter, err := ShowDead(ctx, conn, id)
+		switch {
+		case err != nil:
+			r.Err = err
+		case letter.RecordID.Valid:
+			r.Rows, r.Err = replayRecord(ctx, conn, parts, letter)
+		default:
+			r.Rows, r.Err = replayMessage(ctx, conn, parts, letter)
+		}
+		done = append(done, r)
+		if conn.IsClosed() {
+			return done, fmt.Errorf("replay: %w", r.Err)
+		}
+		if conn.PgConn().TxStatus() != 'I' {
+			if _, err := conn.Exec(ctx, "ROLLBACK"); err != nil {
+				return done, fmt.Errorf("replay: %w", err)
+			}
+		}
+	}
+	return done, nil
+}
+
+// errGone says that somebody else has replayed or dropped the dead letter.
+var errGone = errors.New("there is no such dead letter")
+
+// replayRecord stores a record beside the ledger: its segment is entered there already, with its neighbours.
+func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partitions, letter DeadLetter) (int, error) {
+	id := letter.RecordID.UUID
+	var body scan.Body
+	if err := body.Single(letter.Payload, scan.Limits{RecordBytes: scan.MaxRecordBytes, PieceBytes: frame.SegmentBytes}); err != nil {
+		return 0, err
+	}
+	if !frame.IsV7(id) {
+		return 0, fmt.Errorf("the record's id %s is not a UUIDv7", id)
+	}
+	at := frame.Time(id)
+	if _, err := parts.ensure(ctx, conn, parts.logs, at); err != nil {
+		return 0, err
+	}
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if err := removeDead(ctx, conn, letter.ID); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, "INSERT INTO logs (id, inserted_at, data) VALUES ($1, $2, $3::text::jsonb)",
+			[16]byte(id), at, string(letter.Payload)); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, "INSERT INTO late_changes (hour) VALUES (date_trunc('hour', $1::timestamptz))", at)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return 1, nil
+}
+
+// replayMessage stores a message as the worker would that got it now.
+func replayMessage(ctx context.Context, conn *pgx.Conn, parts *partitions, letter DeadLetter) (int, error) {
+	d, err := letter.delivery()
+	if err != nil {
+		return 0, err
+	}
+	it := decode(d, letter.Queue, time.Now())
+	if len(it.dead) > 0 {
+		return 0, errors.New(it.dead[0].err)
+	}
+	out, err := store(ctx, conn, parts, it.segments, nil, func(out outcome) error {
+		if out.reused > 0 {
+			return errors.New("the ledger has other records under its id: send them again under another key, then drop this letter")
+		}
+		return removeDead(ctx, conn, letter.ID)
+	})
+	return out.rows, err
+}
+
+// removeDead deletes a dead letter within the transaction that replays it. Of two at once the second one waits
+// here and then finds it gone.
+func removeDead(ctx context.Context, conn *pgx.Conn, id uuid.UUID) error {
+	tag, err := conn.Exec(ctx, "DELETE FROM dead_letters WHERE id = $1", [16]byte(id))
+	if err != nil {
+		return err
+	}
+	if tag.RowsAffected() == 0 {
+		return errGone
+	}
+	return nil
+}
+
+// delivery makes the message of a dead letter again.
+func (l DeadLetter) delivery() (*amqp.Delivery, error) {
+	var p struct {
+		Type        string                     `json:"type"`
+		ContentType string                     `json:"content_type"`
+		MessageID   string                     `json:"message_id"`
+		Headers     map[string]json.RawMessage `json:"headers"`
+	}
+	if err := json.Unmarshal(l.Properties, &p); err != nil {
+		return nil, fmt.Errorf("properties: %w", err)
+	}
+	d := &amqp.Delivery{Type: p.Type, ContentType: p.ContentType, MessageId: p.MessageID, Headers: amqp.Table{}, Body: l.Payload}
+	for name, raw := range p.Headers {
+		var encoded struct{ Base64 *string }
+		if json.Unmarshal(raw, &encoded) != nil || encoded.Base64 == nil {
+			continue // only bytes matter to a frame
+		}
+		value, err := base64.StdEncoding.DecodeString(*encoded.Base64)
+		if err != nil {
+			return nil, fmt.Errorf("properties: header %s: %w", name, err)
+		}
+		d.Headers[name] = value
+	}
+	return d, nil
+}
+
+func queryDead(ctx context.Context, conn *pgx.Conn, payload, rest string, args ...any) ([]DeadLetter, error) {
+	rows, err := conn.Query(ctx, `SELECT id, dead_at, reason, error, record_id, queue, octet_length(payload), properties, `+payload+` FROM dead_letters `+rest, args...)
+	if err != nil {
+		return nil, fmt.Errorf("dead letters: %w", err)
+	}
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l DeadLetter, err error) {
+		var properties []byte
+		err = row.Scan(&l.ID, &l.DeadAt, &l.Reason, &l.Error, &l.RecordID, &l.Queue, &l.Bytes, &properties, &l.Payload)
+		l.Properties = properties
+		return l, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("dead letters: %w", err)
+	}
+	return all, nil
+}
+
+func uuidArray(ids []uuid.UUID) [][16]byte {
+	if ids == nil {
+		return nil
+	}
+	out := make([][16]byte, len(ids))
+	for i, id := range ids {
+		out[i] = id
+	}
+	return out
+}

@@ -1,0 +1,37 @@
+// Package worker moves frames from RabbitMQ into PostgreSQL, every record exactly once.
+//
+// Invariants:
+//
+//   - A delivery is acknowledged only after the transaction that stored its records, or set them aside in
+//     dead_letters, has committed. Nothing is ever rejected or given back while its records could still be
+//     stored: each return costs one of the delivery's lives.
+//   - The ledger decides what is stored. Its row for a segment commits with the segment's records, so a
+//     redelivery, a client's retry and a commit whose answer was lost are all found out as duplicates.
+//   - A batch has two exits, stored or set aside. A record that PostgreSQL refuses goes to dead_letters in the
+//     transaction of its good neighbours; every other error makes the batch wait and try again.
+//   - Rows reach a partition that was attached, never one that was created in place: ingest and long SELECTs do
+//     not wait for each other.
+//   - Memory is bounded by PREFETCH frames for each queue of a stream, in the client library and here together.
+//
+// # Goroutines
+//
+// Run owns them all and returns when all have ended:
+//
+//	Run ─┬─ the admin server (health, readiness, metrics)
+//	     ├─ keeper: partitions ahead of time, retention, indexes         one database connection
+//	     └─ stream, WORKER_STREAMS of them and one for the dead queue    one database connection: store, acknowledge
+//	          └─ session, as long as its broker connection lives
+//	               ├─ receive, one for each queue: deliveries → items
+//	               ├─ batcher.run: items → batches
+//	               └─ two that watch: for a stop, for RabbitMQ's alarms
+//
+// The stream's own goroutine works on one batch at a time while the batcher fills another. A batch is handed over
+// on an unbuffered channel, so when one is taken the one before is free to be filled again. Only the batcher
+// closes that channel; the channel of items, which several send to, is never closed: lost ends them all.
+//
+// # Messages of other programs
+//
+// Any AMQP client may publish JSON to the exchange. Exactly-once then needs a message_id that is a fresh UUIDv7:
+// it becomes the base of the records' ids. Without one each delivery makes new ids, and the records are stored
+// at least once.
+package worker

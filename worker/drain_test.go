@@ -1,0 +1,98 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"millrace/internal/frame"
+	"millrace/internal/testenv"
+)
+
+// The benchmarks set draining a queue beside the COPY that is its ceiling: records of 264 bytes in 64 KiB frames,
+// 5,000 rows a transaction, two at once, on the same server.
+
+const benchRecordBytes = 264
+
+func benchFrame() (body string, rows int) {
+	var b strings.Builder
+	for b.Len() < frame.SegmentBytes {
+		head := fmt.Sprintf(`{"time":"2026-03-01T12:00:00.123Z","level":"info","service":"checkout","seq":%d,"http":{"method":"GET","path":"/cart/%d","status":200},"message":"`, rows, rows%97)
+		b.WriteString(head + strings.Repeat("m", benchRecordBytes-len(head)-2) + "\"}\n")
+		rows++
+	}
+	return b.String(), rows
+}
+
+func BenchmarkDrain(b *testing.B) {
+	c := testConfig(b, 2)
+	c.Log, c.IndexClosed = slog.New(slog.DiscardHandler), false
+	p := newPublisher(b, c)
+	if _, err := newPartitions(24*time.Hour).ensure(context.Background(), workerConn(b, c.Postgres), table{name: "logs", interval: 24 * time.Hour}, time.Now()); err != nil {
+		b.Fatal(err)
+	}
+	body, rows := benchFrame()
+	for i := range b.N {
+		p.send(i%2, frameOf(body, frame.Segment{Base: frame.NewBase(), Records: rows}))
+	}
+	w := start(b, c)
+	stored := func() float64 {
+		time.Sleep(20 * time.Millisecond) // asking costs the worker time
+		return w.metric("millrace_worker_rows_stored_total")
+	}
+	var before float64 // the start takes long enough to count in a short run
+	testenv.Eventually(b, time.Minute, "the first batch", func() bool { before = stored(); return before > 0 })
+	b.ResetTimer()
+	testenv.Eventually(b, 10*time.Minute, "drained", func() bool { return stored() == float64(b.N*rows) })
+	b.StopTimer()
+	b.ReportMetric((float64(b.N*rows)-before)/b.Elapsed().Seconds(), "rows/s")
+	if err := w.stop(); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func BenchmarkCopyAlone(b *testing.B) {
+	url := testenv.Schema(b)
+	body, rows := benchFrame()
+	var next sync.Mutex
+	left := b.N
+	var streams sync.WaitGroup
+	parts := newPartitions(24 * time.Hour)
+	warm := testenv.Connect(b, url)
+	exec(b, warm, "SET TimeZone = 'UTC'")
+	if _, err := parts.ensure(context.Background(), warm, parts.logs, time.Now()); err != nil {
+		b.Fatal(err)
+	}
+	b.ResetTimer()
+	for range 2 {
+		conn := testenv.Connect(b, url)
+		streams.Go(func() {
+			for {
+				next.Lock()
+				n := min(left, 1+5000/rows)
+				left -= n
+				next.Unlock()
+				if n == 0 {
+					return
+				}
+				segments := make([]segment, n)
+				for i := range segments {
+					span := frame.Span{Segment: frame.Segment{Base: frame.NewBase(), Records: rows}, Body: []byte(body)}
+					segments[i] = segment{Span: span, sum: xxhash.Sum64String(body)}
+				}
+				if err := copyRows(context.Background(), conn, segments); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	streams.Wait()
+	b.StopTimer()
+	b.ReportMetric(float64(b.N*rows)/b.Elapsed().Seconds(), "rows/s")
+}

@@ -1,0 +1,135 @@
+package worker
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"millrace/internal/service"
+)
+
+// metrics are the worker's own. Rows are counted when the answer to a commit arrives: a commit whose answer is
+// lost counts its rows as duplicates, when it is tried again.
+type metrics struct {
+	rowsStored    prometheus.Counter
+	rowsDuplicate prometheus.Counter
+	deadLetters   *prometheus.CounterVec
+	batchRows     prometheus.Histogram
+	commitSeconds prometheus.Histogram
+	lagSeconds    prometheus.Histogram
+	redelivered   prometheus.Counter
+	retries       *prometheus.CounterVec
+	connected     prometheus.Gauge
+	blocked       prometheus.Gauge
+}
+
+// newMetrics registers the worker's metrics. ahead is asked, at each scrape, how far the partitions reach.
+func newMetrics(r prometheus.Registerer, ahead func() time.Duration) *metrics {
+	const namespace = "millrace"
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help})
+		r.MustRegister(c)
+		return c
+	}
+	counters := func(name, help, label string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, []string{label})
+		r.MustRegister(c)
+		return c
+	}
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		h := prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: namespace, Name: name, Help: help, Buckets: buckets})
+		r.MustRegister(h)
+		return h
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help})
+		r.MustRegister(g)
+		return g
+	}
+	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "partition_ahead_seconds",
+		Help: "How far from now the partitions of logs reach without a gap.",
+	}, func() float64 { return ahead().Seconds() }))
+	return &metrics{
+		rowsStored:    counter("worker_rows_stored_total", "Rows committed to logs."),
+		rowsDuplicate: counter("worker_rows_duplicate_total", "Rows not stored because the ledger had their segment."),
+		deadLetters:   counters("worker_dead_letters_total", "Dead letters written, by reason.", "reason"),
+		batchRows:     histogram("worker_batch_rows", "Rows of a batch as gathered, duplicates included.", prometheus.ExponentialBuckets(1, 4, 9)),
+		commitSeconds: histogram("worker_commit_seconds", "Time from the start of a batch's transaction to its commit.", prometheus.ExponentialBuckets(0.001, 2, 15)),
+		lagSeconds:    histogram("worker_lag_seconds", "Time from taking a record to its commit, one observation a segment.", prometheus.ExponentialBuckets(0.005, 2.5, 15)),
+		redelivered:   counter("worker_redelivered_total", "Deliveries that RabbitMQ had made before."),
+		retries:       counters("worker_retries_total", "Transactions tried again, by class of SQLSTATE, or connection when there was none.", "class"),
+		connected:     gauge("broker_connected", "1 while every stream is connected to RabbitMQ."),
+		blocked:       gauge("broker_blocked", "Connections that RabbitMQ has blocked."),
+	}
+}
+
+// reminder is how often a condition that goes on failing is logged again.
+const reminder = 30 * time.Second
+
+// condition is something that all streams need, a server. It fails while it fails for one of them. It may be
+// used by many goroutines at once.
+type condition struct {
+	name  string // as /ready shows it
+	ready *service.Ready
+	log   *slog.Logger
+	gauge prometheus.Gauge // 1 while it holds; may be nil
+
+	mu     sync.Mutex
+	failed map[string]string // the reason, by stream
+	logged time.Time         // when a failure was logged last
+}
+
+// fail says that the condition does not hold for a stream.
+func (c *condition) fail(stream string, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed == nil {
+		c.failed = make(map[string]string)
+	}
+	c.failed[stream] = err.Error()
+	c.publish()
+	if time.Since(c.logged) >= reminder {
+		c.logged = time.Now()
+		c.log.Warn(c.name+" fails, trying again", "stream", stream, "error", err)
+	}
+}
+
+// pending says that a stream has not found out yet.
+func (c *condition) pending(stream string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed == nil {
+		c.failed = make(map[string]string)
+	}
+	c.failed[stream] = "not connected yet"
+	c.publish()
+}
+
+// hold says that the condition holds for a stream.
+func (c *condition) hold(stream string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.failed[stream]; !ok {
+		return
+	}
+	delete(c.failed, stream)
+	c.publish()
+	if len(c.failed) == 0 && !c.logged.IsZero() {
+		c.logged = time.Time{}
+		c.log.Info(c.name + " answers again")
+	}
+}
+
+func (c *condition) publish() {
+	reason, value := "", 1.0
+	for _, r := range c.failed {
+		reason, value = r, 0
+	}
+	c.ready.Set(c.name, reason)
+	if c.gauge != nil {
+		c.gauge.Set(value)
+	}
+}

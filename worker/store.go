@@ -1,0 +1,349 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"millrace/internal/frame"
+)
+
+const (
+	// Sorted, because two transactions that insert the same keys in different orders deadlock.
+	ledgerInsertSQL = `INSERT INTO ledger (id, records, checksum)
+		SELECT * FROM unnest($1::uuid[], $2::int[], $3::bigint[]) ORDER BY 1 ON CONFLICT DO NOTHING RETURNING id`
+
+	ledgerSelectSQL = `SELECT id, records, checksum FROM ledger WHERE id = ANY($1::uuid[])`
+
+	// storedSQL finds the segments that are stored although the ledger has forgotten them.
+	storedSQL = `SELECT s.id FROM unnest($1::uuid[], $2::timestamptz[]) AS s (id, at)
+		WHERE EXISTS (SELECT FROM logs l WHERE l.inserted_at = s.at AND l.id = s.id)
+		   OR EXISTS (SELECT FROM dead_letters d WHERE d.id = s.id)`
+
+	deadInsertSQL = `INSERT INTO dead_letters (id, reason, error, payload, record_id, queue, properties)
+		VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING`
+
+	// lateSQL notes hours in which rows appear that are no longer new, by the database's clock.
+	lateSQL = `INSERT INTO late_changes (hour)
+		SELECT date_trunc('hour', at) FROM unnest($1::timestamptz[]) AS t (at)
+		WHERE at < clock_timestamp() - interval '30 seconds'`
+
+	// ledgerDoubt is the age from which a segment that the ledger does not have may have been in it: a day less
+	// than ledgerKeep, because the clocks of two machines decide.
+	ledgerDoubt = ledgerKeep - 24*time.Hour
+)
+
+// deadLetter is something that can't be stored.
+type deadLetter struct {
+	id       uuid.UUID
+	recordID uuid.NullUUID // of a record; not valid for a message
+	reason   string
+	err      string
+	payload  []byte
+	from     *origin
+}
+
+// outcome is what a transaction did.
+type outcome struct {
+	stored     []segment // that were not in the ledger; some of their records may be dead letters
+	rows       int       // that logs has got
+	duplicates int       // rows that were stored before
+	reused     int       // segments whose id stands for other records
+	dead       map[string]int
+}
+
+// store stores segments and dead letters in one transaction, each once. final, unless nil, runs last and can
+// refuse the commit. After an error nothing is stored, unless it was the answer to the commit that was lost, and
+// the connection may be in a failed transaction or closed. store sorts segments.
+func store(ctx context.Context, conn *pgx.Conn, parts *partitions, segments []segment, dead []deadLetter, final func(outcome) error) (outcome, error) {
+	if err := parts.forSegments(ctx, conn, segments); err != nil {
+		return outcome{}, err
+	}
+	slices.SortStableFunc(segments, func(a, b segment) int { return bytes.Compare(a.Base[:], b.Base[:]) })
+	t := transaction{conn: conn, letters: dead}
+	err := t.run(ctx, segments, final)
+	if err != nil && classify(err) == badRecord && !conn.IsClosed() {
+		// Savepoints cost every batch a little; only one that has a bad record pays for them.
+		if _, err := conn.Exec(ctx, "ROLLBACK"); err != nil {
+			return outcome{}, err
+		}
+		t = transaction{conn: conn, letters: dead, careful: true}
+		err = t.run(ctx, segments, final)
+	}
+	return t.outcome, err
+}
+
+// transaction is one try of store.
+type transaction struct {
+	outcome
+	conn    *pgx.Conn
+	letters []deadLetter
+	careful bool // search for bad records
+}
+
+func (t *transaction) run(ctx context.Context, segments []segment, final func(outcome) error) error {
+	t.letters = slices.Clip(t.letters) // the caller's, for another try
+	if err := t.begin(ctx, segments); err != nil {
+		return err
+	}
+	t.rows = records(t.stored)
+	var err error
+	switch {
+	case len(t.stored) == 0:
+	case t.careful:
+		err = t.copyGood(ctx, t.stored)
+	default:
+		err = copyRows(ctx, t.conn, t.stored)
+	}
+	if err != nil {
+		return err
+	}
+	if err := t.insertDead(ctx); err != nil {
+		return err
+	}
+	if final != nil {
+		if err := final(t.outcome); err != nil {
+			return err
+		}
+	}
+	return t.commit(ctx)
+}
+
+// begin starts the transaction and enters the segments in the ledger. Those that are new are then in t.stored.
+func (t *transaction) begin(ctx context.Context, segments []segment) error {
+	fresh := make([]segment, 0, len(segments))
+	for _, s := range segments {
+		if n := len(fresh); n > 0 && fresh[n-1].Base == s.Base { // delivered twice within one batch
+			t.known(s, fresh[n-1].Records, fresh[n-1].sum)
+			continue
+		}
+		fresh = append(fresh, s)
+	}
+	ids := make([][16]byte, len(fresh))
+	counts := make([]int32, len(fresh))
+	sums := make([]int64, len(fresh))
+	for i, s := range fresh {
+		ids[i], counts[i], sums[i] = s.Base, int32(s.Records), int64(s.sum)
+	}
+	var b pgx.Batch
+	// Under the stricter levels a row that another transaction has just inserted would be an error instead of a
+	// conflict to skip.
+	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+	var entered [][16]byte
+	if len(fresh) > 0 {
+		b.Queue(ledgerInsertSQL, ids, counts, sums).Query(func(rows pgx.Rows) (err error) {
+			entered, err = pgx.CollectRows(rows, pgx.RowTo[[16]byte])
+			return err
+		})
+	}
+	if err := t.conn.SendBatch(ctx, &b).Close(); err != nil {
+		return fmt.Errorf("ledger: %w", err)
+	}
+	if len(entered) < len(fresh) {
+		var err error
+		if fresh, err = t.sortOut(ctx, fresh, entered); err != nil {
+			return err
+		}
+	}
+	var err error
+	t.stored, err = t.forgotten(ctx, fresh)
+	return err
+}
+
+// sortOut returns the segments that were entered in the ledger, and accounts for those that it had.
+func (t *transaction) sortOut(ctx context.Context, segments []segment, entered [][16]byte) ([]segment, error) {
+	isNew := make(map[uuid.UUID]bool, len(entered))
+	for _, id := range entered {
+		isNew[id] = true
+	}
+	had := make(map[uuid.UUID]segment)
+	var ids [][16]byte
+	fresh := make([]segment, 0, len(entered))
+	for _, s := range segments {
+		if isNew[s.Base] {
+			fresh = append(fresh, s)
+			continue
+		}
+		had[s.Base] = s
+		ids = append(ids, s.Base)
+	}
+	rows, err := t.conn.Query(ctx, ledgerSelectSQL, ids)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	var id [16]byte
+	var count int
+	var sum int64
+	_, err = pgx.ForEachRow(rows, []any{&id, &count, &sum}, func() error {
+		t.known(had[id], count, uint64(sum))
+		delete(had, id)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	if len(had) > 0 {
+		return nil, errors.New("ledger: rows in conflict have vanished, their partition was dropped")
+	}
+	return fresh, nil
+}
+
+// known accounts for a segment that is stored already, with so many records and that checksum.
+func (t *transaction) known(s segment, count int, sum uint64) {
+	if s.Records == count && s.sum == sum {
+		t.duplicates += s.Records
+		return
+	}
+	t.reused++
+	t.letters = append(t.letters, s.reused(fmt.Sprintf(
+		"the ledger has %d other records under the id of these %d: their Idempotency-Key or message_id was used before", count, s.Records)))
+}
+
+// forgotten returns those of the segments, all new to the ledger, that are not stored yet. Only one that is so
+// old that the ledger may have dropped it needs a look: a frame that was stored, and whose acknowledgement was
+// lost a week before the worker runs again.
+func (t *transaction) forgotten(ctx context.Context, segments []segment) ([]segment, error) {
+	limit := time.Now().Add(-ledgerDoubt)
+	old, _ := slices.BinarySearchFunc(segments, limit, func(s segment, limit time.Time) int {
+		return frame.Time(s.Base).Compare(limit)
+	})
+	if old == 0 {
+		return segments, nil
+	}
+	ids, times := make([][16]byte, old), make([]time.Time, old)
+	for i, s := range segments[:old] {
+		ids[i], times[i] = s.Base, frame.Time(s.Base)
+	}
+	rows, err := t.conn.Query(ctx, storedSQL, ids, times)
+	if err != nil {
+		return nil, fmt.Errorf("look for old segments: %w", err)
+	}
+	stored, err := pgx.CollectRows(rows, pgx.RowTo[[16]byte])
+	if err != nil {
+		return nil, fmt.Errorf("look for old segments: %w", err)
+	}
+	return slices.DeleteFunc(segments, func(s segment) bool {
+		if slices.Contains(stored, [16]byte(s.Base)) {
+			t.duplicates += s.Records
+			return true
+		}
+		return false
+	}), nil
+}
+
+// copyGood copies the segments' records except the bad ones, which become dead letters. Each of those costs
+// about two COPYs for every halving of the batch.
+func (t *transaction) copyGood(ctx context.Context, segments []segment) error {
+	if _, err := t.conn.Exec(ctx, "SAVEPOINT bisect"); err != nil {
+		return err
+	}
+	err := copyRows(ctx, t.conn, segments)
+	if err == nil {
+		_, err = t.conn.Exec(ctx, "RELEASE SAVEPOINT bisect")
+		return err
+	}
+	if classify(err) != badRecord || t.conn.IsClosed() {
+		return err
+	}
+	if _, err := t.conn.Exec(ctx, "ROLLBACK TO SAVEPOINT bisect; RELEASE SAVEPOINT bisect"); err != nil {
+		return err
+	}
+	n := records(segments)
+	if n == 1 {
+		t.rows--
+		t.letters = append(t.letters, segments[0].record(err))
+		return nil
+	}
+	first, second := split(segments, n/2)
+	if err := t.copyGood(ctx, first); err != nil {
+		return err
+	}
+	return t.copyGood(ctx, second)
+}
+
+// split parts segments after n records.
+func split(segments []segment, n int) (first, second []segment) {
+	for i, s := range segments {
+		if n == 0 {
+			return segments[:i], segments[i:]
+		}
+		if n >= s.Records {
+			n -= s.Records
+			continue
+		}
+		end := 0
+		for range n {
+			end += bytes.IndexByte(s.Body[end:], '\n') + 1
+		}
+		a, b := s, s
+		a.Records, a.Body = n, s.Body[:end]
+		b.Base, b.Records, b.Body = frame.ID(s.Base, n), s.Records-n, s.Body[end:]
+		return slices.Concat(segments[:i], []segment{a}), slices.Concat([]segment{b}, segments[i+1:])
+	}
+	return segments, nil
+}
+
+func records(segments []segment) int {
+	n := 0
+	for _, s := range segments {
+		n += s.Records
+	}
+	return n
+}
+
+func (t *transaction) insertDead(ctx context.Context) error {
+	if len(t.letters) == 0 {
+		return nil
+	}
+	t.dead = make(map[string]int)
+	var b pgx.Batch
+	for _, d := range t.letters {
+		properties, err := d.from.properties()
+		if err != nil {
+			return fmt.Errorf("dead letter %s: %w", d.id, err)
+		}
+		b.Queue(deadInsertSQL, d.id, d.reason, d.err, d.payload, d.recordID, printable(d.from.queue), properties).
+			Exec(func(tag pgconn.CommandTag) error {
+				if tag.RowsAffected() > 0 {
+					t.dead[d.reason]++
+				}
+				return nil
+			})
+	}
+	if err := t.conn.SendBatch(ctx, &b).Close(); err != nil {
+		return fmt.Errorf("dead letters: %w", err)
+	}
+	return nil
+}
+
+// commit notes the hours that are no longer new, and commits.
+func (t *transaction) commit(ctx context.Context) error {
+	var b pgx.Batch
+	var hours []time.Time // one time in each; the segments are in order
+	for _, s := range t.stored {
+		at := frame.Time(s.Base)
+		if n := len(hours); n == 0 || !at.Truncate(time.Hour).Equal(hours[n-1].Truncate(time.Hour)) {
+			hours = append(hours, at)
+		}
+	}
+	if len(hours) > 0 {
+		b.Queue(lateSQL, hours)
+	}
+	b.Queue("COMMIT").Exec(func(tag pgconn.CommandTag) error {
+		if tag.String() != "COMMIT" {
+			return fmt.Errorf("the server answered %s", tag)
+		}
+		return nil
+	})
+	if err := t.conn.SendBatch(ctx, &b).Close(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,353 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"millrace/internal/broker"
+	"millrace/internal/frame"
+)
+
+const (
+	// maxHold is how long a stream holds frames while the database doesn't answer. It is far below RabbitMQ's
+	// consumer timeout (30 min), which would close the channel in the middle of something.
+	maxHold = 10 * time.Minute
+
+	// triesAfterStop is how often a stop tries again to store the last batch: about a second, which outlives a
+	// deadlock or a restart of the connection and not an outage.
+	triesAfterStop = 4
+
+	// deadPrefetch is the window of the dead queue: rare messages of any size.
+	deadPrefetch = 10
+
+	// brokerCloseTimeout bounds the good-bye to RabbitMQ.
+	brokerCloseTimeout = 3 * time.Second
+)
+
+var errHeldTooLong = errors.New("the database has not answered for too long")
+
+// stream moves the frames of some queues through one channel for each and one database connection.
+type stream struct {
+	name   string
+	config Config
+	decode func(d *amqp.Delivery, queue string, now time.Time) item
+	queues []string
+	window int
+
+	topology broker.Topology
+	link     link
+	parts    *partitions
+	metrics  *metrics
+	postgres *condition
+	rabbitmq *condition
+	log      *slog.Logger
+
+	// stuck is a batch that was held for too long: its frames are RabbitMQ's again, and it is the best proof that
+	// the database works when it can be stored. The ledger knows the frames when they come back.
+	stuck *batch
+}
+
+// streamQueues returns the queues of stream i of n, so that every one of the shards has a stream and every stream
+// has a queue.
+func streamQueues(i, n, shards int) []int {
+	if n > shards {
+		return []int{i % shards}
+	}
+	var queues []int
+	for q := i; q < shards; q += n {
+		queues = append(queues, q)
+	}
+	return queues
+}
+
+// run moves frames until ctx is done; then it stores what it has gathered, unless hard ends before. It returns
+// how many frames it had to leave to RabbitMQ. It owns the link.
+func (s *stream) run(ctx, hard context.Context) (left int) {
+	defer s.link.drop()
+	pause := broker.NewBackoff()
+	for ctx.Err() == nil {
+		// The consumer opens only when the database answers: frames that can't be stored stay in the queue.
+		if err := s.awaitPostgres(ctx); err != nil {
+			return 0
+		}
+		began := time.Now()
+		var err error
+		left, err = s.session(ctx, hard)
+		if ctx.Err() != nil {
+			return left
+		}
+		if errors.Is(err, errHeldTooLong) {
+			s.log.Warn("frames went back to RabbitMQ until the database takes them", "stream", s.name, "frames", left)
+			continue
+		}
+		s.rabbitmq.fail(s.name, err)
+		if time.Since(began) > time.Minute {
+			pause.Reset()
+		}
+		if broker.Sleep(ctx, pause.NextBackOff()) != nil {
+			return 0
+		}
+	}
+	return left
+}
+
+// awaitPostgres waits until the database answers, and takes the stuck batch if there is one. The error is ctx's.
+func (s *stream) awaitPostgres(ctx context.Context) error {
+	for wait := broker.NewBackoff(); ; {
+		err := s.ping(ctx)
+		if err == nil && s.stuck != nil {
+			began := time.Now()
+			var out outcome
+			if out, err = s.try(ctx, s.stuck); err == nil {
+				s.count(s.stuck, out, time.Since(began))
+				s.stuck = nil
+			} else {
+				s.link.rollback(ctx)
+				s.parts.forget()
+			}
+		}
+		if err == nil {
+			s.postgres.hold(s.name)
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		s.postgres.fail(s.name, err)
+		if err := broker.Sleep(ctx, wait.NextBackOff()); err != nil {
+			return err
+		}
+	}
+}
+
+// ping asks for the schema and for leave to write.
+func (s *stream) ping(ctx context.Context) error {
+	conn, err := s.link.open(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	var readOnly string
+	err = conn.QueryRow(ctx, "SELECT current_setting('transaction_read_only') FROM (SELECT count(*) FROM (SELECT FROM ledger LIMIT 0) AS l) AS c").Scan(&readOnly)
+	if err == nil && readOnly == "on" {
+		err = errors.New("the database is read only")
+	}
+	if err != nil {
+		s.link.drop() // the next connection may lead to another server
+	}
+	return err
+}
+
+// session is one broker connection's life. It returns why it ended, and how many frames of the last batch went
+// back to RabbitMQ unstored.
+func (s *stream) session(ctx, hard context.Context) (left int, err error) {
+	conn, err := broker.Dial(ctx, s.config.URLs, "millrace worker "+s.name)
+	if err != nil {
+		return 0, err
+	}
+	closed := conn.NotifyClose(make(chan *amqp.Error, 1))
+	var watching sync.WaitGroup
+	watching.Go(func() { s.watchBlocked(conn.NotifyBlocked(make(chan amqp.Blocking, 1))) })
+	defer func() {
+		// Unacknowledged frames go back, whether or not RabbitMQ hears the good-bye.
+		_ = conn.CloseDeadline(time.Now().Add(brokerCloseTimeout))
+		watching.Wait()
+		if reason := <-closed; reason != nil {
+			err = reason
+		}
+	}()
+	ch, err := conn.Channel()
+	if err != nil {
+		return 0, err
+	}
+	if err := s.topology.Declare(ch); err != nil {
+		return 0, err
+	}
+
+	// lost ends with the possibility to acknowledge.
+	lost, lose := context.WithCancelCause(hard)
+	var receivers sync.WaitGroup
+	defer receivers.Wait()
+	defer lose(nil)
+	items := make(chan item)
+	channels := make([]*amqp.Channel, len(s.queues))
+	for i, queue := range s.queues {
+		channel, deliveries, err := s.consume(conn, queue)
+		if err != nil {
+			return 0, err
+		}
+		channels[i] = channel
+		receivers.Go(func() {
+			s.receive(lost, i, deliveries, items)
+			if ctx.Err() == nil { // after a stop it is us who end it, and the last batch is still to be stored
+				lose(fmt.Errorf("RabbitMQ ended the consumer of %s", queue))
+			}
+		})
+	}
+	s.rabbitmq.hold(s.name)
+	// A stop lets other workers have the frames that are still in the queues. Closing the channels does the same
+	// when the last batch is stored.
+	watching.Go(func() {
+		select {
+		case <-ctx.Done():
+			for _, channel := range channels {
+				_ = channel.Cancel(s.name, true)
+			}
+		case <-lost.Done():
+		}
+	})
+
+	batches := make(chan *batch)
+	g := batcher{
+		rows: s.config.BatchRows, bytes: int(s.config.BatchBytes), linger: s.config.BatchLinger, window: s.window,
+		sources: len(s.queues), items: items, batches: batches, stop: ctx.Done(), abandon: lost.Done(),
+	}
+	var gathering sync.WaitGroup
+	gathering.Go(g.run)
+	defer gathering.Wait()
+	defer lose(nil)
+	for b := range batches {
+		if err := s.save(ctx, hard, lost, b); err != nil {
+			return b.total(), err
+		}
+		g.finished.Add(1) // before the room that the acknowledgement makes can be filled
+		for i, channel := range channels {
+			if b.frames[i] == 0 {
+				continue
+			}
+			if err := channel.Ack(b.tags[i], true); err != nil {
+				return 0, fmt.Errorf("acknowledge: %w", err)
+			}
+		}
+	}
+	return 0, context.Cause(lost)
+}
+
+// watchBlocked counts this connection among the blocked ones while it is.
+func (s *stream) watchBlocked(blockings <-chan amqp.Blocking) {
+	var was bool
+	for b := range blockings {
+		if b.Active != was {
+			was = b.Active
+			s.metrics.blocked.Add(map[bool]float64{true: 1, false: -1}[was])
+		}
+	}
+	if was {
+		s.metrics.blocked.Dec()
+	}
+}
+
+// consume starts a consumer of a queue on a channel of its own: only within one consumer do deliveries come in
+// the order of their tags, which an acknowledgement of all up to one relies on.
+func (s *stream) consume(conn *amqp.Connection, queue string) (*amqp.Channel, <-chan amqp.Delivery, error) {
+	channel, err := conn.Channel()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := channel.Qos(s.window, 0, false); err != nil {
+		return nil, nil, err
+	}
+	deliveries, err := channel.Consume(queue, s.name, false, false, false, false, nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("consume %s: %w", queue, err)
+	}
+	return channel, deliveries, nil
+}
+
+// receive makes deliveries into items until there are no more or lost is done. It does not close items, which
+// others send to.
+func (s *stream) receive(lost context.Context, source int, deliveries <-chan amqp.Delivery, items chan<- item) {
+	for {
+		select {
+		case d, ok := <-deliveries:
+			if !ok {
+				return
+			}
+			it := s.decode(&d, s.queues[source], time.Now())
+			it.source = source
+			select {
+			case items <- it:
+			case <-lost.Done():
+				return
+			}
+		case <-lost.Done():
+			return
+		}
+	}
+}
+
+// save stores a batch, trying until it is done. It gives up when the batch can no longer be acknowledged, when
+// the database has not taken it for maxHold, and after a few tries when it is told to stop: the frames are safe
+// in RabbitMQ.
+func (s *stream) save(ctx, hard, lost context.Context, b *batch) error {
+	received := time.Now()
+	wait := broker.NewBackoff()
+	made, lastTries := 0, 0
+	for {
+		began := time.Now()
+		out, err := s.try(hard, b)
+		if err == nil {
+			s.postgres.hold(s.name)
+			s.count(b, out, time.Since(began))
+			return nil
+		}
+		s.link.rollback(hard)
+		s.parts.forget()
+		s.metrics.retries.WithLabelValues(retryLabel(err)).Inc()
+		if classify(err) == noPartition && made < 3 {
+			made++
+			continue
+		}
+		s.postgres.fail(s.name, err)
+		switch {
+		case hard.Err() != nil:
+			return err
+		case ctx.Err() != nil:
+			if lastTries++; lastTries > triesAfterStop {
+				return err
+			}
+		case time.Since(received) > s.config.maxHold:
+			s.stuck = b
+			return errHeldTooLong
+		}
+		select {
+		case <-time.After(wait.NextBackOff()):
+		case <-lost.Done():
+			return context.Cause(lost)
+		}
+	}
+}
+
+func (s *stream) try(ctx context.Context, b *batch) (outcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	conn, err := s.link.open(ctx)
+	if err != nil {
+		return outcome{}, err
+	}
+	return store(ctx, conn, s.parts, b.segments, b.dead, nil)
+}
+
+func (s *stream) count(b *batch, out outcome, took time.Duration) {
+	m := s.metrics
+	m.rowsStored.Add(float64(out.rows))
+	m.rowsDuplicate.Add(float64(out.duplicates))
+	m.batchRows.Observe(float64(b.rows))
+	m.commitSeconds.Observe(took.Seconds())
+	m.redelivered.Add(float64(b.again))
+	now := time.Now()
+	for _, segment := range out.stored {
+		m.lagSeconds.Observe(max(now.Sub(frame.Time(segment.Base)), 0).Seconds())
+	}
+	for reason, n := range out.dead {
+		m.deadLetters.WithLabelValues(reason).Add(float64(n))
+		s.log.Warn("dead letters written: see millrace dead list", "reason", reason, "letters", n, "stream", s.name)
+	}
+}

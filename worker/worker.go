@@ -1,0 +1,192 @@
+package worker
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"millrace/internal/broker"
+	"millrace/internal/config"
+	"millrace/internal/service"
+	"millrace/migrations"
+)
+
+// Run moves frames into the database until ctx is done, then stores what it holds and returns nil. Servers that
+// are out of reach, at the start or later, are waited for. An error is a setting or a schema that can't be worked
+// with, or says what a stop left undone.
+func Run(ctx context.Context, c Config) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	log := c.Log
+	if log == nil {
+		log = service.NewLogger(os.Stderr, c.Process)
+	}
+	c.maxHold = cmp.Or(c.maxHold, maxHold)
+	ln, err := service.Listen("WORKER_ADDR", c.Addr, config.Access{AllowAnonymous: c.AllowAnonymous})
+	if err != nil {
+		return err
+	}
+	if c.OnListen != nil {
+		c.OnListen(ln.Addr())
+	}
+
+	registry := service.NewRegistry()
+	parts := newPartitions(c.PartitionInterval)
+	m := newMetrics(registry, func() time.Duration { return parts.ahead(time.Now()) })
+	var ready service.Ready
+	postgres := &condition{name: "postgres", ready: &ready, log: log}
+	rabbitmq := &condition{name: "rabbitmq", ready: &ready, log: log, gauge: m.connected}
+	postgres.pending("worker")
+	rabbitmq.pending("worker")
+	mux := http.NewServeMux()
+	service.Handle(mux, &ready, registry)
+
+	// The admin server is the last to go, so that a stop can be watched.
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	var serving sync.WaitGroup
+	serveCtx, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	serving.Go(func() {
+		if err := service.Serve(serveCtx, ln, mux, time.Second); err != nil {
+			fail(adminError{fmt.Errorf("WORKER_ADDR: %w", err)})
+		}
+	})
+	defer serving.Wait()
+	defer stopServing()
+
+	var closing sync.WaitGroup // of connections, in the background
+	defer closing.Wait()
+	newLink := func() link { return link{url: c.Postgres, closing: &closing} }
+
+	if err := prepare(ctx, c, newLink(), postgres, log); err != nil {
+		if ctx.Err() != nil {
+			return failure(ctx)
+		}
+		return err
+	}
+
+	topology := broker.NewTopology(c.Broker)
+	newStream := func(name string) *stream {
+		s := &stream{
+			name: name, config: c, decode: decode, window: c.Prefetch, topology: topology, link: newLink(), parts: parts,
+			metrics: m, postgres: postgres, rabbitmq: rabbitmq, log: log,
+		}
+		postgres.pending(name)
+		rabbitmq.pending(name)
+		return s
+	}
+	var streams []*stream
+	for i := range c.Streams {
+		s := newStream(strconv.Itoa(i))
+		for _, q := range streamQueues(i, c.Streams, topology.Shards()) {
+			s.queues = append(s.queues, topology.Queue(q))
+		}
+		streams = append(streams, s)
+	}
+	dead := newStream("dead")
+	dead.queues, dead.window, dead.decode = []string{topology.DeadQueue()}, deadPrefetch, decodeDead
+	streams = append(streams, dead)
+	postgres.hold("worker")
+	rabbitmq.hold("worker")
+
+	hard, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	var working sync.WaitGroup
+	var left atomic.Int64
+	for _, s := range streams {
+		working.Go(func() { left.Add(int64(s.run(ctx, hard))) })
+	}
+	k := &keeper{link: newLink(), parts: parts, retention: c.Retention, index: c.IndexClosed, log: log, now: time.Now}
+	working.Go(func() { k.run(ctx) })
+	log.Info("worker is up", "address", ln.Addr(), "streams", c.Streams, "queues", topology.Shards())
+
+	<-ctx.Done()
+	ready.Set("shutdown", "stopping")
+	deadline := time.AfterFunc(c.ShutdownTimeout, cut)
+	defer deadline.Stop()
+	working.Wait()
+	err = failure(ctx)
+	if n := left.Load(); n > 0 {
+		log.Warn("frames were not stored, they stay in RabbitMQ", "frames", n)
+		if hard.Err() != nil {
+			err = errors.Join(err, fmt.Errorf("not stored within SHUTDOWN_TIMEOUT, and left in RabbitMQ: %d frames", n))
+		}
+	}
+	log.Info("worker has stopped")
+	return err
+}
+
+// adminError ends the worker when its admin server fails.
+type adminError struct{ error }
+
+// failure is what ended ctx if it was not the caller.
+func failure(ctx context.Context) error {
+	var admin adminError
+	if errors.As(context.Cause(ctx), &admin) {
+		return admin.error
+	}
+	return nil
+}
+
+// prepare brings the schema up to date, or checks that it is. It waits for a database that is out of reach; an
+// error that waiting does not cure is returned.
+func prepare(ctx context.Context, c Config, l link, postgres *condition, log *slog.Logger) error {
+	defer l.drop()
+	for wait := broker.NewBackoff(); ; {
+		err := migrate(ctx, c, &l, log)
+		if err == nil || ctx.Err() != nil || !passes(err, &l) {
+			return err
+		}
+		postgres.fail("worker", err)
+		l.drop()
+		if err := broker.Sleep(ctx, wait.NextBackOff()); err != nil {
+			return err
+		}
+	}
+}
+
+func migrate(ctx context.Context, c Config, l *link, log *slog.Logger) error {
+	conn, err := l.open(ctx)
+	if err != nil {
+		return err
+	}
+	if !c.AutoMigrate {
+		return migrations.Pending(ctx, conn)
+	}
+	// Another worker's migration may take longer than the lock timeout of a session that stores rows.
+	if _, err := conn.Exec(ctx, "SET lock_timeout = 0"); err != nil {
+		return err
+	}
+	done, err := migrations.Up(ctx, conn)
+	for _, m := range done {
+		log.Info("migrated the schema", "version", m.Version, "name", m.Name)
+	}
+	return err
+}
+
+// passes says whether err is the server's or the network's state, rather than what the database holds.
+func passes(err error, l *link) bool {
+	if l.conn == nil || l.conn.IsClosed() {
+		return true
+	}
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return false
+	}
+	switch sqlClass(pg.Code) {
+	case "25", "40", "53", "55", "57": // read only, rollback, resources, locks, operator
+		return true
+	}
+	return false
+}
