@@ -66,6 +66,9 @@ func Environ() (map[string]string, error) {
 
 // LoadFrom fills dst, a pointer to a struct of settings, from environ alone.
 func LoadFrom(environ map[string]string, dst any) error {
+	if environ == nil {
+		environ = make(map[string]string) // to the library nil would mean the process's own
+	}
 	v := reflect.ValueOf(dst).Elem()
 	fields := settingFields(v.Type())
 	err := env.ParseWithOptions(dst, env.Options{Environment: environ, FuncMap: parsers})

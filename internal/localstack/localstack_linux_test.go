@@ -102,6 +102,9 @@ func processesOf(dir string) []string {
 			continue
 		}
 		cmdline, _ := os.ReadFile(path + "/cmdline")
+		if len(cmdline) == 0 {
+			continue // a kernel thread, or a process that is ending: its memory is gone already
+		}
 		environ, _ := os.ReadFile(path + "/environ")
 		cwd, _ := os.Readlink(path + "/cwd")
 		names := func(b []byte) bool { return bytes.Contains(b, []byte(dir)) }
