@@ -124,21 +124,22 @@ func lookup(name string) (command, error) {
 	return command{}, usagef("no command %q; millrace help lists them", name)
 }
 
+// commandEnded is the status that a command of millrace stack ended with; it is passed on without a word.
+type commandEnded int
+
+func (c commandEnded) Error() string { return fmt.Sprintf("the command ended with status %d", int(c)) }
+
 // exitStatus reports err on standard error: the status of a command run by millrace stack, 2 for a command
 // line that is not understood, else 1.
 func exitStatus(err error) int {
-	var exit *exec.ExitError
 	var usage usageError
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &exit):
-		return exit.ExitCode()
-	case errors.As(err, &usage):
-		fmt.Fprintln(os.Stderr, "millrace:", err)
-		return 2
+	if status, ok := err.(commandEnded); ok || err == nil {
+		return int(status)
 	}
 	fmt.Fprintln(os.Stderr, "millrace:", err)
+	if errors.As(err, &usage) {
+		return 2
+	}
 	return 1
 }
 
@@ -177,21 +178,26 @@ func runAll(ctx context.Context, args []string) error {
 		query  query.Config
 	}
 	load := func() error {
-		return errors.Join(config.LoadFrom(environ, &s.api), config.LoadFrom(environ, &s.worker), config.LoadFrom(environ, &s.query))
+		for _, c := range []interface{ Validate() error }{&s.api, &s.worker, &s.query} {
+			if err := config.LoadFrom(environ, c); err != nil {
+				return err
+			}
+			if err := c.Validate(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	need := localstack.Need{
+		Postgres: standIn(environ, "POSTGRES_URL", "postgres://to.be.started/"),
+		RabbitMQ: standIn(environ, "RABBITMQ_URL", "amqp://to.be.started/"),
+		Redis:    standIn(environ, "REDIS_URL", "redis://to.be.started/"),
 	}
 	if err := load(); err != nil { // before anything is started
 		return err
 	}
 	log := service.NewLogger(os.Stderr, s.api.Process)
-	stack, err := localstack.Start(ctx, localstack.Options{
-		Dir: *dir,
-		Need: localstack.Need{
-			Postgres: environ["POSTGRES_URL"] == "",
-			RabbitMQ: environ["RABBITMQ_URL"] == "",
-			Redis:    environ["REDIS_URL"] == "",
-		},
-		Log: log,
-	})
+	stack, err := localstack.Start(ctx, localstack.Options{Dir: *dir, Need: need, Log: log})
 	if err != nil {
 		return err
 	}
@@ -204,7 +210,7 @@ func runAll(ctx context.Context, args []string) error {
 	}
 	if err == nil {
 		var g service.Group
-		where := newDirectory()
+		where := &directory{tls: s.api.TLSCertFile != "", addrs: make(map[string]string)}
 		s.api.Log, s.api.OnListen = log, where.listener("api")
 		s.worker.Log, s.worker.OnListen = log, where.listener("worker")
 		s.query.Log, s.query.OnListen = log, where.listener("query")
@@ -228,6 +234,15 @@ func runAll(ctx context.Context, args []string) error {
 		err = g.Wait(ctx)
 	}
 	return errors.Join(err, stopStack(stack, s.api.ShutdownTimeout))
+}
+
+// standIn gives a server's URL a value that settings can be checked with, when a private one is to be started.
+func standIn(environ map[string]string, name, url string) bool {
+	if environ[name] != "" {
+		return false
+	}
+	environ[name] = url
+	return true
 }
 
 // migrateUp brings the schema up before any service looks for it. The worker would do so too, later.
@@ -255,11 +270,10 @@ func stopStack(stack *localstack.Stack, timeout time.Duration) error {
 
 // directory learns where the services listen.
 type directory struct {
+	tls   bool // of api and query
 	mu    sync.Mutex
 	addrs map[string]string
 }
-
-func newDirectory() *directory { return &directory{addrs: make(map[string]string)} }
 
 func (d *directory) listener(name string) func(net.Addr) {
 	return func(a net.Addr) {
@@ -269,16 +283,24 @@ func (d *directory) listener(name string) func(net.Addr) {
 	}
 }
 
-func (d *directory) address(name string) string {
+// url is where a service is, "" while it does not listen.
+func (d *directory) url(name string) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.addrs[name]
+	switch addr := d.addrs[name]; {
+	case addr == "":
+		return ""
+	case d.tls && name != "worker":
+		return "https://" + addr
+	default:
+		return "http://" + addr
+	}
 }
 
 // greet waits until all services are ready and says where they are.
 func greet(ctx context.Context, w io.Writer, where *directory, stack *localstack.Stack, dir string) {
 	for _, name := range []string{"api", "worker", "query"} {
-		for !isReady(ctx, where.address(name)) {
+		for !isReady(ctx, where.url(name)) {
 			if broker.Sleep(ctx, 50*time.Millisecond) != nil {
 				return
 			}
@@ -286,9 +308,9 @@ func greet(ctx context.Context, w io.Writer, where *directory, stack *localstack
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "\nMillrace is running.")
-	fmt.Fprintf(t, "  api\thttp://%s\tPOST /log, POST /log/batch\n", where.address("api"))
-	fmt.Fprintf(t, "  query\thttp://%s\tGET /logs, GET /logs/{id}, GET /logs/count\n", where.address("query"))
-	fmt.Fprintf(t, "  worker\thttp://%s\tGET /metrics, GET /ready\n", where.address("worker"))
+	fmt.Fprintf(t, "  api\t%s\tPOST /log, POST /log/batch\n", where.url("api"))
+	fmt.Fprintf(t, "  query\t%s\tGET /logs, GET /logs/{id}, GET /logs/count\n", where.url("query"))
+	fmt.Fprintf(t, "  worker\t%s\tGET /metrics, GET /ready\n", where.url("worker"))
 	for _, kv := range stack.Env() {
 		name, value, _ := strings.Cut(kv, "=")
 		fmt.Fprintf(t, "  %s\t%s\n", name, value)
@@ -297,20 +319,20 @@ func greet(ctx context.Context, w io.Writer, where *directory, stack *localstack
 		dir = abs
 	}
 	fmt.Fprintf(t, "  data\t%s\n", dir)
-	fmt.Fprintf(t, "\nSend a log:  curl -X POST -d '{\"level\":\"info\",\"message\":\"hello\"}' http://%s/log\n", where.address("api"))
-	fmt.Fprintf(t, "See it:      curl http://%s/logs\n", where.address("query"))
+	fmt.Fprintf(t, "\nSend a log:  curl -X POST -d '{\"level\":\"info\",\"message\":\"hello\"}' %s/log\n", where.url("api"))
+	fmt.Fprintf(t, "See it:      curl %s/logs\n", where.url("query"))
 	fmt.Fprintln(t, "Ctrl-C stops everything.")
 	_ = t.Flush() // standard output may be closed; the services run all the same
 }
 
-// isReady asks a service on this machine. With TLS on the answer can't be had without its name: a service that
-// listens counts as ready then.
-func isReady(ctx context.Context, addr string) bool {
-	if addr == "" {
-		return false
+// isReady asks a service on this machine. One that speaks TLS is ready when it listens: what its certificate says
+// and whom it lets in is between it and its clients.
+func isReady(ctx context.Context, url string) bool {
+	if strings.HasPrefix(url, "https://") {
+		return true
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/ready", nil)
-	if err != nil {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/ready", nil)
+	if err != nil || url == "" {
 		return false
 	}
 	resp, err := http.DefaultClient.Do(req)
@@ -318,7 +340,7 @@ func isReady(ctx context.Context, addr string) bool {
 		return false
 	}
 	_ = resp.Body.Close()
-	return resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusBadRequest
+	return resp.StatusCode == http.StatusOK
 }
 
 const stackHelp = `Starts private PostgreSQL, RabbitMQ and Redis, runs CMD with POSTGRES_URL, RABBITMQ_URL and REDIS_URL set,
@@ -361,11 +383,19 @@ func runStack(ctx context.Context, args []string) error {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = p.ShutdownTimeout
-	err = cmd.Run()
-	if ctx.Err() != nil && err == nil {
-		err = context.Cause(ctx)
+	runErr := cmd.Run()
+	if err := stopStack(stack, p.ShutdownTimeout); err != nil {
+		return errors.Join(runErr, err)
 	}
-	return errors.Join(err, stopStack(stack, p.ShutdownTimeout))
+	var exit *exec.ExitError
+	if errors.As(runErr, &exit) {
+		status := exit.ExitCode()
+		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			status = 128 + int(ws.Signal()) // as a shell would
+		}
+		return commandEnded(status)
+	}
+	return runErr
 }
 
 // database is the one setting of the commands that work on the database alone.
@@ -378,8 +408,8 @@ func connect(ctx context.Context) (*pgx.Conn, error) {
 	if err := config.Load(&d); err != nil {
 		return nil, err
 	}
-	if err := config.Require("POSTGRES_URL", string(d.URL)); err != nil {
-		return nil, err
+	if d.URL == "" {
+		return nil, config.Missing("POSTGRES_URL")
 	}
 	return pgx.Connect(ctx, string(d.URL))
 }

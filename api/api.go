@@ -2,10 +2,14 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,14 +24,13 @@ import (
 
 const (
 	// headerBytes is the largest request header.
-	headerBytes = 16 << 10
+	headerBytes = 8 << 10
 
-	// headerTimeout is how long a request's header may take, from its first byte.
+	// headerTimeout is how long a request's header and the first 8 KiB of its body may take, from the first byte.
 	headerTimeout = 10 * time.Second
 
-	// slowest is the least speed of an upload, in bytes a second: 16 KiB/s lets 16 MiB take 17 minutes. An
-	// upload has headerTimeout more than that.
-	slowest = 16 << 10
+	// maxConnections bounds the memory of connections, some 16 KiB each, to 160 MiB.
+	maxConnections = 10_000
 
 	idleTimeout  = 2 * time.Minute
 	writeTimeout = 30 * time.Second
@@ -36,7 +39,7 @@ const (
 // Run serves the API until ctx is done, then stops in order: ready fails, no more requests are taken, those
 // under way get their confirms, the connections to RabbitMQ close. It returns when all goroutines have ended.
 func Run(ctx context.Context, c Config) error {
-	if err := c.validate(); err != nil {
+	if err := c.Validate(); err != nil {
 		return err
 	}
 	log := c.Log
@@ -73,16 +76,11 @@ func Run(ctx context.Context, c Config) error {
 		common:    fasthttpadaptor.NewFastHTTPHandler(common),
 	}
 	httpServer := &fasthttp.Server{
-		Handler:      s.handle,
-		ErrorHandler: s.fault,
-		HeaderReceived: func(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
-			length := min(max(int64(h.ContentLength()), 0), int64(c.MaxBodyBytes))
-			if h.ContentLength() == -1 { // chunked
-				length = int64(c.MaxBodyBytes)
-			}
-			return fasthttp.RequestConfig{ReadTimeout: headerTimeout + time.Duration(length/slowest)*time.Second}
-		},
+		Handler:                      s.handle,
+		ErrorHandler:                 s.fault,
+		ExpectHandler:                s.expect,
 		ReadBufferSize:               headerBytes,
+		Concurrency:                  maxConnections,
 		ReadTimeout:                  headerTimeout,
 		WriteTimeout:                 writeTimeout,
 		IdleTimeout:                  idleTimeout,
@@ -99,15 +97,13 @@ func Run(ctx context.Context, c Config) error {
 	defer stopPublishing()
 	flush, endFlush := context.WithCancel(context.WithoutCancel(ctx))
 	defer endFlush()
-	var publisherDone, serverDone sync.WaitGroup
-	publisherDone.Go(func() { p.run(publishing, flush) })
-	var serveErr error
-	serving, stopServing := context.WithCancel(ctx)
-	defer stopServing()
-	serverDone.Go(func() {
-		serveErr = httpServer.Serve(ln)
-		stopServing()
-	})
+	var publisher sync.WaitGroup
+	publisher.Go(func() { p.run(publishing, flush) })
+	connections := &trackingListener{Listener: ln, open: make(map[net.Conn]bool)}
+	serving, stopServing := context.WithCancelCause(ctx)
+	defer stopServing(nil)
+	var server sync.WaitGroup
+	server.Go(func() { stopServing(httpServer.Serve(connections)) })
 	log.Info("listening", "address", ln.Addr().String(), "anonymous", keySet == nil)
 	if c.OnListen != nil {
 		c.OnListen(ln.Addr())
@@ -117,16 +113,66 @@ func Run(ctx context.Context, c Config) error {
 	ready.Set("shutdown", errStopping.Error())
 	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownTimeout)
 	defer cancel()
-	if err := httpServer.ShutdownWithContext(deadline); err != nil {
-		log.Warn("requests were still under way at the end of SHUTDOWN_TIMEOUT", "connections", httpServer.GetOpenConnectionsCount(), "error", err)
+	err = httpServer.ShutdownWithContext(deadline)
+	// Shutdown knows nothing of a Serve that has only just begun.
+	if closeErr := ln.Close(); closeErr != nil && !errors.Is(closeErr, net.ErrClosed) {
+		log.Warn("close of the listener", "error", closeErr)
 	}
-	serverDone.Wait()
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		log.Warn("requests were still under way at the end of SHUTDOWN_TIMEOUT", "connections", connections.closeAll(), "error", err)
+	}
+	server.Wait()
 	stopPublishing()
 	stopFlush := context.AfterFunc(deadline, endFlush)
-	publisherDone.Wait()
+	publisher.Wait()
 	stopFlush()
 	log.Info("stopped")
-	return serveErr
+	if err := context.Cause(serving); ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// trackingListener knows its open connections, so that they can be closed when waiting for them must end.
+type trackingListener struct {
+	net.Listener
+	mu   sync.Mutex
+	open map[net.Conn]bool
+}
+
+func (l *trackingListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	tracked := &trackedConn{conn, l}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open[tracked] = true
+	return tracked, nil
+}
+
+// closeAll closes the open connections and says how many they were.
+func (l *trackingListener) closeAll() int {
+	l.mu.Lock()
+	conns := slices.Collect(maps.Keys(l.open))
+	l.mu.Unlock()
+	for _, c := range conns {
+		_ = c.Close() // there is nobody left to tell
+	}
+	return len(conns)
+}
+
+type trackedConn struct {
+	net.Conn
+	listener *trackingListener
+}
+
+func (c *trackedConn) Close() error {
+	c.listener.mu.Lock()
+	delete(c.listener.open, c)
+	c.listener.mu.Unlock()
+	return c.Conn.Close()
 }
 
 // fasthttpLogger passes on what fasthttp logs of single connections.

@@ -12,6 +12,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -227,6 +229,7 @@ func TestABatchIsTakenInAllFormsAndEncodings(t *testing.T) {
 		"zstd":             strings.Join(objects, "\n"),
 		"deflate":          strings.Join(objects, "\n"),
 		"raw deflate":      strings.Join(objects, "\n"),
+		"small deflate":    strings.Join(objects[:1], "\n"),
 		"identity":         strings.Join(objects, "\n"),
 		"two gzip members": strings.Join(objects, "\n"),
 	}
@@ -237,6 +240,10 @@ func TestABatchIsTakenInAllFormsAndEncodings(t *testing.T) {
 			case "gzip", "zstd", "deflate", "raw deflate", "identity":
 				body = encode(t, name, body)
 				header.Set("Content-Encoding", strings.TrimPrefix(name, "raw "))
+			case "small deflate": // zlib with a window of 512 bytes, as its header says
+				body = encode(t, "deflate", body)
+				body[0], body[1] = 0x18, 0x19
+				header.Set("Content-Encoding", "deflate")
 			case "two gzip members":
 				half := bytes.IndexByte(body, '\n')
 				body = append(encode(t, "gzip", body[:half]), encode(t, "gzip", body[half:])...)
@@ -250,8 +257,12 @@ func TestABatchIsTakenInAllFormsAndEncodings(t *testing.T) {
 			if err := json.Unmarshal([]byte(got.body), &answer); err != nil {
 				t.Fatalf("%v: %s", err, got.body)
 			}
-			if got.status != http.StatusAccepted || answer.Accepted != len(objects) || answer.Rejected != 0 {
-				t.Fatalf("got %d %.100s, want 202 with %d accepted", got.status, got.body, len(objects))
+			sent := len(objects)
+			if name == "small deflate" {
+				sent = 1
+			}
+			if got.status != http.StatusAccepted || answer.Accepted != sent || answer.Rejected != 0 {
+				t.Fatalf("got %d %.100s, want 202 with %d accepted", got.status, got.body, sent)
 			}
 			want := make(map[uuid.UUID]string)
 			for i, id := range answer.IDs {
@@ -296,6 +307,8 @@ func TestWhatIsRefusedIsRefusedWithStatusReasonAndPlace(t *testing.T) {
 		{"not gzip", "/log", `{"a":1}`, gz, 400, []string{"not gzip"}},
 		{"not zstd", "/log", `{"a":1}`, http.Header{"Content-Encoding": {"zstd"}}, 400, []string{"not zstd"}},
 		{"not deflate", "/log", `{"a":1}`, http.Header{"Content-Encoding": {"deflate"}}, 400, []string{"not deflate"}},
+		{"more after deflate", "/log", string(encode(t, "deflate", []byte(`{}`))) + "x", http.Header{"Content-Encoding": {"deflate"}}, 400, []string{"follows its end"}},
+		{"two encodings in two lines", "/log", `{}`, http.Header{"Content-Encoding": {"gzip", "identity"}}, 415, []string{"gzip, identity"}},
 		{"truncated gzip", "/log", string(encode(t, "gzip", []byte(`{"a":1}`))[:20]), gz, 400, []string{"not gzip"}},
 		{"broken array", "/log/batch", `[{"a":1},{"a":2]`, nil, 400, []string{"at byte 15"}},
 		{"key of another version", "/log", `{}`, http.Header{"Idempotency-Key": {"6ba7b810-9dad-11d1-80b4-00c04fd430c8"}}, 400, []string{"UUIDv7"}},
@@ -435,6 +448,85 @@ func TestAKeyedRequestMakesTheSameSegmentsEveryTime(t *testing.T) {
 	}
 }
 
+// raw sends what net/http would not, ends its side of the connection and returns the answer.
+func (a *testAPI) raw(t testing.TB, request string) string {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(a.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close() // read to its end
+	if _, err := io.WriteString(conn, request); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestABodyCutShortIsRefused(t *testing.T) {
+	a := start(t, nil)
+	lines := strings.Repeat(`{"a":"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"}`+"\n", 1000)
+	for name, request := range map[string]string{
+		"plain":   fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(lines)+20_000, lines),
+		"chunked": fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n", len(lines), lines),
+		"gzip":    fmt.Sprintf("Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%s", 1<<20, encode(t, "gzip", []byte(lines))),
+	} {
+		got := a.raw(t, "POST /log/batch HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"+request)
+		if !strings.HasPrefix(got, "HTTP/1.1 400 ") {
+			t.Errorf("%s: got %.200s, want 400", name, got)
+		}
+	}
+	if n := len(a.published(t)); n > 0 {
+		t.Errorf("%d records of bodies cut short were published", n)
+	}
+}
+
+func TestAnUploadMayTakeLongerThanConfirms(t *testing.T) {
+	a := start(t, func(c *Config) { c.ConfirmTimeout = 200 * time.Millisecond })
+	body, send := io.Pipe()
+	go func() {
+		for range 30 {
+			_, _ = io.WriteString(send, `{"a":"`+strings.Repeat("x", 10_000)+`"}`+"\n")
+			time.Sleep(20 * time.Millisecond) // the slow client
+		}
+		_ = send.Close()
+	}()
+	if got := a.do(t, http.MethodPost, "/log/batch", body, nil); got.status != http.StatusAccepted {
+		t.Errorf("got %d %s, want 202", got.status, got.body)
+	}
+}
+
+func TestExpectIsAnsweredBeforeTheBody(t *testing.T) {
+	a := start(t, nil)
+	for request, want := range map[string]string{
+		"POST /log HTTP/1.1\r\nContent-Length: 20000000": "HTTP/1.1 413 ",
+		"PUT /log HTTP/1.1\r\nContent-Length: 2":         "HTTP/1.1 405 ",
+		"POST /nowhere HTTP/1.1\r\nContent-Length: 2":    "HTTP/1.1 404 ",
+	} {
+		if got := a.raw(t, request+"\r\nHost: x\r\nExpect: 100-continue\r\n\r\n"); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: got %.100s, want %s", request, got, want)
+		}
+	}
+	got := a.raw(t, "POST /log HTTP/1.1\r\nContent-Length: 7\r\nHost: x\r\nConnection: close\r\nExpect: 100-continue\r\n\r\n{\"a\":1}")
+	if !strings.HasPrefix(got, "HTTP/1.1 100 ") || !strings.Contains(got, "HTTP/1.1 202 ") {
+		t.Errorf("got %s, want 100 and 202", got)
+	}
+}
+
+func TestARequestThatCantBeReadIsNotQuoted(t *testing.T) {
+	a := start(t, nil)
+	got := a.raw(t, "POST /log HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer mr_SECRET\r\nContent-Length: x\r\n\r\n{}")
+	if !strings.HasPrefix(got, "HTTP/1.1 400 ") || strings.Contains(got, "SECRET") {
+		t.Errorf("got %s, want 400 without the request's own header", got)
+	}
+}
+
 func TestMethodsAndLengths(t *testing.T) {
 	a := start(t, nil)
 	for _, path := range []string{"/log", "/log/batch"} {
@@ -447,30 +539,14 @@ func TestMethodsAndLengths(t *testing.T) {
 	if got.status != http.StatusMethodNotAllowed || got.header.Get("Allow") != "GET, HEAD" {
 		t.Errorf("DELETE /health: got %d, Allow %q, want 405", got.status, got.header.Get("Allow"))
 	}
-	// net/http always says a length, so this one is written by hand.
-	raw := func(request string) string {
-		conn, err := net.Dial("tcp", strings.TrimPrefix(a.url, "http://"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close() // read to its end
-		if _, err := io.WriteString(conn, request); err != nil {
-			t.Fatal(err)
-		}
-		b, err := io.ReadAll(conn)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(b)
-	}
-	if got := raw("POST /log HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 411 ") {
+	if got := a.raw(t, "POST /log HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 411 ") {
 		t.Errorf("no length: got %s, want 411", got)
 	}
 	chunked := "POST /log HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"a\":\r\n2\r\n1}\r\n0\r\n\r\n"
-	if got := raw(chunked); !strings.HasPrefix(got, "HTTP/1.1 202 ") {
+	if got := a.raw(t, chunked); !strings.HasPrefix(got, "HTTP/1.1 202 ") {
 		t.Errorf("chunked: got %s, want 202", got)
 	}
-	if got := raw("POST /log HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", headerBytes) + "\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 431 ") {
+	if got := a.raw(t, "POST /log HTTP/1.1\r\nHost: x\r\nX: "+strings.Repeat("x", headerBytes)+"\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 431 ") {
 		t.Errorf("large header: got %.100s, want 431", got)
 	}
 }
@@ -518,6 +594,29 @@ func TestAMessageThatIsNotRoutedIsNotAcked(t *testing.T) {
 	}
 }
 
+func TestAnExchangeThatIsGoneIsDeclaredAnew(t *testing.T) {
+	a := start(t, func(c *Config) { c.Shards, c.PublishConnections = 1, 1 })
+	ch := testenv.Channel(t, a.broker)
+	if err := ch.ExchangeDelete(broker.NewTopology(a.broker).Exchange(), false, false); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.post(t, "/log", []byte(`{"a":1}`), nil); got.status != http.StatusAccepted {
+		t.Errorf("got %d %s, want 202 after the exchange was declared anew", got.status, got.body)
+	}
+}
+
+func TestAStopBeforeTheStartEnds(t *testing.T) {
+	c := defaults(t)
+	c.URLs = config.BrokerURLs{"amqp://127.0.0.1:1/"}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 20 { // whatever the order of what happens
+		if err := Run(ctx, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestAFullQueueIsAnsweredAtOnce(t *testing.T) {
 	a := start(t, func(c *Config) { c.Shards, c.MaxBytes = 1, 1<<10 })
 	record := []byte(`{"a":"` + strings.Repeat("x", 2000) + `"}`)
@@ -527,7 +626,7 @@ func TestAFullQueueIsAnsweredAtOnce(t *testing.T) {
 			break
 		}
 	}
-	if got.status != http.StatusServiceUnavailable || got.header.Get("Retry-After") == "" || !strings.Contains(got.body, "full") {
+	if got.status != http.StatusServiceUnavailable || got.header.Get("Retry-After") == "" || !strings.Contains(got.body, "queue is full") {
 		t.Errorf("got %d %s %s, want 503 with Retry-After", got.status, got.header, got.body)
 	}
 	a.published(t)
@@ -538,30 +637,19 @@ func TestAFullQueueIsAnsweredAtOnce(t *testing.T) {
 
 func TestBytesUnderWayAreBounded(t *testing.T) {
 	a := start(t, func(c *Config) { c.MaxInflightBytes, c.MaxBodyBytes = 1<<20, 1<<20 })
-	// One request holds most of the bytes while its body is still to come.
+	// One request holds most of the bytes while its end is still to come.
 	hold, send := io.Pipe()
 	held := make(chan response)
 	go func() {
-		req, err := http.NewRequest(http.MethodPost, a.url+"/log", hold)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		req.ContentLength = 900 << 10
-		resp, err := a.client.Do(req)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		_ = resp.Body.Close()
-		held <- response{status: resp.StatusCode}
+		held <- a.do(t, http.MethodPost, "/log", hold, nil)
 	}()
-	begin := append([]byte(`{"a":1`), bytes.Repeat([]byte(" "), 16<<10)...)
-	if _, err := send.Write(begin); err != nil {
+	if _, err := send.Write(append([]byte(`{"a":1`), bytes.Repeat([]byte(" "), 900<<10)...)); err != nil {
 		t.Fatal(err)
 	}
 	testenv.Eventually(t, 5*time.Second, "the bytes are taken", func() bool {
-		return strings.Contains(a.get(t, "/metrics").body, "millrace_api_inflight_bytes 921600\n")
+		m := regexp.MustCompile(`(?m)^millrace_api_inflight_bytes (\S+)$`).FindStringSubmatch(a.get(t, "/metrics").body)
+		n, err := strconv.ParseFloat(m[1], 64)
+		return err == nil && n > 880<<10
 	})
 	record := []byte(`{"a":"` + strings.Repeat("x", 200<<10) + `"}`)
 	got := a.post(t, "/log", record, nil)
@@ -571,8 +659,7 @@ func TestBytesUnderWayAreBounded(t *testing.T) {
 	if got := a.post(t, "/log", []byte(`{"a":1}`), nil); got.status != http.StatusAccepted {
 		t.Errorf("a small record beside: got %d %s, want 202", got.status, got.body)
 	}
-	rest := append(bytes.Repeat([]byte(" "), 900<<10-len(begin)-1), '}')
-	if _, err := send.Write(rest); err != nil {
+	if _, err := send.Write([]byte("}")); err != nil {
 		t.Fatal(err)
 	}
 	if err := send.Close(); err != nil {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bufio"
 	"bytes"
 	"compress/flate"
 	"compress/zlib"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -89,7 +91,8 @@ func (r *bodyReader) read(ctx *fasthttp.RequestCtx) (*body, *refusal) {
 	} else {
 		b.buf = new(bytes.Buffer)
 	}
-	if err := b.fill(wire, encoding, length); err != nil {
+	extend := func() error { return ctx.Conn().SetReadDeadline(time.Now().Add(stepTimeout)) }
+	if err := b.fill(wire, encoding, length, extend); err != nil {
 		b.close()
 		return nil, err
 	}
@@ -100,32 +103,47 @@ func (r *bodyReader) tooLarge() *refusal {
 	return refuse(fasthttp.StatusRequestEntityTooLarge, "the body is larger than %d bytes (MAX_BODY_BYTES, decoded)", r.maxBytes)
 }
 
-// fill reads the body. A plain one of known length is reserved at once, others as they grow.
-func (b *body) fill(wire io.Reader, encoding string, length int64) *refusal {
-	if encoding == "" && length >= 0 {
-		if !b.reserve(length) {
-			return errBusy
-		}
-		b.buf.Grow(int(length) + bytes.MinRead) // so that ReadFrom never grows it again
-	}
-	count := &countingReader{r: wire}
+// step is how much of a body is reserved and read at a time. The client has stepTimeout for each.
+const (
+	step        = 64 << 10
+	stepTimeout = 10 * time.Second
+)
+
+// fill reads the body, each step in memory that is reserved before. wire has length bytes, or -1 for as many as
+// come. extend gives the client time for another step.
+func (b *body) fill(wire io.Reader, encoding string, length int64, extend func() error) *refusal {
+	count := &countingReader{r: wire, length: length}
 	src, closeDecoder, err := decoder(encoding, count)
 	if err != nil {
 		return b.unreadable(encoding, count, err)
 	}
 	defer closeDecoder()
+	plain := encoding == "" && length >= 0
 	for {
-		const step = 64 << 10
-		if b.reserved < int64(b.buf.Len())+step && (encoding != "" || length < 0) && !b.reserve(step) {
+		have := int64(b.buf.Len())
+		want := min(step, b.reader.maxBytes+1-have)
+		if plain {
+			want = min(want, length-have)
+		}
+		if want == 0 {
+			return nil // only a plain body's end is known beforehand
+		}
+		if have > 0 {
+			if err := extend(); err != nil {
+				return b.unreadable(encoding, count, err)
+			}
+		}
+		if !b.reserve(min(want, b.reader.maxBytes-b.reserved)) {
 			return errBusy
 		}
-		n, err := b.buf.ReadFrom(io.LimitReader(src, step))
+		b.buf.Grow(int(want) + bytes.MinRead) // what ReadFrom wants
+		n, err := b.buf.ReadFrom(io.LimitReader(src, want))
 		switch {
-		case int64(b.buf.Len()) > b.reader.maxBytes:
-			return b.reader.tooLarge()
 		case err != nil:
 			return b.unreadable(encoding, count, err)
-		case n < step:
+		case int64(b.buf.Len()) > b.reader.maxBytes:
+			return b.reader.tooLarge()
+		case n < want:
 			return nil
 		}
 	}
@@ -145,22 +163,29 @@ func (b *body) unreadable(encoding string, wire *countingReader, err error) *ref
 	switch {
 	case errors.As(wire.err, &timeout) && timeout.Timeout():
 		return refuse(fasthttp.StatusRequestTimeout, "the body did not arrive in time: %d bytes came", wire.n)
+	case wire.err != nil && wire.err != io.EOF && wire.n < wire.length:
+		return refuse(fasthttp.StatusBadRequest, "the body ends after %d of %d bytes", wire.n, wire.length)
 	case wire.err != nil && wire.err != io.EOF:
-		return refuse(fasthttp.StatusBadRequest, "the body ends after %d bytes: %v", wire.n, wire.err)
+		return refuse(fasthttp.StatusBadRequest, "the body breaks off after %d bytes: %v", wire.n, wire.err)
 	}
 	return refuse(fasthttp.StatusBadRequest, "the body is not %s, as Content-Encoding says: %v after %d bytes", encoding, err, wire.n)
 }
 
-// countingReader remembers how far the wire was read and how that ended.
+// countingReader remembers how far the wire was read and how that ended. To fasthttp a connection that ends before
+// Content-Length bytes have come is an ordinary end; here it is an error.
 type countingReader struct {
-	r   io.Reader
-	n   int64
-	err error
+	r      io.Reader
+	length int64 // -1 when not known
+	n      int64
+	err    error
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += int64(n)
+	if err == io.EOF && c.n < c.length {
+		err = io.ErrUnexpectedEOF
+	}
 	if err != nil {
 		c.err = err
 	}
@@ -169,7 +194,8 @@ func (c *countingReader) Read(p []byte) (int, error) {
 
 // contentEncoding returns the request's one encoding, "" for none.
 func contentEncoding(ctx *fasthttp.RequestCtx) (string, *refusal) {
-	name := strings.ToLower(strings.TrimSpace(string(ctx.Request.Header.ContentEncoding())))
+	lines := ctx.Request.Header.PeekAll(fasthttp.HeaderContentEncoding)
+	name := strings.ToLower(strings.TrimSpace(string(bytes.Join(lines, []byte(", ")))))
 	switch name {
 	case "", "identity":
 		return "", nil
@@ -220,17 +246,37 @@ func decoder(encoding string, wire io.Reader) (io.Reader, func(), error) {
 	return wire, func() {}, nil
 }
 
-// deflateReader reads zlib's format, which is what RFC 9110 means by deflate, and bare DEFLATE, which some
-// clients send: the first byte of a zlib stream is 0x78 for all window sizes in use.
+// deflateReader reads zlib's format, which is what RFC 9110 means by deflate, and bare DEFLATE, which some clients
+// send. The first two bytes tell: RFC 1950 makes a zlib header a multiple of 31 with 8 in its low four bits.
 func deflateReader(wire io.Reader) (io.Reader, func(), error) {
-	var first [1]byte
-	if _, err := io.ReadFull(wire, first[:]); err != nil {
+	buffered := bufio.NewReader(wire) // an io.ByteReader: the decoders read no byte more than they need
+	header, err := buffered.Peek(2)
+	if err != nil {
 		return nil, nil, err
 	}
-	wire = io.MultiReader(bytes.NewReader(first[:]), wire)
-	if first[0] == 0x78 {
-		r, err := zlib.NewReader(wire)
-		return r, func() {}, err
+	var r io.Reader
+	if header[0]&0x0f == 8 && (int(header[0])<<8|int(header[1]))%31 == 0 {
+		r, err = zlib.NewReader(buffered)
+	} else {
+		r = flate.NewReader(buffered)
 	}
-	return flate.NewReader(wire), func() {}, nil
+	return &wholeReader{r, buffered}, func() {}, err
+}
+
+// wholeReader makes anything that follows the end of a compressed stream an error.
+type wholeReader struct {
+	r    io.Reader
+	wire *bufio.Reader
+}
+
+func (w *wholeReader) Read(p []byte) (int, error) {
+	n, err := w.r.Read(p)
+	if err == io.EOF {
+		if _, more := w.wire.ReadByte(); more == nil {
+			err = errors.New("data follows its end")
+		} else if more != io.EOF {
+			err = more
+		}
+	}
+	return n, err
 }

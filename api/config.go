@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"millrace/internal/config"
+	"millrace/internal/keys"
+	"millrace/internal/service"
 )
 
 // Config is what the API needs to run; see internal/config for the tags.
@@ -30,13 +32,17 @@ type Config struct {
 	OnListen func(net.Addr)
 }
 
-// validate checks what no single field's bounds can.
-func (c *Config) validate() error {
+// Validate checks what no single field's bounds can, the files that the settings name among it. Run does so before
+// anything else.
+func (c *Config) Validate() error {
 	if len(c.URLs) == 0 {
-		return config.Require("RABBITMQ_URL", "")
+		return config.Missing("RABBITMQ_URL")
 	}
 	if c.MaxInflightBytes < c.MaxBodyBytes {
 		return fmt.Errorf("MAX_INFLIGHT_BYTES: got %s, takes at least MAX_BODY_BYTES (%s)", c.MaxInflightBytes, c.MaxBodyBytes)
 	}
-	return nil
+	if _, err := keys.Load(c.KeysFile); err != nil {
+		return err
+	}
+	return service.CheckAddress("API_ADDR", c.Addr, c.Access)
 }

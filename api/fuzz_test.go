@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"net"
 	"strings"
 	"testing"
 
@@ -23,12 +24,17 @@ func FuzzRequest(f *testing.F) {
 	}
 	f.Add("br", []byte("{}"), 2)
 	const maxBody = 1 << 16
+	conn, other := net.Pipe() // only its deadline is touched
+	f.Cleanup(func() {
+		_ = conn.Close()
+		_ = other.Close()
+	})
 	f.Fuzz(func(t *testing.T, encoding string, wire []byte, length int) {
 		inflight := new(inflight)
 		inflight.limit.Store(4 * maxBody)
 		r := &bodyReader{maxBytes: maxBody, inflight: inflight}
 		var ctx fasthttp.RequestCtx
-		ctx.Init(new(fasthttp.Request), nil, nil)
+		ctx.Init2(conn, nil, false)
 		ctx.Request.Header.Set(fasthttp.HeaderContentEncoding, encoding)
 		if length < 0 {
 			length = -1

@@ -2,8 +2,8 @@ package api
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -13,12 +13,14 @@ import (
 	"millrace/internal/frame"
 )
 
-// window is how many frames a lane may have published and not yet seen confirmed. Two keep the channel busy
-// while a confirm travels; more would only make the frames smaller.
-const window = 2
+const (
+	// window is how many frames a lane may have published and not yet seen confirmed. Two keep the channel busy
+	// while a confirm travels; more would only make the frames smaller.
+	window = 2
 
-// closeTimeout bounds the goodbye to a broker that may not answer.
-const closeTimeout = 2 * time.Second
+	// closeTimeout bounds the good-bye to a broker that may not answer.
+	closeTimeout = 2 * time.Second
+)
 
 // link is a connection to publish on and its lanes. One connection of the client library is one mutex and one
 // socket, so a few connections carry more than one with many channels.
@@ -36,17 +38,15 @@ func (l *link) giveUp() {
 	}
 }
 
-// run connects, runs the lanes until the connection ends, and connects again, until ctx is done and its lanes
-// have nothing left to do, or flush is done.
-func (l *link) run(ctx, flush context.Context) {
+// run connects, runs the lanes until the connection ends, and connects again, until ctx is done.
+func (l *link) run(ctx context.Context) {
 	wait := broker.NewBackoff()
 	for {
 		conn, err := broker.Redial(ctx, l.log, l.urls, fmt.Sprintf("millrace api %d", l.number))
 		if err != nil {
-			return // stopping
+			return
 		}
-		up := l.serve(conn, flush)
-		if up {
+		if l.serve(ctx, conn) {
 			wait.Reset()
 		}
 		if broker.Sleep(ctx, wait.NextBackOff()) != nil {
@@ -56,49 +56,47 @@ func (l *link) run(ctx, flush context.Context) {
 }
 
 // serve runs the lanes on conn until it ends. It says whether any lane could be opened.
-func (l *link) serve(conn *amqp.Connection, flush context.Context) (up bool) {
+func (l *link) serve(ctx context.Context, conn *broker.Connection) (up bool) {
+	// From here on the end of ctx ends whatever waits for the broker.
+	stop := context.AfterFunc(ctx, func() { conn.End(closeTimeout) })
+	defer stop()
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer conn.End(closeTimeout)
 	select {
 	case <-l.reset: // meant for the connection before
 	default:
 	}
-	if err := l.declare(conn); err != nil {
-		l.log.Error("the queues can't be declared", "error", err)
-		l.setTrouble(err)
-		l.close(conn)
-		return false
-	}
-	blockings := conn.NotifyBlocked(make(chan amqp.Blocking, 1))
 	ended := conn.NotifyClose(make(chan *amqp.Error, 1))
-	var watch, lanes sync.WaitGroup
-	watch.Go(func() {
+	watching.Go(func() {
 		select {
 		case <-l.reset:
 			l.log.Warn("RabbitMQ does not confirm; connecting anew")
-			l.close(conn)
+			conn.End(closeTimeout)
 		case err := <-ended: // nil when closed from this side
 			if err != nil {
 				l.log.Warn("RabbitMQ ended a connection", "error", err)
 			}
 		}
 	})
-	watch.Go(func() {
+	blockings := conn.NotifyBlocked(make(chan amqp.Blocking, 1))
+	watching.Go(func() {
 		for b := range blockings { // closed with the connection
 			l.setBlocked(b)
 		}
+		l.setBlocked(amqp.Blocking{})
 	})
-	// A socket that the broker does not read from would hold up a lane for ever.
-	cut := context.AfterFunc(flush, func() { l.close(conn) })
-	opened := make(chan bool, l.lanes)
-	for range l.lanes {
-		lanes.Go(func() {
-			opened <- l.serveLanes(conn)
-		})
+
+	if err := l.declare(conn); err != nil {
+		l.fail("the queues can't be declared", err)
+		return false
+	}
+	opened := make(chan bool, l.channels)
+	var lanes sync.WaitGroup
+	for range l.channels {
+		lanes.Go(func() { opened <- l.serveLane(ctx, conn) })
 	}
 	lanes.Wait()
-	cut()
-	l.close(conn)
-	watch.Wait()
-	l.setBlocked(amqp.Blocking{})
 	close(opened)
 	for one := range opened {
 		up = up || one
@@ -108,7 +106,7 @@ func (l *link) serve(conn *amqp.Connection, flush context.Context) (up bool) {
 
 // declare makes sure that the queues are there, one link at a time: RabbitMQ may fail two declarations of the
 // same quorum queue that run at once.
-func (l *link) declare(conn *amqp.Connection) error {
+func (l *link) declare(conn *broker.Connection) error {
 	l.declaring.Lock()
 	defer l.declaring.Unlock()
 	ch, err := conn.Channel()
@@ -121,16 +119,19 @@ func (l *link) declare(conn *amqp.Connection) error {
 	return ch.Close()
 }
 
-func (l *link) close(conn *amqp.Connection) {
-	if err := conn.CloseDeadline(time.Now().Add(closeTimeout)); err != nil && !errors.Is(err, amqp.ErrClosed) {
-		l.log.Debug("close of a connection to RabbitMQ", "error", err)
-	}
+// fail logs why there is no lane, and lets /ready and the clients know.
+func (l *link) fail(what string, err error) {
+	l.log.Error(what, "error", err)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.trouble = fmt.Errorf("%s: %w", what, err)
+	l.report()
 }
 
 func (l *link) setBlocked(b amqp.Blocking) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if _, was := l.blocked[l]; was == b.Active {
+	if l.isBlocked(l) == b.Active {
 		return
 	}
 	if b.Active {
@@ -144,32 +145,32 @@ func (l *link) setBlocked(b amqp.Blocking) {
 	l.work.Broadcast()
 }
 
-// serveLanes opens a channel and publishes on it, and opens another when it ends, until the connection has
-// ended or there is nothing left to do. It says whether a channel could be opened.
-func (l *link) serveLanes(conn *amqp.Connection) (up bool) {
-	for !conn.IsClosed() {
+// serveLane opens a channel and publishes on it, and opens another when it ends, until the connection does. It
+// says whether a channel could be opened.
+func (l *link) serveLane(ctx context.Context, conn *broker.Connection) (up bool) {
+	for wait := broker.NewBackoff(); ; {
 		lane, err := l.openLane(conn)
-		if err != nil {
-			if !conn.IsClosed() {
-				l.log.Error("no channel to publish on", "error", err)
-				l.setTrouble(err)
-				l.close(conn)
+		if err == nil {
+			up = true
+			began := time.Now()
+			err = lane.publish()
+			if time.Since(began) > time.Minute {
+				wait.Reset()
 			}
+		}
+		if conn.IsClosed() {
 			return up
 		}
-		up = true
-		if lane.publish() {
+		l.fail("a channel ended", err)
+		if broker.Sleep(ctx, wait.NextBackOff()) != nil {
 			return up
 		}
-		if lane.unroutable && !conn.IsClosed() {
-			if err := l.declare(conn); err != nil {
-				l.log.Error("the queues can't be declared", "error", err)
-				l.setTrouble(err)
-				l.close(conn)
-			}
+		if err := l.declare(conn); err != nil {
+			l.fail("the queues can't be declared", err)
+			conn.End(closeTimeout)
+			return up
 		}
 	}
-	return up
 }
 
 // lane is a channel to publish on, in confirm mode.
@@ -178,22 +179,25 @@ type lane struct {
 	ch       *amqp.Channel
 	confirms chan amqp.Confirmation
 	returns  chan amqp.Return
+	closed   chan *amqp.Error
 	slots    chan struct{} // holds one for each frame that is published and not confirmed
+	sequence uint64
 
-	ended bool // under the publisher's mutex: takes no more frames
-
+	ended      bool // under the publisher's mutex: takes no more frames
 	unroutable bool // a frame was returned; set by receive, read when it has ended
 
 	mu          sync.Mutex
 	outstanding []sent // by delivery tag
 }
 
+// sent is a frame that was published. id is unique on its lane, to tell which frame a return means.
 type sent struct {
 	frame *pending
+	id    string
 	at    time.Time
 }
 
-func (l *link) openLane(conn *amqp.Connection) (*lane, error) {
+func (l *link) openLane(conn *broker.Connection) (*lane, error) {
 	ch, err := conn.Channel()
 	if err != nil {
 		return nil, err
@@ -207,90 +211,77 @@ func (l *link) openLane(conn *amqp.Connection) (*lane, error) {
 		ch:       ch,
 		confirms: ch.NotifyPublish(make(chan amqp.Confirmation, window)),
 		returns:  ch.NotifyReturn(make(chan amqp.Return, window)),
+		closed:   ch.NotifyClose(make(chan *amqp.Error, 1)),
 		slots:    make(chan struct{}, window),
 	}, nil
 }
 
-// publish sends frames until the channel ends or there is nothing left to do; the latter is its result.
-func (l *lane) publish() (finished bool) {
-	l.count(+1)
+// publish sends frames until the channel ends, and returns why it did.
+func (l *lane) publish() error {
+	l.open()
 	received := make(chan struct{})
 	go func() {
 		l.receive()
-		l.end()
 		close(received)
 	}()
-	defer func() {
-		if err := l.ch.Close(); err != nil && !errors.Is(err, amqp.ErrClosed) {
-			l.log.Debug("close of a channel", "error", err)
-		}
-		<-received
-		l.count(-1)
-	}()
+	err := l.feed(received)
+	closeErr := l.ch.Close()
+	<-received
+	switch reason := <-l.closed; {
+	case reason != nil:
+		return reason
+	case l.unroutable:
+		return errUnroutable
+	case err != nil:
+		return err
+	}
+	return closeErr
+}
+
+// feed publishes frames until the lane takes no more.
+func (l *lane) feed(received <-chan struct{}) error {
 	for {
 		select {
 		case l.slots <- struct{}{}:
 		case <-received:
-			return false
+			return nil
 		}
 		f, queue := l.take(l)
 		if f == nil {
-			return l.drain(received)
+			return nil
 		}
+		l.sequence++
+		s := sent{f, strconv.FormatUint(l.sequence, 10), time.Now()}
 		l.mu.Lock()
-		l.outstanding = append(l.outstanding, sent{f, time.Now()})
+		l.outstanding = append(l.outstanding, s)
 		l.mu.Unlock()
 		err := l.ch.Publish(l.topology.Exchange(), queue, true, false, amqp.Publishing{
-			Headers:      frame.Headers(f.segments),
-			ContentType:  frame.ContentType,
-			DeliveryMode: amqp.Persistent,
-			MessageId:    f.segments[0].Base.String(),
-			Timestamp:    time.Now(),
-			Type:         frame.Type,
-			Body:         f.body,
+			Headers:       frame.Headers(f.segments),
+			ContentType:   frame.ContentType,
+			DeliveryMode:  amqp.Persistent,
+			CorrelationId: s.id,
+			MessageId:     f.segments[0].Base.String(),
+			Timestamp:     s.at,
+			Type:          frame.Type,
+			Body:          f.body,
 		})
 		if err != nil {
-			return false // the frame is among the outstanding ones: receive gives it back
+			return err // the frame is among the outstanding ones: receive gives it back
 		}
 	}
-}
-
-// drain waits until every frame is confirmed, when there are no more to publish.
-func (l *lane) drain(received <-chan struct{}) (finished bool) {
-	if l.hasEnded() {
-		return false
-	}
-	for range cap(l.slots) - 1 { // one is held already, for the frame that did not come
-		select {
-		case l.slots <- struct{}{}:
-		case <-received:
-			return false
-		}
-	}
-	return true
 }
 
 // receive settles frames as their confirms come, until the channel is closed, and gives back those left.
 func (l *lane) receive() {
 	returned := make(map[string]bool)
 	for c := range l.confirms {
-		// A message that could not be routed is returned before it is acked.
-		for more := true; more; {
-			select {
-			case r := <-l.returns:
-				returned[r.MessageId] = true
-			default:
-				more = false
-			}
-		}
+		l.collectReturns(returned)
 		s := l.confirmed()
-		id := s.frame.segments[0].Base.String()
 		switch {
-		case c.Ack && returned[id]:
-			delete(returned, id)
-			l.log.Error("a frame could not be routed; declaring the queues anew", "exchange", l.topology.Exchange())
+		case c.Ack && returned[s.id]:
+			delete(returned, s.id)
 			l.unroutable = true
-			l.end() // first, so that another lane's frame is not taken on the way out
+			l.end() // first, so that this lane does not take the frame again
 			l.giveBack([]*pending{s.frame})
 		case c.Ack:
 			l.metrics.confirmSeconds.Observe(time.Since(s.at).Seconds())
@@ -302,14 +293,25 @@ func (l *lane) receive() {
 		}
 		<-l.slots
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var unknown []*pending
-	for _, s := range l.outstanding {
-		unknown = append(unknown, s.frame)
+	l.end()
+	l.giveBack(l.unknown())
+}
+
+// collectReturns notes the messages that could not be routed. One is returned before it is acked. The library
+// closes the channel of returns before that of confirms.
+func (l *lane) collectReturns(returned map[string]bool) {
+	for {
+		select {
+		case r, ok := <-l.returns:
+			if !ok {
+				l.returns = nil
+				return
+			}
+			returned[r.CorrelationId] = true
+		default:
+			return
+		}
 	}
-	l.outstanding = nil
-	l.giveBack(unknown)
 }
 
 // confirmed returns the frame that was published first of those outstanding. The library hands confirms over
@@ -323,33 +325,40 @@ func (l *lane) confirmed() sent {
 	return s
 }
 
+// unknown returns the frames whose confirms can't come any more.
+func (l *lane) unknown() []*pending {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var frames []*pending
+	for _, s := range l.outstanding {
+		frames = append(frames, s.frame)
+	}
+	l.outstanding = nil
+	return frames
+}
+
+// stuck says whether a frame was published before since and is not confirmed.
+func (l *lane) stuck(since time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.outstanding) > 0 && l.outstanding[0].at.Before(since)
+}
+
+// open lets the lane take frames.
+func (l *lane) open() {
+	l.publisher.mu.Lock()
+	defer l.publisher.mu.Unlock()
+	l.lanes[l] = true
+	l.trouble = nil
+	l.report()
+}
+
 // end has the lane take no more frames, and wakes it up when it waits for one.
 func (l *lane) end() {
 	l.publisher.mu.Lock()
 	defer l.publisher.mu.Unlock()
 	l.ended = true
+	delete(l.lanes, l)
+	l.report()
 	l.work.Broadcast()
-}
-
-func (l *lane) hasEnded() bool {
-	l.publisher.mu.Lock()
-	defer l.publisher.mu.Unlock()
-	return l.ended
-}
-
-func (l *lane) count(n int) {
-	l.publisher.mu.Lock()
-	defer l.publisher.mu.Unlock()
-	l.lanesUp += n
-	if l.lanesUp > 0 {
-		l.trouble = nil
-	}
-	l.report()
-}
-
-func (l *link) setTrouble(err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.trouble = err
-	l.report()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,10 +20,11 @@ import (
 // Why a frame was not confirmed. The client is answered 503 with the text.
 var (
 	errConfirmTimeout = errors.New("RabbitMQ did not confirm in time; the records may or may not be stored")
-	errRefused        = errors.New("the queue is full")
+	errRefused        = errors.New("RabbitMQ refused the records: the queue is full, or it has an error of its own")
 	errStopping       = errors.New("the service is shutting down")
 	errBlocked        = errors.New("RabbitMQ blocks publishers until it has memory and disk again")
 	errNoBroker       = errors.New("no connection to RabbitMQ")
+	errUnroutable     = errors.New("RabbitMQ has no queue for the records")
 )
 
 const (
@@ -43,7 +45,6 @@ type pending struct {
 	records  int
 	deadline time.Time
 	attempts int
-	lane     *lane // that published it last, under the publisher's mutex
 
 	settled atomic.Bool
 	done    chan struct{}
@@ -75,7 +76,7 @@ type publisher struct {
 	topology   broker.Topology
 	urls       []string
 	links      int
-	lanes      int // a link
+	channels   int // a link
 	frameBytes int
 	timeout    time.Duration
 	metrics    *metrics
@@ -89,11 +90,12 @@ type publisher struct {
 	open     *pending   // under construction, nil when empty
 	sealed   []*pending // full, or published before with unknown outcome; oldest first
 	live     []*pending // all that may be unsettled, by deadline
-	lanesUp  int
-	trouble  error // why no lane could be opened, nil while one is
+	lanes    map[*lane]bool
+	trouble  error // why there is no lane, nil while there is one
 	blocked  map[*link]string
-	stopping bool
-	shard    int // next queue
+	stopping bool // no requests are to come
+	ended    bool // nobody publishes any more
+	shard    int  // next queue
 }
 
 func newPublisher(c Config, log *slog.Logger, m *metrics, ready *service.Ready) *publisher {
@@ -102,7 +104,8 @@ func newPublisher(c Config, log *slog.Logger, m *metrics, ready *service.Ready) 
 		topology:   broker.NewTopology(c.Broker),
 		urls:       c.URLs,
 		links:      c.PublishConnections,
-		lanes:      c.PublishChannels,
+		channels:   c.PublishChannels,
+		lanes:      make(map[*lane]bool),
 		frameBytes: int(c.FrameBytes),
 		timeout:    c.ConfirmTimeout,
 		metrics:    m,
@@ -127,9 +130,9 @@ func (p *publisher) fault() error {
 		return errStopping
 	case len(p.blocked) > 0:
 		return errBlocked
-	case p.lanesUp == 0 && p.trouble != nil:
+	case len(p.lanes) == 0 && p.trouble != nil:
 		return p.trouble
-	case p.lanesUp == 0:
+	case len(p.lanes) == 0:
 		return errNoBroker
 	}
 	return nil
@@ -146,7 +149,7 @@ func (p *publisher) report() {
 		break
 	}
 	p.ready.Set("rabbitmq", reason)
-	p.metrics.connected.Set(boolean(p.lanesUp > 0))
+	p.metrics.connected.Set(boolean(len(p.lanes) > 0))
 	p.metrics.blocked.Set(boolean(len(p.blocked) > 0))
 }
 
@@ -159,9 +162,10 @@ func boolean(b bool) float64 {
 
 // add hands a request's records over and appends its tickets to dst. key is the base of the ids, or nil. The
 // pieces become the segments of a keyed request as they are, so that they are the same every time.
-func (p *publisher) add(dst []ticket, ndjson []byte, pieces []scan.Piece, key *uuid.UUID, now time.Time) []ticket {
+func (p *publisher) add(dst []ticket, ndjson []byte, pieces []scan.Piece, key *uuid.UUID) []ticket {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	now := time.Now() // under the mutex, so that deadlines only grow
 	index := 0
 	for _, piece := range pieces {
 		f := p.open
@@ -211,6 +215,9 @@ func (p *publisher) wake() {
 
 func (p *publisher) newFrame(now time.Time) *pending {
 	f := &pending{done: make(chan struct{}), deadline: now.Add(p.timeout)}
+	if p.ended {
+		f.settle(errStopping)
+	}
 	if b, ok := p.bodies.Get().(*[]byte); ok {
 		f.body = (*b)[:0]
 	}
@@ -220,8 +227,9 @@ func (p *publisher) newFrame(now time.Time) *pending {
 // recycle takes a confirmed frame's memory back. A frame that was published twice may still be in the hands of
 // a connection that is going down, so its memory is left to the garbage collector.
 func (p *publisher) recycle(f *pending) {
-	if f.attempts == 1 {
-		p.bodies.Put(&f.body)
+	if body := f.body; f.attempts == 1 && cap(body) <= maxPooled {
+		f.body = nil
+		p.bodies.Put(&body)
 	}
 }
 
@@ -234,13 +242,9 @@ func (p *publisher) take(l *lane) (f *pending, queue string) {
 			p.wake() // what woke this lane was meant for one that can publish
 			return nil, ""
 		}
-		if p.stopping && len(p.sealed) == 0 && p.open == nil {
-			return nil, ""
-		}
 		if !p.isBlocked(l.link) {
 			if f := p.next(); f != nil {
 				f.attempts++
-				f.lane = l
 				p.shard = (p.shard + 1) % p.topology.Shards()
 				return f, p.topology.Queue(p.shard)
 			}
@@ -279,31 +283,42 @@ func (p *publisher) giveBack(frames []*pending) {
 	p.work.Broadcast()
 }
 
-// run keeps the links up until ctx is done, then lets the lanes publish and settle what is left, for as long as
-// flush has not ended, and returns when every goroutine it started has ended.
+// run keeps the links up until ctx is done and all frames are settled, or flush is done, and returns when every
+// goroutine it started has ended. Records that are added later are refused.
 func (p *publisher) run(ctx, flush context.Context) {
 	var links, watch sync.WaitGroup
+	up, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
 	for i := range p.links {
 		l := &link{publisher: p, number: i, reset: make(chan struct{}, 1)}
-		links.Go(func() { l.run(ctx, flush) })
+		links.Go(func() { l.run(up) })
 	}
-	watching, stopWatching := context.WithCancel(context.WithoutCancel(ctx))
-	watch.Go(func() { p.watch(watching) })
+	watch.Go(func() { p.watch(up) })
 
 	<-ctx.Done()
 	p.mu.Lock()
 	p.stopping = true
 	p.report()
-	p.work.Broadcast()
 	p.mu.Unlock()
-
+	for p.unsettled() && broker.Sleep(flush, watchPeriod) == nil {
+	}
+	cut()
 	links.Wait()
-	stopWatching()
 	watch.Wait()
+
+	p.mu.Lock()
+	p.ended = true
+	p.mu.Unlock()
 	p.expire(time.Time{}, errStopping)
 }
 
-// watch settles frames that run out of time.
+func (p *publisher) unsettled() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.live, func(f *pending) bool { return !f.settled.Load() })
+}
+
+// watch settles frames that run out of time, and has the connections of lanes whose confirms do not come given up.
 func (p *publisher) watch(ctx context.Context) {
 	tick := time.NewTicker(watchPeriod)
 	defer tick.Stop()
@@ -311,10 +326,28 @@ func (p *publisher) watch(ctx context.Context) {
 		select {
 		case now := <-tick.C:
 			p.expire(now, errConfirmTimeout)
+			for _, l := range p.publishing() {
+				if l.stuck(now.Add(-p.timeout)) {
+					l.giveUp()
+				}
+			}
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// publishing returns the lanes that RabbitMQ does not block.
+func (p *publisher) publishing() []*lane {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var lanes []*lane
+	for l := range p.lanes {
+		if !p.isBlocked(l.link) {
+			lanes = append(lanes, l)
+		}
+	}
+	return lanes
 }
 
 // expire settles all frames whose deadline is before now, or all there are when now is zero.
@@ -331,9 +364,6 @@ func (p *publisher) expire(now time.Time, err error) {
 				p.open = nil
 			}
 			f.settle(err)
-			if f.lane != nil && !p.isBlocked(f.lane.link) {
-				f.lane.giveUp() // its confirm may never come
-			}
 		}
 		n++
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -139,7 +140,7 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, single bool, now time.Time) *r
 			s.metrics.rejected[reason].Add(float64(n))
 		}
 	}
-	w.tickets = s.publisher.add(w.tickets[:0], w.records.NDJSON, w.records.Pieces, key, now)
+	w.tickets = s.publisher.add(w.tickets[:0], w.records.NDJSON, w.records.Pieces, key)
 	for _, t := range w.tickets {
 		<-t.frame.done
 		if t.frame.err != nil {
@@ -238,7 +239,7 @@ func answer(ctx *fasthttp.RequestCtx, status int, json []byte) {
 func (s *server) fault(ctx *fasthttp.RequestCtx, err error) {
 	var small *fasthttp.ErrSmallBuffer
 	var timeout interface{ Timeout() bool }
-	r := refuse(fasthttp.StatusBadRequest, "the request can't be read: %v", err)
+	r := refuse(fasthttp.StatusBadRequest, "the request can't be read: %s", headline(err))
 	switch {
 	case errors.As(err, &small):
 		r = refuse(fasthttp.StatusRequestHeaderFieldsTooLarge, "the header is larger than %d bytes", headerBytes)
@@ -250,6 +251,28 @@ func (s *server) fault(ctx *fasthttp.RequestCtx, err error) {
 	}
 	s.metrics.count("other", r.status)
 	s.refuse(ctx, r)
+}
+
+// headline is the beginning of what fasthttp says of a request. The rest quotes the request, secrets included.
+func headline(err error) string {
+	text, _, _ := strings.Cut(err.Error(), ": buffer size=")
+	text, _, _ = strings.Cut(text, "contents:")
+	text, _, _ = strings.Cut(text, `"`)
+	return strings.TrimRight(text, " :,.")
+}
+
+// expect answers Expect: 100-continue before the body is sent, when the header alone shows that it is not taken.
+func (s *server) expect(ctx *fasthttp.RequestCtx) int {
+	switch path := string(ctx.Path()); {
+	case path != "/log" && path != "/log/batch", !ctx.IsPost():
+		s.handle(ctx) // which needs no body to refuse it
+	case int64(ctx.Request.Header.ContentLength()) > s.bodies.maxBytes:
+		s.refuse(ctx, s.bodies.tooLarge())
+		s.metrics.count(path, ctx.Response.StatusCode())
+	default:
+		return fasthttp.StatusContinue
+	}
+	return ctx.Response.StatusCode()
 }
 
 // drainHeader reads what has come of a header that is too large: closing a connection with unread bytes would

@@ -34,6 +34,18 @@ type Config struct {
 	OnListen func(net.Addr)
 }
 
+// Validate checks what no single field's bounds can, the files that the settings name among it. Run does so before
+// anything else.
+func (c *Config) Validate() error {
+	if c.Postgres == "" {
+		return config.Missing("POSTGRES_URL")
+	}
+	if _, err := keys.Load(c.KeysFile); err != nil {
+		return err
+	}
+	return service.CheckAddress("QUERY_ADDR", c.Addr, c.Access)
+}
+
 // Run serves queries until ctx is done, then lets requests under way finish for at most ShutdownTimeout. It
 // starts also while the database or Redis can't be reached; /ready says so of the database, without which there
 // is no answer. It returns nil after an ordered stop.
@@ -43,7 +55,7 @@ func Run(ctx context.Context, c Config) error {
 		log = service.NewLogger(os.Stderr, c.Process)
 	}
 	log = log.With("service", "query")
-	if err := config.Require("POSTGRES_URL", string(c.Postgres)); err != nil {
+	if err := c.Validate(); err != nil {
 		return err
 	}
 	allowed, err := keys.Load(c.KeysFile)

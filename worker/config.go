@@ -1,12 +1,12 @@
 package worker
 
 import (
-	"fmt"
 	"log/slog"
 	"net"
 	"time"
 
 	"millrace/internal/config"
+	"millrace/internal/service"
 )
 
 // Config holds the worker's settings.
@@ -23,7 +23,7 @@ type Config struct {
 	BatchBytes        config.Bytes       `env:"BATCH_BYTES" envDefault:"8MiB" min:"1" help:"Bytes of records that close a batch."`
 	BatchLinger       time.Duration      `env:"BATCH_LINGER" envDefault:"50ms" min:"0s" help:"Age that closes a batch, counted from its first frame."`
 	AutoMigrate       bool               `env:"AUTO_MIGRATE" envDefault:"true" help:"Bring the schema up to date at the start; false: refuse to start on an older schema."`
-	PartitionInterval time.Duration      `env:"PARTITION_INTERVAL" envDefault:"24h" help:"Length of a partition of logs, 1h or 24h; partitions that exist stay as they are."`
+	PartitionInterval time.Duration      `env:"PARTITION_INTERVAL" envDefault:"24h" oneof:"1h 24h" help:"Length of a partition of logs; partitions that exist stay as they are."`
 	Retention         time.Duration      `env:"RETENTION" min:"0s" help:"Age at which partitions are dropped; empty: they are kept."`
 	IndexClosed       bool               `env:"INDEX_CLOSED_PARTITIONS" envDefault:"true" help:"Build a GIN index on partitions that no longer grow."`
 
@@ -35,16 +35,14 @@ type Config struct {
 	maxHold time.Duration // tests shorten it
 }
 
-// Validate checks what the tags of the fields do not say. Run does so before anything else.
+// Validate checks what the tags of the fields do not say, and that the addresses of the servers are set. Run does so
+// before anything else.
 func (c *Config) Validate() error {
-	switch c.PartitionInterval {
-	case time.Hour, 24 * time.Hour:
-	default:
-		return fmt.Errorf("PARTITION_INTERVAL: got %q, takes 1h or 24h", c.PartitionInterval)
+	switch {
+	case c.Postgres == "":
+		return config.Missing("POSTGRES_URL")
+	case len(c.URLs) == 0:
+		return config.Missing("RABBITMQ_URL")
 	}
-	var urls string
-	if len(c.URLs) > 0 {
-		urls = c.URLs[0]
-	}
-	return config.Require("POSTGRES_URL", string(c.Postgres), "RABBITMQ_URL", urls)
+	return service.CheckAddress("WORKER_ADDR", c.Addr, config.Access{AllowAnonymous: c.AllowAnonymous})
 }

@@ -157,7 +157,7 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 	watching.Go(func() { s.watchBlocked(conn.NotifyBlocked(make(chan amqp.Blocking, 1))) })
 	defer func() {
 		// Unacknowledged frames go back, whether or not RabbitMQ hears the good-bye.
-		_ = conn.CloseDeadline(time.Now().Add(brokerCloseTimeout))
+		conn.End(brokerCloseTimeout)
 		watching.Wait()
 		if reason := <-closed; reason != nil {
 			err = reason
@@ -246,7 +246,7 @@ func (s *stream) watchBlocked(blockings <-chan amqp.Blocking) {
 
 // consume starts a consumer of a queue on a channel of its own: only within one consumer do deliveries come in
 // the order of their tags, which an acknowledgement of all up to one relies on.
-func (s *stream) consume(conn *amqp.Connection, queue string) (*amqp.Channel, <-chan amqp.Delivery, error) {
+func (s *stream) consume(conn *broker.Connection, queue string) (*amqp.Channel, <-chan amqp.Delivery, error) {
 	channel, err := conn.Channel()
 	if err != nil {
 		return nil, nil, err

@@ -105,9 +105,23 @@ func (t Topology) declareQueue(ch *amqp.Channel, name string, args amqp.Table) e
 	return nil
 }
 
+// Connection is a connection to RabbitMQ whose end can be forced.
+type Connection struct {
+	*amqp.Connection
+	tcp net.Conn
+}
+
+// End says good-bye and closes the connection, after at most timeout also when the broker does not answer, or does
+// not read what a publish is writing. It may be called by several goroutines, and again.
+func (c *Connection) End(timeout time.Duration) {
+	cut := time.AfterFunc(timeout, func() { _ = c.tcp.Close() })
+	defer cut.Stop()
+	_ = c.Close() // it may be closed already; there is nothing to be done about another error
+}
+
 // Dial connects to one of the cluster's nodes, trying all in random order. name is shown in RabbitMQ's list of
 // connections. The error is that of the node tried last.
-func Dial(ctx context.Context, urls []string, name string) (*amqp.Connection, error) {
+func Dial(ctx context.Context, urls []string, name string) (*Connection, error) {
 	if len(urls) == 0 {
 		return nil, errors.New("RABBITMQ_URL is not set")
 	}
@@ -115,13 +129,17 @@ func Dial(ctx context.Context, urls []string, name string) (*amqp.Connection, er
 	properties.SetClientConnectionName(name)
 	var last error
 	for _, i := range rand.Perm(len(urls)) {
+		var tcp net.Conn
 		conn, err := amqp.DialConfig(urls[i], amqp.Config{
 			Heartbeat:  heartbeat,
 			Properties: properties,
-			Dial:       dialer(ctx),
+			Dial: func(network, addr string) (_ net.Conn, err error) {
+				tcp, err = dial(ctx, network, addr)
+				return tcp, err
+			},
 		})
 		if err == nil {
-			return conn, nil
+			return &Connection{conn, tcp}, nil
 		}
 		last = fmt.Errorf("connect to %s: %w", config.Redacted(urls[i]), err)
 		if ctx.Err() != nil {
@@ -131,25 +149,23 @@ func Dial(ctx context.Context, urls []string, name string) (*amqp.Connection, er
 	return nil, last
 }
 
-// dialer makes TCP connections that give up with ctx. Like amqp.DefaultDial it sets a deadline for the
-// handshake, which the library clears once the connection is open.
-func dialer(ctx context.Context) func(network, addr string) (net.Conn, error) {
-	return func(network, addr string) (net.Conn, error) {
-		d := net.Dialer{Timeout: dialTimeout}
-		conn, err := d.DialContext(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		if err := conn.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
-			return nil, errors.Join(err, conn.Close())
-		}
-		return conn, nil
+// dial makes a TCP connection and gives up with ctx. Like amqp.DefaultDial it sets a deadline for the handshake,
+// which the library clears once the connection is open.
+func dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := net.Dialer{Timeout: dialTimeout}
+	conn, err := d.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
 	}
+	if err := conn.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
 }
 
 // Redial calls Dial until it succeeds, with exponential backoff and jitter, and logs each failure. The error
 // is ctx's.
-func Redial(ctx context.Context, log *slog.Logger, urls []string, name string) (*amqp.Connection, error) {
+func Redial(ctx context.Context, log *slog.Logger, urls []string, name string) (*Connection, error) {
 	wait := NewBackoff()
 	for {
 		conn, err := Dial(ctx, urls, name)

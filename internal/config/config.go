@@ -143,7 +143,7 @@ func takes(f reflect.StructField) string {
 
 func inBounds(f reflect.StructField, value any) bool {
 	if oneof := f.Tag.Get("oneof"); oneof != "" {
-		return slices.Contains(strings.Fields(oneof), fmt.Sprint(value))
+		return slices.ContainsFunc(strings.Fields(oneof), func(one string) bool { return compare(value, one) == 0 })
 	}
 	low, high := f.Tag.Get("min"), f.Tag.Get("max")
 	return (low == "" || compare(value, low) >= 0) && (high == "" || compare(value, high) <= 0)
@@ -152,6 +152,9 @@ func inBounds(f reflect.StructField, value any) bool {
 // compare compares a parsed value with a bound written in a tag. A bound that does not parse is a mistake in
 // this program.
 func compare(value any, bound string) int {
+	if s, ok := value.(string); ok {
+		return cmp.Compare(s, bound)
+	}
 	b, err := parsers[reflect.TypeOf(value)](bound)
 	if err != nil {
 		panic(fmt.Sprintf("bound %q: %v", bound, err))

@@ -18,6 +18,7 @@ type example struct {
 	Linger time.Duration `env:"LINGER" envDefault:"50ms" min:"0s" help:"Longest wait."`
 	Redis  RedisURL      `env:"REDIS" help:"Cache."`
 	DB     PostgresURL   `env:"DB" help:"Database."`
+	Every  time.Duration `env:"EVERY" envDefault:"24h" oneof:"1h 24h" help:"How often."`
 	Level  string        `env:"LEVEL" envDefault:"info" oneof:"info warn" help:"Level."`
 	On     bool          `env:"ON" envDefault:"true" help:"Switch."`
 }
@@ -28,7 +29,7 @@ func TestDefaultsFillWhatIsUnset(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := example{Broker: Broker{Shards: 1}, Addr: "127.0.0.1:8080", Rows: 5000, Size: 16 << 20,
-		Linger: 50 * time.Millisecond, Level: "info", On: true}
+		Linger: 50 * time.Millisecond, Every: 24 * time.Hour, Level: "info", On: true}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
 	}
@@ -38,13 +39,13 @@ func TestValuesAreRead(t *testing.T) {
 	var got example
 	err := LoadFrom(map[string]string{
 		"RABBITMQ_URL": "amqp://a:5672/, amqps://b/v", "QUEUE_SHARDS": "3", "ADDR": ":80", "ROWS": "1", "SIZE": "64KiB",
-		"LINGER": "0s", "REDIS": "redis://h:1/0", "DB": "postgres://h/d", "LEVEL": "warn", "ON": "false",
+		"LINGER": "0s", "EVERY": "60m", "REDIS": "redis://h:1/0", "DB": "postgres://h/d", "LEVEL": "warn", "ON": "false",
 	}, &got)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := example{Broker: Broker{URLs: BrokerURLs{"amqp://a:5672/", "amqps://b/v"}, Shards: 3}, Addr: ":80", Rows: 1,
-		Size: 64 << 10, Redis: "redis://h:1/0", DB: "postgres://h/d", Level: "warn"}
+		Size: 64 << 10, Every: time.Hour, Redis: "redis://h:1/0", DB: "postgres://h/d", Level: "warn"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("values (-want +got):\n%s", diff)
 	}
@@ -61,6 +62,8 @@ func TestARefusalNamesTheVariableWhatItGotAndWhatItTakes(t *testing.T) {
 		{"SIZE", "9223372036854775807KiB", "a size such as"},
 		{"LINGER", "50", "a duration such as"},
 		{"LINGER", "-1s", "at least 0s"},
+		{"EVERY", "2h", "1h, 24h"},
+		{"EVERY", "daily", "1h, 24h"},
 		{"ADDR", "localhost", "host:port"},
 		{"ADDR", "localhost:http", "host:port"},
 		{"ON", "maybe", "true or false"},

@@ -122,12 +122,7 @@ func Redacted(raw string) string {
 	return u.Scheme + "://" + u.Host + u.Path
 }
 
-// Require returns an error that names the first variable of pairs (name, value, …) whose value is empty.
-func Require(pairs ...string) error {
-	for i := 0; i < len(pairs); i += 2 {
-		if pairs[i+1] == "" {
-			return fmt.Errorf("%s is not set; millrace run starts a private server for it", pairs[i])
-		}
-	}
-	return nil
+// Missing is the error for a setting that has no default and is not set.
+func Missing(name string) error {
+	return fmt.Errorf("%s is not set; millrace run starts a private server for it", name)
 }

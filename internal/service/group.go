@@ -43,16 +43,19 @@ func (g *Group) Go(name string, run func(context.Context) error) {
 // others in order. A service that ended by itself is an error, also when its run returned nil.
 func (g *Group) Wait(ctx context.Context) error {
 	var errs []error
+	ended := ""
 	select {
 	case <-ctx.Done():
-	case name := <-g.ended:
-		errs = append(errs, fmt.Errorf("%s ended", name))
+	case ended = <-g.ended:
 	}
 	for _, m := range g.members {
 		m.cancel()
 		<-m.done
-		if *m.err != nil {
+		switch {
+		case *m.err != nil:
 			errs = append(errs, fmt.Errorf("%s: %w", m.name, *m.err))
+		case m.name == ended:
+			errs = append(errs, fmt.Errorf("%s ended", m.name))
 		}
 	}
 	return errors.Join(errs...)

@@ -102,11 +102,21 @@ func WriteJSON(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v) // the client may be gone: nobody is left to tell
 }
 
-// Listen opens the address that the setting named name holds, with TLS when access asks for it. Without keys
-// only loopback addresses are opened, unless anonymous access is allowed in so many words.
-func Listen(name string, addr config.Address, access config.Access) (net.Listener, error) {
+// CheckAddress says whether Listen would open the address that the setting named name holds, as far as can be said
+// without opening it. Without keys only loopback addresses are opened, unless anonymous access is allowed in so
+// many words.
+func CheckAddress(name string, addr config.Address, access config.Access) error {
 	if access.KeysFile == "" && !access.AllowAnonymous && !loopback(addr) {
-		return nil, fmt.Errorf("%s: %s is not a loopback address and no keys are asked for: set KEYS_FILE, or ALLOW_ANONYMOUS=true", name, addr)
+		return fmt.Errorf("%s: %s is not a loopback address and no keys are asked for: set KEYS_FILE, or ALLOW_ANONYMOUS=true", name, addr)
+	}
+	_, err := tlsConfig(access)
+	return err
+}
+
+// Listen opens an address that CheckAddress allows, with TLS when access asks for it.
+func Listen(name string, addr config.Address, access config.Access) (net.Listener, error) {
+	if err := CheckAddress(name, addr, access); err != nil {
+		return nil, err
 	}
 	tlsConfig, err := tlsConfig(access)
 	if err != nil {

@@ -1,0 +1,92 @@
+package api
+
+import (
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"millrace/internal/service"
+)
+
+// testLane is a lane without a channel, for what does not need one.
+func testLane(t *testing.T) *lane {
+	t.Helper()
+	p := newPublisher(defaults(t), defaults(t).Log, newMetrics(service.NewRegistry(), func() int64 { return 0 }), new(service.Ready))
+	return &lane{
+		link:     &link{publisher: p, reset: make(chan struct{}, 1)},
+		confirms: make(chan amqp.Confirmation, window),
+		returns:  make(chan amqp.Return, window),
+		slots:    make(chan struct{}, window),
+	}
+}
+
+// send makes l have published a frame, under the id that a return would name.
+func (l *lane) send(id string) *pending {
+	f := l.newFrame(time.Now())
+	f.attempts = 1
+	l.outstanding = append(l.outstanding, sent{f, id, time.Now()})
+	l.slots <- struct{}{}
+	return f
+}
+
+func TestConfirmsThatComeWithTheEndOfTheChannelCount(t *testing.T) {
+	l := testLane(t)
+	confirmed, unknown := l.send("1"), l.send("2")
+	l.confirms <- amqp.Confirmation{DeliveryTag: 1, Ack: true}
+	close(l.returns) // the library closes it first
+	close(l.confirms)
+	l.receive()
+	if !confirmed.settled.Load() || confirmed.err != nil {
+		t.Errorf("the confirmed frame: settled %v, error %v", confirmed.settled.Load(), confirmed.err)
+	}
+	if unknown.settled.Load() || len(l.sealed) != 1 || l.sealed[0] != unknown {
+		t.Error("the frame whose outcome is unknown was not given back")
+	}
+}
+
+func TestAReturnMeansItsOwnFrameOnly(t *testing.T) {
+	l := testLane(t)
+	routed, returned := l.send("1"), l.send("2")
+	l.returns <- amqp.Return{CorrelationId: "2"} // it comes before its ack, and may come before the first one's
+	l.confirms <- amqp.Confirmation{DeliveryTag: 1, Ack: true}
+	l.confirms <- amqp.Confirmation{DeliveryTag: 2, Ack: true}
+	close(l.confirms)
+	l.receive()
+	if !routed.settled.Load() || returned.settled.Load() || !l.unroutable {
+		t.Errorf("settled: routed %v, returned %v; unroutable %v", routed.settled.Load(), returned.settled.Load(), l.unroutable)
+	}
+	if len(l.sealed) != 1 || l.sealed[0] != returned {
+		t.Error("the returned frame was not given back")
+	}
+}
+
+func TestANackIsAnsweredAndNotTriedAgain(t *testing.T) {
+	l := testLane(t)
+	f := l.send("1")
+	l.confirms <- amqp.Confirmation{DeliveryTag: 1, Ack: false}
+	close(l.confirms)
+	l.receive()
+	if !f.settled.Load() || f.err != errRefused || len(l.sealed) > 0 {
+		t.Errorf("settled %v, error %v, %d given back", f.settled.Load(), f.err, len(l.sealed))
+	}
+}
+
+func TestFramesRunOutOfTimeInOrder(t *testing.T) {
+	l := testLane(t)
+	p := l.publisher
+	now := time.Now()
+	for i := range 3 {
+		p.live = append(p.live, p.newFrame(now.Add(time.Duration(i)*time.Second)))
+	}
+	frames := append([]*pending(nil), p.live...)
+	p.expire(now.Add(p.timeout+1500*time.Millisecond), errConfirmTimeout)
+	for i, want := range []bool{true, true, false} {
+		if got := frames[i].settled.Load(); got != want {
+			t.Errorf("frame %d: settled %v, want %v", i, got, want)
+		}
+	}
+	if len(p.live) != 1 {
+		t.Errorf("%d frames are still watched, want 1", len(p.live))
+	}
+}
