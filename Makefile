@@ -17,7 +17,7 @@ run: build servers ## everything on this machine, data in .millrace; Ctrl-C stop
 	@exec bin/millrace run
 
 test: build servers compiler ## all tests, on private servers, with the race detector
-	bin/millrace stack -- go test -race -count=1 -timeout 20m ./...
+	bin/millrace stack -- go test -race -count=1 -timeout 10m ./...
 
 build: ## bin/millrace
 	@mkdir -p bin

@@ -35,6 +35,9 @@ type Config struct {
 // Validate checks what no single field's bounds can, the files that the settings name among it. Run does so before
 // anything else.
 func (c *Config) Validate() error {
+	if err := config.Check(c); err != nil {
+		return err
+	}
 	if len(c.URLs) == 0 {
 		return config.Missing("RABBITMQ_URL")
 	}

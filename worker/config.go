@@ -38,6 +38,9 @@ type Config struct {
 // Validate checks what the tags of the fields do not say, and that the addresses of the servers are set. Run does so
 // before anything else.
 func (c *Config) Validate() error {
+	if err := config.Check(c); err != nil {
+		return err
+	}
 	switch {
 	case c.Postgres == "":
 		return config.Missing("POSTGRES_URL")

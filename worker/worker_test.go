@@ -531,7 +531,7 @@ func TestALostBrokerConnectionIsMadeAgain(t *testing.T) {
 func TestTheStartWaitsForServersAndRefusesWhatWaitingDoesNotCure(t *testing.T) {
 	c := testConfig(t, 1)
 	c.PartitionInterval = time.Minute
-	if err := Run(context.Background(), c); err == nil || err.Error() != `PARTITION_INTERVAL: got "1m0s", takes 1h or 24h` {
+	if err := Run(context.Background(), c); err == nil || err.Error() != `PARTITION_INTERVAL: got "1m0s", takes 1h, 24h` {
 		t.Errorf("got %v", err)
 	}
 	c.PartitionInterval = time.Hour

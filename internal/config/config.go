@@ -91,6 +91,18 @@ func LoadFrom(environ map[string]string, dst any) error {
 	return nil
 }
 
+// Check returns an error for the first field of a Config, or of a pointer to one, that is outside its bounds: for
+// one that was not made by Load.
+func Check(config any) error {
+	v := reflect.Indirect(reflect.ValueOf(config))
+	for _, f := range settingFields(v.Type()) {
+		if value := v.FieldByIndex(f.Index).Interface(); !inBounds(f, value) {
+			return refused(f, fmt.Sprint(value))
+		}
+	}
+	return nil
+}
+
 // Describe lists the settings of a Config struct, in the order of its fields.
 func Describe(config any) []Setting {
 	var out []Setting

@@ -125,3 +125,17 @@ func TestWhatIsLoggedOfAURLHoldsNoSecret(t *testing.T) {
 		}
 	}
 }
+
+func TestAConfigMadeByHandIsChecked(t *testing.T) {
+	var c example
+	if err := LoadFrom(nil, &c); err != nil {
+		t.Fatal(err)
+	}
+	if err := Check(&c); err != nil {
+		t.Errorf("the defaults: %v", err)
+	}
+	c.Every = time.Minute
+	if err := Check(c); err == nil || err.Error() != `EVERY: got "1m0s", takes 1h, 24h` {
+		t.Errorf("got %v, want the setting, the value and what it takes", err)
+	}
+}
