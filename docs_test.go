@@ -171,7 +171,7 @@ func TestDocumentsNameWhatIsThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
-	target := regexp.MustCompile("(?m)^ *make ([a-z-]+)|`make ([a-z-]+)`")
+	target := regexp.MustCompile("(?m)^    make ([a-z-]+)|`make ([a-z-]+)`")
 	for _, doc := range []string{"README.md", "DESIGN.md", "CHANGELOG.md"} {
 		text, err := os.ReadFile(doc)
 		if err != nil {

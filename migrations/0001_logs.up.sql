@@ -28,10 +28,12 @@ CREATE TABLE dead_letters (
 );
 CREATE INDEX dead_letters_dead_at_idx ON dead_letters (dead_at);
 
--- Hours of inserted_at in which rows appeared or vanished when they were no longer new: one row for each
--- transaction that did so. A cached result of a closed window is good only for the hours' count.
+-- Hours of inserted_at in which rows appeared or vanished when they were no longer new, and in how many
+-- transactions. A cached result of a closed window is good only for the sum over its hours. Transactions that
+-- run at once count in different slots, so that they don't wait for each other.
 CREATE TABLE late_changes (
-    hour       timestamptz NOT NULL,
-    changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    hour    timestamptz NOT NULL,
+    slot    int         NOT NULL DEFAULT pg_backend_pid() % 32,
+    changes bigint      NOT NULL DEFAULT 1,
+    PRIMARY KEY (hour, slot)
 );
-CREATE INDEX late_changes_hour_idx ON late_changes (hour);

@@ -233,7 +233,7 @@ type generation struct {
 // An hour of late_changes touches the window when its beginning lies less than an hour before it.
 func (s *store) closed(ctx context.Context, q *search) (closed bool, g generation, err error) {
 	const sql = `SELECT coalesce($2 <= CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() ELSE now() END - interval '1 minute', false),
-		(SELECT count(*) FROM late_changes WHERE hour > $1::timestamptz - interval '1 hour' AND hour < $2),
+		(SELECT coalesce(sum(changes), 0)::bigint FROM late_changes WHERE hour > $1::timestamptz - interval '1 hour' AND hour < $2),
 		max(version), min(applied_at) FROM schema_migrations`
 	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		return tx.QueryRow(ctx, sql, time.UnixMilli(q.from), time.UnixMilli(q.to)).Scan(&closed, &g.late, &g.schema, &g.created)

@@ -135,7 +135,7 @@ func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partitions, letter
 			[16]byte(id), at, string(letter.Payload)); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, "INSERT INTO late_changes (hour) VALUES (date_trunc('hour', $1::timestamptz))", at)
+		_, err := tx.Exec(ctx, "INSERT INTO late_changes (hour) VALUES (date_trunc('hour', $1::timestamptz))"+lateAgainSQL, at)
 		return err
 	})
 	if err != nil {

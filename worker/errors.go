@@ -17,6 +17,10 @@ const (
 	// badRecord is a record that PostgreSQL refuses. The batch is searched for it.
 	badRecord
 
+	// doubtful is a refusal that may be about a record or about the table: a trigger's, an internal error. An
+	// empty record that is taken shows that it is the former.
+	doubtful
+
 	// noPartition is a record's time for which there is no partition, or no longer. It is made, and the batch
 	// tries again.
 	noPartition
@@ -37,9 +41,9 @@ func classify(err error) errorClass {
 	switch {
 	case pg.Code == "42P01":
 		return noPartition // undefined_table: a partition dropped under a running statement
-	case pg.Code == "23514" && pg.ConstraintName == "":
-		// check_violation: the routing of rows to partitions reports itself under it, without a constraint. The
-		// message would tell too, but it is translated.
+	case pg.Code == "23514" && pg.ConstraintName == "" && pg.TableName != "":
+		// check_violation: the routing of rows to partitions reports itself under it, with the table and without a
+		// constraint. The message would tell too, but it is translated.
 		return noPartition
 	}
 	if !errors.As(err, new(copyError)) {
@@ -48,8 +52,12 @@ func classify(err error) errorClass {
 	switch sqlClass(pg.Code) {
 	case "22", "23", "54": // data exception, integrity constraint violation, program limit exceeded
 		return badRecord
+	case "08", "25", "28", "40", "42", "53", "55", "57", "58":
+		// connection, transaction state, authorization, rollback, schema and rights, resources, object state,
+		// operator intervention, system error
+		return outage
 	}
-	return outage
+	return doubtful
 }
 
 // retryLabel is the class of err's SQLSTATE, for the metric of retries.

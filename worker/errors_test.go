@@ -12,6 +12,7 @@ import (
 func TestErrorsAreSorted(t *testing.T) {
 	pg := func(code, constraint string) error { return &pgconn.PgError{Code: code, ConstraintName: constraint} }
 	inCopy := func(err error) error { return fmt.Errorf("batch: %w", copyError{err}) }
+	unrouted := func(table string) error { return &pgconn.PgError{Code: "23514", TableName: table} }
 	cases := map[string]struct {
 		err  error
 		want errorClass
@@ -21,8 +22,13 @@ func TestErrorsAreSorted(t *testing.T) {
 		"a unique index":                {inCopy(pg("23505", "logs_key")), badRecord},
 		"a limit":                       {inCopy(pg("54000", "")), badRecord},
 		"a data error of the ledger":    {pg("22P02", ""), outage},
-		"no partition":                  {inCopy(pg("23514", "")), noPartition},
-		"no partition of the ledger":    {pg("23514", ""), noPartition},
+		"no partition":                  {inCopy(unrouted("logs")), noPartition},
+		"no partition of the ledger":    {unrouted("ledger"), noPartition},
+		"a trigger's check":             {inCopy(pg("23514", "")), badRecord},
+		"a trigger's exception":         {inCopy(pg("P0001", "")), doubtful},
+		"an internal error":             {inCopy(pg("XX000", "")), doubtful},
+		"an exception of the ledger":    {pg("P0001", ""), outage},
+		"a missing privilege":           {inCopy(pg("42501", "")), outage},
 		"a dropped partition":           {inCopy(pg("42P01", "")), noPartition},
 		"shutdown":                      {inCopy(pg("57P01", "")), outage},
 		"read only":                     {inCopy(pg("25006", "")), outage},

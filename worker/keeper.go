@@ -135,6 +135,12 @@ func (k *keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before ti
 			}
 			continue
 		}
+		if p.to.After(before) && !p.pending && strings.HasPrefix(p.comment, dropMark) {
+			// Retention was longer when it was marked, and shall not be remembered when somebody detaches it.
+			if _, err := conn.Exec(ctx, fmt.Sprintf("COMMENT ON TABLE %s IS NULL", pgx.Identifier{p.name}.Sanitize())); err != nil {
+				return fmt.Errorf("unmark %s: %w", p.name, err)
+			}
+		}
 		if p.to.After(before) || p.pending || !t.ownName(p.name) {
 			continue
 		}
@@ -147,7 +153,7 @@ func (k *keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before ti
 		}
 	}
 	k.parts.forget()
-	return k.dropDetached(ctx, conn, t)
+	return k.dropDetached(ctx, conn, t, before)
 }
 
 // detach takes a partition out of its table. It does not run in a transaction, and must not be cut short by
@@ -173,9 +179,9 @@ func (k *keeper) patiently(ctx context.Context, conn *pgx.Conn, within time.Dura
 	return nil
 }
 
-// dropDetached drops the tables that carry the mark and are no partitions any more. The hours that lost rows are
+// dropDetached drops the tables that carry the mark, are no partitions any more and ended before a time. The hours that lost rows are
 // noted in the same transaction.
-func (k *keeper) dropDetached(ctx context.Context, conn *pgx.Conn, t table) error {
+func (k *keeper) dropDetached(ctx context.Context, conn *pgx.Conn, t table, before time.Time) error {
 	const marked = `SELECT c.relname, d.description FROM pg_class c
 		JOIN pg_description d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
 		WHERE c.relkind = 'r' AND NOT c.relispartition AND starts_with(d.description, $2)
@@ -194,10 +200,14 @@ func (k *keeper) dropDetached(ctx context.Context, conn *pgx.Conn, t table) erro
 			continue
 		}
 		from, to, _ := strings.Cut(strings.TrimPrefix(o.Comment, dropMark), "/")
+		if end, err := time.Parse(time.RFC3339, to); err != nil || end.After(before) {
+			k.log.Warn("a detached partition is marked to be dropped and too young for that; it is left alone", "table", o.Name, "mark", o.Comment)
+			continue
+		}
 		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 			if t.name == "logs" {
 				const note = `INSERT INTO late_changes (hour)
-					SELECT generate_series(date_trunc('hour', $1::text::timestamptz), $2::text::timestamptz - interval '1 us', interval '1 hour')`
+					SELECT generate_series(date_trunc('hour', $1::text::timestamptz), $2::text::timestamptz - interval '1 us', interval '1 hour')` + lateAgainSQL
 				if _, err := tx.Exec(ctx, note, from, to); err != nil {
 					return err
 				}

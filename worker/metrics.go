@@ -72,8 +72,8 @@ const reminder = 30 * time.Second
 // condition is something that all streams need, a server. It fails while it fails for one of them. It may be
 // used by many goroutines at once.
 type condition struct {
-	name  string // as /ready shows it
-	ready *service.Ready
+	name  string         // as /ready shows it
+	ready *service.Ready // may be nil
 	log   *slog.Logger
 	gauge prometheus.Gauge // 1 while it holds; may be nil
 
@@ -128,7 +128,9 @@ func (c *condition) publish() {
 	for _, r := range c.failed {
 		reason, value = r, 0
 	}
-	c.ready.Set(c.name, reason)
+	if c.ready != nil {
+		c.ready.Set(c.name, reason)
+	}
 	if c.gauge != nil {
 		c.gauge.Set(value)
 	}

@@ -33,7 +33,10 @@ const (
 	// lateSQL notes hours in which rows appear that are no longer new, by the database's clock.
 	lateSQL = `INSERT INTO late_changes (hour)
 		SELECT date_trunc('hour', at) FROM unnest($1::timestamptz[]) AS t (at)
-		WHERE at < clock_timestamp() - interval '30 seconds'`
+		WHERE at < clock_timestamp() - interval '30 seconds' ORDER BY 1` + lateAgainSQL
+
+	// lateAgainSQL counts another change in an hour that has one.
+	lateAgainSQL = ` ON CONFLICT (hour, slot) DO UPDATE SET changes = late_changes.changes + 1`
 
 	// ledgerDoubt is the age from which a segment that the ledger does not have may have been in it: a day less
 	// than ledgerKeep, because the clocks of two machines decide.
@@ -63,29 +66,53 @@ type outcome struct {
 // refuse the commit. After an error nothing is stored, unless it was the answer to the commit that was lost, and
 // the connection may be in a failed transaction or closed. store sorts segments.
 func store(ctx context.Context, conn *pgx.Conn, parts *partitions, segments []segment, dead []deadLetter, final func(outcome) error) (outcome, error) {
+	ctx, w := watch(ctx, attemptTimeout)
+	defer w.stop()
 	if err := parts.forSegments(ctx, conn, segments); err != nil {
 		return outcome{}, err
 	}
 	slices.SortStableFunc(segments, func(a, b segment) int { return bytes.Compare(a.Base[:], b.Base[:]) })
 	t := transaction{conn: conn, letters: dead}
 	err := t.run(ctx, segments, final)
-	if err != nil && classify(err) == badRecord && !conn.IsClosed() {
+	if class := classify(err); err != nil && (class == badRecord || class == doubtful) && !conn.IsClosed() {
 		// Savepoints cost every batch a little; only one that has a bad record pays for them.
 		if _, err := conn.Exec(ctx, "ROLLBACK"); err != nil {
 			return outcome{}, err
 		}
-		t = transaction{conn: conn, letters: dead, careful: true}
+		t = transaction{conn: conn, letters: dead, careful: true, doubtful: class == doubtful, watchdog: w}
 		err = t.run(ctx, segments, final)
 	}
 	return t.outcome, err
 }
 
+// watchdog ends a context when nothing has moved for a while.
+type watchdog struct {
+	timer  *time.Timer
+	within time.Duration
+	cancel context.CancelFunc
+}
+
+func watch(ctx context.Context, within time.Duration) (context.Context, watchdog) {
+	ctx, cancel := context.WithCancel(ctx)
+	return ctx, watchdog{time.AfterFunc(within, cancel), within, cancel}
+}
+
+// moved starts the while anew.
+func (w watchdog) moved() { w.timer.Reset(w.within) }
+
+func (w watchdog) stop() {
+	w.timer.Stop()
+	w.cancel()
+}
+
 // transaction is one try of store.
 type transaction struct {
 	outcome
-	conn    *pgx.Conn
-	letters []deadLetter
-	careful bool // search for bad records
+	conn     *pgx.Conn
+	letters  []deadLetter
+	careful  bool // search for bad records
+	doubtful bool // if an empty record is taken, what is refused is bad whatever the reason
+	watchdog watchdog
 }
 
 func (t *transaction) run(ctx context.Context, segments []segment, final func(outcome) error) error {
@@ -98,6 +125,11 @@ func (t *transaction) run(ctx context.Context, segments []segment, final func(ou
 	switch {
 	case len(t.stored) == 0:
 	case t.careful:
+		if t.doubtful {
+			if err := t.copyCanary(ctx); err != nil {
+				return err
+			}
+		}
 		err = t.copyGood(ctx, t.stored)
 	default:
 		err = copyRows(ctx, t.conn, t.stored)
@@ -238,9 +270,24 @@ func (t *transaction) forgotten(ctx context.Context, segments []segment) ([]segm
 	}), nil
 }
 
+// copyCanary fails when the table refuses even an empty record, and leaves nothing behind.
+func (t *transaction) copyCanary(ctx context.Context) error {
+	canary := t.stored[0]
+	canary.Records, canary.Body = 1, []byte("{}\n")
+	if _, err := t.conn.Exec(ctx, "SAVEPOINT canary"); err != nil {
+		return err
+	}
+	if err := copyRows(ctx, t.conn, []segment{canary}); err != nil {
+		return err
+	}
+	_, err := t.conn.Exec(ctx, "ROLLBACK TO SAVEPOINT canary; RELEASE SAVEPOINT canary")
+	return err
+}
+
 // copyGood copies the segments' records except the bad ones, which become dead letters. Each of those costs
 // about two COPYs for every halving of the batch.
 func (t *transaction) copyGood(ctx context.Context, segments []segment) error {
+	t.watchdog.moved()
 	if _, err := t.conn.Exec(ctx, "SAVEPOINT bisect"); err != nil {
 		return err
 	}
@@ -249,7 +296,7 @@ func (t *transaction) copyGood(ctx context.Context, segments []segment) error {
 		_, err = t.conn.Exec(ctx, "RELEASE SAVEPOINT bisect")
 		return err
 	}
-	if classify(err) != badRecord || t.conn.IsClosed() {
+	if class := classify(err); class != badRecord && !(t.doubtful && class == doubtful) || t.conn.IsClosed() {
 		return err
 	}
 	if _, err := t.conn.Exec(ctx, "ROLLBACK TO SAVEPOINT bisect; RELEASE SAVEPOINT bisect"); err != nil {

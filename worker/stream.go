@@ -23,12 +23,21 @@ const (
 	// deadlock or a restart of the connection and not an outage.
 	triesAfterStop = 4
 
+	// lastBatches is how long a stop waits for the batches under way: a hundred times what one takes. Those that
+	// take longer are safe in RabbitMQ.
+	lastBatches = 10 * time.Second
+
 	// deadPrefetch is the window of the dead queue: rare messages of any size.
 	deadPrefetch = 10
 
 	// brokerCloseTimeout bounds the good-bye to RabbitMQ.
 	brokerCloseTimeout = 3 * time.Second
+
+	// cautionBatches is how many batches a cautious session stores before its stream takes full windows again.
+	cautionBatches = 20
 )
+
+var errCautionOver = errors.New("enough was stored one frame at a time")
 
 var errHeldTooLong = errors.New("the database has not answered for too long")
 
@@ -51,6 +60,12 @@ type stream struct {
 	// stuck is a batch that was held for too long: its frames are RabbitMQ's again, and it is the best proof that
 	// the database works when it can be stored. The ledger knows the frames when they come back.
 	stuck *batch
+
+	// cautious is set when a session ended soon after it began to consume: there may be a message that no reader
+	// survives. The next takes one frame at a time, so that such a message costs no other one a delivery.
+	cautious bool
+	stored   int  // batches of the session
+	consumed bool // the session got as far as consuming
 }
 
 // streamQueues returns the queues of stream i of n, so that every one of the shards has a stream and every stream
@@ -77,10 +92,19 @@ func (s *stream) run(ctx, hard context.Context) (left int) {
 			return 0
 		}
 		began := time.Now()
+		s.stored, s.consumed = 0, false
 		var err error
 		left, err = s.session(ctx, hard)
 		if ctx.Err() != nil {
 			return left
+		}
+		if errors.Is(err, errCautionOver) {
+			s.cautious = false
+			continue
+		}
+		if s.consumed && s.stored < cautionBatches {
+			s.cautious = true
+			pause.Reset() // RabbitMQ is there; what it has is the trouble
 		}
 		if errors.Is(err, errHeldTooLong) {
 			s.log.Warn("frames went back to RabbitMQ until the database takes them", "stream", s.name, "frames", left)
@@ -191,6 +215,7 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 			}
 		})
 	}
+	s.consumed = true
 	s.rabbitmq.hold(s.name)
 	// A stop lets other workers have the frames that are still in the queues. Closing the channels does the same
 	// when the last batch is stored.
@@ -206,7 +231,7 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 
 	batches := make(chan *batch)
 	g := batcher{
-		rows: s.config.BatchRows, bytes: int(s.config.BatchBytes), linger: s.config.BatchLinger, window: s.window,
+		rows: s.config.BatchRows, bytes: int(s.config.BatchBytes), linger: s.config.BatchLinger, window: s.prefetch(),
 		sources: len(s.queues), items: items, batches: batches, stop: ctx.Done(), abandon: lost.Done(),
 	}
 	var gathering sync.WaitGroup
@@ -226,8 +251,19 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 				return 0, fmt.Errorf("acknowledge: %w", err)
 			}
 		}
+		if s.stored++; s.cautious && s.stored >= cautionBatches {
+			return 0, errCautionOver
+		}
 	}
 	return 0, context.Cause(lost)
+}
+
+// prefetch is how many frames of a queue RabbitMQ may have sent that are not acknowledged.
+func (s *stream) prefetch() int {
+	if s.cautious {
+		return 1
+	}
+	return s.window
 }
 
 // watchBlocked counts this connection among the blocked ones while it is.
@@ -251,7 +287,7 @@ func (s *stream) consume(conn *broker.Connection, queue string) (*amqp.Channel, 
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := channel.Qos(s.window, 0, false); err != nil {
+	if err := channel.Qos(s.prefetch(), 0, false); err != nil {
 		return nil, nil, err
 	}
 	deliveries, err := channel.Consume(queue, s.name, false, false, false, false, nil)
@@ -326,8 +362,6 @@ func (s *stream) save(ctx, hard, lost context.Context, b *batch) error {
 }
 
 func (s *stream) try(ctx context.Context, b *batch) (outcome, error) {
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
-	defer cancel()
 	conn, err := s.link.open(ctx)
 	if err != nil {
 		return outcome{}, err

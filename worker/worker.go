@@ -96,6 +96,8 @@ func Run(ctx context.Context, c Config) error {
 	}
 	dead := newStream("dead")
 	dead.queues, dead.window, dead.decode = []string{topology.DeadQueue()}, deadPrefetch, decodeDead
+	rabbitmq.hold(dead.name)
+	dead.rabbitmq = &condition{name: "rabbitmq: dead queue", log: log} // ingest does not need it, nor does readiness
 	streams = append(streams, dead)
 	postgres.hold("worker")
 	rabbitmq.hold("worker")
@@ -113,14 +115,14 @@ func Run(ctx context.Context, c Config) error {
 
 	<-ctx.Done()
 	ready.Set("shutdown", "stopping")
-	deadline := time.AfterFunc(c.ShutdownTimeout, cut)
+	deadline := time.AfterFunc(min(c.ShutdownTimeout, lastBatches), cut)
 	defer deadline.Stop()
 	working.Wait()
 	err = failure(ctx)
 	if n := left.Load(); n > 0 {
 		log.Warn("frames were not stored, they stay in RabbitMQ", "frames", n)
 		if hard.Err() != nil {
-			err = errors.Join(err, fmt.Errorf("not stored within SHUTDOWN_TIMEOUT, and left in RabbitMQ: %d frames", n))
+			err = errors.Join(err, fmt.Errorf("not stored in the time of a stop, and left in RabbitMQ: %d frames or more", n))
 		}
 	}
 	log.Info("worker has stopped")

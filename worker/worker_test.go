@@ -550,3 +550,64 @@ func TestTheStartWaitsForServersAndRefusesWhatWaitingDoesNotCure(t *testing.T) {
 		t.Errorf("stop: %v", err)
 	}
 }
+
+// TestATriggersRefusalSetsTheRecordAside: a refusal outside the classes of data errors is a record's when an empty
+// record is taken.
+func TestATriggersRefusalSetsTheRecordAside(t *testing.T) {
+	c := testConfig(t, 1)
+	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
+	exec(t, db, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		IF NEW.data ? 'boom' THEN RAISE EXCEPTION 'boom'; END IF; RETURN NEW; END $$`)
+	exec(t, db, "CREATE TRIGGER refuse BEFORE INSERT ON logs FOR EACH ROW EXECUTE FUNCTION refuse()")
+	start(t, c)
+	p.send(0, frameOf("{\"a\":1}\n{\"boom\":1}\n{\"a\":2}\n", frame.Segment{Base: frame.NewBase(), Records: 3}))
+	p.send(0, frameOf("{\"boom\":2}\n", frame.Segment{Base: frame.NewBase(), Records: 1}))
+	want(t, db, 2, allLogs)
+	want(t, db, 2, "SELECT count(*) FROM dead_letters WHERE reason = 'data' AND error LIKE '%boom%P0001%'")
+}
+
+// TestATableThatRefusesEverythingHoldsTheFrames: the queue must not be emptied into dead_letters.
+func TestATableThatRefusesEverythingHoldsTheFrames(t *testing.T) {
+	c := testConfig(t, 1)
+	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
+	exec(t, db, "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'maintenance'; END $$")
+	exec(t, db, "CREATE TRIGGER refuse BEFORE INSERT ON logs FOR EACH ROW EXECUTE FUNCTION refuse()")
+	w := start(t, c)
+	p.send(0, frameOf("{\"a\":1}\n{\"a\":2}\n", frame.Segment{Base: frame.NewBase(), Records: 2}))
+	testenv.Eventually(t, 20*time.Second, "it is tried again", func() bool { return w.metric("millrace_worker_retries_total") >= 2 })
+	if got := count(t, db, "SELECT count(*) FROM dead_letters"); got != 0 {
+		t.Errorf("%d dead letters, want none", got)
+	}
+	exec(t, db, "DROP TRIGGER refuse ON logs")
+	want(t, db, 2, allLogs)
+}
+
+// TestAMessageNoReaderSurvivesCostsNoOther: the client library ends the connection over a header nested deeper than
+// 32. Such a message is parked in the end, and its neighbours are stored.
+func TestAMessageNoReaderSurvivesCostsNoOther(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a hundred deliveries")
+	}
+	c := testConfig(t, 1)
+	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
+	const around = 30
+	for range around {
+		p.send(0, aFrame(frame.NewBase(), 1))
+	}
+	nested := amqp.Table{"x": int32(1)}
+	for range 40 {
+		nested = amqp.Table{"t": nested}
+	}
+	p.send(0, amqp.Publishing{Headers: nested, Body: []byte("{}")})
+	for range around {
+		p.send(0, aFrame(frame.NewBase(), 1))
+	}
+	start(t, c)
+	testenv.Eventually(t, 2*time.Minute, "the neighbours are stored", func() bool { return count(t, db, allLogs) == 2*around })
+	testenv.Eventually(t, time.Minute, "the message is parked", func() bool {
+		ch := testenv.Channel(t, c.Broker)
+		q, err := ch.QueueDeclarePassive(p.topology.ParkedQueue(), true, false, false, false, nil)
+		return err == nil && q.Messages == 1
+	})
+	distinct(t, db, 2*around)
+}

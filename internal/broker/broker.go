@@ -25,6 +25,10 @@ const (
 	// default, 3.x has none.
 	deliveryLimit = 100
 
+	// deadDeliveryLimit is the same for the dead queue, whose readers do less with a message: what kills even
+	// those is parked.
+	deadDeliveryLimit = 20
+
 	// heartbeat is how often a silent connection proves that it is alive; it is given up after two missed.
 	heartbeat = 10 * time.Second
 
@@ -59,26 +63,24 @@ func (t Topology) Queue(i int) string { return t.name + "." + strconv.Itoa(i) }
 // DeadQueue is the name of the queue that RabbitMQ sets frames aside in.
 func (t Topology) DeadQueue() string { return t.name + ".dead" }
 
+// ParkedQueue is the name of the queue for what not even the reader of the dead queue survives. Nobody consumes it.
+func (t Topology) ParkedQueue() string { return t.name + ".parked" }
+
 // Declare makes sure that the exchange and the queues are there. A queue that exists with other arguments is
 // an error that says what to do; RabbitMQ has then closed the channel.
 func (t Topology) Declare(ch *amqp.Channel) error {
 	if err := ch.ExchangeDeclare(t.Exchange(), amqp.ExchangeDirect, true, false, false, false, nil); err != nil {
 		return fmt.Errorf("declare exchange %s: %w", t.Exchange(), err)
 	}
-	// The dead queue comes first: at-least-once dead-lettering needs its target.
-	dead := amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum}
-	if err := t.declareQueue(ch, t.DeadQueue(), dead); err != nil {
+	// The targets come first: at-least-once dead-lettering needs them.
+	if err := t.declareQueue(ch, t.ParkedQueue(), amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum}); err != nil {
+		return err
+	}
+	if err := t.declareQueue(ch, t.DeadQueue(), workQueue(deadDeliveryLimit, t.ParkedQueue())); err != nil {
 		return err
 	}
 	for i := range t.shards {
-		args := amqp.Table{
-			amqp.QueueTypeArg:           amqp.QueueTypeQuorum,
-			amqp.QueueOverflowArg:       amqp.QueueOverflowRejectPublish,
-			"x-delivery-limit":          int32(deliveryLimit),
-			"x-dead-letter-exchange":    "", // the default exchange, which routes by queue name
-			"x-dead-letter-routing-key": t.DeadQueue(),
-			"x-dead-letter-strategy":    "at-least-once",
-		}
+		args := workQueue(deliveryLimit, t.DeadQueue())
 		if t.maxBytes > 0 {
 			args[amqp.QueueMaxLenBytesArg] = t.maxBytes
 		}
@@ -90,6 +92,19 @@ func (t Topology) Declare(ch *amqp.Channel) error {
 		}
 	}
 	return nil
+}
+
+// workQueue returns the arguments of a queue whose messages go to dead after limit deliveries, and are kept until
+// they have arrived there.
+func workQueue(limit int32, dead string) amqp.Table {
+	return amqp.Table{
+		amqp.QueueTypeArg:           amqp.QueueTypeQuorum,
+		amqp.QueueOverflowArg:       amqp.QueueOverflowRejectPublish, // at-least-once wants it
+		"x-delivery-limit":          limit,
+		"x-dead-letter-exchange":    "", // the default exchange, which routes by queue name
+		"x-dead-letter-routing-key": dead,
+		"x-dead-letter-strategy":    "at-least-once",
+	}
 }
 
 func (t Topology) declareQueue(ch *amqp.Channel, name string, args amqp.Table) error {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -193,7 +194,7 @@ func recordPID(path string, pid int) error {
 // remains says how to recognise what is left of servers.
 type remains struct {
 	mark  string            // value of markName in their environment, or its beginning
-	homes map[string]string // working folder → beginning of the program's name
+	homes map[string]string // working folder → the server whose it is
 	pids  []string          // files that record who they are
 }
 
@@ -242,6 +243,13 @@ func (r remains) marked(pid int) bool {
 	return bytes.Contains(append([]byte{0}, environ...), []byte("\x00"+markName+"="+r.mark))
 }
 
+// executables are the files that a server's processes run. Redis's server may be a link to its checkers, which are
+// the same program.
+var executables = map[string][]string{
+	postgres: {"postgres", "initdb"},
+	redis:    {"redis-server", "redis-check-rdb", "redis-check-aof"},
+}
+
 // atHome tells whether pid runs one of the programs in its working folder.
 func atHome(pid int, homes map[os.FileInfo]string) bool {
 	cwd, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
@@ -251,7 +259,7 @@ func atHome(pid int, homes map[os.FileInfo]string) bool {
 	for home, program := range homes {
 		if os.SameFile(cwd, home) {
 			exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-			return err == nil && strings.HasPrefix(filepath.Base(exe), program)
+			return err == nil && slices.Contains(executables[program], filepath.Base(strings.TrimSuffix(exe, " (deleted)")))
 		}
 	}
 	return false

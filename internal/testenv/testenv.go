@@ -100,7 +100,7 @@ func Broker(t testing.TB, shards int) config.Broker {
 	t.Cleanup(func() {
 		topology := broker.NewTopology(c)
 		ch := Channel(t, c)
-		queues := []string{topology.DeadQueue()}
+		queues := []string{topology.DeadQueue(), topology.ParkedQueue()}
 		for i := range topology.Shards() {
 			queues = append(queues, topology.Queue(i))
 		}
