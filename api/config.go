@@ -22,8 +22,8 @@ type Config struct {
 	MaxRecordBytes     config.Bytes   `env:"MAX_RECORD_BYTES" envDefault:"1MiB" min:"64B" max:"12MiB" help:"Largest record, without white space between its tokens; a frame must stay under the 16 MiB that RabbitMQ 4 takes."`
 	MaxInflightBytes   config.Bytes   `env:"MAX_INFLIGHT_BYTES" envDefault:"128MiB" min:"1MiB" help:"Most bytes of bodies under way at once, over all requests; beyond it they are answered 503."`
 	ConfirmTimeout     time.Duration  `env:"CONFIRM_TIMEOUT" envDefault:"10s" min:"10ms" help:"Longest wait for RabbitMQ's confirms before a request is answered 503."`
-	PublishConnections int            `env:"PUBLISH_CONNECTIONS" envDefault:"2" min:"1" max:"64" help:"Connections to publish on."`
-	PublishChannels    int            `env:"PUBLISH_CHANNELS" envDefault:"2" min:"1" max:"64" help:"Channels on each of them."`
+	PublishConnections int            `env:"PUBLISH_CONNECTIONS" envDefault:"4" min:"1" max:"64" help:"Connections to publish on."`
+	PublishChannels    int            `env:"PUBLISH_CHANNELS" envDefault:"1" min:"1" max:"64" help:"Channels on each of them."`
 	FrameBytes         config.Bytes   `env:"FRAME_BYTES" envDefault:"64KiB" min:"1KiB" max:"2MiB" help:"Size at which a frame takes no more records."`
 
 	// Log is where the service logs to; nil is standard error, as the settings say.

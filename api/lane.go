@@ -291,10 +291,13 @@ func (l *lane) receive() {
 		default:
 			s.frame.settle(errRefused)
 		}
+		l.came(1)
 		<-l.slots
 	}
 	l.end()
-	l.giveBack(l.unknown())
+	unknown := l.unknown()
+	l.came(len(unknown))
+	l.giveBack(unknown)
 }
 
 // collectReturns notes the messages that could not be routed. One is returned before it is acked. The library
