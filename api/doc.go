@@ -9,13 +9,14 @@
 //
 //   - Run starts the HTTP server and the publisher and waits for both.
 //   - publisher.run starts one goroutine a connection and one that watches deadlines, and waits for them.
-//   - A connection's goroutine starts one a channel (a lane), and one that watches for connection.blocked; a
-//     lane starts one that receives its confirms. Each waits for those it started.
+//   - A connection's goroutine starts one a channel (a lane), one that watches for connection.blocked and one for
+//     the connection's end; a lane starts one that receives its confirms. Each waits for those it started.
 //
 // What holds all along:
 //
 //   - A pending frame is settled exactly once: confirmed, refused, or out of time. Its requests wait for that
-//     and for nothing else, so no request outlives CONFIRM_TIMEOUT by more than the deadline watch's period.
+//     and for nothing else, so none is answered later than CONFIRM_TIMEOUT and the deadline watch's period after
+//     its body was read.
 //   - A frame whose outcome is unknown (its channel or connection ended before the confirm came) is published
 //     again under the same ids while it has time; the workers' ledger makes that harmless.
 //   - Nothing of a request is kept by fasthttp's rules after its handler returns: records are copied into frames.

@@ -33,8 +33,7 @@ const (
 
 	// eager is how many frames may be outstanding, over all lanes, while one is published before it is full: none.
 	// What has arrived when the last confirm came makes the next frame. More would only make the frames smaller,
-	// and RabbitMQ's cost is by the frame; measured with one-record requests on 256 connections, 1 is 1.3 times as
-	// fast as no limit (DESIGN.md). Full frames go out on every lane there is.
+	// and RabbitMQ's cost is by the frame; the measurements are in DESIGN.md. Full frames go out on every lane there is.
 	eager = 1
 
 	// patience is how old a frame may get that way. It is far above a confirm's time: one slow channel must not
@@ -52,7 +51,7 @@ type pending struct {
 	segments []frame.Segment
 	keyed    bool      // the last segment belongs to one keyed request
 	since    time.Time // when the last segment was begun
-	begun    time.Time
+	begun    time.Time // when the frame was
 	records  int
 	deadline time.Time
 	attempts int
