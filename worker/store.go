@@ -22,10 +22,11 @@ const (
 
 	ledgerSelectSQL = `SELECT id, records, checksum FROM ledger WHERE id = ANY($1::uuid[])`
 
-	// storedSQL finds the segments that are stored although the ledger has forgotten them.
-	storedSQL = `SELECT s.id FROM unnest($1::uuid[], $2::timestamptz[]) AS s (id, at)
-		WHERE EXISTS (SELECT FROM logs l WHERE l.inserted_at = s.at AND l.id = s.id)
-		   OR EXISTS (SELECT FROM dead_letters d WHERE d.id = s.id)`
+	// storedSQL finds the segments that are stored although the ledger has forgotten them. Any of its records
+	// shows it: others may have been set aside, and dropped since.
+	storedSQL = `SELECT s.first FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS s (first, last, at)
+		WHERE EXISTS (SELECT FROM logs l WHERE l.inserted_at = s.at AND l.id BETWEEN s.first AND s.last)
+		   OR EXISTS (SELECT FROM dead_letters d WHERE d.id BETWEEN s.first AND s.last)`
 
 	deadInsertSQL = `INSERT INTO dead_letters (id, reason, error, payload, record_id, queue, properties)
 		VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING`
@@ -249,11 +250,11 @@ func (t *transaction) forgotten(ctx context.Context, segments []segment) ([]segm
 	if old == 0 {
 		return segments, nil
 	}
-	ids, times := make([][16]byte, old), make([]time.Time, old)
+	first, last, times := make([][16]byte, old), make([][16]byte, old), make([]time.Time, old)
 	for i, s := range segments[:old] {
-		ids[i], times[i] = s.Base, frame.Time(s.Base)
+		first[i], last[i], times[i] = s.Base, frame.ID(s.Base, s.Records-1), frame.Time(s.Base)
 	}
-	rows, err := t.conn.Query(ctx, storedSQL, ids, times)
+	rows, err := t.conn.Query(ctx, storedSQL, first, last, times)
 	if err != nil {
 		return nil, fmt.Errorf("look for old segments: %w", err)
 	}
