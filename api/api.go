@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -42,11 +41,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := c.Validate(); err != nil {
 		return err
 	}
-	log := c.Log
-	if log == nil {
-		log = service.NewLogger(os.Stderr, c.Process)
-	}
-	log = log.With("service", "api")
+	log := service.Logger(c.Log, c.Process, "api")
 	keySet, err := keys.Load(c.KeysFile)
 	if err != nil {
 		return err
@@ -59,9 +54,8 @@ func Run(ctx context.Context, c Config) error {
 	var (
 		ready    = new(service.Ready)
 		registry = service.NewRegistry()
-		inflight = new(inflight)
+		inflight = &inflight{limit: int64(c.MaxInflightBytes)}
 	)
-	inflight.limit.Store(int64(c.MaxInflightBytes))
 	m := newMetrics(registry, inflight.used.Load)
 	p := newPublisher(c, log, m, ready)
 	common := http.NewServeMux()

@@ -34,12 +34,13 @@ var errBusy = refuse(fasthttp.StatusServiceUnavailable, "too many bytes are unde
 
 // inflight bounds the bytes of bodies under way over all requests.
 type inflight struct {
-	limit, used atomic.Int64
+	limit int64
+	used  atomic.Int64
 }
 
 // reserve takes n bytes, or says that they are not to be had.
 func (b *inflight) reserve(n int64) bool {
-	if b.used.Add(n) > b.limit.Load() {
+	if b.used.Add(n) > b.limit {
 		b.used.Add(-n)
 		return false
 	}

@@ -30,8 +30,7 @@ func FuzzRequest(f *testing.F) {
 		_ = other.Close()
 	})
 	f.Fuzz(func(t *testing.T, encoding string, wire []byte, length int) {
-		inflight := new(inflight)
-		inflight.limit.Store(4 * maxBody)
+		inflight := &inflight{limit: 4 * maxBody}
 		r := &bodyReader{maxBytes: maxBody, inflight: inflight}
 		var ctx fasthttp.RequestCtx
 		ctx.Init2(conn, nil, false)

@@ -51,9 +51,8 @@ type pending struct {
 	segments []frame.Segment
 	keyed    bool      // the last segment belongs to one keyed request
 	since    time.Time // when the last segment was begun
-	begun    time.Time // when the frame was
+	begun    time.Time // when the frame was; its deadline counts from here
 	records  int
-	deadline time.Time
 	attempts int
 
 	settled atomic.Bool
@@ -99,7 +98,7 @@ type publisher struct {
 	work     sync.Cond  // signalled when a frame may be taken
 	open     *pending   // under construction, nil when empty
 	sealed   []*pending // full, or published before with unknown outcome; oldest first
-	live     []*pending // all that may be unsettled, by deadline
+	live     []*pending // all that may be unsettled, oldest first
 	out      int        // frames published and not confirmed
 	lanes    map[*lane]bool
 	trouble  error // why there is no lane, nil while there is one
@@ -176,7 +175,7 @@ func boolean(b bool) float64 {
 func (p *publisher) add(dst []ticket, ndjson []byte, pieces []scan.Piece, key *uuid.UUID) []ticket {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := time.Now() // under the mutex, so that deadlines only grow
+	now := time.Now() // under the mutex, so that no frame begins before an older one
 	index := 0
 	for _, piece := range pieces {
 		f := p.open
@@ -225,7 +224,7 @@ func (p *publisher) wake() {
 }
 
 func (p *publisher) newFrame(now time.Time) *pending {
-	f := &pending{done: make(chan struct{}), begun: now, deadline: now.Add(p.timeout)}
+	f := &pending{done: make(chan struct{}), begun: now}
 	if p.ended {
 		f.settle(errStopping)
 	}
@@ -383,8 +382,8 @@ func (p *publisher) expire(now time.Time, err error) {
 	n := 0
 	for _, f := range p.live {
 		if !f.settled.Load() {
-			if !now.IsZero() && now.Before(f.deadline) {
-				break // deadlines only grow
+			if !now.IsZero() && now.Sub(f.begun) < p.timeout {
+				break // the others are younger
 			}
 			if f == p.open {
 				p.open = nil

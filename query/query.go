@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -53,11 +52,7 @@ func (c *Config) Validate() error {
 // starts also while the database or Redis can't be reached; /ready says so of the database, without which there
 // is no answer. It returns nil after an ordered stop.
 func Run(ctx context.Context, c Config) error {
-	log := c.Log
-	if log == nil {
-		log = service.NewLogger(os.Stderr, c.Process)
-	}
-	log = log.With("service", "query")
+	log := service.Logger(c.Log, c.Process, "query")
 	if err := c.Validate(); err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -28,10 +27,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := c.Validate(); err != nil {
 		return err
 	}
-	log := c.Log
-	if log == nil {
-		log = service.NewLogger(os.Stderr, c.Process)
-	}
+	log := service.Logger(c.Log, c.Process, "worker")
 	c.maxHold = cmp.Or(c.maxHold, maxHold)
 	ln, err := service.Listen("WORKER_ADDR", c.Addr, config.Access{AllowAnonymous: c.AllowAnonymous})
 	if err != nil {

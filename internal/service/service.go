@@ -41,6 +41,15 @@ func NewLogger(w io.Writer, p config.Process) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, o))
 }
 
+// Logger returns the log of the service with that name: log, or one on standard error as the settings say when log
+// is nil.
+func Logger(log *slog.Logger, p config.Process, name string) *slog.Logger {
+	if log == nil {
+		log = NewLogger(os.Stderr, p)
+	}
+	return log.With("service", name)
+}
+
 // NewRegistry returns a registry with the Go runtime's and the process's own metrics.
 func NewRegistry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
@@ -106,19 +115,21 @@ func WriteJSON(w http.ResponseWriter, status int, v any) {
 // without opening it. Without keys only loopback addresses are opened, unless anonymous access is allowed in so
 // many words.
 func CheckAddress(name string, addr config.Address, access config.Access) error {
-	if access.KeysFile == "" && !access.AllowAnonymous && !loopback(addr) {
-		return fmt.Errorf("%s: %s is not a loopback address and no keys are asked for: set KEYS_FILE, or ALLOW_ANONYMOUS=true", name, addr)
-	}
-	_, err := tlsConfig(access)
+	_, err := allow(name, addr, access)
 	return err
+}
+
+// allow is what CheckAddress says. The TLS configuration is nil when access asks for none.
+func allow(name string, addr config.Address, access config.Access) (*tls.Config, error) {
+	if access.KeysFile == "" && !access.AllowAnonymous && !loopback(addr) {
+		return nil, fmt.Errorf("%s: %s is not a loopback address and no keys are asked for: set KEYS_FILE, or ALLOW_ANONYMOUS=true", name, addr)
+	}
+	return tlsConfig(access)
 }
 
 // Listen opens an address that CheckAddress allows, with TLS when access asks for it.
 func Listen(name string, addr config.Address, access config.Access) (net.Listener, error) {
-	if err := CheckAddress(name, addr, access); err != nil {
-		return nil, err
-	}
-	tlsConfig, err := tlsConfig(access)
+	tlsConfig, err := allow(name, addr, access)
 	if err != nil {
 		return nil, err
 	}
