@@ -42,7 +42,7 @@ func (c *Config) Validate() error {
 	if c.Postgres == "" {
 		return config.Missing("POSTGRES_URL")
 	}
-	if _, err := keys.Load(c.KeysFile); err != nil {
+	if _, err := keys.Open(c.KeysFile); err != nil {
 		return err
 	}
 	return service.CheckAddress("QUERY_ADDR", c.Addr, c.Access)
@@ -56,7 +56,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := c.Validate(); err != nil {
 		return err
 	}
-	allowed, err := keys.Load(c.KeysFile)
+	allowed, err := keys.Open(c.KeysFile)
 	if err != nil {
 		return err
 	}
@@ -95,6 +95,10 @@ func Run(ctx context.Context, c Config) error {
 		longest:  c.Timeout + storeSlack + writeTime,
 		timeText: fmt.Sprint(c.Timeout),
 	}
+	if err := allowed.Register(s.metrics.registry); err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	working.Go(func() { allowed.Watch(work, c.Reload, log) })
 	log.Info("listening", "addr", ln.Addr().String(), "database", store.name(), "cache", c.Redis != "")
 	if c.OnListen != nil {
 		c.OnListen(ln.Addr())

@@ -35,7 +35,7 @@ const (
 type server struct {
 	store    *store
 	cache    *cache
-	keys     *keys.Set
+	keys     *keys.File
 	metrics  *metrics
 	log      *slog.Logger
 	places   chan struct{} // one for each request under way
@@ -137,7 +137,8 @@ func (s *server) admit(w http.ResponseWriter, r *http.Request) error {
 	case "/health", "/ready", "/metrics":
 		return nil
 	}
-	switch s.keys.Check(r.Header.Get("Authorization"), r.Header.Get("X-API-Key"), keys.Read) {
+	_, verdict := s.keys.Check([]byte(r.Header.Get("Authorization")), []byte(r.Header.Get("X-API-Key")), keys.Read)
+	switch verdict {
 	case keys.Allowed:
 		return nil
 	case keys.Forbidden:

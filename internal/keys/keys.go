@@ -1,18 +1,26 @@
-// Package keys holds the API keys: how one is made, the file that lists them, and whether a request carries
-// one. Only a key's SHA-256 is ever stored. It starts no goroutine.
+// Package keys holds the API keys: how one is made, the file that lists them, whether a request carries one, and
+// how many records a second each may store. Only a key's SHA-256 is ever stored.
+//
+// It starts no goroutine: File.Watch, which reads the file again when it changes, returns when its context is done.
 package keys
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
-	"os"
+	"iter"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Scopes that a key may have.
@@ -21,58 +29,85 @@ const (
 	Read  = "read"  // everything that the query service answers
 )
 
-// Key is a line of the keys file.
+// maxRate is the largest rate and burst: no machine stores so much.
+const maxRate = 1_000_000_000
+
+// Key is a line of the keys file. Its methods may be used by many goroutines at once, and on nil, which is what
+// everybody has where no keys are asked for.
 type Key struct {
 	Name   string
 	Hash   [sha256.Size]byte
 	Scopes []string
+	Rate   int // records/s that it may store; 0 is no limit
+	Burst  int // records that it may store at once after a pause; 0 only without a Rate
+
+	limit *limit
+	use   *use
+	gone  chan struct{}
 }
 
 // New makes a key with 130 bits of randomness. secret is what the client sends; it is not kept.
 func New(name string, scopes []string) (k Key, secret string, err error) {
-	if name == "" || strings.ContainsAny(name, " \t\r\n#") {
-		return k, "", fmt.Errorf("key name %q: want a word without white space or #", name)
-	}
-	if err := checkScopes(scopes); err != nil {
-		return k, "", err
-	}
 	secret = "mr_" + rand.Text()
-	return Key{Name: name, Hash: sha256.Sum256([]byte(secret)), Scopes: scopes}, secret, nil
+	k = Key{Name: name, Hash: sha256.Sum256([]byte(secret)), Scopes: scopes}
+	return k, secret, k.Validate()
 }
 
-// String is the key's line in the file: name, SHA-256 in hex, scopes.
+// String is the key's line in the file.
 func (k Key) String() string {
-	return k.Name + " " + hex.EncodeToString(k.Hash[:]) + " " + strings.Join(k.Scopes, ",")
+	line := k.Name + " " + hex.EncodeToString(k.Hash[:]) + " " + strings.Join(k.Scopes, ",")
+	if k.Rate > 0 {
+		line += fmt.Sprintf(" rate=%d burst=%d", k.Rate, k.Burst)
+	}
+	return line
 }
 
-// Set is the keys of a file. A nil Set lets everybody in. It never changes, so many goroutines may use it.
+// Validate says what String would write that Parse does not take.
+func (k Key) Validate() error {
+	// The name is a label of the metrics.
+	if k.Name == "" || k.Name[0] == '#' || !utf8.ValidString(k.Name) || strings.ContainsFunc(k.Name, notOfAName) {
+		return fmt.Errorf("key name %q: want a printable word that does not start with #", k.Name)
+	}
+	if k.Hash == sha256.Sum256(nil) {
+		return errors.New("the SHA-256 is that of nothing: it would let in who sends no key")
+	}
+	if len(k.Scopes) == 0 {
+		return fmt.Errorf("no scope, want %s, %s or both", Write, Read)
+	}
+	for _, s := range k.Scopes {
+		if s != Write && s != Read {
+			return fmt.Errorf("scope %q, want %s or %s", s, Write, Read)
+		}
+	}
+	switch {
+	case k.Rate < 0 || k.Rate > maxRate:
+		return fmt.Errorf("rate %d, want 1 to %d records/s", k.Rate, maxRate)
+	case k.Burst < 0 || k.Burst > maxRate || k.Rate > 0 && k.Burst == 0:
+		return fmt.Errorf("burst %d, want 1 to %d records", k.Burst, maxRate)
+	case k.Burst > 0 && k.Rate == 0:
+		return errors.New("a burst without a rate")
+	}
+	return nil
+}
+
+func notOfAName(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }
+
+// Set is the keys of a file as it was read once. It lets nobody in who is not in it, and never changes.
 type Set struct {
-	keys []Key
+	keys   []*Key
+	byHash map[uint64][]*Key // by the first 8 bytes
 }
 
-// Load reads a keys file; an empty name gives a nil Set.
-func Load(name string) (*Set, error) {
-	if name == "" {
-		return nil, nil
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, fmt.Errorf("KEYS_FILE: %w", err)
-	}
-	defer f.Close() // only read
-	s, err := Parse(f)
-	if err != nil {
-		return nil, fmt.Errorf("KEYS_FILE %s: %w", name, err)
-	}
-	return s, nil
-}
-
-// Parse reads keys, one a line: a name, the SHA-256 of the key in hex and scopes separated by commas. Blank
-// lines and lines that start with # are passed over. The error names the line.
+// Parse reads keys, one a line: a name, the SHA-256 of the key in hex, scopes separated by commas, and, if the key
+// is limited, rate=N (records/s) and burst=N (records; N of the rate when it is left out). Blank lines and lines that
+// start with # are passed over. The error names the line.
 func Parse(r io.Reader) (*Set, error) {
-	s := new(Set)
+	s := &Set{byHash: make(map[uint64][]*Key)}
+	names := make(map[string]bool)
 	lines := bufio.NewScanner(r)
-	for n := 1; lines.Scan(); n++ {
+	n := 0
+	for lines.Scan() {
+		n++
 		line := strings.TrimSpace(lines.Text())
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
@@ -81,40 +116,66 @@ func Parse(r io.Reader) (*Set, error) {
 		if err != nil {
 			return nil, fmt.Errorf("line %d: %w", n, err)
 		}
-		if slices.ContainsFunc(s.keys, func(other Key) bool { return other.Name == k.Name }) {
+		if names[k.Name] {
 			return nil, fmt.Errorf("line %d: a key named %s stands above already", n, k.Name)
 		}
-		s.keys = append(s.keys, k)
-	}
-	return s, lines.Err()
-}
-
-func parseKey(line string) (k Key, err error) {
-	fields := strings.Fields(line)
-	if len(fields) != 3 {
-		return k, fmt.Errorf("%d words, want 3: name, SHA-256 in hex, scopes", len(fields))
-	}
-	hash, err := hex.DecodeString(fields[1])
-	if err != nil || len(hash) != sha256.Size {
-		return k, fmt.Errorf("the second word is not a SHA-256 in hex (%d digits)", 2*sha256.Size)
-	}
-	k = Key{Name: fields[0], Hash: [sha256.Size]byte(hash), Scopes: strings.Split(fields[2], ",")}
-	return k, checkScopes(k.Scopes)
-}
-
-func checkScopes(scopes []string) error {
-	if len(scopes) == 0 {
-		return fmt.Errorf("no scope, want %s, %s or both", Write, Read)
-	}
-	for _, s := range scopes {
-		if s != Write && s != Read {
-			return fmt.Errorf("scope %q, want %s or %s", s, Write, Read)
+		if other := s.find(&k.Hash); other != nil {
+			return nil, fmt.Errorf("line %d: the SHA-256 is that of %s above", n, other.Name)
 		}
+		names[k.Name] = true
+		s.keys = append(s.keys, k)
+		s.byHash[start(&k.Hash)] = append(s.byHash[start(&k.Hash)], k)
 	}
-	return nil
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("line %d: %w", n+1, err)
+	}
+	return s, nil
 }
 
-// Verdict is what a Set says about a request.
+func parseKey(line string) (*Key, error) {
+	words := strings.Fields(line)
+	if len(words) < 3 {
+		return nil, fmt.Errorf("%d words, want at least 3: name, SHA-256 in hex, scopes", len(words))
+	}
+	hash, err := hex.DecodeString(words[1])
+	if err != nil || len(hash) != sha256.Size {
+		return nil, fmt.Errorf("the second word is not a SHA-256 in hex (%d digits)", 2*sha256.Size)
+	}
+	k := &Key{Name: words[0], Hash: [sha256.Size]byte(hash), Scopes: strings.Split(words[2], ",")}
+	for _, word := range words[3:] {
+		name, value, _ := strings.Cut(word, "=")
+		var to *int
+		switch name {
+		case "rate":
+			to = &k.Rate
+		case "burst":
+			to = &k.Burst
+		default:
+			return nil, fmt.Errorf("%q, want rate=N or burst=N", word)
+		}
+		if *to != 0 {
+			return nil, fmt.Errorf("a second %s", name)
+		}
+		n, err := strconv.ParseUint(value, 10, 31)
+		if err != nil || n == 0 || n > maxRate {
+			return nil, fmt.Errorf("%s: got %q, takes a whole number from 1 to %d", name, value, maxRate)
+		}
+		*to = int(n)
+	}
+	if k.Burst == 0 {
+		k.Burst = k.Rate
+	}
+	if err := k.Validate(); err != nil {
+		return nil, err
+	}
+	k.use, k.gone = new(use), make(chan struct{})
+	if k.Rate > 0 {
+		k.limit = newLimit(k.Rate, k.Burst)
+	}
+	return k, nil
+}
+
+// Verdict is what is said about a request.
 type Verdict int
 
 // The verdicts: let in, no key or an unknown one (HTTP 401), a key without the scope (HTTP 403).
@@ -124,25 +185,77 @@ const (
 	Forbidden
 )
 
-// Check looks for the key in the values of the headers Authorization ("Bearer KEY") and X-API-Key, and for
-// the scope on it. Every key of the file is compared, in constant time each.
-func (s *Set) Check(authorization, apiKey, scope string) Verdict {
-	if s == nil {
-		return Allowed
-	}
+// Check looks for the key in the values of the headers Authorization ("Bearer KEY") and X-API-Key, and for the
+// scope on it. The key is nil when it is not known.
+func (s *Set) Check(authorization, apiKey []byte, scope string) (*Key, Verdict) {
 	secret := apiKey
-	if scheme, token, ok := strings.Cut(authorization, " "); ok && strings.EqualFold(scheme, "Bearer") {
-		secret = strings.TrimSpace(token)
+	if scheme, token, ok := bytes.Cut(authorization, []byte(" ")); ok && bytes.EqualFold(scheme, []byte("Bearer")) {
+		secret = bytes.TrimSpace(token)
 	}
-	hash := sha256.Sum256([]byte(secret))
-	verdict := Unknown
-	for _, k := range s.keys {
+	hash := sha256.Sum256(secret)
+	k := s.find(&hash)
+	switch {
+	case k == nil:
+		return nil, Unknown
+	case !slices.Contains(k.Scopes, scope):
+		return k, Forbidden
+	}
+	return k, Allowed
+}
+
+// find returns the key with a hash. Thousands of keys cost no more than one: the map narrows by 8 bytes of the
+// hash, the rest is compared in constant time. Its timing could tell at most those 8 bytes of a hash, of which nobody
+// gets to the key: it is 130 random bits, and the hash of a guess can't be steered.
+func (s *Set) find(hash *[sha256.Size]byte) *Key {
+	for _, k := range s.byHash[start(hash)] {
 		if subtle.ConstantTimeCompare(k.Hash[:], hash[:]) == 1 {
-			verdict = Forbidden
-			if slices.Contains(k.Scopes, scope) {
-				verdict = Allowed
-			}
+			return k
 		}
 	}
-	return verdict
+	return nil
+}
+
+func start(hash *[sha256.Size]byte) uint64 { return binary.LittleEndian.Uint64(hash[:]) }
+
+// All returns the keys in the order of the file; a nil Set has none.
+func (s *Set) All() iter.Seq[*Key] {
+	if s == nil {
+		return func(func(*Key) bool) {}
+	}
+	return slices.Values(s.keys)
+}
+
+// follow makes s the successor of old: what is counted of a key that keeps its name goes on, and so does its limit
+// where that is the same. It returns the keys of old that let in no more as they did.
+func (s *Set) follow(old *Set) (ended []*Key) {
+	byName := make(map[string]*Key)
+	for _, k := range s.keys {
+		byName[k.Name] = k
+	}
+	for _, before := range old.keys {
+		k := byName[before.Name]
+		if k == nil {
+			ended = append(ended, before)
+			continue
+		}
+		k.use = before.use
+		if k.Rate == before.Rate && k.Burst == before.Burst {
+			k.limit = before.limit
+		}
+		if k.Hash == before.Hash && slices.Equal(k.Scopes, before.Scopes) {
+			k.gone = before.gone
+		} else {
+			ended = append(ended, before)
+		}
+	}
+	return ended
+}
+
+// Gone is closed when the key is revoked, replaced or has other scopes: a stream that it was let in for must end
+// then. For nil it is nil, which is never closed.
+func (k *Key) Gone() <-chan struct{} {
+	if k == nil {
+		return nil
+	}
+	return k.gone
 }

@@ -1,0 +1,158 @@
+package keys
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// look is how often Watch looks at the file. What has changed is read one look later, so that a file that is being
+// written in place is not read half.
+const look = 500 * time.Millisecond
+
+// File is the keys that a file lists now. A nil File lets everybody in. It may be used by many goroutines at once;
+// Watch and Reload by one.
+type File struct {
+	name string
+	set  atomic.Pointer[Set]
+	seen os.FileInfo // of the file that was read last; nil when there was none
+
+	errors  prometheus.Counter
+	success prometheus.Gauge
+}
+
+// Open reads a keys file; an empty name gives a nil File.
+func Open(name string) (*File, error) {
+	if name == "" {
+		return nil, nil
+	}
+	f := &File{
+		name: name,
+		errors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "millrace_keys_reload_errors_total",
+			Help: "Times KEYS_FILE could not be read again; the keys read before stay.",
+		}),
+		success: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "millrace_keys_last_reload_success",
+			Help: "1 when KEYS_FILE could be read the last time it was, else 0.",
+		}),
+	}
+	set, err := f.read()
+	if err != nil {
+		return nil, err
+	}
+	f.set.Store(set)
+	f.success.Set(1)
+	return f, nil
+}
+
+// read reads the file. A regular one only: a pipe could be read once, and the next time would never end.
+func (f *File) read() (*Set, error) {
+	info, err := os.Stat(f.name)
+	f.seen = info // before the content, so that what is written from now on is seen as a change
+	if err != nil {
+		return nil, fmt.Errorf("KEYS_FILE: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("KEYS_FILE %s: not a regular file", f.name)
+	}
+	text, err := os.ReadFile(f.name)
+	if err != nil {
+		return nil, fmt.Errorf("KEYS_FILE: %w", err)
+	}
+	set, err := Parse(bytes.NewReader(text))
+	if err != nil {
+		return nil, fmt.Errorf("KEYS_FILE %s: %w", f.name, err)
+	}
+	return set, nil
+}
+
+// Reload reads the file again. The next Check goes by what it says; after an error everything stays as it was.
+func (f *File) Reload() error {
+	set, err := f.read()
+	if err != nil {
+		f.errors.Inc()
+		f.success.Set(0)
+		return err
+	}
+	f.success.Set(1)
+	ended := set.follow(f.set.Load())
+	f.set.Store(set)
+	for _, k := range ended { // after the store: who comes again is checked by the new keys
+		close(k.gone)
+	}
+	return nil
+}
+
+// Watch reads the file again when it changes, and at once for each signal, until ctx is done. It logs what it reads
+// and why it can't.
+func (f *File) Watch(ctx context.Context, again <-chan os.Signal, log *slog.Logger) {
+	if f == nil {
+		return
+	}
+	reload := func() {
+		if err := f.Reload(); err != nil {
+			log.Error("the keys stay as they were", "error", err)
+			return
+		}
+		log.Info("read the keys again", "file", f.name, "keys", len(f.set.Load().keys))
+	}
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	changed := false
+	for {
+		select {
+		case <-again:
+			reload()
+			changed = false
+		case <-tick.C:
+			if changed {
+				reload()
+			}
+			changed = f.changed() // also while it was read
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// changed says whether the name leads to another file than the one read last, or that one was written to or made
+// readable.
+func (f *File) changed() bool {
+	info, err := os.Stat(f.name)
+	if err != nil || f.seen == nil {
+		return (err == nil) != (f.seen != nil)
+	}
+	return !os.SameFile(info, f.seen) || info.Size() != f.seen.Size() || !info.ModTime().Equal(f.seen.ModTime()) || info.Mode() != f.seen.Mode()
+}
+
+// Set returns the keys as they are now, nil for a nil File.
+func (f *File) Set() *Set {
+	if f == nil {
+		return nil
+	}
+	return f.set.Load()
+}
+
+// Check is that of the keys as they are now. A nil File allows everything.
+func (f *File) Check(authorization, apiKey []byte, scope string) (*Key, Verdict) {
+	if f == nil {
+		return nil, Allowed
+	}
+	return f.set.Load().Check(authorization, apiKey, scope)
+}
+
+// Register adds what there is to know of reloads to a service's metrics; nothing for a nil File.
+func (f *File) Register(r prometheus.Registerer) error {
+	if f == nil {
+		return nil
+	}
+	return errors.Join(r.Register(f.errors), r.Register(f.success))
+}

@@ -1,0 +1,90 @@
+package keys
+
+import (
+	"maps"
+	"sync"
+	"time"
+)
+
+// limit is a token bucket: it holds at most burst records and gains rate a second. A batch larger than the burst is
+// taken when the bucket is full and leaves a debt, so that no batch is impossible and the rate holds in the long run.
+type limit struct {
+	rate, burst float64
+
+	mu   sync.Mutex
+	left float64 // may be negative: a debt
+	at   time.Time
+}
+
+func newLimit(rate, burst int) *limit {
+	return &limit{rate: float64(rate), burst: float64(burst), left: float64(burst)}
+}
+
+// wait returns how long it takes until the bucket holds n records, 0 when it does now. The caller holds the mutex.
+func (l *limit) wait(n int, now time.Time) time.Duration {
+	if !l.at.IsZero() {
+		l.left = min(l.burst, l.left+l.rate*max(0, now.Sub(l.at).Seconds()))
+	}
+	if now.After(l.at) {
+		l.at = now
+	}
+	if lack := min(float64(n), l.burst) - l.left; lack > 0 {
+		return max(1, time.Duration(min(lack/l.rate, maxWait.Seconds())*float64(time.Second)))
+	}
+	return 0
+}
+
+// maxWait is the longest wait that is told: a debt may be larger than a Duration holds.
+const maxWait = 24 * time.Hour
+
+// Wait returns how long it takes until the key may store a record, 0 when it may now.
+func (k *Key) Wait(now time.Time) time.Duration {
+	if k == nil || k.limit == nil {
+		return 0
+	}
+	k.limit.mu.Lock()
+	defer k.limit.mu.Unlock()
+	return k.limit.wait(1, now)
+}
+
+// Take charges the key for n records, or for none of them and returns how long it takes until it can.
+func (k *Key) Take(n int, now time.Time) time.Duration {
+	if k == nil || k.limit == nil || n == 0 {
+		return 0
+	}
+	k.limit.mu.Lock()
+	defer k.limit.mu.Unlock()
+	wait := k.limit.wait(n, now)
+	if wait == 0 {
+		k.limit.left -= float64(n)
+	}
+	return wait
+}
+
+// use is what a key was used for.
+type use struct {
+	mu      sync.Mutex
+	records uint64
+	answers map[int]uint64 // by HTTP status
+}
+
+// Answered counts a request of the key: its HTTP status and how many records it stored.
+func (k *Key) Answered(status, records int) {
+	if k == nil {
+		return
+	}
+	k.use.mu.Lock()
+	defer k.use.mu.Unlock()
+	if k.use.answers == nil {
+		k.use.answers = make(map[int]uint64)
+	}
+	k.use.answers[status]++
+	k.use.records += uint64(records)
+}
+
+// Use returns how many requests of the key were answered with each HTTP status, and how many records they stored.
+func (k *Key) Use() (requests map[int]uint64, records uint64) {
+	k.use.mu.Lock()
+	defer k.use.mu.Unlock()
+	return maps.Clone(k.use.answers), k.use.records
+}
