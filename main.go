@@ -68,17 +68,24 @@ func init() {
 			[]any{api.Config{}, worker.Config{}, query.Config{}}, runAll},
 		{"stack", "[--dir D] [--missing] -- CMD…", "CMD beside private PostgreSQL, RabbitMQ and Redis", stackHelp, nil, runStack},
 		{"api", "", "the HTTP intake", "", []any{api.Config{}}, func(ctx context.Context, args []string) error {
-			return runService(ctx, args, api.Run)
+			return runService(ctx, args, func(ctx context.Context, c api.Config) error {
+				c.Reload = hangups()
+				return api.Run(ctx, c)
+			})
 		}},
 		{"worker", "", "moves frames from RabbitMQ into PostgreSQL", "", []any{worker.Config{}}, func(ctx context.Context, args []string) error {
+			signal.Ignore(syscall.SIGHUP) // there is nothing to read again
 			return runService(ctx, args, worker.Run)
 		}},
 		{"query", "", "answers searches", "", []any{query.Config{}}, func(ctx context.Context, args []string) error {
-			return runService(ctx, args, query.Run)
+			return runService(ctx, args, func(ctx context.Context, c query.Config) error {
+				c.Reload = hangups()
+				return query.Run(ctx, c)
+			})
 		}},
 		{"migrate", "up | down | status", "the database schema", migrateHelp, []any{database{}}, migrate},
 		{"dead", "list | show ID | replay [ID…] | drop ID…|--all", "records and messages that could not be stored", deadHelp, []any{database{}}, dead},
-		{"keys", "new NAME --scope write,read", "API keys", keysHelp, nil, newKey},
+		{"keys", "new NAME --scope write,read [--rate N [--burst N]]", "API keys", keysHelp, nil, newKey},
 		{"version", "", "the version of this program", "", nil, printVersion},
 		{"help", "[COMMAND]", "this text, or a command's settings", "", nil, help},
 	}
@@ -141,6 +148,13 @@ func exitStatus(err error) int {
 		return 2
 	}
 	return 1
+}
+
+// hangups returns a channel that brings every SIGHUP, which ends the process no more.
+func hangups() <-chan os.Signal {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGHUP)
+	return c
 }
 
 // runService runs one service with the settings of the environment.
@@ -212,6 +226,7 @@ func runAll(ctx context.Context, args []string) error {
 		var g service.Group
 		where := &directory{tls: s.api.TLSCertFile != "", addrs: make(map[string]string)}
 		s.api.Log, s.api.OnListen = log, where.listener("api")
+		s.api.Reload, s.query.Reload = hangups(), hangups()
 		s.worker.Log, s.worker.OnListen = log, where.listener("worker")
 		s.query.Log, s.query.OnListen = log, where.listener("query")
 		// The order is the order of stopping, from upstream to downstream.
@@ -345,7 +360,7 @@ func isReady(ctx context.Context, url string) bool {
 
 const stackHelp = `Starts private PostgreSQL, RabbitMQ and Redis, runs CMD with POSTGRES_URL, RABBITMQ_URL and REDIS_URL set,
 stops them and exits with CMD's status. The servers come from the binaries installed here, else from containers
-when a Docker engine answers.
+when a Docker engine answers. MILLRACE_POSTGRES_BIN is the folder of another PostgreSQL's programs to take instead.
 
   --dir D     where the servers keep their data (default a temporary folder that is removed)
   --missing   print the Debian packages of the servers that are not installed, and exit`
@@ -536,7 +551,13 @@ func dead(ctx context.Context, args []string) error {
 
 const keysHelp = `Prints a new key, once, and the line for the file that KEYS_FILE names; the file holds only the key's SHA-256.
 
-  --scope S   write (POST /log, /log/batch), read (the query service), or both: write,read`
+  --scope S   write (POST /log, /log/batch), read (the query service), or both: write,read
+  --rate N    most records a second that the key may store; without it there is no limit
+  --burst N   most records at once after a pause (default N of the rate); a larger batch waits until the burst is whole
+
+A line of the file is: NAME SHA256 SCOPES [rate=N [burst=N]]. Blank lines and lines that start with # are passed over.
+The services read the file again within a second of a change, and at once on SIGHUP. Where it has a mistake they log
+the line and keep the keys they have.`
 
 // newKey is millrace keys new.
 func newKey(_ context.Context, args []string) error {
@@ -545,10 +566,18 @@ func newKey(_ context.Context, args []string) error {
 	}
 	flags := newFlags("keys new")
 	scope := flags.String("scope", "", "")
+	rate := flags.Int("rate", 0, "")
+	burst := flags.Int("burst", 0, "")
 	if err := parseFlags(flags, args[2:], 0); err != nil {
 		return err
 	}
 	key, secret, err := keys.New(args[1], strings.FieldsFunc(*scope, func(r rune) bool { return r == ',' }))
+	if err == nil {
+		if key.Rate, key.Burst = *rate, *burst; key.Burst == 0 {
+			key.Burst = key.Rate
+		}
+		err = key.Validate()
+	}
 	if err != nil {
 		return usageError{err}
 	}

@@ -243,6 +243,8 @@ func TestMistakesOnTheCommandLineAreNamed(t *testing.T) {
 		{[]string{"stack"}, nil, 2, "no command to run"},
 		{[]string{"migrate", "sideways"}, nil, 2, "up, down, status"},
 		{[]string{"keys", "new", "me", "--scope", "admin"}, nil, 2, "admin"},
+		{[]string{"keys", "new", "me", "--scope", "write", "--rate", "-1"}, nil, 2, "rate -1"},
+		{[]string{"keys", "new", "me", "--scope", "write", "--burst", "5"}, nil, 2, "without a rate"},
 		{[]string{"dead", "show", "x"}, nil, 2, `"x"`},
 		{[]string{"dead", "drop"}, nil, 2, "--all"},
 		{[]string{"help", "bake"}, nil, 2, `"bake"`},
@@ -440,5 +442,123 @@ func TestEveryFormIsStoredAsItWasSent(t *testing.T) {
 			}
 			return equal == len(records) && all == len(records)
 		})
+	}
+}
+
+// TestAKeyReusedLosesNothing posts other bodies under one Idempotency-Key: the first is stored, once, and what is
+// not stored of the others is among the dead letters.
+func TestAKeyReusedLosesNothing(t *testing.T) {
+	db := testenv.Schema(t)
+	conn := testenv.Connect(t, db)
+	apiAddr := freeAddress(t)
+	env := []string{"RABBITMQ_URL=" + os.Getenv("RABBITMQ_URL"), "POSTGRES_URL=" + string(db), "API_ADDR=" + apiAddr, "WORKER_ADDR=127.0.0.1:0"}
+	for _, name := range []string{"api", "worker"} {
+		defer startMillrace(t, t.TempDir(), env, name).stop(t)
+	}
+	key := frame.NewBase().String()
+	send := func(body string) {
+		t.Helper()
+		testenv.Eventually(t, 20*time.Second, "the API takes it", func() bool {
+			req, err := http.NewRequest(http.MethodPost, "http://"+apiAddr+"/log/batch", strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Idempotency-Key", key)
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				return false // it is starting
+			}
+			_ = resp.Body.Close()
+			return resp.StatusCode == http.StatusAccepted
+		})
+	}
+	count := func(query string, args ...any) (n int) {
+		t.Helper()
+		if err := conn.QueryRow(context.Background(), query, args...).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	first := "{\"n\":1}\n{\"n\":2}\n"
+	send(first)
+	testenv.Eventually(t, 20*time.Second, "the first body is stored", func() bool { return count("SELECT count(*) FROM logs") == 2 })
+	send(" " + strings.ReplaceAll(first, "\n", "\r\n")) // the same records
+	others := []string{"{\"n\":3}\n{\"n\":4}\n", "{\"n\":5}\n", "{\"n\":1}\n{\"n\":2}\n{\"n\":6}\n"}
+	for _, body := range others { // as many records, fewer, more
+		send(body)
+	}
+	for _, body := range others {
+		testenv.Eventually(t, 20*time.Second, "what was not stored is a dead letter, whole", func() bool {
+			return count("SELECT count(*) FROM dead_letters WHERE reason = 'key_reused' AND payload = $1", []byte(body)) == 1
+		})
+	}
+	if n := count("SELECT count(*) FROM dead_letters"); n != len(others) {
+		t.Errorf("there are %d dead letters, want %d: none for the same records", n, len(others))
+	}
+	if all, distinct := count("SELECT count(*) FROM logs"), count("SELECT count(DISTINCT data->>'n') FROM logs WHERE data->>'n' IN ('1', '2')"); all != 2 || distinct != 2 {
+		t.Errorf("%d records are stored, %d of them of the first body, want its 2", all, distinct)
+	}
+}
+
+func TestAHangupHasTheKeysReadAgainAndEndsNothing(t *testing.T) {
+	db := testenv.Schema(t)
+	keysFile := filepath.Join(t.TempDir(), "keys")
+	newKey := func(name string) (line, secret string) {
+		t.Helper()
+		p := startMillrace(t, t.TempDir(), nil, "keys", "new", name, "--scope", "write,read", "--rate", "100")
+		<-p.done
+		m := regexp.MustCompile(`^key, shown once: +(\S+)\nfor KEYS_FILE: +(\S+ \S+ write,read rate=100 burst=100)\n$`).FindStringSubmatch(p.out.String())
+		if m == nil {
+			t.Fatalf("millrace keys new printed %q", p.out)
+		}
+		return m[2], m[1]
+	}
+	first, firstSecret := newKey("first")
+	second, secondSecret := newKey("second")
+	write := func(line string) {
+		t.Helper()
+		if err := os.WriteFile(keysFile, []byte(line+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(first)
+	apiAddr, queryAddr := freeAddress(t), freeAddress(t)
+	env := []string{"RABBITMQ_URL=" + os.Getenv("RABBITMQ_URL"), "POSTGRES_URL=" + string(db), "KEYS_FILE=" + keysFile,
+		"API_ADDR=" + apiAddr, "QUERY_ADDR=" + queryAddr, "WORKER_ADDR=127.0.0.1:0"}
+	services := map[string]*process{}
+	for _, name := range []string{"api", "worker", "query"} {
+		services[name] = startMillrace(t, t.TempDir(), env, name)
+	}
+	ask := func(method, url, secret string) int {
+		req, err := http.NewRequest(method, url, strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-API-Key", secret)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return 0 // it is starting
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode
+	}
+	lets := func(what, in, out string) {
+		t.Helper()
+		testenv.Eventually(t, 20*time.Second, what, func() bool {
+			return ask("POST", "http://"+apiAddr+"/log", in) == 202 && ask("GET", "http://"+queryAddr+"/logs", in) == 200 &&
+				ask("POST", "http://"+apiAddr+"/log", out) == 401 && ask("GET", "http://"+queryAddr+"/logs", out) == 401
+		})
+	}
+	lets("the first key lets in", firstSecret, secondSecret)
+	write(second)
+	for _, p := range services {
+		p.signal(t, syscall.SIGHUP)
+	}
+	lets("the second key lets in, the first no more", secondSecret, firstSecret)
+	for _, name := range []string{"api", "query"} {
+		testenv.Eventually(t, 5*time.Second, name+" says so", func() bool { return strings.Contains(services[name].out.String(), "read the keys again") })
+	}
+	for _, name := range []string{"api", "worker", "query"} {
+		services[name].stop(t)
 	}
 }

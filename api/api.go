@@ -5,35 +5,37 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
-	"net/http"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/valyala/fasthttp"
-	"github.com/valyala/fasthttp/fasthttpadaptor"
 
-	"millrace/internal/frame"
 	"millrace/internal/keys"
-	"millrace/internal/scan"
 	"millrace/internal/service"
 )
 
 const (
 	// headerBytes is the largest request header.
 	headerBytes = 8 << 10
-
-	// headerTimeout is how long a request's header and the first 8 KiB of its body may take, from the first byte.
-	headerTimeout = 10 * time.Second
-
-	// maxConnections bounds the memory of connections, some 16 KiB each, to 160 MiB.
-	maxConnections = 10_000
-
-	idleTimeout  = 2 * time.Minute
-	writeTimeout = 30 * time.Second
 )
+
+// timeouts are how long connections may take over things.
+type timeouts struct {
+	header time.Duration // a request's header and the first step of its body, from the first byte; a new connection's, from its opening
+	step   time.Duration // each further step of a body
+	drain  time.Duration // what is left of a refused body
+	idle   time.Duration // between requests
+	write  time.Duration // taking an answer
+}
+
+var defaultTimeouts = timeouts{
+	header: 10 * time.Second,
+	step:   10 * time.Second,
+	drain:  2 * time.Second,
+	idle:   2 * time.Minute,
+	write:  30 * time.Second,
+}
 
 // Run serves the API until ctx is done, then stops in order: ready fails, no more requests are taken, those
 // under way get their confirms, the connections to RabbitMQ close. It returns when all goroutines have ended.
@@ -42,7 +44,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	log := service.Logger(c.Log, c.Process, "api")
-	keySet, err := keys.Load(c.KeysFile)
+	keyFile, err := keys.Open(c.KeysFile)
 	if err != nil {
 		return err
 	}
@@ -50,41 +52,17 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-
 	var (
 		ready    = new(service.Ready)
 		registry = service.NewRegistry()
 		inflight = &inflight{limit: int64(c.MaxInflightBytes)}
 	)
 	m := newMetrics(registry, inflight.used.Load)
+	if err := errors.Join(keyFile.Register(registry), registry.Register(keyUse{keyFile})); err != nil {
+		return errors.Join(err, ln.Close())
+	}
 	p := newPublisher(c, log, m, ready)
-	common := http.NewServeMux()
-	service.Handle(common, ready, registry)
-	s := &server{
-		log:       log,
-		publisher: p,
-		keys:      keySet,
-		bodies:    &bodyReader{maxBytes: int64(c.MaxBodyBytes), inflight: inflight},
-		limits:    scan.Limits{RecordBytes: int(c.MaxRecordBytes), PieceBytes: frame.SegmentBytes},
-		metrics:   m,
-		common:    fasthttpadaptor.NewFastHTTPHandler(common),
-	}
-	httpServer := &fasthttp.Server{
-		Handler:                      s.handle,
-		ErrorHandler:                 s.fault,
-		ExpectHandler:                s.expect,
-		ReadBufferSize:               headerBytes,
-		Concurrency:                  maxConnections,
-		ReadTimeout:                  headerTimeout,
-		WriteTimeout:                 writeTimeout,
-		IdleTimeout:                  idleTimeout,
-		MaxRequestBodySize:           int(c.MaxBodyBytes),
-		StreamRequestBody:            true, // so that a body is read only once there is room for it
-		DisablePreParseMultipartForm: true,
-		NoDefaultServerHeader:        true,
-		CloseOnShutdown:              true,
-		Logger:                       fasthttpLogger{log},
-	}
+	httpServer := newServer(c, log, p, keyFile, m, inflight, ready, registry).http()
 
 	// The publisher outlives the server: requests under way still need their confirms.
 	publishing, stopPublishing := context.WithCancel(context.WithoutCancel(ctx))
@@ -93,18 +71,22 @@ func Run(ctx context.Context, c Config) error {
 	defer endFlush()
 	var publisher sync.WaitGroup
 	publisher.Go(func() { p.run(publishing, flush) })
-	connections := &trackingListener{Listener: ln, open: make(map[net.Conn]bool)}
+	publisher.Go(func() { keyFile.Watch(publishing, c.Reload, log) })
+	connections := newListener(ln, c.MaxConnections, func() { m.routes["other"].count(fasthttp.StatusServiceUnavailable) })
 	serving, stopServing := context.WithCancelCause(ctx)
 	defer stopServing(nil)
 	var server sync.WaitGroup
 	server.Go(func() { stopServing(httpServer.Serve(connections)) })
-	log.Info("listening", "address", ln.Addr().String(), "anonymous", keySet == nil)
+	log.Info("listening", "address", ln.Addr().String(), "anonymous", keyFile == nil)
 	if c.OnListen != nil {
 		c.OnListen(ln.Addr())
 	}
 
 	<-serving.Done()
 	ready.Set("shutdown", errStopping.Error())
+	if ctx.Err() != nil {
+		time.Sleep(c.ShutdownDelay) // for load balancers to see it, while requests are still taken
+	}
 	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownTimeout)
 	defer cancel()
 	err = httpServer.ShutdownWithContext(deadline)
@@ -116,6 +98,7 @@ func Run(ctx context.Context, c Config) error {
 		log.Warn("requests were still under way at the end of SHUTDOWN_TIMEOUT", "connections", connections.closeAll(), "error", err)
 	}
 	server.Wait()
+	connections.wait()
 	stopPublishing()
 	stopFlush := context.AfterFunc(deadline, endFlush)
 	publisher.Wait()
@@ -125,48 +108,6 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	return nil
-}
-
-// trackingListener knows its open connections, so that they can be closed when waiting for them must end.
-type trackingListener struct {
-	net.Listener
-	mu   sync.Mutex
-	open map[net.Conn]bool
-}
-
-func (l *trackingListener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	tracked := &trackedConn{conn, l}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.open[tracked] = true
-	return tracked, nil
-}
-
-// closeAll closes the open connections and says how many they were.
-func (l *trackingListener) closeAll() int {
-	l.mu.Lock()
-	conns := slices.Collect(maps.Keys(l.open))
-	l.mu.Unlock()
-	for _, c := range conns {
-		_ = c.Close() // there is nobody left to tell
-	}
-	return len(conns)
-}
-
-type trackedConn struct {
-	net.Conn
-	listener *trackingListener
-}
-
-func (c *trackedConn) Close() error {
-	c.listener.mu.Lock()
-	delete(c.listener.open, c)
-	c.listener.mu.Unlock()
-	return c.Conn.Close()
 }
 
 // fasthttpLogger passes on what fasthttp logs of single connections.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,7 +33,8 @@ func refuse(status int, format string, args ...any) *refusal {
 
 var errBusy = refuse(fasthttp.StatusServiceUnavailable, "too many bytes are under way (MAX_INFLIGHT_BYTES)")
 
-// inflight bounds the bytes of bodies under way over all requests.
+// inflight bounds the memory of requests under way: a body's buffer while it is read, then its records in frames
+// until they are confirmed.
 type inflight struct {
 	limit int64
 	used  atomic.Int64
@@ -51,26 +53,71 @@ func (b *inflight) release(n int64) { b.used.Add(-n) }
 
 // bodyReader reads and decodes request bodies into memory that it accounts for.
 type bodyReader struct {
-	maxBytes int64
-	inflight *inflight
-	buffers  sync.Pool // of *bytes.Buffer
+	maxBytes    int64
+	inflight    *inflight
+	stepTimeout time.Duration    // for each step of a body
+	buffers     [sizes]sync.Pool // of *[]byte, by size
+}
+
+// Buffers of bodies are kept for the next request in sizes from 1 KiB that double up to maxPooled: a small body must not
+// sit in a large one's memory, and a rare large one should not stay for ever.
+const (
+	maxPooled = minBuffer << (sizes - 1)
+	minBuffer = 1 << 10
+	sizes     = 11
+)
+
+// size returns the index of the smallest size that holds n bytes, for n from 1 to maxPooled.
+func size(n int64) int { return bits.Len64(uint64(n-1) / minBuffer) }
+
+// get returns an empty buffer for n bytes.
+func (r *bodyReader) get(n int64) *[]byte {
+	if n > maxPooled {
+		b := make([]byte, 0, n)
+		return &b
+	}
+	i := size(n)
+	if b, ok := r.buffers[i].Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, 0, minBuffer<<i)
+	return &b
+}
+
+func (r *bodyReader) put(b *[]byte) {
+	if n := int64(cap(*b)); n <= maxPooled {
+		*b = (*b)[:0]
+		r.buffers[size(n)].Put(b)
+	}
 }
 
 // body is a decoded request body. close gives back what it holds.
 type body struct {
 	reader   *bodyReader
-	buf      *bytes.Buffer
+	buf      *[]byte // nil once dropped
 	reserved int64
 }
 
-func (b *body) close() {
-	b.reader.inflight.release(b.reserved)
-	b.buf.Reset()
-	b.reader.buffers.Put(b.buf)
+func (b *body) bytes() []byte { return *b.buf }
+
+// shrink gives the buffer back, for n bytes of records are all that is left of the request.
+func (b *body) shrink(n int64) {
+	b.drop()
+	b.reader.inflight.release(b.reserved - n)
+	b.reserved = n
 }
 
-// maxPooled is the largest buffer kept for the next request: a rare large body should not stay for ever.
-const maxPooled = 1 << 20
+func (b *body) drop() {
+	if b.buf != nil {
+		b.reader.put(b.buf)
+		b.buf = nil
+	}
+}
+
+func (b *body) close() {
+	b.drop()
+	b.reader.inflight.release(b.reserved)
+}
 
 // read returns the decoded body of a request, in memory reserved before it is read.
 func (r *bodyReader) read(ctx *fasthttp.RequestCtx) (*body, *refusal) {
@@ -87,12 +134,7 @@ func (r *bodyReader) read(ctx *fasthttp.RequestCtx) (*body, *refusal) {
 		return nil, r.tooLarge()
 	}
 	b := &body{reader: r}
-	if buf, ok := r.buffers.Get().(*bytes.Buffer); ok && buf.Cap() <= maxPooled {
-		b.buf = buf
-	} else {
-		b.buf = new(bytes.Buffer)
-	}
-	extend := func() error { return ctx.Conn().SetReadDeadline(time.Now().Add(stepTimeout)) }
+	extend := func() error { return ctx.Conn().SetReadDeadline(time.Now().Add(r.stepTimeout)) }
 	if err := b.fill(wire, encoding, length, extend); err != nil {
 		b.close()
 		return nil, err
@@ -104,14 +146,12 @@ func (r *bodyReader) tooLarge() *refusal {
 	return refuse(fasthttp.StatusRequestEntityTooLarge, "the body is larger than %d bytes (MAX_BODY_BYTES, decoded)", r.maxBytes)
 }
 
-// step is how much of a body is reserved and read at a time. The client has stepTimeout for each.
-const (
-	step        = 64 << 10
-	stepTimeout = 10 * time.Second
-)
+// step is how much of a body the client has timeouts.step for, and the largest buffer that a body begins with; it doubles
+// as it fills up, so that nobody holds much more than what was sent.
+const step = 64 << 10
 
-// fill reads the body, each step in memory that is reserved before. wire has length bytes, or -1 for as many as
-// come. extend gives the client time for another step.
+// fill reads the body into memory that is reserved before. wire has length bytes, or -1 for as many as come. extend gives
+// the client time for another step.
 func (b *body) fill(wire io.Reader, encoding string, length int64, extend func() error) *refusal {
 	count := &countingReader{r: wire, length: length}
 	src, closeDecoder, err := decoder(encoding, count)
@@ -120,41 +160,61 @@ func (b *body) fill(wire io.Reader, encoding string, length int64, extend func()
 	}
 	defer closeDecoder()
 	plain := encoding == "" && length >= 0
-	for {
-		have := int64(b.buf.Len())
-		want := min(step, b.reader.maxBytes+1-have)
-		if plain {
-			want = min(want, length-have)
-		}
-		if want == 0 {
+	most := b.reader.maxBytes
+	if plain {
+		most = length
+	}
+	if !b.grow(max(1, min(step, most))) {
+		return errBusy
+	}
+	var beyond [1]byte
+	for end := int64(step); ; {
+		have := int64(len(*b.buf))
+		if plain && have == length {
 			return nil // only a plain body's end is known beforehand
 		}
-		if have > 0 {
+		if have == end {
+			end += step
 			if err := extend(); err != nil {
 				return b.unreadable(encoding, count, err)
 			}
 		}
-		if !b.reserve(min(want, b.reader.maxBytes-b.reserved)) {
+		if have == int64(cap(*b.buf)) && have < most && !b.grow(min(2*have, most)) {
 			return errBusy
 		}
-		b.buf.Grow(int(want) + bytes.MinRead) // what ReadFrom wants
-		n, err := b.buf.ReadFrom(io.LimitReader(src, want))
-		switch {
-		case err != nil:
-			return b.unreadable(encoding, count, err)
-		case int64(b.buf.Len()) > b.reader.maxBytes:
+		room := (*b.buf)[have:min(end, most, int64(cap(*b.buf)))]
+		if have == most {
+			room = beyond[:]
+		}
+		n, err := src.Read(room)
+		if have == most && n > 0 {
 			return b.reader.tooLarge()
-		case n < want:
+		}
+		*b.buf = (*b.buf)[:have+int64(n)]
+		if err == io.EOF {
 			return nil
+		}
+		if err != nil {
+			return b.unreadable(encoding, count, err)
 		}
 	}
 }
 
-func (b *body) reserve(n int64) bool {
-	if !b.reader.inflight.reserve(n) {
+// grow moves the body to a buffer for n bytes, or says that they are not to be had.
+func (b *body) grow(n int64) bool {
+	if n <= maxPooled {
+		n = minBuffer << size(n)
+	}
+	if !b.reader.inflight.reserve(n - b.reserved) {
 		return false
 	}
-	b.reserved += n
+	b.reserved = n
+	larger := b.reader.get(n)
+	if b.buf != nil {
+		*larger = append(*larger, *b.buf...)
+		b.drop()
+	}
+	b.buf = larger
 	return true
 }
 

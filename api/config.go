@@ -20,7 +20,9 @@ type Config struct {
 	Addr               config.Address `env:"API_ADDR" envDefault:"127.0.0.1:8080" help:"Where the API listens."`
 	MaxBodyBytes       config.Bytes   `env:"MAX_BODY_BYTES" envDefault:"16MiB" min:"1KiB" max:"1GiB" help:"Largest body of a request, after decoding."`
 	MaxRecordBytes     config.Bytes   `env:"MAX_RECORD_BYTES" envDefault:"1MiB" min:"64B" max:"12MiB" help:"Largest record, without white space between its tokens; a frame must stay under the 16 MiB that RabbitMQ 4 takes."`
-	MaxInflightBytes   config.Bytes   `env:"MAX_INFLIGHT_BYTES" envDefault:"128MiB" min:"1MiB" help:"Most bytes of bodies under way at once, over all requests; beyond it they are answered 503."`
+	MaxInflightBytes   config.Bytes   `env:"MAX_INFLIGHT_BYTES" envDefault:"128MiB" min:"1MiB" help:"Most bytes that requests under way hold at once, over all of them; beyond it they are answered 503. The whole process takes about three times as much."`
+	MaxConnections     int            `env:"MAX_CONNECTIONS" envDefault:"10000" min:"1" max:"1000000" help:"Most connections at once, of some 16 KiB each; those beyond it are answered 503."`
+	ShutdownDelay      time.Duration  `env:"SHUTDOWN_DELAY" envDefault:"500ms" min:"0s" max:"5m" help:"How long requests are still taken after /ready has begun to fail, for load balancers to notice; not part of SHUTDOWN_TIMEOUT."`
 	ConfirmTimeout     time.Duration  `env:"CONFIRM_TIMEOUT" envDefault:"10s" min:"10ms" help:"Longest wait for RabbitMQ's confirms before a request is answered 503."`
 	PublishConnections int            `env:"PUBLISH_CONNECTIONS" envDefault:"4" min:"1" max:"64" help:"Connections to publish on."`
 	PublishChannels    int            `env:"PUBLISH_CHANNELS" envDefault:"1" min:"1" max:"64" help:"Channels on each of them."`
@@ -30,6 +32,8 @@ type Config struct {
 	Log *slog.Logger
 	// OnListen, when set, is called once with the address that the API listens on.
 	OnListen func(net.Addr)
+
+	timeouts *timeouts // nil is the default; tests have less time
 }
 
 // Validate checks what no single field's bounds can, the files that the settings name among it. Run does so before
@@ -44,7 +48,7 @@ func (c *Config) Validate() error {
 	if c.MaxInflightBytes < c.MaxBodyBytes {
 		return fmt.Errorf("MAX_INFLIGHT_BYTES: got %s, takes at least MAX_BODY_BYTES (%s)", c.MaxInflightBytes, c.MaxBodyBytes)
 	}
-	if _, err := keys.Load(c.KeysFile); err != nil {
+	if _, err := keys.Open(c.KeysFile); err != nil {
 		return err
 	}
 	return service.CheckAddress("API_ADDR", c.Addr, c.Access)

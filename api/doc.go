@@ -19,5 +19,7 @@
 //     its body was read.
 //   - A frame whose outcome is unknown (its channel or connection ended before the confirm came) is published
 //     again under the same ids while it has time; the workers' ledger makes that harmless.
+//   - What a request holds counts against MAX_INFLIGHT_BYTES: its body's buffer until its records are in frames, then
+//     those records until it is answered.
 //   - Nothing of a request is kept by fasthttp's rules after its handler returns: records are copied into frames.
 package api

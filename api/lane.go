@@ -136,6 +136,7 @@ func (l *link) setBlocked(b amqp.Blocking) {
 	}
 	if b.Active {
 		l.blocked[l] = b.Reason
+		l.refuseUnsent(errBlocked) // those that were sent may be confirmed yet
 		l.log.Warn("RabbitMQ blocks publishers", "reason", b.Reason)
 	} else {
 		delete(l.blocked, l)
@@ -277,6 +278,7 @@ func (l *lane) receive() {
 	for c := range l.confirms {
 		l.collectReturns(returned)
 		s := l.confirmed()
+		var took time.Duration
 		switch {
 		case c.Ack && returned[s.id]:
 			delete(returned, s.id)
@@ -284,19 +286,20 @@ func (l *lane) receive() {
 			l.end() // first, so that this lane does not take the frame again
 			l.giveBack([]*pending{s.frame})
 		case c.Ack:
-			l.metrics.confirmSeconds.Observe(time.Since(s.at).Seconds())
+			took = time.Since(s.at)
+			l.metrics.confirmSeconds.Observe(took.Seconds())
 			l.metrics.frameRecords.Observe(float64(s.frame.records))
 			s.frame.settle(nil)
 			l.recycle(s.frame)
 		default:
 			s.frame.settle(errRefused)
 		}
-		l.came(1)
+		l.came(took, s.frame)
 		<-l.slots
 	}
 	l.end()
 	unknown := l.unknown()
-	l.came(len(unknown))
+	l.came(0, unknown...)
 	l.giveBack(unknown)
 }
 

@@ -6,6 +6,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"millrace/internal/scan"
 	"millrace/internal/service"
 )
 
@@ -88,5 +89,54 @@ func TestFramesRunOutOfTimeInOrder(t *testing.T) {
 	}
 	if len(p.live) != 1 {
 		t.Errorf("%d frames are still watched, want 1", len(p.live))
+	}
+}
+
+func TestWhatWasNotSentIsRefusedWhenRabbitMQBlocks(t *testing.T) {
+	l := testLane(t)
+	p := l.publisher
+	outstanding := l.send("1")
+	p.live = append(p.live, outstanding)
+	add := func() *pending {
+		t.Helper()
+		tickets, err := p.add(nil, []byte("{}\n"), []scan.Piece{{Start: 0, End: 3, Records: 1}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tickets[0].frame
+	}
+	sealed := add()
+	p.sealed, p.open = []*pending{sealed}, nil
+	unknown := add()
+	unknown.attempts = 1
+	p.sealed, p.open = append(p.sealed, unknown), nil
+	open := add()
+	l.setBlocked(amqp.Blocking{Active: true, Reason: "memory"})
+	for name, f := range map[string]*pending{"the sealed frame": sealed, "the open frame": open} {
+		if !f.settled.Load() || f.err != errBlocked {
+			t.Errorf("%s: settled %v, error %v, want it refused", name, f.settled.Load(), f.err)
+		}
+	}
+	if outstanding.settled.Load() || unknown.settled.Load() {
+		t.Error("a frame that was published was refused")
+	}
+	if len(p.sealed) != 1 || p.sealed[0] != unknown || p.open != nil {
+		t.Errorf("%d sealed frames and the open one %v are kept, want the one of unknown outcome alone", len(p.sealed), p.open)
+	}
+	if _, err := p.add(nil, []byte("{}\n"), []scan.Piece{{Start: 0, End: 3, Records: 1}}, nil); err != errBlocked {
+		t.Errorf("add: got %v, want %v", err, errBlocked)
+	}
+	l.setBlocked(amqp.Blocking{})
+	add()
+}
+
+func TestFramesOutOfTimeAreLetGoOf(t *testing.T) {
+	l := testLane(t)
+	p := l.publisher
+	old := p.newFrame(time.Now().Add(-2 * p.timeout))
+	p.live, p.sealed = []*pending{old}, []*pending{old}
+	p.expire(time.Now(), errConfirmTimeout)
+	if len(p.live) > 0 || len(p.sealed) > 0 {
+		t.Errorf("%d live and %d sealed frames are kept, want none: no lane may ever come to take them", len(p.live), len(p.sealed))
 	}
 }

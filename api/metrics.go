@@ -2,17 +2,17 @@ package api
 
 import (
 	"strconv"
-	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"millrace/internal/keys"
 	"millrace/internal/scan"
 )
 
 // metrics are the service's own, beside those of the runtime.
 type metrics struct {
-	requests       *prometheus.CounterVec
-	seconds        *prometheus.HistogramVec
+	routes         map[string]*route // for every path that is served, and "other"
 	accepted       prometheus.Counter
 	rejected       [scan.NumReasons]prometheus.Counter
 	inflight       prometheus.GaugeFunc
@@ -20,33 +20,35 @@ type metrics struct {
 	frameRecords   prometheus.Histogram
 	connected      prometheus.Gauge
 	blocked        prometheus.Gauge
-
-	codes sync.Map // of route and code to prometheus.Counter: saves the label look-up on every request
 }
 
-type routeCode struct {
-	route string
-	code  int
+// route counts the requests of one path. It keeps its series, which saves looking up their labels on every request.
+type route struct {
+	name     string
+	requests *prometheus.CounterVec
+	seconds  prometheus.Observer
+	codes    [600]atomic.Pointer[prometheus.Counter] // by HTTP status
 }
 
 func newMetrics(r *prometheus.Registry, inflight func() int64) *metrics {
+	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "millrace_api_requests_total",
+		Help: "Requests answered.",
+	}, []string{"route", "code"})
+	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "millrace_api_request_seconds",
+		Help:    "Time from a request's header to its answer, confirms included.",
+		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15), // 0.5 ms to 8 s
+	}, []string{"route"})
 	m := &metrics{
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "millrace_api_requests_total",
-			Help: "Requests answered.",
-		}, []string{"route", "code"}),
-		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "millrace_api_request_seconds",
-			Help:    "Time from a request's header to its answer, confirms included.",
-			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15), // 0.5 ms to 8 s
-		}, []string{"route"}),
+		routes: make(map[string]*route),
 		accepted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "millrace_api_records_accepted_total",
 			Help: "Records confirmed by RabbitMQ and answered 2xx.",
 		}),
 		inflight: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "millrace_api_inflight_bytes",
-			Help: "Bytes of bodies under way.",
+			Help: "Bytes that requests under way hold, of MAX_INFLIGHT_BYTES.",
 		}, func() float64 { return float64(inflight()) }),
 		confirmSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "millrace_api_publish_confirm_seconds",
@@ -74,15 +76,43 @@ func newMetrics(r *prometheus.Registry, inflight func() int64) *metrics {
 	for reason := range scan.NumReasons {
 		m.rejected[reason] = rejected.WithLabelValues(reason.String())
 	}
-	r.MustRegister(m.requests, m.seconds, m.accepted, rejected, m.inflight, m.confirmSeconds, m.frameRecords, m.connected, m.blocked)
+	for _, name := range []string{"/log", "/log/batch", "/health", "/ready", "/metrics", "other"} {
+		m.routes[name] = &route{name: name, requests: requests, seconds: seconds.WithLabelValues(name)}
+	}
+	r.MustRegister(requests, seconds, m.accepted, rejected, m.inflight, m.confirmSeconds, m.frameRecords, m.connected, m.blocked)
 	return m
 }
 
-func (m *metrics) count(route string, code int) {
-	key := routeCode{route, code}
-	c, ok := m.codes.Load(key)
-	if !ok {
-		c, _ = m.codes.LoadOrStore(key, m.requests.WithLabelValues(route, strconv.Itoa(code)))
+// count counts an answer with an HTTP status.
+func (r *route) count(status int) {
+	c := r.codes[status].Load()
+	if c == nil {
+		counter := r.requests.WithLabelValues(r.name, strconv.Itoa(status))
+		c = &counter
+		r.codes[status].Store(c)
 	}
-	c.(prometheus.Counter).Inc()
+	(*c).Inc()
+}
+
+// keyUse tells what the API was used for by each key that there is now.
+type keyUse struct{ file *keys.File }
+
+var (
+	keyRequests = prometheus.NewDesc("millrace_api_key_requests_total", "Requests answered, by the name of their key.", []string{"key", "code"}, nil)
+	keyRecords  = prometheus.NewDesc("millrace_api_key_records_total", "Records confirmed by RabbitMQ and answered 2xx, by the name of their key.", []string{"key"}, nil)
+)
+
+func (keyUse) Describe(to chan<- *prometheus.Desc) {
+	to <- keyRequests
+	to <- keyRecords
+}
+
+func (u keyUse) Collect(to chan<- prometheus.Metric) {
+	for k := range u.file.Set().All() {
+		requests, records := k.Use()
+		for status, n := range requests {
+			to <- prometheus.MustNewConstMetric(keyRequests, prometheus.CounterValue, float64(n), k.Name, strconv.Itoa(status))
+		}
+		to <- prometheus.MustNewConstMetric(keyRecords, prometheus.CounterValue, float64(records), k.Name)
+	}
 }

@@ -40,6 +40,14 @@ const (
 	// hold up the others.
 	patience = 20 * time.Millisecond
 
+	// Clients that were just answered come again. Waiting for them makes one frame of their next requests, where
+	// taking the first at once makes two, a tiny one and the others'; and while RabbitMQ has the processor to
+	// itself, it confirms sooner. The wait is at most regather times what the last confirm took, and maxRegather,
+	// so that traffic that doesn't depend on the answers is held up by no more than that. A client that is alone
+	// never waits: it is all there is to wait for.
+	regather    = 6
+	maxRegather = 10 * time.Millisecond
+
 	// watchPeriod is how often deadlines are looked at; a request may outlive its deadline by so much.
 	watchPeriod = 20 * time.Millisecond
 )
@@ -53,6 +61,7 @@ type pending struct {
 	since    time.Time // when the last segment was begun
 	begun    time.Time // when the frame was; its deadline counts from here
 	records  int
+	requests int
 	attempts int
 
 	settled atomic.Bool
@@ -95,11 +104,15 @@ type publisher struct {
 	declaring sync.Mutex // held while queues are declared
 
 	mu       sync.Mutex
-	work     sync.Cond  // signalled when a frame may be taken
-	open     *pending   // under construction, nil when empty
-	sealed   []*pending // full, or published before with unknown outcome; oldest first
-	live     []*pending // all that may be unsettled, oldest first
-	out      int        // frames published and not confirmed
+	work     sync.Cond   // signalled when a frame may be taken
+	open     *pending    // under construction, nil when empty
+	sealed   []*pending  // full, or published before with unknown outcome; oldest first
+	live     []*pending  // all that may be unsettled, oldest first
+	out      int         // frames published and not confirmed
+	waiting  int         // requests in them
+	herd     int         // requests that the open frame should hold before it is taken ...
+	until    time.Time   // ... but for this time
+	timer    *time.Timer // rings then
 	lanes    map[*lane]bool
 	trouble  error // why there is no lane, nil while there is one
 	blocked  map[*link]string
@@ -123,6 +136,7 @@ func newPublisher(c Config, log *slog.Logger, m *metrics, ready *service.Ready) 
 		blocked:    make(map[*link]string),
 	}
 	p.work.L = &p.mu
+	p.timer = time.AfterFunc(0, p.look)
 	p.report()
 	return p
 }
@@ -171,13 +185,20 @@ func boolean(b bool) float64 {
 }
 
 // add hands a request's records over and appends its tickets to dst. key is the base of the ids, or nil. The
-// pieces become the segments of a keyed request as they are, so that they are the same every time.
-func (p *publisher) add(dst []ticket, ndjson []byte, pieces []scan.Piece, key *uuid.UUID) []ticket {
+// pieces become the segments of a keyed request as they are, so that they are the same every time. The error says why
+// none was taken.
+func (p *publisher) add(dst []ticket, ndjson []byte, pieces []scan.Piece, key *uuid.UUID) ([]ticket, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	switch {
+	case p.ended:
+		return dst, errStopping
+	case len(p.blocked) > 0:
+		return dst, errBlocked
+	}
 	now := time.Now() // under the mutex, so that no frame begins before an older one
 	index := 0
-	for _, piece := range pieces {
+	for i, piece := range pieces {
 		f := p.open
 		if f == nil {
 			f = p.newFrame(now)
@@ -201,6 +222,9 @@ func (p *publisher) add(dst []ticket, ndjson []byte, pieces []scan.Piece, key *u
 			f.keyed, f.since = false, now
 		}
 		f.body = append(f.body, ndjson[piece.Start:piece.End]...)
+		if i == 0 {
+			f.requests++
+		}
 		f.records += piece.Records
 		dst = append(dst, ticket{f, base, piece.Records})
 		index += piece.Records
@@ -208,9 +232,11 @@ func (p *publisher) add(dst []ticket, ndjson []byte, pieces []scan.Piece, key *u
 			p.sealed = append(p.sealed, f)
 			p.open = nil
 		}
-		p.wake()
+		if p.ripe(now) {
+			p.wake()
+		}
 	}
-	return dst
+	return dst, nil
 }
 
 // wake tells a lane that there is work. While a link is blocked any of the waiting lanes may be the one that
@@ -225,9 +251,6 @@ func (p *publisher) wake() {
 
 func (p *publisher) newFrame(now time.Time) *pending {
 	f := &pending{done: make(chan struct{}), begun: now}
-	if p.ended {
-		f.settle(errStopping)
-	}
 	if b, ok := p.bodies.Get().(*[]byte); ok {
 		f.body = (*b)[:0]
 	}
@@ -256,6 +279,7 @@ func (p *publisher) take(l *lane) (f *pending, queue string) {
 			if f := p.next(); f != nil {
 				f.attempts++
 				p.out++
+				p.waiting += f.requests
 				p.shard = (p.shard + 1) % p.topology.Shards()
 				return f, p.topology.Queue(p.shard)
 			}
@@ -278,10 +302,10 @@ func (p *publisher) next() *pending {
 			return f
 		}
 	}
-	f := p.open
-	if f == nil || p.out >= eager && time.Since(f.begun) < patience {
+	if !p.ripe(time.Now()) {
 		return nil
 	}
+	f := p.open
 	p.open = nil
 	if f.settled.Load() {
 		return nil
@@ -289,12 +313,47 @@ func (p *publisher) next() *pending {
 	return f
 }
 
-// came says that n frames are not outstanding any more, and has the open frame looked at.
-func (p *publisher) came(n int) {
+// ripe says whether there is a frame to take.
+func (p *publisher) ripe(now time.Time) bool {
+	f := p.open
+	switch {
+	case len(p.sealed) > 0:
+		return true
+	case f == nil:
+		return false
+	case now.Sub(f.begun) >= patience:
+		return true
+	}
+	return p.out < eager && (f.requests >= p.herd || !now.Before(p.until))
+}
+
+// came says that frames are not outstanding any more. took is how long the last of them was, 0 when not known.
+func (p *publisher) came(took time.Duration, frames ...*pending) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.out -= n
+	p.herd = p.waiting
 	if p.open != nil {
+		p.herd += p.open.requests
+	}
+	p.out -= len(frames)
+	for _, f := range frames {
+		p.waiting -= f.requests
+	}
+	now := time.Now()
+	wait := min(regather*took, maxRegather)
+	p.until = now.Add(wait)
+	if p.ripe(now) {
+		p.wake()
+	} else {
+		p.timer.Reset(wait)
+	}
+}
+
+// look has the open frame taken when it has waited long enough.
+func (p *publisher) look() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ripe(time.Now()) {
 		p.wake()
 	}
 }
@@ -350,7 +409,7 @@ func (p *publisher) watch(ctx context.Context) {
 		select {
 		case now := <-tick.C:
 			p.expire(now, errConfirmTimeout)
-			p.came(0) // an open frame may have waited long enough
+			p.look()
 			for _, l := range p.publishing() {
 				if l.stuck(now.Add(-p.timeout)) {
 					l.giveUp()
@@ -379,19 +438,38 @@ func (p *publisher) publishing() []*lane {
 func (p *publisher) expire(now time.Time, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := 0
+	n, late := 0, false
 	for _, f := range p.live {
 		if !f.settled.Load() {
 			if !now.IsZero() && now.Sub(f.begun) < p.timeout {
 				break // the others are younger
 			}
-			if f == p.open {
-				p.open = nil
-			}
-			f.settle(err)
+			late = f.settle(err) || late
 		}
 		n++
 	}
 	clear(p.live[:n])
 	p.live = p.live[n:]
+	if late {
+		p.drop()
+	}
+}
+
+// refuseUnsent settles the frames that were never published, so that nothing of them can be stored. The caller holds
+// the mutex.
+func (p *publisher) refuseUnsent(err error) {
+	for _, f := range p.live {
+		if f.attempts == 0 {
+			f.settle(err)
+		}
+	}
+	p.drop()
+}
+
+// drop lets go of settled frames that no lane has taken: while none does, nothing else would free their memory.
+func (p *publisher) drop() {
+	p.sealed = slices.DeleteFunc(p.sealed, func(f *pending) bool { return f.settled.Load() })
+	if p.open != nil && p.open.settled.Load() {
+		p.open = nil
+	}
 }

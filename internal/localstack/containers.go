@@ -357,6 +357,17 @@ func (s *containerServer) signal(sig os.Signal) error {
 	return err
 }
 
+func (s *containerServer) control(ctx context.Context, args ...string) error {
+	status, output, err := s.container.Exec(ctx, append([]string{"rabbitmqctl"}, args...))
+	if err != nil {
+		return err
+	}
+	if status != 0 {
+		return fmt.Errorf("rabbitmqctl in %s: exit status %d%s", s.name, status, lastLines(output, "its output"))
+	}
+	return nil
+}
+
 // quietly sends Testcontainers' words to the debug log.
 type quietly struct{ log *slog.Logger }
 

@@ -440,6 +440,16 @@ func (s *localServer) signal(sig os.Signal) error {
 	return s.p.signal(sig)
 }
 
+func (s *localServer) control(ctx context.Context, args ...string) error {
+	e, ok := s.engine.(*rabbitEngine)
+	if !ok {
+		return fmt.Errorf("%s has no control program", s.name)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return e.control(ctx, args...)
+}
+
 func (s *localServer) url() string { return s.address(s.port) }
 
 // freePort asks the kernel for a port that nobody uses. Somebody may take it before

@@ -110,6 +110,8 @@ type server interface {
 	kill() error
 	restart(ctx context.Context) error
 	signal(sig os.Signal) error
+	// control runs the server's own control program.
+	control(ctx context.Context, args ...string) error
 }
 
 // Start starts the needed servers side by side and returns when a client can work
@@ -278,6 +280,16 @@ func (s *Stack) Signal(name string, sig os.Signal) error {
 		return err
 	}
 	return srv.signal(sig)
+}
+
+// RabbitMQCtl runs rabbitmqctl on the private node, whatever its arguments do: they may block publishers, close
+// connections, or stop the application. It takes a second or two.
+func (s *Stack) RabbitMQCtl(ctx context.Context, args ...string) error {
+	srv, err := s.server(rabbitmq)
+	if err != nil {
+		return err
+	}
+	return srv.control(ctx, args...)
 }
 
 func (s *Stack) server(name string) (server, error) {

@@ -47,8 +47,15 @@ type postgresEngine struct {
 func (l *local) postgresData() string { return filepath.Join(l.dir, "postgres", "data") }
 
 // findPostgres finds the folder of the server programs: of that major version, or
-// of the newest one where version is empty.
+// of the newest one where version is empty. MILLRACE_POSTGRES_BIN, the folder of
+// another build, is taken instead when it is set.
 func findPostgres(version string) (string, error) {
+	if bin := os.Getenv("MILLRACE_POSTGRES_BIN"); bin != "" {
+		if isProgram(filepath.Join(bin, "postgres")) && isProgram(filepath.Join(bin, "initdb")) {
+			return bin, nil
+		}
+		return "", exec.ErrNotFound
+	}
 	debian, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	redhat, _ := filepath.Glob("/usr/pgsql-*/bin")
 	major := func(bin string) float64 {

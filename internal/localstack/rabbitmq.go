@@ -241,6 +241,18 @@ func rabbitReady(ctx context.Context, url string) error {
 	return err
 }
 
+// control runs rabbitmqctl against the node.
+func (e *rabbitEngine) control(ctx context.Context, args ...string) error {
+	script := filepath.Join(filepath.Dir(e.script), "rabbitmqctl")
+	return e.local.run(ctx, e.local.command("rabbitmqctl", command{
+		path:     script,
+		args:     append([]string{"--node", rabbitNode}, args...),
+		dir:      e.file(""),
+		env:      append(e.erlangEnv(), "RABBITMQ_CONF_ENV_FILE=/dev/null"),
+		orphaned: syscall.SIGKILL,
+	}))
+}
+
 // quit makes RabbitMQ stop its applications in order.
 func (e *rabbitEngine) quit() os.Signal { return syscall.SIGTERM }
 

@@ -17,6 +17,7 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/config"
+	"millrace/internal/localstack"
 	"millrace/migrations"
 )
 
@@ -135,6 +136,28 @@ func Channel(t testing.TB, c config.Broker) *amqp.Channel {
 		t.Fatal(err)
 	}
 	return ch
+}
+
+// Private returns servers of the test's own, for it to break; they are stopped after the test. It skips the test in
+// short mode, and where they are not installed (there it fails when CI is set).
+func Private(t testing.TB, need localstack.Need) *localstack.Stack {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts private servers")
+	}
+	if missing := localstack.MissingPackages(need); len(missing) > 0 && os.Getenv("CI") == "" {
+		t.Skipf("not installed: %v; make test installs them", missing)
+	}
+	stack, err := localstack.Start(context.Background(), localstack.Options{Need: need})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := stack.Stop(context.Background()); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+	})
+	return stack
 }
 
 // Redis returns the URL of the cache. Tests keep apart by the prefix of their keys.

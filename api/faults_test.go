@@ -1,0 +1,290 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"millrace/internal/broker"
+	"millrace/internal/config"
+	"millrace/internal/frame"
+	"millrace/internal/localstack"
+	"millrace/internal/testenv"
+)
+
+// stored empties the queues as a worker does: a segment that comes again, the same, counts once.
+func (a *testAPI) stored(t testing.TB) map[uuid.UUID]string {
+	t.Helper()
+	segments := make(map[uuid.UUID]frame.Span)
+	records := make(map[uuid.UUID]string)
+	for _, s := range a.spans(t) {
+		if first, again := segments[s.Base]; again {
+			if s.Records != first.Records || !bytes.Equal(s.Body, first.Body) {
+				t.Errorf("segment %s came with %d and with %d records", s.Base, first.Records, s.Records)
+			}
+			continue
+		}
+		segments[s.Base] = s
+		for k, line := range strings.Split(strings.TrimSuffix(string(s.Body), "\n"), "\n") {
+			id := frame.ID(s.Base, k)
+			if _, there := records[id]; there {
+				t.Errorf("two records have the id %s", id)
+			}
+			records[id] = line
+		}
+	}
+	return records
+}
+
+// load posts keyed requests, of one record and of 150 in several segments by turns, from eight clients, and sends each
+// again under its key until it is acked. During it calls fault, over and over as it returns, and stops when it says
+// that it was the last. All that was acked must be stored once, and nothing else.
+func (a *testAPI) load(t *testing.T, timeout time.Duration, fault func() (more bool)) {
+	t.Helper()
+	var mu sync.Mutex
+	acked := make(map[uuid.UUID]string)
+	var slowest time.Duration
+	var retries, requests atomic.Int64
+	ctx, stop := context.WithCancel(context.Background())
+	var clients sync.WaitGroup
+	defer func() {
+		stop()
+		clients.Wait()
+	}()
+	for c := range 8 {
+		clients.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				var lines []string
+				for i := range []int{1, 150}[(n+c)%2] {
+					lines = append(lines, fmt.Sprintf(`{"client":%d,"request":%d,"record":%d,"pad":%q}`, c, n, i, strings.Repeat("x", i*8)))
+				}
+				key := http.Header{"Idempotency-Key": {frame.NewBase().String()}}
+				for try := 0; ; try++ {
+					begin := time.Now()
+					got, err := a.try("/log/batch?ids=true", strings.Join(lines, "\n"), key)
+					took := time.Since(begin)
+					requests.Add(1)
+					mu.Lock()
+					slowest = max(slowest, took)
+					if got.status == http.StatusAccepted {
+						var answer struct{ IDs []uuid.UUID }
+						if err := json.Unmarshal([]byte(got.body), &answer); err != nil || len(answer.IDs) != len(lines) {
+							t.Errorf("got %d ids of %d, %v", len(answer.IDs), len(lines), err)
+						}
+						for i, id := range answer.IDs {
+							acked[id] = lines[i]
+						}
+					}
+					mu.Unlock()
+					if got.status == http.StatusAccepted {
+						break
+					}
+					if err != nil || got.status != http.StatusServiceUnavailable || got.header.Get("Retry-After") == "" {
+						t.Errorf("got %d %s, error %v, want 202 or 503 with Retry-After", got.status, got.body, err)
+						return
+					}
+					if try == 300 || t.Failed() {
+						t.Errorf("not acked after %d tries: %s", try, got.body)
+						return
+					}
+					retries.Add(1)
+					time.Sleep(50 * time.Millisecond) // the client's pause
+				}
+			}
+		})
+	}
+	for more := true; more; {
+		before := requests.Load()
+		more = fault()
+		testenv.Eventually(t, 30*time.Second, "the API answers 202 again", func() bool {
+			got, err := a.try("/log", `{"client":"probe"}`, nil)
+			return err == nil && got.status == http.StatusAccepted
+		})
+		testenv.Eventually(t, 10*time.Second, "requests went on", func() bool { return requests.Load() > before+16 })
+	}
+	stop()
+	clients.Wait()
+	stored := a.stored(t)
+	for id, want := range acked {
+		if stored[id] != want {
+			t.Fatalf("record %s: acked %.80s, stored %.80s", id, want, stored[id])
+		}
+	}
+	for id, record := range stored {
+		if _, ok := acked[id]; !ok && record != `{"client":"probe"}` {
+			t.Fatalf("record %s: %.80s was stored under an id that nobody was given", id, record)
+		}
+	}
+	if slowest > timeout+time.Second {
+		t.Errorf("a request took %v, want at most CONFIRM_TIMEOUT (%v) and a moment", slowest, timeout)
+	}
+	t.Logf("%d records acked in %d requests, %d of them sent again, the slowest in %v", len(acked), requests.Load(), retries.Load(), slowest.Round(time.Millisecond))
+}
+
+// try is post for other goroutines than the test's.
+func (a *testAPI) try(path, body string, header http.Header) (response, error) {
+	req, err := http.NewRequest(http.MethodPost, a.url+path, strings.NewReader(body))
+	if err != nil {
+		return response{}, err
+	}
+	if header != nil {
+		req.Header = header
+	}
+	resp, err := a.client.Do(req)
+	if err != nil {
+		return response{}, err
+	}
+	b, err := io.ReadAll(resp.Body)
+	return response{resp.StatusCode, resp.Header, string(b)}, errors.Join(err, resp.Body.Close())
+}
+
+func TestWhateverHappensToAPublishNothingIsLostOrDoubled(t *testing.T) {
+	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
+	const timeout = 2 * time.Second
+	private := func(t *testing.T, mend func(*Config)) *testAPI {
+		b := config.Broker{URLs: config.BrokerURLs{stack.RabbitMQURL}, Shards: 2, Name: testenv.Name()}
+		return startOn(t, b, func(c *Config) {
+			c.ConfirmTimeout = timeout
+			c.PublishConnections = 2
+			if mend != nil {
+				mend(c)
+			}
+		})
+	}
+	ctl := func(t *testing.T, args ...string) {
+		t.Helper()
+		if err := stack.RabbitMQCtl(context.Background(), args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	times := func(n int, fault func()) func() bool {
+		return func() bool {
+			fault()
+			n--
+			return n > 0
+		}
+	}
+
+	t.Run("connections closed by the broker", func(t *testing.T) {
+		private(t, nil).load(t, timeout, times(2, func() { ctl(t, "close_all_connections", "because") }))
+	})
+	t.Run("queues deleted", func(t *testing.T) {
+		a := private(t, func(c *Config) { c.Shards = 1 })
+		topology := broker.NewTopology(a.broker)
+		ch := testenv.Channel(t, a.broker)
+		// With the queue goes what it held, so what is lost then can't be told: nothing must be acked that no
+		// queue has.
+		if _, err := ch.QueueDelete(topology.Queue(0), false, false, false); err != nil {
+			t.Fatal(err)
+		}
+		a.load(t, timeout, times(1, func() {}))
+	})
+	t.Run("exchange deleted, which closes the channels", func(t *testing.T) {
+		a := private(t, nil)
+		ch := testenv.Channel(t, a.broker)
+		a.load(t, timeout, times(3, func() {
+			if err := ch.ExchangeDelete(broker.NewTopology(a.broker).Exchange(), false, false); err != nil {
+				t.Error(err)
+			}
+		}))
+	})
+	t.Run("confirms that never come", func(t *testing.T) {
+		a := private(t, nil)
+		a.load(t, timeout, times(1, func() {
+			if err := stack.Signal("rabbitmq", syscall.SIGSTOP); err != nil {
+				t.Error(err)
+			}
+			begin := time.Now()
+			got, err := a.try("/log", `{"client":"probe"}`, nil)
+			if err != nil || got.status != http.StatusServiceUnavailable || !strings.Contains(got.body, "did not confirm in time") {
+				t.Errorf("got %d %s, error %v, want 503 at the deadline", got.status, got.body, err)
+			}
+			if took := time.Since(begin); took < timeout || took > timeout+time.Second {
+				t.Errorf("answered after %v, want %v", took, timeout)
+			}
+			testenv.Eventually(t, 20*time.Second, "the API gives the connections up", func() bool {
+				got, err := a.try("/log", `{"client":"probe"}`, nil)
+				return err == nil && strings.Contains(got.body, errNoBroker.Error())
+			})
+			if err := stack.Signal("rabbitmq", syscall.SIGCONT); err != nil {
+				t.Error(err)
+			}
+		}))
+	})
+	t.Run("a full queue", func(t *testing.T) {
+		a := private(t, func(c *Config) { c.Shards, c.MaxBytes = 1, 1<<10 })
+		record := `{"a":"` + strings.Repeat("x", 2000) + `"}`
+		acked := make(map[uuid.UUID]bool)
+		var refused http.Header
+		for range 20 { // the limit is approximate
+			header := http.Header{"Idempotency-Key": {frame.NewBase().String()}}
+			if got := a.post(t, "/log", []byte(record), header); got.status != http.StatusAccepted {
+				if got.status != http.StatusServiceUnavailable || !strings.Contains(got.body, "queue is full") {
+					t.Errorf("got %d %s, want 503", got.status, got.body)
+				}
+				refused = header
+				break
+			}
+			acked[uuid.MustParse(header.Get("Idempotency-Key"))] = true
+		}
+		if refused == nil {
+			t.Fatal("the queue did not get full")
+		}
+		stored := a.stored(t)
+		key := uuid.MustParse(refused.Get("Idempotency-Key"))
+		if got := a.post(t, "/log", []byte(record), refused); got.status != http.StatusAccepted {
+			t.Errorf("sent again after the queue was emptied: got %d %s, want 202", got.status, got.body)
+		}
+		_, before := stored[key]
+		_, after := a.stored(t)[key]
+		if len(stored) != len(acked) || before || !after {
+			t.Errorf("%d were acked and %d stored; the refused one was stored before: %v, after: %v", len(acked), len(stored), before, after)
+		}
+	})
+	t.Run("blocked for want of memory", func(t *testing.T) {
+		a := private(t, nil)
+		a.load(t, timeout, times(2, func() {
+			ctl(t, "set_vm_memory_high_watermark", "0.000001")
+			testenv.Eventually(t, 20*time.Second, "/ready says that RabbitMQ blocks", func() bool {
+				resp, err := a.client.Get(a.url + "/ready")
+				if err != nil {
+					t.Error(err)
+					return true
+				}
+				b, err := io.ReadAll(resp.Body)
+				_ = resp.Body.Close()
+				return err == nil && resp.StatusCode == http.StatusServiceUnavailable && strings.Contains(string(b), "low on memory")
+			})
+			begin := time.Now()
+			got, err := a.try("/log", `{"client":"probe"}`, nil)
+			if err != nil || got.status != http.StatusServiceUnavailable || !strings.Contains(got.body, errBlocked.Error()) || time.Since(begin) > timeout/2 {
+				t.Errorf("got %d %s after %v, error %v, want 503 at once", got.status, got.body, time.Since(begin), err)
+			}
+			ctl(t, "set_vm_memory_high_watermark", "0.4")
+		}))
+	})
+	t.Run("killed", func(t *testing.T) {
+		a := private(t, nil)
+		time.Sleep(time.Second) // RabbitMQ 3.10 may forget a queue that is younger: see DESIGN.md
+		a.load(t, timeout, times(1, func() {
+			if err := stack.Kill("rabbitmq"); err != nil {
+				t.Error(err)
+			}
+			if err := stack.Restart(context.Background(), "rabbitmq"); err != nil {
+				t.Error(err)
+			}
+		}))
+	})
+}

@@ -1,0 +1,135 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	// partings is how many connections beyond the limit are told so at once. It bounds what they cost; the others are
+	// closed without a word.
+	partings = 64
+
+	// partingTime is how long a connection beyond the limit is kept to be told so, a TLS handshake included.
+	partingTime = time.Second
+
+	// acceptPause is the wait before the next try when the process has no file descriptor left.
+	acceptPause = 50 * time.Millisecond
+)
+
+// listener serves at most limit connections at once and tells those beyond it so. It knows the open ones, so that
+// they can be closed when waiting for them must end.
+type listener struct {
+	net.Listener
+	limit  int
+	answer []byte // for a connection beyond the limit: a whole HTTP response
+	turned func() // counts one
+
+	mu   sync.Mutex
+	open map[net.Conn]bool
+
+	parting  sync.WaitGroup
+	partings chan struct{}
+}
+
+// newListener makes a listener of ln. turned is called for every connection beyond the limit.
+func newListener(ln net.Listener, limit int, turned func()) *listener {
+	body := fmt.Sprintf(`{"error":"%d connections are open, the most that are served (MAX_CONNECTIONS)"}`, limit)
+	return &listener{
+		Listener: ln,
+		limit:    limit,
+		answer: fmt.Appendf(nil, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/json\r\n"+
+			"Content-Length: %d\r\nRetry-After: %s\r\n\r\n%s", len(body), retryAfter, body),
+		turned:   turned,
+		open:     make(map[net.Conn]bool),
+		partings: make(chan struct{}, partings),
+	}
+}
+
+// Accept returns the next connection that is served.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		switch {
+		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):
+			time.Sleep(acceptPause) // fasthttp would take it for the end; it passes when other connections close
+			continue
+		case err != nil:
+			return nil, err
+		}
+		if tracked := l.track(conn); tracked != nil {
+			return tracked, nil
+		}
+		l.turned()
+		l.turnAway(conn)
+	}
+}
+
+// track returns nil when there is no room for the connection.
+func (l *listener) track(conn net.Conn) net.Conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.open) >= l.limit {
+		return nil
+	}
+	tracked := &trackedConn{conn, l}
+	l.open[tracked] = true
+	return tracked
+}
+
+// turnAway tells a client that there is no room, without keeping the next one waiting. What it sends is read, since
+// closing a connection with unread bytes would reset it, and the client would not see why.
+func (l *listener) turnAway(conn net.Conn) {
+	select {
+	case l.partings <- struct{}{}:
+	default:
+		_ = conn.Close() // there is nobody to tell
+		return
+	}
+	l.parting.Go(func() {
+		defer func() { <-l.partings }()
+		defer conn.Close() // the client has been told, or is gone
+		if conn.SetDeadline(time.Now().Add(partingTime)) != nil {
+			return
+		}
+		if _, err := conn.Write(l.answer); err != nil {
+			return
+		}
+		if half, ok := conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+			_, _ = io.Copy(io.Discard, io.LimitReader(conn, maxDrain)) // as a courtesy; it may fail
+		}
+	})
+}
+
+// closeAll closes the open connections and says how many they were.
+func (l *listener) closeAll() int {
+	l.mu.Lock()
+	conns := slices.Collect(maps.Keys(l.open))
+	l.mu.Unlock()
+	for _, c := range conns {
+		_ = c.Close() // there is nobody left to tell
+	}
+	return len(conns)
+}
+
+// wait returns when the last connection beyond the limit is gone, once Accept has ended.
+func (l *listener) wait() { l.parting.Wait() }
+
+type trackedConn struct {
+	net.Conn
+	listener *listener
+}
+
+func (c *trackedConn) Close() error {
+	c.listener.mu.Lock()
+	delete(c.listener.open, c)
+	c.listener.mu.Unlock()
+	return c.Conn.Close()
+}

@@ -1,0 +1,160 @@
+package api
+
+import (
+	"bufio"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"millrace/internal/testenv"
+)
+
+func dial(t testing.TB, addr string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() }) // it may be closed
+	return conn
+}
+
+// turnedAway reads the answer to a connection beyond the limit.
+func turnedAway(t testing.TB, conn net.Conn) {
+	t.Helper()
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close() // read to its end
+	b, err := io.ReadAll(resp.Body)
+	var answer struct{ Error string }
+	if err == nil {
+		err = json.Unmarshal(b, &answer)
+	}
+	if err != nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" || !resp.Close ||
+		resp.Header.Get("Content-Type") != "application/json" || !strings.Contains(answer.Error, "MAX_CONNECTIONS") {
+		t.Errorf("got %d %v %s, %v, want 503 in JSON with Retry-After", resp.StatusCode, resp.Header, b, err)
+	}
+}
+
+func TestConnectionsBeyondTheLimitAreToldSo(t *testing.T) {
+	a := start(t, func(c *Config) { c.MaxConnections = 3 })
+	a.client.CloseIdleConnections()
+	addr := strings.TrimPrefix(a.url, "http://")
+	ask := func(conn net.Conn) int {
+		t.Helper()
+		if _, err := io.WriteString(conn, "POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode
+	}
+	var open []net.Conn
+	testenv.Eventually(t, 5*time.Second, "three connections are served", func() bool { // the one that asked /ready may linger
+		conn := dial(t, addr)
+		if ask(conn) == http.StatusAccepted {
+			open = append(open, conn)
+		}
+		return len(open) == 3
+	})
+	for range 3 { // one that sends much before it listens, too
+		conn := dial(t, addr)
+		_, _ = fmt.Fprintf(conn, "POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", 1<<20, strings.Repeat(" ", 1<<20)) // it may be cut off
+		turnedAway(t, conn)
+	}
+	for _, conn := range open {
+		if got := ask(conn); got != http.StatusAccepted {
+			t.Errorf("a connection within the limit: got %d, want 202", got)
+		}
+	}
+	for _, conn := range open {
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testenv.Eventually(t, 5*time.Second, "there is room again", func() bool { return ask(dial(t, addr)) == http.StatusAccepted })
+	if got := a.get(t, "/metrics").body; !strings.Contains(got, `millrace_api_requests_total{code="503",route="other"}`) {
+		t.Error("those turned away are not counted")
+	}
+}
+
+func TestATLSClientBeyondTheLimitIsToldSoAndASilentOneHoldsUpNobody(t *testing.T) {
+	server := httptest.NewUnstartedServer(nil)
+	server.StartTLS() // for its certificate
+	config := server.TLS.Clone()
+	server.Close()
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var turned atomic.Int64
+	l := newListener(tls.NewListener(inner, config), 0, func() { turned.Add(1) })
+	done := make(chan error)
+	go func() {
+		_, err := l.Accept()
+		done <- err
+	}()
+	for range 2 * partings {
+		dial(t, inner.Addr().String()) // and says nothing
+	}
+	testenv.Eventually(t, 5*time.Second, "all are accepted", func() bool { return turned.Load() == 2*partings })
+	testenv.Eventually(t, 5*time.Second, "those who say nothing are gone", func() bool { return len(l.partings) == 0 })
+	conn, err := tls.Dial("tcp", inner.Addr().String(), &tls.Config{InsecureSkipVerify: true}) // its certificate is not the point
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close() // read to its end
+	turnedAway(t, conn)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Accept: %v", err)
+	}
+	l.wait()
+}
+
+// exhausted is a listener of a process that has no file descriptor left for a while.
+type exhausted struct {
+	net.Listener
+	times int
+}
+
+func (l *exhausted) Accept() (net.Conn, error) {
+	if l.times--; l.times >= 0 {
+		return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+	}
+	return l.Listener.Accept()
+}
+
+func TestTheAPIOutlivesALackOfFileDescriptors(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newListener(&exhausted{inner, 3}, 1, func() {})
+	dial(t, inner.Addr().String())
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(conn.Close(), l.Close()); err != nil {
+		t.Error(err)
+	}
+}
