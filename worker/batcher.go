@@ -10,6 +10,7 @@ type item struct {
 	source      int    // which of the stream's queues it came from
 	tag         uint64 // delivery tag, counting up by source
 	redelivered bool
+	size        int // bytes of the delivery's body
 	segments    []segment
 	dead        []deadLetter
 }
@@ -22,6 +23,7 @@ type batch struct {
 	tags     []uint64 // by source: of the last frame
 	rows     int
 	bytes    int
+	held     int // bytes of the deliveries
 	again    int // frames that were redelivered
 }
 
@@ -34,6 +36,7 @@ func (b *batch) add(it item) {
 	b.dead = append(b.dead, it.dead...)
 	b.frames[it.source]++
 	b.tags[it.source] = it.tag
+	b.held += it.size
 	for _, s := range it.segments {
 		b.rows += s.Records
 		b.bytes += len(s.Body)
@@ -55,20 +58,25 @@ func (b *batch) total() int {
 	return n
 }
 
-func (b *batch) reset() {
-	clear(b.segments) // lets go of the deliveries' bodies
+// release lets go of the deliveries' bodies.
+func (b *batch) release() {
+	clear(b.segments)
 	clear(b.dead)
+}
+
+func (b *batch) reset() {
+	b.release()
 	b.segments, b.dead = b.segments[:0], b.dead[:0]
 	clear(b.frames)
 	clear(b.tags)
-	b.rows, b.bytes, b.again = 0, 0, 0
+	b.rows, b.bytes, b.held, b.again = 0, 0, 0, 0
 }
 
 // batcher gathers items into batches. While one batch commits it gathers the next one.
 type batcher struct {
-	rows, bytes int           // close a batch once it has so many
-	linger      time.Duration // or is that old
-	window      int           // or a source has so many frames unacknowledged, for then it sends no more
+	rows, bytes int                  // close a batch once it has so many
+	linger      time.Duration        // or is that old
+	window      func(source int) int // or the source has so many frames unacknowledged, for then it sends no more
 	sources     int
 
 	items   <-chan item
@@ -113,7 +121,7 @@ func (g *batcher) run() {
 				unacknowledged += other.frames[it.source]
 			}
 			full = current.rows >= g.rows || current.bytes >= g.bytes
-			due = due || full || unacknowledged >= g.window
+			due = due || full || unacknowledged >= g.window(it.source)
 		case batches <- current:
 			handed++
 			current, other = other, current

@@ -27,6 +27,8 @@ func newBubble(g *batcher) *bubble {
 	return b
 }
 
+func always(window int) func(int) int { return func(int) int { return window } }
+
 // offer offers a frame of so many rows, and says whether it was read at once.
 func (b *bubble) offer(source int, tag uint64, rows int) bool {
 	synctest.Wait()
@@ -59,13 +61,13 @@ func TestABatchCloses(t *testing.T) {
 		"on rows":              {func(g *batcher) { g.rows = 5 }, []int{2, 3}, 0},
 		"on bytes":             {func(g *batcher) { g.bytes = 6 }, []int{3, 3}, 0},
 		"on age":               {func(*batcher) {}, []int{1, 1}, time.Second},
-		"on a used up window":  {func(g *batcher) { g.window = 3 }, []int{1, 1, 1}, 0},
+		"on a used up window":  {func(g *batcher) { g.window = always(3) }, []int{1, 1, 1}, 0},
 		"at once with a large": {func(g *batcher) { g.rows = 5 }, []int{500}, 0},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				g := &batcher{rows: 1000, bytes: 1000, linger: time.Second, window: 100}
+				g := &batcher{rows: 1000, bytes: 1000, linger: time.Second, window: always(100)}
 				c.change(g)
 				b := newBubble(g)
 				for i, rows := range c.frames {
@@ -98,7 +100,7 @@ func TestABatchCloses(t *testing.T) {
 
 func TestWhileABatchCommitsTheNextGathersUpToTheLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBubble(&batcher{rows: 4, bytes: 1000, linger: time.Second, window: 100})
+		b := newBubble(&batcher{rows: 4, bytes: 1000, linger: time.Second, window: always(100)})
 		b.offer(0, 1, 4)
 		first := b.take() // and it commits
 		for tag := range uint64(4) {
@@ -125,7 +127,7 @@ func TestWhileABatchCommitsTheNextGathersUpToTheLimits(t *testing.T) {
 
 func TestTheWindowIsSharedWithTheBatchThatCommits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBubble(&batcher{rows: 1000, bytes: 1000, linger: time.Second, window: 4, sources: 2})
+		b := newBubble(&batcher{rows: 1000, bytes: 1000, linger: time.Second, window: always(4), sources: 2})
 		b.offer(0, 1, 1)
 		b.offer(0, 2, 1)
 		b.offer(1, 1, 1)
@@ -155,7 +157,7 @@ func TestTheWindowIsSharedWithTheBatchThatCommits(t *testing.T) {
 
 func TestTheTimerStartsWithTheFirstFrame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBubble(&batcher{rows: 3, bytes: 1000, linger: time.Second, window: 100})
+		b := newBubble(&batcher{rows: 3, bytes: 1000, linger: time.Second, window: always(100)})
 		time.Sleep(10 * time.Second)
 		b.offer(0, 1, 1)
 		time.Sleep(900 * time.Millisecond)
@@ -178,7 +180,7 @@ func TestTheTimerStartsWithTheFirstFrame(t *testing.T) {
 
 func TestAStopHandsOverWhatWasGathered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBubble(&batcher{rows: 100, bytes: 1000, linger: time.Hour, window: 100})
+		b := newBubble(&batcher{rows: 100, bytes: 1000, linger: time.Hour, window: always(100)})
 		b.offer(0, 1, 3)
 		synctest.Wait()
 		close(b.stop)
@@ -190,7 +192,7 @@ func TestAStopHandsOverWhatWasGathered(t *testing.T) {
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
-		b := newBubble(&batcher{rows: 100, bytes: 1000, linger: time.Hour, window: 100})
+		b := newBubble(&batcher{rows: 100, bytes: 1000, linger: time.Hour, window: always(100)})
 		synctest.Wait()
 		close(b.stop)
 		if _, open := <-b.batches; open {

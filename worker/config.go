@@ -18,9 +18,9 @@ type Config struct {
 	Addr              config.Address     `env:"WORKER_ADDR" envDefault:"127.0.0.1:8082" help:"Address of the worker's metrics and health."`
 	AllowAnonymous    bool               `env:"ALLOW_ANONYMOUS" envDefault:"false" help:"Serve other than loopback addresses without keys."`
 	Streams           int                `env:"WORKER_STREAMS" envDefault:"2" min:"1" max:"64" help:"Independent paths from the queues to the database, each with one connection to both."`
-	Prefetch          int                `env:"PREFETCH" envDefault:"500" min:"1" max:"2000" help:"Most frames of a queue that a stream holds without having acknowledged them."`
+	Prefetch          int                `env:"PREFETCH" envDefault:"500" min:"1" max:"2000" help:"Most frames of a queue that a stream holds without having acknowledged them; fewer while frames are large."`
 	BatchRows         int                `env:"BATCH_ROWS" envDefault:"5000" min:"1" help:"Rows that close a batch, which is one transaction."`
-	BatchBytes        config.Bytes       `env:"BATCH_BYTES" envDefault:"8MiB" min:"1" help:"Bytes of records that close a batch."`
+	BatchBytes        config.Bytes       `env:"BATCH_BYTES" envDefault:"8MiB" min:"1" help:"Bytes of records that close a batch; a stream holds at most four times as much."`
 	BatchLinger       time.Duration      `env:"BATCH_LINGER" envDefault:"50ms" min:"0s" help:"Age that closes a batch, counted from its first frame."`
 	AutoMigrate       bool               `env:"AUTO_MIGRATE" envDefault:"true" help:"Bring the schema up to date at the start; false: refuse to start on an older schema."`
 	PartitionInterval time.Duration      `env:"PARTITION_INTERVAL" envDefault:"24h" oneof:"1h 24h" help:"Length of a partition of logs; partitions that exist stay as they are."`
@@ -32,7 +32,7 @@ type Config struct {
 	// OnListen, when set, is told the address of the metrics and health once it is open.
 	OnListen func(net.Addr)
 
-	maxHold time.Duration // tests shorten it
+	maxHold, slow time.Duration // tests shorten them
 }
 
 // Validate checks what the tags of the fields do not say, and that the addresses of the servers are set. Run does so

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"millrace/internal/frame"
 	"millrace/internal/testenv"
@@ -76,6 +78,63 @@ func TestADeadRecordIsReplayedOnce(t *testing.T) {
 	}
 }
 
+// savepoints counts those of a connection: the search for bad records makes one before each COPY.
+type savepoints int
+
+func (n *savepoints) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
+	if strings.HasPrefix(q.SQL, "SAVEPOINT") {
+		*n++
+	}
+	return ctx
+}
+
+func (n *savepoints) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// TestABadRecordIsFoundInFewCopies: three when the server says which row it is; two for each halving when it
+// doesn't, as with a trigger that looks at the rows after the last of them.
+func TestABadRecordIsFoundInFewCopies(t *testing.T) {
+	const n, bad = 5000, 3210
+	cases := map[string]struct {
+		record, prepare string
+		most            savepoints
+	}{
+		"told":   {`{"a":nonsense}`, "SELECT", 4},
+		"halved": {`{"boom":1}`, "CREATE TRIGGER refuse AFTER INSERT ON logs FOR EACH ROW EXECUTE FUNCTION refuse()", 2*13 + 1}, // 2¹³ > n
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			url := testenv.Schema(t)
+			config, err := pgx.ParseConfig(string(url))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var copies savepoints
+			config.Tracer = &copies
+			db, err := pgx.ConnectConfig(ctx, config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close(ctx)
+			exec(t, db, `SET TimeZone = 'UTC'; CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+				IF NEW.data ? 'boom' THEN RAISE EXCEPTION 'boom' USING ERRCODE = '22023'; END IF; RETURN NULL; END $$`)
+			exec(t, db, c.prepare)
+			records := slices.Repeat([]string{`{"a":1}`}, n)
+			records[bad] = c.record
+			base := frame.NewBase()
+			out, err := store(ctx, db, newPartitions(24*time.Hour), []segment{segmentOf(base, records...)}, nil, nil)
+			if err != nil || out.rows != n-1 || out.dead[reasonData] != 1 {
+				t.Fatalf("got %+v, %v", out, err)
+			}
+			if copies > c.most {
+				t.Errorf("%d COPYs, want at most %d", copies, c.most)
+			}
+			distinct(t, db, n-1)
+			want(t, db, 1, "SELECT count(*) FROM dead_letters WHERE record_id = $1", frame.ID(base, bad))
+		})
+	}
+}
+
 func TestADeadMessageIsReplayedThroughTheLedger(t *testing.T) {
 	c := testConfig(t, 1)
 	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
@@ -109,4 +168,52 @@ func TestADeadMessageIsReplayedThroughTheLedger(t *testing.T) {
 	}
 	distinct(t, db, 6)
 	want(t, db, 1, "SELECT count(*) FROM dead_letters")
+}
+
+// TestAFrameThatRabbitMQGaveUpIsReplayedOnce: its readers have died over it, or so it seems, and four people replay
+// it at once.
+func TestAFrameThatRabbitMQGaveUpIsReplayedOnce(t *testing.T) {
+	c := testConfig(t, 1)
+	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
+	m := aFrame(frame.NewBase(), 5)
+	p.send(0, m)
+	testenv.Eventually(t, 20*time.Second, "RabbitMQ has set it aside", func() bool {
+		d, ok, err := p.ch.Get(p.topology.Queue(0), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok {
+			if err := d.Nack(false, true); err != nil {
+				t.Fatal(err)
+			}
+			return false
+		}
+		q, err := p.ch.QueueDeclarePassive(p.topology.DeadQueue(), true, false, false, false, nil)
+		return err == nil && q.Messages == 1
+	})
+	w := start(t, c)
+	want(t, db, 1, "SELECT count(*) FROM dead_letters WHERE reason = 'delivery_limit' AND error LIKE '%delivery_limit%' AND queue = $1", p.topology.Queue(0))
+	if err := w.stop(); err != nil {
+		t.Error(err)
+	}
+	var rows atomic.Int64
+	var replays sync.WaitGroup
+	for range 4 {
+		conn := testenv.Connect(t, c.Postgres)
+		replays.Go(func() {
+			done, err := ReplayDead(context.Background(), conn, nil)
+			if err != nil {
+				t.Error(err)
+			}
+			for _, r := range done {
+				rows.Add(int64(r.Rows))
+			}
+		})
+	}
+	replays.Wait()
+	if rows.Load() != 5 {
+		t.Errorf("%d rows were stored, want 5", rows.Load())
+	}
+	distinct(t, db, 5)
+	want(t, db, 0, "SELECT count(*) FROM dead_letters")
 }

@@ -230,8 +230,11 @@ func (o *origin) message(body []byte, reason, why string) deadLetter {
 				key = append(append(key, name...), value...)
 			}
 		}
-		letter.id = uuid.NewSHA1(uuid.NameSpaceOID, append(key, body...))
-	default:
+		if key != nil {
+			letter.id = uuid.NewSHA1(uuid.NameSpaceOID, append(key, body...))
+		}
+	}
+	if letter.id == uuid.Nil { // two that are alike may be two
 		letter.id = frame.NewBase()
 	}
 	return letter

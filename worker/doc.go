@@ -11,19 +11,21 @@
 //     transaction of its good neighbours; every other error makes the batch wait and try again.
 //   - Rows reach a partition that was attached, never one that was created in place: ingest and long SELECTs do
 //     not wait for each other.
-//   - Memory is bounded by PREFETCH frames for each queue of a stream, in the client library and here together.
+//   - Memory is bounded in bytes: a stream means to hold two batches of BATCH_BYTES in frames, and reads nothing more
+//     from its connection once it holds twice that.
 //
 // # Goroutines
 //
 // Run owns them all and returns when all have ended:
 //
 //	Run ─┬─ the admin server (health, readiness, metrics)
-//	     ├─ keeper: partitions ahead of time, retention, indexes         one database connection
+//	     ├─ keeper: partitions ahead of time, retention                  one database connection
+//	     ├─ indexer: indexes on closed partitions                        one database connection
 //	     └─ stream, WORKER_STREAMS of them and one for the dead queue    one database connection: store, acknowledge
 //	          └─ session, as long as its broker connection lives
-//	               ├─ receive, one for each queue: deliveries → items
+//	               ├─ consumer.receive, one for each queue: deliveries → items; now and then one that resizes its window
 //	               ├─ batcher.run: items → batches
-//	               └─ two that watch: for a stop, for RabbitMQ's alarms
+//	               └─ some that watch: for a stop, for RabbitMQ's alarms, and over the parked queue
 //
 // The stream's own goroutine works on one batch at a time while the batcher fills another. A batch is handed over
 // on an unbuffered channel, so when one is taken the one before is free to be filled again. Only the batcher

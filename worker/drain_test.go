@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"millrace/internal/frame"
 	"millrace/internal/testenv"
@@ -31,15 +32,53 @@ func benchFrame() (body string, rows int) {
 }
 
 func BenchmarkDrain(b *testing.B) {
+	body, rows := benchFrame()
+	drain(b, b.N*rows, 0, func(int) amqp.Publishing {
+		return frameOf(body, frame.Segment{Base: frame.NewBase(), Records: rows})
+	})
+}
+
+// BenchmarkDrainOfPoison has a frame in a hundred that is bad, each in another way.
+func BenchmarkDrainOfPoison(b *testing.B) {
+	body, rows := benchFrame()
+	good, dead := 0, 0
+	poison := make([]amqp.Publishing, b.N)
+	for i := range poison {
+		segment := frame.Segment{Base: frame.NewBase(), Records: rows}
+		m := frameOf(body, segment)
+		stored, lost := rows, 0
+		if i%100 == 50 {
+			stored, lost = 0, 1
+			switch i / 100 % 5 {
+			case 0:
+				m.Headers = frame.Headers([]frame.Segment{{Base: segment.Base, Records: rows + 1}})
+			case 1:
+				m.Type = "millrace.frame.v9"
+			case 2:
+				m.Type, m.Headers, m.Body = "", nil, []byte(`{"broken":`)
+			case 3:
+				m.Body = []byte(strings.Replace(body, `{"time":"`, `{"time":"\u0000`, 1))
+				stored = rows - 1
+			case 4:
+				m.Body = []byte(strings.ReplaceAll(body, `"level":`, `"level":nonsense`))
+				lost = rows
+			}
+		}
+		poison[i], good, dead = m, good+stored, dead+lost
+	}
+	drain(b, good, dead, func(i int) amqp.Publishing { return poison[i] })
+}
+
+// drain measures the way of b.N frames, with so many rows and dead letters, out of the queues into the database.
+func drain(b *testing.B, rows, dead int, message func(i int) amqp.Publishing) {
 	c := testConfig(b, 2)
 	c.Log, c.IndexClosed = slog.New(slog.DiscardHandler), false
 	p := newPublisher(b, c)
 	if _, err := newPartitions(24*time.Hour).ensure(context.Background(), workerConn(b, c.Postgres), table{name: "logs", interval: 24 * time.Hour}, time.Now()); err != nil {
 		b.Fatal(err)
 	}
-	body, rows := benchFrame()
 	for i := range b.N {
-		p.send(i%2, frameOf(body, frame.Segment{Base: frame.NewBase(), Records: rows}))
+		p.send(i%2, message(i))
 	}
 	w := start(b, c)
 	stored := func() float64 {
@@ -49,9 +88,10 @@ func BenchmarkDrain(b *testing.B) {
 	var before float64 // the start takes long enough to count in a short run
 	testenv.Eventually(b, time.Minute, "the first batch", func() bool { before = stored(); return before > 0 })
 	b.ResetTimer()
-	testenv.Eventually(b, 10*time.Minute, "drained", func() bool { return stored() == float64(b.N*rows) })
+	testenv.Eventually(b, 10*time.Minute, "drained", func() bool { return stored() == float64(rows) })
 	b.StopTimer()
-	b.ReportMetric((float64(b.N*rows)-before)/b.Elapsed().Seconds(), "rows/s")
+	b.ReportMetric((float64(rows)-before)/b.Elapsed().Seconds(), "rows/s")
+	testenv.Eventually(b, time.Minute, "dead letters", func() bool { return w.metric("millrace_worker_dead_letters_total") == float64(dead) })
 	if err := w.stop(); err != nil {
 		b.Fatal(err)
 	}

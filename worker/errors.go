@@ -60,6 +60,12 @@ func classify(err error) errorClass {
 	return doubtful
 }
 
+// isReadOnly says that the transaction was not let to write.
+func isReadOnly(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "25006"
+}
+
 // retryLabel is the class of err's SQLSTATE, for the metric of retries.
 func retryLabel(err error) string {
 	var pg *pgconn.PgError

@@ -23,6 +23,7 @@ type metrics struct {
 	retries       *prometheus.CounterVec
 	connected     prometheus.Gauge
 	blocked       prometheus.Gauge
+	parked        prometheus.Gauge
 }
 
 // newMetrics registers the worker's metrics. ahead is asked, at each scrape, how far the partitions reach.
@@ -63,6 +64,7 @@ func newMetrics(r prometheus.Registerer, ahead func() time.Duration) *metrics {
 		retries:       counters("worker_retries_total", "Transactions tried again, by class of SQLSTATE, or connection when there was none.", "class"),
 		connected:     gauge("broker_connected", "1 while every stream is connected to RabbitMQ."),
 		blocked:       gauge("broker_blocked", "Connections that RabbitMQ has blocked."),
+		parked:        gauge("worker_parked_messages", "Messages in the parked queue: no reader survives them."),
 	}
 }
 

@@ -2,10 +2,13 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -177,28 +180,54 @@ func TestATableThatSomebodyDetachedKeepsItsNameAndRows(t *testing.T) {
 	}
 }
 
-// TestALongSelectStopsNeitherIngestNorPartitions: CREATE TABLE … PARTITION OF would wait for it, and every COPY
-// behind that.
-func TestALongSelectStopsNeitherIngestNorPartitions(t *testing.T) {
-	url := testenv.Schema(t)
-	db, reader := workerConn(t, url), testenv.Connect(t, url)
-	ctx := context.Background()
-	p := newPartitions(24 * time.Hour)
-	if _, err := p.ensure(ctx, db, p.logs, at("2026-03-01 12:00")); err != nil {
-		t.Fatal(err)
-	}
-	exec(t, reader, "BEGIN")
-	count(t, reader, allLogs) // its locks stay until the transaction ends
-	within, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	for day := range 3 {
-		s := segmentOf(baseAt(at("2026-03-01 12:00").AddDate(0, 0, day)), `{}`)
-		if _, err := store(within, db, p, []segment{s}, nil, nil); err != nil {
+// TestALongSelectStopsNothing: a transaction that has read the table stays open while rows are stored, and
+// partitions made, attached, detached and dropped. CREATE TABLE … PARTITION OF would wait for it, and every COPY behind
+// that. LONG_SELECT is for how long, 3s unless it is set.
+func TestALongSelectStopsNothing(t *testing.T) {
+	long := 3 * time.Second
+	if v := os.Getenv("LONG_SELECT"); v != "" {
+		var err error
+		if long, err = time.ParseDuration(v); err != nil {
 			t.Fatal(err)
 		}
 	}
+	c := testConfig(t, 1)
+	p, db, reader := newPublisher(t, c), testenv.Connect(t, c.Postgres), testenv.Connect(t, c.Postgres)
+	ctx := context.Background()
+	day := time.Now().AddDate(0, 0, -30)
+	p.send(0, aFrame(baseAt(day), 1))
+	start(t, c)
+	want(t, db, 1, allLogs)
+	exec(t, reader, "BEGIN")
+	count(t, reader, allLogs) // its locks stay until the transaction ends
+
+	// Another worker's keeper, with a retention: its detach waits for the reader, and nobody for it.
+	k := testKeeper(workerConn(t, c.Postgres), newPartitions(time.Hour), 20*24*time.Hour)
+	k.key++ // the worker of the test leads
+	detached := make(chan error, 1)
+	go func() { detached <- k.tidy(ctx) }()
+	testenv.Eventually(t, 10*time.Second, "the detach waits", func() bool {
+		return count(t, db, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%DETACH%'") > 0
+	})
+	want(t, db, 0, allLogs) // what is being detached is not shown any more
+	rows, slowest := 0, time.Duration(0)
+	for began := time.Now(); time.Since(began) < long; {
+		day = day.AddDate(0, 0, -1) // a partition that there isn't
+		sent := time.Now()
+		p.send(0, aFrame(baseAt(day), 1))
+		p.send(0, aFrame(frame.NewBase(), 1))
+		rows += 2
+		want(t, db, rows, allLogs)
+		slowest = max(slowest, time.Since(sent))
+	}
+	t.Logf("%d rows, each visible within %v", rows, slowest)
 	exec(t, reader, "COMMIT")
-	want(t, reader, 3, allLogs)
+	if err := <-detached; err != nil && long < detachTimeout {
+		t.Error(err)
+	}
+	testenv.Eventually(t, long+10*time.Second, "the old partitions are dropped", func() bool {
+		return k.tidy(ctx) == nil && count(t, db, allLogs) == rows/2
+	})
 }
 
 func TestAPartitionThatVanishedIsMadeAgain(t *testing.T) {
@@ -226,7 +255,17 @@ func workerConn(t testing.TB, url config.PostgresURL) *pgx.Conn {
 }
 
 func testKeeper(conn *pgx.Conn, p *partitions, retention time.Duration) *keeper {
-	return &keeper{link: link{conn: conn}, parts: p, retention: retention, index: true, log: slog.New(slog.DiscardHandler), now: time.Now}
+	return &keeper{
+		leader: leader{link: link{conn: conn}, key: keeperLock}, parts: p, retention: retention,
+		log: slog.New(slog.DiscardHandler), now: time.Now,
+	}
+}
+
+func testIndexer(conn *pgx.Conn, p *partitions) *indexer {
+	return &indexer{
+		leader: leader{link: link{conn: conn}, key: indexerLock}, logs: p.logs, calm: func(context.Context) bool { return true },
+		log: slog.New(slog.DiscardHandler), now: time.Now,
+	}
 }
 
 func TestTheKeeperLooksAfterPartitions(t *testing.T) {
@@ -249,8 +288,9 @@ func TestTheKeeperLooksAfterPartitions(t *testing.T) {
 	exec(t, db, "CREATE INDEX "+closed+"_data_idx ON "+closed+" USING gin (data jsonb_path_ops)")
 	exec(t, db, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = '"+closed+"_data_idx'::regclass") // as an interrupted build leaves it
 
+	x := testIndexer(workerConn(t, url), p)
 	for range 2 { // the second round finds nothing to do
-		if err := k.tidy(ctx); err != nil {
+		if err := errors.Join(k.tidy(ctx), x.tidy(ctx)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -281,11 +321,89 @@ func TestTheKeeperLooksAfterPartitions(t *testing.T) {
 	}
 
 	second := testKeeper(workerConn(t, url), newPartitions(time.Hour), 0)
-	if err := second.tidy(ctx); err != nil || second.leader {
+	if err := second.tidy(ctx); err != nil || second.leads {
 		t.Errorf("got a second leader, or %v", err)
 	}
 	if got := second.parts.ahead(time.Now()); got < 2*time.Hour {
 		t.Errorf("ahead, told by a follower: got %v", got)
+	}
+}
+
+// TestABuildThatWaitsHoldsUpNothing: CREATE INDEX CONCURRENTLY waits for every transaction that is older. Meanwhile
+// partitions are made and dropped and rows stored; a build that is cut short is cleaned up and begun anew.
+func TestABuildThatWaitsHoldsUpNothing(t *testing.T) {
+	c := testConfig(t, 1)
+	c.PartitionInterval = time.Hour
+	p, db, reader := newPublisher(t, c), testenv.Connect(t, c.Postgres), testenv.Connect(t, c.Postgres)
+	closed := baseAt(time.Now().Add(-5 * time.Hour))
+	if _, err := store(context.Background(), workerConn(t, c.Postgres), newPartitions(time.Hour), []segment{segmentOf(closed, `{"a":1}`)}, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, reader, "BEGIN")
+	count(t, reader, allLogs) // and its locks and snapshot stay
+	exec(t, reader, "DECLARE c CURSOR FOR SELECT * FROM logs")
+
+	building := func() int {
+		return count(t, db, "SELECT count(*) FROM pg_stat_progress_create_index WHERE datname = current_database() AND phase LIKE 'waiting%'")
+	}
+	w := start(t, c)
+	testenv.Eventually(t, 20*time.Second, "the build waits", func() bool { return building() == 1 })
+	testenv.Eventually(t, 20*time.Second, "partitions are ahead", func() bool { return w.metric("millrace_partition_ahead_seconds") >= 7200 })
+	p.send(0, aFrame(baseAt(time.Now().Add(-10*time.Hour)), 3)) // needs a partition
+	p.send(0, aFrame(frame.NewBase(), 3))
+	want(t, db, 7, allLogs)
+	if building() != 1 {
+		t.Error("the build did not wait all the while")
+	}
+	if err := w.stop(); err != nil {
+		t.Error(err)
+	}
+	const invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
+	testenv.Eventually(t, 20*time.Second, "it has left its rest", func() bool { return building() == 0 && count(t, db, invalid) == 1 })
+	exec(t, reader, "COMMIT")
+	start(t, c)
+	const indexes = "SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = indexrelid WHERE relname ~ '_data_idx' AND indisvalid"
+	want(t, db, 2, indexes)
+	want(t, db, 0, invalid)
+}
+
+// TestABusyWorkerPutsItsIndexesOff, but not for ever.
+func TestABusyWorkerPutsItsIndexesOff(t *testing.T) {
+	db := workerConn(t, testenv.Schema(t))
+	ctx := context.Background()
+	p := newPartitions(time.Hour)
+	now := time.Now()
+	for _, age := range []time.Duration{4 * time.Hour, 10 * time.Hour} {
+		if _, err := store(ctx, db, p, []segment{segmentOf(baseAt(now.Add(-age)), `{}`)}, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	busy := &load{streams: 2}
+	x := testIndexer(db, p)
+	x.calm = func(context.Context) bool {
+		var calm bool
+		synctest.Test(t, func(t *testing.T) {
+			go func() {
+				time.Sleep(loadWindow / 2)
+				busy.busy.Add(int64(loadWindow))
+			}()
+			calm = busy.calm(context.Background())
+		})
+		return calm
+	}
+	const indexes = "SELECT count(*) FROM pg_class WHERE relname ~ '^logs_.*_data_idx'"
+	if err := x.tidy(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := count(t, db, indexes); got != 1 {
+		t.Errorf("%d indexes, want 1, of the older partition", got)
+	}
+	busy.streams = 3
+	if err := x.tidy(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := count(t, db, indexes); got != 2 {
+		t.Errorf("%d indexes, want 2", got)
 	}
 }
 

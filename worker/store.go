@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -167,8 +169,8 @@ func (t *transaction) begin(ctx context.Context, segments []segment) error {
 	}
 	var b pgx.Batch
 	// Under the stricter levels a row that another transaction has just inserted would be an error instead of a
-	// conflict to skip.
-	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+	// conflict to skip. Whether it may write is left to the database, which somebody may have made read only.
+	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
 	var entered [][16]byte
 	if len(fresh) > 0 {
 		b.Queue(ledgerInsertSQL, ids, counts, sums).Query(func(rows pgx.Rows) (err error) {
@@ -285,35 +287,79 @@ func (t *transaction) copyCanary(ctx context.Context) error {
 	return err
 }
 
-// copyGood copies the segments' records except the bad ones, which become dead letters. Each of those costs
-// about two COPYs for every halving of the batch.
+// copyGood copies the segments' records except the bad ones, which become dead letters. PostgreSQL says which row it
+// was that it refused: what is before it is copied, and then it is the first of the rest, and bad. Where it
+// doesn't say so the batch is halved, and a bad record costs about two COPYs for every halving.
 func (t *transaction) copyGood(ctx context.Context, segments []segment) error {
+	for len(segments) > 0 {
+		refusal, err := t.copySaved(ctx, segments)
+		if refusal == nil {
+			return err
+		}
+		n, row := records(segments), refusedRow(refusal)
+		switch {
+		case n == 1 || row == 1:
+			bad, after := split(segments, 1)
+			t.rows--
+			t.letters = append(t.letters, bad[0].record(refusal))
+			segments = after
+		case row > 1 && row <= n:
+			before, rest := split(segments, row-1)
+			if err := t.copyGood(ctx, before); err != nil {
+				return err
+			}
+			segments = rest
+		default:
+			first, second := split(segments, n/2)
+			if err := t.copyGood(ctx, first); err != nil {
+				return err
+			}
+			segments = second
+		}
+	}
+	return nil
+}
+
+// copySaved copies the segments' records, or none of them if one is refused.
+func (t *transaction) copySaved(ctx context.Context, segments []segment) (refusal, err error) {
 	t.watchdog.moved()
 	if _, err := t.conn.Exec(ctx, "SAVEPOINT bisect"); err != nil {
-		return err
+		return nil, err
 	}
-	err := copyRows(ctx, t.conn, segments)
+	err = copyRows(ctx, t.conn, segments)
 	if err == nil {
 		_, err = t.conn.Exec(ctx, "RELEASE SAVEPOINT bisect")
-		return err
+		return nil, err
 	}
 	if class := classify(err); class != badRecord && !(t.doubtful && class == doubtful) || t.conn.IsClosed() {
-		return err
+		return nil, err
 	}
-	if _, err := t.conn.Exec(ctx, "ROLLBACK TO SAVEPOINT bisect; RELEASE SAVEPOINT bisect"); err != nil {
-		return err
+	refusal = err
+	_, err = t.conn.Exec(ctx, "ROLLBACK TO SAVEPOINT bisect; RELEASE SAVEPOINT bisect")
+	if err != nil {
+		return nil, err
 	}
-	n := records(segments)
-	if n == 1 {
-		t.rows--
-		t.letters = append(t.letters, segments[0].record(err))
-		return nil
+	return refusal, nil
+}
+
+// copyContext is where PostgreSQL says which row of a COPY an error is about, in any of its languages.
+var copyContext = regexp.MustCompile(`(?m)^COPY logs, \D*(\d+)`)
+
+// refusedRow returns the number of the row that a COPY failed at, counted from 1, or 0 when that is not known.
+func refusedRow(err error) int {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return 0
 	}
-	first, second := split(segments, n/2)
-	if err := t.copyGood(ctx, first); err != nil {
-		return err
+	m := copyContext.FindStringSubmatch(pg.Where)
+	if m == nil {
+		return 0
 	}
-	return t.copyGood(ctx, second)
+	row, err := strconv.Atoi(m[1])
+	if err != nil {
+		return 0
+	}
+	return row
 }
 
 // split parts segments after n records.
@@ -383,6 +429,11 @@ func (t *transaction) commit(ctx context.Context) error {
 	}
 	if len(hours) > 0 {
 		b.Queue(lateSQL, hours)
+	}
+	if len(t.stored) == 0 {
+		// What was there before may have been committed by a transaction that was cut short while it waited for a
+		// standby. A commit that has written something waits for all that came before it.
+		b.Queue("SELECT pg_logical_emit_message(true, 'millrace', '')")
 	}
 	b.Queue("COMMIT").Exec(func(tag pgconn.CommandTag) error {
 		if tag.String() != "COMMIT" {

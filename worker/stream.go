@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"millrace/internal/broker"
@@ -23,6 +24,10 @@ const (
 	// deadlock or a restart of the connection and not an outage.
 	triesAfterStop = 4
 
+	// slow is how long a transaction may take before it counts as the database's failure: a hundred times what a
+	// batch takes.
+	slow = 5 * time.Second
+
 	// lastBatches is how long a stop waits for the batches under way: a hundred times what one takes. Those that
 	// take longer are safe in RabbitMQ.
 	lastBatches = 10 * time.Second
@@ -35,6 +40,14 @@ const (
 
 	// cautionBatches is how many batches a cautious session stores before its stream takes full windows again.
 	cautionBatches = 20
+
+	// A message that no reader survives is given to its readers a hundred times. So many sessions in a row that
+	// end with nothing stored follow each other at once, to be over it in seconds; then the pauses are as always.
+	quickDeaths = 120
+	quickPause  = 10 * time.Millisecond
+
+	// parkedInterval is how often the messages that are parked are counted.
+	parkedInterval = 15 * time.Second
 )
 
 var errCautionOver = errors.New("enough was stored one frame at a time")
@@ -47,14 +60,16 @@ type stream struct {
 	config Config
 	decode func(d *amqp.Delivery, queue string, now time.Time) item
 	queues []string
-	window int
+	most   int // frames of a queue that are held
 
 	topology broker.Topology
 	link     link
 	parts    *partitions
 	metrics  *metrics
+	load     *load
 	postgres *condition
 	rabbitmq *condition
+	parked   prometheus.Gauge // set by the stream of the dead queue; nil for the others
 	log      *slog.Logger
 
 	// stuck is a batch that was held for too long: its frames are RabbitMQ's again, and it is the best proof that
@@ -64,6 +79,7 @@ type stream struct {
 	// cautious is set when a session ended soon after it began to consume: there may be a message that no reader
 	// survives. The next takes one frame at a time, so that such a message costs no other one a delivery.
 	cautious bool
+	deaths   int  // sessions in a row that consumed and stored nothing
 	stored   int  // batches of the session
 	consumed bool // the session got as far as consuming
 }
@@ -102,9 +118,13 @@ func (s *stream) run(ctx, hard context.Context) (left int) {
 			s.cautious = false
 			continue
 		}
+		if s.stored > 0 {
+			s.deaths = 0
+		}
 		if s.consumed && s.stored < cautionBatches {
 			s.cautious = true
 			pause.Reset() // RabbitMQ is there; what it has is the trouble
+			s.deaths++
 		}
 		if errors.Is(err, errHeldTooLong) {
 			s.log.Warn("frames went back to RabbitMQ until the database takes them", "stream", s.name, "frames", left)
@@ -114,7 +134,11 @@ func (s *stream) run(ctx, hard context.Context) (left int) {
 		if time.Since(began) > time.Minute {
 			pause.Reset()
 		}
-		if broker.Sleep(ctx, pause.NextBackOff()) != nil {
+		wait := pause.NextBackOff()
+		if s.consumed && s.deaths <= quickDeaths {
+			wait = quickPause
+		}
+		if broker.Sleep(ctx, wait) != nil {
 			return 0
 		}
 	}
@@ -172,7 +196,8 @@ func (s *stream) ping(ctx context.Context) error {
 // session is one broker connection's life. It returns why it ended, and how many frames of the last batch went
 // back to RabbitMQ unstored.
 func (s *stream) session(ctx, hard context.Context) (left int, err error) {
-	conn, err := broker.Dial(ctx, s.config.URLs, "millrace worker "+s.name)
+	gate := newGate(2 * s.budget())
+	conn, err := broker.DialThrough(ctx, s.config.URLs, "millrace worker "+s.name, gate.through)
 	if err != nil {
 		return 0, err
 	}
@@ -181,6 +206,7 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 	watching.Go(func() { s.watchBlocked(conn.NotifyBlocked(make(chan amqp.Blocking, 1))) })
 	defer func() {
 		// Unacknowledged frames go back, whether or not RabbitMQ hears the good-bye.
+		gate.force()
 		conn.End(brokerCloseTimeout)
 		watching.Wait()
 		if reason := <-closed; reason != nil {
@@ -195,21 +221,31 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 		return 0, err
 	}
 
+	stopCounting := make(chan struct{})
+	defer close(stopCounting)
+	if s.parked != nil {
+		watching.Go(func() { s.countParked(ch, stopCounting) })
+	}
+
 	// lost ends with the possibility to acknowledge.
 	lost, lose := context.WithCancelCause(hard)
 	var receivers sync.WaitGroup
 	defer receivers.Wait()
 	defer lose(nil)
 	items := make(chan item)
-	channels := make([]*amqp.Channel, len(s.queues))
+	consumers := make([]*consumer, len(s.queues))
 	for i, queue := range s.queues {
-		channel, deliveries, err := s.consume(conn, queue)
+		c := &consumer{queue: queue, source: i, decode: s.decode, gate: gate, window: s.window()}
+		if c.channel, err = conn.Channel(); err != nil {
+			return 0, err
+		}
+		deliveries, err := c.consume(c.window.size)
 		if err != nil {
 			return 0, err
 		}
-		channels[i] = channel
+		consumers[i] = c
 		receivers.Go(func() {
-			s.receive(lost, i, deliveries, items)
+			c.receive(lost, deliveries, items, watching.Go)
 			if ctx.Err() == nil { // after a stop it is us who end it, and the last batch is still to be stored
 				lose(fmt.Errorf("RabbitMQ ended the consumer of %s", queue))
 			}
@@ -222,8 +258,9 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 	watching.Go(func() {
 		select {
 		case <-ctx.Done():
-			for _, channel := range channels {
-				_ = channel.Cancel(s.name, true)
+			gate.force()
+			for _, c := range consumers {
+				c.stop()
 			}
 		case <-lost.Done():
 		}
@@ -231,7 +268,8 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 
 	batches := make(chan *batch)
 	g := batcher{
-		rows: s.config.BatchRows, bytes: int(s.config.BatchBytes), linger: s.config.BatchLinger, window: s.prefetch(),
+		rows: s.config.BatchRows, bytes: int(s.config.BatchBytes), linger: s.config.BatchLinger,
+		window:  func(source int) int { return int(consumers[source].size.Load()) },
 		sources: len(s.queues), items: items, batches: batches, stop: ctx.Done(), abandon: lost.Done(),
 	}
 	var gathering sync.WaitGroup
@@ -243,14 +281,16 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 			return b.total(), err
 		}
 		g.finished.Add(1) // before the room that the acknowledgement makes can be filled
-		for i, channel := range channels {
+		for i, c := range consumers {
 			if b.frames[i] == 0 {
 				continue
 			}
-			if err := channel.Ack(b.tags[i], true); err != nil {
+			if err := c.ack(b.frames[i], b.tags[i]); err != nil {
 				return 0, fmt.Errorf("acknowledge: %w", err)
 			}
 		}
+		b.release()
+		gate.release(b.held)
 		if s.stored++; s.cautious && s.stored >= cautionBatches {
 			return 0, errCautionOver
 		}
@@ -258,12 +298,37 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 	return 0, context.Cause(lost)
 }
 
-// prefetch is how many frames of a queue RabbitMQ may have sent that are not acknowledged.
-func (s *stream) prefetch() int {
+// window is the window of one of the stream's queues at the start of a session.
+func (s *stream) window() window {
 	if s.cautious {
-		return 1
+		return window{budget: 1, most: 1, size: 1}
 	}
-	return s.window
+	return newWindow(s.budget()/len(s.queues), s.most)
+}
+
+// budget is how many bytes of frames the stream is meant to hold: a batch that commits and one that gathers. What
+// it holds at most is twice that, and what the frame that is too much has.
+func (s *stream) budget() int { return 2 * int(s.config.BatchBytes) }
+
+// countParked keeps the metric of what not even the reader of the dead queue survived. It has the channel for
+// itself.
+func (s *stream) countParked(ch *amqp.Channel, stop <-chan struct{}) {
+	every := time.NewTicker(parkedInterval)
+	defer every.Stop()
+	for {
+		q, err := ch.QueueDeclarePassive(s.topology.ParkedQueue(), true, false, false, false, nil)
+		if err != nil {
+			return // the channel has ended, or somebody deleted the queue; the next session declares it
+		}
+		if s.parked.Set(float64(q.Messages)); q.Messages > 0 {
+			s.log.Warn("messages are parked that no reader survives", "queue", s.topology.ParkedQueue(), "messages", q.Messages)
+		}
+		select {
+		case <-every.C:
+		case <-stop:
+			return
+		}
+	}
 }
 
 // watchBlocked counts this connection among the blocked ones while it is.
@@ -277,45 +342,6 @@ func (s *stream) watchBlocked(blockings <-chan amqp.Blocking) {
 	}
 	if was {
 		s.metrics.blocked.Dec()
-	}
-}
-
-// consume starts a consumer of a queue on a channel of its own: only within one consumer do deliveries come in
-// the order of their tags, which an acknowledgement of all up to one relies on.
-func (s *stream) consume(conn *broker.Connection, queue string) (*amqp.Channel, <-chan amqp.Delivery, error) {
-	channel, err := conn.Channel()
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := channel.Qos(s.prefetch(), 0, false); err != nil {
-		return nil, nil, err
-	}
-	deliveries, err := channel.Consume(queue, s.name, false, false, false, false, nil)
-	if err != nil {
-		return nil, nil, fmt.Errorf("consume %s: %w", queue, err)
-	}
-	return channel, deliveries, nil
-}
-
-// receive makes deliveries into items until there are no more or lost is done. It does not close items, which
-// others send to.
-func (s *stream) receive(lost context.Context, source int, deliveries <-chan amqp.Delivery, items chan<- item) {
-	for {
-		select {
-		case d, ok := <-deliveries:
-			if !ok {
-				return
-			}
-			it := s.decode(&d, s.queues[source], time.Now())
-			it.source = source
-			select {
-			case items <- it:
-			case <-lost.Done():
-				return
-			}
-		case <-lost.Done():
-			return
-		}
 	}
 }
 
@@ -361,12 +387,27 @@ func (s *stream) save(ctx, hard, lost context.Context, b *batch) error {
 	}
 }
 
+// try stores a batch. One that takes long is said to while it does: a commit may wait for a standby without end.
 func (s *stream) try(ctx context.Context, b *batch) (outcome, error) {
+	told := make(chan struct{})
+	slow := time.AfterFunc(s.config.slow, func() {
+		s.postgres.fail(s.name, fmt.Errorf("a transaction has not ended within %v", s.config.slow))
+		close(told)
+	})
+	defer func() {
+		if !slow.Stop() {
+			<-told // before the caller says how it ended
+		}
+	}()
 	conn, err := s.link.open(ctx)
 	if err != nil {
 		return outcome{}, err
 	}
-	return store(ctx, conn, s.parts, b.segments, b.dead, nil)
+	out, err := store(ctx, conn, s.parts, b.segments, b.dead, nil)
+	if isReadOnly(err) {
+		s.link.drop() // a session keeps the default that it began with
+	}
+	return out, err
 }
 
 func (s *stream) count(b *batch, out outcome, took time.Duration) {
@@ -375,6 +416,7 @@ func (s *stream) count(b *batch, out outcome, took time.Duration) {
 	m.rowsDuplicate.Add(float64(out.duplicates))
 	m.batchRows.Observe(float64(b.rows))
 	m.commitSeconds.Observe(took.Seconds())
+	s.load.busy.Add(int64(took))
 	m.redelivered.Add(float64(b.again))
 	now := time.Now()
 	for _, segment := range out.stored {

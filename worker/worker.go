@@ -28,7 +28,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	log := service.Logger(c.Log, c.Process, "worker")
-	c.maxHold = cmp.Or(c.maxHold, maxHold)
+	c.maxHold, c.slow = cmp.Or(c.maxHold, maxHold), cmp.Or(c.slow, slow)
 	ln, err := service.Listen("WORKER_ADDR", c.Addr, config.Access{AllowAnonymous: c.AllowAnonymous})
 	if err != nil {
 		return err
@@ -73,10 +73,11 @@ func Run(ctx context.Context, c Config) error {
 	}
 
 	topology := broker.NewTopology(c.Broker)
+	busy := &load{streams: c.Streams}
 	newStream := func(name string) *stream {
 		s := &stream{
-			name: name, config: c, decode: decode, window: c.Prefetch, topology: topology, link: newLink(), parts: parts,
-			metrics: m, postgres: postgres, rabbitmq: rabbitmq, log: log,
+			name: name, config: c, decode: decode, most: c.Prefetch, topology: topology, link: newLink(), parts: parts,
+			metrics: m, load: busy, postgres: postgres, rabbitmq: rabbitmq, log: log,
 		}
 		postgres.pending(name)
 		rabbitmq.pending(name)
@@ -91,7 +92,8 @@ func Run(ctx context.Context, c Config) error {
 		streams = append(streams, s)
 	}
 	dead := newStream("dead")
-	dead.queues, dead.window, dead.decode = []string{topology.DeadQueue()}, deadPrefetch, decodeDead
+	dead.queues, dead.most, dead.decode = []string{topology.DeadQueue()}, deadPrefetch, decodeDead
+	dead.parked = m.parked
 	rabbitmq.hold(dead.name)
 	dead.rabbitmq = &condition{name: "rabbitmq: dead queue", log: log} // ingest does not need it, nor does readiness
 	streams = append(streams, dead)
@@ -105,8 +107,12 @@ func Run(ctx context.Context, c Config) error {
 	for _, s := range streams {
 		working.Go(func() { left.Add(int64(s.run(ctx, hard))) })
 	}
-	k := &keeper{link: newLink(), parts: parts, retention: c.Retention, index: c.IndexClosed, log: log, now: time.Now}
+	k := &keeper{leader: leader{link: newLink(), key: keeperLock}, parts: parts, retention: c.Retention, log: log, now: time.Now}
 	working.Go(func() { k.run(ctx) })
+	if c.IndexClosed {
+		x := &indexer{leader: leader{link: newLink(), key: indexerLock}, logs: parts.logs, retention: c.Retention, calm: busy.calm, log: log, now: time.Now}
+		working.Go(func() { x.run(ctx) })
+	}
 	log.Info("worker is up", "address", ln.Addr(), "streams", c.Streams, "queues", topology.Shards())
 
 	<-ctx.Done()

@@ -25,7 +25,8 @@ func TestFramesAreStoredOnceAndAcknowledged(t *testing.T) {
 	base := frame.NewBase()
 	m := aFrame(base, 3)
 	p.send(0, m)
-	p.send(1, m) // the same frame again, perhaps in one batch
+	p.send(0, m) // the same frame again, in one batch with the first
+	p.send(1, m) // and perhaps in another, at the same time
 	two := frameOf(`{"a":1}`+"\n"+`{"b":2}`+"\n"+`{"c":"ü"}`+"\n",
 		frame.Segment{Base: frame.NewBase(), Records: 1}, frame.Segment{Base: frame.NewBase(), Records: 2})
 	p.send(2, two)
@@ -44,7 +45,7 @@ func TestFramesAreStoredOnceAndAcknowledged(t *testing.T) {
 	}
 
 	p.send(0, m) // and once more, in another batch
-	testenv.Eventually(t, 5*time.Second, "the duplicate is counted", func() bool { return w.metric("millrace_worker_rows_duplicate_total") == 6 })
+	testenv.Eventually(t, 5*time.Second, "the duplicate is counted", func() bool { return w.metric("millrace_worker_rows_duplicate_total") == 9 })
 	if got := w.metric("millrace_worker_rows_stored_total"); got != 6 {
 		t.Errorf("rows stored: got %v, want 6", got)
 	}
@@ -194,12 +195,19 @@ func TestMessagesThatAreNoFramesAreSetAside(t *testing.T) {
 	headless := aFrame(frame.NewBase(), 1)
 	headless.Headers = amqp.Table{"odd": "nul\x00", "list": []any{int32(1), []byte{0xff}}}
 	p.send(0, headless)
+	for _, segments := range []any{"text", int64(20), amqp.Table{"a": int32(1)}, []any{}, nil, []byte{}, make([]byte, 19), make([]byte, 20), "text"} {
+		odd := aFrame(frame.NewBase(), 1)
+		for name := range odd.Headers {
+			odd.Headers[name] = segments
+		}
+		p.send(0, odd)
+	}
 	p.send(0, amqp.Publishing{Type: "millrace.frame.v9", Body: []byte{0, 1, 2}})
 	p.send(0, aFrame(frame.NewBase(), 5))
 	p.sendTo("", p.topology.DeadQueue(), amqp.Publishing{Type: frame.Type, Body: []byte("kills its reader")})
 	start(t, c)
 	want(t, db, 5, allLogs)
-	for reason, n := range map[string]int{reasonUndecodable: 2, reasonUnknownType: 1, reasonDeliveryLimit: 1} {
+	for reason, n := range map[string]int{reasonUndecodable: 11, reasonUnknownType: 1, reasonDeliveryLimit: 1} {
 		want(t, db, n, "SELECT count(*) FROM dead_letters WHERE reason = $1 AND record_id IS NULL", reason)
 	}
 	want(t, db, 1, `SELECT count(*) FROM dead_letters WHERE properties @> '{"type":"millrace.frame.v1","headers":{"list":[1,{"base64":"/w=="}]}}'`)
@@ -592,9 +600,6 @@ func TestATableThatRefusesEverythingHoldsTheFrames(t *testing.T) {
 // TestAMessageNoReaderSurvivesCostsNoOther: the client library ends the connection over a header nested deeper than
 // 32. Such a message is parked in the end, and its neighbours are stored.
 func TestAMessageNoReaderSurvivesCostsNoOther(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a hundred deliveries")
-	}
 	c := testConfig(t, 1)
 	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
 	const around = 30
@@ -609,12 +614,13 @@ func TestAMessageNoReaderSurvivesCostsNoOther(t *testing.T) {
 	for range around {
 		p.send(0, aFrame(frame.NewBase(), 1))
 	}
-	start(t, c)
+	w := start(t, c)
 	testenv.Eventually(t, 2*time.Minute, "the neighbours are stored", func() bool { return count(t, db, allLogs) == 2*around })
 	testenv.Eventually(t, time.Minute, "the message is parked", func() bool {
 		ch := testenv.Channel(t, c.Broker)
 		q, err := ch.QueueDeclarePassive(p.topology.ParkedQueue(), true, false, false, false, nil)
 		return err == nil && q.Messages == 1
 	})
+	testenv.Eventually(t, time.Minute, "the parked message is counted", func() bool { return w.metric("millrace_worker_parked_messages") == 1 })
 	distinct(t, db, 2*around)
 }

@@ -137,6 +137,11 @@ func (c *Connection) End(timeout time.Duration) {
 // Dial connects to one of the cluster's nodes, trying all in random order. name is shown in RabbitMQ's list of
 // connections. The error is that of the node tried last.
 func Dial(ctx context.Context, urls []string, name string) (*Connection, error) {
+	return DialThrough(ctx, urls, name, func(tcp net.Conn) net.Conn { return tcp })
+}
+
+// DialThrough is Dial with the client library on what through makes of each TCP connection.
+func DialThrough(ctx context.Context, urls []string, name string, through func(net.Conn) net.Conn) (*Connection, error) {
 	if len(urls) == 0 {
 		return nil, errors.New("RABBITMQ_URL is not set")
 	}
@@ -149,8 +154,10 @@ func Dial(ctx context.Context, urls []string, name string) (*Connection, error) 
 			Heartbeat:  heartbeat,
 			Properties: properties,
 			Dial: func(network, addr string) (_ net.Conn, err error) {
-				tcp, err = dial(ctx, network, addr)
-				return tcp, err
+				if tcp, err = dial(ctx, network, addr); err != nil {
+					return nil, err
+				}
+				return through(tcp), nil
 			},
 		})
 		if err == nil {
