@@ -1,0 +1,6 @@
+// Package bench measures Millrace as its users would meet it, each figure beside its ceiling: what the same machine
+// reaches, in the same run, when the part that is measured does nothing. Product and ceiling take turns in short
+// rounds, so that what else the machine does hits both; the ratio of the two is what can be compared.
+//
+// The services run as processes of their own, on the servers of millrace stack.
+package bench
