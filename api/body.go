@@ -57,6 +57,7 @@ type bodyReader struct {
 	inflight    *inflight
 	stepTimeout time.Duration    // for each step of a body
 	buffers     [sizes]sync.Pool // of *[]byte, by size
+	free        sync.Pool        // of *body
 }
 
 // Buffers of bodies are kept for the next request in sizes from 1 KiB that double up to maxPooled: a small body must not
@@ -91,9 +92,10 @@ func (r *bodyReader) put(b *[]byte) {
 	}
 }
 
-// body is a decoded request body. close gives back what it holds.
+// body is a decoded request body. close gives back what it holds, and the body itself.
 type body struct {
 	reader   *bodyReader
+	wire     countingReader
 	buf      *[]byte // nil once dropped
 	reserved int64
 }
@@ -117,6 +119,8 @@ func (b *body) drop() {
 func (b *body) close() {
 	b.drop()
 	b.reader.inflight.release(b.reserved)
+	b.wire, b.reserved = countingReader{}, 0
+	b.reader.free.Put(b)
 }
 
 // read returns the decoded body of a request, in memory reserved before it is read.
@@ -133,7 +137,10 @@ func (r *bodyReader) read(ctx *fasthttp.RequestCtx) (*body, *refusal) {
 	case length > r.maxBytes:
 		return nil, r.tooLarge()
 	}
-	b := &body{reader: r}
+	b, ok := r.free.Get().(*body)
+	if !ok {
+		b = &body{reader: r}
+	}
 	extend := func() error { return ctx.Conn().SetReadDeadline(time.Now().Add(r.stepTimeout)) }
 	if err := b.fill(wire, encoding, length, extend); err != nil {
 		b.close()
@@ -153,10 +160,10 @@ const step = 64 << 10
 // fill reads the body into memory that is reserved before. wire has length bytes, or -1 for as many as come. extend gives
 // the client time for another step.
 func (b *body) fill(wire io.Reader, encoding string, length int64, extend func() error) *refusal {
-	count := &countingReader{r: wire, length: length}
-	src, closeDecoder, err := decoder(encoding, count)
+	b.wire = countingReader{r: wire, length: length}
+	src, closeDecoder, err := decoder(encoding, &b.wire)
 	if err != nil {
-		return b.unreadable(encoding, count, err)
+		return b.unreadable(encoding, err)
 	}
 	defer closeDecoder()
 	plain := encoding == "" && length >= 0
@@ -176,7 +183,7 @@ func (b *body) fill(wire io.Reader, encoding string, length int64, extend func()
 		if have == end {
 			end += step
 			if err := extend(); err != nil {
-				return b.unreadable(encoding, count, err)
+				return b.unreadable(encoding, err)
 			}
 		}
 		if have == int64(cap(*b.buf)) && have < most && !b.grow(min(2*have, most)) {
@@ -195,7 +202,7 @@ func (b *body) fill(wire io.Reader, encoding string, length int64, extend func()
 			return nil
 		}
 		if err != nil {
-			return b.unreadable(encoding, count, err)
+			return b.unreadable(encoding, err)
 		}
 	}
 }
@@ -219,7 +226,8 @@ func (b *body) grow(n int64) bool {
 }
 
 // unreadable tells apart what the client sent wrongly and what it did not send in time.
-func (b *body) unreadable(encoding string, wire *countingReader, err error) *refusal {
+func (b *body) unreadable(encoding string, err error) *refusal {
+	wire := &b.wire
 	var timeout interface{ Timeout() bool }
 	switch {
 	case errors.As(wire.err, &timeout) && timeout.Timeout():

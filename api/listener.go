@@ -29,8 +29,9 @@ const (
 type listener struct {
 	net.Listener
 	limit  int
-	answer []byte // for a connection beyond the limit: a whole HTTP response
-	turned func() // counts one
+	slack  time.Duration // how much earlier than asked for a write may time out
+	answer []byte        // for a connection beyond the limit: a whole HTTP response
+	turned func()        // counts one
 
 	mu   sync.Mutex
 	open map[net.Conn]bool
@@ -39,12 +40,14 @@ type listener struct {
 	partings chan struct{}
 }
 
-// newListener makes a listener of ln. turned is called for every connection beyond the limit.
-func newListener(ln net.Listener, limit int, turned func()) *listener {
+// newListener makes a listener of ln. write is the time that clients have to take an answer; it may be a sixteenth less.
+// turned is called for every connection beyond the limit.
+func newListener(ln net.Listener, limit int, write time.Duration, turned func()) *listener {
 	body := fmt.Sprintf(`{"error":"%d connections are open, the most that are served (MAX_CONNECTIONS)"}`, limit)
 	return &listener{
 		Listener: ln,
 		limit:    limit,
+		slack:    write / 16,
 		answer: fmt.Appendf(nil, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/json\r\n"+
 			"Content-Length: %d\r\nRetry-After: %s\r\n\r\n%s", len(body), retryAfter, body),
 		turned:   turned,
@@ -79,7 +82,7 @@ func (l *listener) track(conn net.Conn) net.Conn {
 	if len(l.open) >= l.limit {
 		return nil
 	}
-	tracked := &trackedConn{conn, l}
+	tracked := &trackedConn{Conn: conn, listener: l}
 	l.open[tracked] = true
 	return tracked
 }
@@ -125,6 +128,22 @@ func (l *listener) wait() { l.parting.Wait() }
 type trackedConn struct {
 	net.Conn
 	listener *listener
+	writeBy  time.Time // the deadline in force
+}
+
+// SetWriteDeadline moves the deadline when that makes a difference. fasthttp sets one for every answer, and the
+// runtime's timer for it costs more than the rest of writing one's header.
+func (c *trackedConn) SetWriteDeadline(t time.Time) error {
+	if d := t.Sub(c.writeBy); d >= 0 && d < c.listener.slack {
+		return nil
+	}
+	c.writeBy = t
+	return c.Conn.SetWriteDeadline(t)
+}
+
+func (c *trackedConn) SetDeadline(t time.Time) error {
+	c.writeBy = t
+	return c.Conn.SetDeadline(t)
 }
 
 func (c *trackedConn) Close() error {

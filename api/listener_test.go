@@ -104,7 +104,7 @@ func TestATLSClientBeyondTheLimitIsToldSoAndASilentOneHoldsUpNobody(t *testing.T
 		t.Fatal(err)
 	}
 	var turned atomic.Int64
-	l := newListener(tls.NewListener(inner, config), 0, func() { turned.Add(1) })
+	l := newListener(tls.NewListener(inner, config), 0, time.Minute, func() { turned.Add(1) })
 	done := make(chan error)
 	go func() {
 		_, err := l.Accept()
@@ -148,7 +148,7 @@ func TestTheAPIOutlivesALackOfFileDescriptors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newListener(&exhausted{inner, 3}, 1, func() {})
+	l := newListener(&exhausted{inner, 3}, 1, time.Minute, func() {})
 	dial(t, inner.Addr().String())
 	conn, err := l.Accept()
 	if err != nil {

@@ -237,12 +237,13 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, singl
 			s.records.Put(records)
 		}
 	}()
-	records.Reset()
-	split := records.Batch
+	var err *scan.Error
 	if single {
-		split = records.Single
+		err = records.Single(text, s.limits)
+	} else {
+		err = records.Batch(text, s.limits)
 	}
-	if err := split(text, s.limits); err != nil {
+	if err != nil {
 		s.metrics.rejected[err.Reason].Inc()
 		return 0, 0, s.refused(err)
 	}
@@ -255,9 +256,9 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, singl
 	if wait := key.Take(records.Accepted, time.Now()); wait > 0 {
 		return 0, 0, limited(ctx, key, wait)
 	}
-	var err error
-	if w.tickets, err = s.publisher.add(w.tickets[:0], records.NDJSON, records.Pieces, base); err != nil {
-		return 0, 0, refuse(fasthttp.StatusServiceUnavailable, "%v", err)
+	var down error
+	if w.tickets, down = s.publisher.add(w.tickets[:0], records.NDJSON, records.Pieces, base); down != nil {
+		return 0, 0, refuse(fasthttp.StatusServiceUnavailable, "%v", down)
 	}
 	status = fasthttp.StatusAccepted
 	if single {
@@ -315,9 +316,11 @@ func idempotencyKey(lines [][]byte, now time.Time) (*uuid.UUID, *refusal) {
 
 // wantIDs reads the query string: ids=true asks for the ids of a batch.
 func wantIDs(ctx *fasthttp.RequestCtx, single bool) (bool, *refusal) {
-	args := ctx.QueryArgs()
+	if len(ctx.URI().QueryString()) == 0 {
+		return false, nil // QueryArgs would set up its tables all the same
+	}
 	want := false
-	for k, v := range args.All() {
+	for k, v := range ctx.QueryArgs().All() {
 		if string(k) != "ids" || single {
 			return false, refuse(fasthttp.StatusBadRequest, "unknown query parameter %q", k)
 		}

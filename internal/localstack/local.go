@@ -291,7 +291,7 @@ func (l *local) close() error {
 
 // portLost matches what the servers write when their port, or PostgreSQL's shared
 // memory (a killed predecessor's last process holds it for a moment), is taken.
-var portLost = regexp.MustCompile(`(?i)address already in use|eaddrinuse|epmd running|is still in use`)
+var portLost = regexp.MustCompile(`(?i)address already in use|eaddrinuse|could_not_start_listener|epmd running|is still in use`)
 
 // up starts the server and waits until it works. On an error nothing of it is left.
 func (s *localServer) up(ctx context.Context) error {

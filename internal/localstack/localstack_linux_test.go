@@ -845,3 +845,15 @@ func TestNothingNeededIsAStack(t *testing.T) {
 		t.Errorf("got %v, want nothing", env)
 	}
 }
+
+func TestAPortThatSomebodyTookIsToldFromOtherFailures(t *testing.T) {
+	for text, want := range map[string]bool{
+		`{"init terminating in do_boot",{error,{could_not_start_listener,"127.0.0.1",43047,{{shutdown,{failed_to_start_child,{ran`: true, // cut off before its eaddrinuse
+		`could not bind IPv4 address "127.0.0.1": Address already in use`:                                                          true,
+		`FATAL:  data directory "/x" has wrong ownership`:                                                                          false,
+	} {
+		if got := portLost.MatchString(text); got != want {
+			t.Errorf("portLost(%q) = %v, want %v", text, got, want)
+		}
+	}
+}

@@ -135,6 +135,9 @@ func (e *rabbitEngine) launch(port int) (*process, error) {
 			"RUNNING_UNDER_SYSTEMD=true",
 			"RABBITMQ_NODENAME="+rabbitNode,
 			"RABBITMQ_DIST_PORT="+strconv.Itoa(distribution),
+			// RabbitMQ has its schedulers sleep as soon as they are idle. A short wait for the next message confirms
+			// small frames a quarter sooner (0.65 ms for 0.90, measured at 64 connections), for a few percent of a core.
+			"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+sbwt short +sbwtdio short",
 			"RABBITMQ_CONFIG_FILE="+e.file("rabbitmq.conf"),
 			// Without these, the settings in /etc/rabbitmq would be read as well.
 			"RABBITMQ_CONFIG_FILES="+e.file("conf.d"),
