@@ -35,7 +35,7 @@ func startWorker(b testing.TB, db config.PostgresURL, q *queues, env ...string) 
 	return startServer(b, "worker", q.Name, append(env, "WORKER_ADDR=127.0.0.1:0", "POSTGRES_URL="+string(db), "INDEX_CLOSED_PARTITIONS=false")...)
 }
 
-// metric reads one of a service's metrics; a histogram's buckets count as metrics of their own.
+// metrics reads a service's metrics; a histogram's buckets count as metrics of their own.
 func (s *server) metrics(b testing.TB) map[string]float64 {
 	b.Helper()
 	answer, err := http.Get("http://" + s.addr + "/metrics")
@@ -104,12 +104,13 @@ func BenchmarkDrain(b *testing.B) {
 			env := "WORKER_STREAMS=" + strconv.Itoa(streams)
 			startWorker(b, db, q, env).stop(b) // makes the partitions
 			admin := testenv.Connect(b, db)
-			var rates, ceilings, ratios []float64
+			var rates, ceilings, ratios, memory []float64
 			for b.Loop() {
 				truncate(b, admin)
 				rows := q.fill(b, roundRows, body, each)
 				w := startWorker(b, db, q, env)
 				rate := w.drain(b, rows)
+				memory = append(memory, w.metrics(b)["process_resident_memory_bytes"]/(1<<20))
 				w.stop(b)
 				truncate(b, admin)
 				ceiling := copyFromMemory(b, db, streams, body)
@@ -118,6 +119,7 @@ func BenchmarkDrain(b *testing.B) {
 			report(b, "rows/s", rates)
 			report(b, "ceiling-rows/s", ceilings)
 			reportRatio(b, ratios)
+			report(b, "resident-MiB", memory)
 		})
 	}
 }
@@ -177,10 +179,11 @@ func copyFromMemory(b testing.TB, db config.PostgresURL, sessions int, body []by
 	return float64(roundRows/sessions/batchRows*batchRows*sessions) / time.Since(start).Seconds()
 }
 
-// BenchmarkEndToEnd posts batches of 500 records as fast as they are stored, with at most 50,000 records between the
-// two, everything on one machine. The ceiling is pgx.CopyFrom from memory by two sessions.
+// BenchmarkEndToEnd posts batches of 500 records, everything on one machine: as fast as they are stored, with at most
+// 50,000 records between the two, and then at half of that speed. The ceiling is pgx.CopyFrom from memory by two
+// sessions, which has the machine to itself.
 func BenchmarkEndToEnd(b *testing.B) {
-	const batch, connections, backlog = 500, 8, 50_000
+	const batch, connections = 500, 8
 	db := testenv.Schema(b)
 	q := newQueues(b)
 	var requests [][]byte
@@ -191,43 +194,81 @@ func BenchmarkEndToEnd(b *testing.B) {
 	c := startServer(b, "api", q.Name, "API_ADDR=127.0.0.1:0").dial(b, connections, requests...)
 	w := startWorker(b, db, q)
 	waitReady(b, c)
-	var rates, ceilings, ratios, share []float64
-	sent := 0
-	for b.Loop() {
-		start, cpu := time.Now(), time.Duration(0)
-		before := w.stored(b)
-		now := before
-		for time.Since(start) < 4*round {
-			if sent = max(sent, int(now)); sent-int(now) > backlog {
-				time.Sleep(5 * time.Millisecond) // what was sent must be stored before more is sent
-			} else {
-				r := run(b, c, 20*time.Millisecond)
-				sent += batch * r.Answers()
-				cpu += r.CPU
-			}
-			now = w.stored(b)
+	p := &pipeline{c, w, batch, int(w.stored(b))}
+	var full float64
+	b.Run("load=full", func(b *testing.B) {
+		full = p.measure(b, db, all[0], 0)
+	})
+	b.Run("load=half", func(b *testing.B) {
+		if full == 0 {
+			b.Skip("half of load=full, which has not run")
 		}
-		elapsed := time.Since(start).Seconds()
-		rate := (now - before) / elapsed
-		testenv.Eventually(b, time.Minute, "all is stored", func() bool { return int(w.stored(b)) >= sent })
-		ceiling := copyFromMemory(b, db, 2, all[0])
+		p.measure(b, db, all[0], full/2)
+	})
+}
+
+// pipeline is an API and a worker, and a client that posts batches of so many records.
+type pipeline struct {
+	client *load.Client
+	worker *server
+	batch  int
+	sent   int // records
+}
+
+// backlog is how many records may be between what was sent and what is stored while sending goes as fast as that.
+const backlog = 50_000
+
+// measure sends so many records a second, or 0 for as many as are stored, and returns how many were stored.
+func (p *pipeline) measure(b *testing.B, db config.PostgresURL, body []byte, pace float64) float64 {
+	var rates, ceilings, ratios, share []float64
+	before := p.worker.metrics(b)
+	for b.Loop() {
+		rate, cpu := p.run(b, 4*round, pace)
+		testenv.Eventually(b, time.Minute, "all is stored", func() bool { return int(p.worker.stored(b)) >= p.sent })
+		ceiling := copyFromMemory(b, db, 2, body)
 		rates, ceilings, ratios = append(rates, rate), append(ceilings, ceiling), append(ratios, rate/ceiling)
-		share = append(share, cpu.Seconds()/elapsed)
+		share = append(share, cpu)
 	}
 	report(b, "rows/s", rates)
 	report(b, "ceiling-rows/s", ceilings)
 	reportRatio(b, ratios)
-	b.ReportMetric(1e3*w.lag(b, .99), "lag-p99-ms")
+	b.ReportMetric(1e3*lag(before, p.worker.metrics(b), .99), "lag-p99-ms")
 	report(b, "load-cores", share)
+	middle, _ := median(rates)
+	return middle
 }
 
-// lag is the time from accept to commit that the share q of the segments stayed within, to the next bound of the
-// histogram's buckets, in seconds.
-func (s *server) lag(b testing.TB, q float64) float64 {
-	m := s.metrics(b)
+// run sends for a while and returns the rows stored in a second, and what part of a core sending took.
+func (p *pipeline) run(b *testing.B, d time.Duration, pace float64) (rate, share float64) {
+	start, cpu := time.Now(), time.Duration(0)
+	before, from := p.worker.stored(b), p.sent
+	now := before
+	for time.Since(start) < d {
+		due, burst := p.sent-int(now) <= backlog, 20*time.Millisecond
+		if pace > 0 { // a request for each connection, whenever it is time
+			due, burst = float64(p.sent-from) <= pace*time.Since(start).Seconds(), 0
+		}
+		if due {
+			r := run(b, p.client, burst)
+			p.sent += p.batch * r.Answers()
+			cpu += r.CPU
+		} else {
+			time.Sleep(5 * time.Millisecond) // what was sent must be stored before more is sent
+		}
+		now = p.worker.stored(b)
+		p.sent = max(p.sent, int(now)) // it knows nothing of what was sent before
+	}
+	elapsed := time.Since(start).Seconds()
+	return (now - before) / elapsed, cpu.Seconds() / elapsed
+}
+
+// lag is the time from accept to commit that the share q of the segments stayed within between two looks at the
+// worker's metrics, in seconds, interpolated within a bucket of the histogram as Prometheus does.
+func lag(before, after map[string]float64, q float64) float64 {
 	const name = "millrace_worker_lag_seconds"
+	since := func(metric string) float64 { return after[metric] - before[metric] }
 	var bounds []float64
-	for k := range m {
+	for k := range after {
 		if rest, ok := strings.CutPrefix(k, name+`_bucket{le="`); ok {
 			if bound, err := strconv.ParseFloat(strings.TrimSuffix(rest, `"}`), 64); err == nil {
 				bounds = append(bounds, bound)
@@ -235,12 +276,16 @@ func (s *server) lag(b testing.TB, q float64) float64 {
 		}
 	}
 	slices.Sort(bounds)
+	rank := q * since(name+"_count")
+	low, below := 0.0, 0.0
 	for _, bound := range bounds {
-		if m[fmt.Sprintf(`%s_bucket{le="%g"}`, name, bound)] >= q*m[name+"_count"] {
-			return bound
+		within := since(fmt.Sprintf(`%s_bucket{le="%g"}`, name, bound))
+		if within >= rank && within > below {
+			return low + (bound-low)*(rank-below)/(within-below)
 		}
+		low, below = bound, within
 	}
-	return 0
+	return low
 }
 
 // BenchmarkVisible posts a hundred records a second, one a request, and looks how long it takes until each can be
@@ -250,7 +295,7 @@ func BenchmarkVisible(b *testing.B) {
 	q := newQueues(b)
 	body := load.Post("/log", bodies(1, 1)[0])
 	c := startServer(b, "api", q.Name, "API_ADDR=127.0.0.1:0").dial(b, 1, body)
-	w := startWorker(b, db, q)
+	startWorker(b, db, q)
 	waitReady(b, c)
 	conn := testenv.Connect(b, db)
 	var delays []time.Duration
@@ -277,5 +322,4 @@ func BenchmarkVisible(b *testing.B) {
 	b.ReportMetric(ms(delays[len(delays)/2]), "p50-ms")
 	b.ReportMetric(ms(delays[len(delays)*99/100]), "p99-ms")
 	b.ReportMetric(0, "ns/op")
-	_ = w
 }

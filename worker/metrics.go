@@ -59,7 +59,7 @@ func newMetrics(r prometheus.Registerer, ahead func() time.Duration) *metrics {
 		deadLetters:   counters("worker_dead_letters_total", "Dead letters written, by reason.", "reason"),
 		batchRows:     histogram("worker_batch_rows", "Rows of a batch as gathered, duplicates included.", prometheus.ExponentialBuckets(1, 4, 9)),
 		commitSeconds: histogram("worker_commit_seconds", "Time from the start of a batch's transaction to its commit.", prometheus.ExponentialBuckets(0.001, 2, 15)),
-		lagSeconds:    histogram("worker_lag_seconds", "Time from taking a record to its commit, one observation a segment.", prometheus.ExponentialBuckets(0.005, 2.5, 15)),
+		lagSeconds:    histogram("worker_lag_seconds", "Time from taking a record to its commit, one observation a segment.", prometheus.ExponentialBuckets(0.005, 2, 18)),
 		redelivered:   counter("worker_redelivered_total", "Deliveries that RabbitMQ had made before."),
 		retries:       counters("worker_retries_total", "Transactions tried again, by class of SQLSTATE, or connection when there was none.", "class"),
 		connected:     gauge("broker_connected", "1 while every stream is connected to RabbitMQ."),
