@@ -32,10 +32,11 @@ import (
 
 // service is a running API and what it needs to be tested.
 type testAPI struct {
-	url    string
-	broker config.Broker
-	client *http.Client
-	stop   func() error // stops the API and waits for it; may be called again
+	encodings []string // content encodings of the frames that were read
+	url       string
+	broker    config.Broker
+	client    *http.Client
+	stop      func() error // stops the API and waits for it; may be called again
 }
 
 // start runs an API on the real broker, with a queue prefix of its own. mend changes the settings.
@@ -163,12 +164,37 @@ func (a *testAPI) spans(t testing.TB) []frame.Span {
 			if d.Type != frame.Type || d.ContentType != frame.ContentType || d.DeliveryMode != amqp.Persistent {
 				t.Errorf("a message has type %q, content type %q, delivery mode %d", d.Type, d.ContentType, d.DeliveryMode)
 			}
-			if spans, err = frame.Parse(spans, d.Headers, d.Body); err != nil {
+			body, err := frame.Decompress(d.ContentEncoding, d.Body)
+			if err == nil {
+				spans, err = frame.Parse(spans, d.Headers, body)
+			}
+			if err != nil {
 				t.Errorf("frame: %v", err)
 			}
+			a.encodings = append(a.encodings, d.ContentEncoding)
 		}
 	}
 	return spans
+}
+
+func TestFramesAreCompressedAsTheSettingSays(t *testing.T) {
+	for _, how := range []string{"none", "s2", "zstd"} {
+		a := start(t, func(c *Config) { c.FrameCompression = how })
+		line := `{"level":"info","message":"` + strings.Repeat("again ", 20) + `"}`
+		if got := a.post(t, "/log/batch", []byte(strings.Repeat(line+"\n", 100)), nil); got.status != http.StatusAccepted {
+			t.Fatalf("%s: got %d %s", how, got.status, got.body)
+		}
+		records := a.published(t)
+		for id, record := range records {
+			if record != line {
+				t.Errorf("%s: %s is %s", how, id, record)
+			}
+		}
+		want := []string{strings.TrimPrefix(how, "none")}
+		if diff := cmp.Diff(want, a.encodings); diff != "" || len(records) != 100 {
+			t.Errorf("%s: %d records, encodings (-want +got):\n%s", how, len(records), diff)
+		}
+	}
 }
 
 func encode(t testing.TB, encoding string, body []byte) []byte {

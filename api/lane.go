@@ -181,6 +181,7 @@ type lane struct {
 	confirms chan amqp.Confirmation
 	returns  chan amqp.Return
 	closed   chan *amqp.Error
+	compress *frame.Compressor
 	slots    chan struct{} // holds one for each frame that is published and not confirmed
 	sequence uint64
 
@@ -206,10 +207,15 @@ func (l *link) openLane(conn *broker.Connection) (*lane, error) {
 	if err := ch.Confirm(false); err != nil {
 		return nil, err
 	}
+	compress, err := frame.NewCompressor(l.publisher.compress)
+	if err != nil {
+		return nil, err
+	}
 	// The buffers hold all that can come, so that the library never waits for the receiver, or gives up on it.
 	return &lane{
 		link:     l,
 		ch:       ch,
+		compress: compress,
 		confirms: ch.NotifyPublish(make(chan amqp.Confirmation, window)),
 		returns:  ch.NotifyReturn(make(chan amqp.Return, window)),
 		closed:   ch.NotifyClose(make(chan *amqp.Error, 1)),
@@ -256,15 +262,17 @@ func (l *lane) feed(received <-chan struct{}) error {
 		l.mu.Lock()
 		l.outstanding = append(l.outstanding, s)
 		l.mu.Unlock()
+		body, encoding := l.compress.Compress(f.body)
 		err := l.ch.Publish(l.topology.Exchange(), queue, true, false, amqp.Publishing{
-			Headers:       frame.Headers(f.segments),
-			ContentType:   frame.ContentType,
-			DeliveryMode:  amqp.Persistent,
-			CorrelationId: s.id,
-			MessageId:     f.segments[0].Base.String(),
-			Timestamp:     s.at,
-			Type:          frame.Type,
-			Body:          f.body,
+			Headers:         frame.Headers(f.segments),
+			ContentType:     frame.ContentType,
+			ContentEncoding: encoding,
+			DeliveryMode:    amqp.Persistent,
+			CorrelationId:   s.id,
+			MessageId:       f.segments[0].Base.String(),
+			Timestamp:       s.at,
+			Type:            frame.Type,
+			Body:            body,
 		})
 		if err != nil {
 			return err // the frame is among the outstanding ones: receive gives it back

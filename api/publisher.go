@@ -96,6 +96,7 @@ type publisher struct {
 	links      int
 	channels   int // a link
 	frameBytes int
+	compress   string
 	timeout    time.Duration
 	metrics    *metrics
 	ready      *service.Ready
@@ -130,6 +131,7 @@ func newPublisher(c Config, log *slog.Logger, m *metrics, ready *service.Ready) 
 		channels:   c.PublishChannels,
 		lanes:      make(map[*lane]bool),
 		frameBytes: int(c.FrameBytes),
+		compress:   c.FrameCompression,
 		timeout:    c.ConfirmTimeout,
 		metrics:    m,
 		ready:      ready,

@@ -179,15 +179,16 @@ func removeDead(ctx context.Context, conn *pgx.Conn, id uuid.UUID) error {
 // delivery makes the message of a dead letter again.
 func (l DeadLetter) delivery() (*amqp.Delivery, error) {
 	var p struct {
-		Type        string                     `json:"type"`
-		ContentType string                     `json:"content_type"`
-		MessageID   string                     `json:"message_id"`
-		Headers     map[string]json.RawMessage `json:"headers"`
+		Type            string                     `json:"type"`
+		ContentType     string                     `json:"content_type"`
+		ContentEncoding string                     `json:"content_encoding"`
+		MessageID       string                     `json:"message_id"`
+		Headers         map[string]json.RawMessage `json:"headers"`
 	}
 	if err := json.Unmarshal(l.Properties, &p); err != nil {
 		return nil, fmt.Errorf("properties: %w", err)
 	}
-	d := &amqp.Delivery{Type: p.Type, ContentType: p.ContentType, MessageId: p.MessageID, Headers: amqp.Table{}, Body: l.Payload}
+	d := &amqp.Delivery{Type: p.Type, ContentType: p.ContentType, ContentEncoding: p.ContentEncoding, MessageId: p.MessageID, Headers: amqp.Table{}, Body: l.Payload}
 	for name, raw := range p.Headers {
 		var encoded struct{ Base64 *string }
 		if json.Unmarshal(raw, &encoded) != nil || encoded.Base64 == nil {

@@ -175,7 +175,7 @@ func TestADeadMessageIsReplayedThroughTheLedger(t *testing.T) {
 func TestAFrameThatRabbitMQGaveUpIsReplayedOnce(t *testing.T) {
 	c := testConfig(t, 1)
 	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
-	m := aFrame(frame.NewBase(), 5)
+	m := compressed(t, "zstd", aFrame(frame.NewBase(), 5)) // it is kept as it came
 	p.send(0, m)
 	testenv.Eventually(t, 20*time.Second, "RabbitMQ has set it aside", func() bool {
 		d, ok, err := p.ch.Get(p.topology.Queue(0), false)

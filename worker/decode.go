@@ -51,13 +51,14 @@ type origin struct {
 	queue       string
 	typ         string
 	contentType string
+	encoding    string // content encoding
 	messageID   string
 	headers     amqp.Table
 }
 
 // decode makes a delivery of queue into an item. The item's segments point into the delivery's body.
 func decode(d *amqp.Delivery, queue string, now time.Time) item {
-	from := &origin{queue: queue, typ: d.Type, contentType: d.ContentType, messageID: d.MessageId, headers: d.Headers}
+	from := &origin{queue: queue, typ: d.Type, contentType: d.ContentType, encoding: d.ContentEncoding, messageID: d.MessageId, headers: d.Headers}
 	it := item{tag: d.DeliveryTag, redelivered: d.Redelivered}
 	switch {
 	case d.Type == frame.Type:
@@ -80,7 +81,11 @@ func decode(d *amqp.Delivery, queue string, now time.Time) item {
 
 // parseFrame parses a frame, whose ids must be of times that a partition's name can hold.
 func parseFrame(d *amqp.Delivery) ([]frame.Span, error) {
-	spans, err := frame.Parse(nil, d.Headers, d.Body)
+	body, err := frame.Decompress(d.ContentEncoding, d.Body)
+	if err != nil {
+		return nil, err
+	}
+	spans, err := frame.Parse(nil, d.Headers, body)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +102,7 @@ func decodeDead(d *amqp.Delivery, queue string, _ time.Time) item {
 	if first, ok := d.Headers["x-first-death-queue"].(string); ok {
 		queue = first
 	}
-	from := &origin{queue: queue, typ: d.Type, contentType: d.ContentType, messageID: d.MessageId, headers: d.Headers}
+	from := &origin{queue: queue, typ: d.Type, contentType: d.ContentType, encoding: d.ContentEncoding, messageID: d.MessageId, headers: d.Headers}
 	why, _ := d.Headers["x-first-death-reason"].(string)
 	return item{
 		tag:         d.DeliveryTag,
@@ -256,7 +261,7 @@ func (s segment) record(err error) deadLetter {
 // itself.
 func (s segment) reused(why string) deadLetter {
 	from := *s.from
-	from.typ, from.contentType = frame.Type, frame.ContentType
+	from.typ, from.contentType, from.encoding = frame.Type, frame.ContentType, ""
 	from.headers = frame.Headers([]frame.Segment{s.Segment})
 	from.messageID = ""
 	return from.message(s.Body, reasonKeyReused, why)
@@ -266,10 +271,11 @@ func (s segment) reused(why string) deadLetter {
 // {"base64": "…"}.
 func (o *origin) properties() ([]byte, error) {
 	return json.Marshal(map[string]any{
-		"type":         printable(o.typ),
-		"content_type": printable(o.contentType),
-		"message_id":   printable(o.messageID),
-		"headers":      plain(o.headers),
+		"type":             printable(o.typ),
+		"content_type":     printable(o.contentType),
+		"content_encoding": printable(o.encoding),
+		"message_id":       printable(o.messageID),
+		"headers":          plain(o.headers),
 	})
 }
 

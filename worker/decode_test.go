@@ -49,7 +49,7 @@ func TestPropertiesAreJSONThatPostgresTakes(t *testing.T) {
 	if err := json.Unmarshal(got, &back); err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]any{"type": "t\ufffd", "content_type": "", "message_id": "\ufffd", "headers": map[string]any{
+	want := map[string]any{"type": "t\ufffd", "content_type": "", "content_encoding": "", "message_id": "\ufffd", "headers": map[string]any{
 		"bytes": map[string]any{"base64": "AP8="}, "nan": "NaN", "nested": map[string]any{"x\ufffd": []any{1.0, nil, true}},
 		"time": "1970-01-01T00:00:00Z", "decimal": "{2 5}",
 	}}

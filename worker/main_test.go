@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/klauspost/compress/s2"
+	"github.com/klauspost/compress/zstd"
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/goleak"
 
@@ -180,6 +182,23 @@ func aFrame(base uuid.UUID, records int) amqp.Publishing {
 
 func frameOf(body string, segments ...frame.Segment) amqp.Publishing {
 	return amqp.Publishing{Type: frame.Type, ContentType: frame.ContentType, Headers: frame.Headers(segments), Body: []byte(body)}
+}
+
+// compressed compresses a frame as an API does, however small it is.
+func compressed(t testing.TB, how string, m amqp.Publishing) amqp.Publishing {
+	t.Helper()
+	m.ContentEncoding = how
+	switch how {
+	case "s2":
+		m.Body = s2.Encode(nil, m.Body)
+	case "zstd":
+		e, err := zstd.NewWriter(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Body = e.EncodeAll(m.Body, nil)
+	}
+	return m
 }
 
 // baseAt returns a base id of a time.

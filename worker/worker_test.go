@@ -64,6 +64,25 @@ func TestFramesAreStoredOnceAndAcknowledged(t *testing.T) {
 	}
 }
 
+func TestCompressedFramesAreStoredAsPlainOnes(t *testing.T) {
+	c := testConfig(t, 1)
+	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
+	same := aFrame(frame.NewBase(), 3)
+	p.send(0, same)
+	p.send(0, compressed(t, "s2", same)) // sent again by an API with another setting: the ledger has its records
+	p.send(0, compressed(t, "s2", aFrame(frame.NewBase(), 4)))
+	p.send(0, compressed(t, "zstd", aFrame(frame.NewBase(), 5)))
+	p.send(0, compressed(t, "brotli", aFrame(frame.NewBase(), 6)))
+	lying := aFrame(frame.NewBase(), 7)
+	lying.ContentEncoding = "s2"
+	p.send(0, lying)
+	start(t, c)
+	want(t, db, 12, allLogs)
+	distinct(t, db, 12)
+	want(t, db, 2, "SELECT count(*) FROM dead_letters WHERE reason = 'undecodable'")
+	want(t, db, 1, `SELECT count(*) FROM dead_letters WHERE error LIKE '%"brotli" is not known%' AND properties->>'content_encoding' = 'brotli'`)
+}
+
 func TestALoneRecordIsSoonThere(t *testing.T) {
 	c := testConfig(t, 1)
 	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)

@@ -1,0 +1,88 @@
+package frame
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/klauspost/compress/s2"
+	"github.com/klauspost/compress/zstd"
+)
+
+const (
+	// leastCompressed is the size from which a body is worth compressing: a record alone, or two, gain nothing.
+	leastCompressed = 1 << 10
+
+	// maxDecompressed bounds what a body may become: twice the largest frame that an API makes.
+	maxDecompressed = 32 << 20
+)
+
+// Compressor compresses the bodies of frames. It is for one goroutine at a time; nil leaves them as they are.
+type Compressor struct {
+	encoding string
+	encode   func(dst, src []byte) []byte
+	buf      []byte
+}
+
+// NewCompressor returns the compressor that a setting names: none, s2 or zstd.
+func NewCompressor(name string) (*Compressor, error) {
+	switch name {
+	case "none":
+		return nil, nil
+	case "s2":
+		return &Compressor{encoding: name, encode: func(dst, src []byte) []byte { return s2.Encode(dst[:cap(dst)], src) }}, nil
+	case "zstd":
+		// One goroutine's worth of work: lanes are what runs side by side.
+		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+		if err != nil {
+			return nil, err
+		}
+		return &Compressor{encoding: name, encode: func(dst, src []byte) []byte { return e.EncodeAll(src, dst[:0]) }}, nil
+	}
+	return nil, fmt.Errorf("no compression is named %q", name)
+}
+
+// Compress returns what to send of a body, good until the next call, and its content encoding, "" where it stays as it is.
+func (c *Compressor) Compress(body []byte) ([]byte, string) {
+	if c == nil || len(body) < leastCompressed {
+		return body, ""
+	}
+	c.buf = c.encode(c.buf, body)
+	if len(c.buf) >= len(body) {
+		return body, ""
+	}
+	return c.buf, c.encoding
+}
+
+var zstdDecoder = sync.OnceValues(func() (*zstd.Decoder, error) {
+	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxDecompressed))
+})
+
+// Decompress returns the body of a frame that came with a content encoding; a plain one as it is.
+func Decompress(encoding string, body []byte) ([]byte, error) {
+	switch encoding {
+	case "":
+		return body, nil
+	case "s2":
+		n, err := s2.DecodedLen(body)
+		if err == nil && n > maxDecompressed {
+			err = fmt.Errorf("it would be %d bytes, at most %d are taken", n, maxDecompressed)
+		}
+		if err == nil {
+			body, err = s2.Decode(nil, body)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("the body is not s2, as the content encoding says: %w", err)
+		}
+		return body, nil
+	case "zstd":
+		d, err := zstdDecoder()
+		if err != nil {
+			return nil, err
+		}
+		if body, err = d.DecodeAll(body, nil); err != nil {
+			return nil, fmt.Errorf("the body is not zstd, as the content encoding says: %w", err)
+		}
+		return body, nil
+	}
+	return nil, fmt.Errorf("the content encoding %.32q is not known", encoding)
+}
