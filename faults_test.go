@@ -522,7 +522,11 @@ func published(t testing.TB, url string) (records int64) {
 	}
 	for n := 1; n <= q.Messages; n++ {
 		m := <-messages
-		records += int64(bytes.Count(m.Body, []byte("\n")))
+		body, err := frame.Decompress(m.ContentEncoding, m.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		records += int64(bytes.Count(body, []byte("\n")))
 		if n%50 == 0 || n == q.Messages {
 			if err := m.Ack(true); err != nil {
 				t.Fatal(err)

@@ -27,7 +27,7 @@ type Config struct {
 	PublishConnections int            `env:"PUBLISH_CONNECTIONS" envDefault:"4" min:"1" max:"64" help:"Connections to publish on."`
 	PublishChannels    int            `env:"PUBLISH_CHANNELS" envDefault:"1" min:"1" max:"64" help:"Channels on each of them."`
 	FrameBytes         config.Bytes   `env:"FRAME_BYTES" envDefault:"64KiB" min:"1KiB" max:"2MiB" help:"Size at which a frame takes no more records."`
-	FrameCompression   string         `env:"FRAME_COMPRESSION" envDefault:"none" oneof:"none s2 zstd" help:"How frames are compressed on their way through RabbitMQ: s2 takes less than a third of the memory and disk, for half a microsecond of processor a record. Workers read all three."`
+	FrameCompression   string         `env:"FRAME_COMPRESSION" envDefault:"s2" oneof:"none s2 zstd" help:"How frames of 1 KiB and more are compressed on their way through RabbitMQ. Workers read all three."`
 
 	// Log is where the service logs to; nil is standard error, as the settings say.
 	Log *slog.Logger

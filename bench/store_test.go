@@ -66,15 +66,21 @@ func (q *queues) fill(b testing.TB, rows int, body []byte, each int) int {
 	}
 	const window = 64
 	confirms := ch.NotifyPublish(make(chan amqp.Confirmation, window))
+	compress, err := frame.NewCompressor("s2")
+	if err != nil {
+		b.Fatal(err)
+	}
+	body, encoding := compress.Compress(body)
 	sent, confirmed := 0, 0
 	for confirmed*each < rows {
 		for sent*each < rows && sent-confirmed < window {
 			err := ch.Publish(q.topology.Exchange(), q.topology.Queue(sent%q.topology.Shards()), true, false, amqp.Publishing{
-				Headers:      frame.Headers([]frame.Segment{{Base: frame.NewBase(), Records: each}}),
-				ContentType:  frame.ContentType,
-				DeliveryMode: amqp.Persistent,
-				Type:         frame.Type,
-				Body:         body,
+				Headers:         frame.Headers([]frame.Segment{{Base: frame.NewBase(), Records: each}}),
+				ContentType:     frame.ContentType,
+				ContentEncoding: encoding,
+				DeliveryMode:    amqp.Persistent,
+				Type:            frame.Type,
+				Body:            body,
 			})
 			if err != nil {
 				b.Fatal(err)
