@@ -52,12 +52,10 @@ func (s *server) handler(ready *service.Ready) http.Handler {
 		w.Header().Set("Allow", "GET, HEAD")
 		s.fail(w, r, &failure{http.StatusMethodNotAllowed, fmt.Sprintf("%.16q is not allowed here; allowed is GET", r.Method)})
 	}
-	endpoints := []string{"GET /health", "GET /metrics", "GET /ready"}
 	mux.HandleFunc("/health", notAllowed)
 	mux.HandleFunc("/metrics", notAllowed)
 	mux.HandleFunc("/ready", notAllowed)
 	add := func(route string, h func(http.ResponseWriter, *http.Request) error) {
-		endpoints = append(endpoints, "GET "+route)
 		mux.HandleFunc(route, func(w http.ResponseWriter, r *http.Request) {
 			if r.Method != http.MethodGet && r.Method != http.MethodHead {
 				notAllowed(w, r)
@@ -69,10 +67,8 @@ func (s *server) handler(ready *service.Ready) http.Handler {
 	add("/logs", s.logs)
 	add("/logs/count", s.count)
 	add("/logs/{id}", s.one)
-	add("/{$}", func(w http.ResponseWriter, _ *http.Request) error {
-		service.WriteJSON(w, http.StatusOK, map[string]any{"service": "millrace query", "endpoints": endpoints[:len(endpoints)-1]})
-		return nil
-	})
+	add("/{$}", thePage().index)
+	add(assetsPath+"{version}/{name}", thePage().asset)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, &failure{http.StatusNotFound, fmt.Sprintf("no such path: %.64q", r.URL.Path)})
 	})
@@ -135,6 +131,9 @@ func route(r *http.Request) string {
 func (s *server) admit(w http.ResponseWriter, r *http.Request) error {
 	switch r.URL.Path {
 	case "/health", "/ready", "/metrics":
+		return nil
+	}
+	if isPage(r.URL.Path) {
 		return nil
 	}
 	_, verdict := s.keys.Check([]byte(r.Header.Get("Authorization")), []byte(r.Header.Get("X-API-Key")), keys.Read)

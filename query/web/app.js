@@ -144,7 +144,7 @@ async function loadChart(signal) {
     if (signal.aborted) return;
     $('total').textContent = '–';
     $('bucket').textContent = '';
-    histogram.fail(error.status === 401 ? '' : error.message);
+    histogram.fail(error.status >= 400 && error.status < 500 ? '' : error.message); // the rows' place tells it
     if (error.status === 401) failed(error);
   } finally {
     if (!signal.aborted) $('overview').classList.remove('loading');
@@ -244,7 +244,7 @@ function failed(error) {
   $('more').hidden = $('end-note').hidden = true;
   $('notice').hidden = false;
   $('notice').replaceChildren(...(error.status === 400
-    ? [h('h2', {}, 'This search can’t be read'), h('p', {}, error.message)]
+    ? [h('h2', {}, 'This search can’t be read'), $('q-error').hidden && h('p', {}, error.message)].filter(Boolean)
     : [h('h2', {}, error.status === 504 ? 'That took too long' : 'That did not work'), h('p', {}, error.message),
       button('Try again', refresh)]));
 }

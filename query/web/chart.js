@@ -25,6 +25,13 @@ function colours(groups) {
   return groups;
 }
 
+// levels returns the round numbers that the grid marks.
+function levels(most) {
+  const size = 10 ** Math.floor(Math.log10(most / 2.5));
+  const step = Math.max(1, [1, 2, 2.5, 5, 10].find((n) => n * size >= most / 2.5) * size);
+  return Array.from({ length: Math.floor(most / step) }, (_, i) => (i + 1) * step);
+}
+
 // chart draws into the figure. onzoom(from, to) is told of a drag, onpick(group, exclude) of a click on the legend.
 export function chart({ onzoom, onpick }) {
   const figure = $('chart');
@@ -67,9 +74,9 @@ export function chart({ onzoom, onpick }) {
     drawing.shade = s('rect', { class: 'shade', y: margin.top - 4, height: floor - margin.top + 4, width: 0 });
     drawing.hover = s('rect', { class: 'hover', y: margin.top - 4, height: floor - margin.top + 4, width: 0 });
     const graph = s('svg', { width, height, viewBox: `0 0 ${width} ${height}`, 'aria-hidden': 'true' },
-      [most, most / 2].filter((n) => n >= 1).map((n) => s('g', {},
+      levels(most).map((n) => s('g', {},
         s('line', { class: 'grid', x1: margin.left, x2: width - margin.right, y1: floor - y(n), y2: floor - y(n) }),
-        s('text', { class: 'tick', x: margin.left - 7, y: floor - y(n) + 4, 'text-anchor': 'end' }, short.format(Math.round(n))))),
+        s('text', { class: 'tick', x: margin.left - 7, y: floor - y(n) + 4, 'text-anchor': 'end' }, short.format(n)))),
       drawing.hover, bars, drawing.shade,
       s('line', { class: 'axis', x1: margin.left, x2: width - margin.right, y1: floor + 0.5, y2: floor + 0.5 }),
       marks.map(([ms, label]) => s('text', {
