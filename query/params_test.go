@@ -68,11 +68,13 @@ var badParameters = []struct {
 	{"cursor=%00", []string{"cursor: "}},
 	{"q=a%ZZ", []string{"the URL's query can't be read"}},
 	{"q=a;b", []string{"the URL's query can't be read"}},
-	{"q=a:b)", []string{"q: unexpected ')' at 4"}},
+	{"q=a:b)", []string{"q: unexpected ) at 4"}},
 	{"q=a:b%00", []string{`q: unexpected '\x00' at 4`}},
 	{"q=a:%ff", []string{"q: not UTF-8 at 3"}},
-	{"q='%20OR%201=1--", []string{"q: "}},
-	{"q=" + strings.Repeat("a", 5000), []string{"q: got 5000 bytes"}},
+	{"q=a:[1", []string{"q: TO is missing at 5"}},
+	{"q=" + strings.Repeat("a", 100_000), []string{"q: got 100000 bytes"}},
+	{"q=" + strings.Repeat("(", 10_000), []string{"q: got 10000 bytes"}},
+	{"q=" + strings.Repeat("(", 2000), []string{"q: nested deeper than 64 at 65"}},
 	{"from=" + strings.Repeat("9", 5000), []string{"from: got "}},
 }
 
