@@ -14,6 +14,7 @@ import (
 	cdplog "github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 )
 
 // browserWait is the longest wait for something to come true in the browser: far more than it takes, so that only
@@ -161,16 +162,33 @@ func (p *tab) click(selector string) {
 	p.do(chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
 }
 
+// press types into what has the focus.
 func (p *tab) press(keys string) {
 	p.t.Helper()
 	p.do(chromedp.KeyEvent(keys))
+}
+
+// key presses one key as a command: no character comes of it, as none does of a key whose press the page takes.
+func (p *tab) key(name string) {
+	p.t.Helper()
+	for _, r := range name {
+		for _, event := range kb.Encode(r) {
+			if event.Type == kb.KeyChar {
+				continue
+			}
+			event.Text, event.UnmodifiedText = "", ""
+			if _, err := chromedp.Call(p.ctx, input.DispatchKeyEvent, *event); err != nil {
+				p.t.Fatal(err)
+			}
+		}
+	}
 }
 
 // search types a query in place of the one that is there.
 func (p *tab) search(query string) {
 	p.t.Helper()
 	p.do(chromedp.Evaluate[chromedp.Void]("document.activeElement.blur()"))
-	p.press("/")
+	p.key("/")
 	p.is("document.activeElement.id", "q")
 	if _, err := chromedp.Call(p.ctx, input.InsertText, input.InsertTextParams{Text: query}); err != nil {
 		p.t.Fatal(err)
@@ -200,4 +218,6 @@ const (
 	errorBar = `[...document.querySelectorAll("#q-error:not([hidden])")].map((e) => e.textContent).join()`
 )
 
-func parameter(name string) string { return fmt.Sprintf("new URLSearchParams(location.search).get(%q)", name) }
+func parameter(name string) string {
+	return fmt.Sprintf("new URLSearchParams(location.search).get(%q)", name)
+}

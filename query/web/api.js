@@ -2,7 +2,6 @@
 import { parse } from './json.js';
 
 const keyName = 'millrace.key';
-const none = '\u0000none'; // no record can hold this: the group of those without the field
 
 // Failure is an answer that is not 2xx, or none (status 0).
 export class Failure extends Error {
@@ -51,7 +50,12 @@ const json = async (...args) => parse(await (await request(...args)).text());
 
 export const logs = (search, options) => json('logs', search, options);
 export const one = (id, options) => json(`logs/${encodeURIComponent(id)}`, {}, options);
-export const fields = (search, options) => json('logs/fields', search, options);
+export async function fields(search, options) {
+  const answer = await json('logs/fields', search, options);
+  answer.fields = answer.fields.filter((field) => field.types?.some((type) => type !== 'object') ?? true); // their members are there
+  return answer;
+}
+
 export const values = async (path, search, options) =>
   (await json(`logs/fields/${encodeURIComponent(path)}/values`, search, options)).values;
 
@@ -61,20 +65,16 @@ export async function histogram(search, options) {
   const buckets = answer.buckets.map((bucket) => ({ start: Date.parse(bucket.start), count: bucket.count, groups: bucket.groups ?? {} }));
   const step = milliseconds(answer.interval);
   const totals = new Map();
-  let total = 0;
-  for (const bucket of buckets) {
-    total += bucket.count;
-    let rest = bucket.count;
-    for (const [name, n] of Object.entries(bucket.groups)) {
-      totals.set(name, (totals.get(name) ?? 0) + n);
-      rest -= n;
-    }
-    if (rest > 0) bucket.groups[none] = rest;
-    if (rest > 0) totals.set(none, (totals.get(none) ?? 0) + rest);
+  for (const { groups } of buckets) {
+    for (const [name, n] of Object.entries(groups)) totals.set(name, (totals.get(name) ?? 0) + n);
   }
-  const groups = [...totals].map(([name, n]) => ({
-    name, value: name, total: n, missing: name === none, other: name === 'other', label: name === none ? 'none' : name,
-  }));
+  const groups = [...totals].map(([name, n]) => ({ name, total: n, missing: name === '(none)', other: name === 'other' }));
+  const total = buckets.reduce((sum, bucket) => sum + bucket.count, 0);
+  // Without a field all of them are one group.
+  if (!search.by && total) {
+    groups.push({ name: 'all', total, other: true });
+    for (const bucket of buckets) bucket.groups = { all: bucket.count };
+  }
   return { from: buckets[0]?.start, to: buckets.length ? buckets.at(-1).start + step : undefined, step, total, buckets, groups };
 }
 
@@ -93,6 +93,7 @@ export async function* tail(search, lastId, options) {
       const [, name, value] = /^([^:]*):? ?(.*)$/s.exec(line);
       if (line === '') {
         if (event.data.length) yield { ...event, data: event.data.join('\n') };
+        else if (event.id) yield { type: 'position', id: event.id };
         event = { type: 'message', data: [] };
       } else if (name === 'data') event.data.push(value);
       else if (name === 'event') event.type = value;

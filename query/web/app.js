@@ -15,7 +15,6 @@ import { duration, iso, isRelative, resolve, zone } from './time.js';
 
 const pageSize = 100;
 const byItself = 2000; // rows that scrolling loads; more take a click
-const bucketsWanted = 90;
 const chartEvery = 10_000; // ms between two looks at the histogram while live
 const nothing = '-'; // the histogram by no field
 
@@ -30,7 +29,7 @@ const rows = list({ onfilter: filter, onaround: around, onopen: opened, linkTo: 
 const histogram = chart({
   onzoom: (from, to) => go({ from: iso(Math.floor(from)), to: iso(Math.ceil(to)), live: '' }),
   onpick: (group, exclude) => filter(group.missing ? `${exclude ? '' : '-'}${by()}:*`
-    : `${exclude ? '-' : ''}${by()}:${language.literal(group.value)}`),
+    : `${exclude ? '-' : ''}${by()}:${language.either(group.name)}`),
 });
 const range = rangePicker({ onchange: (from, to) => go({ from, to, live: to === 'now' ? state.live : '' }) });
 const fields = fieldsPanel({ onfilter: filter, onload: fieldsLoaded });
@@ -134,7 +133,7 @@ async function loadChart(signal) {
   select.dataset.shown = field;
   $('overview').classList.add('loading');
   try {
-    const answer = await api.histogram({ ...times(), q: state.q, by: field === nothing ? '' : field, buckets: bucketsWanted }, { signal });
+    const answer = await api.histogram({ ...times(), q: state.q, by: field === nothing ? '' : field }, { signal });
     if (signal.aborted || by() !== field) return;
     histogram.show(answer, field === nothing ? '' : field, answer.groups);
     $('total').textContent = count(answer.total);
@@ -286,14 +285,14 @@ function pause(on) {
 }
 
 function showLive() {
-  const { connected, paused, missed, waiting, rate } = tail.figures;
+  const { connected, paused, missed, gap, waiting, rate } = tail.figures;
   const on = tail.running();
   $('live-bar').hidden = !on;
   document.body.classList.toggle('live', on && connected && !paused);
   if (!on) return;
   $('live-state').textContent = [
     !connected ? 'Connecting…' : paused ? `Paused, ${count(waiting)} new` : rate ? `${count(Math.round(rate * 10) / 10)} a second` : 'Listening',
-    missed && `${count(missed)} missed`,
+    missed ? `${count(missed)} missed` : gap && 'some missed',
   ].filter(Boolean).join(' · ');
   $('pause').textContent = paused ? 'Go on' : 'Pause';
 }

@@ -5,6 +5,7 @@ import { known, order } from './levels.js';
 
 const height = 116;
 const margin = { top: 10, right: 4, bottom: 20, left: 44 };
+const longest = 100; // characters: the service cuts a group's name there
 const palette = 8; // colours in style.css
 
 export const count = (n) => n.toLocaleString('en-US');
@@ -80,7 +81,7 @@ export function chart({ onzoom, onpick }) {
       drawing.hover, bars, drawing.shade,
       s('line', { class: 'axis', x1: margin.left, x2: width - margin.right, y1: floor + 0.5, y2: floor + 0.5 }),
       marks.map(([ms, label]) => s('text', {
-        class: 'tick', x: Math.min(x(ms), width - 18), y: height - 4, 'text-anchor': 'middle',
+        class: 'tick', x: Math.min(x(ms), width), y: height - 4, 'text-anchor': x(ms) > width - 30 ? 'end' : 'middle',
       }, label)));
     figure.querySelector('svg')?.remove();
     figure.prepend(graph);
@@ -99,7 +100,7 @@ export function chart({ onzoom, onpick }) {
     tip.replaceChildren(
       h('strong', {}, span(bucket.start, bucket.start + data.step)),
       h('dl', {}, data.groups.filter((group) => bucket.groups[group.name]).map((group) => [
-        h('dt', {}, h('i', { class: `dot fill-${group.class}` }), group.label), h('dd', {}, count(bucket.groups[group.name])),
+        h('dt', {}, h('i', { class: `dot fill-${group.class}` }), group.name), h('dd', {}, count(bucket.groups[group.name])),
       ]), data.groups.length > 1 || !bucket.count ? [h('dt', {}, 'all'), h('dd', {}, count(bucket.count))] : null));
     const beside = right + 10 + tip.offsetWidth > drawing.width ? left - tip.offsetWidth - 10 : right + 10;
     tip.style.left = `${Math.max(0, beside)}px`;
@@ -152,8 +153,8 @@ export function chart({ onzoom, onpick }) {
 
   function list(field) {
     legend.replaceChildren(...data.groups.map((group) => {
-      const text = [h('i', { class: `dot fill-${group.class}` }), h('span', {}, group.label), h('small', {}, short.format(group.total))];
-      return h('li', {}, field && !group.other
+      const text = [h('i', { class: `dot fill-${group.class}` }), h('span', {}, group.name), h('small', {}, short.format(group.total))];
+      return h('li', {}, field && !group.other && group.name.length < longest
         ? h('button', {
           type: 'button', title: `${count(group.total)} · click: only these · Shift-click: without these`,
           onclick: (event) => onpick(group, event.shiftKey),
@@ -162,7 +163,7 @@ export function chart({ onzoom, onpick }) {
   }
 
   return {
-    // show takes the service's answer; groups are [{name, label, other, missing}] as the caller understands them.
+    // show takes the service's answer; groups are its {name, total, other, missing}.
     show(histogram, field, groups) {
       data = histogram;
       for (const group of groups) group.level = group.other || group.missing ? '' : known(group.name);

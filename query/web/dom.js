@@ -33,7 +33,7 @@ export function place(popover, anchor) {
   const at = anchor.getBoundingClientRect();
   const gap = 6;
   popover.style.top = `${Math.max(gap, Math.min(at.bottom + gap, innerHeight - popover.offsetHeight - gap))}px`;
-  popover.style.left = `${Math.max(gap, Math.min(at.left, innerWidth - popover.offsetWidth - gap))}px`;
+  popover.style.left = `${Math.max(gap, Math.min(at.left, document.documentElement.clientWidth - popover.offsetWidth - gap))}px`;
 }
 
 let toastTimer;

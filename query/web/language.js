@@ -50,6 +50,9 @@ export const path = (names) => names.map(name).join('.');
 export const literal = (value) => (typeof value !== 'string' ? String(value)
   : plainWord.test(value) && !readsAsOther.test(value) ? value : quote(value));
 
+// either writes a text that may have been a number, true, false or null: it then stands for both.
+export const either = (text) => (/^(?:AND|OR|NOT|TO)$/.test(text) || !readsAsOther.test(text) ? literal(text) : text);
+
 export const condition = (names, value) => `${path(names)}:${literal(value)}`;
 
 // units are the stretches of a query between white space and parentheses at its top: level:error, -(a OR b), OR.

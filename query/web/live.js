@@ -13,7 +13,7 @@ export function follower({ onlogs, onchange, onfail }) {
   let timer = null;
   let lastId = '';
   let arrivals = []; // times of the last seconds
-  const figures = { connected: false, paused: false, missed: 0, waiting: 0, rate: 0 };
+  const figures = { connected: false, paused: false, missed: 0, gap: false, waiting: 0, rate: 0 };
 
   function take(log) {
     waiting.push(log);
@@ -45,7 +45,9 @@ export function follower({ onlogs, onchange, onfail }) {
             arrivals.push(Date.now());
             take(parse(event.data));
           } else if (event.type === 'missed') {
-            figures.missed += missedIn(event.data);
+            const { missed } = parse(event.data);
+            if (missed === null) figures.gap = true; // how many, nobody knows
+            else figures.missed += missed;
             onchange();
           }
         }
@@ -72,7 +74,7 @@ export function follower({ onlogs, onchange, onfail }) {
     start(q) {
       this.stop();
       abort = new AbortController();
-      Object.assign(figures, { connected: false, paused: false, missed: 0, waiting: 0, rate: 0 });
+      Object.assign(figures, { connected: false, paused: false, missed: 0, gap: false, waiting: 0, rate: 0 });
       ticking = setInterval(clock, 1000);
       follow(q, abort.signal);
     },
@@ -92,10 +94,4 @@ export function follower({ onlogs, onchange, onfail }) {
       flush();
     },
   };
-}
-
-// missedIn reads how many a missed event tells of: a number, or an object that holds one.
-function missedIn(data) {
-  const told = parse(data);
-  return typeof told === 'number' ? told : Object.values(told).find((value) => typeof value === 'number') ?? 0;
 }
