@@ -402,7 +402,7 @@ func TestAQueryEndsWhenItsClientGoes(t *testing.T) {
 	})
 }
 
-func TestTooManyRequestsAre503AtOnce(t *testing.T) {
+func TestTooManyRequestsAre429AtOnce(t *testing.T) {
 	f := newFixture(t, map[string]string{"QUERY_CONNECTIONS": "1"})
 	look := testenv.Connect(t, f.url)
 	unlock := f.lock()
@@ -415,11 +415,11 @@ func TestTooManyRequestsAre503AtOnce(t *testing.T) {
 		})
 	}
 	testenv.Eventually(t, 5*time.Second, "the query waits", func() bool { return f.waiting(look) == 1 })
-	testenv.Eventually(t, 3*time.Second, "503", func() bool {
+	testenv.Eventually(t, 3*time.Second, "429", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond) // until all places are taken it waits like the others
 		defer cancel()
 		r, err := f.do(ctx, "GET", "/logs/count")
-		return err == nil && r.status == 503 && r.header.Get("Retry-After") != "" && strings.Contains(r.body, "8 requests are under way")
+		return err == nil && r.status == 429 && r.header.Get("Retry-After") != "" && strings.Contains(r.body, "8 requests are under way")
 	})
 	unlock()
 	asking.Wait()

@@ -29,7 +29,7 @@ func TestTheWindowHasDefaults(t *testing.T) {
 		{"from=1772622000&to=1772622000", -hour, -hour, true},
 	}
 	for _, tt := range tests {
-		s, err := parseSearch(tt.query, false, noon)
+		s, err := parseSearch(tt.query, windowTakes, noon)
 		if err != nil {
 			t.Errorf("%s: %v", tt.query, err)
 			continue
@@ -80,7 +80,7 @@ var badParameters = []struct {
 
 func TestBadParametersAreRefusedByName(t *testing.T) {
 	for _, tt := range badParameters {
-		_, err := parseSearch(tt.query, true, noon)
+		_, err := parseSearch(tt.query, pageTakes, noon)
 		var f *failure
 		if !errors.As(err, &f) || f.status != 400 {
 			t.Errorf("%.80s: got %v, want a 400", tt.query, err)
@@ -93,7 +93,7 @@ func TestBadParametersAreRefusedByName(t *testing.T) {
 		}
 	}
 	for _, query := range []string{"limit=5", "order=asc", "cursor=x", "interval=1m"} {
-		if _, err := parseSearch(query, false, noon); err == nil {
+		if _, err := parseSearch(query, windowTakes, noon); err == nil {
 			t.Errorf("count takes %s", query)
 		}
 	}
