@@ -97,7 +97,11 @@ function refresh() {
   $('rows').classList.toggle('dated', new Date(from).toDateString() !== new Date(to).toDateString());
   if (state.live) {
     tail.start(state.q);
-    chartTimer = setInterval(() => tail.figures.paused || document.hidden || loadChart(signal), chartEvery);
+    chartTimer = setInterval(() => {
+      if (tail.figures.paused || document.hidden) return;
+      loadChart(signal);
+      if (!fields.names().length) reloadFields();
+    }, chartEvery);
   }
   showLive();
   loadFields();
@@ -112,6 +116,11 @@ function loadFields() {
     fieldsOf = '';
     if (error.status === 401) failed(error);
   });
+}
+
+function reloadFields() {
+  fieldsOf = '';
+  loadFields();
 }
 
 function fieldsLoaded() {
@@ -185,7 +194,9 @@ async function load(signal, cursor) {
     }, { signal });
     return signal.aborted ? undefined : page;
   } catch (error) {
-    if (!signal.aborted) failed(error);
+    if (signal.aborted) return;
+    if (cursor && error.status !== 401) toast(error.message); // what is there stays, and the button to try again
+    else failed(error);
   } finally {
     if (!signal.aborted) {
       loading = false;
@@ -306,7 +317,7 @@ addEventListener('scroll', () => {
 // The other controls.
 
 const reload = () => {
-  fieldsOf = '';
+  reloadFields();
   refresh();
 };
 const turn = () => state.live || go({ order: state.order === 'asc' ? 'desc' : 'asc' });
