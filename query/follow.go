@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/frame"
 )
 
 const (
@@ -200,7 +202,7 @@ func (s *server) catchUp(ctx context.Context, q *search, from *place, send func(
 	var out []byte
 	given := 0
 	err = s.store.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL enable_seqscan = off"); err != nil {
+		if _, err := tx.Exec(ctx, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"); err != nil {
 			return err
 		}
 		now := new(snapshot)
@@ -216,39 +218,100 @@ func (s *server) catchUp(ctx context.Context, q *search, from *place, send func(
 		if len(from.before.pending) > 0 {
 			reach = resumeReach
 		}
+		low := from.at.Add(-reach)
+		oldest := strconv.FormatInt(from.before.xmin&0xffffffff, 10)
 		st := new(statement)
 		fmt.Fprintf(&st.sql, "SELECT id, xmin::text::bigint, data::text FROM logs WHERE inserted_at >= %s AND age(xmin) <= (SELECT age(%s::text::xid)) AND ",
-			st.arg(from.at.Add(-reach)), st.arg(strconv.FormatInt(from.before.xmin&0xffffffff, 10)))
+			st.arg(low), st.arg(oldest))
 		st.operand(q.filter)
 		st.sql.WriteString(" ORDER BY id")
+		prefix := "1." + strconv.FormatInt(from.at.UnixMilli(), 36) + "." + from.before.position() + "." + now.position() + "."
+		// The ledger tells which segments were missed: its rows carry the transaction itself, records perhaps a
+		// subtransaction, which the positions don't know.
+		var old, young []segment // before low, which are looked up one by one, and after it
+		look := func(into *[]segment, start, end time.Time) error {
+			found, err := newSegments(ctx, tx, oldest, []string{}, start, end)
+			for _, s := range found {
+				if from.missed(frame.ID(s.first, s.records-1), now.full(s.xid)) {
+					*into = append(*into, s)
+				}
+			}
+			return err
+		}
+		if err := look(&young, low, now.at.Add(clockAhead)); err != nil {
+			return err
+		}
+		hours, err := newHours(ctx, tx, oldest, []string{}, now.at)
+		if err != nil {
+			return err
+		}
+		for _, hour := range hours {
+			end := hour.Add(time.Hour)
+			if end.After(low) {
+				end = low
+			}
+			if err := look(&old, hour, end); err != nil {
+				return err
+			}
+		}
+		segmentOf := func(all []segment, id uuid.UUID) (segment, bool) { // all is sorted, as hours are
+			i, found := slices.BinarySearchFunc(all, id, func(s segment, id uuid.UUID) int { return bytes.Compare(s.first[:], id[:]) })
+			if !found {
+				i--
+			}
+			if i < 0 {
+				return segment{}, false
+			}
+			last := frame.ID(all[i].first, all[i].records-1)
+			return all[i], bytes.Compare(id[:], last[:]) <= 0
+		}
+		var rec record
+		match := compile(q.filter)
+		give := func(all []segment) func(pgx.Rows) error {
+			return func(rows pgx.Rows) error {
+				defer rows.Close()
+				for rows.Next() {
+					raw := rows.RawValues()
+					id := uuid.UUID(raw[0])
+					var xid int64
+					if err := rows.Scan(nil, &xid, nil); err != nil {
+						return err
+					}
+					x := now.full(uint32(xid))
+					if s, found := segmentOf(all, id); found {
+						x = now.full(s.xid)
+					}
+					if !from.missed(id, x) {
+						continue
+					}
+					if err := rec.read(raw[2]); err != nil {
+						return err
+					}
+					if !match(&rec) {
+						continue
+					}
+					if given++; given > resumeRows {
+						continue
+					}
+					caught[id] = true
+					if out = append(out, appendEvent(prefix, id, raw[2])...); len(out) >= followChunk {
+						if err := send(out); err != nil {
+							return err
+						}
+						out = out[:0]
+					}
+				}
+				return rows.Err()
+			}
+		}
+		if err := eachRecord(ctx, tx, old, give(old)); err != nil {
+			return err
+		}
 		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
 		if err != nil {
 			return err
 		}
-		defer rows.Close()
-		prefix := "1." + strconv.FormatInt(from.at.UnixMilli(), 36) + "." + from.before.position() + "." + now.position() + "."
-		for rows.Next() {
-			raw := rows.RawValues()
-			id := uuid.UUID(raw[0])
-			var xid int64
-			if err := rows.Scan(nil, &xid, nil); err != nil {
-				return err
-			}
-			if !from.missed(id, now.full(uint32(xid))) {
-				continue
-			}
-			if given++; given > resumeRows {
-				continue
-			}
-			caught[id] = true
-			if out = append(out, appendEvent(prefix, id, raw[2])...); len(out) >= followChunk {
-				if err := send(out); err != nil {
-					return err
-				}
-				out = out[:0]
-			}
-		}
-		return rows.Err()
+		return give(young)(rows)
 	})
 	if err != nil {
 		return nil, 0, err

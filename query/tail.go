@@ -1,6 +1,7 @@
 package query
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -453,42 +454,17 @@ func (r *reader) read(ctx context.Context) (_ *snapshot, err error) {
 		return rows.Err()
 	}
 
-	began := time.Now()
 	edge := now.at.Add(-r.sweep)
-	rows, err := r.conn.Query(ctx, sweepSQL, oldest, seen, edge)
-	if err == nil {
-		err = give(rows)
-	}
-	if err != nil {
-		return nil, err
-	}
-	took := time.Since(began)
-
-	type segment struct {
-		first   [16]byte
-		records int
-	}
 	var segments []segment
 	look := func(from, to time.Time) error {
 		if to.After(edge) {
 			to = edge
 		}
-		if !from.Before(to) {
-			return nil
+		found, err := newSegments(ctx, r.conn, oldest, seen, from, to)
+		for _, s := range found {
+			fresh[now.full(s.xid)] = true
 		}
-		rows, err := r.conn.Query(ctx, ledgerSQL, oldest, seen, firstID(from), firstID(to))
-		if err != nil {
-			return err
-		}
-		var (
-			s   segment
-			xid int64
-		)
-		_, err = pgx.ForEachRow(rows, []any{&s.first, &s.records, &xid}, func() error {
-			fresh[now.full(uint32(xid))] = true
-			segments = append(segments, s)
-			return nil
-		})
+		segments = append(segments, found...)
 		return err
 	}
 	// No transaction that ran at the last poll had begun at this moment.
@@ -499,15 +475,10 @@ func (r *reader) read(ctx context.Context) (_ *snapshot, err error) {
 	if err := look(back, now.at); err != nil {
 		return nil, err
 	}
-	rows, err = r.conn.Query(ctx, lateSQL, oldest, seen, now.at.Add(-lateReach))
+	hours, err := newHours(ctx, r.conn, oldest, seen, now.at)
 	if err != nil {
 		return nil, err
 	}
-	hours, err := pgx.CollectRows(rows, pgx.RowTo[time.Time])
-	if err != nil {
-		return nil, err
-	}
-	slices.SortFunc(hours, time.Time.Compare)
 	for _, hour := range hours {
 		end := hour.Add(time.Hour)
 		if end.After(back) {
@@ -534,27 +505,25 @@ func (r *reader) read(ctx context.Context) (_ *snapshot, err error) {
 		}
 		for id := range r.dead {
 			if !dead[id] && frame.Time(id).Before(edge) {
-				segments = append(segments, segment{id, 1})
+				segments = append(segments, segment{first: id, records: 1})
 			}
 		}
 		r.dead, r.looked = dead, time.Now()
 	}
-	for chunk := range slices.Chunk(segments, segmentsAtOnce) {
-		var firsts, lasts [][16]byte
-		var times []time.Time
-		for _, s := range chunk {
-			firsts = append(firsts, s.first)
-			lasts = append(lasts, frame.ID(s.first, s.records-1))
-			times = append(times, frame.Time(s.first))
-		}
-		rows, err := r.conn.Query(ctx, recordsSQL, firsts, lasts, times, slices.MinFunc(times, time.Time.Compare), slices.MaxFunc(times, time.Time.Compare))
-		if err == nil {
-			err = give(rows)
-		}
-		if err != nil {
-			return nil, err
-		}
+	// By id over the whole poll: that is how far a follower that comes back has had it.
+	slices.SortFunc(segments, func(a, b segment) int { return bytes.Compare(a.first[:], b.first[:]) })
+	if err := eachRecord(ctx, r.conn, segments, give); err != nil {
+		return nil, err
 	}
+	began := time.Now()
+	rows, err := r.conn.Query(ctx, sweepSQL, oldest, seen, edge)
+	if err == nil {
+		err = give(rows)
+	}
+	if err != nil {
+		return nil, err
+	}
+	took := time.Since(began)
 
 	for x := range fresh {
 		r.seen[x] = true
@@ -572,4 +541,68 @@ func (r *reader) read(ctx context.Context) (_ *snapshot, err error) {
 		r.sweep = max(r.sweep/2, sweepMin)
 	}
 	return now, nil
+}
+
+// segment is a row of the ledger that is new, or a record in the place of one.
+type segment struct {
+	first   uuid.UUID
+	records int
+	xid     uint32
+}
+
+// querier is a connection or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// newSegments returns the segments of a time that no transaction before oldest entered, and none of those seen.
+func newSegments(ctx context.Context, db querier, oldest string, seen []string, from, to time.Time) ([]segment, error) {
+	if !from.Before(to) {
+		return nil, nil
+	}
+	rows, err := db.Query(ctx, ledgerSQL, oldest, seen, firstID(from), firstID(to))
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (s segment, err error) {
+		var (
+			id  [16]byte
+			xid int64
+		)
+		err = row.Scan(&id, &s.records, &xid)
+		s.first, s.xid = id, uint32(xid)
+		return s, err
+	})
+}
+
+// newHours returns the hours in which such transactions changed something late.
+func newHours(ctx context.Context, db querier, oldest string, seen []string, now time.Time) ([]time.Time, error) {
+	rows, err := db.Query(ctx, lateSQL, oldest, seen, now.Add(-lateReach))
+	if err != nil {
+		return nil, err
+	}
+	hours, err := pgx.CollectRows(rows, pgx.RowTo[time.Time])
+	slices.SortFunc(hours, time.Time.Compare)
+	return hours, err
+}
+
+// eachRecord calls give with the records of segments: id, xmin, data.
+func eachRecord(ctx context.Context, db querier, segments []segment, give func(pgx.Rows) error) error {
+	for chunk := range slices.Chunk(segments, segmentsAtOnce) {
+		var firsts, lasts [][16]byte
+		var times []time.Time
+		for _, s := range chunk {
+			firsts = append(firsts, s.first)
+			lasts = append(lasts, frame.ID(s.first, s.records-1))
+			times = append(times, frame.Time(s.first))
+		}
+		rows, err := db.Query(ctx, recordsSQL, firsts, lasts, times, slices.MinFunc(times, time.Time.Compare), slices.MaxFunc(times, time.Time.Compare))
+		if err == nil {
+			err = give(rows)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
