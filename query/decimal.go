@@ -47,6 +47,8 @@ func (d decimal) String() string {
 	case d.exponent == n:
 	case 0 < d.exponent && d.exponent < n:
 		s = s[:d.exponent] + "." + s[d.exponent:]
+	case -6 < d.exponent && d.exponent <= 0:
+		s = "0." + strings.Repeat("0", -d.exponent) + s
 	case n < d.exponent && d.exponent <= 15:
 		s += strings.Repeat("0", d.exponent-n)
 	default:

@@ -133,9 +133,9 @@ func (s *store) values(ctx context.Context, q *search, path []string) ([]byte, e
 	st.sql.WriteString("WITH sample AS MATERIALIZED (SELECT data FROM logs")
 	st.where(q)
 	st.sql.WriteString(" ORDER BY inserted_at DESC LIMIT " + st.arg(sampleValues) + `)
-		SELECT (SELECT count(*) FROM sample), CASE jsonb_typeof(v) WHEN 'string' THEN to_jsonb(left(v #>> '{}', ` + st.arg(groupName) + `)) ELSE v END::text AS value, count(*)
+		SELECT (SELECT count(*) FROM sample), (CASE jsonb_typeof(v) WHEN 'string' THEN to_jsonb(left(v #>> '{}', ` + st.arg(groupName) + `)) ELSE v END)::text COLLATE "C" AS value, count(*)
 		FROM sample, jsonb_path_query(data, ` + st.arg(jsonPath(path)+"[*]") + `) AS v
-		WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean') GROUP BY 2 ORDER BY 3 DESC, 2 COLLATE "C" LIMIT ` + st.arg(maxValues))
+		WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean') GROUP BY 2 ORDER BY 3 DESC, 2 LIMIT ` + st.arg(maxValues))
 	var out []byte
 	sampled := int64(0)
 	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {

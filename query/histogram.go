@@ -123,12 +123,12 @@ func histogramStatement(q *search) *statement {
 	}
 	// The group of those without the field comes first, so that it is never among the other.
 	most := s.arg(bucketGroups + 1)
-	fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, rank > %s, CASE WHEN rank <= %[1]s THEN name END, sum(n)::bigint "+
+	fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, rank > %s, (CASE WHEN rank <= %[1]s THEN name END) COLLATE \"C\", sum(n)::bigint "+
 		"FROM (SELECT start, name, n, row_number() OVER (PARTITION BY start ORDER BY name IS NOT NULL, n DESC, name COLLATE \"C\") AS rank "+
 		"FROM (SELECT start, name, count(*) AS n FROM (SELECT %s, left(data #>> %s, %s) AS name FROM logs",
 		most, start, s.arg(q.by), s.arg(groupName))
 	s.where(q)
-	s.sql.WriteString(") AS rows GROUP BY start, name) AS groups) AS ranked GROUP BY 1, 2, 3 ORDER BY 1, 2, 4 DESC, 3 COLLATE \"C\"")
+	s.sql.WriteString(") AS rows GROUP BY start, name) AS groups) AS ranked GROUP BY 1, 2, 3 ORDER BY 1, 2, 4 DESC, 3")
 	return s
 }
 

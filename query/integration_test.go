@@ -295,7 +295,8 @@ func TestOnlyThePartitionsOfTheWindowAreRead(t *testing.T) {
 	noon := func(i int) time.Time { return day.Add(time.Duration(i-1)*24*time.Hour + 12*time.Hour) }
 	after := idAt(noon(3), 1)
 	window := search{from: noon(1).UnixMilli(), to: noon(4).UnixMilli(), filter: all{equals{[]string{"a"}, "1", true}}, limit: 10}
-	descending, ascending := window, window
+	descending, ascending, chart := window, window, window
+	chart.interval, chart.by = time.Hour.Milliseconds(), []string{"level"}
 	descending.after, ascending.after = &after, &after
 	ascending.ascending = true
 	for _, tt := range []struct {
@@ -307,6 +308,8 @@ func TestOnlyThePartitionsOfTheWindowAreRead(t *testing.T) {
 		{"next page, newest first", pageStatement(&descending, pageBytes), "123"},
 		{"next page, oldest first", pageStatement(&ascending, pageBytes), "34"},
 		{"count", countStatement(&window), "1234"},
+		{"histogram", histogramStatement(&chart), "1234"},
+		{"export", exportStatement(&window), "1234"},
 		{"by id", byIDStatement(after), "3"},
 	} {
 		if got := touched(tt.st); got != tt.want {

@@ -65,6 +65,8 @@ type parser struct {
 	q     string
 	i     int // offset of the next byte
 	tests int
+
+	grouped int // the offset after the last group and its white space
 }
 
 // fail makes the error of a fault at offset i. The last verb of format is for the place.
@@ -199,7 +201,7 @@ func (p *parser) not(field []string, depth int) (node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.i < len(p.q) && p.peek() != ')' && !unicode.IsSpace(p.peek()) {
+	if p.i < len(p.q) && p.peek() != ')' && !unicode.IsSpace(p.peek()) && p.i != p.grouped {
 		return nil, p.unexpected()
 	}
 	p.space()
@@ -218,6 +220,7 @@ func (p *parser) group(field []string, depth int) (node, error) {
 		return nil, p.fail(start, "no ) for the ( at %d")
 	}
 	p.skip(1)
+	p.grouped = p.i
 	return n, nil
 }
 

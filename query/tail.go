@@ -377,10 +377,7 @@ func (r *reader) poll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := r.conn.Exec(ctx, "ROLLBACK"); err != nil {
-		return err
-	}
-	r.last, r.number = next, number
+	r.last, r.number = next, number // also when the connection breaks now: what is new has been given out
 	position := "1." + strconv.FormatInt(next.at.UnixMilli(), 36) + "." + next.position()
 	r.position.Store(&position)
 	r.mu.Lock()
@@ -390,7 +387,8 @@ func (r *reader) poll(ctx context.Context) error {
 		close(r.based)
 	}
 	r.mu.Unlock()
-	return nil
+	_, err = r.conn.Exec(ctx, "ROLLBACK")
+	return err
 }
 
 // read is what poll does within its snapshot.

@@ -342,7 +342,7 @@ func TestFollowersAreBoundedAndPlacesChecked(t *testing.T) {
 	testenv.Eventually(t, 5*time.Second, "there is room", func() bool {
 		return strings.Contains(f.get("/metrics").body, "millrace_query_tail_followers 0\n")
 	})
-	for _, bad := range []string{"x", "1", "1.x.y", "1.1.-1", "2.1.1", "1.1.1.1", "1.1.1.1.x", strings.Repeat("1.", 3000), "1.zzzzzzzzzzzzz.1"} {
+	for _, bad := range []string{"x", "1", "1.x.ü", "1.1.-1", "2.1.1", "1.1.1.1", "1.1.1.1.x", strings.Repeat("1.", 3000), "1.zzzzzzzzzzzzz.1"} {
 		if _, ok := parsePlace(bad); ok {
 			t.Errorf("%.40s: taken", bad)
 		}
