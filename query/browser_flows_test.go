@@ -144,7 +144,7 @@ func recordFlow(t *testing.T, browser context.Context) {
 	p.key("j")
 	p.press("\r")
 	p.is(`[...document.querySelectorAll(".detail .value.number")].map((e) => e.textContent)`, []string{"12345678901234567890", "200", "1.50"})
-	p.is(`[...document.querySelectorAll(".detail summary")].map((e) => e.innerText)`, []string{"http {1}", "tags [2]"})
+	p.is(`[...document.querySelectorAll(".detail summary")].map((e) => e.textContent)`, []string{"http{1}", "tags[2]"})
 	p.is(parameter("id")+" !== null", true)
 	p.press("\x1b")
 	p.is(`document.querySelectorAll(".detail").length`, 0)
@@ -159,7 +159,7 @@ func recordFlow(t *testing.T, browser context.Context) {
 	p.click("#rows li:last-child .line")
 	p.until(`document.querySelector(".detail")`)
 	click("status", "Without")
-	p.is(messages, []string{"c"}) // whose status is the text "200" but … see below
+	p.is(messages, []string{})
 	p.is("document.getElementById('q').value", `service:"web shop" -http.status:200`)
 }
 
@@ -354,7 +354,7 @@ func exportFlow(t *testing.T, browser context.Context) {
 	}
 	p.click("#save")
 	testenv.Eventually(t, browserWait, "the file is there", func() bool {
-		files, err := filepath.Glob(filepath.Join(dir, "logs-*.ndjson"))
+		files, err := filepath.Glob(filepath.Join(dir, "logs*.ndjson"))
 		if err != nil || len(files) != 1 {
 			return false
 		}

@@ -43,6 +43,10 @@ const tail = follower({
   onfail: failed,
 });
 
+const nearEnd = new IntersectionObserver(([entry]) => {
+  if (entry.isIntersecting && rows.size() < byItself) loadMore();
+}, { rootMargin: '600px' });
+
 // go changes what is asked for, as a step that the back button undoes.
 function go(change) {
   const wanted = { ...state, id: '', ...change };
@@ -213,6 +217,8 @@ function showPage(page) {
   $('end-note').hidden = !!next || !rows.size() || state.live !== '';
   $('end-note').textContent = 'That is all of this range.';
   notice();
+  nearEnd.unobserve($('end')); // to be told again also where the end never left
+  nearEnd.observe($('end'));
 }
 
 // notice says what to do when there is nothing to see.
@@ -372,9 +378,7 @@ $('language-box').addEventListener('toggle', (event) => {
   $('language-box').style.top = `${at.bottom + 6}px`;
   $('language-box').style.left = `${Math.max(6, at.right - $('language-box').offsetWidth)}px`;
 });
-new IntersectionObserver(([entry]) => {
-  if (entry.isIntersecting && rows.size() < byItself) loadMore();
-}, { rootMargin: '600px' }).observe($('end'));
+nearEnd.observe($('end'));
 
 const keys = {
   '/': search.focus, j: () => rows.move(1), k: () => rows.move(-1), l: toggleLive, r: reload, z: zoomOut, o: turn,
