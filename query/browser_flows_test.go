@@ -74,8 +74,8 @@ func searchFlow(t *testing.T, browser context.Context) {
 	p.is("document.title", "http.status:>=500 · Millrace")
 
 	p.search("ärger (level:error")
-	p.until(errorBar + `.includes("at 19")`)
-	p.is(`document.querySelector("#mirror mark").previousSibling.textContent`, "error")
+	p.until(errorBar + `.includes("at 7")`)
+	p.is(`document.querySelector("#mirror mark").textContent`, "(")
 	p.is(messages, []string{})
 	p.search(`level:error ) x`)
 	p.until(errorBar + `.includes("at 13")`)
@@ -112,18 +112,24 @@ func zoomFlow(t *testing.T, browser context.Context) {
 	p.key("z")
 	p.key("z")
 	p.is(messages, []string{"late", "early"})
-	// The bars can be walked along without a mouse.
-	eval[chromedp.Void](p, `document.getElementById("chart").focus()`)
-	for range 60 {
-		if eval[bool](p, `document.getElementById("tip").innerText.includes("info")`) {
-			break
-		}
-		p.key(kb.ArrowLeft)
-	}
+	p.walk("info")
 	p.press("\r")
 	p.is(messages, []string{"late"})
 	eval[chromedp.Void](p, "history.back()")
 	p.is(messages, []string{"late", "early"})
+}
+
+// walk goes along the bars of the histogram, without a mouse, to the last one that has a group.
+func (p *tab) walk(group string) {
+	p.t.Helper()
+	eval[chromedp.Void](p, `document.getElementById("chart").focus()`)
+	for range 130 {
+		if eval[bool](p, `document.getElementById("tip").innerText.includes(`+strconv.Quote(group)+`)`) {
+			return
+		}
+		p.key(kb.ArrowLeft)
+	}
+	p.t.Fatalf("no bar has %s", group)
 }
 
 // button is the expression of a button in the line of a value, in the record that is open.
@@ -322,10 +328,7 @@ func markupFlow(t *testing.T, browser context.Context) {
 	p.until(`document.querySelector("#field-list").innerText.includes("<script>")`)
 	eval[chromedp.Void](p, `for (const e of document.querySelectorAll("#field-list summary")) e.click()`)
 	p.until(`[...document.querySelectorAll(".values")].some((e) => e.innerText.includes("<script>"))`)
-	p.drag("#chart", 0.8, 0.801) // the tooltip
-	p.until(`document.querySelector("#rows .message")`)
-	eval[chromedp.Void](p, `document.querySelector("#rows .row.open") ?? document.querySelector("#rows .line").click()`)
-	p.until(`document.querySelector(".detail")`)
+	p.walk("<script>")
 	// The names and values as they are make searches that find the record, and its address brings it back.
 	eval[chromedp.Void](p, button(script, "Only")+".click()")
 	p.is(messages, []string{image})

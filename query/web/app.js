@@ -43,8 +43,8 @@ const tail = follower({
   onfail: failed,
 });
 
-const nearEnd = new IntersectionObserver(([entry]) => {
-  if (entry.isIntersecting && rows.size() < byItself) loadMore();
+const nearEnd = new IntersectionObserver((entries) => {
+  if (entries.at(-1).isIntersecting && rows.size() < byItself) loadMore();
 }, { rootMargin: '600px' });
 
 // go changes what is asked for, as a step that the back button undoes.
