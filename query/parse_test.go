@@ -195,6 +195,7 @@ func TestEqualityAsksTheIndex(t *testing.T) {
 			[]any{`{"a":{"b":"it's \"x\\"}}`, `{"a":[{"b":"it's \"x\\"}]}`, `{"a":{"b":["it's \"x\\"]}}`, `{"a":[{"b":["it's \"x\\"]}]}`}},
 		{"a.b:5", "data @@ $1", []any{`$."a"."b" == "5" || $."a"."b" == 5`}},
 		{`a.b."c\"$":"x\\"`, "data @@ $1", []any{`$."a"."b"."c\"$" == "x\\"`}},
+		{strings.Repeat("a.", 127) + "a:x", "data @@ $1", []any{"$" + strings.Repeat(`."a"`, 128) + ` == "x"`}},
 		{"a:1e131072", "data @> $1 OR data @> $2", []any{`{"a":"1e131072"}`, `{"a":["1e131072"]}`}}, // numeric can't hold it, so no record does
 		{"a:1e-99999999999999", "data @> $1 OR data @> $2", []any{`{"a":"1e-99999999999999"}`, `{"a":["1e-99999999999999"]}`}},
 	}

@@ -148,7 +148,7 @@ func (s *statement) equals(n equals) {
 	if n.typed && (!isNumber(n.value) || storable(n.value)) {
 		readings = append(readings, n.value)
 	}
-	if len(readings)<<len(n.path) <= mostDocuments {
+	if len(n.path) < mostDocuments && len(readings)<<len(n.path) <= mostDocuments { // first: a long path would shift to nothing
 		for i, doc := range containments(n.path, readings) {
 			if i > 0 {
 				s.sql.WriteString(" OR ")
