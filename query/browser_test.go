@@ -136,15 +136,21 @@ func (p *tab) open(address string) {
 	p.do(chromedp.Navigate(p.base + address))
 }
 
-// until waits for an expression to be true. Its message shows what the page says instead.
+// until waits for an expression to be true. One that throws is not true yet: the page may be about to load. The failure
+// shows what the page says instead.
 func (p *tab) until(expression string) {
 	p.t.Helper()
+	var last error
 	for deadline := time.Now().Add(browserWait); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if eval[bool](p, "Boolean("+expression+")") {
+		ctx, cancel := context.WithDeadline(p.ctx, deadline)
+		holds, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("Boolean("+expression+")"))
+		cancel()
+		if holds && err == nil {
 			return
 		}
+		last = err
 	}
-	p.t.Fatalf("not true within %s: %s\n%s\n%.2000s", browserWait, expression, eval[string](p, "location.href"), eval[string](p, "document.body.innerText"))
+	p.t.Fatalf("not true within %s: %s (%v)\n%s\n%.2000s", browserWait, expression, last, eval[string](p, "location.href"), eval[string](p, "document.body.innerText"))
 }
 
 // is waits for the expression to have a value.

@@ -47,7 +47,7 @@ func TestScreenshots(t *testing.T) {
 	fields := func(names string) {
 		t.Helper()
 		eval[chromedp.Void](p, `for (const e of document.querySelectorAll("#field-list summary")) if (`+names+`.includes(e.title)) e.click()`)
-		p.until(`document.querySelectorAll(".values").length === ` + names + `.length && document.querySelectorAll(".values meter").length > 4`)
+		p.until(`document.querySelectorAll(".values").length === ` + names + `.length && document.querySelectorAll(".values meter").length > 1`)
 	}
 	at := func(selector string) {
 		t.Helper()
@@ -144,7 +144,7 @@ func (p *tab) shoot(name string) {
 	p.t.Logf("%s: %d KB", name, out.Len()/1024)
 }
 
-// inFewColours keeps the 256 commonest colours and takes the nearest of them for the others.
+// inFewColours keeps the 256 commonest colours that differ to the eye, and takes the nearest of them for the others.
 func inFewColours(full image.Image) image.Image {
 	b := full.Bounds()
 	counts := make(map[color.RGBA]int)
@@ -155,8 +155,10 @@ func inFewColours(full image.Image) image.Image {
 	}
 	common := slices.SortedFunc(maps.Keys(counts), func(a, b color.RGBA) int { return cmp.Compare(counts[b], counts[a]) })
 	var palette color.Palette
-	for _, c := range common[:min(256, len(common))] {
-		palette = append(palette, c)
+	for _, c := range common {
+		if len(palette) < 256 && !slices.ContainsFunc(palette, func(p color.Color) bool { return alike(c, p.(color.RGBA)) }) {
+			palette = append(palette, c)
+		}
 	}
 	index := make(map[color.RGBA]uint8, len(counts))
 	for c := range counts {
@@ -169,4 +171,10 @@ func inFewColours(full image.Image) image.Image {
 		}
 	}
 	return few
+}
+
+// alike says whether two colours are hard to tell apart.
+func alike(a, b color.RGBA) bool {
+	d := func(x, y uint8) int { return (int(x) - int(y)) * (int(x) - int(y)) }
+	return d(a.R, b.R)+d(a.G, b.G)+d(a.B, b.B) < 64
 }
