@@ -56,12 +56,9 @@ func TestAHistogramFillsItsGapsAndGroups(t *testing.T) {
 		t.Errorf("last bucket (-want +got):\n%s", diff)
 	}
 	for q, want := range map[string]string{
-		"": "30s", "from=now-15m": "10s", "from=now-1h": "1m", "from=now-24h": "15m", "from=now-7d": "2h", "from=now-52w": "5d", "from=0": "180d",
+		"from=now-15m": "10s", "from=now-1h": "1m", "from=now-24h": "15m", "from=now-7d": "2h", "from=now-52w": "5d", "from=0": "180d",
 		"interval=1w&from=now-52w": "7d", "interval=90s&from=now-1h": "90s",
 	} {
-		if q == "" {
-			q = "from=now-1h"
-		}
 		var got histogramAnswer
 		f.ok("/logs/histogram?"+q, &got)
 		if got.Interval != want || len(got.Buckets) > maxBuckets {
