@@ -47,7 +47,7 @@ func TestScreenshots(t *testing.T) {
 	fields := func(names string) {
 		t.Helper()
 		eval[chromedp.Void](p, `for (const e of document.querySelectorAll("#field-list summary")) if (`+names+`.includes(e.title)) e.click()`)
-		p.until(`document.querySelectorAll(".values").length === ` + names + `.length && document.querySelectorAll(".values meter").length > 1`)
+		p.until(`document.querySelectorAll(".values").length === ` + names + `.length && document.querySelectorAll(".values meter").length > 1 && !document.querySelector(".values .quietly")`)
 	}
 	at := func(selector string) {
 		t.Helper()
