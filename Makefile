@@ -8,7 +8,7 @@ GOBUILD     := go build -trimpath -ldflags "-X main.version=$(VERSION)"
 APT         := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz lint build clean servers compiler
+.PHONY: help run test fuzz lint build clean servers compiler browser screenshots
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,8 +16,11 @@ help: ## this list
 run: build servers ## everything on this machine, data in .millrace; Ctrl-C stops it
 	@exec bin/millrace run
 
-test: build servers compiler ## all tests, on private servers, with the race detector
+test: build servers compiler browser ## all tests, on private servers, with the race detector
 	bin/millrace stack -- go test -race -count=1 -timeout 10m ./...
+
+screenshots: build servers browser ## the README's pictures of the page, anew
+	bin/millrace stack -- go test -count=1 -run TestScreenshots ./query -screenshots
 
 build: ## bin/millrace
 	@mkdir -p bin
@@ -40,16 +43,20 @@ fuzz: build servers compiler ## every fuzz target for FUZZTIME (20000x) each, th
 clean: ## remove what was built, and the data of make run
 	rm -rf bin .millrace
 
-# install,PACKAGES: apt as root or with sudo that asks for no password; else the command to type.
+# install,PACKAGES,WITHOUT: apt as root or with sudo that asks for no password; else the command to type. WITHOUT
+# says what happens without the packages, where that is no reason to stop.
 define install
 	@packages="$(1)"; \
 	if [ -z "$${packages// /}" ]; then exit 0; fi; \
-	if ! command -v apt-get >/dev/null; then echo "Please install: $$packages"; exit 1; fi; \
+	failed() { echo "$$1$(if $(2), ($(2)))"; exit $(if $(2),0,1); }; \
+	if ! command -v apt-get >/dev/null; then failed "Please install: $$packages"; fi; \
 	if [ "$$(id -u)" = 0 ]; then sudo=; \
 	elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then sudo="sudo -n"; \
-	else echo "Some packages are missing. Please run: sudo apt-get install -y $$packages"; exit 1; fi; \
+	else failed "Some packages are missing. Please run: sudo apt-get install -y $$packages"; fi; \
 	echo "Installing $$packages"; \
-	$$sudo apt-get -qq update && $$sudo $(APT) -qq install -y --no-install-recommends $$packages
+	$$sudo apt-get -qq update; \
+	$(if $(2),apt-cache show $$packages >/dev/null 2>&1 || failed "apt has no $$packages";) \
+	$$sudo $(APT) -qq install -y --no-install-recommends $$packages
 endef
 
 servers: build
@@ -58,3 +65,7 @@ servers: build
 # The race detector needs a C compiler.
 compiler:
 	$(call install,$$(command -v gcc >/dev/null || command -v cc >/dev/null || echo gcc libc6-dev))
+
+# Not every distribution packages it: Ubuntu has but the snap.
+browser:
+	$(call install,$$(command -v chromium >/dev/null || command -v google-chrome >/dev/null || echo chromium),the page's browser tests are skipped)

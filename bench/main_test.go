@@ -23,6 +23,7 @@ import (
 	"millrace/api"
 	"millrace/bench/load"
 	"millrace/internal/config"
+	"millrace/query"
 	"millrace/worker"
 )
 
@@ -38,6 +39,8 @@ func TestMain(m *testing.M) {
 		err = runAPI()
 	case "worker":
 		err = runWorker()
+	case "query":
+		err = runQuery()
 	case "nothing":
 		err = runNothing()
 	}
@@ -57,6 +60,13 @@ func runWorker() error {
 	var c worker.Config
 	c.OnListen = func(a net.Addr) { fmt.Println(a) }
 	return runService(&c, &c.Name, &c.Log, func(ctx context.Context) error { return worker.Run(ctx, c) })
+}
+
+func runQuery() error {
+	var c query.Config
+	var name string // it has no queues
+	c.OnListen = func(a net.Addr) { fmt.Println(a) }
+	return runService(&c, &name, &c.Log, func(ctx context.Context) error { return query.Run(ctx, c) })
 }
 
 // runService runs a service with the settings of the environment and the queues named on standard input, until that

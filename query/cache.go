@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -90,8 +91,8 @@ func cacheKey(route string, q *search, g generation) string {
 	}
 	h := sha256.New()
 	// The text of the bounds is in the cursor that the answer holds. %q keeps the parts apart.
-	fmt.Fprintf(h, "%s %d %d %d %d %d %q %q %q %d %t %s", route, g.schema, g.created.UnixMicro(), g.late,
-		q.from, q.to, q.fromText, q.toText, q.filter.String(), q.limit, q.ascending, after)
+	fmt.Fprintf(h, "%s %d %d %d %d %d %q %q %q %d %t %s %q", route, g.schema, g.created.UnixMicro(), g.late,
+		q.from, q.to, q.fromText, q.toText, q.filter.String(), q.limit, q.ascending, after, q.by)
 	return cachePrefix + hex.EncodeToString(h.Sum(nil))
 }
 
@@ -102,8 +103,29 @@ func (c *cache) answer(ctx context.Context, key string, compute func(context.Con
 		body   []byte
 		result string
 	}
+	v, err := c.share(ctx, key, func(ctx context.Context) (any, error) {
+		body, result := c.get(ctx, key)
+		if result != hit {
+			var err error
+			if body, err = compute(ctx); err != nil {
+				return nil, err
+			}
+			c.set(ctx, key, body)
+		}
+		return landing{body, result}, nil
+	})
+	if err != nil {
+		return nil, bypass, err
+	}
+	l := v.(landing)
+	return l.body, l.result, nil
+}
+
+// share returns what f does, once for all who ask for the same key at once; a caller whose ctx ends leaves the others
+// theirs. What f returned must not be changed.
+func (c *cache) share(ctx context.Context, key string, f func(context.Context) (any, error)) (any, error) {
 	type outcome struct {
-		landing
+		v   any
 		err error
 	}
 	landed := make(chan outcome, 1) // its buffer lets the sender go when nobody waits any more
@@ -117,23 +139,58 @@ func (c *cache) answer(ctx context.Context, key string, compute func(context.Con
 			}()
 			ctx, cancel := context.WithTimeout(c.work, c.longest)
 			defer cancel()
-			body, result := c.get(ctx, key)
-			if result != hit {
-				if body, err = compute(ctx); err != nil {
-					return nil, err
-				}
-				c.set(ctx, key, body)
-			}
-			return landing{body, result}, nil
+			return f(ctx)
 		})
-		l, _ := v.(landing)
-		landed <- outcome{l, err}
+		landed <- outcome{v, err}
 	})
 	select {
 	case o := <-landed:
-		return o.body, o.result, o.err
+		return o.v, o.err
 	case <-ctx.Done():
-		return nil, bypass, ctx.Err()
+		return nil, ctx.Err()
+	}
+}
+
+// many returns what Redis has under the keys, empty texts where it has nothing. The result is hit when it has all.
+func (c *cache) many(ctx context.Context, keys []string) (texts []string, result string) {
+	texts = make([]string, len(keys))
+	if c.paused() {
+		return texts, bypass
+	}
+	found, err := c.redis.MGet(ctx, keys...).Result()
+	if err != nil {
+		c.failed(ctx, err)
+		return texts, bypass
+	}
+	c.worked()
+	result = hit
+	for i, v := range found {
+		text, ok := v.(string)
+		if !ok {
+			result = miss
+		}
+		texts[i] = text
+	}
+	return texts, result
+}
+
+// setMany keeps each bucket under its key.
+func (c *cache) setMany(ctx context.Context, keys []string, buckets []*bucket) {
+	if c.paused() {
+		return
+	}
+	_, err := c.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, key := range keys {
+			b, err := json.Marshal(buckets[i])
+			if err != nil {
+				return err
+			}
+			p.Set(ctx, key, b, c.ttl)
+		}
+		return nil
+	})
+	if err != nil {
+		c.failed(ctx, err)
 	}
 }
 

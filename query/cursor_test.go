@@ -10,7 +10,7 @@ import (
 
 func firstPage(t testing.TB, rawQuery string) *search {
 	t.Helper()
-	s, err := parseSearch(rawQuery, true, noon)
+	s, err := parseSearch(rawQuery, pageTakes, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -20,7 +20,7 @@ func firstPage(t testing.TB, rawQuery string) *search {
 func TestACursorKeepsTheWindowOfTheFirstPage(t *testing.T) {
 	first := firstPage(t, "from=now-15m&q=a:1")
 	last := idAt(noon.Add(-time.Minute), 7)
-	next, err := parseSearch("from=now-15m&q=++a:1&limit=5&cursor="+first.cursor(last), true, noon.Add(time.Hour))
+	next, err := parseSearch("from=now-15m&q=++a:1&limit=5&cursor="+first.cursor(last), pageTakes, noon.Add(time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,13 +35,13 @@ func TestACursorOfAnotherSearchIsRefused(t *testing.T) {
 		"from=now-15m&to=now&q=a:2", "from=now-15m&to=now", "from=now-16m&to=now&q=a:1", "from=now-15m&q=a:1", "to=now&q=a:1",
 		"from=now-15m&to=now&q=a:1&order=asc", "from=now-15m&to=now-0s&q=a:1", `from=now-15m&to=now&q=a:"1"`,
 	} {
-		_, err := parseSearch(other+"&cursor="+cursor, true, noon)
+		_, err := parseSearch(other+"&cursor="+cursor, pageTakes, noon)
 		var f *failure
 		if !errors.As(err, &f) || f.status != 400 || !strings.HasPrefix(f.message, "cursor: ") {
 			t.Errorf("%s: got %v, want a refusal of the cursor", other, err)
 		}
 	}
-	if _, err := parseSearch("from=now-15m&to=now&q=a:1&order=desc&cursor="+cursor, true, noon); err != nil {
+	if _, err := parseSearch("from=now-15m&to=now&q=a:1&order=desc&cursor="+cursor, pageTakes, noon); err != nil {
 		t.Errorf("order=desc spelled out: %v", err)
 	}
 }

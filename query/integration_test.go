@@ -187,7 +187,7 @@ func TestFiltersAndCountsAgree(t *testing.T) {
 		"big:1e400":                       "4",
 		"big:1e999999":                    "",
 		"big:1e-9999999999":               "",
-		"tags:a":                          "", // a member equal to "a", not an array that holds it
+		"tags:a":                          "1",
 		`n:"'; DROP TABLE logs; --"`:      "",
 		`n:$1`:                            "",
 		strings.Repeat("a.", 127) + "a:1": "",
@@ -295,7 +295,8 @@ func TestOnlyThePartitionsOfTheWindowAreRead(t *testing.T) {
 	noon := func(i int) time.Time { return day.Add(time.Duration(i-1)*24*time.Hour + 12*time.Hour) }
 	after := idAt(noon(3), 1)
 	window := search{from: noon(1).UnixMilli(), to: noon(4).UnixMilli(), filter: all{equals{[]string{"a"}, "1", true}}, limit: 10}
-	descending, ascending := window, window
+	descending, ascending, chart := window, window, window
+	chart.interval, chart.by = time.Hour.Milliseconds(), []string{"level"}
 	descending.after, ascending.after = &after, &after
 	ascending.ascending = true
 	for _, tt := range []struct {
@@ -307,6 +308,8 @@ func TestOnlyThePartitionsOfTheWindowAreRead(t *testing.T) {
 		{"next page, newest first", pageStatement(&descending, pageBytes), "123"},
 		{"next page, oldest first", pageStatement(&ascending, pageBytes), "34"},
 		{"count", countStatement(&window), "1234"},
+		{"histogram", histogramStatement(&chart), "1234"},
+		{"export", exportStatement(&window), "1234"},
 		{"by id", byIDStatement(after), "3"},
 	} {
 		if got := touched(tt.st); got != tt.want {
@@ -402,7 +405,7 @@ func TestAQueryEndsWhenItsClientGoes(t *testing.T) {
 	})
 }
 
-func TestTooManyRequestsAre503AtOnce(t *testing.T) {
+func TestTooManyRequestsAre429AtOnce(t *testing.T) {
 	f := newFixture(t, map[string]string{"QUERY_CONNECTIONS": "1"})
 	look := testenv.Connect(t, f.url)
 	unlock := f.lock()
@@ -415,11 +418,11 @@ func TestTooManyRequestsAre503AtOnce(t *testing.T) {
 		})
 	}
 	testenv.Eventually(t, 5*time.Second, "the query waits", func() bool { return f.waiting(look) == 1 })
-	testenv.Eventually(t, 3*time.Second, "503", func() bool {
+	testenv.Eventually(t, 3*time.Second, "429", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond) // until all places are taken it waits like the others
 		defer cancel()
 		r, err := f.do(ctx, "GET", "/logs/count")
-		return err == nil && r.status == 503 && r.header.Get("Retry-After") != "" && strings.Contains(r.body, "8 requests are under way")
+		return err == nil && r.status == 429 && r.header.Get("Retry-After") != "" && strings.Contains(r.body, "8 requests are under way")
 	})
 	unlock()
 	asking.Wait()
@@ -677,10 +680,6 @@ func TestHostileRequestsAreRefused(t *testing.T) {
 			}
 		}
 	}
-	var listing struct{ Endpoints []string }
-	if f.ok("/", &listing); !slices.Contains(listing.Endpoints, "GET /logs/count") {
-		t.Errorf("GET /: got %v", listing)
-	}
 	if metrics := f.get("/metrics").body; strings.Contains(metrics, "index.html") || !strings.Contains(metrics, `code="404",route="other"`) {
 		t.Error("a raw path is a label, or route=\"other\" is missing")
 	}
@@ -705,8 +704,8 @@ func TestKeysAreAskedForWithTheReadScope(t *testing.T) {
 		want      int
 	}{
 		{secrets[0], "/logs", 200}, {secrets[0], "/logs/count", 200}, {secrets[0], "/", 200}, {secrets[0], "/x", 404},
-		{secrets[1], "/logs", 403}, {secrets[1], "/", 403},
-		{"", "/logs", 401}, {"", "/logs/" + idAt(noon, 1).String(), 401}, {"", "/", 401}, {"", "/x", 401}, {"", "//logs", 401},
+		{secrets[1], "/logs", 403}, {secrets[1], "/", 200},
+		{"", "/logs", 401}, {"", "/logs/" + idAt(noon, 1).String(), 401}, {"", "/", 200}, {"", "/x", 401}, {"", "//logs", 401}, {"", "/assets/../logs", 404}, {"", "/assets/%2e%2e/logs", 404}, {"", "/assets/%2e%2e%2flogs", 404},
 		{secrets[0] + "x", "/logs", 401},
 		{"", "/health", 200}, {"", "/metrics", 200},
 	} {

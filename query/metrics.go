@@ -11,6 +11,9 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	cache    *prometheus.CounterVec
+
+	followers prometheus.Gauge
+	missed    prometheus.Counter
 }
 
 // newMetrics returns the metrics of a service whose requests under way each hold one of places.
@@ -29,8 +32,16 @@ func newMetrics(places chan struct{}) *metrics {
 		}, []string{"route"}),
 		cache: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "millrace_query_cache_total",
-			Help: "Answers of /logs and /logs/count by what the cache did for them.",
+			Help: "Answers about a window by what the cache did for them.",
 		}, []string{"result"}),
+		followers: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "millrace_query_tail_followers",
+			Help: "Clients that follow the tail.",
+		}),
+		missed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "millrace_query_tail_missed_total",
+			Help: "Rows that followers of the tail were too slow for.",
+		}),
 	}
 	for _, result := range []string{hit, miss, bypass} {
 		m.cache.WithLabelValues(result) // a series from the start, so that a rate is right from the first hit
@@ -39,6 +50,6 @@ func newMetrics(places chan struct{}) *metrics {
 		Name: "millrace_query_inflight_requests",
 		Help: "Queries under way, waiting ones included.",
 	}, func() float64 { return float64(len(places)) })
-	m.registry.MustRegister(m.requests, m.seconds, m.cache, inflight)
+	m.registry.MustRegister(m.requests, m.seconds, m.cache, inflight, m.followers, m.missed)
 	return m
 }

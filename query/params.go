@@ -33,18 +33,27 @@ type search struct {
 	fixed            bool   // to was given, and neither bound counts from now
 	filter           node
 
-	// Of a page alone.
+	// Of a page, the order of an export too.
 	limit     int
 	ascending bool
 	after     *uuid.UUID // the last row of the page before; nil for the first page
+
+	// Of a histogram.
+	interval int64    // milliseconds
+	by       []string // the field to group by; nil: none
 }
 
-// parseSearch reads the parameters of /logs, or of /logs/count when page is false. Its errors are *failure.
-func parseSearch(rawQuery string, page bool, now time.Time) (*search, error) {
-	takes := []string{"from", "to", "q"}
-	if page {
-		takes = append(takes, "limit", "order", "cursor")
-	}
+// The parameters that the routes take.
+var (
+	windowTakes    = []string{"from", "to", "q"}
+	pageTakes      = append(slices.Clone(windowTakes), "limit", "order", "cursor")
+	exportTakes    = append(slices.Clone(windowTakes), "order")
+	histogramTakes = append(slices.Clone(windowTakes), "interval", "by")
+	tailTakes      = []string{"q"}
+)
+
+// parseSearch reads the parameters of a route. Its errors are *failure.
+func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error) {
 	p, err := parseParameters(rawQuery, takes)
 	if err != nil {
 		return nil, err
@@ -55,6 +64,25 @@ func parseSearch(rawQuery string, page bool, now time.Time) (*search, error) {
 	}
 	if s.filter, err = parse(p["q"]); err != nil {
 		return nil, badRequest("q: %v", err)
+	}
+	if text := p["by"]; text != "" {
+		if s.by, err = parseField(text); err != nil {
+			return nil, badRequest("by: %v", err)
+		}
+	}
+	if slices.Contains(takes, "interval") {
+		if p["to"] == "" { // the hour ahead would be a row of empty buckets
+			s.to = max(s.from, now.UnixMilli())
+		}
+		switch text := p["interval"]; text {
+		case "", "auto":
+			s.interval = chooseInterval(s.from, s.to)
+		default:
+			var ok bool
+			if s.interval, ok = parseInterval(text); !ok || countBuckets(s.from, s.to, s.interval) > maxBuckets {
+				return nil, refused("interval", text, "auto, or a whole number with a unit (s m h d w) that makes at most "+strconv.Itoa(maxBuckets)+" buckets")
+			}
+		}
 	}
 	if text := p["limit"]; text != "" {
 		n, ok := parseDigits(text)

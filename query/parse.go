@@ -6,74 +6,7 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
-
-	"millrace/internal/scan"
 )
-
-// The search language, as far as it goes now:
-//
-//	query  = { pair }                 separated by white space; all must hold
-//	pair   = field ":" value
-//	field  = name { "." name }        the path to a member, from the record's top
-//	name   = word | quoted
-//	value  = word | quoted
-//	quoted = `"` { char | escape } `"`   \" \\ \/ \b \f \n \r \t \uXXXX, as in JSON
-//
-// A word ends at white space. In a name it also ends at : and ., and it holds none of " ( ) *; in a value it
-// holds none of " ( ) *, and does not begin with one of < > = ! ~ [ {. What is left out of words, and a - in
-// front of a pair, is kept free for the language to grow.
-//
-// A value that is a word and reads as a JSON number, true, false or null stands for that, or for the text.
-
-const (
-	// maxQueryBytes is the longest q. Percent-encoded it is 12 KiB, well below the 1 MiB that net/http reads.
-	maxQueryBytes = 4 << 10
-	// maxPairs bounds the conditions: each costs the planner time and the index a lookup.
-	maxPairs = 64
-	// maxNames is the longest path: no record is nested deeper.
-	maxNames = scan.MaxDepth
-)
-
-type (
-	// node is a part of a parsed query. Its String is a normal form: queries that mean the same for having been
-	// written with other white space or quotes have the same one.
-	node interface{ String() string }
-
-	// all holds when each of its nodes does; so it does when there is none.
-	all []node
-
-	// equals holds for a record whose member at path is value.
-	equals struct {
-		path  []string
-		value string
-		typed bool // value also stands for the JSON number, true, false or null that it reads as
-	}
-)
-
-func (n all) String() string {
-	parts := make([]string, len(n))
-	for i, part := range n {
-		parts[i] = part.String()
-	}
-	return strings.Join(parts, " ")
-}
-
-func (n equals) String() string {
-	names := make([]string, len(n.path))
-	for i, name := range n.path {
-		names[i] = quote(name)
-	}
-	value := n.value // a number or literal, so without anything to quote
-	if !n.typed {
-		value = quote(n.value)
-	}
-	return strings.Join(names, ".") + ":" + value
-}
-
-// quote writes s as the language has it.
-func quote(s string) string { return `"` + quoter.Replace(s) + `"` }
-
-var quoter = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 // syntaxError says what is wrong with a query and at which character, counted from 1.
 type syntaxError struct {
@@ -83,7 +16,7 @@ type syntaxError struct {
 
 func (e *syntaxError) Error() string { return e.message }
 
-// parse reads a query. Its errors are *syntaxError.
+// parse reads a query. Its errors are *syntaxError. It takes time in proportion to the query's length.
 func parse(q string) (node, error) {
 	p := parser{q: q}
 	if len(q) > maxQueryBytes {
@@ -97,26 +30,43 @@ func parse(q string) (node, error) {
 			return nil, p.fail(i, "unexpected %q at %d", r)
 		}
 	}
-	nodes := all{}
-	for {
-		p.space()
-		if p.i == len(q) {
-			return nodes, nil
-		}
-		if len(nodes) == maxPairs {
-			return nil, p.fail(p.i, "more than %d pairs at %d", maxPairs)
-		}
-		n, err := p.pair()
-		if err != nil {
-			return nil, err
-		}
-		nodes = append(nodes, n)
+	if p.space(); p.i == len(q) {
+		return all{}, nil
 	}
+	n, err := p.or(nil, 0)
+	if err == nil && p.i < len(q) {
+		err = p.unexpected()
+	}
+	return n, err
+}
+
+// parseField reads a field as the language writes it, and nothing else.
+func parseField(s string) ([]string, error) {
+	p := parser{q: s}
+	for i, r := range s {
+		if r == utf8.RuneError && !strings.HasPrefix(s[i:], string(utf8.RuneError)) {
+			return nil, p.fail(i, "not UTF-8 at %d")
+		}
+		if r == 0 {
+			return nil, p.fail(i, "unexpected %q at %d", r)
+		}
+	}
+	if len(s) > maxQueryBytes {
+		return nil, p.fail(0, "got %d bytes, takes at most %d, at %d", len(s), maxQueryBytes)
+	}
+	path, err := p.names()
+	if err == nil && p.i < len(s) {
+		err = p.unexpected()
+	}
+	return path, err
 }
 
 type parser struct {
-	q string
-	i int // offset of the next byte
+	q     string
+	i     int // offset of the next byte
+	tests int
+
+	grouped int // the offset after the last group and its white space
 }
 
 // fail makes the error of a fault at offset i. The last verb of format is for the place.
@@ -138,99 +88,413 @@ func (p *parser) space() {
 	p.i += len(p.q[p.i:]) - len(strings.TrimLeftFunc(p.q[p.i:], unicode.IsSpace))
 }
 
-// word takes characters up to white space or one of stop.
-func (p *parser) word(stop string) string {
-	rest := p.q[p.i:]
-	if n := strings.IndexFunc(rest, func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune(stop, r) }); n >= 0 {
-		rest = rest[:n]
+// unexpected refuses what comes next, which is there.
+func (p *parser) unexpected() error {
+	for _, operator := range []string{"AND", "OR", "NOT"} {
+		if p.operator(operator) {
+			return p.fail(p.i, "unexpected %s at %d", operator)
+		}
 	}
-	p.i += len(rest)
-	return rest
+	if c := p.peek(); unicode.IsGraphic(c) && !unicode.IsSpace(c) {
+		return p.fail(p.i, "unexpected %c at %d", c)
+	}
+	return p.fail(p.i, "unexpected %q at %d", p.peek())
 }
 
-// ended says whether a pair or a word may end here.
-func (p *parser) ended() bool { return p.i == len(p.q) || unicode.IsSpace(p.peek()) }
+// operator says whether the word name comes next: as a whole, and not as a field.
+func (p *parser) operator(name string) bool {
+	rest, found := strings.CutPrefix(p.q[p.i:], name)
+	if !found {
+		return false
+	}
+	r, _ := utf8.DecodeRuneInString(rest)
+	return rest == "" || unicode.IsSpace(r) || r == '(' || r == ')'
+}
 
-func (p *parser) pair() (node, error) {
+// skip takes n bytes and the white space after them.
+func (p *parser) skip(n int) {
+	p.i += n
+	p.space()
+}
+
+// or takes what binds weakest, and the white space after it. field is the one that all tests are about, nil
+// outside of field:( … ).
+func (p *parser) or(field []string, depth int) (node, error) {
+	nodes := either{}
+	for {
+		n, err := p.and(field, depth)
+		if err != nil {
+			return nil, err
+		}
+		if inner, ok := n.(either); ok {
+			nodes = append(nodes, inner...)
+		} else {
+			nodes = append(nodes, n)
+		}
+		if !p.operator("OR") {
+			break
+		}
+		p.skip(len("OR"))
+	}
+	if len(nodes) == 1 {
+		return nodes[0], nil
+	}
+	return nodes, nil
+}
+
+func (p *parser) and(field []string, depth int) (node, error) {
+	nodes := all{}
+	for {
+		n, err := p.not(field, depth)
+		if err != nil {
+			return nil, err
+		}
+		if inner, ok := n.(all); ok {
+			nodes = append(nodes, inner...) // the empty one, which holds for all, vanishes
+		} else {
+			nodes = append(nodes, n)
+		}
+		if p.operator("AND") {
+			p.skip(len("AND"))
+			continue
+		}
+		if p.i == len(p.q) || p.peek() == ')' || p.operator("OR") {
+			break
+		}
+	}
+	if len(nodes) == 1 {
+		return nodes[0], nil
+	}
+	return nodes, nil
+}
+
+func (p *parser) not(field []string, depth int) (node, error) {
 	start := p.i
-	switch c := p.peek(); c {
-	case '-', '!':
-		return nil, p.fail(start, "negation %q at %d is not supported yet", c)
-	case '(':
-		return nil, p.fail(start, "the parenthesis at %d is not supported yet")
-	}
-	path, err := p.field()
-	if err != nil {
-		return nil, err
-	}
-	n := equals{path: path}
-	switch c := p.peek(); {
-	case p.ended():
-		return nil, p.fail(p.i, "a value is missing at %d")
-	case c == '"':
-		n.value, err = p.quoted()
-	case strings.ContainsRune("<>=", c):
-		err = p.fail(p.i, "the comparison %q at %d is not supported yet; put the value in quotes to mean the character itself", c)
-	case strings.ContainsRune("!~[{", c):
-		err = p.fail(p.i, "unexpected %q at %d; put the value in quotes to mean the character itself", c)
-	default:
-		n.value = p.word(`"()*`)
-		n.typed = isTyped(n.value)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if !p.ended() {
+	switch {
+	case p.i == len(p.q):
+		return nil, p.fail(p.i, "something to look for is missing at %d")
+	case depth == maxNesting:
+		return nil, p.fail(p.i, "nested deeper than %d at %d", maxNesting)
+	case p.operator("NOT"), p.peek() == '-':
+		if p.peek() == '-' {
+			p.i++
+			if p.i == len(p.q) || unicode.IsSpace(p.peek()) {
+				return nil, p.fail(p.i, "after - something to look for is missing at %d")
+			}
+		} else {
+			p.skip(len("NOT"))
+		}
+		n, err := p.not(field, depth+1)
+		if inner, ok := n.(not); ok {
+			return inner.node, err
+		}
+		return not{n}, err
+	case p.peek() == '(':
+		return p.group(field, depth+1)
+	case p.peek() == ')', p.operator("AND"), p.operator("OR"):
 		return nil, p.unexpected()
 	}
+	if p.tests++; p.tests > maxTests {
+		return nil, p.fail(start, "more than %d conditions at %d", maxTests)
+	}
+	n, err := p.test(field, depth)
+	if err != nil {
+		return nil, err
+	}
+	if p.i < len(p.q) && p.peek() != ')' && !unicode.IsSpace(p.peek()) && p.i != p.grouped {
+		return nil, p.unexpected()
+	}
+	p.space()
 	return n, nil
 }
 
-// field takes the names before a pair's colon, and the colon.
-func (p *parser) field() ([]string, error) {
+// group takes what stands in parentheses, and the white space after them.
+func (p *parser) group(field []string, depth int) (node, error) {
+	start := p.i
+	p.skip(1)
+	n, err := p.or(field, depth)
+	if err != nil {
+		return nil, err
+	}
+	if p.peek() != ')' {
+		return nil, p.fail(start, "no ) for the ( at %d")
+	}
+	p.skip(1)
+	p.grouped = p.i
+	return n, nil
+}
+
+// test takes a field and what is asked of it, or a text; within field:( … ) what is asked of field.
+func (p *parser) test(field []string, depth int) (node, error) {
+	if field != nil {
+		return p.value(field)
+	}
+	if !p.fieldAhead() {
+		return p.text()
+	}
+	path, err := p.names()
+	if err != nil {
+		return nil, err
+	}
+	if p.peek() != ':' {
+		return nil, p.unexpected()
+	}
+	p.i++
+	switch {
+	case p.i == len(p.q) || unicode.IsSpace(p.peek()):
+		return nil, p.fail(p.i, "a value is missing at %d")
+	case p.peek() != '(':
+		return p.value(path)
+	case depth == maxNesting:
+		return nil, p.fail(p.i, "nested deeper than %d at %d", maxNesting)
+	}
+	p.tests--
+	return p.group(path, depth+1)
+}
+
+// fieldAhead says whether a colon comes before the word ends.
+func (p *parser) fieldAhead() bool {
+	quoted := false
+	for i := p.i; i < len(p.q); {
+		r, n := utf8.DecodeRuneInString(p.q[i:])
+		i += n
+		switch {
+		case r == '\\' && i < len(p.q):
+			_, n := utf8.DecodeRuneInString(p.q[i:])
+			i += n
+		case r == '"':
+			quoted = !quoted
+		case quoted:
+		case r == ':':
+			return true
+		case r == '(' || r == ')' || unicode.IsSpace(r):
+			return false
+		}
+	}
+	return false
+}
+
+// names takes a field.
+func (p *parser) names() ([]string, error) {
 	start := p.i
 	var path []string
 	for {
-		quoted := p.peek() == '"'
 		var name string
-		if quoted {
+		if p.peek() == '"' {
 			var err error
 			if name, err = p.quoted(); err != nil {
 				return nil, err
 			}
-		} else if name = p.word(`":.()*`); name == "" {
-			if c := p.peek(); strings.ContainsRune("()*", c) && c != 0 {
-				return nil, p.unexpected()
+		} else {
+			at := p.i
+			word, _, err := p.word(`":.()`)
+			if err != nil {
+				return nil, err
 			}
-			return nil, p.fail(p.i, "a field's name is missing at %d")
+			switch {
+			case len(word) > 1:
+				return nil, p.fail(at, `a field's name has no wildcards, at %d; put it in quotes to mean the character itself`)
+			case p.i == at:
+				return nil, p.fail(p.i, "a field's name is missing at %d")
+			}
+			name = word[0]
 		}
 		if path = append(path, name); len(path) > maxNames {
 			return nil, p.fail(start, "a field of more than %d names at %d", maxNames)
 		}
-		switch {
-		case p.peek() == ':':
-			p.i++
+		if p.peek() != '.' {
 			return path, nil
-		case p.peek() == '.':
-			p.i++
-		case !p.ended() && (len(path) > 1 || p.peek() != '('):
-			return nil, p.unexpected()
-		case len(path) > 1 || !quoted && name != "NOT" && name != "AND" && name != "OR":
-			return nil, p.fail(start, "the word %.40q without a field at %d is not supported yet", p.q[start:p.i])
-		case quoted:
-			return nil, p.fail(start, "the phrase without a field at %d is not supported yet")
-		default:
-			return nil, p.fail(start, "the operator %s at %d is not supported yet", name)
 		}
+		p.i++
 	}
 }
 
-// unexpected refuses the next character, which is there.
-func (p *parser) unexpected() error {
-	if p.peek() == '*' {
-		return p.fail(p.i, "the wildcard '*' at %d is not supported yet; put the text in quotes to mean the character itself")
+// text takes a word or a phrase.
+func (p *parser) text() (node, error) {
+	start := p.i
+	var words pattern
+	if p.peek() == '"' {
+		phrase, err := p.quoted()
+		if err != nil {
+			return nil, err
+		}
+		words = pattern{phrase}
+	} else {
+		if strings.ContainsRune("!<>=~[]{}", p.peek()) {
+			return nil, p.fail(p.i, "unexpected %c at %d; put the text in quotes to mean the character itself", p.peek())
+		}
+		var err error
+		if words, _, err = p.word(`"()`); err != nil {
+			return nil, err
+		}
 	}
-	return p.fail(p.i, "unexpected %q at %d", p.peek())
+	// What a text is looked for in is what holds it: a wildcard at either end changes nothing.
+	for len(words) > 1 && words[0] == "" {
+		words = words[1:]
+	}
+	for len(words) > 1 && words[len(words)-1] == "" {
+		words = words[:len(words)-1]
+	}
+	if len(words) == 1 && words[0] == "" {
+		return all{}, nil
+	}
+	return text{words}, p.bounded(start, words)
+}
+
+// bounded refuses a pattern that costs too much.
+func (p *parser) bounded(start int, words pattern) error {
+	length := 0
+	for _, part := range words {
+		length += utf8.RuneCountInString(part)
+	}
+	switch {
+	case length > maxPattern:
+		return p.fail(start, "a text of %d characters, takes at most %d, at %d", length, maxPattern)
+	case len(words)-1 > maxStars:
+		return p.fail(start, "a word of %d wildcards, takes at most %d, at %d", len(words)-1, maxStars)
+	}
+	return nil
+}
+
+// value takes what is asked of a field, parentheses apart.
+func (p *parser) value(path []string) (node, error) {
+	start := p.i
+	switch c := p.peek(); c {
+	case '"':
+		s, err := p.quoted()
+		return equals{path: path, value: s}, err
+	case '<', '>':
+		p.i++
+		inclusive := p.peek() == '='
+		if inclusive {
+			p.i++
+		}
+		at := p.i
+		b, err := p.bound(`"()`)
+		if err != nil {
+			return nil, err
+		}
+		if b.kind == open {
+			return nil, p.fail(at, "a number or a time is missing at %d")
+		}
+		b.inclusive = inclusive
+		if c == '<' {
+			return within{path: path, high: b}, nil
+		}
+		return within{path: path, low: b}, nil
+	case '[', '{':
+		return p.interval(path)
+	case '=', '!', '~', ']', '}':
+		return nil, p.fail(start, "unexpected %c at %d; put the value in quotes to mean the character itself", c)
+	}
+	words, plain, err := p.word(`"()`)
+	if err != nil {
+		return nil, err
+	}
+	if len(words) == 1 {
+		return equals{path: path, value: words[0], typed: plain && isTyped(words[0])}, nil
+	}
+	if strings.Join(words, "") == "" {
+		return exists{path}, nil
+	}
+	return like{path, words}, p.bounded(start, words)
+}
+
+// interval takes [a TO b], also with { and }.
+func (p *parser) interval(path []string) (node, error) {
+	n := within{path: path}
+	start := p.i
+	inclusive := p.peek() == '['
+	p.skip(1)
+	var err error
+	if n.low, err = p.bound(`"()[]{}`); err != nil {
+		return nil, err
+	}
+	n.low.inclusive = inclusive && n.low.kind != open
+	p.space()
+	if !strings.HasPrefix(p.q[p.i:], "TO") {
+		return nil, p.fail(p.i, "TO is missing at %d, as in [1 TO 5]")
+	}
+	p.skip(len("TO"))
+	at := p.i
+	if n.high, err = p.bound(`"()[]{}`); err != nil {
+		return nil, err
+	}
+	p.space()
+	switch c := p.peek(); c {
+	case ']', '}':
+		n.high.inclusive = c == ']' && n.high.kind != open
+		p.i++
+	default:
+		return nil, p.fail(start, "no ] or } for the %c at %d", p.q[start])
+	}
+	switch {
+	case n.low.kind == open && n.high.kind == open:
+		return nil, p.fail(start, "a range without ends at %d; field:* asks whether the field is there")
+	case n.low.kind != open && n.high.kind != open && n.low.kind != n.high.kind:
+		return nil, p.fail(at, "a range from a number to a time, or the other way, at %d")
+	}
+	return n, nil
+}
+
+// bound takes the end of a range, up to white space or one of stop.
+func (p *parser) bound(stop string) (b bound, err error) {
+	start := p.i
+	var s string
+	if p.peek() == '"' {
+		if s, err = p.quoted(); err != nil {
+			return b, err
+		}
+	} else {
+		words, _, err := p.word(stop)
+		if err != nil {
+			return b, err
+		}
+		if len(words) == 2 && words[0] == "" && words[1] == "" {
+			return b, nil
+		}
+		if len(words) == 1 {
+			s = words[0]
+		}
+	}
+	if isNumber(s) {
+		if !storable(s) {
+			return b, p.fail(start, "no record can hold the number at %d")
+		}
+		return bound{kind: numeric, number: parseDecimal(s)}, nil
+	}
+	if at, ok := parseInstant(s); ok && 1 <= at.Year() && at.Year() <= 9999 {
+		return bound{kind: temporal, at: at}, nil
+	}
+	return b, p.fail(start, "not a number or a time (RFC 3339, such as 2026-03-04T12:00:00Z) at %d")
+}
+
+// word takes characters up to white space or one of stop. plain says that no character had its meaning taken off.
+func (p *parser) word(stop string) (words pattern, plain bool, err error) {
+	var part strings.Builder
+	plain = true
+	for p.i < len(p.q) {
+		r, n := utf8.DecodeRuneInString(p.q[p.i:])
+		if unicode.IsSpace(r) || strings.ContainsRune(stop, r) {
+			break
+		}
+		p.i += n
+		switch {
+		case r == '\\':
+			if next, n := utf8.DecodeRuneInString(p.q[p.i:]); n > 0 && escapable(next) {
+				p.i += n
+				r, plain = next, false
+			}
+			part.WriteRune(r)
+		case r == '*':
+			words = append(words, part.String())
+			part.Reset()
+			p.i += len(p.q[p.i:]) - len(strings.TrimLeft(p.q[p.i:], "*")) // more of them say the same
+		default:
+			part.WriteRune(r)
+		}
+	}
+	return append(words, part.String()), plain, nil
 }
 
 // quoted takes a string in quotes; the next character is the first of them.
@@ -289,35 +553,3 @@ func hexUnit(s string) (rune, bool) {
 	v, err := strconv.ParseUint(s[2:6], 16, 16)
 	return rune(v), err == nil
 }
-
-// isTyped says whether a word is a JSON number, true, false or null.
-func isTyped(word string) bool {
-	switch word {
-	case "true", "false", "null":
-		return true
-	}
-	rest := strings.TrimPrefix(word, "-")
-	whole := leadingDigits(rest)
-	if whole == 0 || whole > 1 && rest[0] == '0' {
-		return false
-	}
-	rest = rest[whole:]
-	if strings.HasPrefix(rest, ".") {
-		n := leadingDigits(rest[1:])
-		if n == 0 {
-			return false
-		}
-		rest = rest[1+n:]
-	}
-	if rest != "" && (rest[0] == 'e' || rest[0] == 'E') {
-		rest = rest[1:]
-		if rest != "" && (rest[0] == '+' || rest[0] == '-') {
-			rest = rest[1:]
-		}
-		n := leadingDigits(rest)
-		return n > 0 && n == len(rest)
-	}
-	return rest == ""
-}
-
-func leadingDigits(s string) int { return len(s) - len(strings.TrimLeft(s, "0123456789")) }

@@ -27,6 +27,10 @@ type Config struct {
 	Connections int                `env:"QUERY_CONNECTIONS" envDefault:"8" min:"1" max:"1000" help:"Most database connections for queries; eight times as many requests are taken at once."`
 	CacheTTL    time.Duration      `env:"CACHE_TTL" envDefault:"10m" min:"1s" max:"720h" help:"How long Redis keeps an answer."`
 
+	ExportTime time.Duration `env:"EXPORT_TIMEOUT" envDefault:"1h" min:"10ms" max:"24h" help:"Longest time an export may take."`
+	Followers  int           `env:"TAIL_FOLLOWERS" envDefault:"1000" min:"1" max:"100000" help:"Most clients that follow the tail at once; up to 4 MiB of records wait for each."`
+	Origins    string        `env:"CORS_ORIGINS" help:"Origins such as https://grafana.example.com whose pages may read answers, separated by commas; * is all; empty: none but the service's own."`
+
 	// Log is where the service logs; nil makes a logger on standard error from Process.
 	Log *slog.Logger
 	// OnListen, if set, is told the address once it is open.
@@ -41,6 +45,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Postgres == "" {
 		return config.Missing("POSTGRES_URL")
+	}
+	if _, err := parseOrigins(c.Origins); err != nil {
+		return err
 	}
 	if _, err := keys.Open(c.KeysFile); err != nil {
 		return err
@@ -65,6 +72,11 @@ func Run(ctx context.Context, c Config) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	var working sync.WaitGroup
 
+	origins, err := parseOrigins(c.Origins)
+	if err != nil {
+		stopWork()
+		return err
+	}
 	places := make(chan struct{}, placesPerConnection*c.Connections)
 	store, err := newStore(c)
 	if err != nil {
@@ -90,10 +102,15 @@ func Run(ctx context.Context, c Config) error {
 	working.Go(func() { watch(work, c.Postgres, &ready, log) })
 	defer context.AfterFunc(ctx, func() { ready.Set("service", "shutting down") })()
 
+	m := newMetrics(places)
+	follow := &tail{connect: store.connect, log: log, metrics: m, most: c.Followers, wake: make(chan struct{}, 1), audiences: make(map[string]*audience)}
+	working.Go(func() { follow.run(work) })
 	s := &server{
-		store: store, cache: cache, keys: allowed, metrics: newMetrics(places), log: log, places: places,
+		store: store, cache: cache, tail: follow, keys: allowed, origins: origins, metrics: m, log: log, places: places,
+		exports:  make(chan struct{}, max(1, c.Connections/4)),
 		longest:  c.Timeout + storeSlack + writeTime,
 		timeText: fmt.Sprint(c.Timeout),
+		stopping: ctx, working: &working, exportTimeout: c.ExportTime,
 	}
 	if err := allowed.Register(s.metrics.registry); err != nil {
 		return errors.Join(err, ln.Close())

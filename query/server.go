@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -35,12 +36,41 @@ const (
 type server struct {
 	store    *store
 	cache    *cache
+	tail     *tail
 	keys     *keys.File
+	origins  origins
 	metrics  *metrics
 	log      *slog.Logger
 	places   chan struct{} // one for each request under way
-	longest  time.Duration // of a request, from its header to the end of its answer
+	exports  chan struct{} // one for each export under way
+	longest  time.Duration // of a request, from its header to the end of its answer; exports and the tail are without
 	timeText string        // QUERY_TIMEOUT, for the refusal that tells it
+
+	stopping      context.Context // done when streams must end
+	working       *sync.WaitGroup // what requests start and the service waits for
+	exportTimeout time.Duration
+}
+
+// endpoint is a route that takes GET and HEAD.
+type endpoint struct {
+	route  string
+	takes  []string // parameters
+	handle func(http.ResponseWriter, *http.Request) error
+}
+
+// endpoints are all routes but /health, /ready and /metrics.
+func (s *server) endpoints() []endpoint {
+	return []endpoint{
+		{"/logs", pageTakes, s.logs},
+		{"/logs/count", windowTakes, s.count},
+		{"/logs/histogram", histogramTakes, s.chart},
+		{"/logs/fields", windowTakes, s.fields},
+		{"/logs/fields/{path}/values", windowTakes, s.values},
+		{"/logs/tail", tailTakes, s.follow},
+		{"/logs/export", exportTakes, s.export},
+		{"/logs/{id}", nil, s.one},
+		{"/openapi.json", nil, s.document},
+	}
 }
 
 // handler returns the service's routes.
@@ -52,27 +82,23 @@ func (s *server) handler(ready *service.Ready) http.Handler {
 		w.Header().Set("Allow", "GET, HEAD")
 		s.fail(w, r, &failure{http.StatusMethodNotAllowed, fmt.Sprintf("%.16q is not allowed here; allowed is GET", r.Method)})
 	}
-	endpoints := []string{"GET /health", "GET /metrics", "GET /ready"}
 	mux.HandleFunc("/health", notAllowed)
 	mux.HandleFunc("/metrics", notAllowed)
 	mux.HandleFunc("/ready", notAllowed)
-	add := func(route string, h func(http.ResponseWriter, *http.Request) error) {
-		endpoints = append(endpoints, "GET "+route)
-		mux.HandleFunc(route, func(w http.ResponseWriter, r *http.Request) {
+	add := func(e endpoint) {
+		mux.HandleFunc(e.route, func(w http.ResponseWriter, r *http.Request) {
 			if r.Method != http.MethodGet && r.Method != http.MethodHead {
 				notAllowed(w, r)
-			} else if err := h(w, r); err != nil {
+			} else if err := e.handle(w, r); err != nil {
 				s.fail(w, r, err)
 			}
 		})
 	}
-	add("/logs", s.logs)
-	add("/logs/count", s.count)
-	add("/logs/{id}", s.one)
-	add("/{$}", func(w http.ResponseWriter, _ *http.Request) error {
-		service.WriteJSON(w, http.StatusOK, map[string]any{"service": "millrace query", "endpoints": endpoints[:len(endpoints)-1]})
-		return nil
-	})
+	for _, e := range s.endpoints() {
+		add(e)
+	}
+	add(endpoint{"/{$}", nil, thePage().index})
+	add(endpoint{assetsPath + "{version}/{name}", nil, thePage().asset})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, &failure{http.StatusNotFound, fmt.Sprintf("no such path: %.64q", r.URL.Path)})
 	})
@@ -103,10 +129,15 @@ func (s *server) around(mux *http.ServeMux) http.Handler {
 				panic(http.ErrAbortHandler) // the answer has begun: cutting the connection is all that is left
 			}
 		}()
-		if err := s.admit(w, r); err != nil {
+		if s.origins.answer(w, r) {
+			return
+		}
+		key, err := s.admit(w, r)
+		if err != nil {
 			s.fail(w, r, err)
 			return
 		}
+		r = r.WithContext(context.WithValue(r.Context(), keyed{}, key))
 		if p := r.URL.EscapedPath(); p != path.Clean(p) {
 			// The mux would redirect. No path here ends with a slash or has an empty part.
 			s.fail(w, r, &failure{http.StatusNotFound, fmt.Sprintf("no such path: %.64q", r.URL.Path)})
@@ -132,26 +163,38 @@ func route(r *http.Request) string {
 }
 
 // admit checks the key. Probes and scrapes need none.
-func (s *server) admit(w http.ResponseWriter, r *http.Request) error {
+func (s *server) admit(w http.ResponseWriter, r *http.Request) (*keys.Key, error) {
 	switch r.URL.Path {
 	case "/health", "/ready", "/metrics":
-		return nil
+		return nil, nil
 	}
-	_, verdict := s.keys.Check([]byte(r.Header.Get("Authorization")), []byte(r.Header.Get("X-API-Key")), keys.Read)
+	if isPage(r.URL.Path) {
+		return nil, nil
+	}
+	key, verdict := s.keys.Check([]byte(r.Header.Get("Authorization")), []byte(r.Header.Get("X-API-Key")), keys.Read)
 	switch verdict {
 	case keys.Allowed:
-		return nil
+		return key, nil
 	case keys.Forbidden:
-		return &failure{http.StatusForbidden, "the API key has not the scope " + keys.Read}
+		return nil, &failure{http.StatusForbidden, "the API key has not the scope " + keys.Read}
 	default:
 		w.Header().Set("WWW-Authenticate", "Bearer")
-		return &failure{http.StatusUnauthorized, "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY"}
+		return nil, &failure{http.StatusUnauthorized, "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY"}
 	}
+}
+
+// keyed is the key of a request's context under which its API key is.
+type keyed struct{}
+
+// keyOf returns the key that a request was let in for; nil where none is asked for.
+func keyOf(r *http.Request) *keys.Key {
+	key, _ := r.Context().Value(keyed{}).(*keys.Key)
+	return key
 }
 
 // logs answers GET /logs.
 func (s *server) logs(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseSearch(r.URL.RawQuery, true, time.Now())
+	q, err := parseSearch(r.URL.RawQuery, pageTakes, time.Now())
 	if err != nil {
 		return err
 	}
@@ -160,11 +203,52 @@ func (s *server) logs(w http.ResponseWriter, r *http.Request) error {
 
 // count answers GET /logs/count.
 func (s *server) count(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseSearch(r.URL.RawQuery, false, time.Now())
+	q, err := parseSearch(r.URL.RawQuery, windowTakes, time.Now())
 	if err != nil {
 		return err
 	}
 	return s.search(w, r, "/logs/count", q, func(ctx context.Context) ([]byte, error) { return s.store.count(ctx, q) })
+}
+
+// chart answers GET /logs/histogram.
+func (s *server) chart(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseSearch(r.URL.RawQuery, histogramTakes, time.Now())
+	if err != nil {
+		return err
+	}
+	leave, err := s.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	body, result, err := s.histogram(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	s.metrics.cache.WithLabelValues(result).Inc()
+	w.Header().Set("X-Cache", result)
+	return write(w, body)
+}
+
+// fields answers GET /logs/fields.
+func (s *server) fields(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseSearch(r.URL.RawQuery, windowTakes, time.Now())
+	if err != nil {
+		return err
+	}
+	return s.search(w, r, "/logs/fields", q, func(ctx context.Context) ([]byte, error) { return s.store.fields(ctx, q) })
+}
+
+// values answers GET /logs/fields/{path}/values.
+func (s *server) values(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseSearch(r.URL.RawQuery, windowTakes, time.Now())
+	if err != nil {
+		return err
+	}
+	if q.by, err = parseField(r.PathValue("path")); err != nil {
+		return badRequest("path: %v", err)
+	}
+	return s.search(w, r, "/logs/fields/values", q, func(ctx context.Context) ([]byte, error) { return s.store.values(ctx, q, q.by) })
 }
 
 // one answers GET /logs/{id}.
@@ -231,9 +315,11 @@ func (s *server) enter() (leave func(), err error) {
 	case s.places <- struct{}{}:
 		return func() { <-s.places }, nil
 	default:
-		return nil, &failure{http.StatusServiceUnavailable, fmt.Sprintf("%d requests are under way, the most that are taken at once", cap(s.places))}
+		return nil, tooMany(strconv.Itoa(cap(s.places)) + " requests are under way, the most that are taken at once")
 	}
 }
+
+func tooMany(message string) error { return &failure{http.StatusTooManyRequests, message} }
 
 func write(w http.ResponseWriter, body []byte) error {
 	w.Header().Set("Content-Type", "application/json")
@@ -253,7 +339,7 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	} else if f.status >= 500 {
 		s.log.Debug("query failed", "route", route(r), "status", f.status, "error", err) // watch tells of the database
 	}
-	if f.status == http.StatusServiceUnavailable {
+	if f.status == http.StatusServiceUnavailable || f.status == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", "1")
 	}
 	service.WriteJSON(w, f.status, map[string]string{"error": f.message})

@@ -6,11 +6,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
 	"millrace/internal/frame"
-	"millrace/internal/scan"
 )
 
 // statement is SQL under construction. Everything that came from outside is an argument, never SQL.
@@ -78,54 +79,236 @@ func (s *statement) where(q *search) {
 	if q.after != nil {
 		fmt.Fprintf(&s.sql, " AND (inserted_at, id) %s (%s, %s)", than, s.arg(frame.Time(*q.after)), s.arg([16]byte(*q.after)))
 	}
-	s.condition(q.filter)
+	if everything, ok := q.filter.(all); !ok || len(everything) > 0 {
+		s.sql.WriteString(" AND ")
+		s.operand(q.filter)
+	}
 }
 
-// condition adds what n asks for.
+// condition adds what n asks for. It is true where n holds, and false or null where not.
+//
+// A path is followed by jsonpath in its lax mode, which steps into an array wherever one stands; what compares in
+// a filter asks for the type first, because a comparison would step into one array more.
 func (s *statement) condition(n node) {
 	switch n := n.(type) {
 	case all:
-		for _, part := range n {
-			s.condition(part)
+		if len(n) == 0 {
+			s.sql.WriteString("true")
 		}
+		for i, part := range n {
+			if i > 0 {
+				s.sql.WriteString(" AND ")
+			}
+			s.operand(part)
+		}
+	case either:
+		for i, part := range n {
+			if i > 0 {
+				s.sql.WriteString(" OR ")
+			}
+			s.operand(part)
+		}
+	case not:
+		s.operand(n.node)
+		s.sql.WriteString(" IS NOT TRUE")
 	case equals:
-		readings := containments(n)
-		for i, doc := range readings {
-			readings[i] = "data @> " + s.arg(doc) + "::jsonb"
-		}
-		if len(readings) == 0 {
-			readings = []string{"false"}
-		}
-		s.sql.WriteString(" AND (" + strings.Join(readings, " OR ") + ")")
+		s.equals(n)
+	case exists:
+		s.predicate("exists(" + jsonPath(n.path) + ")")
+	case text:
+		s.text(n.pattern)
+	case like:
+		fmt.Fprintf(&s.sql, "EXISTS (SELECT FROM jsonb_path_query(data, %s) AS v WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean') AND v #>> '{}' LIKE %s)",
+			s.arg(jsonPath(n.path)+"[*]"), s.arg(likePattern(n.pattern)))
+	case within:
+		s.within(n)
 	default:
 		panic(fmt.Sprintf("query: no SQL for %T", n))
 	}
 }
 
-// containments returns the documents one of which a record must contain to satisfy n. What no record can hold
-// is left out: PostgreSQL would refuse to read it, a number too large for one.
-func containments(n equals) []string {
-	text, err := json.Marshal(n.value)
+// operand adds a condition that stands beside others.
+func (s *statement) operand(n node) {
+	s.sql.WriteByte('(')
+	s.condition(n)
+	s.sql.WriteByte(')')
+}
+
+// predicate adds a jsonpath predicate, which a GIN index (jsonb_path_ops) serves as far as it is made of ==.
+func (s *statement) predicate(path string) {
+	s.sql.WriteString("data @@ " + s.arg(path))
+}
+
+// mostDocuments is up to how many documents equality asks by containment. With one it costs as much as by jsonpath
+// (0.15 µs a row, PostgreSQL 15), with two 0.2, with eight 0.7 against 0.3. Both find their rows in the index.
+const mostDocuments = 4
+
+func (s *statement) equals(n equals) {
+	readings := []string{jsonString(n.value)}
+	if n.typed && (!isNumber(n.value) || storable(n.value)) {
+		readings = append(readings, n.value)
+	}
+	if len(n.path) < mostDocuments && len(readings)<<len(n.path) <= mostDocuments { // first: a long path would shift to nothing
+		for i, doc := range containments(n.path, readings) {
+			if i > 0 {
+				s.sql.WriteString(" OR ")
+			}
+			s.sql.WriteString("data @> " + s.arg(doc))
+		}
+		return
+	}
+	path := jsonPath(n.path)
+	for i, value := range readings {
+		readings[i] = path + " == " + value
+	}
+	s.predicate(strings.Join(readings, " || "))
+}
+
+// containments returns the documents one of which a record contains when its member at path is one of the values,
+// with and without an array at each step.
+func containments(path, values []string) []string {
+	docs := values
+	for i := len(path) - 1; i >= 0; i-- {
+		name := jsonString(path[i])
+		var longer []string
+		for _, doc := range docs {
+			longer = append(longer, "{"+name+":"+doc+"}", "{"+name+":["+doc+"]}")
+		}
+		docs = longer
+	}
+	return docs
+}
+
+// text adds that the pattern is in one of the record's values. The record's JSON is looked at first: that costs a
+// fifth, and most records don't have it there.
+func (s *statement) text(p pattern) {
+	escaped := make(pattern, len(p))
+	for i, part := range p {
+		escaped[i] = escapeJSON(part)
+	}
+	exact := foldRegexp(p)
+	sketch := foldRegexp(escaped)
+	re := s.arg(sketch)
+	fmt.Fprintf(&s.sql, "data::text ~ %s AND (data @@ %s", re, s.arg(`strict exists($.** ? (@ like_regex `+jsonString(exact)+` flag "s"))`))
+	if p.numeric() {
+		fmt.Fprintf(&s.sql, ` OR EXISTS (SELECT FROM jsonb_path_query(data, 'strict $.** ? (@.type() == "number" || @.type() == "boolean")') AS v WHERE v #>> '{}' ~ %s)`, re)
+	}
+	s.sql.WriteByte(')')
+}
+
+func (s *statement) within(n within) {
+	path := jsonPath(n.path)
+	if n.low.kind == numeric || n.high.kind == numeric {
+		test := `@.type() == "number"`
+		if n.low.kind != open {
+			test += " && @ " + operator(">", n.low) + " " + n.low.number.String()
+		}
+		if n.high.kind != open {
+			test += " && @ " + operator("<", n.high) + " " + n.high.number.String()
+		}
+		s.predicate("exists(" + path + " ? (" + test + "))")
+		return
+	}
+	fmt.Fprintf(&s.sql, "EXISTS (SELECT FROM jsonb_path_query(data, %s) AS v WHERE CASE WHEN jsonb_typeof(v) = 'string' AND v #>> '{}' ~ '%s' THEN true",
+		s.arg(path+"[*]"), isInstant)
+	const at = ` AND regexp_replace(v #>> '{}', '(\.[0-9]{6})[0-9]+', '\1')::timestamptz `
+	if n.low.kind != open {
+		s.sql.WriteString(at + operator(">", n.low) + " " + s.arg(n.low.at))
+	}
+	if n.high.kind != open {
+		s.sql.WriteString(at + operator("<", n.high) + " " + s.arg(n.high.at))
+	}
+	s.sql.WriteString(" END)")
+}
+
+// isInstant is what parseInstant takes, so that the cast of what it lets through never fails: days that the months
+// have, leap years, the offsets that PostgreSQL knows.
+const isInstant = `^(?!0000)(([0-9]{4}-((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31))` +
+	`|(([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-02-29))` +
+	`T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?(Z|[+-](0[0-9]|1[0-5]):[0-5][0-9])$`
+
+func operator(sign string, b bound) string {
+	if b.inclusive {
+		return sign + "="
+	}
+	return sign
+}
+
+// jsonPath writes a path for PostgreSQL.
+func jsonPath(path []string) string {
+	var b strings.Builder
+	b.WriteByte('$')
+	for _, name := range path {
+		b.WriteByte('.')
+		b.WriteString(jsonString(name))
+	}
+	return b.String()
+}
+
+// jsonString writes a string as JSON and jsonpath have it.
+func jsonString(s string) string {
+	b, err := json.Marshal(s)
 	if err != nil {
 		panic(err) // a string always has a JSON form
 	}
-	values := []string{string(text)}
-	if n.typed {
-		values = append(values, n.value)
+	return string(b)
+}
+
+// escapeJSON writes s as it stands within the text of a jsonb value.
+func escapeJSON(s string) string {
+	if !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == '"' || r == '\\' }) {
+		return s
 	}
-	var docs []string
-	for _, doc := range values {
-		for i := len(n.path) - 1; i >= 0; i-- {
-			name, err := json.Marshal(n.path[i])
-			if err != nil {
-				panic(err)
+	var b strings.Builder
+	for _, r := range s {
+		switch i := strings.IndexRune("\"\\\b\f\n\r\t", r); {
+		case i >= 0:
+			b.WriteByte('\\')
+			b.WriteByte(`"\bfnrt`[i])
+		case r < ' ':
+			fmt.Fprintf(&b, `\u%04x`, r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// likePattern writes a pattern for LIKE.
+func likePattern(p pattern) string {
+	parts := make([]string, len(p))
+	for i, part := range p {
+		parts[i] = likeQuoter.Replace(part)
+	}
+	return strings.Join(parts, "%")
+}
+
+var likeQuoter = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
+
+// foldRegexp writes a pattern as a regular expression for PostgreSQL in which every letter stands for all that it
+// folds to. So what is found does not depend on the database's locale, and is as fast as ~*.
+func foldRegexp(p pattern) string {
+	var b strings.Builder
+	for i, part := range p {
+		if i > 0 {
+			b.WriteString(".*")
+		}
+		for _, r := range part {
+			next := unicode.SimpleFold(r)
+			switch {
+			case next != r:
+				b.WriteByte('[')
+				for b.WriteRune(r); next != r; next = unicode.SimpleFold(next) {
+					b.WriteRune(next)
+				}
+				b.WriteByte(']')
+			case escapable(r) && r < utf8.RuneSelf && r > ' ':
+				b.WriteByte('\\')
+				b.WriteRune(r)
+			default:
+				b.WriteRune(r)
 			}
-			doc = "{" + string(name) + ":" + doc + "}"
-		}
-		var body scan.Body
-		if body.Single([]byte(doc), scan.Limits{RecordBytes: scan.MaxRecordBytes, PieceBytes: 1}) == nil {
-			docs = append(docs, doc)
 		}
 	}
-	return docs
+	return b.String()
 }

@@ -40,7 +40,6 @@ var (
 // store reads from PostgreSQL. It may be used by many goroutines at once.
 type store struct {
 	pool    *pgxpool.Pool
-	begin   pgx.TxOptions
 	timeout time.Duration
 }
 
@@ -65,8 +64,18 @@ func newStore(c Config) (*store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("POSTGRES_URL: %w", err)
 	}
-	begin := fmt.Sprintf("BEGIN READ ONLY; SET LOCAL statement_timeout = %d", c.Timeout.Milliseconds())
-	return &store{pool: pool, begin: pgx.TxOptions{BeginQuery: begin}, timeout: c.Timeout}, nil
+	return &store{pool: pool, timeout: c.Timeout}, nil
+}
+
+// begin begins a read. Compiling a statement for each partition (jit) takes longer than it saves: what takes the
+// time is within jsonb's functions.
+func begin(timeout time.Duration) pgx.TxOptions {
+	return pgx.TxOptions{BeginQuery: fmt.Sprintf("BEGIN READ ONLY; SET LOCAL jit = off; SET LOCAL statement_timeout = %d", timeout.Milliseconds())}
+}
+
+// connect opens a connection of its own, beside the pool.
+func (s *store) connect(ctx context.Context) (*pgx.Conn, error) {
+	return pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
 }
 
 // name tells people which database it is: its host and name.
@@ -80,13 +89,18 @@ func (s *store) close() { s.pool.Close() }
 
 // read runs f in a read-only transaction with the statement timeout.
 func (s *store) read(ctx context.Context, f func(context.Context, pgx.Tx) error) error {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout+storeSlack)
+	return s.readFor(ctx, s.timeout, f)
+}
+
+// readFor is read with another timeout.
+func (s *store) readFor(ctx context.Context, timeout time.Duration, f func(context.Context, pgx.Tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout+storeSlack)
 	defer cancel()
-	conn, tx, err := s.start(ctx)
+	conn, tx, err := s.start(ctx, timeout)
 	if errors.Is(err, errBroken) && ctx.Err() == nil {
 		// The server went away and may be back: what the pool holds are connections to the old one.
 		s.pool.Reset()
-		conn, tx, err = s.start(ctx)
+		conn, tx, err = s.start(ctx, timeout)
 	}
 	if err != nil {
 		return err
@@ -103,7 +117,7 @@ func (s *store) read(ctx context.Context, f func(context.Context, pgx.Tx) error)
 }
 
 // start begins a transaction. Its error is errBroken when a pooled connection turned out to be dead.
-func (s *store) start(ctx context.Context) (*pgxpool.Conn, pgx.Tx, error) {
+func (s *store) start(ctx context.Context, timeout time.Duration) (*pgxpool.Conn, pgx.Tx, error) {
 	// The wait for the pool has a bound of its own, to tell a busy pool from a slow statement.
 	waiting, cancel := context.WithTimeoutCause(ctx, connectTimeout, errBusy)
 	defer cancel()
@@ -114,7 +128,7 @@ func (s *store) start(ctx context.Context) (*pgxpool.Conn, pgx.Tx, error) {
 		}
 		return nil, nil, err
 	}
-	tx, err := conn.BeginTx(ctx, s.begin)
+	tx, err := conn.BeginTx(ctx, begin(timeout))
 	if err != nil {
 		if conn.Conn().IsClosed() {
 			err = fmt.Errorf("%w: %w", errBroken, err)
@@ -227,12 +241,16 @@ type generation struct {
 	late    int64     // how many times rows appeared in the window's hours, or vanished, when they were no longer new
 }
 
+// closedUntil is the time before which no row can come unnoticed: a minute ago by the database's clock, or by what a
+// replica has replayed.
+const closedUntil = `CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() ELSE now() END - interval '1 minute'`
+
 // closed says whether no row can join the window unnoticed: it ended a minute ago by the database's clock, or
 // by what a replica has replayed. If so it returns the window's generation.
 //
 // An hour of late_changes touches the window when its beginning lies less than an hour before it.
 func (s *store) closed(ctx context.Context, q *search) (closed bool, g generation, err error) {
-	const sql = `SELECT coalesce($2 <= CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() ELSE now() END - interval '1 minute', false),
+	const sql = `SELECT coalesce($2 <= ` + closedUntil + `, false),
 		(SELECT coalesce(sum(changes), 0)::bigint FROM late_changes WHERE hour > $1::timestamptz - interval '1 hour' AND hour < $2),
 		max(version), min(applied_at) FROM schema_migrations`
 	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {

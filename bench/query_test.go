@@ -1,0 +1,274 @@
+package bench
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/config"
+	"millrace/internal/frame"
+	"millrace/internal/testenv"
+)
+
+// number reads an environment variable that makes a benchmark larger than it is by default.
+func number(b testing.TB, name string, otherwise int) int {
+	b.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		b.Fatalf("%s: got %q, takes a whole number", name, text)
+	}
+	return n
+}
+
+// fillLogs stores rows, half of them in yesterday's partition, which gets its index as a closed one, the others in
+// the last hour. A fifth is level:error, one in a thousand has the phrase.
+func fillLogs(b testing.TB, db config.PostgresURL, rows int) (day time.Time) {
+	b.Helper()
+	conn := testenv.Connect(b, db)
+	now := time.Now().UTC()
+	day = now.Truncate(24 * time.Hour).Add(-24 * time.Hour)
+	exec := func(sql string, args ...any) {
+		b.Helper()
+		if _, err := conn.Exec(context.Background(), sql, args...); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for i, name := range []string{"logs_closed", "logs_open"} {
+		from := day.Add(time.Duration(i) * 24 * time.Hour)
+		to := from.Add(time.Duration(1+i) * 24 * time.Hour)
+		exec(fmt.Sprintf("CREATE TABLE %s PARTITION OF logs FOR VALUES FROM ('%s') TO ('%s')", name, from.Format(time.RFC3339), to.Format(time.RFC3339)))
+	}
+	const insert = `INSERT INTO logs SELECT
+			(lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7' || substr(md5(n::text), 1, 3) || '8' || substr(md5(n::text), 4, 15))::uuid,
+			at, jsonb_build_object('level', (ARRAY['info','info','info','warn','error'])[1 + n % 5], 'service', (ARRAY['checkout','cart','search','auth'])[1 + n % 4],
+			'trace_id', md5(n::text), 'http', jsonb_build_object('method', 'GET', 'path', '/api/v1/orders/' || n, 'status', 200 + n % 4 * 100), 'duration_ms', n % 977 * 0.125,
+			'message', CASE WHEN n % 1000 = 7 THEN 'Connection reset by peer' ELSE 'request served from the upstream pool after one retry with a warm cache' END)
+		FROM (SELECT n, date_trunc('milliseconds', $1::timestamptz + n * ($2::timestamptz - $1) / $3) AS at FROM generate_series(0, $3::bigint - 1) AS n) AS rows`
+	exec(insert, day, day.Add(24*time.Hour), rows/2)
+	exec(insert, now.Add(-time.Hour), now, rows/2)
+	exec("CREATE INDEX ON logs_closed USING gin (data jsonb_path_ops)")
+	exec("VACUUM ANALYZE logs")
+	return day
+}
+
+// get reads an answer to its end and returns its length.
+func get(b testing.TB, address string) int64 {
+	b.Helper()
+	resp, err := http.Get(address)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer resp.Body.Close() // read to its end
+	n, err := io.Copy(io.Discard, resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		b.Fatalf("GET %s: %s, %v", address, resp.Status, err)
+	}
+	return n
+}
+
+// BenchmarkSearch asks as people and dashboards do; MILLRACE_BENCH_ROWS sets how many rows there are. The ceiling is the
+// newest rows by pgx, without a service.
+func BenchmarkSearch(b *testing.B) {
+	db := testenv.Schema(b)
+	day := fillLogs(b, db, number(b, "MILLRACE_BENCH_ROWS", 200_000))
+	env := []string{"QUERY_ADDR=127.0.0.1:0", "QUERY_TIMEOUT=10m", "POSTGRES_URL=" + string(db)}
+	cached := startServer(b, "query", "", append(env, "REDIS_URL="+string(testenv.Redis(b)))...)
+	plain := startServer(b, "query", "", append(env, "REDIS_URL=")...)
+	closed := fmt.Sprintf("&from=%d&to=%d", day.UnixMilli(), day.Add(24*time.Hour).UnixMilli())
+	hour := fmt.Sprintf("&from=%d&to=%d", day.Add(12*time.Hour).UnixMilli(), day.Add(13*time.Hour).UnixMilli())
+	quarter := fmt.Sprintf("&from=%d&to=%d", day.Add(12*time.Hour).UnixMilli(), day.Add(12*time.Hour+15*time.Minute).UnixMilli())
+	phrase := url.QueryEscape(`"connection reset"`)
+	for _, bench := range []struct {
+		name, path string
+		of         *server
+	}{
+		{"latest100/open", "/logs?from=now-1h", plain},
+		{"latest100/closed", "/logs?" + closed, plain},
+		{"error1h/open", "/logs?q=level:error&from=now-1h", plain},
+		{"error1h/closed", "/logs?q=level:error" + hour, plain},
+		{"countError1h/open", "/logs/count?q=level:error&from=now-1h", plain},
+		{"countError1h/closed", "/logs/count?q=level:error" + hour, plain},
+		{"countTrace/closed", "/logs/count?q=trace_id:d3d9446802a44259755d38e6d163e820" + closed, plain},
+		{"phrase15m/open", "/logs?q=" + phrase + "&from=now-15m", plain},
+		{"phrase15m/closed", "/logs?q=" + phrase + quarter, plain},
+		{"histogramDay/closed/uncached", "/logs/histogram?by=level" + closed, plain},
+		{"histogramDay/closed/cached", "/logs/histogram?by=level" + closed, cached},
+		{"histogram1h/open/uncached", "/logs/histogram?by=level&from=now-1h", plain},
+		{"histogram1h/open/cached", "/logs/histogram?by=level&from=now-1h", cached},
+		{"fields/open", "/logs/fields?from=now-1h", plain},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			address := "http://" + bench.of.addr + bench.path
+			get(b, address) // fills caches
+			var took []float64
+			for b.Loop() {
+				began := time.Now()
+				get(b, address)
+				took = append(took, ms(time.Since(began)))
+			}
+			report(b, "ms", took)
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+	b.Run("latest100/ceiling", func(b *testing.B) {
+		conn := testenv.Connect(b, db)
+		var took []float64
+		for b.Loop() {
+			began := time.Now()
+			rows, err := conn.Query(context.Background(), "SELECT id, inserted_at, data::text FROM logs ORDER BY inserted_at DESC LIMIT 100")
+			if err != nil {
+				b.Fatal(err)
+			}
+			for rows.Next() {
+			}
+			if err := rows.Err(); err != nil {
+				b.Fatal(err)
+			}
+			took = append(took, ms(time.Since(began)))
+		}
+		report(b, "ms", took)
+		b.ReportMetric(0, "ns/op")
+	})
+}
+
+// BenchmarkExport sends all rows; MILLRACE_BENCH_ROWS sets how many there are. The ceiling is COPY of the same columns,
+// as psql's \copy (SELECT …) TO does.
+func BenchmarkExport(b *testing.B) {
+	db := testenv.Schema(b)
+	rows := number(b, "MILLRACE_BENCH_ROWS", 200_000)
+	day := fillLogs(b, db, rows)
+	s := startServer(b, "query", "", "QUERY_ADDR=127.0.0.1:0", "REDIS_URL=", "POSTGRES_URL="+string(db))
+	conn := testenv.Connect(b, db)
+	var rates, ceilings, ratios []float64
+	for b.Loop() {
+		began := time.Now()
+		get(b, fmt.Sprintf("http://%s/logs/export?from=%d", s.addr, day.UnixMilli()))
+		rate := float64(rows) / time.Since(began).Seconds()
+		began = time.Now()
+		if _, err := conn.PgConn().CopyTo(context.Background(), io.Discard, "COPY (SELECT id, inserted_at, data FROM logs ORDER BY inserted_at, id) TO STDOUT"); err != nil {
+			b.Fatal(err)
+		}
+		ceiling := float64(rows) / time.Since(began).Seconds()
+		rates, ceilings, ratios = append(rates, rate), append(ceilings, ceiling), append(ratios, rate/ceiling)
+	}
+	report(b, "rows/s", rates)
+	report(b, "ceiling-rows/s", ceilings)
+	reportRatio(b, ratios)
+	b.ReportMetric(s.metrics(b)["process_resident_memory_bytes"]/(1<<20), "resident-MiB")
+}
+
+// BenchmarkTail stores MILLRACE_BENCH_RATE rows a second, as a worker does, while 300 followers ask for one in a
+// hundred each, and looks how long each row takes to the followers and whether all come once.
+func BenchmarkTail(b *testing.B) {
+	const followers, shards, batch = 300, 100, 1000
+	rate := number(b, "MILLRACE_BENCH_RATE", 10_000)
+	db := testenv.Schema(b)
+	conn := testenv.Connect(b, db)
+	for _, sql := range []string{
+		"CREATE TABLE logs_all PARTITION OF logs FOR VALUES FROM (MINVALUE) TO (MAXVALUE)",
+		"CREATE TABLE ledger_all PARTITION OF ledger FOR VALUES FROM (MINVALUE) TO (MAXVALUE)",
+	} {
+		if _, err := conn.Exec(context.Background(), sql); err != nil {
+			b.Fatal(err)
+		}
+	}
+	s := startServer(b, "query", "", "QUERY_ADDR=127.0.0.1:0", "REDIS_URL=", "POSTGRES_URL="+string(db))
+	ctx, leave := context.WithCancel(context.Background())
+	client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: followers}}
+	var (
+		reading  sync.WaitGroup
+		received atomic.Int64
+		repeated atomic.Int64
+		mu       sync.Mutex
+		delays   []time.Duration
+	)
+	for k := range followers {
+		req, err := http.NewRequestWithContext(ctx, "GET", fmt.Sprintf("http://%s/logs/tail?q=shard:%d", s.addr, k%shards), nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			b.Fatal(err)
+		}
+		reading.Go(func() {
+			defer resp.Body.Close()
+			var own []time.Duration
+			had := make(map[string]bool)
+			for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+				rest, found := strings.CutPrefix(lines.Text(), `data: {"id":"`)
+				if !found {
+					continue
+				}
+				id, err := uuid.Parse(rest[:36])
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				if had[rest[:36]] {
+					repeated.Add(1)
+				}
+				had[rest[:36]] = true
+				own = append(own, time.Since(frame.Time(id)))
+				received.Add(1)
+			}
+			mu.Lock()
+			delays = append(delays, own...)
+			mu.Unlock()
+		})
+	}
+	stored := 0
+	tick := time.NewTicker(time.Second * batch / time.Duration(rate))
+	defer tick.Stop()
+	for b.Loop() {
+		<-tick.C
+		base := frame.NewBase()
+		err := pgx.BeginFunc(context.Background(), conn, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(context.Background(), "INSERT INTO ledger (id, records, checksum) VALUES ($1, $2, 0)", [16]byte(base), batch); err != nil {
+				return err
+			}
+			_, err := tx.CopyFrom(context.Background(), pgx.Identifier{"logs"}, []string{"id", "inserted_at", "data"},
+				pgx.CopyFromSlice(batch, func(i int) ([]any, error) {
+					doc := fmt.Sprintf(`{"shard":%d,"level":"info","service":"checkout","message":"request served from the upstream pool after one retry"}`, i%shards)
+					return []any{frame.ID(base, i), frame.Time(base), doc}, nil
+				}))
+			return err
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		stored += batch
+	}
+	want := int64(stored / shards * followers)
+	testenv.Eventually(b, 30*time.Second, "all rows have come", func() bool { return received.Load() >= want })
+	b.ReportMetric(s.metrics(b)["process_resident_memory_bytes"]/(1<<20), "resident-MiB")
+	leave()
+	reading.Wait()
+	client.CloseIdleConnections()
+	if received.Load() != want || repeated.Load() > 0 {
+		b.Errorf("%d events, want %d; %d came twice", received.Load(), want, repeated.Load())
+	}
+	slices.Sort(delays)
+	b.ReportMetric(ms(delays[len(delays)/2]), "p50-ms")
+	b.ReportMetric(ms(delays[len(delays)*99/100]), "p99-ms")
+	b.ReportMetric(ms(delays[len(delays)-1]), "max-ms")
+	b.ReportMetric(float64(stored)/b.Elapsed().Seconds(), "rows/s")
+}

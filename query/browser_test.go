@@ -1,0 +1,229 @@
+package query
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/input"
+	cdplog "github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+)
+
+// browserWait is the longest wait for something to come true in the browser: far more than it takes, so that only
+// what never comes true fails.
+const browserWait = 15 * time.Second
+
+// newBrowser starts Chromium, headless, until the test ends. Where it is not installed the test skips with a
+// pointer; when CI is set it fails, unless there is no package of it (Ubuntu has but the snap).
+func newBrowser(t testing.TB) context.Context {
+	t.Helper()
+	path := ""
+	for _, name := range []string{"chromium", "google-chrome"} {
+		if found, err := exec.LookPath(name); err == nil {
+			path = found
+			break
+		}
+	}
+	if path == "" {
+		if os.Getenv("CI") != "" && exec.Command("apt-cache", "show", "chromium").Run() == nil {
+			t.Fatal("Chromium is not installed, and apt has it")
+		}
+		t.Skip("Chromium is not installed: run make test, or apt-get install chromium")
+	}
+	options := []chromedp.ExecAllocatorOption{
+		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.Headless, chromedp.NoFirstRun, chromedp.DisableGPU,
+		chromedp.NoSandbox, // root has none; it only ever opens the page under test
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
+		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
+		chromedp.Flag("disable-dev-shm-usage", true), // containers have little of it
+		chromedp.Flag("hide-scrollbars", true),
+		chromedp.Env("TZ=Europe/Berlin", "LANG=C.UTF-8"),
+	}
+	allocator, endAllocator := chromedp.NewExecAllocator(context.Background(), options...)
+	browser, endBrowser := chromedp.NewContext(allocator)
+	t.Cleanup(func() {
+		endBrowser()
+		endAllocator() // waits for the process
+	})
+	if err := chromedp.Do(browser); err != nil {
+		t.Fatalf("start %s: %v", path, err)
+	}
+	return browser
+}
+
+// tab is a tab whose storage is its own. Scripts' errors and violations of the policy fail the test.
+type tab struct {
+	t    testing.TB
+	ctx  context.Context
+	base string
+
+	mu       sync.Mutex
+	problems []string
+}
+
+func newTab(t testing.TB, browser context.Context, base string) *tab {
+	t.Helper()
+	ctx, end := chromedp.NewContext(browser, chromedp.WithNewBrowserContext())
+	t.Cleanup(end)
+	p := &tab{t: t, ctx: ctx, base: base}
+	err := chromedp.Listen(ctx, func(event any) {
+		switch e := event.(type) {
+		case *runtime.EventExceptionThrown:
+			p.problem("exception: %s %v", e.ExceptionDetails.Text, e.ExceptionDetails.Exception)
+		case *runtime.EventConsoleAPICalled:
+			p.problem("console: %v", e.Args) // the page writes nothing there
+		case *cdplog.EventEntryAdded:
+			// A request that is refused is for the page to deal with.
+			if e.Entry.Level == cdplog.EntryLevelError && e.Entry.Source != cdplog.EntrySourceNetwork || e.Entry.Source == cdplog.EntrySourceSecurity {
+				p.problem("%s: %s %s", e.Entry.Source, e.Entry.Text, e.Entry.URL)
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, problem := range p.problems {
+			t.Error(problem)
+		}
+	})
+	if _, err := chromedp.Call(ctx, cdplog.Enable, struct{}{}); err != nil {
+		t.Fatal(err)
+	}
+	p.do(chromedp.EmulateViewport(1440, 900))
+	return p
+}
+
+func (p *tab) problem(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.problems = append(p.problems, fmt.Sprintf(format, args...))
+}
+
+func (p *tab) do(actions ...chromedp.Action[chromedp.Void]) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, browserWait)
+	defer cancel()
+	if err := chromedp.Do(ctx, actions...); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// eval returns the value of an expression.
+func eval[T any](p *tab, expression string) T {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, browserWait)
+	defer cancel()
+	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression))
+	if err != nil {
+		p.t.Fatalf("%s: %v", expression, err)
+	}
+	return v
+}
+
+func (p *tab) open(address string) {
+	p.t.Helper()
+	p.do(chromedp.Navigate(p.base + address))
+}
+
+// until waits for an expression to be true. One that throws is not true yet: the page may be about to load. The failure
+// shows what the page says instead.
+func (p *tab) until(expression string) {
+	p.t.Helper()
+	var last error
+	for deadline := time.Now().Add(browserWait); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		ctx, cancel := context.WithDeadline(p.ctx, deadline)
+		holds, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("Boolean("+expression+")"))
+		cancel()
+		if holds && err == nil {
+			return
+		}
+		last = err
+	}
+	p.t.Fatalf("not true within %s: %s (%v)\n%s\n%.2000s", browserWait, expression, last, eval[string](p, "location.href"), eval[string](p, "document.body.innerText"))
+}
+
+// is waits for the expression to have a value.
+func (p *tab) is(expression string, want any) {
+	p.t.Helper()
+	text, err := json.Marshal(want)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.until(fmt.Sprintf("JSON.stringify(%s) === JSON.stringify(%s)", expression, text))
+}
+
+func (p *tab) click(selector string) {
+	p.t.Helper()
+	p.do(chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+}
+
+// press types into what has the focus.
+func (p *tab) press(keys string) {
+	p.t.Helper()
+	p.do(chromedp.KeyEvent(keys))
+}
+
+// key presses one key as a command: no character comes of it, as none does of a key whose press the page takes.
+func (p *tab) key(name string) {
+	p.t.Helper()
+	for _, r := range name {
+		for _, event := range kb.Encode(r) {
+			if event.Type == kb.KeyChar {
+				continue
+			}
+			event.Text, event.UnmodifiedText = "", ""
+			if _, err := chromedp.Call(p.ctx, input.DispatchKeyEvent, *event); err != nil {
+				p.t.Fatal(err)
+			}
+		}
+	}
+}
+
+// search types a query in place of the one that is there.
+func (p *tab) search(query string) {
+	p.t.Helper()
+	p.do(chromedp.Evaluate[chromedp.Void]("document.activeElement.blur()"))
+	p.key("/")
+	p.is("document.activeElement.id", "q")
+	if _, err := chromedp.Call(p.ctx, input.InsertText, input.InsertTextParams{Text: query}); err != nil {
+		p.t.Fatal(err)
+	}
+	p.press("\r")
+}
+
+// drag presses the mouse at one part (0 to 1) of an element's width and lets go at another.
+func (p *tab) drag(selector string, from, to float64) {
+	p.t.Helper()
+	box := eval[struct{ X, Y, Width, Height float64 }](p, fmt.Sprintf("document.querySelector(%q).getBoundingClientRect().toJSON()", selector))
+	y := box.Y + box.Height/2
+	at := func(part float64) float64 { return box.X + part*box.Width }
+	p.do(
+		chromedp.MouseEvent(chromedp.MouseMoved, at(from), y),
+		chromedp.MouseEvent(chromedp.MousePressed, at(from), y, chromedp.ButtonLeft, chromedp.ClickCount(1)),
+		chromedp.MouseEvent(chromedp.MouseMoved, at((from+to)/2), y, chromedp.ButtonLeft),
+		chromedp.MouseEvent(chromedp.MouseMoved, at(to), y, chromedp.ButtonLeft),
+		chromedp.MouseEvent(chromedp.MouseReleased, at(to), y, chromedp.ButtonLeft, chromedp.ClickCount(1)),
+	)
+}
+
+// Expressions for what is shown.
+const (
+	messages = `[...document.querySelectorAll("#rows .message")].map((e) => e.textContent)`
+	total    = `document.getElementById("total").textContent`
+	errorBar = `[...document.querySelectorAll("#q-error:not([hidden])")].map((e) => e.textContent).join()`
+)
+
+func parameter(name string) string {
+	return fmt.Sprintf("new URLSearchParams(location.search).get(%q)", name)
+}

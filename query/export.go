@@ -1,0 +1,155 @@
+package query
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/klauspost/compress/gzip"
+
+	"millrace/internal/frame"
+)
+
+// exportBytes is how much of an export is gathered before it is sent.
+const exportBytes = 128 << 10
+
+// exportStatement selects all rows of a window in order, as they come off the index: sorting millions of them first
+// would take the server's disk, and the client's patience.
+func exportStatement(q *search) *statement {
+	s := new(statement)
+	s.sql.WriteString("SELECT id, data::text FROM logs")
+	s.where(q)
+	direction := " DESC"
+	if q.ascending {
+		direction = ""
+	}
+	s.sql.WriteString(" ORDER BY inserted_at" + direction + ", id" + direction)
+	return s
+}
+
+// export sends a line for each row of a window.
+func (s *store) export(ctx context.Context, q *search, timeout time.Duration, send func([]byte) error) error {
+	st := exportStatement(q)
+	return s.readFor(ctx, timeout, func(ctx context.Context, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL enable_sort = off"); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		out := make([]byte, 0, exportBytes+4096)
+		for rows.Next() {
+			raw := rows.RawValues()
+			id := [16]byte(raw[0])
+			out = append(appendLog(out, id, frame.Time(id), raw[1]), '\n')
+			if len(out) >= exportBytes {
+				if err := send(out); err != nil {
+					return err
+				}
+				out = out[:0]
+			}
+		}
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		return send(out)
+	})
+}
+
+// export answers GET /logs/export. What goes wrong after the first line cuts the connection: a client must not take
+// a part for the whole.
+func (s *server) export(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseSearch(r.URL.RawQuery, exportTakes, time.Now())
+	if err != nil {
+		return err
+	}
+	if r.URL.Query().Get("order") == "" {
+		q.ascending = true
+	}
+	select {
+	case s.exports <- struct{}{}:
+		defer func() { <-s.exports }()
+	default:
+		return tooMany(strconv.Itoa(cap(s.exports)) + " exports are under way, the most at once")
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(s.stopping, cancel)()
+	s.working.Go(func() {
+		select {
+		case <-keyOf(r).Gone():
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Time{})
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.Header().Set("Content-Disposition", `attachment; filename="logs.ndjson"`)
+	w.Header().Add("Vary", "Accept-Encoding")
+	var (
+		to     io.Writer = w
+		zip    *gzip.Writer
+		begun  bool
+		zipped = takesGzip(r.Header.Get("Accept-Encoding"))
+	)
+	err = s.store.export(ctx, q, s.exportTimeout, func(b []byte) error {
+		_ = control.SetWriteDeadline(time.Now().Add(writeTime)) // for each piece
+		if !begun {
+			begun = true
+			if zipped {
+				w.Header().Set("Content-Encoding", "gzip")
+				zip, _ = gzip.NewWriterLevel(w, gzip.BestSpeed) // the level is one
+				to = zip
+			}
+			w.WriteHeader(http.StatusOK)
+		}
+		if r.Method == http.MethodHead {
+			return errHead
+		}
+		_, err := to.Write(b)
+		return err
+	})
+	switch {
+	case errors.Is(err, errHead):
+		return nil
+	case err == nil && zip != nil:
+		err = zip.Close()
+	}
+	if err == nil {
+		return nil
+	}
+	if !begun {
+		for _, name := range []string{"Content-Disposition", "Content-Type"} {
+			w.Header().Del(name)
+		}
+		return err
+	}
+	if ctx.Err() == nil {
+		s.log.Warn("an export was cut off", "error", err)
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// errHead ends an export of which only the header was asked for.
+var errHead = errors.New("the header is all")
+
+// takesGzip says whether a client's Accept-Encoding lets gzip through.
+func takesGzip(accept string) bool {
+	for part := range strings.SplitSeq(accept, ",") {
+		name, quality, _ := strings.Cut(part, ";")
+		if strings.EqualFold(strings.TrimSpace(name), "gzip") {
+			q, found := strings.CutPrefix(strings.TrimSpace(quality), "q=")
+			weight, err := strconv.ParseFloat(q, 64)
+			return !found || err == nil && weight > 0
+		}
+	}
+	return false
+}

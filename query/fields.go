@@ -1,0 +1,173 @@
+package query
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/valyala/fastjson"
+)
+
+const (
+	// sampleRows is how many of a window's newest records are looked at for its fields; the bytes of a page
+	// bound them too.
+	sampleRows = 1000
+	// sampleValues is how many are looked at for the values of one field: the database counts them.
+	sampleValues = 10_000
+	// maxFields and maxValues are the longest lists that are answered with.
+	maxFields = 1000
+	maxValues = 100
+)
+
+// fields returns the answer to GET /logs/fields: what is in the newest records of the window. A path goes through
+// arrays as in a query.
+func (s *store) fields(ctx context.Context, q *search) ([]byte, error) {
+	type field struct {
+		Path  string   `json:"path"` // as a query writes it
+		Count int      `json:"count"`
+		Types []string `json:"types"`
+		seen  int      // the last record that counted
+	}
+	sampled := 0
+	found := make(map[string]*field)
+	var walk func(path string, v *fastjson.Value)
+	note := func(path, kind string) {
+		f := found[path]
+		if f == nil {
+			f = &field{Path: path}
+			found[path] = f
+		}
+		if f.seen != sampled {
+			f.seen, f.Count = sampled, f.Count+1
+		}
+		if !slices.Contains(f.Types, kind) {
+			f.Types = append(f.Types, kind)
+		}
+	}
+	walk = func(path string, v *fastjson.Value) {
+		switch v.Type() {
+		case fastjson.TypeObject:
+			v.GetObject().Visit(func(key []byte, v *fastjson.Value) {
+				member := plainName(string(key))
+				if path != "" {
+					member = path + "." + member
+				}
+				switch v.Type() {
+				case fastjson.TypeTrue, fastjson.TypeFalse:
+					note(member, "boolean")
+				default:
+					note(member, v.Type().String())
+				}
+				walk(member, v)
+			})
+		case fastjson.TypeArray:
+			for _, e := range v.GetArray() {
+				if e.Type() == fastjson.TypeObject {
+					walk(path, e)
+				}
+			}
+		}
+	}
+	sample := *q
+	sample.limit = sampleRows
+	st := pageStatement(&sample, pageBytes)
+	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		var r record
+		for rows.Next() {
+			var data pgtype.DriverBytes
+			if err := rows.Scan(nil, nil, &data); err != nil {
+				return err
+			}
+			if data == nil || sampled == sampleRows {
+				continue
+			}
+			if err := r.read(data); err != nil {
+				return err
+			}
+			sampled++
+			walk("", r.root)
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		return nil, err
+	}
+	list := make([]*field, 0, len(found))
+	for _, f := range found {
+		slices.Sort(f.Types)
+		list = append(list, f)
+	}
+	slices.SortFunc(list, func(a, b *field) int {
+		if a.Count != b.Count {
+			return b.Count - a.Count
+		}
+		return strings.Compare(a.Path, b.Path)
+	})
+	list = list[:min(len(list), maxFields)]
+	body, err := json.Marshal(map[string]any{"sampled": sampled, "fields": list})
+	return append(body, '\n'), err
+}
+
+// plainName writes a name of a field as a query has it, with quotes where it needs them.
+func plainName(name string) string {
+	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '_' && r != '-' }) || name[0] == '-' {
+		return strings.NewReplacer("\b", `\b`, "\f", `\f`, "\n", `\n`, "\r", `\r`, "\t", `\t`).Replace(quote(name))
+	}
+	return name
+}
+
+// values returns the answer to GET /logs/fields/{path}/values: the commonest strings, numbers, trues and falses of a
+// field in the newest records of the window.
+func (s *store) values(ctx context.Context, q *search, path []string) ([]byte, error) {
+	st := new(statement)
+	st.sql.WriteString("WITH sample AS MATERIALIZED (SELECT data FROM logs")
+	st.where(q)
+	st.sql.WriteString(" ORDER BY inserted_at DESC LIMIT " + st.arg(sampleValues) + `)
+		SELECT (SELECT count(*) FROM sample), (CASE jsonb_typeof(v) WHEN 'string' THEN to_jsonb(left(v #>> '{}', ` + st.arg(groupName) + `)) ELSE v END)::text COLLATE "C" AS value, count(*)
+		FROM sample, jsonb_path_query(data, ` + st.arg(jsonPath(path)+"[*]") + `) AS v
+		WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean') GROUP BY 2 ORDER BY 3 DESC, 2 LIMIT ` + st.arg(maxValues))
+	var out []byte
+	sampled := int64(0)
+	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
+		if err != nil {
+			return err
+		}
+		var (
+			value string
+			n     int64
+		)
+		_, err = pgx.ForEachRow(rows, []any{&sampled, &value, &n}, func() error {
+			if len(out) > 0 {
+				out = append(out, ',')
+			}
+			out = append(append(out, `{"value":`...), value...)
+			out = append(strconv.AppendInt(append(out, `,"count":`...), n, 10), '}')
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	head := `{"path":` + jsonString(strings.Join(plainNames(path), ".")) + `,"sampled":` + strconv.FormatInt(sampled, 10) + `,"values":[`
+	return append(append([]byte(head), out...), "]}\n"...), nil
+}
+
+func plainNames(path []string) []string {
+	names := make([]string, len(path))
+	for i, name := range path {
+		names[i] = plainName(name)
+	}
+	return names
+}

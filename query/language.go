@@ -1,0 +1,297 @@
+package query
+
+import (
+	"strings"
+	"time"
+	"unicode"
+
+	"millrace/internal/scan"
+)
+
+// The search language:
+//
+//	query  = [ or ]                              an empty query holds for every record
+//	or     = and { "OR" and }
+//	and    = not { [ "AND" ] not }               side by side means AND
+//	not    = ( "NOT" | "-" ) not | "(" or ")" | field ":" test | text
+//	text   = word | quoted                       a string, number, true or false anywhere in the record that holds it
+//	field  = name { "." name }                   the path to a member, from the record's top
+//	name   = word | quoted
+//	test   = word | quoted                       equal
+//	       | "*"                                 the field is there
+//	       | ( ">" | ">=" | "<" | "<=" ) bound
+//	       | ( "[" | "{" ) bound "TO" bound ( "]" | "}" )   with its ends, without them
+//	       | "(" or ")"                          the same field in each test: level:(error OR warn)
+//	bound  = number | RFC 3339 time | "*"        in quotes too; * has no end and stands in ranges alone
+//	quoted = `"` { char | escape } `"`           \" \\ \/ \b \f \n \r \t \uXXXX, as in JSON
+//
+// A word ends at white space, at ( ) and at "; a name also at : and at . In a word \ takes the meaning off the
+// punctuation or the space that follows it, and stands for itself before anything else; * stands for any
+// characters, none included. AND, OR and NOT are operators in capitals alone, and not before a colon.
+//
+// A test of a word that reads as a JSON number, true, false or null holds for that and for the text. Texts are
+// compared by simple case folding (Unicode), tests letter by letter. An array on the path or at its end stands
+// for its members; one within another does not. Numbers compare with numbers, times with strings that are
+// RFC 3339 times, to the microsecond.
+
+const (
+	// maxQueryBytes is the longest q. Percent-encoded it is 12 KiB, well below the 1 MiB that net/http reads.
+	maxQueryBytes = 4 << 10
+	// maxTests bounds the conditions: each costs the planner time and the index a lookup.
+	maxTests = 64
+	// maxNesting bounds parentheses and negations, and with them the parser's stack and PostgreSQL's.
+	maxNesting = 64
+	// maxNames is the longest path: no record is nested deeper.
+	maxNames = scan.MaxDepth
+	// maxStars bounds the wildcards of a word: the time of LIKE grows with the length of the text to their power.
+	maxStars = 6
+	// maxPattern is the longest text with or without wildcards, in characters: PostgreSQL makes an automaton of it.
+	maxPattern = 256
+)
+
+type (
+	// node is a part of a parsed query. Its String is a normal form, a query that reads as the node again;
+	// queries that mean the same for having been written with other white space, quotes or parentheses have
+	// the same one.
+	node interface{ String() string }
+
+	// all holds when each of its nodes does; so it does when there is none.
+	all []node
+
+	// either holds when one of its nodes does.
+	either []node
+
+	// not holds when its node does not, also because a field is missing.
+	not struct{ node }
+
+	// text holds for a record with a value anywhere that the pattern is found in.
+	text struct{ pattern pattern }
+
+	// equals holds for a record whose member at path is value.
+	equals struct {
+		path  []string
+		value string
+		typed bool // value also stands for the JSON number, true, false or null that it reads as
+	}
+
+	// exists holds for a record that has a member at path, null included.
+	exists struct{ path []string }
+
+	// like holds for a record whose member at path is, as text and as a whole, like the pattern.
+	like struct {
+		path    []string
+		pattern pattern
+	}
+
+	// within holds for a record whose member at path lies between the bounds, one of which may be open.
+	within struct {
+		path      []string
+		low, high bound
+	}
+
+	// pattern is what stands between the wildcards: one part when there is none.
+	pattern []string
+
+	// bound is the end of a range: open, a number or a time.
+	bound struct {
+		kind      boundKind
+		inclusive bool
+		number    decimal
+		at        time.Time
+	}
+
+	boundKind int
+)
+
+const (
+	open boundKind = iota
+	numeric
+	temporal
+)
+
+func (n all) String() string { return join(n, " ") }
+
+func (n either) String() string { return join(n, " OR ") }
+
+func join(nodes []node, operator string) string {
+	parts := make([]string, len(nodes))
+	for i, part := range nodes {
+		parts[i] = operand(part)
+	}
+	return strings.Join(parts, operator)
+}
+
+// operand writes a node that stands beside others.
+func operand(n node) string {
+	switch n := n.(type) {
+	case either:
+		return "(" + n.String() + ")"
+	case all:
+		if len(n) == 0 {
+			return "*"
+		}
+		return "(" + n.String() + ")"
+	}
+	return n.String()
+}
+
+func (n not) String() string    { return "-" + operand(n.node) }
+func (n text) String() string   { return n.pattern.String() }
+func (n exists) String() string { return field(n.path) + ":*" }
+func (n like) String() string   { return field(n.path) + ":" + n.pattern.String() }
+
+func (n equals) String() string {
+	if n.typed {
+		return field(n.path) + ":" + n.value // a number or literal, so without anything to quote
+	}
+	return field(n.path) + ":" + quote(n.value)
+}
+
+func (n within) String() string {
+	s := field(n.path) + ":"
+	switch {
+	case n.high.kind == open && n.low.inclusive:
+		return s + ">=" + n.low.String()
+	case n.high.kind == open:
+		return s + ">" + n.low.String()
+	case n.low.kind == open && n.high.inclusive:
+		return s + "<=" + n.high.String()
+	case n.low.kind == open:
+		return s + "<" + n.high.String()
+	}
+	start, end := "{", "}"
+	if n.low.inclusive {
+		start = "["
+	}
+	if n.high.inclusive {
+		end = "]"
+	}
+	return s + start + n.low.String() + " TO " + n.high.String() + end
+}
+
+func (b bound) String() string {
+	if b.kind == numeric {
+		return b.number.String()
+	}
+	return b.at.Format(micros)
+}
+
+// micros is how a time is written, in UTC.
+const micros = "2006-01-02T15:04:05.000000Z"
+
+func (p pattern) String() string {
+	if len(p) == 1 {
+		return quote(p[0])
+	}
+	var b strings.Builder
+	for i, part := range p {
+		if i > 0 {
+			b.WriteByte('*')
+		}
+		for _, r := range part {
+			if escapable(r) {
+				b.WriteByte('\\')
+			}
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// escapable says whether \ before a character of a word takes its meaning off.
+func escapable(r rune) bool {
+	return unicode.IsSpace(r) || '!' <= r && r <= '~' && !('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z')
+}
+
+// field writes a path as the language has it.
+func field(path []string) string {
+	names := make([]string, len(path))
+	for i, name := range path {
+		names[i] = quote(name)
+	}
+	return strings.Join(names, ".")
+}
+
+// quote writes s as the language has it.
+func quote(s string) string { return `"` + quoter.Replace(s) + `"` }
+
+var quoter = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+
+// isTyped says whether a word is a JSON number, true, false or null.
+func isTyped(word string) bool {
+	switch word {
+	case "true", "false", "null":
+		return true
+	}
+	return isNumber(word)
+}
+
+// isNumber says whether a word is a JSON number.
+func isNumber(word string) bool {
+	rest := strings.TrimPrefix(word, "-")
+	whole := leadingDigits(rest)
+	if whole == 0 || whole > 1 && rest[0] == '0' {
+		return false
+	}
+	rest = rest[whole:]
+	if strings.HasPrefix(rest, ".") {
+		n := leadingDigits(rest[1:])
+		if n == 0 {
+			return false
+		}
+		rest = rest[1+n:]
+	}
+	if rest != "" && (rest[0] == 'e' || rest[0] == 'E') {
+		rest = rest[1:]
+		if rest != "" && (rest[0] == '+' || rest[0] == '-') {
+			rest = rest[1:]
+		}
+		n := leadingDigits(rest)
+		return n > 0 && n == len(rest)
+	}
+	return rest == ""
+}
+
+func leadingDigits(s string) int { return len(s) - len(strings.TrimLeft(s, "0123456789")) }
+
+// storable says whether a record could hold the JSON number.
+func storable(number string) bool {
+	var body scan.Body
+	return body.Single([]byte(`{"":`+number+`}`), scan.Limits{RecordBytes: scan.MaxRecordBytes, PieceBytes: 1}) == nil
+}
+
+// parseInstant reads an RFC 3339 time such as PostgreSQL can hold, to the microsecond; what is finer is cut off.
+// isInstant in statement.go is the same in SQL.
+func parseInstant(s string) (time.Time, bool) {
+	// The shape first: time.Parse also takes a comma, and is slow to refuse.
+	const shape = "0000-00-00T00:00:00"
+	if len(s) <= len(shape) {
+		return time.Time{}, false
+	}
+	for i := range len(shape) {
+		if digit := '0' <= s[i] && s[i] <= '9'; digit != (shape[i] == '0') || !digit && s[i] != shape[i] {
+			return time.Time{}, false
+		}
+	}
+	rest := s[len(shape):]
+	if rest[0] == '.' {
+		n := leadingDigits(rest[1:])
+		if n == 0 || n > 9 {
+			return time.Time{}, false
+		}
+		rest = rest[1+n:]
+	}
+	switch {
+	case rest == "Z":
+	case len(rest) == len("+00:00") && (rest[0] == '+' || rest[0] == '-') && leadingDigits(rest[1:]) == 2 &&
+		rest[3] == ':' && leadingDigits(rest[4:]) == 2 && rest[1:3] <= "15" && rest[4:] <= "59":
+	default:
+		return time.Time{}, false
+	}
+	at, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil || s[:4] == "0000" {
+		return time.Time{}, false
+	}
+	// Cut off in the text's own notation, which for times before 1970 is not the same as towards zero.
+	return at.Add(-time.Duration(at.Nanosecond() % 1000)).UTC(), true
+}

@@ -1,0 +1,248 @@
+package query
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/valyala/fastjson"
+)
+
+// A matcher says whether a record satisfies a query, as the SQL of statement.go does. A property test holds the two
+// to each other. It may be used by many goroutines at once.
+type matcher func(*record) bool
+
+// record is a record as matchers look at it. It may be used by one goroutine at a time.
+type record struct {
+	parser fastjson.Parser
+	root   *fastjson.Value
+	folded []string // the record's texts, folded
+	isFold bool     // folded has been made
+}
+
+// read takes the record's JSON as PostgreSQL writes it. What it took before is gone.
+func (r *record) read(data []byte) (err error) {
+	r.folded, r.isFold = r.folded[:0], false
+	r.root, err = r.parser.ParseBytes(data)
+	return err
+}
+
+// compile makes the matcher of a query.
+func compile(n node) matcher {
+	switch n := n.(type) {
+	case all:
+		parts := compileEach(n)
+		return func(r *record) bool {
+			for _, part := range parts {
+				if !part(r) {
+					return false
+				}
+			}
+			return true
+		}
+	case either:
+		parts := compileEach(n)
+		return func(r *record) bool {
+			for _, part := range parts {
+				if part(r) {
+					return true
+				}
+			}
+			return false
+		}
+	case not:
+		inner := compile(n.node)
+		return func(r *record) bool { return !inner(r) }
+	case equals:
+		number := n.typed && isNumber(n.value) && storable(n.value)
+		var d decimal
+		if number {
+			d = parseDecimal(n.value)
+		}
+		return onScalars(n.path, func(v *fastjson.Value) bool {
+			switch v.Type() {
+			case fastjson.TypeString:
+				return string(v.GetStringBytes()) == n.value
+			case fastjson.TypeNumber:
+				return number && numberOf(v).compare(d) == 0
+			}
+			return n.typed && v.Type().String() == n.value // true, false and null are called so
+		})
+	case exists:
+		return func(r *record) bool { return at(r.root, n.path, func(*fastjson.Value) bool { return true }) }
+	case text:
+		p := make(pattern, len(n.pattern))
+		for i, part := range n.pattern {
+			p[i] = fold(part)
+		}
+		return func(r *record) bool {
+			for _, s := range r.texts() {
+				if p.within(s) {
+					return true
+				}
+			}
+			return false
+		}
+	case like:
+		return onScalars(n.path, func(v *fastjson.Value) bool {
+			s, ok := textOf(v)
+			return ok && n.pattern.is(s)
+		})
+	case within:
+		return onScalars(n.path, n.holds)
+	}
+	panic("query: no matcher for " + n.String())
+}
+
+func compileEach(nodes []node) []matcher {
+	parts := make([]matcher, len(nodes))
+	for i, n := range nodes {
+		parts[i] = compile(n)
+	}
+	return parts
+}
+
+// at calls f with the values at a path until it returns true, and says whether it did.
+func at(v *fastjson.Value, path []string, f func(*fastjson.Value) bool) bool {
+	if len(path) == 0 {
+		return f(v)
+	}
+	switch v.Type() {
+	case fastjson.TypeObject:
+		member := v.GetObject().Get(path[0])
+		return member != nil && at(member, path[1:], f)
+	case fastjson.TypeArray:
+		for _, e := range v.GetArray() {
+			if e.Type() == fastjson.TypeObject && at(e, path, f) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// onScalars matches when f returns true for a value at the path, or a member of an array there.
+func onScalars(path []string, f func(*fastjson.Value) bool) matcher {
+	member := func(v *fastjson.Value) bool {
+		if v.Type() != fastjson.TypeArray {
+			return f(v)
+		}
+		for _, e := range v.GetArray() {
+			if f(e) {
+				return true
+			}
+		}
+		return false
+	}
+	return func(r *record) bool { return at(r.root, path, member) }
+}
+
+func numberOf(v *fastjson.Value) decimal {
+	var buffer [32]byte
+	return parseDecimal(string(v.MarshalTo(buffer[:0])))
+}
+
+// textOf returns the text of a string, a number, true or false.
+func textOf(v *fastjson.Value) (string, bool) {
+	switch v.Type() {
+	case fastjson.TypeString:
+		return string(v.GetStringBytes()), true
+	case fastjson.TypeNumber, fastjson.TypeTrue, fastjson.TypeFalse:
+		return v.String(), true
+	}
+	return "", false
+}
+
+func (n within) holds(v *fastjson.Value) bool {
+	if n.low.kind == numeric || n.high.kind == numeric {
+		if v.Type() != fastjson.TypeNumber {
+			return false
+		}
+		d := numberOf(v)
+		return (n.low.kind == open || n.low.below(d.compare(n.low.number))) &&
+			(n.high.kind == open || n.high.below(-d.compare(n.high.number)))
+	}
+	if v.Type() != fastjson.TypeString {
+		return false
+	}
+	t, ok := parseInstant(string(v.GetStringBytes()))
+	return ok && (n.low.kind == open || n.low.below(t.Compare(n.low.at))) &&
+		(n.high.kind == open || n.high.below(-t.Compare(n.high.at)))
+}
+
+// below says whether a bound lets in what compares so with it.
+func (b bound) below(c int) bool { return c > 0 || c == 0 && b.inclusive }
+
+// texts returns the record's strings, numbers, trues and falses, folded.
+func (r *record) texts() []string {
+	if r.isFold {
+		return r.folded
+	}
+	var walk func(v *fastjson.Value)
+	walk = func(v *fastjson.Value) {
+		switch v.Type() {
+		case fastjson.TypeObject:
+			v.GetObject().Visit(func(_ []byte, v *fastjson.Value) { walk(v) })
+		case fastjson.TypeArray:
+			for _, e := range v.GetArray() {
+				walk(e)
+			}
+		default:
+			if s, ok := textOf(v); ok {
+				r.folded = append(r.folded, fold(s))
+			}
+		}
+	}
+	walk(r.root)
+	r.isFold = true
+	return r.folded
+}
+
+// fold makes two strings equal that differ in case alone.
+func fold(s string) string { return strings.Map(foldRune, s) }
+
+func foldRune(r rune) rune {
+	if r < utf8.RuneSelf {
+		if 'A' <= r && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}
+	least := r
+	for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
+		least = min(least, next)
+	}
+	if least < utf8.RuneSelf { // the signs for kelvin and the long s
+		return foldRune(least)
+	}
+	return least
+}
+
+// within says whether the pattern's parts are in s, one after another.
+func (p pattern) within(s string) bool {
+	for _, part := range p {
+		i := strings.Index(s, part)
+		if i < 0 {
+			return false
+		}
+		s = s[i+len(part):]
+	}
+	return true
+}
+
+// is says whether the pattern, which has a wildcard, is all of s.
+func (p pattern) is(s string) bool {
+	first, last := p[0], p[len(p)-1]
+	return len(s) >= len(first)+len(last) && strings.HasPrefix(s, first) && strings.HasSuffix(s, last) &&
+		p[1:len(p)-1].within(s[len(first):len(s)-len(last)])
+}
+
+// numeric says whether a number, true or false could hold the pattern.
+func (p pattern) numeric() bool {
+	for _, part := range p {
+		if strings.Trim(fold(part), "0123456789.-truefals") != "" {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,19 @@
+package query
+
+import (
+	_ "embed"
+	"net/http"
+)
+
+// openAPI describes every route and parameter; a test holds it to the handlers.
+//
+//go:embed openapi.json
+var openAPI []byte
+
+// document answers GET /openapi.json.
+func (s *server) document(w http.ResponseWriter, r *http.Request) error {
+	if _, err := parseParameters(r.URL.RawQuery, nil); err != nil {
+		return err
+	}
+	return write(w, openAPI)
+}

@@ -1,0 +1,146 @@
+// The query service's endpoints. Paths are relative, so the page works behind a proxy that gives it a prefix.
+import { parse } from './json.js';
+
+const keyName = 'millrace.key';
+
+// Failure is an answer that is not 2xx, or none (status 0).
+export class Failure extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export const key = {
+  get: () => sessionStorage.getItem(keyName) ?? localStorage.getItem(keyName),
+  set(value, remember) {
+    this.forget();
+    (remember ? localStorage : sessionStorage).setItem(keyName, value);
+  },
+  forget() {
+    sessionStorage.removeItem(keyName);
+    localStorage.removeItem(keyName);
+  },
+};
+
+export function address(path, parameters = {}) {
+  const given = Object.entries(parameters).filter(([, value]) => value !== '' && value != null);
+  return given.length ? `${path}?${new URLSearchParams(given)}` : path;
+}
+
+async function request(path, parameters, { signal, headers = {} } = {}) {
+  if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
+  let response;
+  try {
+    response = await fetch(address(path, parameters), { signal, headers });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Failure(0, 'The query service can’t be reached.');
+  }
+  if (response.ok) return response;
+  const text = await response.text();
+  let message = text || response.statusText;
+  try {
+    message = JSON.parse(text).error ?? message;
+  } catch { /* a proxy's own words */ }
+  throw new Failure(response.status, message);
+}
+
+const json = async (...args) => parse(await (await request(...args)).text());
+
+export const logs = (search, options) => json('logs', search, options);
+export const one = (id, options) => json(`logs/${encodeURIComponent(id)}`, {}, options);
+export async function fields(search, options) {
+  const answer = await json('logs/fields', search, options);
+  answer.fields = answer.fields.filter((field) => field.types?.some((type) => type !== 'object') ?? true); // their members are there
+  return answer;
+}
+
+export const values = async (path, search, options) =>
+  (await json(`logs/fields/${encodeURIComponent(path)}/values`, search, options)).values;
+
+// histogram returns {from, to, step} in milliseconds, total, buckets, and their groups with totals.
+export async function histogram(search, options) {
+  const answer = await json('logs/histogram', search, options);
+  const buckets = answer.buckets.map((bucket) => ({ start: Date.parse(bucket.start), count: bucket.count, groups: bucket.groups ?? {} }));
+  const step = milliseconds(answer.interval);
+  const totals = new Map();
+  for (const { groups } of buckets) {
+    for (const [name, n] of Object.entries(groups)) totals.set(name, (totals.get(name) ?? 0) + n);
+  }
+  const groups = [...totals].map(([name, n]) => ({ name, total: n, missing: name === '(none)', other: name === 'other' }));
+  const total = buckets.reduce((sum, bucket) => sum + bucket.count, 0);
+  // Without a field all of them are one group.
+  if (!search.by && total) {
+    groups.push({ name: 'all', total, other: true });
+    for (const bucket of buckets) bucket.groups = { all: bucket.count };
+  }
+  return { from: buckets[0]?.start, to: buckets.length ? buckets.at(-1).start + step : undefined, step, total, buckets, groups };
+}
+
+// tail yields the events of a stream as {type, id, data} until it ends. EventSource can't send the key, hence by hand.
+export async function* tail(search, lastId, options) {
+  const headers = { Accept: 'text/event-stream' };
+  if (lastId) headers['Last-Event-ID'] = lastId;
+  const response = await request('logs/tail', search, { ...options, headers });
+  let rest = '';
+  let event = { type: 'message', data: [] };
+  yield { type: 'open' };
+  for await (const text of chunks(response.body.pipeThrough(new TextDecoderStream()))) {
+    const lines = (rest + text).split(/\r?\n/);
+    rest = lines.pop();
+    for (const line of lines) {
+      const [, name, value] = /^([^:]*):? ?(.*)$/s.exec(line);
+      if (line === '') {
+        if (event.data.length) yield { ...event, data: event.data.join('\n') };
+        else if (event.id) yield { type: 'position', id: event.id };
+        event = { type: 'message', data: [] };
+      } else if (name === 'data') event.data.push(value);
+      else if (name === 'event') event.type = value;
+      else if (name === 'id') event.id = value;
+    }
+  }
+}
+
+// chunks: not every browser iterates over streams.
+async function* chunks(stream) {
+  const reader = stream.getReader();
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      yield value;
+    }
+  } finally {
+    reader.releaseLock();
+  }
+}
+
+// save downloads the export. Without a key the browser does it by itself; with one, straight into a file where
+// the browser offers that, else through memory.
+export async function save(search, name, progress) {
+  if (!key.get()) return follow(address('logs/export', search), name);
+  const picked = window.showSaveFilePicker && await window.showSaveFilePicker({ suggestedName: name });
+  const response = await request('logs/export', search);
+  let bytes = 0;
+  const counted = response.body.pipeThrough(new TransformStream({
+    transform(chunk, controller) {
+      progress(bytes += chunk.length);
+      controller.enqueue(chunk);
+    },
+  }));
+  if (picked) return counted.pipeTo(await picked.createWritable());
+  const url = URL.createObjectURL(await new Response(counted).blob());
+  follow(url, name);
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
+
+function follow(href, download) {
+  Object.assign(document.createElement('a'), { href, download }).click();
+}
+
+// milliseconds reads an interval such as 30s or 1h.
+function milliseconds(interval) {
+  const size = { ms: 1, s: 1e3, m: 60e3, h: 3600e3, d: 86400e3, w: 7 * 86400e3 };
+  return [...interval.matchAll(/([\d.]+)(ms|[smhdw])/g)].reduce((sum, [, n, unit]) => sum + n * size[unit], 0);
+}

@@ -1,0 +1,187 @@
+// The histogram: stacked bars that can be read off, walked along and dragged over.
+import { $, h, s } from './dom.js';
+import { clock, date, span, ticks } from './time.js';
+import { known, order } from './levels.js';
+
+const height = 116;
+const margin = { top: 10, right: 4, bottom: 20, left: 44 };
+const longest = 100; // characters: the service cuts a group's name there
+const palette = 8; // colours in style.css
+
+export const count = (n) => n.toLocaleString('en-US');
+const short = new Intl.NumberFormat('en-US', { notation: 'compact', maximumFractionDigits: 1 });
+
+// rank sorts groups: levels by how bad, then others by size, what has no group and what is left over last.
+function rank(groups) {
+  const place = (group) => (group.missing ? 1000 : group.other ? 999 : group.level ? order.indexOf(group.level) : 100);
+  return groups.sort((a, b) => place(a) - place(b) || b.total - a.total || (a.name < b.name ? -1 : 1));
+}
+
+// colours gives each group a class: that of its level, or the next of the palette.
+function colours(groups) {
+  let next = 0;
+  for (const group of groups) {
+    group.class = group.missing ? 'none' : group.other ? 'other' : group.level ? `level-${group.level}` : `series-${next++ % palette}`;
+  }
+  return groups;
+}
+
+// levels returns the round numbers that the grid marks.
+function levels(most) {
+  const size = 10 ** Math.floor(Math.log10(most / 2.5));
+  const step = Math.max(1, [1, 2, 2.5, 5, 10].find((n) => n * size >= most / 2.5) * size);
+  return Array.from({ length: Math.floor(most / step) }, (_, i) => (i + 1) * step);
+}
+
+// chart draws into the figure. onzoom(from, to) is told of a drag, onpick(group, exclude) of a click on the legend.
+export function chart({ onzoom, onpick }) {
+  const figure = $('chart');
+  const tip = $('tip');
+  const legend = $('legend');
+  let data = null;
+  let drawing = null;
+  let at = -1; // the bucket that is pointed at
+  let drag = null;
+
+  const x = (ms) => margin.left + ((ms - data.from) / (data.to - data.from)) * (drawing.width - margin.left - margin.right);
+  const timeAt = (pixel) => {
+    const part = (pixel - margin.left) / (drawing.width - margin.left - margin.right);
+    return data.from + Math.min(1, Math.max(0, part)) * (data.to - data.from);
+  };
+
+  function draw() {
+    if (!data?.buckets.length) return;
+    const width = figure.clientWidth;
+    if (!width) return;
+    drawing = { width };
+    const most = Math.max(1, ...data.buckets.map((bucket) => bucket.count));
+    const y = (n) => (n / most) * (height - margin.top - margin.bottom);
+    const floor = height - margin.bottom;
+    const marks = ticks(data.from, data.to, Math.max(2, Math.floor(width / 110)));
+    const bars = data.buckets.map((bucket) => {
+      const left = x(Math.max(bucket.start, data.from));
+      const right = x(Math.min(bucket.start + data.step, data.to));
+      let top = floor;
+      return data.groups.map((group) => {
+        const n = bucket.groups[group.name] ?? 0;
+        if (!n) return null;
+        const tall = Math.max(y(n), 1.5); // one error among thousands must be seen
+        top -= tall;
+        return s('rect', {
+          class: `fill-${group.class}`, x: left + 0.5, y: Math.max(top, 0), width: Math.max(right - left - 1, 0.8), height: tall,
+        });
+      });
+    });
+    drawing.shade = s('rect', { class: 'shade', y: margin.top - 4, height: floor - margin.top + 4, width: 0 });
+    drawing.hover = s('rect', { class: 'hover', y: margin.top - 4, height: floor - margin.top + 4, width: 0 });
+    const graph = s('svg', { width, height, viewBox: `0 0 ${width} ${height}`, 'aria-hidden': 'true' },
+      levels(most).map((n) => s('g', {},
+        s('line', { class: 'grid', x1: margin.left, x2: width - margin.right, y1: floor - y(n), y2: floor - y(n) }),
+        s('text', { class: 'tick', x: margin.left - 7, y: floor - y(n) + 4, 'text-anchor': 'end' }, short.format(n)))),
+      drawing.hover, bars, drawing.shade,
+      s('line', { class: 'axis', x1: margin.left, x2: width - margin.right, y1: floor + 0.5, y2: floor + 0.5 }),
+      marks.map(([ms, label]) => s('text', {
+        class: 'tick', x: Math.min(x(ms), width), y: height - 4, 'text-anchor': x(ms) > width - 30 ? 'end' : 'middle',
+      }, label)));
+    figure.querySelector('svg')?.remove();
+    figure.prepend(graph);
+    point(-1);
+  }
+
+  // point shows a bucket: the tooltip, which is also what a screen reader hears.
+  function point(index) {
+    at = index;
+    const bucket = data?.buckets[index];
+    tip.hidden = !bucket;
+    if (!bucket) return drawing?.hover.setAttribute('width', 0);
+    const [left, right] = [x(Math.max(bucket.start, data.from)), x(Math.min(bucket.start + data.step, data.to))];
+    drawing.hover.setAttribute('x', left);
+    drawing.hover.setAttribute('width', right - left);
+    tip.replaceChildren(
+      h('strong', {}, span(bucket.start, bucket.start + data.step)),
+      h('dl', {}, data.groups.filter((group) => bucket.groups[group.name]).map((group) => [
+        h('dt', {}, h('i', { class: `dot fill-${group.class}` }), group.name), h('dd', {}, count(bucket.groups[group.name])),
+      ]), data.groups.length > 1 || !bucket.count ? [h('dt', {}, 'all'), h('dd', {}, count(bucket.count))] : null));
+    const beside = right + 10 + tip.offsetWidth > drawing.width ? left - tip.offsetWidth - 10 : right + 10;
+    tip.style.left = `${Math.max(0, beside)}px`;
+  }
+
+  function shade(a, b) {
+    drawing.shade.setAttribute('x', Math.min(a, b));
+    drawing.shade.setAttribute('width', Math.abs(b - a));
+  }
+
+  const inside = (event) => event.clientX - figure.getBoundingClientRect().left;
+  const bucketAt = (pixel) => Math.min(data.buckets.length - 1, Math.floor((timeAt(pixel) - data.buckets[0].start) / data.step));
+
+  figure.addEventListener('pointerdown', (event) => {
+    if (event.button !== 0 || !drawing || !data?.buckets.length) return;
+    drag = inside(event);
+    figure.setPointerCapture(event.pointerId);
+  });
+  figure.addEventListener('pointermove', (event) => {
+    if (!drawing || !data?.buckets.length) return;
+    point(bucketAt(inside(event)));
+    if (drag !== null) shade(drag, inside(event));
+  });
+  figure.addEventListener('pointerup', (event) => {
+    if (drag === null) return;
+    const [a, b] = [drag, inside(event)].sort((one, other) => one - other);
+    drag = null;
+    shade(0, 0);
+    if (b - a > 4) onzoom(timeAt(a), timeAt(b));
+    else if (event.pointerType === 'mouse') zoomTo(bucketAt(a)); // a tap only shows the numbers
+  });
+  const leave = () => {
+    drag = null;
+    if (drawing) shade(0, 0);
+    point(-1);
+  };
+  figure.addEventListener('pointercancel', leave);
+  figure.addEventListener('pointerleave', () => drag === null && point(-1));
+  figure.addEventListener('blur', leave);
+  figure.addEventListener('keydown', (event) => {
+    if (!data?.buckets.length) return;
+    const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (move) point(Math.min(data.buckets.length - 1, Math.max(0, at < 0 ? data.buckets.length - 1 : at + move)));
+    else if (event.key === 'Enter' && at >= 0) zoomTo(at);
+    else return;
+    event.preventDefault();
+  });
+  const zoomTo = (index) => data.step > 1 && onzoom(data.buckets[index].start, data.buckets[index].start + data.step);
+  new ResizeObserver(draw).observe(figure);
+
+  function list(field) {
+    legend.replaceChildren(...data.groups.map((group) => {
+      const text = [h('i', { class: `dot fill-${group.class}` }), h('span', {}, group.name), h('small', {}, short.format(group.total))];
+      return h('li', {}, field && !group.other && group.name.length < longest
+        ? h('button', {
+          type: 'button', title: `${count(group.total)} · click: only these · Shift-click: without these`,
+          onclick: (event) => onpick(group, event.shiftKey),
+        }, text) : h('span', {}, text));
+    }));
+  }
+
+  return {
+    // show takes the service's answer; groups are its {name, total, other, missing}.
+    show(histogram, field, groups) {
+      data = histogram;
+      for (const group of groups) group.level = group.other || group.missing ? '' : known(group.name);
+      data.groups = colours(rank(groups));
+      figure.classList.remove('failed');
+      $('chart-error').hidden = true;
+      list(field);
+      draw();
+      const peak = data.buckets.reduce((best, bucket) => (bucket.count > (best?.count ?? 0) ? bucket : best), null);
+      figure.setAttribute('aria-label', `Histogram of ${count(data.total)} logs${peak
+        ? `, most of them at ${date(peak.start)} ${clock(peak.start)}` : ''}. Arrow keys walk along the bars, Enter zooms in.`);
+    },
+    fail(message) {
+      figure.classList.add('failed');
+      $('chart-error').hidden = false;
+      $('chart-error').textContent = message;
+      legend.replaceChildren();
+    },
+    range: () => data && { from: data.from, to: data.to },
+  };
+}
