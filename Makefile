@@ -8,7 +8,7 @@ GOBUILD     := go build -trimpath -ldflags "-X main.version=$(VERSION)"
 APT         := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz lint build clean servers compiler browser screenshots
+.PHONY: help run test bench fuzz lint build clean servers compiler browser screenshots
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,18 @@ run: build servers ## everything on this machine, data in .millrace; Ctrl-C stop
 
 test: build servers compiler browser ## all tests, on private servers, with the race detector
 	bin/millrace stack -- go test -race -count=1 -timeout 10m ./...
+
+# Counts, not times: a round has its own length. Each line's output is as benchstat reads it.
+RESULTS := bench/results/$(shell date +%F)-$(shell git rev-parse --short HEAD 2>/dev/null || echo dev).txt
+bench: build servers ## how fast Millrace is here, each figure beside its ceiling: one table, in less than 10 minutes
+	@bin/millrace stack -- bash -euc 'go test -c -o bin/bench.test ./bench; cd bench; \
+		../bin/bench.test -test.run NONE -test.bench "Accept|Slowloris" -test.benchtime 20x; \
+		../bin/bench.test -test.run NONE -test.bench "Drain|EndToEnd|Export" -test.benchtime 8x; \
+		../bin/bench.test -test.run NONE -test.bench "Visible|Tail" -test.benchtime 300x; \
+		../bin/bench.test -test.run NONE -test.bench "Layout|Compression" -test.benchtime 3x; \
+		../bin/bench.test -test.run NONE -test.bench "Search" -test.benchtime 30x; \
+		cd ..; go test -run NONE -bench "Body/ascii/ndjson|Single" -benchtime 300ms ./internal/scan' | \
+		go run ./bench/report -out $(RESULTS); echo "$(RESULTS) has it for benchstat"
 
 screenshots: build servers browser ## the README's pictures of the page, anew
 	bin/millrace stack -- go test -count=1 -run TestScreenshots ./query -screenshots

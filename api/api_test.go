@@ -651,7 +651,7 @@ func TestAStopBeforeTheStartEnds(t *testing.T) {
 }
 
 func TestAFullQueueIsAnsweredAtOnce(t *testing.T) {
-	a := start(t, func(c *Config) { c.Shards, c.MaxBytes = 1, 1<<10 })
+	a := start(t, func(c *Config) { c.Shards, c.MaxBytes, c.FrameCompression = 1, 1<<10, "none" })
 	record := []byte(`{"a":"` + strings.Repeat("x", 2000) + `"}`)
 	var got response
 	for range 20 { // the limit is approximate

@@ -224,7 +224,7 @@ func TestWhateverHappensToAPublishNothingIsLostOrDoubled(t *testing.T) {
 		}))
 	})
 	t.Run("a full queue", func(t *testing.T) {
-		a := private(t, func(c *Config) { c.Shards, c.MaxBytes = 1, 1<<10 })
+		a := private(t, func(c *Config) { c.Shards, c.MaxBytes, c.FrameCompression = 1, 1<<10, "none" })
 		record := `{"a":"` + strings.Repeat("x", 2000) + `"}`
 		acked := make(map[uuid.UUID]bool)
 		var refused http.Header
