@@ -163,9 +163,18 @@ func (p *tab) is(expression string, want any) {
 	p.until(fmt.Sprintf("JSON.stringify(%s) === JSON.stringify(%s)", expression, text))
 }
 
+// click clicks in the middle of an element, once it is shown. The place is looked up and used at once: the page may draw
+// its rows anew at any time, and what the browser's protocol calls a node is gone with them.
 func (p *tab) click(selector string) {
 	p.t.Helper()
-	p.do(chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+	p.until(fmt.Sprintf("document.querySelector(%q)?.checkVisibility()", selector))
+	at := eval[struct{ X, Y float64 }](p, fmt.Sprintf(`(() => {
+		const e = document.querySelector(%q);
+		e.scrollIntoView({ block: "nearest" });
+		const { x, y, width, height } = e.getBoundingClientRect();
+		return { X: x + width / 2, Y: y + height / 2 };
+	})()`, selector))
+	p.do(chromedp.MouseClickXY(at.X, at.Y))
 }
 
 // press types into what has the focus.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -161,6 +162,8 @@ func compareWithPostgres(t *testing.T, conn *pgx.Conn, b *Body, src []byte) {
 		t.Fatalf("%q: %v", src, err) // neither yes nor no
 	case err != nil && ours == nil:
 		t.Fatalf("%q: Single takes it; the server: %v", src, err)
+	case err == nil && ours != nil && ours.Reason == Number && lastExponent.Match(src):
+		// PostgreSQL 15 refuses it, 18 takes a zero with it; what is stored must be taken by all.
 	case err == nil && object != (ours == nil):
 		t.Fatalf("%q: the server takes it, an object: %t; Single: %v", src, object, ours)
 	case err == nil && ours != nil && ours.Reason != NotObject:
@@ -169,6 +172,9 @@ func compareWithPostgres(t *testing.T, conn *pgx.Conn, b *Body, src []byte) {
 		t.Fatalf("%q: compacted to another value, %q", src, b.NDJSON)
 	}
 }
+
+// lastExponent is the first exponent that not all versions of PostgreSQL take.
+var lastExponent = regexp.MustCompile(`[eE]\+?0*1073741823\b`)
 
 func postgresSeeds() []string {
 	zeros := func(n int) string { return strings.Repeat("0", n) }
