@@ -102,6 +102,54 @@ func compileEach(nodes []node) []matcher {
 	return parts
 }
 
+// asksFor returns an equality that every record of a query satisfies, or nil.
+func asksFor(n node) *equals {
+	switch n := n.(type) {
+	case equals:
+		return &n
+	case all:
+		for _, part := range n {
+			if e := asksFor(part); e != nil {
+				return e
+			}
+		}
+	}
+	return nil
+}
+
+// scalar is a string, a number, true, false or null, so that equal ones are equal.
+type scalar struct {
+	kind   fastjson.Type
+	text   string
+	number decimal
+}
+
+func scalarOf(v *fastjson.Value) scalar {
+	switch v.Type() {
+	case fastjson.TypeString:
+		return scalar{kind: fastjson.TypeString, text: string(v.GetStringBytes())}
+	case fastjson.TypeNumber:
+		return scalar{kind: fastjson.TypeNumber, number: numberOf(v)}
+	}
+	return scalar{kind: v.Type()}
+}
+
+// scalars returns what satisfies n.
+func (n equals) scalars() []scalar {
+	all := []scalar{{kind: fastjson.TypeString, text: n.value}}
+	switch {
+	case n.typed && isNumber(n.value) && storable(n.value):
+		all = append(all, scalar{kind: fastjson.TypeNumber, number: parseDecimal(n.value)})
+	case n.typed && n.value == "true":
+		all = append(all, scalar{kind: fastjson.TypeTrue})
+	case n.typed && n.value == "false":
+		all = append(all, scalar{kind: fastjson.TypeFalse})
+	case n.typed && n.value == "null":
+		all = append(all, scalar{kind: fastjson.TypeNull})
+	}
+	return all
+}
+
 // at calls f with the values at a path until it returns true, and says whether it did.
 func at(v *fastjson.Value, path []string, f func(*fastjson.Value) bool) bool {
 	if len(path) == 0 {

@@ -103,7 +103,7 @@ func Run(ctx context.Context, c Config) error {
 	defer context.AfterFunc(ctx, func() { ready.Set("service", "shutting down") })()
 
 	m := newMetrics(places)
-	follow := &tail{connect: store.connect, log: log, metrics: m, most: c.Followers, wake: make(chan struct{}, 1), audiences: make(map[string]*audience)}
+	follow := &tail{connect: store.connect, log: log, metrics: m, most: c.Followers, wake: make(chan struct{}, 1)}
 	working.Go(func() { follow.run(work) })
 	s := &server{
 		store: store, cache: cache, tail: follow, keys: allowed, origins: origins, metrics: m, log: log, places: places,

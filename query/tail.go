@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/valyala/fastjson"
 
 	"millrace/internal/frame"
 )
@@ -38,6 +40,9 @@ import (
 const (
 	// pollEvery is the pause between two polls, and the longest that a row waits when a poll takes no time.
 	pollEvery = 100 * time.Millisecond
+	// busyPoll is how many rows make a poll one of a busy table, after which the next follows without more of a pause: the
+	// longer that would be, the longer it would take.
+	busyPoll = 1000
 	// pollTimeout is the longest one statement of the reader may take.
 	pollTimeout = 10 * time.Second
 
@@ -112,7 +117,92 @@ func (f *follower) take() (events []*event, missed int64) {
 // audience is the followers of one query.
 type audience struct {
 	match     matcher
+	asks      *equals // what every record of the query has, nil when the query has no such thing
 	followers map[*follower]bool
+	tried     uint64 // the record it was tried on last
+}
+
+// audiences finds the queries that a record may satisfy. Of hundreds that each ask for another value of one field it
+// tries those alone which ask for the record's own. The zero value is empty.
+type audiences struct {
+	byName  map[string]*audience // by the query's normal form
+	byField map[string]*asked    // those that ask for a value, by the path's normal form
+	others  map[*audience]bool   // those that have to be tried on every record
+	number  uint64               // of the record
+}
+
+// asked is where audiences ask for a value.
+type asked struct {
+	path    []string
+	byValue map[scalar][]*audience
+}
+
+// of returns the audience of a query, a new one when there is none.
+func (t *audiences) of(filter node) *audience {
+	name := filter.String()
+	a := t.byName[name]
+	if a != nil {
+		return a
+	}
+	a = &audience{match: compile(filter), asks: asksFor(filter), followers: make(map[*follower]bool)}
+	if t.byName == nil {
+		t.byName, t.byField, t.others = make(map[string]*audience), make(map[string]*asked), make(map[*audience]bool)
+	}
+	t.byName[name] = a
+	if a.asks == nil {
+		t.others[a] = true
+		return a
+	}
+	path := field(a.asks.path)
+	if t.byField[path] == nil {
+		t.byField[path] = &asked{a.asks.path, make(map[scalar][]*audience)}
+	}
+	for _, value := range a.asks.scalars() {
+		t.byField[path].byValue[value] = append(t.byField[path].byValue[value], a)
+	}
+	return a
+}
+
+// drop forgets an audience without followers.
+func (t *audiences) drop(a *audience) {
+	maps.DeleteFunc(t.byName, func(_ string, other *audience) bool { return other == a })
+	delete(t.others, a)
+	if a.asks == nil {
+		return
+	}
+	path := field(a.asks.path)
+	f := t.byField[path]
+	for _, value := range a.asks.scalars() {
+		rest := slices.DeleteFunc(f.byValue[value], func(other *audience) bool { return other == a })
+		if f.byValue[value] = rest; len(rest) == 0 {
+			delete(f.byValue, value)
+		}
+	}
+	if len(f.byValue) == 0 {
+		delete(t.byField, path)
+	}
+}
+
+// each calls f with the audiences whose query a record satisfies.
+func (t *audiences) each(r *record, f func(*audience)) {
+	t.number++
+	try := func(a *audience) {
+		if a.tried != t.number && a.match(r) {
+			f(a)
+		}
+		a.tried = t.number
+	}
+	for a := range t.others {
+		try(a)
+	}
+	for _, asked := range t.byField {
+		onScalars(asked.path, func(v *fastjson.Value) bool {
+			for _, a := range asked.byValue[scalarOf(v)] {
+				try(a)
+			}
+			return false
+		})(r)
+	}
 }
 
 // tail is the one reader of all followers.
@@ -127,7 +217,7 @@ type tail struct {
 	position atomic.Pointer[string] // what a follower that has everything goes on from
 
 	mu        sync.Mutex
-	audiences map[string]*audience // by the query's normal form
+	audiences audiences
 	count     int
 	based     chan struct{} // closed when the reader has a snapshot to go on from; nil while nobody follows
 }
@@ -143,12 +233,7 @@ func (t *tail) join(ctx context.Context, filter node) (*follower, error) {
 		return nil, errFollowers
 	}
 	t.count++
-	name := filter.String()
-	f.audience = t.audiences[name]
-	if f.audience == nil {
-		f.audience = &audience{compile(filter), make(map[*follower]bool)}
-		t.audiences[name] = f.audience
-	}
+	f.audience = t.audiences.of(filter)
 	f.audience.followers[f] = true
 	if t.based == nil {
 		t.based = make(chan struct{})
@@ -174,10 +259,8 @@ func (t *tail) leave(f *follower) {
 	defer t.mu.Unlock()
 	delete(f.audience.followers, f)
 	t.count--
-	for name, a := range t.audiences {
-		if a == f.audience && len(a.followers) == 0 {
-			delete(t.audiences, name)
-		}
+	if len(f.audience.followers) == 0 {
+		t.audiences.drop(f.audience)
 	}
 	t.metrics.followers.Dec()
 }
@@ -205,7 +288,10 @@ func (t *tail) follow(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		pause := max(pollEvery, 2*time.Since(began)) // a third of a connection's time at most
+		pause := pollEvery
+		if r.gave < busyPoll { // a third of a connection's time at most, unless there is much to give out
+			pause = max(pollEvery, 2*time.Since(began))
+		}
 		switch {
 		case err != nil:
 			r.close(ctx)
@@ -239,10 +325,7 @@ func (t *tail) dispatch(r *record, e *event, data []byte, prefix string) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, a := range t.audiences {
-		if !a.match(r) {
-			continue
-		}
+	t.audiences.each(r, func(a *audience) {
 		if e.text == nil {
 			e.text = appendEvent(prefix, e.id, data)
 		}
@@ -251,7 +334,7 @@ func (t *tail) dispatch(r *record, e *event, data []byte, prefix string) error {
 				t.metrics.missed.Inc()
 			}
 		}
-	}
+	})
 	return nil
 }
 
@@ -273,6 +356,7 @@ type reader struct {
 	given   map[uuid.UUID]bool // rows that polls gave out which failed afterwards
 	seen    map[int64]bool     // transactions that are not before last.xmin, and whose rows have been seen
 	history []moment           // of polls, oldest first, as far as it is needed
+	gave    int                // rows, in the last poll
 	sweep   time.Duration
 	dead    map[uuid.UUID]bool // records that are dead letters
 	looked  time.Time          // when dead was read
@@ -370,6 +454,7 @@ func (r *reader) poll(ctx context.Context) error {
 		r.conn = conn
 	}
 	number := r.begun.Add(1)
+	r.gave = 0
 	if _, err := r.conn.Exec(ctx, beginTail+strconv.FormatInt(pollTimeout.Milliseconds(), 10)); err != nil {
 		return err
 	}
@@ -448,6 +533,7 @@ func (r *reader) read(ctx context.Context) (_ *snapshot, err error) {
 				return err
 			}
 			gave = append(gave, e.id)
+			r.gave++
 		}
 		return rows.Err()
 	}
