@@ -74,7 +74,7 @@ func TestAHistogramFillsItsGapsAndGroups(t *testing.T) {
 }
 
 func TestAHistogramThatWaitsForAnotherIsNoOlderThanItsRequest(t *testing.T) {
-	f := newFixture(t, map[string]string{"REDIS_URL": string(testenv.Redis(t))})
+	f := newFixture(t, map[string]string{"REDIS_URL": string(testenv.Redis(t)), "QUERY_TIMEOUT": "1m"})
 	hour := time.Now().UTC().Truncate(time.Hour).Add(-5 * time.Hour)
 	path := with("/logs/histogram", "from", ms(hour), "to", ms(hour.Add(3*time.Hour)), "interval", "10m")
 	look := testenv.Connect(t, f.url)

@@ -262,6 +262,21 @@ func TestTheTailGoesOnAfterADatabaseThatWentAway(t *testing.T) {
 	}
 }
 
+func TestTheTailGoesOnAfterAPartitionWasDropped(t *testing.T) {
+	f := ledgerFixture(t, nil)
+	now := time.Now()
+	name := partition(t, f.db, now.Add(-24*time.Hour))
+	insert(t, f.db, now.Add(-24*time.Hour), 1, n("old"))
+	s := f.follow("", "")
+	insert(t, f.db, now, 1, n("1"))
+	last := s.wants("1")
+	f.exec("ALTER TABLE logs DETACH PARTITION " + name)
+	f.exec("DROP TABLE " + name)
+	insert(t, f.db, now, 2, n("2"))
+	s.wants("2")
+	f.follow("", last).wants("2")
+}
+
 func TestASlowFollowerIsToldWhatItMissedAndSlowsNobody(t *testing.T) {
 	f := ledgerFixture(t, nil)
 	fast := f.follow("", "")
