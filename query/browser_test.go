@@ -19,7 +19,7 @@ import (
 
 // browserWait is the longest wait for something to come true in the browser: far more than it takes, so that only
 // what never comes true fails.
-const browserWait = 15 * time.Second
+const browserWait = time.Minute
 
 // newBrowser starts Chromium, headless, until the test ends. Where it is not installed the test skips with a
 // pointer; when CI is set it fails, unless there is no package of it (Ubuntu has but the snap).

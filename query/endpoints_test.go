@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,6 +70,41 @@ func TestAHistogramFillsItsGapsAndGroups(t *testing.T) {
 		if r := f.get("/logs/histogram?" + q); r.status != 400 {
 			t.Errorf("%s: got %d %s, want 400", q, r.status, r.body)
 		}
+	}
+}
+
+func TestAHistogramThatWaitsForAnotherIsNoOlderThanItsRequest(t *testing.T) {
+	f := newFixture(t, map[string]string{"REDIS_URL": string(testenv.Redis(t)), "QUERY_TIMEOUT": "1m"})
+	hour := time.Now().UTC().Truncate(time.Hour).Add(-5 * time.Hour)
+	path := with("/logs/histogram", "from", ms(hour), "to", ms(hour.Add(3*time.Hour)), "interval", "10m")
+	look := testenv.Connect(t, f.url)
+	unlock := f.lock()
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer unlock()
+	ask := func() {
+		asking.Go(func() {
+			if r, err := f.do(t.Context(), "GET", path); err != nil || r.status != 200 {
+				t.Errorf("got %d %s, %v", r.status, r.body, err)
+			}
+		})
+	}
+	ask()
+	testenv.Eventually(t, 10*time.Second, "the first waits", func() bool { return f.waiting(look) == 1 })
+	// Rows appear in an hour that holds neither the first bucket nor the last.
+	if _, err := look.Exec(t.Context(), "INSERT INTO late_changes (hour) VALUES ($1)", hour.Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	ask()
+	testenv.Eventually(t, 10*time.Second, "the second counts for itself", func() bool { return f.waiting(look) == 2 })
+}
+
+func TestTimesBeforeTheYear0AreNotWritten(t *testing.T) {
+	f := newFixture(t, nil)
+	var got histogramAnswer
+	f.ok("/logs/histogram?from=0000-01-01T00:00:00Z&to=9999-12-31T23:59:59Z", &got)
+	if start := got.Buckets[0].Start; start.Year() != 0 {
+		t.Errorf("got %s", start)
 	}
 }
 
@@ -152,6 +188,28 @@ func TestFieldsAndValues(t *testing.T) {
 	}
 }
 
+func TestALargeRecordCostsTheListOfFieldsLittle(t *testing.T) {
+	f := newFixture(t, nil)
+	at := time.Now().Add(-time.Minute)
+	partition(t, f.db, at)
+	var deep, wide strings.Builder
+	for i := range 2 * fieldsKept {
+		fmt.Fprintf(&wide, `,"k%d":0`, i)
+	}
+	for range 100 {
+		fmt.Fprintf(&deep, `{"%0500d":`, 0)
+	}
+	insert(t, f.db, at, 0, `{"level": "info", "deep": `+deep.String()+`{"x":0`+wide.String()+`}`+strings.Repeat("}", 100)+`}`,
+		`{"level": "info", "wide": {"x":0`+wide.String()+`}}`)
+	var got struct{ Fields []struct{ Path string } }
+	if r := f.ok("/logs/fields", &got); len(r.body) > maxFields*(fieldBytes+100) {
+		t.Errorf("got %d bytes", len(r.body))
+	}
+	if len(got.Fields) != maxFields || got.Fields[0].Path != "level" {
+		t.Errorf("got %d fields, the first %+v", len(got.Fields), got.Fields[:1])
+	}
+}
+
 func TestAnExportIsTheWholeWindowInOrder(t *testing.T) {
 	f := newFixture(t, nil)
 	at := time.Now().UTC().Add(-30 * time.Hour).Truncate(time.Second)
@@ -206,7 +264,7 @@ func TestAnExportIsTheWholeWindowInOrder(t *testing.T) {
 func TestAnExportEndsWhenItsClientGoesAndInItsTime(t *testing.T) {
 	f := newFixture(t, map[string]string{"EXPORT_TIMEOUT": "100ms"})
 	unlock := f.lock()
-	if r := f.get("/logs/export"); r.status != 504 {
+	if r := f.get("/logs/export"); r.status != 504 || !strings.Contains(r.body, "longer than 100ms") {
 		t.Errorf("got %d %s, want 504", r.status, r.body)
 	}
 	unlock()
@@ -221,10 +279,10 @@ func TestAnExportEndsWhenItsClientGoesAndInItsTime(t *testing.T) {
 			t.Errorf("got %d %s", r.status, r.body)
 		}
 	}()
-	testenv.Eventually(t, 5*time.Second, "the export waits", func() bool { return g.waiting(look) == 1 })
+	testenv.Eventually(t, 10*time.Second, "the export waits", func() bool { return g.waiting(look) == 1 })
 	cancel()
 	<-done
-	testenv.Eventually(t, 3*time.Second, "the export is gone", func() bool { return g.waiting(look) == 0 })
+	testenv.Eventually(t, 10*time.Second, "the export is gone", func() bool { return g.waiting(look) == 0 })
 	unlock()
 }
 

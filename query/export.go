@@ -130,6 +130,16 @@ func (s *server) export(w http.ResponseWriter, r *http.Request) error {
 		for _, name := range []string{"Content-Disposition", "Content-Type"} {
 			w.Header().Del(name)
 		}
+		switch {
+		case r.Context().Err() != nil:
+		case s.stopping.Err() != nil:
+			return &failure{http.StatusServiceUnavailable, "the service stops"}
+		case ctx.Err() != nil:
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			return &failure{http.StatusUnauthorized, "the API key was revoked"}
+		case s.judge(err).status == http.StatusGatewayTimeout:
+			return &failure{http.StatusGatewayTimeout, "the export took longer than " + s.exportTimeout.String() + "; narrow the time range"}
+		}
 		return err
 	}
 	if ctx.Err() == nil {

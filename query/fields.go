@@ -22,6 +22,10 @@ const (
 	// maxFields and maxValues are the longest lists that are answered with.
 	maxFields = 1000
 	maxValues = 100
+	// fieldBytes is the longest path that is listed, fieldsKept how many are told apart: those of the newest records,
+	// of which each adds maxFields at most. Else one record of a megabyte could make gigabytes of paths.
+	fieldBytes = 512
+	fieldsKept = 10_000
 )
 
 // fields returns the answer to GET /logs/fields: what is in the newest records of the window. A path goes through
@@ -34,11 +38,16 @@ func (s *store) fields(ctx context.Context, q *search) ([]byte, error) {
 		seen  int      // the last record that counted
 	}
 	sampled := 0
+	added := 0 // by the record that is looked at
 	found := make(map[string]*field)
 	var walk func(path string, v *fastjson.Value)
 	note := func(path, kind string) {
 		f := found[path]
 		if f == nil {
+			if len(found) == fieldsKept || added == maxFields {
+				return
+			}
+			added++
 			f = &field{Path: path}
 			found[path] = f
 		}
@@ -52,19 +61,28 @@ func (s *store) fields(ctx context.Context, q *search) ([]byte, error) {
 	walk = func(path string, v *fastjson.Value) {
 		switch v.Type() {
 		case fastjson.TypeObject:
-			v.GetObject().Visit(func(key []byte, v *fastjson.Value) {
-				member := plainName(string(key))
-				if path != "" {
-					member = path + "." + member
-				}
+			// All members before what is in them: a wide one hides none beside it.
+			each := func(f func(member string, v *fastjson.Value)) {
+				v.GetObject().Visit(func(key []byte, v *fastjson.Value) {
+					if len(path)+len(key) > fieldBytes {
+						return
+					}
+					member := plainName(string(key))
+					if path != "" {
+						member = path + "." + member
+					}
+					f(member, v)
+				})
+			}
+			each(func(member string, v *fastjson.Value) {
 				switch v.Type() {
 				case fastjson.TypeTrue, fastjson.TypeFalse:
 					note(member, "boolean")
 				default:
 					note(member, v.Type().String())
 				}
-				walk(member, v)
 			})
+			each(walk)
 		case fastjson.TypeArray:
 			for _, e := range v.GetArray() {
 				if e.Type() == fastjson.TypeObject {
@@ -94,7 +112,7 @@ func (s *store) fields(ctx context.Context, q *search) ([]byte, error) {
 			if err := r.read(data); err != nil {
 				return err
 			}
-			sampled++
+			sampled, added = sampled+1, 0
 			walk("", r.root)
 		}
 		return rows.Err()

@@ -295,7 +295,8 @@ func (s *server) tally(ctx context.Context, q *search, into []*bucket, keys []st
 		copy(into, all)
 		return err
 	}
-	v, err := s.cache.share(ctx, keys[0]+keys[len(keys)-1], func(ctx context.Context) (any, error) { return compute(ctx) })
+	// All of them: what changed late in an hour between the ends is in the keys of that hour alone.
+	v, err := s.cache.share(ctx, strings.Join(keys, " "), func(ctx context.Context) (any, error) { return compute(ctx) })
 	if err == nil {
 		copy(into, v.([]*bucket))
 	}
@@ -311,7 +312,8 @@ func renderHistogram(q *search, first int64, buckets []*bucket) []byte {
 			out = append(out, ',')
 		}
 		out = append(out, `{"start":"`...)
-		out = time.UnixMilli(first+int64(i)*q.interval).UTC().AppendFormat(out, rfc3339)
+		// A bucket that begins before the year 0 has no time in RFC 3339.
+		out = time.UnixMilli(max(earliest, first+int64(i)*q.interval)).UTC().AppendFormat(out, rfc3339)
 		out = append(out, `","count":`...)
 		out = strconv.AppendInt(out, b.Count, 10)
 		if q.by != nil {

@@ -118,7 +118,7 @@ func (s *server) around(mux *http.ServeMux) http.Handler {
 			p := recover()
 			if p != nil && p != http.ErrAbortHandler {
 				s.log.Error("panic", "route", route(r), "panic", p, "stack", string(debug.Stack()))
-				if w.status == 0 {
+				if w.status == 0 && r.Context().Err() == nil {
 					s.fail(w, r, errors.New("panic"))
 					p = nil
 				}
@@ -331,7 +331,8 @@ func write(w http.ResponseWriter, body []byte) error {
 // fail answers with an error. It is the one place that knows which error is which status.
 func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
-		return // nobody is there to read it
+		// Nobody is there to read it, or one who has only closed his side: net/http would tell him 200.
+		panic(http.ErrAbortHandler)
 	}
 	f := s.judge(err)
 	if f.status >= 500 && f.status != http.StatusServiceUnavailable {

@@ -262,6 +262,21 @@ func TestTheTailGoesOnAfterADatabaseThatWentAway(t *testing.T) {
 	}
 }
 
+func TestTheTailGoesOnAfterAPartitionWasDropped(t *testing.T) {
+	f := ledgerFixture(t, nil)
+	now := time.Now()
+	name := partition(t, f.db, now.Add(-24*time.Hour))
+	insert(t, f.db, now.Add(-24*time.Hour), 1, n("old"))
+	s := f.follow("", "")
+	insert(t, f.db, now, 1, n("1"))
+	last := s.wants("1")
+	f.exec("ALTER TABLE logs DETACH PARTITION " + name)
+	f.exec("DROP TABLE " + name)
+	insert(t, f.db, now, 2, n("2"))
+	s.wants("2")
+	f.follow("", last).wants("2")
+}
+
 func TestASlowFollowerIsToldWhatItMissedAndSlowsNobody(t *testing.T) {
 	f := ledgerFixture(t, nil)
 	fast := f.follow("", "")
@@ -330,6 +345,26 @@ func TestAStreamEndsWhenItsKeyIsRevoked(t *testing.T) {
 	if _, open := <-s.events; open {
 		t.Error("the stream goes on")
 	}
+
+	// An export that has not begun to answer says so too.
+	write(k.String(), other.String())
+	testenv.Eventually(t, 10*time.Second, "the key is back", func() bool { return f.get("/logs/count").status == 200 })
+	look := testenv.Connect(t, f.url)
+	unlock := f.lock()
+	answered := make(chan reply, 1)
+	go func() {
+		r, err := f.do(t.Context(), "GET", "/logs/export")
+		if err != nil {
+			t.Error(err)
+		}
+		answered <- r
+	}()
+	testenv.Eventually(t, 10*time.Second, "the export waits", func() bool { return f.waiting(look) == 1 })
+	write(other.String())
+	if r := <-answered; r.status != 401 || !strings.Contains(r.body, "revoked") {
+		t.Errorf("got %d %s", r.status, r.body)
+	}
+	unlock()
 }
 
 func TestFollowersAreBoundedAndPlacesChecked(t *testing.T) {
@@ -339,7 +374,7 @@ func TestFollowersAreBoundedAndPlacesChecked(t *testing.T) {
 		t.Errorf("got %d %s, want 429", r.status, r.body)
 	}
 	s.stop()
-	testenv.Eventually(t, 5*time.Second, "there is room", func() bool {
+	testenv.Eventually(t, 20*time.Second, "there is room", func() bool {
 		return strings.Contains(f.get("/metrics").body, "millrace_query_tail_followers 0\n")
 	})
 	for _, bad := range []string{"x", "1", "1.x.ü", "1.1.-1", "2.1.1", "1.1.1.1", "1.1.1.1.x", strings.Repeat("1.", 3000), "1.zzzzzzzzzzzzz.1"} {

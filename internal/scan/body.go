@@ -7,7 +7,7 @@ const MaxErrors = 100
 
 // Limits bound what a Body accepts and how it is cut up. Both must be set.
 type Limits struct {
-	RecordBytes int // the largest record, compacted; at most MaxRecordBytes
+	RecordBytes int // the largest record, compacted, its numbers without exponents; at most MaxRecordBytes
 	PieceBytes  int // a piece closes once it holds at least this many bytes
 }
 
@@ -271,9 +271,10 @@ func (b *Body) lineDelimited() bool {
 // and says why not in s.refusal.
 func (b *Body) take(at int) bool {
 	s := &b.s
-	if size := s.n - b.taken; size > b.lim.RecordBytes && !s.refused {
+	// Whoever reads the record gets its numbers written out, 1e131071 as 128 KiB.
+	if size := s.n - b.taken + s.longer; size > b.lim.RecordBytes && !s.refused {
 		s.refused = true
-		s.refusal = fault{reason: TooLarge, at: at, n: size, limit: b.lim.RecordBytes}
+		s.refusal = fault{reason: TooLarge, at: at, n: size, longer: s.longer > 0, limit: b.lim.RecordBytes}
 	}
 	if s.refused {
 		s.n = b.taken

@@ -5,7 +5,8 @@
 //
 //   - A record is accepted exactly when PostgreSQL's jsonb takes it (in a UTF-8
 //     database) and it is an object nested at most [MaxDepth] deep and at most
-//     [Limits].RecordBytes long. FuzzValueAgainstPostgres holds it to that.
+//     [Limits].RecordBytes long, with its numbers written out as jsonb does:
+//     else a few bytes came back as gigabytes. FuzzValueAgainstPostgres holds it to that.
 //   - Accepted records come out compacted (no white space outside strings,
 //     everything else byte for byte as it was sent), one a line.
 //   - Whatever it holds, a body costs time linear in its length, and memory of

@@ -106,8 +106,9 @@ type fault struct {
 	want   want // for Syntax
 	ended  bool // for Syntax: the bytes ended here, rather than holding a wrong one
 	at     int
-	n      int // Number: length of the number; TooLarge: of the record, compacted
-	limit  int // TooLarge
+	n      int  // Number: length of the number; TooLarge: of the record, compacted
+	longer bool // TooLarge: n counts numbers written out
+	limit  int  // TooLarge
 }
 
 // err words f, a fault found in body.
@@ -148,6 +149,9 @@ func (f *fault) msg(body []byte) string {
 	case Depth:
 		return "nested deeper than " + strconv.Itoa(MaxDepth)
 	case TooLarge:
+		if f.longer {
+			return fmt.Sprintf("record of %d bytes, its numbers written out, is larger than %d", f.n, f.limit)
+		}
 		return fmt.Sprintf("record of %d bytes is larger than %d", f.n, f.limit)
 	case BOM:
 		return "the body starts with a byte-order mark (BOM), send it without"

@@ -124,6 +124,26 @@ func TestAgreesWithPostgres(t *testing.T) {
 	}
 }
 
+func TestNumbersAreAsLongAsPostgresWritesThem(t *testing.T) {
+	conn := postgres(t)
+	for _, number := range []string{
+		"0e5", "-0e5", "0.0e1", "0e-3", "1e0", "1E+2", "-1e2", "1e-2", "12.50e1", "12.50e0", "12.5e-1", "0.001e3", "0.001e2", "0.001e-2",
+		"100e-2", "123e-1", "-0.00e-1", "1e131071", "1e-16383", "0.10e131072",
+	} {
+		got, ok := asNumeric([]byte(number))
+		var want int
+		if err := conn.QueryRow(context.Background(), "SELECT length(j::text) FROM (SELECT $1::jsonb) AS n (j)", number).Scan(&want); err != nil {
+			t.Fatal(err)
+		}
+		if number[0] == '-' && strings.Trim(number[:strings.IndexByte(number, 'e')], "-0.") == "" {
+			want++ // the sign of zero, which numeric has not
+		}
+		if !ok || got != want {
+			t.Errorf("asNumeric(%s) = %d, %t; PostgreSQL writes %d characters", number, got, ok, want)
+		}
+	}
+}
+
 func postgres(tb testing.TB) *pgx.Conn {
 	tb.Helper()
 	url := os.Getenv("POSTGRES_URL")

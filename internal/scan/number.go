@@ -66,18 +66,22 @@ func (s *scanner) number(src []byte, i int) (end int, ok bool) {
 	} else if i-start <= maxScale {
 		return i, true // too short to pass any limit
 	}
-	if !fitsNumeric(src[start:i]) {
+	length, ok := asNumeric(src[start:i])
+	if !ok {
 		s.refuseNumber(start, i-start)
 	}
+	s.longer += max(0, length-(i-start))
 	return i, true
 }
 
-// fitsNumeric reports whether numeric can hold num, a well-formed JSON number.
-func fitsNumeric(num []byte) bool {
+// asNumeric reports whether numeric can hold num, a well-formed JSON number, and
+// how long it is as PostgreSQL writes it, which has no exponents.
+func asNumeric(num []byte) (length int, ok bool) {
 	i := 0
 	if num[0] == '-' {
 		i = 1
 	}
+	length = i
 	whole := digits(num, i)
 	frac := 0
 	first := -1 // where the first digit that is not 0 stands, counted in digits
@@ -106,15 +110,23 @@ func fitsNumeric(num []byte) bool {
 		for ; i < len(num); i++ {
 			exponent = exponent*10 + int(num[i]-'0')
 			if exponent >= endExponent {
-				return false
+				return 0, false
 			}
 		}
 		if negative {
 			exponent = -exponent
 		}
 	}
-	if frac-exponent > maxScale {
-		return false
+	scale := max(0, frac-exponent)
+	weight := 0
+	if first >= 0 {
+		weight = whole - 1 - first + exponent
 	}
-	return first < 0 || whole-1-first+exponent <= maxWeight
+	if scale > maxScale || weight > maxWeight {
+		return 0, false
+	}
+	if length += max(0, weight) + 1; scale > 0 {
+		length += len(".") + scale
+	}
+	return length, true
 }

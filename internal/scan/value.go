@@ -42,6 +42,7 @@ type scanner struct {
 	refused bool     // the value scanned last is JSON, but can't be stored:
 	refusal fault    // the first reason why not
 	broke   fault    // where the value scanned last is not JSON
+	longer  int      // how much longer PostgreSQL writes the numbers of the value scanned last
 	scanned int      // bytes passed over; a test holds it linear in the body
 }
 
@@ -75,6 +76,7 @@ func (s *scanner) fail(src []byte, i int, w want) (int, bool) {
 // what it needs at every byte fits in registers.
 func (s *scanner) value(src []byte, i int) (end int, ok bool) {
 	s.refused = false
+	s.longer = 0
 	s.from = i
 	start := i
 

@@ -183,6 +183,7 @@ func TestSingleRefuses(t *testing.T) {
 		{nest(5000), Depth, `nested deeper than 128 at byte 384`},
 		{`{"a":` + strings.Repeat("[", 300) + strings.Repeat("]", 299) + `}`, Syntax, `unexpected '}', want ',' or ']' at byte 604`},
 		{`{"a":"` + strings.Repeat("x", 1<<20) + `"}`, TooLarge, `record of 1048584 bytes is larger than 1048576 at byte 0`},
+		{`{"a":[` + strings.Repeat("1e131071,", 7) + `1e131071]}`, TooLarge, `record of 1048591 bytes, its numbers written out, is larger than 1048576 at byte 0`},
 	} {
 		name := tt.src
 		if len(name) > 40 {
