@@ -12,6 +12,9 @@ const (
 	// leastCompressed is the size from which a body is worth compressing: a record alone, or two, gain nothing.
 	leastCompressed = 1 << 10
 
+	// keptBuffer is the largest buffer that is used again; a rare frame of one huge record should not stay for ever.
+	keptBuffer = 1 << 20
+
 	// maxDecompressed bounds what a body may become: twice the largest frame that an API makes.
 	maxDecompressed = 32 << 20
 )
@@ -45,6 +48,9 @@ func NewCompressor(name string) (*Compressor, error) {
 func (c *Compressor) Compress(body []byte) ([]byte, string) {
 	if c == nil || len(body) < leastCompressed {
 		return body, ""
+	}
+	if cap(c.buf) > keptBuffer {
+		c.buf = nil
 	}
 	c.buf = c.encode(c.buf, body)
 	if len(c.buf) >= len(body) {
