@@ -550,6 +550,8 @@ func TestAHangupHasTheKeysReadAgainAndEndsNothing(t *testing.T) {
 		})
 	}
 	lets("the first key lets in", firstSecret, secondSecret)
+	// Until it is up, a hangup ends it as any other program.
+	testenv.Eventually(t, 20*time.Second, "the worker is up", func() bool { return strings.Contains(services["worker"].out.String(), "worker is up") })
 	write(second)
 	for _, p := range services {
 		p.signal(t, syscall.SIGHUP)
