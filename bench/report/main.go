@@ -87,10 +87,24 @@ func line(r *benchfmt.Result) string {
 		case v.Unit == "spread":
 			spread = fmt.Sprintf("±%.0f %%", 50*v.Value)
 		default:
-			also = append(also, number(v.Value)+" "+v.Unit)
+			also = append(also, small(v))
 		}
 	}
 	return strings.Join([]string{r.Name.String(), figure, ceiling, ratio, spread, strings.Join(also, ", ")}, "\t") + "\t"
+}
+
+// small prints a figure in the unit that benchmarks use: benchfmt makes seconds of nanoseconds and bytes of megabytes.
+func small(v benchfmt.Value) string {
+	if unit, ok := strings.CutSuffix(v.Unit, "sec/op"); ok {
+		return number(1e9*v.Value) + " " + unit + "ns/op"
+	}
+	if unit, ok := strings.CutSuffix(v.Unit, "sec/record"); ok {
+		return number(1e9*v.Value) + " " + unit + "ns/record"
+	}
+	if v.Unit == "B/s" {
+		return number(v.Value/1e6) + " MB/s"
+	}
+	return number(v.Value) + " " + v.Unit
 }
 
 // number prints three digits that count, and all before the point.
