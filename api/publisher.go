@@ -138,7 +138,8 @@ func newPublisher(c Config, log *slog.Logger, m *metrics, ready *service.Ready) 
 		blocked:    make(map[*link]string),
 	}
 	p.work.L = &p.mu
-	p.timer = time.AfterFunc(0, p.look)
+	p.timer = time.AfterFunc(time.Hour, p.look)
+	p.timer.Stop() // until there is something to wait for
 	p.report()
 	return p
 }
