@@ -163,11 +163,11 @@ func (p *tab) is(expression string, want any) {
 	p.until(fmt.Sprintf("JSON.stringify(%s) === JSON.stringify(%s)", expression, text))
 }
 
-// click clicks in the middle of an element, once it is shown. The place is looked up and used at once: the page may draw
-// its rows anew at any time, and what the browser's protocol calls a node is gone with them.
+// click clicks in the middle of an element, once it is shown and nothing is on its way that would draw the rows anew:
+// a click on what is gone by then is lost, as is what the browser's protocol calls its node.
 func (p *tab) click(selector string) {
 	p.t.Helper()
-	p.until(fmt.Sprintf("document.querySelector(%q)?.checkVisibility()", selector))
+	p.until(fmt.Sprintf(`!document.querySelector(".loading") && document.querySelector(%q)?.checkVisibility()`, selector))
 	at := eval[struct{ X, Y float64 }](p, fmt.Sprintf(`(() => {
 		const e = document.querySelector(%q);
 		e.scrollIntoView({ block: "nearest" });
@@ -211,10 +211,12 @@ func (p *tab) search(query string) {
 	p.press("\r")
 }
 
-// drag presses the mouse at one part (0 to 1) of an element's width and lets go at another.
+// drag presses the mouse at one part (0 to 1) of an element's width and lets go at another, and waits for the page to be
+// at another address.
 func (p *tab) drag(selector string, from, to float64) {
 	p.t.Helper()
 	box := eval[struct{ X, Y, Width, Height float64 }](p, fmt.Sprintf("document.querySelector(%q).getBoundingClientRect().toJSON()", selector))
+	address := eval[string](p, "location.href")
 	y := box.Y + box.Height/2
 	at := func(part float64) float64 { return box.X + part*box.Width }
 	p.do(
@@ -224,6 +226,7 @@ func (p *tab) drag(selector string, from, to float64) {
 		chromedp.MouseEvent(chromedp.MouseMoved, at(to), y, chromedp.ButtonLeft),
 		chromedp.MouseEvent(chromedp.MouseReleased, at(to), y, chromedp.ButtonLeft, chromedp.ClickCount(1)),
 	)
+	p.until(fmt.Sprintf("location.href !== %q", address))
 }
 
 // Expressions for what is shown.
