@@ -216,18 +216,7 @@ func (s *server) chart(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	leave, err := s.enter()
-	if err != nil {
-		return err
-	}
-	defer leave()
-	body, result, err := s.histogram(r.Context(), q)
-	if err != nil {
-		return err
-	}
-	s.metrics.cache.WithLabelValues(result).Inc()
-	w.Header().Set("X-Cache", result)
-	return write(w, body)
+	return s.answer(w, func() ([]byte, string, error) { return s.histogram(r.Context(), q) })
 }
 
 // fields answers GET /logs/fields.
@@ -277,12 +266,17 @@ func (s *server) one(w http.ResponseWriter, r *http.Request) error {
 
 // search answers with what compute returns, out of the cache where the window allows it.
 func (s *server) search(w http.ResponseWriter, r *http.Request, route string, q *search, compute func(context.Context) ([]byte, error)) error {
+	return s.answer(w, func() ([]byte, string, error) { return s.lookUp(r.Context(), route, q, compute) })
+}
+
+// answer takes a place and answers with what look finds, and says what the cache had to do with it.
+func (s *server) answer(w http.ResponseWriter, look func() ([]byte, string, error)) error {
 	leave, err := s.enter()
 	if err != nil {
 		return err
 	}
 	defer leave()
-	body, result, err := s.lookUp(r.Context(), route, q, compute)
+	body, result, err := look()
 	if err != nil {
 		return err
 	}

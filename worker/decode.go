@@ -56,9 +56,13 @@ type origin struct {
 	headers     amqp.Table
 }
 
+func originOf(d *amqp.Delivery, queue string) *origin {
+	return &origin{queue: queue, typ: d.Type, contentType: d.ContentType, encoding: d.ContentEncoding, messageID: d.MessageId, headers: d.Headers}
+}
+
 // decode makes a delivery of queue into an item. The item's segments point into the delivery's body.
 func decode(d *amqp.Delivery, queue string, now time.Time) item {
-	from := &origin{queue: queue, typ: d.Type, contentType: d.ContentType, encoding: d.ContentEncoding, messageID: d.MessageId, headers: d.Headers}
+	from := originOf(d, queue)
 	it := item{tag: d.DeliveryTag, redelivered: d.Redelivered}
 	switch {
 	case d.Type == frame.Type:
@@ -102,7 +106,7 @@ func decodeDead(d *amqp.Delivery, queue string, _ time.Time) item {
 	if first, ok := d.Headers["x-first-death-queue"].(string); ok {
 		queue = first
 	}
-	from := &origin{queue: queue, typ: d.Type, contentType: d.ContentType, encoding: d.ContentEncoding, messageID: d.MessageId, headers: d.Headers}
+	from := originOf(d, queue)
 	why, _ := d.Headers["x-first-death-reason"].(string)
 	return item{
 		tag:         d.DeliveryTag,
