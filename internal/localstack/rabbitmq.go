@@ -46,9 +46,15 @@ const memoryShare = 0.4
 // default, ignore, stays so until somebody restarts nodes. Paused, it drops its clients at once, who go to the others,
 // and comes back by itself.
 //
+// net_ticktime: a node that hangs (stopped by SIGSTOP, or cut off by a network that drops packets) is given up after so
+// many seconds, a quarter more or less. Until then whatever writes to Mnesia waits for it, on all nodes: a declaration,
+// a binding, and the note of which node leads a queue now, without which new channels find no leader. The default, 60, is
+// that long without a confirm.
+//
 // The log of quorum queues is held in memory up to the size of its file, on each node.
 const clusterConf = `
 cluster_partition_handling = pause_minority
+net_ticktime = 10
 raft.wal_max_size_bytes = 67108864
 `
 
