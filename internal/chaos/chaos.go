@@ -14,8 +14,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 
+	"millrace/internal/frame"
 	"millrace/internal/localstack"
 )
 
@@ -37,8 +39,12 @@ type Options struct {
 	Faults []string
 	// Alone has one fault strike at a time.
 	Alone bool
+	// Short has faults last a quarter of their time.
+	Short bool
 	// Plan replaces the schedule.
 	Plan []Step
+	// Patience is how long the system may take to recover from a fault; 0 is 90 s.
+	Patience time.Duration
 	// Stack, when set, are the servers to use; else Run starts its own, with a small disk for PostgreSQL.
 	Stack     *localstack.Stack
 	KeepFiles bool      // the folder with the processes' logs stays
@@ -49,8 +55,9 @@ type Options struct {
 type Step struct {
 	Fault, Target string
 	Hold          time.Duration
+	After         time.Duration // of a second fault: from the first one's beginning
+	With          *Step         // a second fault
 	seed          uint64
-	with          *Step // strikes at the same time
 }
 
 func (s Step) String() string {
@@ -59,8 +66,11 @@ func (s Step) String() string {
 		text += " [" + s.Target + "]"
 	}
 	text += fmt.Sprintf(" for %v", s.Hold.Round(10*time.Millisecond))
-	if s.with != nil {
-		text += " and " + s.with.String()
+	if s.After > 0 {
+		text += fmt.Sprintf(" after %v", s.After.Round(10*time.Millisecond))
+	}
+	if s.With != nil {
+		text += " and " + s.With.String()
 	}
 	return text
 }
@@ -71,7 +81,7 @@ type event struct {
 	from, to time.Duration // to: healed
 	err      error
 	full     time.Duration // from the healing until the clients were served at full speed again; -1: never
-	empty    time.Duration // until the queues were empty
+	stored   time.Duration // until all was stored that had been acked by the healing; -1: never
 	longest  time.Duration // that a client waited for a 2xx
 }
 
@@ -96,6 +106,9 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	if o.Out == nil {
 		o.Out = io.Discard
 	}
+	if o.Patience == 0 {
+		o.Patience = 90 * time.Second
+	}
 	r := &run{Options: o}
 	began := time.Now()
 	r.system, err = newSystem(ctx, o, func(err error) { r.mismatch(died, "%v", err) })
@@ -111,7 +124,7 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	m := newMaker(o.Seed, float64(o.Rate)/requests)
 	r.load = newLoad(m, o.Clients, requests, r.doors(), r.mismatch)
 	r.poison = &poison{maker: m, urls: r.urls, topology: r.topology, every: 700 * time.Millisecond, report: r.mismatch}
-	r.known = r.faults(r.load)
+	r.known = r.faults(o, r.load)
 	for _, u := range r.units {
 		if err := u.ready(ctx); err != nil {
 			return nil, err
@@ -135,7 +148,7 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	clients.Go(func() { r.reader.follow(posting) })
 	conductErr := r.conduct(ctx)
 	stopPosting()
-	late := time.AfterFunc(2*time.Minute, giveUpNow)
+	late := time.AfterFunc(o.Patience, giveUpNow)
 	clients.Wait()
 	late.Stop()
 	r.say("all clients have ended")
@@ -207,8 +220,8 @@ func (r *run) conduct(ctx context.Context) error {
 		switch {
 		case err != nil:
 			r.say("    could not be done as meant: %v", err)
-		case e.full < 0 && ctx.Err() == nil:
-			r.mismatch(stuck, "no full speed within %v of the end of: %s", healTimeout, step)
+		case (e.full < 0 || e.stored < 0) && ctx.Err() == nil:
+			r.mismatch(stuck, "no full speed, or not all stored, within %v of the end of: %s", r.Patience, step)
 		}
 		e.longest = r.load.longestWait(e.from, time.Since(r.load.began))
 		pause(ctx, time.Until(began.Add(r.Every)))
@@ -219,9 +232,12 @@ func (r *run) strike(ctx context.Context, step Step) error {
 	f := r.fault(step.Fault)
 	var second error
 	var wg sync.WaitGroup
-	if w := step.with; w != nil {
+	if w := step.With; w != nil {
 		g := r.fault(w.Fault)
-		wg.Go(func() { second = g.strike(ctx, r.system, w.Target, w.Hold, rand.New(rand.NewPCG(w.seed, 2))) })
+		wg.Go(func() {
+			pause(ctx, w.After)
+			second = g.strike(ctx, r.system, w.Target, w.Hold, rand.New(rand.NewPCG(w.seed, 2)))
+		})
 	}
 	err := f.strike(ctx, r.system, step.Target, step.Hold, rand.New(rand.NewPCG(step.seed, 2)))
 	wg.Wait()
@@ -283,6 +299,9 @@ func (r *run) schedule() func() (Step, bool) {
 		if d := f.most - f.least; d > 0 {
 			s.Hold += time.Duration(rng.Int64N(int64(d)))
 		}
+		if r.Short {
+			s.Hold /= 4
+		}
 		return s
 	}
 	return func() (Step, bool) {
@@ -303,28 +322,41 @@ func (r *run) schedule() func() (Step, bool) {
 		second := faults[rng.IntN(len(faults))]
 		with := step(second)
 		if twice := rng.IntN(4) == 0; twice && !r.Alone && f.apart(s.Target, second, with.Target) {
-			s.with = &with
+			with.After = time.Duration(rng.Int64N(int64(s.Hold + time.Second)))
+			s.With = &with
 		}
 		return s, true
 	}
 }
 
-// settle waits until the clients are served at full speed and the queues are empty, and notes in e how long that took.
+// settle waits until the clients are served at full speed and all is stored that they were acked before, and notes in
+// e how long that took.
 func (r *run) settle(ctx context.Context, e *event) {
 	const (
-		window = time.Second
-		tick   = 50 * time.Millisecond
-		full   = 0.8
+		tick = 50 * time.Millisecond
+		full = 0.8
 	)
+	window := time.Second
+	if r.Short {
+		window /= 2
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.Patience)
+	defer cancel()
 	began := time.Now()
-	end := began.Add(healTimeout)
+	var stored time.Duration = -1
+	var storing sync.WaitGroup
+	storing.Go(func() {
+		if r.allStored(ctx, r.load.newest()) {
+			stored = time.Since(began)
+		}
+	})
 	type count struct {
 		at time.Time
 		n  int64
 	}
 	counts := []count{{began, r.load.acked.Load()}}
-	var fast, empty time.Duration = -1, -1
-	for ctx.Err() == nil && time.Now().Before(end) {
+	var fast time.Duration = -1
+	for fast < 0 && ctx.Err() == nil {
 		pause(ctx, tick)
 		now := time.Now()
 		counts = append(counts, count{now, r.load.acked.Load()})
@@ -332,36 +364,45 @@ func (r *run) settle(ctx context.Context, e *event) {
 			counts = counts[1:]
 		}
 		span := now.Sub(counts[0].at)
-		if fast < 0 && span >= window && float64(now.Sub(began)) > 0 &&
-			float64(counts[len(counts)-1].n-counts[0].n) >= full*r.load.rate*span.Seconds() {
+		if n := counts[len(counts)-1].n - counts[0].n; span >= window && float64(n) >= full*r.load.rate*span.Seconds() {
 			fast = max(now.Sub(began)-span, 0) // the window's begin was the begin of full speed
 		}
-		if empty < 0 {
-			if waiting, err := r.waiting(ctx); err == nil {
-				n := 0
-				for _, w := range waiting {
-					n += w
-				}
-				if n <= 3 { // what has just come
-					empty = time.Since(began)
-				}
-			}
-		}
-		if fast >= 0 && empty >= 0 {
-			break
-		}
 	}
+	storing.Wait()
 	if e != nil {
-		e.full, e.empty = fast, empty
-		if empty < 0 {
-			e.full = -1
+		e.full, e.stored = fast, stored
+	}
+}
+
+// allStored waits until the records with these ids are in logs.
+func (r *run) allStored(ctx context.Context, ids []uuid.UUID) bool {
+	times := make([]time.Time, len(ids))
+	for i, id := range ids {
+		times[i] = frame.Time(id)
+	}
+	for ; ctx.Err() == nil; pause(ctx, 50*time.Millisecond) {
+		conn, err := r.connect(ctx)
+		if err != nil {
+			continue
+		}
+		n := -1
+		for err == nil && n < len(ids) && ctx.Err() == nil {
+			if n >= 0 {
+				pause(ctx, 50*time.Millisecond)
+			}
+			err = conn.QueryRow(ctx, "SELECT count(*) FROM logs WHERE inserted_at = ANY ($1) AND id = ANY ($2)", times, ids).Scan(&n)
+		}
+		_ = conn.Close(ctx)
+		if n >= len(ids) {
+			return true
 		}
 	}
+	return false
 }
 
 // drain waits until every queue is empty and no process holds anything.
 func (r *run) drain(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 3*r.Patience)
 	defer cancel()
 	var errs []error
 	for _, u := range r.named("api") {

@@ -2,6 +2,8 @@ package chaos
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -12,7 +14,12 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"millrace/internal/broker"
 )
+
+// strike breaks something for as long as hold says, and heals it.
+type strike func(ctx context.Context, s *system, target string, hold time.Duration, rng *rand.Rand) error
 
 // fault is a way to break the system. strike breaks it, holds it broken, and heals it again; afterwards nothing of
 // the fault is left. target is one of the fault's targets.
@@ -21,7 +28,7 @@ type fault struct {
 	targets []string
 	least   time.Duration // of the hold
 	most    time.Duration
-	strike  func(ctx context.Context, s *system, target string, hold time.Duration, rng *rand.Rand) error
+	strike  strike
 	touches func(target string) []string // parts; two faults at once touch different ones
 	missing string                       // why it can't be had here
 }
@@ -30,7 +37,7 @@ type fault struct {
 const healTimeout = 90 * time.Second
 
 // faults returns all faults that there are. Those that can't be had here say why.
-func (s *system) faults(l *load) []fault {
+func (s *system) faults(o Options, l *load) []fault {
 	var all []fault
 	add := func(f fault) {
 		if f.touches == nil {
@@ -38,10 +45,10 @@ func (s *system) faults(l *load) []fault {
 		}
 		all = append(all, f)
 	}
-	const broker, postgres, redis = "broker", "postgres", "redis"
+	const rabbitmq, postgres, redis = "rabbitmq", "postgres", "redis"
 	nothing := func(string) []string { return nil }
 	everything := func(string) []string {
-		return []string{"api1", "api2", "worker1", "worker2", "query", broker, postgres, redis}
+		return []string{"api1", "api2", "worker1", "worker2", "query", rabbitmq, postgres, redis}
 	}
 	seconds := func(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
 
@@ -58,26 +65,32 @@ func (s *system) faults(l *load) []fault {
 	add(fault{name: "everything SIGKILL at once", targets: []string{"all"}, most: seconds(2), strike: strikePower, touches: everything})
 
 	// RabbitMQ.
-	server := func(name string, targets []string, least, most float64, strike func(context.Context, *system, string, time.Duration, *rand.Rand) error) {
-		part := strings.Split(name, ":")[0]
-		if part == "RabbitMQ" {
-			part = broker
-		}
-		add(fault{name: name, targets: targets, least: seconds(least), most: seconds(most), strike: strike,
+	server := func(name string, targets []string, least, most float64, do strike) {
+		part, _, _ := strings.Cut(name, ":")
+		add(fault{name: name, targets: targets, least: seconds(least), most: seconds(most), strike: do,
 			touches: func(string) []string { return []string{strings.ToLower(part)} }})
 	}
 	server("RabbitMQ: SIGKILL", s.brokers, 0, 4, strikeServerKill)
 	server("RabbitMQ: frozen (SIGSTOP)", s.brokers, 1, 14, strikeServerFreeze)
 	server("RabbitMQ: restarted (SIGTERM)", s.brokers, 0, 1, strikeServerRestart)
-	server("RabbitMQ: memory alarm", []string{"all"}, 1, 6, strikeCtl(
+	server("RabbitMQ: memory alarm", s.brokers, 1, 6, strikeCtl(
 		[]string{"set_vm_memory_high_watermark", "0.000001"}, []string{"set_vm_memory_high_watermark", "0.4"}))
-	server("RabbitMQ: disk alarm", []string{"all"}, 1, 6, strikeCtl(
-		[]string{"set_disk_free_limit", "900TB"}, []string{"set_disk_free_limit", "1GB"}))
-	server("RabbitMQ: connections closed", []string{"all"}, 0, 0, strikeCtl([]string{"close_all_connections", "chaos"}, nil))
-	server("RabbitMQ: queue at its length limit", []string{"all"}, 1, 6, strikeCtl(
+	server("RabbitMQ: disk alarm", s.brokers, 1, 6, strikeCtl(
+		[]string{"set_disk_free_limit", "1000000000000000"}, []string{"set_disk_free_limit", "1GB"}))
+	server("RabbitMQ: connections closed", s.brokers[:1], 0, 0, strikeCtl([]string{"close_all_connections", "chaos"}, nil))
+	server("RabbitMQ: queue at its length limit", s.brokers[:1], 1, 6, strikeCtl(
 		[]string{"set_policy", "chaos", `^logs\.[0-9]+$`, `{"max-length-bytes":1}`, "--apply-to", "queues"}, []string{"clear_policy", "chaos"}))
 	server("RabbitMQ: queue unbound", []string{"all"}, 0, 3, strikeUnbind)
 	server("RabbitMQ: exchange deleted", []string{"all"}, 0, 1, strikeExchange)
+
+	if len(s.brokers) > 1 {
+		leader := []string{"leader"}
+		server("RabbitMQ: leader SIGKILL", leader, 0, 6, ofLeader(strikeServerKill))
+		server("RabbitMQ: leader frozen (SIGSTOP)", leader, 1, 25, ofLeader(strikeServerFreeze))
+		server("RabbitMQ: leader cut off from the others", leader, 1, 12, ofLeader(strikeIsolate))
+		server("RabbitMQ: a node cut off from the others", s.brokers, 1, 12, strikeIsolate)
+		server("RabbitMQ: all nodes SIGKILL, one after another", []string{"all"}, 0, 2, strikeEachNode)
+	}
 
 	// PostgreSQL.
 	one := []string{postgres}
@@ -122,22 +135,24 @@ func (s *system) faults(l *load) []fault {
 	}
 	some := func(most int) func(*rand.Rand) int { return func(rng *rand.Rand) int { return rng.IntN(most) } }
 	none := func(*rand.Rand) int { return 0 }
-	whole := func(pattern string) func(*rand.Rand) int { return func(*rand.Rand) int { return len(pattern) } }
 	wire("reset in the middle of a request", clientAPI, up, "POST /log", some(600))
 	wire("reset in place of a 202", clientAPI, down, "HTTP/1.1 202", none)
 	wire("reset in the middle of a frame published", apiBroker, up, amqpType, some(400))
 	wire("reset in place of a confirm", apiBroker, down, amqpAck, none)
 	wire("reset in the middle of a frame delivered", workerBroker, down, amqpType, some(400))
 	wire("reset in place of an ack", workerBroker, up, amqpAck, none)
-	wire("reset before the ledger", workerPostgres, up, "INSERT INTO ledger", none)
+	begin, commit := prepared("BEGIN ISOLATION LEVEL READ COMMITTED"), prepared("COMMIT")
+	wire("reset in the middle of the ledger's entries", workerPostgres, up, begin, func(rng *rand.Rand) int { return len(begin) + rng.IntN(300) })
 	wire("reset in the middle of a COPY", workerPostgres, up, "PGCOPY\n\xff\r\n", some(2000))
-	wire("reset in place of a COMMIT", workerPostgres, up, "COMMIT", none)
-	wire("reset in the middle of a COMMIT", workerPostgres, up, "COMMIT", func(*rand.Rand) int { return 3 })
-	wire("reset right after a COMMIT", workerPostgres, up, "COMMIT", whole("COMMIT\x00\x00\x00"))
+	wire("reset in place of a COMMIT", workerPostgres, up, commit, none)
+	wire("reset right after a COMMIT", workerPostgres, up, commit, func(*rand.Rand) int { return len(commit) + len(bindTail) })
 	wire("reset in place of a COMMIT's answer", workerPostgres, down, "COMMIT\x00", none)
 
 	// Clocks.
 	add(fault{name: "clock of an API stepped", targets: []string{"api2"}, least: seconds(1), most: seconds(4), strike: strikeClock})
+	if o.ClockBinary == "" {
+		all[len(all)-1].missing = "no binary with a clock that can be stepped"
+	}
 	add(fault{name: "clock of the clients stepped", targets: []string{"clients"}, least: seconds(1), most: seconds(4), touches: nothing,
 		strike: func(ctx context.Context, _ *system, _ string, hold time.Duration, rng *rand.Rand) error {
 			// As far as an API takes keys: 24 h back, 5 min ahead.
@@ -155,6 +170,16 @@ const (
 	// amqpAck is the method basic.ack, class 60, method 80.
 	amqpAck = "\x00\x3c\x00\x50"
 )
+
+// bindTail is what follows a statement's name when it is executed without parameters: the rest of the message Bind (the
+// name's end, three counts), Describe of the portal, Execute, Sync.
+const bindTail = "\x00\x00\x00\x00\x00\x00\x00" + "D\x00\x00\x00\x06P\x00" + "E\x00\x00\x00\x09\x00\x00\x00\x00\x00" + "S\x00\x00\x00\x04"
+
+// prepared is the name under which pgx has prepared a statement, which is what travels each time.
+func prepared(sql string) string {
+	digest := sha256.Sum256([]byte(sql))
+	return "stmtcache_" + hex.EncodeToString(digest[:24])
+}
 
 func strikeKill(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
 	u := s.unit(target)
@@ -220,7 +245,7 @@ func strikePower(ctx context.Context, s *system, _ string, hold time.Duration, _
 		}
 		wg.Wait()
 	}
-	all((*unit).kill, s.stack.Kill)
+	all((*unit).kill, s.kill)
 	pause(ctx, hold)
 	ctx, cancel := healing(ctx)
 	defer cancel()
@@ -229,7 +254,7 @@ func strikePower(ctx context.Context, s *system, _ string, hold time.Duration, _
 }
 
 func strikeServerKill(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
-	err := s.stack.Kill(target)
+	err := s.kill(target)
 	pause(ctx, hold)
 	ctx, cancel := healing(ctx)
 	defer cancel()
@@ -268,17 +293,62 @@ func (s *system) restart(ctx context.Context, name string) error {
 }
 
 // strikeCtl runs rabbitmqctl with some arguments, and then with others to heal what the first have done.
-func strikeCtl(broke, heals []string) func(context.Context, *system, string, time.Duration, *rand.Rand) error {
-	return func(ctx context.Context, s *system, _ string, hold time.Duration, _ *rand.Rand) error {
-		err := s.stack.RabbitMQCtl(ctx, broke...)
+func strikeCtl(broke, heals []string) strike {
+	return func(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
+		_, err := s.stack.RabbitMQCtlOn(ctx, target, broke...)
 		if heals == nil {
+			return err
+		}
+		if err != nil {
+			_, _ = s.stack.RabbitMQCtlOn(ctx, target, heals...) // there is probably nothing to heal
 			return err
 		}
 		pause(ctx, hold)
 		ctx, cancel := healing(ctx)
 		defer cancel()
-		return errors.Join(err, again(ctx, func() error { return s.stack.RabbitMQCtl(ctx, heals...) }))
+		return errors.Join(err, again(ctx, func() error {
+			_, err := s.stack.RabbitMQCtlOn(ctx, target, heals...)
+			return err
+		}))
 	}
+}
+
+// ofLeader strikes the node that leads the queue.
+func ofLeader(do strike) strike {
+	return func(ctx context.Context, s *system, _ string, hold time.Duration, rng *rand.Rand) error {
+		leader, err := s.leader(ctx)
+		if err != nil {
+			return err
+		}
+		return do(ctx, s, leader, hold, rng)
+	}
+}
+
+// strikeIsolate cuts a node of the cluster off from the others.
+func strikeIsolate(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
+	err := s.stack.Isolate(ctx, target)
+	pause(ctx, hold)
+	ctx, cancel := healing(ctx)
+	defer cancel()
+	err = errors.Join(err, again(ctx, func() error { return s.stack.Rejoin(ctx, target) }))
+	// A node in the minority had stopped its application, and starts it again.
+	return errors.Join(err, again(ctx, func() error {
+		conn, err := broker.Dial(ctx, []string{s.stack.BrokerURL(target)}, "chaos fault")
+		if err == nil {
+			conn.End(time.Second)
+		}
+		return err
+	}))
+}
+
+// strikeEachNode kills the nodes of the cluster by turns, each as soon as the one before is back.
+func strikeEachNode(ctx context.Context, s *system, _ string, hold time.Duration, rng *rand.Rand) error {
+	for _, name := range s.brokers {
+		if err := strikeServerKill(ctx, s, name, hold, rng); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // strikeUnbind takes the queues' bindings away: what is published has nowhere to go. That the APIs bind them again, when
@@ -381,7 +451,7 @@ func strikeFlush(ctx context.Context, s *system, _ string, _ time.Duration, _ *r
 }
 
 // strikeWeather changes the network of one link, or of a class of them.
-func strikeWeather(of func(*rand.Rand) weather) func(context.Context, *system, string, time.Duration, *rand.Rand) error {
+func strikeWeather(of func(*rand.Rand) weather) strike {
 	return func(ctx context.Context, s *system, target string, hold time.Duration, rng *rand.Rand) error {
 		w := of(rng)
 		links := s.linksOf(target)
@@ -400,7 +470,7 @@ func strikeWeather(of func(*rand.Rand) weather) func(context.Context, *system, s
 }
 
 // strikeTrap has a few connections of a class reset at the sight of some bytes. The hold is the longest wait for them.
-func strikeTrap(way direction, pattern string, keep func(*rand.Rand) int) func(context.Context, *system, string, time.Duration, *rand.Rand) error {
+func strikeTrap(way direction, pattern string, keep func(*rand.Rand) int) strike {
 	return func(ctx context.Context, s *system, target string, hold time.Duration, rng *rand.Rand) error {
 		t := newTrap(way, pattern, keep(rng), 1+rng.IntN(4))
 		links := s.linksOf(target)

@@ -64,6 +64,7 @@ type load struct {
 
 	mu      sync.Mutex
 	sent    [][]*sent // by client and number
+	latest  []*sent   // by client: the last with a key that was acked
 	codes   map[string]int
 	retries int
 	waits   []wait // of requests that took more than one try
@@ -75,7 +76,7 @@ type wait struct{ from, to time.Duration }
 func newLoad(m *maker, clients int, rate float64, addrs []string, report func(mismatch, string, ...any)) *load {
 	l := &load{
 		maker: m, clients: clients, rate: rate, report: report,
-		sent: make([][]*sent, clients), codes: make(map[string]int),
+		sent: make([][]*sent, clients), latest: make([]*sent, clients), codes: make(map[string]int),
 		http: &http.Client{Timeout: tryTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: clients, DisableCompression: true}},
 	}
 	for _, a := range addrs {
@@ -251,6 +252,9 @@ func (l *load) settle(client, number int, s shape, r *sent, a answer) {
 	}
 	l.mu.Lock()
 	r.acked = true
+	if s.keyed {
+		l.latest[client] = r
+	}
 	l.mu.Unlock()
 	if bad != "" {
 		l.report(wrongAnswer, "client %d, request %d: %s in %d %.200s%s", client, number, bad, a.status, a.body, l.history(r))
@@ -292,6 +296,18 @@ func (l *load) history(r *sent) string {
 		fmt.Fprintf(&b, " after %v", t.took.Round(time.Millisecond))
 	}
 	return b.String()
+}
+
+// newest returns the first ids of what each client was acked last.
+func (l *load) newest() (ids []uuid.UUID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range l.latest {
+		if r != nil {
+			ids = append(ids, r.base)
+		}
+	}
+	return ids
 }
 
 // longestWait returns the longest that a client waited for a 2xx, of the waits that overlap a time.

@@ -24,11 +24,11 @@ type Report struct {
 
 // kind is what the strikes of one fault have in common.
 type kind struct {
-	name                       string
-	strikes, failed            int
-	longest, full, empty, hold time.Duration // the longest each
-	medianFull                 time.Duration
-	fulls                      []time.Duration
+	name                        string
+	strikes, failed             int
+	longest, full, stored, hold time.Duration // the longest each
+	medianFull                  time.Duration
+	fulls                       []time.Duration
 }
 
 // OK says that nothing is amiss.
@@ -51,11 +51,11 @@ func (r *Report) finish() {
 		return kinds[name]
 	}
 	for _, e := range r.run.events {
-		alone := e.step.with == nil
+		alone := e.step.With == nil
 		k := get(e.step.Fault)
 		k.strikes++
 		if !alone {
-			get(e.step.with.Fault).strikes++
+			get(e.step.With.Fault).strikes++
 			k = get("(two at once)")
 			k.strikes++
 		}
@@ -64,7 +64,7 @@ func (r *Report) finish() {
 		}
 		k.longest, k.hold = max(k.longest, e.longest), max(k.hold, e.to-e.from)
 		if e.full >= 0 {
-			k.full, k.empty = max(k.full, e.full), max(k.empty, e.empty)
+			k.full, k.stored = max(k.full, e.full), max(k.stored, e.stored)
 			k.fulls = append(k.fulls, e.full)
 		}
 	}
@@ -83,7 +83,7 @@ func (r *Report) Summary() string {
 	strikes, least := 0, 0
 	for _, e := range r.run.events {
 		strikes++
-		if e.step.with != nil {
+		if e.step.With != nil {
 			strikes++
 		}
 	}
@@ -114,6 +114,10 @@ func (r *Report) Summary() string {
 	for _, code := range slices.Sorted(maps.Keys(l.codes)) {
 		fmt.Fprintf(&b, " %s: %d;", code, l.codes[code])
 	}
+	b.WriteString("\nSIGKILLs of servers:")
+	for _, name := range slices.Sorted(maps.Keys(r.run.kills)) {
+		fmt.Fprintf(&b, " %s: %d;", name, r.run.kills[name])
+	}
 	fmt.Fprintf(&b, "\nlongest wait for a 2xx: %v\n", longest.Round(time.Millisecond))
 	if r.OK() {
 		b.WriteString("no mismatch\n")
@@ -136,14 +140,14 @@ func (r *Report) Markdown() string {
 		fmt.Fprintf(&b, "- %s", line)
 	}
 	b.WriteString("\n## After each kind of fault\n\nHealed is when the server or process runs again. Two at once count under the first one's name, and their times in a line of their own.\n\n")
-	b.WriteString("| fault | strikes | longest | longest wait for a 2xx | full speed after, median | at most | queues empty after, at most |\n| --- | --- | --- | --- | --- | --- | --- |\n")
+	b.WriteString("| fault | strikes | longest | longest wait for a 2xx | full speed after, median | at most | all stored after, at most |\n| --- | --- | --- | --- | --- | --- | --- |\n")
 	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
 	for _, k := range r.kinds {
 		wait := "< 1 s"
 		if k.longest > 0 {
 			wait = ms(k.longest)
 		}
-		fmt.Fprintf(&b, "| %s | %d | %s | %s | %s | %s | %s |\n", k.name, k.strikes, ms(k.hold), wait, ms(k.medianFull), ms(k.full), ms(k.empty))
+		fmt.Fprintf(&b, "| %s | %d | %s | %s | %s | %s | %s |\n", k.name, k.strikes, ms(k.hold), wait, ms(k.medianFull), ms(k.full), ms(k.stored))
 	}
 	for _, f := range r.run.known {
 		if f.missing != "" {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -58,11 +59,14 @@ type system struct {
 	clock    string // path of the file with the offset of api2's clock
 	surprise func(error)
 	closing  []func() error
+
+	mu    sync.Mutex
+	kills map[string]int // SIGKILLs of servers, by name
 }
 
 // newSystem starts the servers and all processes. What it has started is stopped by close, also after an error.
 func newSystem(ctx context.Context, o Options, surprise func(error)) (*system, error) {
-	s := &system{surprise: surprise, topology: broker.NewTopology(config.Broker{}), nest: newNest()}
+	s := &system{surprise: surprise, topology: broker.NewTopology(config.Broker{}), nest: newNest(), kills: make(map[string]int)}
 	s.closing = append(s.closing, func() error { s.nest.close(); return nil })
 	var err error
 	if s.dir, err = os.MkdirTemp("", "millrace-chaos-"); err != nil {
@@ -77,10 +81,11 @@ func newSystem(ctx context.Context, o Options, surprise func(error)) (*system, e
 	}
 	if o.Stack != nil {
 		s.stack, s.noDisk = o.Stack, errors.New("the servers are somebody else's")
+		s.closing = append(s.closing, s.deleteQueues)
 	} else if err := s.startServers(ctx, o); err != nil {
 		return s, err
 	}
-	s.brokers, s.urls = []string{"rabbitmq"}, strings.Split(s.stack.RabbitMQURL, ",")
+	s.brokers, s.urls = s.stack.Brokers(), strings.Split(s.stack.RabbitMQURL, ",")
 	if s.db, err = s.database(ctx); err != nil {
 		return s, err
 	}
@@ -103,7 +108,7 @@ func (s *system) startServers(ctx context.Context, o Options) error {
 		}
 	}
 	stack, err := localstack.Start(ctx, localstack.Options{
-		Dir: filepath.Dir(data), Need: localstack.Need{Postgres: true, RabbitMQ: true, Redis: true},
+		Dir: filepath.Dir(data), Need: localstack.Need{Postgres: true, RabbitMQ: true, Redis: true}, Brokers: o.Brokers,
 	})
 	if err != nil {
 		return err
@@ -130,6 +135,22 @@ func (s *system) database(ctx context.Context) (config.PostgresURL, error) {
 	}
 	u.Path = "/" + name
 	return config.PostgresURL(u.String()), nil
+}
+
+// deleteQueues leaves the servers as they were, for another run. The databases stay.
+func (s *system) deleteQueues() error {
+	return s.onChannel(context.Background(), func(ch *amqp.Channel) error {
+		queues := []string{s.topology.DeadQueue(), s.topology.ParkedQueue()}
+		for i := range s.topology.Shards() {
+			queues = append(queues, s.topology.Queue(i))
+		}
+		for _, q := range queues {
+			if _, err := ch.QueueDelete(q, false, false, false); err != nil {
+				return err
+			}
+		}
+		return ch.ExchangeDelete(s.topology.Exchange(), false, false)
+	})
 }
 
 // through returns rawURL with a link of its own in it.
@@ -237,6 +258,27 @@ func (s *system) close() error {
 		errs = append(errs, s.closing[i]())
 	}
 	return errors.Join(errs...)
+}
+
+// kill ends a server with SIGKILL.
+func (s *system) kill(name string) error {
+	s.mu.Lock()
+	s.kills[name]++
+	s.mu.Unlock()
+	return s.stack.Kill(name)
+}
+
+// leader is the node that leads the first queue, as the first node knows that is there to be asked.
+func (s *system) leader(ctx context.Context) (string, error) {
+	var errs []error
+	for _, name := range s.brokers {
+		leader, _, err := s.stack.Queue(ctx, name, s.topology.Queue(0))
+		if err == nil {
+			return leader, nil
+		}
+		errs = append(errs, err)
+	}
+	return "", errors.Join(errs...)
 }
 
 // unit returns the process with that name.
