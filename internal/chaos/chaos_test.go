@@ -191,7 +191,7 @@ var plants = map[string]plant{
 	},
 	"the worker nacks what it can't store": {
 		edits: []Edit{
-			{"worker/stream.go", `		case time.Since(received) > s.config.maxHold:`, `		case true:`},
+			{"worker/stream.go", `		case time.Since(received) > s.config.maxHold:`, `		case true || time.Since(received) > s.config.maxHold:`},
 			{"worker/stream.go", `			return b.total(), err
 `, `			for i, c := range consumers {
 				if b.frames[i] > 0 {

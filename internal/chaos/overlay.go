@@ -21,6 +21,10 @@ type Edit struct {
 // Build builds millrace from the module at top with some edits, by go build's -overlay. It fails when the text to be
 // replaced is not there exactly once.
 func Build(ctx context.Context, top, out string, edits ...Edit) error {
+	top, err := filepath.Abs(top)
+	if err != nil {
+		return err
+	}
 	replace := make(map[string]string)
 	texts := make(map[string]string)
 	var files []string
@@ -109,6 +113,10 @@ func init() {
 // alone, and Go does not ask libc.
 func BuildClock(ctx context.Context, top, out string) error {
 	const module = "github.com/google/uuid"
+	top, err := filepath.Abs(top)
+	if err != nil {
+		return err
+	}
 	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module)
 	list.Dir = top
 	dir, err := list.Output()
