@@ -47,7 +47,7 @@ type Options struct {
 	Patience time.Duration
 	// Stack, when set, are the servers to use; else Run starts its own, with a small disk for PostgreSQL.
 	Stack     *localstack.Stack
-	KeepFiles bool      // the folder with the processes' logs stays
+	KeepFiles bool      // the folder with logs and data stays, as it does after a mismatch
 	Out       io.Writer // progress
 }
 
@@ -98,7 +98,6 @@ type run struct {
 	mu         sync.Mutex
 	events     []*event
 	mismatches []Mismatch
-	broken     int
 }
 
 // Run runs. The error says why it could not; mismatches are in the report.
@@ -113,6 +112,12 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	began := time.Now()
 	r.system, err = newSystem(ctx, o, func(err error) { r.mismatch(died, "%v", err) })
 	defer func() {
+		if report == nil || !report.OK() {
+			r.system.keep = r.system.keep || o.Stack == nil
+		}
+		if r.system.keep {
+			r.say("logs and data stay in %s", r.system.dir)
+		}
 		if closeErr := r.system.close(); closeErr != nil {
 			err = errors.Join(err, fmt.Errorf("stop: %w", closeErr))
 		}
@@ -143,6 +148,7 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	defer giveUpNow()
 	var all, clients sync.WaitGroup
 	all.Go(func() { r.watch.follow(watching) })
+	all.Go(func() { r.mourn(watching) })
 	clients.Go(func() { r.load.run(posting, giveUp) })
 	clients.Go(func() { r.poison.run(posting, giveUp) })
 	clients.Go(func() { r.reader.follow(posting) })
@@ -173,6 +179,21 @@ func (r *run) say(format string, args ...any) {
 		at = stamp(time.Since(r.load.began)) + " "
 	}
 	fmt.Fprintf(r.Out, at+format+"\n", args...)
+}
+
+// mourn notes servers that ended by themselves, as PostgreSQL may where there is no room for its log.
+func (r *run) mourn(ctx context.Context) {
+	for {
+		select {
+		case err := <-r.stack.Died():
+			now := time.Since(r.load.began)
+			if inForce := r.inForce(now-10*time.Second, now); !strings.Contains(inForce, fullDisk) {
+				r.mismatch(died, "%v%s", err, inForce)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // ready waits until a process says that it is.

@@ -33,6 +33,9 @@ type fault struct {
 	missing string                       // why it can't be had here
 }
 
+// fullDisk is the one fault that may end a server.
+const fullDisk = "PostgreSQL: disk full"
+
 // healTimeout bounds the healing of one fault.
 const healTimeout = 90 * time.Second
 
@@ -102,7 +105,7 @@ func (s *system) faults(o Options, l *load) []fault {
 	server("PostgreSQL: a session's process SIGKILL", one, 0, 0, strikeBackend)
 	server("PostgreSQL: read only", one, 1, 6, strikeReadOnly)
 	server("PostgreSQL: lock on the parent table", one, 1, 14, strikeLock)
-	server("PostgreSQL: disk full", one, 1, 5, strikeDisk)
+	server(fullDisk, one, 1, 5, strikeDisk)
 	if s.disk == nil {
 		all[len(all)-1].missing = s.noDisk.Error()
 	}

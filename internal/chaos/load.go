@@ -44,7 +44,6 @@ type sent struct {
 	acked   bool
 	tries   []try
 	seen    []uint64 // bits: records found in logs
-	missing int      // at the reconciliation
 }
 
 // load posts requests and notes what became of them.

@@ -46,6 +46,7 @@ const (
 // system is a whole Millrace with a proxy on every connection.
 type system struct {
 	dir      string
+	keep     bool // the folder, when all is over
 	stack    *localstack.Stack
 	brokers  []string // their names in the stack
 	urls     []string // and addresses
@@ -76,9 +77,13 @@ func newSystem(ctx context.Context, o Options, surprise func(error)) (*system, e
 	if err := os.Chmod(s.dir, 0o711); err != nil {
 		return s, err
 	}
-	if !o.KeepFiles {
-		s.closing = append(s.closing, func() error { return os.RemoveAll(s.dir) })
-	}
+	s.keep = o.KeepFiles
+	s.closing = append(s.closing, func() error {
+		if s.keep {
+			return nil
+		}
+		return os.RemoveAll(s.dir)
+	})
 	if o.Stack != nil {
 		s.stack, s.noDisk = o.Stack, errors.New("the servers are somebody else's")
 		s.closing = append(s.closing, s.deleteQueues)
