@@ -39,11 +39,11 @@ type try struct {
 
 // sent is what is known about a request.
 type sent struct {
-	base    uuid.UUID // of its ids; zero for a request without a key that was not acked
-	keyed   bool
-	acked   bool
-	tries   []try
-	seen    []uint64 // bits: records found in logs
+	base  uuid.UUID // of its ids; zero for a request without a key that was not acked
+	keyed bool
+	acked bool
+	tries []try
+	seen  []uint64 // bits: records found in logs
 }
 
 // load posts requests and notes what became of them.
