@@ -29,7 +29,7 @@ const (
 	confirmTimeout = 5 * time.Second
 
 	// stopWithin is how long a process may take to stop: SHUTDOWN_TIMEOUT, and a moment.
-	stopWithin = 20 * time.Second
+	stopWithin = 30 * time.Second
 
 	// diskSize is the small disk's: what an hour of a thousand records a second needs, several times.
 	diskSize = 8 << 30
