@@ -8,7 +8,7 @@ GOBUILD     := go build -trimpath -ldflags "-X main.version=$(VERSION)"
 APT         := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench fuzz lint build clean servers compiler browser screenshots
+.PHONY: help run test bench chaos fuzz lint build clean servers compiler browser screenshots
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,19 @@ bench: build servers ## how fast Millrace is here, each figure beside its ceilin
 		../bin/bench.test -test.run NONE -test.bench "Search" -test.benchtime 30x; \
 		cd ..; go test -run NONE -bench "Body/ascii/ndjson|Single" -benchtime 300ms ./internal/scan' | \
 		go run ./bench/report -out $(RESULTS); echo "$(RESULTS) has it for benchstat"
+
+# The options, with their defaults: go run ./internal/chaos/run -help. A seed replays its schedule.
+SEED ?= 0
+DURATION ?= 1h
+ROUNDS ?= 5
+RATE ?= 1000
+BROKERS ?= 1
+FAULT_EVERY ?= 0s
+FAULTS ?=
+chaos: build servers ## anything killed, cut and filled up for DURATION (1h), and each record counted; also SEED ROUNDS RATE BROKERS FAULT_EVERY FAULTS
+	@go build -o bin/chaos-run ./internal/chaos/run
+	@bin/chaos-run -seed $(SEED) -duration $(DURATION) -rounds $(ROUNDS) -rate $(RATE) -brokers $(BROKERS) \
+		-every $(FAULT_EVERY) -faults "$(FAULTS)" -out bin/chaos
 
 screenshots: build servers browser ## the README's pictures of the page, anew
 	bin/millrace stack -- go test -count=1 -run TestScreenshots ./query -screenshots
