@@ -291,7 +291,7 @@ func diskUse(b *testing.B, folder, word string) (bytes float64) {
 		return 0
 	}
 	if err := filepath.Walk(folder, func(path string, info os.FileInfo, err error) error {
-		if err == nil && info.Mode().IsRegular() && strings.Contains(path, word) {
+		if err == nil && info.Mode().IsRegular() && strings.Contains(path[len(folder):], word) {
 			bytes += float64(info.Size())
 		}
 		return nil // files come and go
