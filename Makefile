@@ -35,8 +35,8 @@ bench: build servers ## how fast Millrace is here, each figure beside its ceilin
 	@echo "bin/report -update $(RESULTS) brings it into README.md and DESIGN.md"
 
 BENCH ?= Scan/ndjson|Frame/encode|Publish|AcceptOne/=64$$|AcceptBatch|Drain/=2|EndToEnd/full
-COUNT ?= 6
-bench-compare: build servers ## what differs in speed from the commit BASE=…; BENCH=REGEXP and COUNT=TURNS say what and how often
+COUNT ?= 10
+bench-compare: build servers ## what differs in speed from the commit BASE=…, in 10 minutes; BENCH=REGEXP and COUNT=TURNS choose
 	@go build -o bin/compare ./bench/compare
 	@bin/millrace stack -- bin/compare -base "$(BASE)" -bench '$(BENCH)' -count $(COUNT)
 

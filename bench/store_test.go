@@ -190,20 +190,26 @@ func truncate(b testing.TB, conn *pgx.Conn) {
 	}
 }
 
-// drain returns how many rows a second are stored from the first batch to the last: a start takes long enough to
-// count in a short run.
+// drain returns how many rows a second are stored from the first batch to the last but one: a start takes long enough to
+// count in a short run, and so does the last batch, which waits for rows that don't come.
 func (s *server) drain(b testing.TB, rows int) float64 {
 	b.Helper()
-	var first, last float64
-	var began time.Time
+	var first, last, full float64
+	var began, ended time.Time
 	for last < float64(rows) {
 		time.Sleep(5 * time.Millisecond) // asking costs the worker time
-		last = s.stored(b)
-		if first == 0 && last > 0 {
-			first, began = last, time.Now()
+		now := s.stored(b)
+		switch {
+		case now == last:
+		case first == 0:
+			first, began = now, time.Now()
+			full, ended = first, began
+		case now < float64(rows) || full == first:
+			full, ended = now, time.Now()
 		}
+		last = now
 	}
-	return (last - first) / time.Since(began).Seconds()
+	return (full - first) / ended.Sub(began).Seconds()
 }
 
 // copyFromMemory returns the rows stored a second by so many sessions.

@@ -158,7 +158,7 @@ func BenchmarkSweepBatchRows(b *testing.B) {
 	for _, rows := range []int{100, 300, 1000, 2000, 5000, 10_000, 20_000, 50_000} {
 		b.Run(fmt.Sprintf("stored/rows=%d", rows), func(b *testing.B) {
 			s.drainPoint(b, max(sweepRows, 8*rows), bodies(32, frameRecords), frameRecords,
-				fmt.Sprintf("BATCH_ROWS=%d", rows), "BATCH_BYTES=64MiB", "BATCH_LINGER=1s")
+				fmt.Sprintf("BATCH_ROWS=%d", rows), "BATCH_BYTES=64MiB")
 		})
 	}
 }

@@ -2,7 +2,7 @@
 // its own code and its own benchmarks, has those that both have take turns on the same servers, and prints benchstat's
 // table: ~ where no difference is certain, else the difference and how likely chance alone would make one as large.
 //
-//	bin/millrace stack -- bin/compare -base main -bench Drain -count 6
+//	bin/millrace stack -- bin/compare -base main -bench Drain -count 10
 package main
 
 import (
@@ -25,9 +25,9 @@ import (
 var packages = []string{"./bench", "./api"}
 
 const (
-	// alpha is how often chance may make a difference that is told as one. A default run has some thirty figures, so
-	// benchstat's 0.05 would tell of one or two where nothing has changed.
-	alpha = "0.005"
+	// alpha is how often chance may make a difference that is told as one. A default run has some twenty figures, so
+	// benchstat's 0.05 would tell of one where nothing has changed.
+	alpha = "0.01"
 
 	// shown leaves out what is no speed.
 	shown = "-.unit:spread -.unit:load-cores"
@@ -48,7 +48,7 @@ func main() {
 	c := comparison{repo: ".", packages: packages, progress: os.Stderr}
 	flag.StringVar(&c.base, "base", "", "commit to compare with")
 	flag.StringVar(&c.bench, "bench", ".", "benchmarks to run, a regular expression")
-	flag.IntVar(&c.count, "count", 6, "how often each side runs; with less than 5 nothing is certain")
+	flag.IntVar(&c.count, "count", 10, "how often each side runs; with less than 5 nothing is certain")
 	flag.StringVar(&c.time, "benchtime", "2s", "how long each benchmark runs in a turn")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
