@@ -8,7 +8,7 @@ GOBUILD     := go build -trimpath -ldflags "-X main.version=$(VERSION)"
 APT         := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench fuzz lint build clean servers compiler browser screenshots
+.PHONY: help run test bench loadtest fuzz lint build clean servers compiler browser screenshots
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,14 @@ bench: build servers ## how fast Millrace is here, each figure beside its ceilin
 		../bin/bench.test -test.run NONE -test.bench "Search" -test.benchtime 30x; \
 		cd ..; go test -run NONE -bench "Body/ascii/ndjson|Single" -benchtime 300ms ./internal/scan' | \
 		go run ./bench/report -out $(RESULTS); echo "$(RESULTS) has it for benchstat"
+
+loadtest: build servers bin/k6 ## k6's SCENARIO (smoke, steady, breakpoint, spike, soak, mixed): loadtest/README.md
+	@loadtest/run.sh
+
+# Built from the module proxy, in a minute or two; again only when its version changes.
+bin/k6: loadtest/go.mod loadtest/go.sum
+	@mkdir -p bin
+	go -C loadtest build -trimpath -ldflags "-s -w" -o ../bin/k6 go.k6.io/k6
 
 screenshots: build servers browser ## the README's pictures of the page, anew
 	bin/millrace stack -- go test -count=1 -run TestScreenshots ./query -screenshots
