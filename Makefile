@@ -8,7 +8,7 @@ GOBUILD     := go build -trimpath -ldflags "-X main.version=$(VERSION)"
 APT         := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench loadtest fuzz lint build clean servers compiler browser screenshots
+.PHONY: help run test bench profile loadtest fuzz lint build clean servers compiler browser screenshots
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ bench: build servers ## how fast Millrace is here, each figure beside its ceilin
 		../bin/bench.test -test.run NONE -test.bench "Search" -test.benchtime 30x; \
 		cd ..; go test -run NONE -bench "Body/ascii/ndjson|Single" -benchtime 300ms ./internal/scan' | \
 		go run ./bench/report -out $(RESULTS); echo "$(RESULTS) has it for benchstat"
+
+PROFILES := bench/profiles/$(shell date +%F)-$(shell git rev-parse --short HEAD 2>/dev/null || echo dev)
+profile: build servers ## CPU and allocation profiles of API and worker under load, and where the time goes
+	@bin/millrace stack -- go test -count=1 -run TestProfiles ./bench -profiles "$(CURDIR)/$(PROFILES)"
+	@cat $(PROFILES)/*.txt; echo; echo "Look: go tool pprof -http=: $(PROFILES)/batches-api-cpu.pb.gz"
 
 loadtest: build servers bin/k6 ## k6's SCENARIO (smoke, steady, breakpoint, spike, soak, mixed): loadtest/README.md
 	@loadtest/run.sh
