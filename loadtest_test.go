@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -182,5 +184,30 @@ func TestALoadTestFailsWhenWhatWasAcceptedIsNotStored(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestTheLoadTestsSettingsAreInItsReadme(t *testing.T) {
+	readme, err := os.ReadFile("loadtest/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	setting := regexp.MustCompile(`__ENV\.([A-Z0-9_]+)|(?:number|seconds)\('([A-Z0-9_]+)'`)
+	for _, name := range []string{"ingest.js", "client.js"} {
+		script, err := os.ReadFile(filepath.Join("loadtest", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		head, err := os.ReadFile("loadtest/ingest.js")
+		if err != nil {
+			t.Fatal(err)
+		}
+		head, _, _ = bytes.Cut(head, []byte("\nimport "))
+		for _, m := range setting.FindAllSubmatch(script, -1) {
+			s := string(append(m[1], m[2]...))
+			if !bytes.Contains(readme, []byte("`"+s+"`")) || !bytes.Contains(head, []byte("//   "+s+" ")) {
+				t.Errorf("%s reads %s, which loadtest/README.md or the top of ingest.js does not name", name, s)
+			}
+		}
 	}
 }

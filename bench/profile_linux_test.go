@@ -112,7 +112,8 @@ func TestProfiles(t *testing.T) {
 	loads := []struct {
 		name               string
 		batch, connections int
-	}{{"batches", 500, 8}, {"single", 1, 64}}
+		burst              time.Duration // between two looks at how far storing is behind
+	}{{"batches", 500, 8, 20 * time.Millisecond}, {"single", 1, 64, time.Second}}
 	for _, l := range loads {
 		var requests [][]byte
 		path := "/log/batch"
@@ -134,7 +135,7 @@ func TestProfiles(t *testing.T) {
 					time.Sleep(5 * time.Millisecond) // what was sent must be stored before more is sent
 					continue
 				}
-				r, err := client.Run(20 * time.Millisecond)
+				r, err := client.Run(l.burst)
 				if err != nil || r.Rate() == 0 {
 					t.Fatalf("%s: %v, %v", l.name, r.Status, err)
 				}
