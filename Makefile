@@ -8,7 +8,7 @@ GOBUILD     := go build -trimpath -ldflags "-X main.version=$(VERSION)"
 APT         := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench chaos fuzz lint build clean servers compiler browser screenshots bench-compare sweep
+.PHONY: help run test bench chaos fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ bench-compare: build servers ## what differs in speed from the commit BASE=…, 
 
 # Each round goes over all points, so that what else the machine does does not hit one point alone.
 SWEEP  ?= Sweep
-ROUNDS ?= 3
+sweep: ROUNDS ?= 3
 sweep: build servers ## how speed and latency change with sizes and settings, in a quarter of an hour; SWEEP=REGEXP and ROUNDS=N choose
 	@go test -c -o bin/bench.test ./bench; go build -o bin/report ./bench/report; mkdir -p bench/results; rm -rf bin/sweep
 	@bin/millrace stack --dir bin/sweep -- bash -euc 'cd bench; export MILLRACE_BENCH_STACK=$(CURDIR)/bin/sweep; for round in $$(seq $(ROUNDS)); do \
@@ -54,7 +54,7 @@ sweep: build servers ## how speed and latency change with sizes and settings, in
 # The options, with their defaults: go run ./internal/chaos/run -help. A seed replays its schedule.
 SEED ?= 0
 DURATION ?= 1h
-ROUNDS ?= 5
+chaos: ROUNDS ?= 5
 RATE ?= 1000
 BROKERS ?= 1
 FAULT_EVERY ?= 0s
@@ -63,6 +63,19 @@ chaos: build servers ## anything killed, cut and filled up for DURATION (1h), an
 	@go build -o bin/chaos-run ./internal/chaos/run
 	@bin/chaos-run -seed $(SEED) -duration $(DURATION) -rounds $(ROUNDS) -rate $(RATE) -brokers $(BROKERS) \
 		-every $(FAULT_EVERY) -faults "$(FAULTS)" -out bin/chaos
+
+PROFILES := bench/profiles/$(shell date +%F)-$(shell git rev-parse --short HEAD 2>/dev/null || echo dev)
+profile: build servers ## CPU and allocation profiles of API and worker under load, and where the time goes
+	@bin/millrace stack -- go test -count=1 -run TestProfiles ./bench -profiles "$(CURDIR)/$(PROFILES)"
+	@cat $(PROFILES)/*.txt; echo; echo "Look: go tool pprof -http=: $(PROFILES)/batches-api-cpu.pb.gz"
+
+loadtest: build servers bin/k6 ## k6's SCENARIO (smoke, steady, breakpoint, spike, soak, mixed): loadtest/README.md
+	@loadtest/run.sh
+
+# Built from the module proxy, in a minute or two; again only when its version changes.
+bin/k6: loadtest/go.mod loadtest/go.sum
+	@mkdir -p bin
+	go -C loadtest build -trimpath -ldflags "-s -w" -o ../bin/k6 go.k6.io/k6
 
 screenshots: build servers browser ## the README's pictures of the page, anew
 	bin/millrace stack -- go test -count=1 -run TestScreenshots ./query -screenshots
@@ -76,6 +89,7 @@ lint: ## formatting, vet and staticcheck
 	go vet ./...
 	go tool staticcheck ./...
 	go mod tidy -diff
+	go -C loadtest mod tidy -diff
 	go mod verify
 
 # A count, not a time: a fuzz run that is cut off by its time may fail for that alone.

@@ -232,6 +232,7 @@ func runAll(ctx context.Context, args []string) error {
 		where := &directory{tls: s.api.TLSCertFile != "", addrs: make(map[string]string)}
 		s.api.Log, s.api.OnListen = log, where.listener("api")
 		s.api.Reload, s.query.Reload = hangups(), hangups()
+		s.worker.Profiles, s.query.Profiles = "", "" // a process has one set of them, and the API's address
 		s.worker.Log, s.worker.OnListen = log, where.listener("worker")
 		s.query.Log, s.query.OnListen = log, where.listener("query")
 		// The order is the order of stopping, from upstream to downstream.

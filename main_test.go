@@ -564,3 +564,28 @@ func TestAHangupHasTheKeysReadAgainAndEndsNothing(t *testing.T) {
 		services[name].stop(t)
 	}
 }
+
+// Without servers the services start all the same.
+func TestEachServiceServesItsProfilesWhereItIsTold(t *testing.T) {
+	env := []string{"RABBITMQ_URL=amqp://127.0.0.1:1/", "POSTGRES_URL=postgres://127.0.0.1:1/none", "API_ADDR=127.0.0.1:0",
+		"WORKER_ADDR=127.0.0.1:0", "QUERY_ADDR=127.0.0.1:0", "SHUTDOWN_DELAY=0s"}
+	for _, name := range []string{"api", "worker", "query"} {
+		addr := freeAddress(t)
+		p := startMillrace(t, t.TempDir(), append(env, "PPROF_ADDR="+addr), name)
+		testenv.Eventually(t, 20*time.Second, name+" serves profiles", func() bool {
+			resp, err := http.Get("http://" + addr + "/debug/pprof/heap")
+			if err != nil {
+				return false // it is starting
+			}
+			_ = resp.Body.Close()
+			return resp.StatusCode == http.StatusOK
+		})
+		p.stop(t)
+
+		p = startMillrace(t, t.TempDir(), append(env, "PPROF_ADDR=0.0.0.0:6060"), name)
+		<-p.done
+		if want := "millrace: PPROF_ADDR: got \"0.0.0.0:6060\", takes host:port of this machine alone such as 127.0.0.1:6060\n"; p.out.String() != want || p.ProcessState.ExitCode() != 1 {
+			t.Errorf("%s: got %q, status %d, want %q and 1", name, p.out, p.ProcessState.ExitCode(), want)
+		}
+	}
+}

@@ -52,6 +52,11 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	stopProfiles, err := service.Profiles(c.Process, log)
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	defer stopProfiles()
 	var (
 		ready    = new(service.Ready)
 		registry = service.NewRegistry()

@@ -97,6 +97,11 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	stopProfiles, err := service.Profiles(c.Process, log)
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	defer stopProfiles()
 	var ready service.Ready
 	ready.Set("database", "not reached yet")
 	working.Go(func() { watch(work, c.Postgres, &ready, log) })

@@ -121,7 +121,7 @@ func CheckAddress(name string, addr config.Address, access config.Access) error 
 
 // allow is what CheckAddress says. The TLS configuration is nil when access asks for none.
 func allow(name string, addr config.Address, access config.Access) (*tls.Config, error) {
-	if access.KeysFile == "" && !access.AllowAnonymous && !loopback(addr) {
+	if access.KeysFile == "" && !access.AllowAnonymous && !addr.Loopback() {
 		return nil, fmt.Errorf("%s: %s is not a loopback address and no keys are asked for: set KEYS_FILE, or ALLOW_ANONYMOUS=true", name, addr)
 	}
 	return tlsConfig(access)
@@ -141,15 +141,6 @@ func Listen(name string, addr config.Address, access config.Access) (net.Listene
 		ln = tls.NewListener(ln, tlsConfig)
 	}
 	return ln, nil
-}
-
-func loopback(addr config.Address) bool {
-	host, _, err := net.SplitHostPort(string(addr))
-	if err != nil {
-		return false
-	}
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 func tlsConfig(a config.Access) (*tls.Config, error) {
