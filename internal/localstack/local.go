@@ -47,6 +47,7 @@ type local struct {
 	temporary bool
 	lock      *os.File
 	credentials
+	metrics  bool // RabbitMQ's
 	launcher *launcher
 	died     func(error)
 	log      *slog.Logger
@@ -80,7 +81,7 @@ type localServer struct {
 }
 
 func newLocal(ctx context.Context, o Options, died func(error)) (*local, error) {
-	l := &local{dir: o.Dir, died: died, log: o.Log}
+	l := &local{dir: o.Dir, metrics: o.Metrics, died: died, log: o.Log}
 	if err := l.open(ctx); err != nil {
 		return nil, errors.Join(err, l.close())
 	}

@@ -72,6 +72,8 @@ type Options struct {
 	Dir string
 	// Need says which servers to start. None is allowed.
 	Need Need
+	// Metrics has RabbitMQ serve its metrics for Prometheus: see Stack.RabbitMQMetrics.
+	Metrics bool
 	// Log takes progress at level info and details at level debug; nil: nobody.
 	Log *slog.Logger
 }
@@ -83,6 +85,9 @@ type Stack struct {
 	// The servers' addresses, with user and password; empty for a server that was
 	// not asked for. They stay the same until Stop, Restart included.
 	PostgresURL, RabbitMQURL, RedisURL string
+	// RabbitMQMetrics holds host:port of each node's metrics, when Options.Metrics asked for them and RabbitMQ runs
+	// from local binaries.
+	RabbitMQMetrics []string
 
 	provider provider
 	servers  map[string]server
@@ -162,6 +167,13 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	s.PostgresURL = s.url(postgres)
 	s.RabbitMQURL = s.url(rabbitmq)
 	s.RedisURL = s.url(redis)
+	for _, name := range names {
+		if srv, ok := s.servers[name].(*localServer); ok {
+			if e, ok := srv.engine.(*rabbitEngine); ok && o.Metrics {
+				s.RabbitMQMetrics = append(s.RabbitMQMetrics, fmt.Sprintf("127.0.0.1:%d", e.metrics))
+			}
+		}
+	}
 	o.Log.Info("private servers are up", "servers", names, "took", time.Since(began).Round(time.Millisecond))
 	return s, nil
 }

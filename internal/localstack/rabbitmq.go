@@ -33,6 +33,14 @@ log.console.use_colors = off
 log.file = false
 `
 
+// rabbitMetrics is added for the plugin that serves metrics. The management agent comes with it, and would keep
+// statistics for a management plugin that is not there.
+const rabbitMetrics = `
+prometheus.tcp.ip = 127.0.0.1
+prometheus.tcp.port = %d
+management_agent.disable_metrics_collector = true
+`
+
 // rabbitNode is constant: the data folder belongs to the node's name. Nodes of other
 // folders have the same name and another epmd, so they do not meet.
 const rabbitNode = "millrace@localhost"
@@ -43,6 +51,9 @@ type rabbitEngine struct {
 	epmd   string   // path of the program
 	daemon *process // the running epmd; nil before the first launch
 	port   int      // epmd's
+
+	last    int // port of the last launch
+	metrics int // port of the metrics; it changes only together with last
 }
 
 // findRabbitMQ finds the server's start script. Debian's wrapper around it does not
@@ -107,8 +118,12 @@ func (e *rabbitEngine) prepare(context.Context) error {
 			return err
 		}
 	}
+	plugins := "[].\n"
+	if e.local.metrics {
+		plugins = "[rabbitmq_prometheus].\n"
+	}
 	return errors.Join(
-		replaceFile(e.file("enabled_plugins"), []byte("[].\n"), 0o600),
+		replaceFile(e.file("enabled_plugins"), []byte(plugins), 0o600),
 		replaceFile(e.file("advanced.config"), []byte("[].\n"), 0o600),
 		replaceFile(e.file("home/.erlang.cookie"), []byte(e.local.ErlangCookie), 0o400),
 	)
@@ -123,6 +138,15 @@ func (e *rabbitEngine) launch(port int) (*process, error) {
 		return nil, err
 	}
 	conf := fmt.Appendf(nil, rabbitConf, port, e.local.RabbitUser, e.local.RabbitPassword)
+	if e.local.metrics {
+		if port != e.last {
+			if e.metrics, err = freePort(); err != nil {
+				return nil, err
+			}
+			e.last = port
+		}
+		conf = fmt.Appendf(conf, rabbitMetrics, e.metrics)
+	}
 	if err := replaceFile(e.file("rabbitmq.conf"), conf, 0o600); err != nil {
 		return nil, err
 	}
