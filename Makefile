@@ -8,7 +8,7 @@ GOBUILD     := go build -trimpath -ldflags "-X main.version=$(VERSION)"
 APT         := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench chaos fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest
+.PHONY: help run test bench chaos fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest watch watchers
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,8 +16,15 @@ help: ## this list
 run: build servers ## everything on this machine, data in .millrace; Ctrl-C stops it
 	@exec bin/millrace run
 
-test: build servers compiler browser ## all tests, on private servers, with the race detector
+test: build servers compiler browser watchers ## all tests, on private servers, with the race detector
 	bin/millrace stack -- go test -race -count=1 -timeout 10m ./...
+
+# It keeps what it sees in .millrace. The credentials come from millrace run, which leaves them there.
+watch: watchers ## Prometheus on http://127.0.0.1:9090 that watches make run, which runs beside it
+	@[ -f .millrace/env ] || { echo "make run first, in another terminal"; exit 1; }
+	@. .millrace/env; DATA_SOURCE_NAME="$$POSTGRES_URL" prometheus-postgres-exporter --web.listen-address=127.0.0.1:9187 --log.level=warn & \
+	trap "kill $$!" EXIT; \
+	prometheus --config.file=deploy/prometheus/local.yml --storage.tsdb.path=.millrace/prometheus --web.listen-address=127.0.0.1:9090 --log.level=warn
 
 # Counts, not times: a round has its own length. Each line's output is as benchstat reads it.
 STAMP   := $(shell date +%F)-$(shell git rev-parse --short HEAD 2>/dev/null || echo dev)
@@ -128,3 +135,7 @@ compiler:
 # Not every distribution packages it: Ubuntu has but the snap.
 browser:
 	$(call install,$$(command -v chromium >/dev/null || command -v google-chrome >/dev/null || echo chromium),the page's browser tests are skipped)
+
+watchers:
+	$(call install,$$(command -v promtool >/dev/null && command -v prometheus >/dev/null || echo prometheus) \
+		$$(command -v prometheus-postgres-exporter >/dev/null || echo prometheus-postgres-exporter),the tests of what watches Millrace are skipped)

@@ -9,6 +9,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -172,12 +173,46 @@ func runService[C any](ctx context.Context, args []string, run func(context.Cont
 	return run(ctx, c)
 }
 
+// leaveWord writes into dir what programs beside millrace run want to know: targets.json has the addresses of all
+// metrics for Prometheus' file_sd_configs, env the servers' URLs for a shell.
+func leaveWord(dir string, where *directory, stack *localstack.Stack, environ map[string]string) error {
+	type group struct {
+		Targets []string          `json:"targets"`
+		Labels  map[string]string `json:"labels"`
+	}
+	var groups []group
+	add := func(job, scheme string, targets ...string) {
+		groups = append(groups, group{targets, map[string]string{"job": job, "__scheme__": scheme}})
+	}
+	for _, name := range []string{"api", "worker", "query"} {
+		scheme, address, _ := strings.Cut(where.url(name), "://")
+		add(name, scheme, address)
+	}
+	if len(stack.RabbitMQMetrics) > 0 {
+		add("rabbitmq", "http", stack.RabbitMQMetrics...)
+	}
+	targets, err := json.MarshalIndent(groups, "", "  ")
+	if err != nil {
+		return err
+	}
+	var env strings.Builder
+	for _, name := range []string{"POSTGRES_URL", "RABBITMQ_URL", "REDIS_URL"} {
+		fmt.Fprintf(&env, "%s='%s'\n", name, strings.ReplaceAll(environ[name], "'", `'\''`))
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, "targets.json"), append(targets, '\n'), 0o644),
+		os.WriteFile(filepath.Join(dir, "env"), []byte(env.String()), 0o600),
+	)
+}
+
 const runHelp = `Starts private PostgreSQL, RabbitMQ and Redis from the servers installed here, brings the schema up,
 runs api, worker and query, says where each is, and stops all of it in order on SIGINT or SIGTERM.
 A server whose URL is set in the environment is used instead of a private one.
 
   --dir D       where the private servers keep their data (default .millrace); it is kept between runs
-  --brokers N   RabbitMQ as a cluster of 3 or 5 nodes (default 1); a folder keeps its number`
+  --brokers N   RabbitMQ as a cluster of 3 or 5 nodes (default 1); a folder keeps its number
+
+targets.json in D has the addresses of all metrics for Prometheus (file_sd_configs), env the servers' URLs for a shell.`
 
 // runAll is millrace run.
 func runAll(ctx context.Context, args []string) error {
@@ -216,7 +251,7 @@ func runAll(ctx context.Context, args []string) error {
 		return err
 	}
 	log := service.NewLogger(os.Stderr, s.api.Process)
-	stack, err := localstack.Start(ctx, localstack.Options{Dir: *dir, Need: need, Brokers: *brokers, Log: log})
+	stack, err := localstack.Start(ctx, localstack.Options{Dir: *dir, Need: need, Brokers: *brokers, Metrics: true, Log: log})
 	if err != nil {
 		return err
 	}
@@ -241,6 +276,11 @@ func runAll(ctx context.Context, args []string) error {
 		g.Go("query", func(ctx context.Context) error { return query.Run(ctx, s.query) })
 		g.Go("greeting", func(ctx context.Context) error {
 			greet(ctx, os.Stdout, where, stack, *dir)
+			if ctx.Err() == nil {
+				if err := leaveWord(*dir, where, stack, environ); err != nil {
+					log.Warn("Prometheus will not find the services", "error", err)
+				}
+			}
 			<-ctx.Done()
 			return nil
 		})

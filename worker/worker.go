@@ -44,9 +44,9 @@ func Run(ctx context.Context, c Config) error {
 
 	registry := service.NewRegistry()
 	parts := newPartitions(c.PartitionInterval)
-	m := newMetrics(registry, func() time.Duration { return parts.ahead(time.Now()) })
+	m := newMetrics(registry, func() time.Duration { return parts.ahead(time.Now()) }, c.PartitionInterval)
 	var ready service.Ready
-	postgres := &condition{name: "postgres", ready: &ready, log: log}
+	postgres := &condition{name: "postgres", ready: &ready, log: log, gauge: m.database}
 	rabbitmq := &condition{name: "rabbitmq", ready: &ready, log: log, gauge: m.connected}
 	postgres.pending("worker")
 	rabbitmq.pending("worker")

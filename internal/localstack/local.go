@@ -49,6 +49,7 @@ type local struct {
 	temporary bool
 	lock      *os.File
 	credentials
+	metrics  bool // RabbitMQ's
 	launcher *launcher
 	died     func(error)
 	log      *slog.Logger
@@ -85,7 +86,7 @@ type localServer struct {
 }
 
 func newLocal(ctx context.Context, o Options, died func(error)) (*local, error) {
-	l := &local{dir: o.Dir, died: died, log: o.Log, brokers: max(o.Brokers, 1), founded: make(chan struct{})}
+	l := &local{dir: o.Dir, metrics: o.Metrics, died: died, log: o.Log, brokers: max(o.Brokers, 1), founded: make(chan struct{})}
 	err := l.open(ctx)
 	if err == nil && o.Need.RabbitMQ {
 		err = l.checkBrokers(l.brokers)

@@ -76,6 +76,8 @@ type Options struct {
 	// Brokers is how many nodes RabbitMQ has: 1 (also when 0), 3 or 5. A folder keeps its number. Several take
 	// servers that are installed here, and twice the time to start for the first time.
 	Brokers int
+	// Metrics has RabbitMQ serve its metrics for Prometheus: see Stack.RabbitMQMetrics.
+	Metrics bool
 	// Log takes progress at level info and details at level debug; nil: nobody.
 	Log *slog.Logger
 }
@@ -88,6 +90,9 @@ type Stack struct {
 	// not asked for. They stay the same until Stop, Restart included. That of a RabbitMQ
 	// cluster is its nodes' addresses, separated by commas.
 	PostgresURL, RabbitMQURL, RedisURL string
+	// RabbitMQMetrics holds host:port of each node's metrics, when Options.Metrics asked for them and RabbitMQ runs
+	// from local binaries.
+	RabbitMQMetrics []string
 
 	provider provider
 	servers  map[string]server
@@ -179,6 +184,13 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	}
 	s.RabbitMQURL = strings.Join(nodes, ",")
 	s.RedisURL = s.url(redis)
+	for _, name := range names {
+		if srv, ok := s.servers[name].(*localServer); ok {
+			if e, ok := srv.engine.(*rabbitEngine); ok && o.Metrics {
+				s.RabbitMQMetrics = append(s.RabbitMQMetrics, fmt.Sprintf("127.0.0.1:%d", e.metrics))
+			}
+		}
+	}
 	o.Log.Info("private servers are up", "servers", names, "took", time.Since(began).Round(time.Millisecond))
 	return s, nil
 }

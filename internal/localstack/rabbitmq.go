@@ -38,6 +38,14 @@ log.file = false
 // memoryShare is the part of the machine's memory at which RabbitMQ, all its nodes together, blocks publishers.
 const memoryShare = 0.4
 
+// rabbitMetrics is added for the plugin that serves metrics. The management agent comes with it, and would keep
+// statistics for a management plugin that is not there.
+const rabbitMetrics = `
+prometheus.tcp.ip = 127.0.0.1
+prometheus.tcp.port = %d
+management_agent.disable_metrics_collector = true
+`
+
 // clusterConf is what a node of several is told beside rabbitConf.
 //
 // pause_minority: a node that sees less than half of the cluster stops serving until it sees more. Quorum queues do
@@ -64,6 +72,9 @@ type rabbitEngine struct {
 	name   string // of the server
 	number int    // 0: not of a cluster
 	script string
+
+	last    int // port of the last launch
+	metrics int // port of the metrics; it changes only together with last
 }
 
 // node is the node's name. It is constant, because the data folder belongs to it. Nodes of other folders have the
@@ -169,8 +180,12 @@ func (e *rabbitEngine) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	plugins := "[].\n"
+	if e.local.metrics {
+		plugins = "[rabbitmq_prometheus].\n"
+	}
 	if err := errors.Join(
-		replaceFile(e.file("enabled_plugins"), []byte("[].\n"), 0o600),
+		replaceFile(e.file("enabled_plugins"), []byte(plugins), 0o600),
 		replaceFile(e.file("advanced.config"), []byte("[].\n"), 0o600),
 		replaceFile(e.file("home/.erlang.cookie"), []byte(e.local.ErlangCookie), 0o400),
 	); err != nil {
@@ -205,6 +220,15 @@ func (e *rabbitEngine) launch(port int) (*process, error) {
 			conf = fmt.Appendf(conf, "cluster_formation.classic_config.nodes.%d = %s\n", i+1, rabbitNode([]int{1, e.number}[i]))
 		}
 		args = fmt.Sprintf("+S %d", max(1, runtime.NumCPU()/e.local.brokers))
+	}
+	if e.local.metrics {
+		if port != e.last {
+			if e.metrics, err = freePort(); err != nil {
+				return nil, err
+			}
+			e.last = port
+		}
+		conf = fmt.Appendf(conf, rabbitMetrics, e.metrics)
 	}
 	if err := replaceFile(e.file("rabbitmq.conf"), conf, 0o600); err != nil {
 		return nil, err
