@@ -3,7 +3,7 @@
 SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-GOBUILD     := go build -trimpath -ldflags "-X main.version=$(VERSION)"
+GOBUILD     := CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERSION)"
 # RUNLEVEL=1 keeps Debian's packages from starting their own servers; Millrace starts private ones.
 APT         := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
 
