@@ -72,6 +72,9 @@ func init() {
 		{"api", "", "the HTTP intake", "", []any{api.Config{}}, func(ctx context.Context, args []string) error {
 			return runService(ctx, args, func(ctx context.Context, c api.Config) error {
 				c.Reload, c.OnListen = hangups(), ready
+				if os.Getenv("GOMEMLIMIT") == "" {
+					debug.SetMemoryLimit(c.MemoryLimit())
+				}
 				return api.Run(ctx, c)
 			})
 		}},
@@ -377,7 +380,8 @@ func isReady(ctx context.Context, url string) bool {
 
 const stackHelp = `Starts private PostgreSQL, RabbitMQ and Redis, runs CMD with POSTGRES_URL, RABBITMQ_URL and REDIS_URL set,
 stops them and exits with CMD's status. The servers come from the binaries installed here, else from containers
-when a Docker engine answers. MILLRACE_POSTGRES_BIN is the folder of another PostgreSQL's programs to take instead.
+when a Docker engine answers; MILLRACE_STACK=local or containers leaves no choice. MILLRACE_POSTGRES_BIN is the folder of
+another PostgreSQL's programs to take instead.
 
   --dir D     where the servers keep their data (default a temporary folder that is removed)
   --missing   print the Debian packages of the servers that are not installed, and exit`

@@ -38,7 +38,7 @@ locals {
       }
       api = merge(local.millrace, {
         args     = ["api"]
-        env      = merge({ SHUTDOWN_DELAY = "4s", GOMEMLIMIT = local.compose.api.environment.GOMEMLIMIT }, local.millrace.env, local.access)
+        env      = merge({ SHUTDOWN_DELAY = "4s" }, local.millrace.env, local.access)
         secrets  = merge({ api = "/etc/millrace/.env" }, local.keys)
         replicas = var.replicas.api
       })
