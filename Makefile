@@ -8,7 +8,7 @@ GOBUILD     := CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERS
 APT         := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench fuzz lint build clean servers compiler browser screenshots
+.PHONY: help run test bench fuzz lint build clean up down logs smoke terraform install servers compiler browser screenshots
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,34 @@ fuzz: build servers compiler ## every fuzz target for FUZZTIME (20000x) each, th
 	bin/millrace stack -- bash -euc 'for f in $$(git grep -lE "^func Fuzz" -- "*_test.go"); do \
 		for name in $$(sed -nE "s/^func (Fuzz[A-Za-z]+)\(.*/\1/p" $$f); do \
 			echo "== $$name ($$f)"; go test -run NONE -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f); done; done'
+
+up: ## everything in containers (docker-compose.yml), with random passwords in .env; waits until it runs
+	deploy/env.sh
+	VERSION=$(VERSION) docker compose up --detach --build --wait
+
+down: ## stop the containers; volumes stay
+	docker compose --profile cluster down
+
+logs: ## what the containers write, as they write it
+	docker compose logs --follow --tail 100
+
+smoke: ## make up in a project of its own: post, read back, scale, lose a worker; then remove all of it
+	VERSION=$(VERSION) deploy/smoke.sh
+
+terraform: ## check terraform/: format, validate, test with a mocked provider
+	terraform/check.sh
+
+# The layout of a Debian package: make install PREFIX=/usr DESTDIR=debian/millrace.
+PREFIX     ?= /usr/local
+SYSCONFDIR ?= /etc
+install: build ## the program, its systemd units and /etc/millrace; then systemctl enable --now millrace-api …
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(SYSCONFDIR)/millrace
+	install -m 755 bin/millrace $(DESTDIR)$(PREFIX)/bin/millrace
+	for unit in deploy/systemd/*.service; do \
+		sed -e 's|/usr/bin/millrace|$(PREFIX)/bin/millrace|' -e 's|/etc/millrace|$(SYSCONFDIR)/millrace|' $$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$(basename $$unit); done
+	install -m 644 deploy/systemd/millrace.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/millrace.conf
+	[ -e $(DESTDIR)$(SYSCONFDIR)/millrace/millrace.env ] || install -m 640 .env.example $(DESTDIR)$(SYSCONFDIR)/millrace/millrace.env
+	@[ -n "$(DESTDIR)" ] || { systemd-sysusers 2>/dev/null && systemctl daemon-reload; } || echo "Now run: systemd-sysusers && systemctl daemon-reload"
 
 clean: ## remove what was built, and the data of make run
 	rm -rf bin .millrace
