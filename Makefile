@@ -8,7 +8,7 @@ GOBUILD     := CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERS
 APT         := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench fuzz lint build clean up down logs smoke terraform install servers compiler browser screenshots
+.PHONY: help run test bench fuzz lint build clean up down logs smoke terraform install servers compiler browser balancer screenshots
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ help: ## this list
 run: build servers ## everything on this machine, data in .millrace; Ctrl-C stops it
 	@exec bin/millrace run
 
-test: build servers compiler browser ## all tests, on private servers, with the race detector
+test: build servers compiler browser balancer ## all tests, on private servers, with the race detector
 	bin/millrace stack -- go test -race -count=1 -timeout 10m ./...
 
 # Counts, not times: a round has its own length. Each line's output is as benchstat reads it.
@@ -71,7 +71,8 @@ terraform: ## check terraform/: format, validate, test with a mocked provider
 # The layout of a Debian package: make install PREFIX=/usr DESTDIR=debian/millrace.
 PREFIX     ?= /usr/local
 SYSCONFDIR ?= /etc
-install: build ## the program, its systemd units and /etc/millrace; then systemctl enable --now millrace-api …
+install: ## what make build made, systemd units and /etc/millrace; then systemctl enable --now millrace-api …
+	@[ -x bin/millrace ] || { echo "First: make build"; exit 1; }
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(SYSCONFDIR)/millrace
 	install -m 755 bin/millrace $(DESTDIR)$(PREFIX)/bin/millrace
 	for unit in deploy/systemd/*.service; do \
@@ -109,3 +110,6 @@ compiler:
 # Not every distribution packages it: Ubuntu has but the snap.
 browser:
 	$(call install,$$(command -v chromium >/dev/null || command -v google-chrome >/dev/null || echo chromium),the page's browser tests are skipped)
+
+balancer:
+	$(call install,$$(command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || echo haproxy),the test of the balancer is skipped)

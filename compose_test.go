@@ -2,13 +2,18 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +25,7 @@ import (
 
 	"millrace/api"
 	"millrace/internal/config"
+	"millrace/internal/testenv"
 	"millrace/query"
 	"millrace/worker"
 )
@@ -270,12 +276,109 @@ func TestEverySettingReachesItsService(t *testing.T) {
 	}
 }
 
-func TestTheBalancersConfiguration(t *testing.T) {
-	haproxy, err := exec.LookPath("haproxy")
-	if err != nil {
-		t.Skip("haproxy is not installed: sudo apt-get install -y haproxy")
+// haproxy finds the balancer's program, which is where PATH does not lead everybody.
+func haproxy(t *testing.T) string {
+	t.Helper()
+	for _, name := range []string{"haproxy", "/usr/sbin/haproxy"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
 	}
-	if out, err := exec.Command(haproxy, "-c", "-f", "deploy/haproxy/haproxy.cfg").CombinedOutput(); err != nil {
-		t.Errorf("%v: %s", err, out)
+	t.Skip("haproxy is not installed: make test installs it where it can")
+	return ""
+}
+
+func TestTheBalancerSendsRequestsToWhatIsReadyAndNoneTwice(t *testing.T) {
+	program := haproxy(t)
+	const file = "deploy/haproxy/haproxy.cfg"
+	if out, err := exec.Command(program, "-c", "-f", file).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", file, err, out)
 	}
+
+	// Two APIs, found by their addresses instead of Docker's DNS.
+	var ready [2]atomic.Bool
+	var served [2]atomic.Int64
+	servers := ""
+	for i := range ready {
+		ready[i].Store(true)
+		api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case r.URL.Path == "/ready" && !ready[i].Load():
+				w.WriteHeader(http.StatusServiceUnavailable)
+			case r.URL.Path == "/die":
+				served[i].Add(1)
+				conn, _, err := w.(http.Hijacker).Hijack()
+				if err == nil {
+					_ = conn.Close() // as a killed process would
+				}
+			case r.URL.Path == "/log":
+				served[i].Add(1)
+				w.WriteHeader(http.StatusAccepted)
+			}
+		}))
+		t.Cleanup(api.Close)
+		servers += fmt.Sprintf("    server a%d %s\n", i, api.Listener.Addr())
+	}
+	addr := freeAddress(t)
+	text := string(must(os.ReadFile(file)))
+	for old, new := range map[string]string{
+		"bind :8080": "bind " + addr, "bind :8081": "bind " + freeAddress(t), "bind :8404": "bind " + freeAddress(t),
+		"    server-template api 16 api:8080\n":     servers,
+		"    server-template query 16 query:8081\n": servers,
+	} {
+		if strings.Count(text, old) != 1 {
+			t.Fatalf("%s lacks %q", file, old)
+		}
+		text = strings.Replace(text, old, new, 1)
+	}
+	config := filepath.Join(t.TempDir(), "haproxy.cfg")
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	balancer := exec.Command(program, "-db", "-f", config)
+	if err := balancer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = balancer.Process.Kill() // nothing to stop in order
+		_ = balancer.Wait()
+	})
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	post := func(path string) (int, http.Header, string) {
+		resp, err := client.Post("http://"+addr+path, "application/json", strings.NewReader("{}"))
+		if err != nil {
+			return 0, nil, ""
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body) // compared below
+		return resp.StatusCode, resp.Header, string(body)
+	}
+	testenv.Eventually(t, 30*time.Second, "both APIs are served from", func() bool {
+		post("/log")
+		return served[0].Load() > 0 && served[1].Load() > 0
+	})
+
+	before := served[0].Load() + served[1].Load()
+	if code, _, body := post("/die"); code != http.StatusBadGateway || !strings.HasPrefix(body, `{"error":`) {
+		t.Errorf("an API that dies under a request: got %d %s", code, body)
+	}
+	if sent := served[0].Load() + served[1].Load() - before; sent != 1 {
+		t.Errorf("a request was sent %d times", sent)
+	}
+
+	ready[0].Store(false)
+	testenv.Eventually(t, 30*time.Second, "the API that is not ready is left alone", func() bool {
+		before := served[0].Load()
+		for range 10 {
+			if code, _, _ := post("/log"); code != http.StatusAccepted {
+				t.Errorf("got %d while one API is ready", code)
+			}
+		}
+		return served[0].Load() == before
+	})
+	ready[1].Store(false)
+	testenv.Eventually(t, 30*time.Second, "there is no API, which clients are told", func() bool {
+		code, header, body := post("/log")
+		return code == http.StatusServiceUnavailable && header.Get("Retry-After") == "1" && body == `{"error":"no service is ready"}`
+	})
 }

@@ -15,7 +15,7 @@ func TestWhatIsInstalled(t *testing.T) {
 		t.Skip("bin/millrace is not there: make build")
 	}
 	root := t.TempDir()
-	if out, err := exec.Command("make", "-o", "build", "install", "PREFIX=/usr", "DESTDIR="+root).CombinedOutput(); err != nil {
+	if out, err := exec.Command("make", "install", "PREFIX=/usr", "DESTDIR="+root).CombinedOutput(); err != nil {
 		t.Fatalf("make install: %v: %s", err, out)
 	}
 	for name, mode := range map[string]os.FileMode{
@@ -32,7 +32,7 @@ func TestWhatIsInstalled(t *testing.T) {
 	if err := os.WriteFile(mine, []byte("LOG_LEVEL=debug\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("make", "-o", "build", "install", "PREFIX=/usr", "DESTDIR="+root).CombinedOutput(); err != nil {
+	if out, err := exec.Command("make", "install", "PREFIX=/usr", "DESTDIR="+root).CombinedOutput(); err != nil {
 		t.Fatalf("make install, again: %v: %s", err, out)
 	}
 	if text := must(os.ReadFile(mine)); string(text) != "LOG_LEVEL=debug\n" {
