@@ -322,7 +322,7 @@ func TestTheBalancerSendsRequestsToWhatIsReadyAndNoneTwice(t *testing.T) {
 	addr := freeAddress(t)
 	text := string(must(os.ReadFile(file)))
 	for old, new := range map[string]string{
-		"bind :8080": "bind " + addr, "bind :8081": "bind " + freeAddress(t), "bind :8404": "bind " + freeAddress(t),
+		"    bind :8080\n": "    bind " + addr + "\n", "    bind :8081\n": "    bind " + freeAddress(t) + "\n", "    bind :8404\n": "    bind " + freeAddress(t) + "\n",
 		"    server-template api 16 api:8080\n":     servers,
 		"    server-template query 16 query:8081\n": servers,
 	} {

@@ -83,7 +83,8 @@ func newContainers(ctx context.Context, o Options, died func(error)) (provider, 
 		_, err = engine.Ping(askCtx, client.PingOptions{})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("no Docker engine answers: %w", err)
+		reasons := strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' }), "; ")
+		return nil, errors.New("no Docker engine answers: " + reasons)
 	}
 	if o.Dir != "" {
 		o.Log.Warn("servers in containers do not keep their data after the stop", "dir", o.Dir)
