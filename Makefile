@@ -3,12 +3,12 @@
 SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-GOBUILD     := go build -trimpath -ldflags "-X main.version=$(VERSION)"
+GOBUILD     := CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERSION)"
 # RUNLEVEL=1 keeps Debian's packages from starting their own servers; Millrace starts private ones.
 APT         := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench chaos fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest watch watchers
+.PHONY: help run test bench chaos fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest watch watchers up down logs smoke terraform install balancer
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ help: ## this list
 run: build servers ## everything on this machine, data in .millrace; Ctrl-C stops it
 	@exec bin/millrace run
 
-test: build servers compiler browser watchers ## all tests, on private servers, with the race detector
+test: build servers compiler browser watchers balancer ## all tests, on private servers, with the race detector
 	bin/millrace stack -- go test -race -count=1 -timeout 10m ./...
 
 # It keeps what it sees in .millrace. The credentials come from millrace run, which leaves them there.
@@ -106,6 +106,35 @@ fuzz: build servers compiler ## every fuzz target for FUZZTIME (20000x) each, th
 		for name in $$(sed -nE "s/^func (Fuzz[A-Za-z]+)\(.*/\1/p" $$f); do \
 			echo "== $$name ($$f)"; go test -run NONE -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f); done; done'
 
+up: ## everything in containers (docker-compose.yml), with random passwords in .env; waits until it runs
+	deploy/env.sh
+	VERSION=$(VERSION) docker compose up --detach --build --wait
+
+down: ## stop the containers; volumes stay
+	docker compose --profile cluster down
+
+logs: ## what the containers write, as they write it
+	docker compose logs --follow --tail 100
+
+smoke: ## make up in a project of its own: post, read back, scale, lose a worker; then remove all of it
+	VERSION=$(VERSION) deploy/smoke.sh
+
+terraform: ## check terraform/: format, validate, test with a mocked provider
+	terraform/check.sh
+
+# The layout of a Debian package: make install PREFIX=/usr DESTDIR=debian/millrace.
+PREFIX     ?= /usr/local
+SYSCONFDIR ?= /etc
+install: ## what make build made, systemd units and /etc/millrace; then systemctl enable --now millrace-api …
+	@[ -x bin/millrace ] || { echo "First: make build"; exit 1; }
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(SYSCONFDIR)/millrace
+	install -m 755 bin/millrace $(DESTDIR)$(PREFIX)/bin/millrace
+	for unit in deploy/systemd/*.service; do \
+		sed -e 's|/usr/bin/millrace|$(PREFIX)/bin/millrace|' -e 's|/etc/millrace|$(SYSCONFDIR)/millrace|' $$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$(basename $$unit); done
+	install -m 644 deploy/systemd/millrace.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/millrace.conf
+	[ -e $(DESTDIR)$(SYSCONFDIR)/millrace/millrace.env ] || install -m 640 .env.example $(DESTDIR)$(SYSCONFDIR)/millrace/millrace.env
+	@[ -n "$(DESTDIR)" ] || { systemd-sysusers 2>/dev/null && systemctl daemon-reload; } || echo "Now run: systemd-sysusers && systemctl daemon-reload"
+
 clean: ## remove what was built, and the data of make run
 	rm -rf bin .millrace
 
@@ -139,3 +168,6 @@ browser:
 watchers:
 	$(call install,$$(command -v promtool >/dev/null && command -v prometheus >/dev/null || echo prometheus) \
 		$$(command -v prometheus-postgres-exporter >/dev/null || echo prometheus-postgres-exporter),the tests of what watches Millrace are skipped)
+
+balancer:
+	$(call install,$$(command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || echo haproxy),the test of the balancer is skipped)

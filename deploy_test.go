@@ -234,8 +234,8 @@ var insecureClient = &http.Client{
 	Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
 }
 
-// ask sends a request with an API key and other headers, by name and value, and returns the answer's status and body.
-func ask(t testing.TB, method, url, secret string, body []byte, headers ...string) (status int, answer string) {
+// askWithKey sends a request with an API key and other headers, by name and value, and returns the answer's status and body.
+func askWithKey(t testing.TB, method, url, secret string, body []byte, headers ...string) (status int, answer string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, bytes.NewReader(body))
 	if err != nil {
@@ -283,13 +283,13 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 			url = "http://" + addrs[name]
 		}
 		testenv.Eventually(t, 30*time.Second, name+" listens", func() bool {
-			status, _ := ask(t, "GET", url+"/health", "", nil)
+			status, _ := askWithKey(t, "GET", url+"/health", "", nil)
 			return status == http.StatusOK
 		})
 		// Series with labels begin with the first request.
-		ask(t, "POST", url+"/log", secret, []byte(`{}`))
-		ask(t, "GET", url+"/logs", secret, nil)
-		_, text := ask(t, "GET", url+"/metrics", "", nil)
+		askWithKey(t, "POST", url+"/log", secret, []byte(`{}`))
+		askWithKey(t, "GET", url+"/logs", secret, nil)
+		_, text := askWithKey(t, "GET", url+"/metrics", "", nil)
 		if name != "worker" && !strings.Contains(text, fmt.Sprintf("millrace_certificate_expiry_timestamp_seconds %v\n", float64(notAfter.Unix()))) {
 			t.Errorf("%s does not say that its certificate expires at %v", name, notAfter)
 		}

@@ -8,7 +8,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -70,7 +72,7 @@ func init() {
 		{"stack", "[--dir D] [--brokers N] [--missing] -- CMD…", "CMD beside private PostgreSQL, RabbitMQ and Redis", stackHelp, nil, runStack},
 		{"api", "", "the HTTP intake", "", []any{api.Config{}}, func(ctx context.Context, args []string) error {
 			return runService(ctx, args, func(ctx context.Context, c api.Config) error {
-				c.Reload = hangups()
+				c.Reload, c.OnListen = hangups(), ready
 				if os.Getenv("GOMEMLIMIT") == "" {
 					debug.SetMemoryLimit(c.MemoryLimit())
 				}
@@ -79,17 +81,21 @@ func init() {
 		}},
 		{"worker", "", "moves frames from RabbitMQ into PostgreSQL", "", []any{worker.Config{}}, func(ctx context.Context, args []string) error {
 			signal.Ignore(syscall.SIGHUP) // there is nothing to read again
-			return runService(ctx, args, worker.Run)
+			return runService(ctx, args, func(ctx context.Context, c worker.Config) error {
+				c.OnListen = ready
+				return worker.Run(ctx, c)
+			})
 		}},
 		{"query", "", "answers searches", "", []any{query.Config{}}, func(ctx context.Context, args []string) error {
 			return runService(ctx, args, func(ctx context.Context, c query.Config) error {
-				c.Reload = hangups()
+				c.Reload, c.OnListen = hangups(), ready
 				return query.Run(ctx, c)
 			})
 		}},
 		{"migrate", "up | down | status", "the database schema", migrateHelp, []any{database{}}, migrate},
 		{"dead", "list | show ID | replay [ID…] | drop ID…|--all", "records and messages that could not be stored", deadHelp, []any{database{}}, dead},
 		{"keys", "new NAME --scope write,read [--rate N [--burst N]]", "API keys", keysHelp, nil, newKey},
+		{"health", "[URL]", "whether the services of this machine are alive", healthHelp, nil, health},
 		{"version", "", "the version of this program", "", nil, printVersion},
 		{"help", "[COMMAND]", "this text, or a command's settings", "", nil, help},
 	}
@@ -170,6 +176,7 @@ func runService[C any](ctx context.Context, args []string, run func(context.Cont
 	if err := config.Load(&c); err != nil {
 		return err
 	}
+	context.AfterFunc(ctx, func() { notify("STOPPING=1") })
 	return run(ctx, c)
 }
 
@@ -203,6 +210,16 @@ func leaveWord(dir string, where *directory, stack *localstack.Stack, environ ma
 		os.WriteFile(filepath.Join(dir, "targets.json"), append(targets, '\n'), 0o644),
 		os.WriteFile(filepath.Join(dir, "env"), []byte(env.String()), 0o600),
 	)
+}
+
+// ready tells the service manager, if there is one, that a service listens. It does not wait for RabbitMQ and
+// PostgreSQL: the services start without them and find them when they come.
+func ready(net.Addr) { notify("READY=1") }
+
+func notify(state string) {
+	if err := service.Notify(state); err != nil {
+		fmt.Fprintln(os.Stderr, "millrace:", err)
+	}
 }
 
 const runHelp = `Starts private PostgreSQL, RabbitMQ and Redis from the servers installed here, brings the schema up,
@@ -406,7 +423,8 @@ func isReady(ctx context.Context, url string) bool {
 
 const stackHelp = `Starts private PostgreSQL, RabbitMQ and Redis, runs CMD with POSTGRES_URL, RABBITMQ_URL and REDIS_URL set,
 stops them and exits with CMD's status. The servers come from the binaries installed here, else from containers
-when a Docker engine answers. MILLRACE_POSTGRES_BIN is the folder of another PostgreSQL's programs to take instead.
+when a Docker engine answers; MILLRACE_STACK=local or containers leaves no choice. MILLRACE_POSTGRES_BIN is the folder of
+another PostgreSQL's programs to take instead.
 
   --dir D       where the servers keep their data (default a temporary folder that is removed)
   --brokers N   RabbitMQ as a cluster of 3 or 5 nodes (default 1): RABBITMQ_URL then has the URLs of all
@@ -631,6 +649,84 @@ func newKey(_ context.Context, args []string) error {
 	}
 	fmt.Printf("key, shown once:  %s\nfor KEYS_FILE:    %s\n", secret, key)
 	return nil
+}
+
+const healthHelp = `Asks URL, or /health of whatever listens at API_ADDR, QUERY_ADDR and WORKER_ADDR, and ends with status 0 when the
+answer is 200, else 1. It is made for health checks of containers, which have neither a shell nor curl.`
+
+// healthTimeout is what a service that is alive needs at the very most.
+const healthTimeout = 3 * time.Second
+
+// health is millrace health.
+func health(ctx context.Context, args []string) error {
+	if len(args) > 1 {
+		return usagef("health: unexpected argument %q", args[1])
+	}
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	if len(args) == 1 {
+		return ask(ctx, args[0])
+	}
+	var a struct {
+		API    config.Address `env:"API_ADDR" envDefault:"127.0.0.1:8080"`
+		Query  config.Address `env:"QUERY_ADDR" envDefault:"127.0.0.1:8081"`
+		Worker config.Address `env:"WORKER_ADDR" envDefault:"127.0.0.1:8082"`
+		config.Access
+	}
+	if err := config.Load(&a); err != nil {
+		return err
+	}
+	listening := 0
+	for _, addr := range []config.Address{a.API, a.Query, a.Worker} {
+		scheme := "http://"
+		if a.TLSCertFile != "" && addr != a.Worker {
+			scheme = "https://"
+		}
+		switch err := ask(ctx, scheme+reachable(string(addr))+"/health"); {
+		case errors.Is(err, syscall.ECONNREFUSED):
+			continue // another service's address
+		case err != nil:
+			return err
+		}
+		listening++
+	}
+	if listening == 0 {
+		return fmt.Errorf("health: nothing listens at %s, %s or %s", a.API, a.Query, a.Worker)
+	}
+	return nil
+}
+
+// reachable is an address at which this machine reaches what listens at addr, which may be all of its addresses.
+func reachable(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if ip := net.ParseIP(host); err != nil || host != "" && (ip == nil || !ip.IsUnspecified()) {
+		return addr
+	}
+	return net.JoinHostPort("localhost", port)
+}
+
+// ask returns nil when url answers 200.
+func ask(ctx context.Context, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return usagef("health: %w", err)
+	}
+	// Whether a service is alive does not hang on the name in its certificate, which is hardly localhost.
+	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	var op *net.OpError
+	switch {
+	case errors.As(err, &op) && op.Op == "remote error": // TLS's own answer: it wants a client certificate
+		return nil
+	case err != nil:
+		return fmt.Errorf("health: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusOK {
+		return nil
+	}
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // what there is of it says why
+	return fmt.Errorf("health: %s: %s %s", url, resp.Status, bytes.TrimSpace(body))
 }
 
 func printVersion(context.Context, []string) error {

@@ -326,7 +326,7 @@ func loadAndSearch(t testing.TB, api, query, secret string) (stop func()) {
 	}
 	late := frame.NewBase()
 	binary.BigEndian.PutUint64(late[:], uint64(time.Now().Add(-5*time.Minute).UnixMilli())<<16|0x7000)
-	ask(t, "POST", api+"/log", secret, []byte(`{"level":"info","message":"late"}`), "Idempotency-Key", late.String())
+	askWithKey(t, "POST", api+"/log", secret, []byte(`{"level":"info","message":"late"}`), "Idempotency-Key", late.String())
 	every(50*time.Millisecond, func(n int) {
 		var body bytes.Buffer
 		for i := range 50 {
@@ -335,14 +335,14 @@ func loadAndSearch(t testing.TB, api, query, secret string) (stop func()) {
 		if n%20 == 0 {
 			body.WriteString("{\"message\":\"\\u0000\"}\n")
 		}
-		ask(t, "POST", api+"/log/batch", secret, body.Bytes())
-		ask(t, "POST", api+"/log", secret, []byte(`{"level":"info","msg":"one"}`))
+		askWithKey(t, "POST", api+"/log/batch", secret, body.Bytes())
+		askWithKey(t, "POST", api+"/log", secret, []byte(`{"level":"info","msg":"one"}`))
 	})
 	closed := fmt.Sprintf("from=%d&to=%d", time.Now().Add(-time.Hour).Unix(), time.Now().Add(-10*time.Minute).Unix())
 	paths := []string{
 		"/logs?q=level:error", "/logs/count?" + closed, "/logs/histogram?by=level", "/logs/fields", "/logs/fields/service/values", "/logs/export?from=now-1m", "/logs?q=(", "/",
 	}
-	every(20*time.Millisecond, func(n int) { ask(t, "GET", query+paths[n%len(paths)], secret, nil) })
+	every(20*time.Millisecond, func(n int) { askWithKey(t, "GET", query+paths[n%len(paths)], secret, nil) })
 	working.Go(func() {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, query+"/logs/tail", nil)
 		if err != nil {

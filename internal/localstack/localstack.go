@@ -129,7 +129,7 @@ type server interface {
 // with each: after about 5 s, most of it RabbitMQ's. Binaries installed on this
 // machine are taken when all the needed ones are there; else containers, when a
 // Docker engine answers; else the error is one line with the command that installs
-// what is missing.
+// what is missing. MILLRACE_STACK=local or containers leaves no choice.
 //
 // ctx bounds the start alone: when it ends first, what was started is stopped and
 // its error returned. Once Start has returned, only Stop ends the servers.
@@ -195,20 +195,42 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	return s, nil
 }
 
+// stackSetting is the variable that says how servers are run: local, containers, or empty, which is as Start says.
+const stackSetting = "MILLRACE_STACK"
+
 // newProvider chooses how servers are run: see Start.
 func newProvider(ctx context.Context, o Options, died func(error)) (provider, error) {
 	missing := MissingPackages(o.Need)
-	if len(missing) == 0 {
-		return newLocal(ctx, o, died)
+	switch how := os.Getenv(stackSetting); how {
+	case "containers":
+		if o.Brokers > 1 {
+			return nil, fmt.Errorf("%s=containers: RabbitMQ has one node there, not %d", stackSetting, o.Brokers)
+		}
+		p, err := newContainers(ctx, o, died)
+		if err != nil {
+			return nil, fmt.Errorf("%s=containers: %w", stackSetting, err)
+		}
+		return p, nil
+	case "", "local":
+		if len(missing) == 0 {
+			return newLocal(ctx, o, died)
+		}
+		if how == "local" {
+			return nil, missingError(missing)
+		}
+	default:
+		return nil, fmt.Errorf("%s: got %q, takes local, containers, or nothing", stackSetting, how)
 	}
 	if o.Brokers > 1 {
 		return nil, missingError(missing)
 	}
-	if p := newContainers(ctx, o, died); p != nil {
-		o.Log.Info("servers are not installed here, using containers", "missing", missing)
-		return p, nil
+	p, err := newContainers(ctx, o, died)
+	if err != nil {
+		o.Log.Debug("servers in containers", "error", err)
+		return nil, missingError(missing)
 	}
-	return nil, missingError(missing)
+	o.Log.Info("servers are not installed here, using containers", "missing", missing)
+	return p, nil
 }
 
 // firstCause picks the error that explains a failed start. The other servers report
@@ -332,8 +354,12 @@ func (s *Stack) url(name string) string {
 }
 
 // MissingPackages lists the Debian packages that would have to be installed before
-// the needed servers can run from local binaries; empty when all are there.
+// the needed servers can run from local binaries; empty when all are there, or when
+// MILLRACE_STACK=containers asks for none.
 func MissingPackages(need Need) []string {
+	if os.Getenv(stackSetting) == "containers" {
+		return nil
+	}
 	var missing []string
 	for _, p := range []struct {
 		name   string

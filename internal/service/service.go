@@ -28,17 +28,23 @@ import (
 	"millrace/internal/config"
 )
 
-// NewLogger returns the logger that the settings ask for, writing to w.
+// NewLogger returns the logger that the settings ask for, writing to w. Where w is the journal each line tells it its
+// priority.
 func NewLogger(w io.Writer, p config.Process) *slog.Logger {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(p.LogLevel)); err != nil {
 		level = slog.LevelInfo
 	}
 	o := &slog.HandlerOptions{Level: level}
+	handler := func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, o) }
 	if p.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, o))
+		handler = func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, o) }
 	}
-	return slog.New(slog.NewTextHandler(w, o))
+	if toJournal(w) {
+		o.ReplaceAttr = withoutTime
+		return slog.New(newJournal(w, handler))
+	}
+	return slog.New(handler(w))
 }
 
 // Logger returns the log of the service with that name: log, or one on standard error as the settings say when log
