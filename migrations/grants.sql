@@ -14,6 +14,8 @@ BEGIN
     GRANT INSERT, SELECT (id) ON dead_letters TO millrace_writer;
     GRANT INSERT, SELECT, UPDATE (changes) ON late_changes TO millrace_writer;
     GRANT SELECT ON schema_migrations TO millrace_writer;
+    -- Again: a dump that is restored without privileges lets everybody call it.
+    REVOKE ALL ON FUNCTION millrace_add_partition(regclass, text, text, text) FROM PUBLIC;
     GRANT EXECUTE ON FUNCTION millrace_add_partition(regclass, text, text, text) TO millrace_writer;
 
     -- The query service reads the records, and of dead letters all but what is in them.
