@@ -41,7 +41,7 @@ func sendKeyed(t *testing.T, addr, key, body string) {
 func pgProgram(t *testing.T, name string) string {
 	t.Helper()
 	if dir := os.Getenv("MILLRACE_POSTGRES_BIN"); dir != "" {
-		return filepath.Join(dir, name)
+		name = filepath.Join(dir, name)
 	}
 	path, err := exec.LookPath(name)
 	if err != nil {

@@ -18,7 +18,8 @@ BEGIN
             END;
         END IF;
     END LOOP;
-    IF NOT pg_has_role('millrace_owner', 'MEMBER') THEN -- who gives tables to a role must be able to become it
+    -- Who gives tables to a role must be able to become it. From PostgreSQL 16 on the role's maker is a member that can't.
+    IF current_user <> 'millrace_owner' AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
         EXECUTE format('GRANT millrace_owner TO %I', current_user);
     END IF;
 
