@@ -72,6 +72,9 @@ func init() {
 		{"api", "", "the HTTP intake", "", []any{api.Config{}}, func(ctx context.Context, args []string) error {
 			return runService(ctx, args, func(ctx context.Context, c api.Config) error {
 				c.Reload = hangups()
+				if os.Getenv("GOMEMLIMIT") == "" {
+					debug.SetMemoryLimit(c.MemoryLimit())
+				}
 				return api.Run(ctx, c)
 			})
 		}},
