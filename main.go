@@ -9,6 +9,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -25,6 +26,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -92,7 +94,7 @@ func init() {
 				return query.Run(ctx, c)
 			})
 		}},
-		{"migrate", "up | down | status", "the database schema", migrateHelp, []any{database{}}, migrate},
+		{"migrate", "up | down | status | roles", "the database schema", migrateHelp, []any{database{}}, migrate},
 		{"dead", "list | show ID | replay [ID…] | drop ID…|--all", "records and messages that could not be stored", deadHelp, []any{database{}}, dead},
 		{"keys", "new NAME --scope write,read [--rate N [--burst N]]", "API keys", keysHelp, nil, newKey},
 		{"health", "[URL]", "whether the services of this machine are alive", healthHelp, nil, health},
@@ -328,7 +330,7 @@ func migrateUp(ctx context.Context, log *slog.Logger, c worker.Config) error {
 	if !c.AutoMigrate {
 		return nil
 	}
-	conn, err := pgx.Connect(ctx, string(c.Postgres))
+	conn, err := pgx.Connect(ctx, string(cmp.Or(c.Owner, c.Postgres)))
 	if err != nil {
 		return err
 	}
@@ -479,9 +481,10 @@ func runStack(ctx context.Context, args []string) error {
 	return runErr
 }
 
-// database is the one setting of the commands that work on the database alone.
+// database is what the commands that work on the database alone are set by.
 type database struct {
-	URL config.PostgresURL `env:"POSTGRES_URL" help:"PostgreSQL."`
+	URL   config.PostgresURL `env:"POSTGRES_URL" help:"PostgreSQL."`
+	Owner config.PostgresURL `env:"POSTGRES_OWNER_URL" help:"The same as the user that owns the tables; empty: POSTGRES_URL."`
 }
 
 func connect(ctx context.Context) (*pgx.Conn, error) {
@@ -489,20 +492,23 @@ func connect(ctx context.Context) (*pgx.Conn, error) {
 	if err := config.Load(&d); err != nil {
 		return nil, err
 	}
-	if d.URL == "" {
+	url := cmp.Or(d.Owner, d.URL)
+	if url == "" {
 		return nil, config.Missing("POSTGRES_URL")
 	}
-	return pgx.Connect(ctx, string(d.URL))
+	return pgx.Connect(ctx, string(url))
 }
 
 const migrateHelp = `  up       apply all steps that are missing; worker and run do so by themselves
   down     take the latest step back, with all the rows it made room for
-  status   list the steps`
+  status   list the steps
+  roles    make the database users millrace_owner, millrace_writer (for the worker) and millrace_reader (for the query
+           service), without passwords, and give them their rights; as a superuser, or as the database's owner with CREATEROLE`
 
 // migrate is millrace migrate.
 func migrate(ctx context.Context, args []string) error {
-	if len(args) != 1 || args[0] != "up" && args[0] != "down" && args[0] != "status" {
-		return usagef("migrate: want one of up, down, status")
+	if len(args) != 1 || !slices.Contains([]string{"up", "down", "status", "roles"}, args[0]) {
+		return usagef("migrate: want one of up, down, status, roles")
 	}
 	conn, err := connect(ctx)
 	if err != nil {
@@ -530,6 +536,12 @@ func migrate(ctx context.Context, args []string) error {
 			fmt.Printf("took back %d %s\n", undone.Version, undone.Name)
 		}
 		return nil
+	case "roles":
+		err := migrations.Roles(ctx, conn)
+		if err == nil {
+			fmt.Println("millrace_owner, millrace_writer and millrace_reader have their rights; ALTER ROLE … PASSWORD lets them log in")
+		}
+		return err
 	}
 	all, err := migrations.Status(ctx, conn)
 	for _, m := range all {
