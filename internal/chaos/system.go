@@ -7,9 +7,12 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -65,12 +68,35 @@ type system struct {
 	kills map[string]int // SIGKILLs of servers, by name
 }
 
+const (
+	folder   = "millrace-chaos-" // begins the names of runs' folders; the process's id follows
+	keptName = "kept"            // marks one that is to stay
+)
+
+// removeAbandoned removes what runs left that were killed, file systems included.
+func removeAbandoned() {
+	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), folder+"*-*"))
+	for _, dir := range dirs {
+		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), folder), "-")
+		n, err := strconv.Atoi(pid)
+		if err != nil || !errors.Is(syscall.Kill(n, 0), syscall.ESRCH) {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(dir, keptName)); err == nil {
+			continue
+		}
+		_ = exec.Command("umount", filepath.Join(dir, "servers", "postgres")).Run() // where there is one
+		_ = os.RemoveAll(dir)
+	}
+}
+
 // newSystem starts the servers and all processes. What it has started is stopped by close, also after an error.
 func newSystem(ctx context.Context, o Options, surprise func(error)) (*system, error) {
 	s := &system{surprise: surprise, topology: broker.NewTopology(config.Broker{}), nest: newNest(), kills: make(map[string]int)}
 	s.closing = append(s.closing, func() error { s.nest.close(); return nil })
 	var err error
-	if s.dir, err = os.MkdirTemp("", "millrace-chaos-"); err != nil {
+	removeAbandoned()
+	if s.dir, err = os.MkdirTemp("", fmt.Sprintf("%s%d-", folder, os.Getpid())); err != nil {
 		return s, err
 	}
 	// PostgreSQL may run as another user, who must get through.
@@ -80,7 +106,7 @@ func newSystem(ctx context.Context, o Options, surprise func(error)) (*system, e
 	s.keep = o.KeepFiles
 	s.closing = append(s.closing, func() error {
 		if s.keep {
-			return nil
+			return os.WriteFile(filepath.Join(s.dir, keptName), nil, 0o600)
 		}
 		return os.RemoveAll(s.dir)
 	})

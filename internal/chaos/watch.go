@@ -138,8 +138,12 @@ func (w *watch) check() {
 		}
 	}
 	for name, samples := range w.samples {
+		slack := 20.0
+		if strings.HasPrefix(name, "api") {
+			slack += float64(w.run.Clients) // who hold connections to one API or to the other
+		}
 		for _, r := range resources[1:] {
-			judge(name, r.name, samples, r.of, 20)
+			judge(name, r.name, samples, r.of, slack)
 		}
 	}
 	judge("the links", "connections", w.links, func(s sample) float64 { return s.files }, 10)
