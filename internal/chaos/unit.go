@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -27,7 +28,7 @@ type unit struct {
 	mu       sync.Mutex
 	cmd      *exec.Cmd
 	done     chan struct{} // closed when it has ended
-	meant    bool          // the end is on purpose
+	meant    *atomic.Bool  // the end is on purpose
 	starts   int
 	surprise func(error) // told of an end that is not
 }
@@ -52,18 +53,16 @@ func (u *unit) startLocked() error {
 	if err := u.nest.start(cmd); err != nil {
 		return fmt.Errorf("start %s: %w", u.name, err)
 	}
-	u.cmd, u.done, u.meant = cmd, make(chan struct{}), false
+	u.cmd, u.done, u.meant = cmd, make(chan struct{}), new(atomic.Bool)
 	u.starts++
-	go u.wait(cmd, u.done)
+	go u.wait(cmd, u.done, u.meant)
 	return nil
 }
 
-func (u *unit) wait(cmd *exec.Cmd, done chan struct{}) {
+func (u *unit) wait(cmd *exec.Cmd, done chan struct{}, meant *atomic.Bool) {
 	err := cmd.Wait()
-	close(done)
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if !u.meant {
+	defer close(done)
+	if !meant.Load() {
 		u.surprise(fmt.Errorf("%s ended by itself: %v", u.name, err))
 	}
 }
@@ -73,7 +72,7 @@ func (u *unit) signal(sig syscall.Signal) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if sig == syscall.SIGKILL || sig == syscall.SIGTERM {
-		u.meant = true
+		u.meant.Store(true)
 	}
 	return u.cmd.Process.Signal(sig)
 }
