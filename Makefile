@@ -8,7 +8,7 @@ GOBUILD     := go build -trimpath -ldflags "-X main.version=$(VERSION)"
 APT         := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench profile loadtest fuzz lint build clean servers compiler browser screenshots
+.PHONY: help run test bench chaos fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,16 +20,49 @@ test: build servers compiler browser ## all tests, on private servers, with the 
 	bin/millrace stack -- go test -race -count=1 -timeout 10m ./...
 
 # Counts, not times: a round has its own length. Each line's output is as benchstat reads it.
-RESULTS := bench/results/$(shell date +%F)-$(shell git rev-parse --short HEAD 2>/dev/null || echo dev).txt
+STAMP   := $(shell date +%F)-$(shell git rev-parse --short HEAD 2>/dev/null || echo dev)
+RESULTS := bench/results/$(STAMP).txt
 bench: build servers ## how fast Millrace is here, each figure beside its ceiling: one table, in less than 10 minutes
-	@bin/millrace stack -- bash -euc 'go test -c -o bin/bench.test ./bench; cd bench; \
-		../bin/bench.test -test.run NONE -test.bench "Accept|Slowloris" -test.benchtime 20x; \
-		../bin/bench.test -test.run NONE -test.bench "Drain|EndToEnd|Export" -test.benchtime 8x; \
-		../bin/bench.test -test.run NONE -test.bench "Visible|Tail" -test.benchtime 300x; \
-		../bin/bench.test -test.run NONE -test.bench "Layout|Compression" -test.benchtime 3x; \
-		../bin/bench.test -test.run NONE -test.bench "Search" -test.benchtime 30x; \
-		cd ..; go test -run NONE -bench "Body/ascii/ndjson|Single" -benchtime 300ms ./internal/scan' | \
-		go run ./bench/report -out $(RESULTS); echo "$(RESULTS) has it for benchstat"
+	@go test -c -o bin/bench.test ./bench; go test -c -o bin/api.test ./api; go build -o bin/report ./bench/report
+	@bin/millrace stack -- bash -euc 'run() { "../bin/$$1.test" -test.run NONE -test.bench "^Benchmark($$2)\$$" -test.benchtime $$3; }; cd bench; \
+		run bench "Scan|Frame" 25x; \
+		run bench "Accept.*|Slowloris" 20x; \
+		(cd ../api; run api Publish 15x); \
+		run bench "Drain|EndToEnd|Export" 8x; \
+		run bench "Visible|Tail" 300x; \
+		run bench Search 20x' | bin/report -out $(RESULTS)
+	@echo "$(RESULTS) has it for benchstat, $(RESULTS:.txt=.svg) is its picture"
+	@echo "bin/report -update $(RESULTS) brings it into README.md and DESIGN.md"
+
+BENCH ?= Scan/ndjson|Frame/encode|Publish|AcceptOne/=64$$|AcceptBatch|Drain/=2|EndToEnd/full
+COUNT ?= 10
+bench-compare: build servers ## what differs in speed from the commit BASE=…, in 10 minutes; BENCH=REGEXP and COUNT=TURNS choose
+	@go build -o bin/compare ./bench/compare
+	@bin/millrace stack -- bin/compare -base "$(BASE)" -bench '$(BENCH)' -count $(COUNT)
+
+# Each round goes over all points, so that what else the machine does does not hit one point alone.
+SWEEP  ?= Sweep
+sweep: ROUNDS ?= 3
+sweep: build servers ## how speed and latency change with sizes and settings, in a quarter of an hour; SWEEP=REGEXP and ROUNDS=N choose
+	@go test -c -o bin/bench.test ./bench; go build -o bin/report ./bench/report; mkdir -p bench/results; rm -rf bin/sweep
+	@bin/millrace stack --dir bin/sweep -- bash -euc 'cd bench; export MILLRACE_BENCH_STACK=$(CURDIR)/bin/sweep; for round in $$(seq $(ROUNDS)); do \
+		echo "round $$round of $(ROUNDS)" >&2; ../bin/bench.test -test.run NONE -test.bench "$(SWEEP)" -test.benchtime 2x; done' | \
+		tee -a bench/results/$(STAMP)-sweep.txt
+	@rm -rf bin/sweep; bin/report -curves bench/results/$(STAMP)-sweep.txt -to bench
+	@echo "bench/results/$(STAMP)-sweep.txt has the figures, bench/*.svg the curves"
+
+# The options, with their defaults: go run ./internal/chaos/run -help. A seed replays its schedule.
+SEED ?= 0
+DURATION ?= 1h
+chaos: ROUNDS ?= 5
+RATE ?= 1000
+BROKERS ?= 1
+FAULT_EVERY ?= 0s
+FAULTS ?=
+chaos: build servers ## anything killed, cut and filled up for DURATION (1h), and each record counted; also SEED ROUNDS RATE BROKERS FAULT_EVERY FAULTS
+	@go build -o bin/chaos-run ./internal/chaos/run
+	@bin/chaos-run -seed $(SEED) -duration $(DURATION) -rounds $(ROUNDS) -rate $(RATE) -brokers $(BROKERS) \
+		-every $(FAULT_EVERY) -faults "$(FAULTS)" -out bin/chaos
 
 PROFILES := bench/profiles/$(shell date +%F)-$(shell git rev-parse --short HEAD 2>/dev/null || echo dev)
 profile: build servers ## CPU and allocation profiles of API and worker under load, and where the time goes

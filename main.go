@@ -64,12 +64,15 @@ var commands []command
 
 func init() {
 	commands = []command{
-		{"run", "[--dir D]", "everything on this machine, with private servers", runHelp,
+		{"run", "[--dir D] [--brokers N]", "everything on this machine, with private servers", runHelp,
 			[]any{api.Config{}, worker.Config{}, query.Config{}}, runAll},
-		{"stack", "[--dir D] [--missing] -- CMD…", "CMD beside private PostgreSQL, RabbitMQ and Redis", stackHelp, nil, runStack},
+		{"stack", "[--dir D] [--brokers N] [--missing] -- CMD…", "CMD beside private PostgreSQL, RabbitMQ and Redis", stackHelp, nil, runStack},
 		{"api", "", "the HTTP intake", "", []any{api.Config{}}, func(ctx context.Context, args []string) error {
 			return runService(ctx, args, func(ctx context.Context, c api.Config) error {
 				c.Reload = hangups()
+				if os.Getenv("GOMEMLIMIT") == "" {
+					debug.SetMemoryLimit(c.MemoryLimit())
+				}
 				return api.Run(ctx, c)
 			})
 		}},
@@ -173,12 +176,14 @@ const runHelp = `Starts private PostgreSQL, RabbitMQ and Redis from the servers 
 runs api, worker and query, says where each is, and stops all of it in order on SIGINT or SIGTERM.
 A server whose URL is set in the environment is used instead of a private one.
 
-  --dir D   where the private servers keep their data (default .millrace); it is kept between runs`
+  --dir D       where the private servers keep their data (default .millrace); it is kept between runs
+  --brokers N   RabbitMQ as a cluster of 3 or 5 nodes (default 1); a folder keeps its number`
 
 // runAll is millrace run.
 func runAll(ctx context.Context, args []string) error {
 	flags := newFlags("run")
 	dir := flags.String("dir", ".millrace", "")
+	brokers := flags.Int("brokers", 1, "")
 	if err := parseFlags(flags, args, 0); err != nil {
 		return err
 	}
@@ -211,7 +216,7 @@ func runAll(ctx context.Context, args []string) error {
 		return err
 	}
 	log := service.NewLogger(os.Stderr, s.api.Process)
-	stack, err := localstack.Start(ctx, localstack.Options{Dir: *dir, Need: need, Log: log})
+	stack, err := localstack.Start(ctx, localstack.Options{Dir: *dir, Need: need, Brokers: *brokers, Log: log})
 	if err != nil {
 		return err
 	}
@@ -363,13 +368,15 @@ const stackHelp = `Starts private PostgreSQL, RabbitMQ and Redis, runs CMD with 
 stops them and exits with CMD's status. The servers come from the binaries installed here, else from containers
 when a Docker engine answers. MILLRACE_POSTGRES_BIN is the folder of another PostgreSQL's programs to take instead.
 
-  --dir D     where the servers keep their data (default a temporary folder that is removed)
-  --missing   print the Debian packages of the servers that are not installed, and exit`
+  --dir D       where the servers keep their data (default a temporary folder that is removed)
+  --brokers N   RabbitMQ as a cluster of 3 or 5 nodes (default 1): RABBITMQ_URL then has the URLs of all
+  --missing     print the Debian packages of the servers that are not installed, and exit`
 
 // runStack is millrace stack.
 func runStack(ctx context.Context, args []string) error {
 	flags := newFlags("stack")
 	dir := flags.String("dir", "", "")
+	brokers := flags.Int("brokers", 1, "")
 	missing := flags.Bool("missing", false, "")
 	if err := parseFlags(flags, args, -1); err != nil {
 		return err
@@ -390,7 +397,7 @@ func runStack(ctx context.Context, args []string) error {
 	if p.LogLevel == "debug" {
 		log = service.NewLogger(os.Stderr, p)
 	}
-	stack, err := localstack.Start(ctx, localstack.Options{Dir: *dir, Need: need, Log: log})
+	stack, err := localstack.Start(ctx, localstack.Options{Dir: *dir, Need: need, Brokers: *brokers, Log: log})
 	if err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ func Run(ctx context.Context, c Config) error {
 	var publisher sync.WaitGroup
 	publisher.Go(func() { p.run(publishing, flush) })
 	publisher.Go(func() { keyFile.Watch(publishing, c.Reload, log) })
-	connections := newListener(ln, c.MaxConnections, httpServer.WriteTimeout, func() { m.routes["other"].count(fasthttp.StatusServiceUnavailable) })
+	connections := newListener(ln, c.MaxConnections, min(httpServer.ReadTimeout, httpServer.WriteTimeout), func() { m.routes["other"].count(fasthttp.StatusServiceUnavailable) })
 	serving, stopServing := context.WithCancelCause(ctx)
 	defer stopServing(nil)
 	var server sync.WaitGroup

@@ -101,8 +101,9 @@ type publisher struct {
 	metrics    *metrics
 	ready      *service.Ready
 
-	bodies    sync.Pool  // of *[]byte: frame bodies
-	declaring sync.Mutex // held while queues are declared
+	down      atomic.Pointer[error] // why a publish would not be confirmed, nil when it can be expected to be
+	bodies    sync.Pool             // of *[]byte: frame bodies
+	declaring sync.Mutex            // held while queues are declared
 
 	mu       sync.Mutex
 	work     sync.Cond   // signalled when a frame may be taken
@@ -146,9 +147,10 @@ func newPublisher(c Config, log *slog.Logger, m *metrics, ready *service.Ready) 
 
 // usable returns nil when a publish can be expected to be confirmed.
 func (p *publisher) usable() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.fault()
+	if err := p.down.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 func (p *publisher) fault() error {
@@ -165,10 +167,12 @@ func (p *publisher) fault() error {
 	return nil
 }
 
-// report tells /ready and the metrics how the broker is. The caller holds the mutex, or is the only one yet.
+// report tells requests, /ready and the metrics how the broker is. The caller holds the mutex, or is the only one yet.
 func (p *publisher) report() {
 	reason := ""
+	p.down.Store(nil)
 	if err := p.fault(); err != nil {
+		p.down.Store(&err)
 		reason = err.Error()
 	}
 	for _, why := range p.blocked {

@@ -101,6 +101,7 @@ func (s *server) http() *fasthttp.Server {
 		StreamRequestBody:            true, // so that a body is read only once there is room for it
 		DisablePreParseMultipartForm: true,
 		NoDefaultServerHeader:        true,
+		LazyRequestTime:              true, // nobody asks for it
 		CloseOnShutdown:              true,
 		Logger:                       fasthttpLogger{s.log},
 	}
