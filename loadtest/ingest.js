@@ -209,6 +209,7 @@ export function handleSummary(data) {
       latency: value(`http_req_duration{kind:ingest,part:${name}}`, 'p(95)'),
       lag: value(`visible_lag{part:${name}}`, 'p(90)'),
     };
+    if (scenario !== 'breakpoint') return row;
     row.holds = row.accepted >= 0.97 * row.offered - (2 * batch) / partSeconds && // the first and the last come when they come
       row.failed === 0 && (!lagLimit || row.lag <= lagLimit);
     return row;

@@ -48,10 +48,10 @@ function breakpoint(report) {
 export function text(report, data) {
   const lines = ['', `  ${report.scenario}: ${verdict(report)} ${breakpoint(report)}`, ''];
   if (report.parts.length) {
-    lines.push('    part     offered/s  accepted/s  failed  request p95     visible p90  holds');
+    lines.push(`    part     offered/s  accepted/s  failed  request p95     visible p90${report.breakpoint ? '  holds' : ''}`);
     for (const p of report.parts) {
       lines.push(`    ${p.part.padEnd(8)}${count(p.offered).padStart(10)}${count(p.accepted).padStart(12)}${(100 * p.failed).toFixed(1).padStart(6)} %` +
-        `${p.latency.toFixed(0).padStart(10)} ms${p.lag.toFixed(0).padStart(13)} ms  ${p.holds ? 'yes' : 'no'}`);
+        `${p.latency.toFixed(0).padStart(10)} ms${p.lag.toFixed(0).padStart(13)} ms${report.breakpoint ? `  ${p.holds ? 'yes' : 'no'}` : ''}`);
     }
     lines.push('');
   }
@@ -65,7 +65,7 @@ export function html(report, data) {
   const most = Math.max(1, ...report.parts.map((p) => p.offered));
   const bar = (n, color) => `<div style="background:${color};width:${((100 * n) / most).toFixed(1)}%">${count(n)}</div>`;
   const parts = report.parts.map((p) => `<tr><td>${escape(p.part)}<td class=bars>${bar(p.offered, '#9db8d9')}${bar(p.accepted, '#5a9e6f')}` +
-    `<td>${(100 * p.failed).toFixed(1)} %<td>${p.latency.toFixed(0)} ms<td>${p.lag.toFixed(0)} ms<td>${p.holds ? 'yes' : 'no'}`).join('\n');
+    `<td>${(100 * p.failed).toFixed(1)} %<td>${p.latency.toFixed(0)} ms<td>${p.lag.toFixed(0)} ms${report.breakpoint ? `<td>${p.holds ? 'yes' : 'no'}` : ''}`).join('\n');
   const settings = Object.entries(report.settings).filter(([, v]) => v !== undefined).map(([k, v]) => `${k} ${v}`).join(', ');
   return `<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Millrace load test: ${escape(report.scenario)}</title>
@@ -78,7 +78,7 @@ table { border-collapse: collapse; width: 100%; margin: 1em 0 } td, th { text-al
 <h1>${escape(report.scenario)}</h1>
 <p class="${report.accepted > 0 && report.accepted === report.stored ? '' : 'fail'}">${escape(verdict(report))} ${escape(breakpoint(report))}
 <p>${escape(settings)}. ${escape(new Date().toISOString())}
-${parts && `<table><tr><th>part<th>records/s: offered, accepted<th>failed<th>request p95<th>visible p90<th>holds\n${parts}</table>`}
+${parts && `<table><tr><th>part<th>records/s: offered, accepted<th>failed<th>request p95<th>visible p90${report.breakpoint ? '<th>holds' : ''}\n${parts}</table>`}
 <h2>Thresholds</h2>
 <table>${judged(data).map((t) => `<tr class="${t.ok ? '' : 'fail'}"><td>${t.ok ? 'ok' : 'fail'}<td>${escape(t.name)}<td>${escape(t.rule)}<td>${escape(t.figures)}`).join('\n')}</table>
 <h2>Figures</h2>
