@@ -8,7 +8,7 @@ GOBUILD     := CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERS
 APT         := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench fuzz lint build clean up down logs smoke terraform install servers compiler browser balancer screenshots
+.PHONY: help run test bench chaos fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest watch watchers up down logs smoke terraform install balancer
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,20 +16,73 @@ help: ## this list
 run: build servers ## everything on this machine, data in .millrace; Ctrl-C stops it
 	@exec bin/millrace run
 
-test: build servers compiler browser balancer ## all tests, on private servers, with the race detector
+test: build servers compiler browser watchers balancer ## all tests, on private servers, with the race detector
 	bin/millrace stack -- go test -race -count=1 -timeout 10m ./...
 
+# It keeps what it sees in .millrace. The credentials come from millrace run, which leaves them there.
+watch: watchers ## Prometheus on http://127.0.0.1:9090 that watches make run, which runs beside it
+	@[ -f .millrace/env ] || { echo "make run first, in another terminal"; exit 1; }
+	@. .millrace/env; DATA_SOURCE_NAME="$$POSTGRES_URL" prometheus-postgres-exporter --web.listen-address=127.0.0.1:9187 --log.level=warn & \
+	trap "kill $$!" EXIT; \
+	prometheus --config.file=deploy/prometheus/local.yml --storage.tsdb.path=.millrace/prometheus --web.listen-address=127.0.0.1:9090 --log.level=warn
+
 # Counts, not times: a round has its own length. Each line's output is as benchstat reads it.
-RESULTS := bench/results/$(shell date +%F)-$(shell git rev-parse --short HEAD 2>/dev/null || echo dev).txt
+STAMP   := $(shell date +%F)-$(shell git rev-parse --short HEAD 2>/dev/null || echo dev)
+RESULTS := bench/results/$(STAMP).txt
 bench: build servers ## how fast Millrace is here, each figure beside its ceiling: one table, in less than 10 minutes
-	@bin/millrace stack -- bash -euc 'go test -c -o bin/bench.test ./bench; cd bench; \
-		../bin/bench.test -test.run NONE -test.bench "Accept|Slowloris" -test.benchtime 20x; \
-		../bin/bench.test -test.run NONE -test.bench "Drain|EndToEnd|Export" -test.benchtime 8x; \
-		../bin/bench.test -test.run NONE -test.bench "Visible|Tail" -test.benchtime 300x; \
-		../bin/bench.test -test.run NONE -test.bench "Layout|Compression" -test.benchtime 3x; \
-		../bin/bench.test -test.run NONE -test.bench "Search" -test.benchtime 30x; \
-		cd ..; go test -run NONE -bench "Body/ascii/ndjson|Single" -benchtime 300ms ./internal/scan' | \
-		go run ./bench/report -out $(RESULTS); echo "$(RESULTS) has it for benchstat"
+	@go test -c -o bin/bench.test ./bench; go test -c -o bin/api.test ./api; go build -o bin/report ./bench/report
+	@bin/millrace stack -- bash -euc 'run() { "../bin/$$1.test" -test.run NONE -test.bench "^Benchmark($$2)\$$" -test.benchtime $$3; }; cd bench; \
+		run bench "Scan|Frame" 25x; \
+		run bench "Accept.*|Slowloris" 20x; \
+		(cd ../api; run api Publish 15x); \
+		run bench "Drain|EndToEnd|Export" 8x; \
+		run bench "Visible|Tail" 300x; \
+		run bench Search 20x' | bin/report -out $(RESULTS)
+	@echo "$(RESULTS) has it for benchstat, $(RESULTS:.txt=.svg) is its picture"
+	@echo "bin/report -update $(RESULTS) brings it into README.md and DESIGN.md"
+
+BENCH ?= Scan/ndjson|Frame/encode|Publish|AcceptOne/=64$$|AcceptBatch|Drain/=2|EndToEnd/full
+COUNT ?= 10
+bench-compare: build servers ## what differs in speed from the commit BASE=…, in 10 minutes; BENCH=REGEXP and COUNT=TURNS choose
+	@go build -o bin/compare ./bench/compare
+	@bin/millrace stack -- bin/compare -base "$(BASE)" -bench '$(BENCH)' -count $(COUNT)
+
+# Each round goes over all points, so that what else the machine does does not hit one point alone.
+SWEEP  ?= Sweep
+sweep: ROUNDS ?= 3
+sweep: build servers ## how speed and latency change with sizes and settings, in a quarter of an hour; SWEEP=REGEXP and ROUNDS=N choose
+	@go test -c -o bin/bench.test ./bench; go build -o bin/report ./bench/report; mkdir -p bench/results; rm -rf bin/sweep
+	@bin/millrace stack --dir bin/sweep -- bash -euc 'cd bench; export MILLRACE_BENCH_STACK=$(CURDIR)/bin/sweep; for round in $$(seq $(ROUNDS)); do \
+		echo "round $$round of $(ROUNDS)" >&2; ../bin/bench.test -test.run NONE -test.bench "$(SWEEP)" -test.benchtime 2x; done' | \
+		tee -a bench/results/$(STAMP)-sweep.txt
+	@rm -rf bin/sweep; bin/report -curves bench/results/$(STAMP)-sweep.txt -to bench
+	@echo "bench/results/$(STAMP)-sweep.txt has the figures, bench/*.svg the curves"
+
+# The options, with their defaults: go run ./internal/chaos/run -help. A seed replays its schedule.
+SEED ?= 0
+DURATION ?= 1h
+chaos: ROUNDS ?= 5
+RATE ?= 1000
+BROKERS ?= 1
+FAULT_EVERY ?= 0s
+FAULTS ?=
+chaos: build servers ## anything killed, cut and filled up for DURATION (1h), and each record counted; also SEED ROUNDS RATE BROKERS FAULT_EVERY FAULTS
+	@go build -o bin/chaos-run ./internal/chaos/run
+	@bin/chaos-run -seed $(SEED) -duration $(DURATION) -rounds $(ROUNDS) -rate $(RATE) -brokers $(BROKERS) \
+		-every $(FAULT_EVERY) -faults "$(FAULTS)" -out bin/chaos
+
+PROFILES := bench/profiles/$(shell date +%F)-$(shell git rev-parse --short HEAD 2>/dev/null || echo dev)
+profile: build servers ## CPU and allocation profiles of API and worker under load, and where the time goes
+	@bin/millrace stack -- go test -count=1 -run TestProfiles ./bench -profiles "$(CURDIR)/$(PROFILES)"
+	@cat $(PROFILES)/*.txt; echo; echo "Look: go tool pprof -http=: $(PROFILES)/batches-api-cpu.pb.gz"
+
+loadtest: build servers bin/k6 ## k6's SCENARIO (smoke, steady, breakpoint, spike, soak, mixed): loadtest/README.md
+	@loadtest/run.sh
+
+# Built from the module proxy, in a minute or two; again only when its version changes.
+bin/k6: loadtest/go.mod loadtest/go.sum
+	@mkdir -p bin
+	go -C loadtest build -trimpath -ldflags "-s -w" -o ../bin/k6 go.k6.io/k6
 
 screenshots: build servers browser ## the README's pictures of the page, anew
 	bin/millrace stack -- go test -count=1 -run TestScreenshots ./query -screenshots
@@ -43,6 +96,7 @@ lint: ## formatting, vet and staticcheck
 	go vet ./...
 	go tool staticcheck ./...
 	go mod tidy -diff
+	go -C loadtest mod tidy -diff
 	go mod verify
 
 # A count, not a time: a fuzz run that is cut off by its time may fail for that alone.
@@ -110,6 +164,10 @@ compiler:
 # Not every distribution packages it: Ubuntu has but the snap.
 browser:
 	$(call install,$$(command -v chromium >/dev/null || command -v google-chrome >/dev/null || echo chromium),the page's browser tests are skipped)
+
+watchers:
+	$(call install,$$(command -v promtool >/dev/null && command -v prometheus >/dev/null || echo prometheus) \
+		$$(command -v prometheus-postgres-exporter >/dev/null || echo prometheus-postgres-exporter),the tests of what watches Millrace are skipped)
 
 balancer:
 	$(call install,$$(command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || echo haproxy),the test of the balancer is skipped)

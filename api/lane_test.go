@@ -13,7 +13,7 @@ import (
 // testLane is a lane without a channel, for what does not need one.
 func testLane(t *testing.T) *lane {
 	t.Helper()
-	p := newPublisher(defaults(t), defaults(t).Log, newMetrics(service.NewRegistry(), func() int64 { return 0 }), new(service.Ready))
+	p := newPublisher(defaults(t), defaults(t).Log, newMetrics(service.NewRegistry(), new(inflight)), new(service.Ready))
 	return &lane{
 		link:     &link{publisher: p, reset: make(chan struct{}, 1)},
 		confirms: make(chan amqp.Confirmation, window),

@@ -7,10 +7,10 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"millrace/bench/ceiling"
 	"millrace/bench/load"
 	"millrace/internal/broker"
 	"millrace/internal/config"
-	"millrace/internal/frame"
 	"millrace/internal/testenv"
 )
 
@@ -66,42 +66,23 @@ func BenchmarkAcceptOne(b *testing.B) {
 			}
 			q := newQueues(b)
 			product := startServer(b, "api", q.Name, "API_ADDR=127.0.0.1:0").dial(b, connections, requests...)
-			ceiling := startServer(b, "nothing", nil).dial(b, connections, requests...)
+			nothing := startServer(b, "nothing", nil).dial(b, connections, requests...)
 			waitReady(b, product)
-			var rates, ceilings, ratios, p50, p99, share []float64
+			t := ceiling.NewTurns("req/s")
 			for b.Loop() {
 				q.purge(b)
-				p := run(b, product, round)
-				c := run(b, ceiling, round)
-				rates, ceilings = append(rates, p.Rate()), append(ceilings, c.Rate())
-				ratios = append(ratios, p.Rate()/c.Rate())
-				p50 = append(p50, ms(p.Quantile(.5)))
-				p99 = append(p99, ms(p.Quantile(.99)))
-				share = append(share, p.CPU.Seconds()/p.Elapsed.Seconds())
+				p := run(b, product, ceiling.Round)
+				t.Add(p.Rate(), run(b, nothing, ceiling.Round).Rate())
+				t.Also("p50-ms", ms(p.Quantile(.5)))
+				t.Also("p99-ms", ms(p.Quantile(.99)))
+				t.Also("load-cores", p.CPU.Seconds()/p.Elapsed.Seconds())
 			}
-			report(b, "req/s", rates)
-			report(b, "ceiling-req/s", ceilings)
-			reportRatio(b, ratios)
-			report(b, "p50-ms", p50)
-			report(b, "p99-ms", p99)
-			report(b, "load-cores", share)
+			t.Report(b)
 		})
 	}
 }
 
 func ms(d time.Duration) float64 { return d.Seconds() * 1e3 }
-
-func report(b *testing.B, unit string, values []float64) {
-	middle, _ := median(values)
-	b.ReportMetric(middle, unit)
-}
-
-func reportRatio(b *testing.B, ratios []float64) {
-	middle, spread := median(ratios)
-	b.ReportMetric(middle, "ratio")
-	b.ReportMetric(spread, "spread")
-	b.ReportMetric(0, "ns/op") // a round's length says nothing
-}
 
 // waitReady sends until requests are answered 2xx: the API listens before RabbitMQ is there.
 func waitReady(b *testing.B, c *load.Client) {
@@ -116,7 +97,7 @@ func waitReady(b *testing.B, c *load.Client) {
 }
 
 // BenchmarkAcceptBatch posts batches of 500 records. The ceiling is a publisher that sends ready-made frames of the
-// same size to the same kind of queue and waits for their confirms.
+// same size, compressed as the API compresses them, to the same kind of queue and waits for their confirms.
 func BenchmarkAcceptBatch(b *testing.B) {
 	const batch, connections = 500, 16
 	var requests [][]byte
@@ -126,86 +107,15 @@ func BenchmarkAcceptBatch(b *testing.B) {
 	q := newQueues(b)
 	product := startServer(b, "api", q.Name, "API_ADDR=127.0.0.1:0").dial(b, connections, requests...)
 	waitReady(b, product)
-	raw := newRawPublisher(b, q)
-	var rates, ceilings, ratios, p99, share []float64
+	ready := ceiling.NewPublisher(b, q.Broker, bodies(1, frameRecords)[0], frameRecords, "s2", ceiling.Wide)
+	t := ceiling.NewTurns("records/s")
 	for b.Loop() {
 		q.purge(b)
-		p := run(b, product, round)
+		p := run(b, product, ceiling.Round)
 		q.purge(b)
-		c := raw.run(b, round)
-		rates, ceilings = append(rates, batch*p.Rate()), append(ceilings, c)
-		ratios = append(ratios, batch*p.Rate()/c)
-		p99 = append(p99, ms(p.Quantile(.99)))
-		share = append(share, p.CPU.Seconds()/p.Elapsed.Seconds())
+		t.Add(batch*p.Rate(), ready.Run(b, ceiling.Round))
+		t.Also("p99-ms", ms(p.Quantile(.99)))
+		t.Also("load-cores", p.CPU.Seconds()/p.Elapsed.Seconds())
 	}
-	report(b, "records/s", rates)
-	report(b, "ceiling-records/s", ceilings)
-	reportRatio(b, ratios)
-	report(b, "p99-ms", p99)
-	report(b, "load-cores", share)
-}
-
-// rawPublisher sends a frame of 64 KiB over and over, on as many connections as the API has by default and with as
-// many frames outstanding on each.
-type rawPublisher struct {
-	q        *queues
-	channels []*amqp.Channel
-	confirms []chan amqp.Confirmation
-	body     []byte
-	records  int
-}
-
-const rawConnections, rawWindow = 4, 2
-
-func newRawPublisher(b testing.TB, q *queues) *rawPublisher {
-	r := &rawPublisher{q: q, records: frame.SegmentBytes / (recordBytes + 1)}
-	r.body = bodies(1, r.records)[0]
-	for range rawConnections {
-		ch := testenv.Channel(b, q.Broker)
-		if err := ch.Confirm(false); err != nil {
-			b.Fatal(err)
-		}
-		r.channels = append(r.channels, ch)
-		r.confirms = append(r.confirms, ch.NotifyPublish(make(chan amqp.Confirmation, rawWindow)))
-	}
-	return r
-}
-
-// run returns the records confirmed in a second.
-func (r *rawPublisher) run(b testing.TB, d time.Duration) float64 {
-	b.Helper()
-	start := time.Now()
-	done := make(chan int)
-	for i, ch := range r.channels {
-		go func() {
-			sent, confirmed := 0, 0
-			for time.Since(start) < d || confirmed < sent {
-				for time.Since(start) < d && sent-confirmed < rawWindow {
-					err := ch.Publish(r.q.topology.Exchange(), r.q.topology.Queue(0), true, false, amqp.Publishing{
-						Headers:      frame.Headers([]frame.Segment{{Base: frame.NewBase(), Records: r.records}}),
-						ContentType:  frame.ContentType,
-						DeliveryMode: amqp.Persistent,
-						Type:         frame.Type,
-						Body:         r.body,
-					})
-					if err != nil {
-						b.Error(err)
-						break
-					}
-					sent++
-				}
-				if c, ok := <-r.confirms[i]; !ok || !c.Ack {
-					b.Error("not confirmed")
-					break
-				}
-				confirmed++
-			}
-			done <- confirmed
-		}()
-	}
-	frames := 0
-	for range r.channels {
-		frames += <-done
-	}
-	return float64(frames*r.records) / time.Since(start).Seconds()
+	t.Report(b)
 }

@@ -9,13 +9,14 @@ import (
 	"github.com/klauspost/compress/zstd"
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"millrace/bench/ceiling"
 	"millrace/internal/frame"
 	"millrace/internal/testenv"
 )
 
-// BenchmarkFrameCompression shows what it would bring to compress frames: it publishes and consumes them through one
-// quorum queue, as fast as they are confirmed. Frames are sent plain because of its result; see DESIGN.md.
-func BenchmarkFrameCompression(b *testing.B) {
+// BenchmarkSweepCompression shows what it brings to compress frames: it publishes and consumes them through one quorum
+// queue, as fast as they are confirmed. FRAME_COMPRESSION is s2 by default because of its result.
+func BenchmarkSweepCompression(b *testing.B) {
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
 	if err != nil {
 		b.Fatal(err)
@@ -35,7 +36,7 @@ func BenchmarkFrameCompression(b *testing.B) {
 		{"zstd", func(dst, src []byte) ([]byte, error) { return encoder.EncodeAll(src, dst[:0]), nil },
 			func(dst, src []byte) ([]byte, error) { return decoder.DecodeAll(src, dst[:0]) }},
 	}
-	const each, frames, window = frame.SegmentBytes/(recordBytes+1) + 1, 1000, 16
+	const each, frames, window = frameRecords, 1000, 16
 	all := bodies(32, each)
 	for _, codec := range codecs {
 		b.Run(codec.name, func(b *testing.B) {
@@ -52,8 +53,8 @@ func BenchmarkFrameCompression(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			var rates []float64
-			var bytes int
+			t := ceiling.NewTurns("records/s")
+			var bytes, records int
 			var encoding, decoding time.Duration
 			for b.Loop() {
 				start := time.Now()
@@ -101,14 +102,13 @@ func BenchmarkFrameCompression(b *testing.B) {
 				if err := <-consumed; err != nil {
 					b.Fatal(err)
 				}
-				rates = append(rates, each*frames/time.Since(start).Seconds())
+				t.Also("records/s", each*frames/time.Since(start).Seconds())
+				records += each * frames
 			}
-			records := float64(each * frames * len(rates))
-			report(b, "records/s", rates)
-			b.ReportMetric(float64(bytes)/records, "B/record")
-			b.ReportMetric(float64(encoding.Nanoseconds())/records, "encode-ns/record")
-			b.ReportMetric(float64(decoding.Nanoseconds())/records, "decode-ns/record")
-			b.ReportMetric(0, "ns/op")
+			t.Report(b)
+			b.ReportMetric(float64(bytes)/float64(records), "B/record")
+			b.ReportMetric(float64(encoding.Nanoseconds())/float64(records), "encode-ns/record")
+			b.ReportMetric(float64(decoding.Nanoseconds())/float64(records), "decode-ns/record")
 		})
 	}
 }

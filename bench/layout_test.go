@@ -9,22 +9,21 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"millrace/internal/frame"
+	"millrace/bench/ceiling"
 	"millrace/internal/testenv"
 )
 
-// BenchmarkLayout compares what the open partition's index could be, with the ledger beside it as it always is: on
+// BenchmarkSweepLayout compares what the open partition's index could be, with the ledger beside it as it always is: on
 // storing a backlog by two streams, and on the reads that people do of what is new. It is what the index of
 // migrations/0001_logs.up.sql was chosen by. All tables of a round hold the same rows; "none" is the ceiling.
-func BenchmarkLayout(b *testing.B) {
+func BenchmarkSweepLayout(b *testing.B) {
 	layouts := []struct{ name, index string }{
 		{"none", ""},
 		{"brin", "CREATE INDEX ON logs USING brin (inserted_at) WITH (pages_per_range = 32)"},
 		{"btree", "CREATE INDEX ON logs (inserted_at)"},
 		{"primary-key", "ALTER TABLE logs ADD PRIMARY KEY (inserted_at, id)"},
 	}
-	each := frame.SegmentBytes/(recordBytes+1) + 1
-	body := bodies(1, each)[0]
+	all := bodies(32, frameRecords)
 	for _, layout := range layouts {
 		b.Run(layout.name, func(b *testing.B) {
 			ctx := context.Background()
@@ -35,31 +34,26 @@ func BenchmarkLayout(b *testing.B) {
 			}
 			q := newQueues(b)
 			startWorker(b, db, q).stop(b) // makes the partitions
-			var rates []float64
-			reads := map[string][]float64{}
+			t := ceiling.NewTurns("rows/s")
 			for b.Loop() {
 				truncate(b, admin)
-				rows := q.fill(b, roundRows, body, each)
+				rows := q.fill(b, roundRows, all, frameRecords)
 				w := startWorker(b, db, q)
-				rates = append(rates, w.drain(b, rows))
+				t.Also("rows/s", w.drain(b, rows))
 				w.stop(b)
 				if _, err := admin.Exec(ctx, "VACUUM ANALYZE logs"); err != nil {
 					b.Fatal(err)
 				}
 				for name, ms := range readLatest(b, admin) {
-					reads[name] = append(reads[name], ms)
+					t.Also(name+"-ms", ms)
 				}
 			}
-			report(b, "rows/s", rates)
-			for name, ms := range reads {
-				report(b, name+"-ms", ms)
-			}
+			t.Report(b)
 			var bytes int64
 			if err := admin.QueryRow(ctx, "SELECT coalesce(sum(pg_indexes_size(inhrelid)), 0)::bigint FROM pg_inherits WHERE inhparent = 'logs'::regclass").Scan(&bytes); err != nil {
 				b.Fatal(err)
 			}
 			b.ReportMetric(float64(bytes)/roundRows, "index-B/row")
-			b.ReportMetric(0, "ns/op")
 		})
 	}
 }

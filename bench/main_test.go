@@ -7,20 +7,18 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/valyala/fasthttp"
 
 	"millrace/api"
+	"millrace/bench/ceiling"
 	"millrace/bench/load"
 	"millrace/internal/config"
 	"millrace/query"
@@ -163,38 +161,10 @@ func (s *server) dial(b testing.TB, connections int, requests ...[]byte) *load.C
 	return c
 }
 
-// recordBytes is the size of the records that are sent, without the line's end.
-const recordBytes = 264
+// bodies, and what is in them, is as short a name as its many uses deserve.
+const (
+	recordBytes  = ceiling.RecordBytes
+	frameRecords = ceiling.FrameRecords
+)
 
-// record makes a log record as services write them.
-func record(rng *rand.Rand) []byte {
-	pick := func(of ...string) string { return of[rng.IntN(len(of))] }
-	head := fmt.Sprintf(`{"time":"2026-11-%02dT%02d:%02d:%02d.%06dZ","level":%q,"service":%q,"trace_id":"%016x","http":{"method":%q,"path":"/api/v1/%s/%d","status":%d},"duration_ms":%.3f,"message":"`,
-		1+rng.IntN(30), rng.IntN(24), rng.IntN(60), rng.IntN(60), rng.IntN(1e6),
-		pick("info", "info", "info", "warn", "error"), pick("checkout", "cart", "search", "auth"), rng.Uint64(),
-		pick("GET", "POST"), pick("orders", "users", "items"), rng.IntN(1e6), 200+rng.IntN(4)*100, rng.ExpFloat64()*40)
-	const words = "request served from the upstream pool after one retry with a warm cache and nothing else to say"
-	return append(append([]byte(head), words[:recordBytes-len(head)-2]...), `"}`...)
-}
-
-// records makes the bodies of requests with n records each.
-func bodies(count, n int) [][]byte {
-	rng := rand.New(rand.NewPCG(1, 2))
-	all := make([][]byte, count)
-	for i := range all {
-		for range n {
-			all[i] = append(append(all[i], record(rng)...), '\n')
-		}
-	}
-	return all
-}
-
-// median returns the middle of the values, and the distance between their quartiles as a share of it.
-func median(values []float64) (middle, spread float64) {
-	v := slices.Sorted(slices.Values(values))
-	middle = v[len(v)/2]
-	return middle, (v[len(v)*3/4] - v[len(v)/4]) / middle
-}
-
-// round is how long product or ceiling run in one turn.
-const round = 400 * time.Millisecond
+func bodies(count, n int) [][]byte { return ceiling.Bodies(count, n, recordBytes) }

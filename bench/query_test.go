@@ -19,6 +19,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"millrace/bench/ceiling"
 	"millrace/internal/config"
 	"millrace/internal/frame"
 	"millrace/internal/testenv"
@@ -85,68 +86,91 @@ func get(b testing.TB, address string) int64 {
 }
 
 // BenchmarkSearch asks as people and dashboards do; MILLRACE_BENCH_ROWS sets how many rows there are. The ceiling is the
-// newest rows by pgx, without a service.
+// least SQL that brings the same rows, by pgx, without a service; of what the cache knows, a request that needs no server.
 func BenchmarkSearch(b *testing.B) {
 	db := testenv.Schema(b)
+	conn := testenv.Connect(b, db)
 	day := fillLogs(b, db, number(b, "MILLRACE_BENCH_ROWS", 200_000))
 	env := []string{"QUERY_ADDR=127.0.0.1:0", "QUERY_TIMEOUT=10m", "POSTGRES_URL=" + string(db)}
 	cached := startServer(b, "query", "", append(env, "REDIS_URL="+string(testenv.Redis(b)))...)
 	plain := startServer(b, "query", "", append(env, "REDIS_URL=")...)
-	closed := fmt.Sprintf("&from=%d&to=%d", day.UnixMilli(), day.Add(24*time.Hour).UnixMilli())
-	hour := fmt.Sprintf("&from=%d&to=%d", day.Add(12*time.Hour).UnixMilli(), day.Add(13*time.Hour).UnixMilli())
-	quarter := fmt.Sprintf("&from=%d&to=%d", day.Add(12*time.Hour).UnixMilli(), day.Add(12*time.Hour+15*time.Minute).UnixMilli())
+	window := func(from, to time.Time) (param, sql string) {
+		return fmt.Sprintf("&from=%d&to=%d", from.UnixMilli(), to.UnixMilli()),
+			fmt.Sprintf(" WHERE inserted_at >= '%s' AND inserted_at < '%s'", from.Format(time.RFC3339), to.Format(time.RFC3339))
+	}
+	closed, inClosed := window(day, day.Add(24*time.Hour))
+	hour, inHour := window(day.Add(12*time.Hour), day.Add(13*time.Hour))
+	quarter, inQuarter := window(day.Add(12*time.Hour), day.Add(12*time.Hour+15*time.Minute))
+	const (
+		inOpen      = " WHERE inserted_at >= now() - interval '1 hour'"
+		inOpenQuart = " WHERE inserted_at >= now() - interval '15 minutes'"
+		latest      = " ORDER BY inserted_at DESC LIMIT 100"
+		isError     = ` AND data @> '{"level":"error"}'`
+		hasPhrase   = ` AND data::text ~* 'connection reset'`
+		rows        = "SELECT id, inserted_at, data::text FROM logs"
+		count       = "SELECT count(*) FROM logs"
+		trace       = "d3d9446802a44259755d38e6d163e820"
+	)
+	histogram := func(seconds int, where string) string {
+		return fmt.Sprintf("SELECT floor(extract(epoch FROM inserted_at) / %d), data->>'level', count(*) FROM logs%s GROUP BY 1, 2", seconds, where)
+	}
 	phrase := url.QueryEscape(`"connection reset"`)
 	for _, bench := range []struct {
 		name, path string
 		of         *server
+		sql        string // "" for the service's /health
 	}{
-		{"latest100/open", "/logs?from=now-1h", plain},
-		{"latest100/closed", "/logs?" + closed, plain},
-		{"error1h/open", "/logs?q=level:error&from=now-1h", plain},
-		{"error1h/closed", "/logs?q=level:error" + hour, plain},
-		{"countError1h/open", "/logs/count?q=level:error&from=now-1h", plain},
-		{"countError1h/closed", "/logs/count?q=level:error" + hour, plain},
-		{"countTrace/closed", "/logs/count?q=trace_id:d3d9446802a44259755d38e6d163e820" + closed, plain},
-		{"phrase15m/open", "/logs?q=" + phrase + "&from=now-15m", plain},
-		{"phrase15m/closed", "/logs?q=" + phrase + quarter, plain},
-		{"histogramDay/closed/uncached", "/logs/histogram?by=level" + closed, plain},
-		{"histogramDay/closed/cached", "/logs/histogram?by=level" + closed, cached},
-		{"histogram1h/open/uncached", "/logs/histogram?by=level&from=now-1h", plain},
-		{"histogram1h/open/cached", "/logs/histogram?by=level&from=now-1h", cached},
-		{"fields/open", "/logs/fields?from=now-1h", plain},
+		{"latest100/open", "/logs?from=now-1h", plain, rows + inOpen + latest},
+		{"latest100/closed", "/logs?" + closed, plain, rows + inClosed + latest},
+		{"error1h/open", "/logs?q=level:error&from=now-1h", plain, rows + inOpen + isError + latest},
+		{"error1h/closed", "/logs?q=level:error" + hour, plain, rows + inHour + isError + latest},
+		{"countError1h/open", "/logs/count?q=level:error&from=now-1h", plain, count + inOpen + isError},
+		{"countError1h/closed", "/logs/count?q=level:error" + hour, plain, count + inHour + isError},
+		{"countTrace/closed", "/logs/count?q=trace_id:" + trace + closed, plain, count + inClosed + ` AND data @> '{"trace_id":"` + trace + `"}'`},
+		{"phrase15m/open", "/logs?q=" + phrase + "&from=now-15m", plain, rows + inOpenQuart + hasPhrase + latest},
+		{"phrase15m/closed", "/logs?q=" + phrase + quarter, plain, rows + inQuarter + hasPhrase + latest},
+		{"histogramDay/closed/uncached", "/logs/histogram?by=level" + closed, plain, histogram(1800, inClosed)},
+		{"histogramDay/closed/cached", "/logs/histogram?by=level" + closed, cached, ""},
+		{"histogram1h/open/uncached", "/logs/histogram?by=level&from=now-1h", plain, histogram(30, inOpen)},
+		{"histogram1h/open/cached", "/logs/histogram?by=level&from=now-1h", cached, ""},
+		{"fields/open", "/logs/fields?from=now-1h", plain, rows + inOpen + " ORDER BY inserted_at DESC LIMIT 1000"},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			address := "http://" + bench.of.addr + bench.path
-			get(b, address) // fills caches
-			var took []float64
-			for b.Loop() {
-				began := time.Now()
-				get(b, address)
-				took = append(took, ms(time.Since(began)))
+			product := func() { get(b, address) }
+			alone := func() { get(b, "http://"+bench.of.addr+"/health") }
+			if bench.sql != "" {
+				alone = func() { readAll(b, conn, bench.sql) }
 			}
-			report(b, "ms", took)
-			b.ReportMetric(0, "ns/op")
+			product() // fills caches
+			alone()
+			t := ceiling.NewTurns("ms")
+			for b.Loop() {
+				t.Add(took(product), took(alone))
+			}
+			t.Report(b)
 		})
 	}
-	b.Run("latest100/ceiling", func(b *testing.B) {
-		conn := testenv.Connect(b, db)
-		var took []float64
-		for b.Loop() {
-			began := time.Now()
-			rows, err := conn.Query(context.Background(), "SELECT id, inserted_at, data::text FROM logs ORDER BY inserted_at DESC LIMIT 100")
-			if err != nil {
-				b.Fatal(err)
-			}
-			for rows.Next() {
-			}
-			if err := rows.Err(); err != nil {
-				b.Fatal(err)
-			}
-			took = append(took, ms(time.Since(began)))
-		}
-		report(b, "ms", took)
-		b.ReportMetric(0, "ns/op")
-	})
+}
+
+func took(f func()) float64 {
+	began := time.Now()
+	f()
+	return ms(time.Since(began))
+}
+
+// readAll reads what a statement brings.
+func readAll(b testing.TB, conn *pgx.Conn, sql string) {
+	b.Helper()
+	rows, err := conn.Query(context.Background(), sql)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for rows.Next() {
+	}
+	if err := rows.Err(); err != nil {
+		b.Fatalf("%s: %v", sql, err)
+	}
 }
 
 // BenchmarkExport sends all rows; MILLRACE_BENCH_ROWS sets how many there are. The ceiling is COPY of the same columns,
@@ -157,7 +181,7 @@ func BenchmarkExport(b *testing.B) {
 	day := fillLogs(b, db, rows)
 	s := startServer(b, "query", "", "QUERY_ADDR=127.0.0.1:0", "REDIS_URL=", "POSTGRES_URL="+string(db))
 	conn := testenv.Connect(b, db)
-	var rates, ceilings, ratios []float64
+	t := ceiling.NewTurns("rows/s")
 	for b.Loop() {
 		began := time.Now()
 		get(b, fmt.Sprintf("http://%s/logs/export?from=%d", s.addr, day.UnixMilli()))
@@ -166,12 +190,9 @@ func BenchmarkExport(b *testing.B) {
 		if _, err := conn.PgConn().CopyTo(context.Background(), io.Discard, "COPY (SELECT id, inserted_at, data FROM logs ORDER BY inserted_at, id) TO STDOUT"); err != nil {
 			b.Fatal(err)
 		}
-		ceiling := float64(rows) / time.Since(began).Seconds()
-		rates, ceilings, ratios = append(rates, rate), append(ceilings, ceiling), append(ratios, rate/ceiling)
+		t.Add(rate, float64(rows)/time.Since(began).Seconds())
 	}
-	report(b, "rows/s", rates)
-	report(b, "ceiling-rows/s", ceilings)
-	reportRatio(b, ratios)
+	t.Report(b)
 	b.ReportMetric(s.metrics(b)["process_resident_memory_bytes"]/(1<<20), "resident-MiB")
 }
 
@@ -271,4 +292,5 @@ func BenchmarkTail(b *testing.B) {
 	b.ReportMetric(ms(delays[len(delays)*99/100]), "p99-ms")
 	b.ReportMetric(ms(delays[len(delays)-1]), "max-ms")
 	b.ReportMetric(float64(stored)/b.Elapsed().Seconds(), "rows/s")
+	b.ReportMetric(0, "ns/op")
 }

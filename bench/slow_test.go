@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"millrace/bench/ceiling"
 	"millrace/bench/load"
 )
 
@@ -21,9 +22,9 @@ func BenchmarkSlowloris(b *testing.B) {
 	q := newQueues(b)
 	attacked := startServer(b, "api", q.Name, "API_ADDR=127.0.0.1:0")
 	product := attacked.dial(b, connections, requests...)
-	ceiling := startServer(b, "api", q.Name, "API_ADDR=127.0.0.1:0").dial(b, connections, requests...)
+	alone := startServer(b, "api", q.Name, "API_ADDR=127.0.0.1:0").dial(b, connections, requests...)
 	waitReady(b, product)
-	waitReady(b, ceiling)
+	waitReady(b, alone)
 	header := "POST /log HTTP/1.1\r\nHost: millrace\r\nX-Slow: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 	body := "POST /log HTTP/1.1\r\nHost: millrace\r\nContent-Length: 1000000\r\n\r\n"
 	stop := make(chan struct{})
@@ -40,18 +41,14 @@ func BenchmarkSlowloris(b *testing.B) {
 	defer attackers.Wait()
 	defer close(stop)
 
-	var rates, ceilings, ratios []float64
+	t := ceiling.NewTurns("req/s")
 	for b.Loop() {
 		q.purge(b)
-		p := run(b, product, round)
+		p := run(b, product, ceiling.Round)
 		q.purge(b)
-		c := run(b, ceiling, round)
-		rates, ceilings = append(rates, p.Rate()), append(ceilings, c.Rate())
-		ratios = append(ratios, p.Rate()/c.Rate())
+		t.Add(p.Rate(), run(b, alone, ceiling.Round).Rate())
 	}
-	report(b, "req/s", rates)
-	report(b, "ceiling-req/s", ceilings)
-	reportRatio(b, ratios)
+	t.Report(b)
 }
 
 // trickle sends first at once and rest a byte a second, on a new connection whenever the server ends one.

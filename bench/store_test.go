@@ -2,9 +2,13 @@ package bench
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"millrace/bench/ceiling"
 	"millrace/bench/load"
 	"millrace/internal/config"
 	"millrace/internal/frame"
@@ -35,10 +40,13 @@ func startWorker(b testing.TB, db config.PostgresURL, q *queues, env ...string) 
 	return startServer(b, "worker", q.Name, append(env, "WORKER_ADDR=127.0.0.1:0", "POSTGRES_URL="+string(db), "INDEX_CLOSED_PARTITIONS=false")...)
 }
 
+// uncompressed asks for no compression: the metrics are read often, and the service's time is what is measured.
+var uncompressed = &http.Client{Transport: &http.Transport{DisableCompression: true}}
+
 // metrics reads a service's metrics; a histogram's buckets count as metrics of their own.
 func (s *server) metrics(b testing.TB) map[string]float64 {
 	b.Helper()
-	answer, err := http.Get("http://" + s.addr + "/metrics")
+	answer, err := uncompressed.Get("http://" + s.addr + "/metrics")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -57,8 +65,8 @@ func (s *server) stored(b testing.TB) float64 {
 	return s.metrics(b)["millrace_worker_rows_stored_total"]
 }
 
-// fill publishes frames as the API makes them and returns their records.
-func (q *queues) fill(b testing.TB, rows int, body []byte, each int) int {
+// fill publishes frames as the API makes them, of bodies with so many records each, and returns their records.
+func (q *queues) fill(b testing.TB, rows int, all [][]byte, each int) int {
 	b.Helper()
 	ch := testenv.Channel(b, q.Broker)
 	if err := ch.Confirm(false); err != nil {
@@ -70,19 +78,23 @@ func (q *queues) fill(b testing.TB, rows int, body []byte, each int) int {
 	if err != nil {
 		b.Fatal(err)
 	}
-	body, encoding := compress.Compress(body)
+	frames := make([]amqp.Publishing, len(all))
+	for i, body := range all {
+		body, encoding := compress.Compress(body)
+		frames[i] = amqp.Publishing{
+			ContentType:     frame.ContentType,
+			ContentEncoding: encoding,
+			DeliveryMode:    amqp.Persistent,
+			Type:            frame.Type,
+			Body:            bytes.Clone(body),
+		}
+	}
 	sent, confirmed := 0, 0
 	for confirmed*each < rows {
 		for sent*each < rows && sent-confirmed < window {
-			err := ch.Publish(q.topology.Exchange(), q.topology.Queue(sent%q.topology.Shards()), true, false, amqp.Publishing{
-				Headers:         frame.Headers([]frame.Segment{{Base: frame.NewBase(), Records: each}}),
-				ContentType:     frame.ContentType,
-				ContentEncoding: encoding,
-				DeliveryMode:    amqp.Persistent,
-				Type:            frame.Type,
-				Body:            body,
-			})
-			if err != nil {
+			f := frames[sent%len(frames)]
+			f.Headers = frame.Headers([]frame.Segment{{Base: frame.NewBase(), Records: each}})
+			if err := ch.Publish(q.topology.Exchange(), q.topology.Queue(sent%q.topology.Shards()), true, false, f); err != nil {
 				b.Fatal(err)
 			}
 			sent++
@@ -99,35 +111,79 @@ func (q *queues) fill(b testing.TB, rows int, body []byte, each int) int {
 }
 
 // BenchmarkDrain stores a backlog that waits in RabbitMQ. The ceiling is pgx.CopyFrom of the same records straight
-// from memory, as many sessions with as many rows a transaction, into the same table: no broker, no ledger.
+// from memory, as many sessions with as many rows a transaction, into the same table: no broker, no ledger. What psql's
+// \copy of a file of them reaches, a transaction a session, stands beside it.
 func BenchmarkDrain(b *testing.B) {
 	for _, streams := range []int{1, 2} {
 		b.Run(fmt.Sprintf("streams=%d", streams), func(b *testing.B) {
 			db := testenv.Schema(b)
 			q := newQueues(b)
-			each := frame.SegmentBytes/(recordBytes+1) + 1
-			body := bodies(1, each)[0]
+			all := bodies(32, frameRecords)
+			file := psqlFile(b, roundRows/streams, all[0])
 			env := "WORKER_STREAMS=" + strconv.Itoa(streams)
 			startWorker(b, db, q, env).stop(b) // makes the partitions
 			admin := testenv.Connect(b, db)
-			var rates, ceilings, ratios, memory []float64
+			t := ceiling.NewTurns("rows/s")
 			for b.Loop() {
 				truncate(b, admin)
-				rows := q.fill(b, roundRows, body, each)
+				rows := q.fill(b, roundRows, all, frameRecords)
 				w := startWorker(b, db, q, env)
 				rate := w.drain(b, rows)
-				memory = append(memory, w.metrics(b)["process_resident_memory_bytes"]/(1<<20))
+				t.Also("resident-MiB", w.metrics(b)["process_resident_memory_bytes"]/(1<<20))
 				w.stop(b)
 				truncate(b, admin)
-				ceiling := copyFromMemory(b, db, streams, body)
-				rates, ceilings, ratios = append(rates, rate), append(ceilings, ceiling), append(ratios, rate/ceiling)
+				t.Add(rate, copyFromMemory(b, db, streams, all[0]))
+				if file != "" {
+					truncate(b, admin)
+					t.Also("psql-rows/s", copyByPsql(b, db, streams, file, roundRows/streams))
+				}
 			}
-			report(b, "rows/s", rates)
-			report(b, "ceiling-rows/s", ceilings)
-			reportRatio(b, ratios)
-			report(b, "resident-MiB", memory)
+			t.Report(b)
 		})
 	}
+}
+
+// psqlFile writes rows for \copy, with records of a body, and returns the file's name; "" where there is no psql.
+func psqlFile(b testing.TB, rows int, body []byte) string {
+	b.Helper()
+	if _, err := exec.LookPath("psql"); err != nil {
+		b.Logf("without \\copy: %v", err)
+		return ""
+	}
+	records := strings.Split(strings.TrimSuffix(string(body), "\n"), "\n")
+	base := frame.NewBase()
+	at := frame.Time(base).Format(time.RFC3339Nano)
+	var text bytes.Buffer
+	for i := range rows {
+		fmt.Fprintf(&text, "%s\t%s\t%s\n", frame.ID(base, i), at, records[i%len(records)]) // they hold no backslash
+	}
+	name := filepath.Join(b.TempDir(), "rows")
+	if err := os.WriteFile(name, text.Bytes(), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	return name
+}
+
+// copyByPsql has so many psql copy a file at once, and returns the rows stored a second.
+func copyByPsql(b testing.TB, db config.PostgresURL, sessions int, file string, rows int) float64 {
+	b.Helper()
+	c, err := pgx.ParseConfig(string(db))
+	if err != nil {
+		b.Fatal(err)
+	}
+	var all sync.WaitGroup
+	start := time.Now()
+	for range sessions {
+		all.Go(func() {
+			cmd := exec.Command("psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--command=\\copy logs FROM '"+file+"'")
+			cmd.Env = append(os.Environ(), "PGHOST="+c.Host, fmt.Sprintf("PGPORT=%d", c.Port), "PGUSER="+c.User, "PGPASSWORD="+c.Password, "PGDATABASE="+c.Database)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				b.Errorf("psql: %v\n%s", err, out)
+			}
+		})
+	}
+	all.Wait()
+	return float64(sessions*rows) / time.Since(start).Seconds()
 }
 
 func truncate(b testing.TB, conn *pgx.Conn) {
@@ -137,20 +193,26 @@ func truncate(b testing.TB, conn *pgx.Conn) {
 	}
 }
 
-// drain returns how many rows a second are stored from the first batch to the last: a start takes long enough to
-// count in a short run.
+// drain returns how many rows a second are stored from the first batch to the last but one: a start takes long enough to
+// count in a short run, and so does the last batch, which waits for rows that don't come.
 func (s *server) drain(b testing.TB, rows int) float64 {
 	b.Helper()
-	var first, last float64
-	var began time.Time
+	var first, last, full float64
+	var began, ended time.Time
 	for last < float64(rows) {
 		time.Sleep(5 * time.Millisecond) // asking costs the worker time
-		last = s.stored(b)
-		if first == 0 && last > 0 {
-			first, began = last, time.Now()
+		now := s.stored(b)
+		switch {
+		case now == last:
+		case first == 0:
+			first, began = now, time.Now()
+			full, ended = first, began
+		case now < float64(rows) || full == first:
+			full, ended = now, time.Now()
 		}
+		last = now
 	}
-	return (last - first) / time.Since(began).Seconds()
+	return (full - first) / ended.Sub(began).Seconds()
 }
 
 // copyFromMemory returns the rows stored a second by so many sessions.
@@ -226,22 +288,17 @@ const backlog = 50_000
 
 // measure sends so many records a second, or 0 for as many as are stored, and returns how many were stored.
 func (p *pipeline) measure(b *testing.B, db config.PostgresURL, body []byte, pace float64) float64 {
-	var rates, ceilings, ratios, share []float64
+	t := ceiling.NewTurns("rows/s")
 	before := p.worker.metrics(b)
 	for b.Loop() {
-		rate, cpu := p.run(b, 4*round, pace)
+		rate, cpu := p.run(b, 4*ceiling.Round, pace)
 		testenv.Eventually(b, time.Minute, "all is stored", func() bool { return int(p.worker.stored(b)) >= p.sent })
-		ceiling := copyFromMemory(b, db, 2, body)
-		rates, ceilings, ratios = append(rates, rate), append(ceilings, ceiling), append(ratios, rate/ceiling)
-		share = append(share, cpu)
+		t.Add(rate, copyFromMemory(b, db, 2, body))
+		t.Also("load-cores", cpu)
 	}
-	report(b, "rows/s", rates)
-	report(b, "ceiling-rows/s", ceilings)
-	reportRatio(b, ratios)
-	b.ReportMetric(1e3*lag(before, p.worker.metrics(b), .99), "lag-p99-ms")
-	report(b, "load-cores", share)
-	middle, _ := median(rates)
-	return middle
+	t.Report(b)
+	b.ReportMetric(1e3*histogram("millrace_worker_lag_seconds", before, p.worker.metrics(b), .99), "lag-p99-ms")
+	return t.Median("rows/s")
 }
 
 // run sends for a while and returns the rows stored in a second, and what part of a core sending took.
@@ -268,10 +325,9 @@ func (p *pipeline) run(b *testing.B, d time.Duration, pace float64) (rate, share
 	return (now - before) / elapsed, cpu.Seconds() / elapsed
 }
 
-// lag is the time from accept to commit that the share q of the segments stayed within between two looks at the
-// worker's metrics, in seconds, interpolated within a bucket of the histogram as Prometheus does.
-func lag(before, after map[string]float64, q float64) float64 {
-	const name = "millrace_worker_lag_seconds"
+// histogram returns what the share q of what was observed between two looks at a service's metrics stayed within,
+// interpolated within a bucket of the histogram as Prometheus does.
+func histogram(name string, before, after map[string]float64, q float64) float64 {
 	since := func(metric string) float64 { return after[metric] - before[metric] }
 	var bounds []float64
 	for k := range after {

@@ -1,8 +1,10 @@
-// Report reads the output of Go benchmarks on standard input and prints one table of it: each figure beside its
-// ceiling, their ratio, and how far the ratio's quartiles lie apart. With -out it also writes what it read to a
-// file, for benchstat. While benchmarks run it says on standard error which one has come.
+// Report makes of the output of Go benchmarks what people read: a table of figures beside their ceilings, the ratio of
+// the two and how far its quartiles lie apart; a picture; curves; the tables of the documents.
 //
-//	go test -run NONE -bench . ./bench | go run ./bench/report
+//	bin/bench.test -test.bench . | report -out F    the table, F (what was read, for benchstat) and F's picture; while
+//	                                                benchmarks run, which has come; fails when one is missing
+//	report -update F                                README.md and DESIGN.md have F's figures from then on
+//	report -curves F -to DIR                        the curves of a sweep
 package main
 
 import (
@@ -11,43 +13,54 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
-
-	"golang.org/x/perf/benchfmt"
+	"time"
 )
 
 func main() {
-	out := flag.String("out", "", "file to write the benchmarks' own output to")
+	out := flag.String("out", "", "file to write the benchmarks' own output to, and beside it the picture")
+	update := flag.String("update", "", "results that README.md and DESIGN.md are to show")
+	curves := flag.String("curves", "", "results of a sweep to draw")
+	to := flag.String("to", ".", "folder for the curves")
 	flag.Parse()
-	if err := report(os.Stdin, os.Stdout, os.Stderr, *out); err != nil {
+	var err error
+	switch {
+	case *update != "":
+		err = updateDocuments(".", filepath.ToSlash(*update))
+	case *curves != "":
+		err = drawSweep(*curves, *to)
+	default:
+		err = report(os.Stdin, os.Stdout, os.Stderr, *out)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "report:", err)
 		os.Exit(1)
 	}
 }
 
-// report reads benchmarks from in to its end and prints their table to table. An input without a benchmark, or
-// with one that failed, is an error.
+// report reads benchmarks from in to its end and prints their table. Benchmarks that failed are an error, and so are
+// lines that are missing.
 func report(in io.Reader, table, progress io.Writer, out string) error {
 	var raw bytes.Buffer
-	results := benchfmt.NewReader(io.TeeReader(in, &raw), "standard input")
-	w := tabwriter.NewWriter(table, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "benchmark\tfigure\tceiling\tratio\tspread\talso\t")
-	n := 0
-	for results.Scan() {
-		switch r := results.Result().(type) {
-		case *benchfmt.Result:
-			n++
-			fmt.Fprintf(progress, "%s\n", r.Name)
-			fmt.Fprintln(w, line(r))
-		case *benchfmt.SyntaxError:
-			return r
-		}
+	start, n := time.Now(), 0
+	results, err := read(io.TeeReader(in, &raw), func(r result) {
+		n++
+		took := time.Since(start).Round(time.Second)
+		fmt.Fprintf(progress, "%2d:%02d  %2d of %d  %s\n", int(took.Minutes()), int(took.Seconds())%60, n, len(lines), r.summary())
+	})
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, raw.Bytes())
 	}
-	if err := results.Err(); err != nil {
+	w := tabwriter.NewWriter(table, 0, 0, 3, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "benchmark\tfigure\tceiling\tratio\tspread\tload\talso\t")
+	for _, r := range results {
+		fmt.Fprintln(w, row(r))
+	}
+	if err := w.Flush(); err != nil {
 		return err
 	}
 	if out != "" {
@@ -57,60 +70,64 @@ func report(in io.Reader, table, progress io.Writer, out string) error {
 		if err := os.WriteFile(out, raw.Bytes(), 0o644); err != nil {
 			return err
 		}
+		if err := os.WriteFile(pictureOf(out), bars(results), 0o644); err != nil {
+			return err
+		}
 	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	if n == 0 || bytes.Contains(raw.Bytes(), []byte("FAIL")) {
+	if bytes.Contains(raw.Bytes(), []byte("FAIL")) {
 		fmt.Fprintf(progress, "%s", raw.Bytes())
-		return errors.New("a benchmark failed, or there was none")
+		return errors.New("a benchmark failed")
+	}
+	if missing := missing(results); len(missing) > 0 {
+		return fmt.Errorf("lines are missing: %s", strings.Join(missing, ", "))
 	}
 	return nil
 }
 
-// line is a benchmark's row: the figure whose unit has a ceiling, then whatever else it reports.
-func line(r *benchfmt.Result) string {
-	figure, ceiling, ratio, spread, also := "", "", "", "", []string(nil)
-	for _, v := range r.Values {
-		if unit, ok := strings.CutPrefix(v.Unit, "ceiling-"); ok {
-			ceiling = number(v.Value) + " " + unit
-			if f, ok := r.Value(unit); ok {
-				figure = number(f) + " " + unit
+// pictureOf is where the picture of a results file is.
+func pictureOf(results string) string {
+	return strings.TrimSuffix(results, filepath.Ext(results)) + ".svg"
+}
+
+// missing lists what results lack of the lines.
+func missing(results []result) (names []string) {
+	for _, l := range lines {
+		i := slices.IndexFunc(results, func(r result) bool { return r.name == l.name })
+		if i < 0 {
+			names = append(names, l.name)
+			continue
+		}
+		for _, unit := range l.units() {
+			if _, ok := results[i].values[unit]; !ok {
+				names = append(names, unit+" of "+l.name)
 			}
 		}
 	}
-	for _, v := range r.Values {
-		switch _, isFigure := r.Value("ceiling-" + v.Unit); {
-		case isFigure, strings.HasPrefix(v.Unit, "ceiling-"):
-		case v.Unit == "ratio":
-			ratio = fmt.Sprintf("%.2f", v.Value)
-		case v.Unit == "spread":
-			spread = fmt.Sprintf("±%.0f %%", 50*v.Value)
+	return names
+}
+
+// row is a benchmark's row of the table: its figure and ceiling, then whatever else it reports.
+func row(r result) string {
+	cells := []string{r.name, "", "", "", "", "", ""}
+	var also []string
+	figure := r.figure()
+	for _, unit := range r.units {
+		v := r.values[unit]
+		switch {
+		case unit == figure:
+			cells[1] = number(v) + " " + unit
+		case strings.HasPrefix(unit, "ceiling-"):
+			cells[2] = number(v) + " " + strings.TrimPrefix(unit, "ceiling-")
+		case unit == "ratio":
+			cells[3] = fmt.Sprintf("%.2f", v)
+		case unit == "spread":
+			cells[4] = fmt.Sprintf("±%.0f %%", 50*v)
+		case unit == "load-cores":
+			cells[5] = fmt.Sprintf("%.0f %%", 100*v/float64(r.cores))
 		default:
-			also = append(also, small(v))
+			also = append(also, number(v)+" "+unit)
 		}
 	}
-	return strings.Join([]string{r.Name.String(), figure, ceiling, ratio, spread, strings.Join(also, ", ")}, "\t") + "\t"
-}
-
-// small prints a figure in the unit that benchmarks use: benchfmt makes seconds of nanoseconds and bytes of megabytes.
-func small(v benchfmt.Value) string {
-	if unit, ok := strings.CutSuffix(v.Unit, "sec/op"); ok {
-		return number(1e9*v.Value) + " " + unit + "ns/op"
-	}
-	if unit, ok := strings.CutSuffix(v.Unit, "sec/record"); ok {
-		return number(1e9*v.Value) + " " + unit + "ns/record"
-	}
-	if v.Unit == "B/s" {
-		return number(v.Value/1e6) + " MB/s"
-	}
-	return number(v.Value) + " " + v.Unit
-}
-
-// number prints three digits that count, and all before the point.
-func number(v float64) string {
-	if v == 0 {
-		return "0"
-	}
-	return fmt.Sprintf("%.*f", max(0, 2-int(math.Floor(math.Log10(math.Abs(v))))), v)
+	cells[6] = strings.Join(also, ", ")
+	return strings.Join(cells, "\t") + "\t"
 }

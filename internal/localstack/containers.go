@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
 	"github.com/testcontainers/testcontainers-go"
+	"github.com/testcontainers/testcontainers-go/exec"
 )
 
 // The images and their settings are those of docker-compose.yml, which a test holds.
@@ -385,15 +387,16 @@ func (s *containerServer) signal(sig os.Signal) error {
 	return err
 }
 
-func (s *containerServer) control(ctx context.Context, args ...string) error {
-	status, output, err := s.container.Exec(ctx, append([]string{"rabbitmqctl"}, args...))
+func (s *containerServer) control(ctx context.Context, args ...string) (string, error) {
+	status, output, err := s.container.Exec(ctx, append([]string{"rabbitmqctl"}, args...), exec.Multiplexed())
 	if err != nil {
-		return err
+		return "", err
 	}
 	if status != 0 {
-		return fmt.Errorf("rabbitmqctl in %s: exit status %d%s", s.name, status, lastLines(output, "its output"))
+		return "", fmt.Errorf("rabbitmqctl in %s: exit status %d%s", s.name, status, lastLines(output, "its output"))
 	}
-	return nil
+	text, err := io.ReadAll(output)
+	return string(text), err
 }
 
 // quietly sends Testcontainers' words to the debug log.

@@ -35,7 +35,8 @@ import (
 	"time"
 )
 
-// The servers' names, as Kill, Restart and Signal take them.
+// The servers' names, as Kill, Restart and Signal take them. The nodes of a RabbitMQ cluster are rabbitmq-1,
+// rabbitmq-2 and so on: see Stack.Brokers.
 const (
 	postgres = "postgres"
 	rabbitmq = "rabbitmq"
@@ -72,6 +73,11 @@ type Options struct {
 	Dir string
 	// Need says which servers to start. None is allowed.
 	Need Need
+	// Brokers is how many nodes RabbitMQ has: 1 (also when 0), 3 or 5. A folder keeps its number. Several take
+	// servers that are installed here, and twice the time to start for the first time.
+	Brokers int
+	// Metrics has RabbitMQ serve its metrics for Prometheus: see Stack.RabbitMQMetrics.
+	Metrics bool
 	// Log takes progress at level info and details at level debug; nil: nobody.
 	Log *slog.Logger
 }
@@ -81,11 +87,16 @@ type Options struct {
 // it but Stop again.
 type Stack struct {
 	// The servers' addresses, with user and password; empty for a server that was
-	// not asked for. They stay the same until Stop, Restart included.
+	// not asked for. They stay the same until Stop, Restart included. That of a RabbitMQ
+	// cluster is its nodes' addresses, separated by commas.
 	PostgresURL, RabbitMQURL, RedisURL string
+	// RabbitMQMetrics holds host:port of each node's metrics, when Options.Metrics asked for them and RabbitMQ runs
+	// from local binaries.
+	RabbitMQMetrics []string
 
 	provider provider
 	servers  map[string]server
+	brokers  []string // names of RabbitMQ's nodes
 	died     chan error
 	log      *slog.Logger
 
@@ -111,7 +122,7 @@ type server interface {
 	restart(ctx context.Context) error
 	signal(sig os.Signal) error
 	// control runs the server's own control program.
-	control(ctx context.Context, args ...string) error
+	control(ctx context.Context, args ...string) (output string, err error)
 }
 
 // Start starts the needed servers side by side and returns when a client can work
@@ -126,6 +137,9 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Brokers = max(o.Brokers, 1); o.Brokers != 1 && o.Brokers != 3 && o.Brokers != 5 {
+		return nil, fmt.Errorf("RabbitMQ with %d nodes: want 1, 3 or 5, so that a majority is left when one is gone", o.Brokers)
+	}
 	s := &Stack{servers: map[string]server{}, died: make(chan error, 1), log: o.Log}
 	began := time.Now()
 	var err error
@@ -134,6 +148,10 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	}
 
 	names := o.Need.names()
+	if i := slices.Index(names, rabbitmq); i >= 0 {
+		s.brokers = brokerNames(o.Brokers)
+		names = slices.Replace(names, i, i+1, s.brokers...)
+	}
 	servers := make([]server, len(names))
 	errs := make([]error, len(names))
 	// One failure ends the other starts: the caller gets all or nothing.
@@ -160,8 +178,19 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 		return nil, errors.Join(err, stopErr)
 	}
 	s.PostgresURL = s.url(postgres)
-	s.RabbitMQURL = s.url(rabbitmq)
+	var nodes []string
+	for _, name := range s.brokers {
+		nodes = append(nodes, s.url(name))
+	}
+	s.RabbitMQURL = strings.Join(nodes, ",")
 	s.RedisURL = s.url(redis)
+	for _, name := range names {
+		if srv, ok := s.servers[name].(*localServer); ok {
+			if e, ok := srv.engine.(*rabbitEngine); ok && o.Metrics {
+				s.RabbitMQMetrics = append(s.RabbitMQMetrics, fmt.Sprintf("127.0.0.1:%d", e.metrics))
+			}
+		}
+	}
 	o.Log.Info("private servers are up", "servers", names, "took", time.Since(began).Round(time.Millisecond))
 	return s, nil
 }
@@ -174,6 +203,9 @@ func newProvider(ctx context.Context, o Options, died func(error)) (provider, er
 	missing := MissingPackages(o.Need)
 	switch how := os.Getenv(stackSetting); how {
 	case "containers":
+		if o.Brokers > 1 {
+			return nil, fmt.Errorf("%s=containers: RabbitMQ has one node there, not %d", stackSetting, o.Brokers)
+		}
 		p, err := newContainers(ctx, o, died)
 		if err != nil {
 			return nil, fmt.Errorf("%s=containers: %w", stackSetting, err)
@@ -188,6 +220,9 @@ func newProvider(ctx context.Context, o Options, died func(error)) (provider, er
 		}
 	default:
 		return nil, fmt.Errorf("%s: got %q, takes local, containers, or nothing", stackSetting, how)
+	}
+	if o.Brokers > 1 {
+		return nil, missingError(missing)
 	}
 	p, err := newContainers(ctx, o, died)
 	if err != nil {
@@ -269,8 +304,8 @@ func (s *Stack) Env() []string {
 	return env
 }
 
-// Kill ends the named server ("postgres", "rabbitmq" or "redis") with SIGKILL, as a
-// fault would, and returns when it is gone. Restart brings it back.
+// Kill ends the named server ("postgres", "rabbitmq", "redis", or a node of a RabbitMQ cluster)
+// with SIGKILL, as a fault would, and returns when it is gone. Restart brings it back.
 func (s *Stack) Kill(name string) error {
 	srv, err := s.server(name)
 	if err != nil {
@@ -282,6 +317,9 @@ func (s *Stack) Kill(name string) error {
 // Restart starts the named server again, on the same port and the same data, and
 // returns when a client can work with it. If it still runs, it is stopped in order
 // first. When Restart fails the server is down, and Restart may be tried again.
+//
+// A node of a RabbitMQ cluster that lost its majority starts only beside others: their
+// Restarts must run at once.
 func (s *Stack) Restart(ctx context.Context, name string) error {
 	srv, err := s.server(name)
 	if err != nil {
@@ -299,16 +337,6 @@ func (s *Stack) Signal(name string, sig os.Signal) error {
 		return err
 	}
 	return srv.signal(sig)
-}
-
-// RabbitMQCtl runs rabbitmqctl on the private node, whatever its arguments do: they may block publishers, close
-// connections, or stop the application. It takes a second or two.
-func (s *Stack) RabbitMQCtl(ctx context.Context, args ...string) error {
-	srv, err := s.server(rabbitmq)
-	if err != nil {
-		return err
-	}
-	return srv.control(ctx, args...)
 }
 
 func (s *Stack) server(name string) (server, error) {

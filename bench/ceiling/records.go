@@ -1,0 +1,44 @@
+package ceiling
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+
+	"millrace/internal/frame"
+)
+
+// RecordBytes is the size of the records that are sent, without the line's end, where nothing else is said.
+const RecordBytes = 264
+
+// FrameRecords is how many of them fill a frame as it is by default.
+const FrameRecords = frame.SegmentBytes/(RecordBytes+1) + 1
+
+// words fill records up to their size.
+var words = strings.Repeat("request served from the upstream pool after one retry with a warm cache and nothing else to say ", 1100)
+
+// record makes a log record of a size as services write them. Below 240 bytes there is no room for what an access log has.
+func record(rng *rand.Rand, size int) []byte {
+	pick := func(of ...string) string { return of[rng.IntN(len(of))] }
+	level := pick("info", "info", "info", "warn", "error")
+	head := fmt.Sprintf(`{"level":%q,"trace_id":"%016x","message":"`, level, rng.Uint64())
+	if size >= 240 {
+		head = fmt.Sprintf(`{"time":"2026-11-%02dT%02d:%02d:%02d.%06dZ","level":%q,"service":%q,"trace_id":"%016x","http":{"method":%q,"path":"/api/v1/%s/%d","status":%d},"duration_ms":%.3f,"message":"`,
+			1+rng.IntN(30), rng.IntN(24), rng.IntN(60), rng.IntN(60), rng.IntN(1e6),
+			level, pick("checkout", "cart", "search", "auth"), rng.Uint64(),
+			pick("GET", "POST"), pick("orders", "users", "items"), rng.IntN(1e6), 200+rng.IntN(4)*100, rng.ExpFloat64()*40)
+	}
+	return append(append([]byte(head), words[:size-len(head)-2]...), `"}`...)
+}
+
+// Bodies makes NDJSON bodies of n records of a size, at least 100 and at most 100,000 bytes each; the same every time.
+func Bodies(count, n, size int) [][]byte {
+	rng := rand.New(rand.NewPCG(1, 2))
+	all := make([][]byte, count)
+	for i := range all {
+		for range n {
+			all[i] = append(append(all[i], record(rng, size)...), '\n')
+		}
+	}
+	return all
+}
