@@ -317,11 +317,12 @@ func TestTheBalancerSendsRequestsToWhatIsReadyAndNoneTwice(t *testing.T) {
 			}
 		}))
 		t.Cleanup(api.Close)
-		servers += fmt.Sprintf("    server a%d %s\n", i, api.Listener.Addr())
+		servers += fmt.Sprintf("    server a%d %s init-addr libc\n", i, api.Listener.Addr())
 	}
 	addr := freeAddress(t)
 	text := string(must(os.ReadFile(file)))
 	for old, new := range map[string]string{
+		"maxconn 12000":    "maxconn 100", // a test's limit of files may be lower
 		"    bind :8080\n": "    bind " + addr + "\n", "    bind :8081\n": "    bind " + freeAddress(t) + "\n", "    bind :8404\n": "    bind " + freeAddress(t) + "\n",
 		"    server-template api 16 api:8080\n":     servers,
 		"    server-template query 16 query:8081\n": servers,
@@ -336,12 +337,17 @@ func TestTheBalancerSendsRequestsToWhatIsReadyAndNoneTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	balancer := exec.Command(program, "-db", "-f", config)
+	log := new(output)
+	balancer.Stdout, balancer.Stderr = log, log
 	if err := balancer.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		_ = balancer.Process.Kill() // nothing to stop in order
 		_ = balancer.Wait()
+		if t.Failed() {
+			t.Logf("haproxy wrote:\n%s", log)
+		}
 	})
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	post := func(path string) (int, http.Header, string) {
