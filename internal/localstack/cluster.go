@@ -7,7 +7,12 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
+
+// givenUp is after how long a node that hangs may be given up by the others, at the earliest: three quarters of
+// clusterConf's net_ticktime, and a moment less.
+const givenUp = 7 * time.Second
 
 // Brokers returns the names of RabbitMQ's nodes, as Kill, Restart and Signal take them.
 func (s *Stack) Brokers() []string { return slices.Clone(s.brokers) }
@@ -70,6 +75,26 @@ func (s *Stack) Isolate(ctx context.Context, node string) error {
 // Rejoin ends what Isolate began.
 func (s *Stack) Rejoin(ctx context.Context, node string) error {
 	return s.eachPeer(ctx, node, `erlang:set_cookie(%[1]s, erlang:get_cookie()), net_kernel:connect_node(%[1]s), `)
+}
+
+// Thaw lets a node go on that was stopped by SIGSTOP. When the others may have given it up meanwhile, its RabbitMQ
+// application is restarted, as an operator has to do: RabbitMQ before 4 connects to the others again so soon that it does
+// not see that it was alone, and goes on with a database of its own, which knows nothing of who leads the queues since.
+func (s *Stack) Thaw(ctx context.Context, node string) error {
+	srv, err := s.server(node)
+	if err != nil {
+		return err
+	}
+	l, ok := srv.(*localServer)
+	if !ok || l.thaw() < givenUp {
+		return nil
+	}
+	for _, do := range []string{"stop_app", "start_app"} {
+		if _, err := s.RabbitMQCtlOn(ctx, node, do); err != nil {
+			return fmt.Errorf("%s on %s: %w", do, node, err)
+		}
+	}
+	return nil
 }
 
 // eachPeer has node evaluate an expression for the name of each other node of its cluster.

@@ -119,8 +119,15 @@ func TestAClusterOutlivesItsNodesAndItsRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	publishSoon(t, s.BrokerURL(others[0]), "fourth")
-	if err := s.Signal(lead, syscall.SIGCONT); err != nil {
+	if err := s.Thaw(t.Context(), lead); err != nil {
 		t.Fatal(err)
+	}
+	for _, node := range nodes {
+		serves(t, s, node, true)
+		running, err := s.RabbitMQCtlOn(t.Context(), node, "eval", "length(rabbit_nodes:all_running()).")
+		if strings.TrimSpace(running) != "3" {
+			t.Errorf("%s sees %q nodes, error %v, want 3", node, running, err)
+		}
 	}
 	stop(t, s)
 

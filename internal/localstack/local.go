@@ -82,7 +82,7 @@ type localServer struct {
 	mu     sync.Mutex // held while the server is started or stopped
 	port   int        // 0 until the server has been up once
 	p      *process   // nil before the first start
-	frozen bool       // by SIGSTOP
+	frozen time.Time  // since when, by SIGSTOP; zero while it is not
 }
 
 func newLocal(ctx context.Context, o Options, died func(error)) (*local, error) {
@@ -394,7 +394,7 @@ func (s *localServer) await(ctx context.Context, port int) error {
 // that it started.
 func (s *localServer) end(ctx context.Context) error {
 	s.p.expect()
-	s.frozen = false
+	s.frozen = time.Time{}
 	if s.p.running() {
 		_ = s.p.signal(s.quit())
 		wake(s.p)
@@ -456,7 +456,9 @@ func (s *localServer) signal(sig os.Signal) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if freezes(sig) || wakes(sig) {
-		s.frozen = freezes(sig)
+		if s.frozen = (time.Time{}); freezes(sig) {
+			s.frozen = time.Now()
+		}
 		return signalFamily(s.p, sig)
 	}
 	if ends(sig) {
@@ -472,10 +474,23 @@ func (s *localServer) control(ctx context.Context, args ...string) (string, erro
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.frozen || !s.p.running() {
+	if !s.frozen.IsZero() || !s.p.running() {
 		return "", fmt.Errorf("%s: %w", s.name, errDown)
 	}
 	return e.control(ctx, args...)
+}
+
+// thaw lets a server go on that was stopped by SIGSTOP, and returns for how long it was.
+func (s *localServer) thaw() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.frozen.IsZero() {
+		return 0
+	}
+	since := s.frozen
+	s.frozen = time.Time{}
+	wake(s.p)
+	return time.Since(since)
 }
 
 // errDown says that a server does not run, or is stopped by SIGSTOP.
