@@ -13,7 +13,8 @@ import (
 	"millrace/internal/testenv"
 )
 
-// TestTheContainersUsersAreMade runs on a real server the script that docker-compose.yml gives PostgreSQL's image.
+// TestTheContainersUsersAreMade does on a real server what docker-compose.yml has done there: the script that it gives
+// PostgreSQL's image, then migrate, then roles.
 func TestTheContainersUsersAreMade(t *testing.T) {
 	psql, err := exec.LookPath("psql")
 	if err != nil {
@@ -30,6 +31,12 @@ func TestTheContainersUsersAreMade(t *testing.T) {
 		"POSTGRES_OWNER_PASSWORD=own'er", "POSTGRES_WRITER_PASSWORD=w$r", "POSTGRES_READER_PASSWORD=r", "POSTGRES_MONITOR_PASSWORD=m"}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
+	}
+	for _, args := range [][]string{{"migrate", "up"}, {"migrate", "roles"}, {"migrate", "up"}, {"migrate", "roles"}} { // and with the next version
+		p := startMillrace(t, t.TempDir(), []string{"POSTGRES_URL=" + stack.PostgresURL}, args...)
+		if <-p.done; p.ProcessState.ExitCode() != 0 {
+			t.Fatalf("millrace %s: %s", strings.Join(args, " "), p.out)
+		}
 	}
 	for user, password := range map[string]string{"millrace_owner": "own'er", "millrace_writer": "w$r", "millrace_reader": "r", "millrace_monitor": "m"} {
 		as := c.Copy()
