@@ -11,7 +11,7 @@ APT         := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
 .PHONY: help run test bench bench-compare sweep fuzz lint build clean servers compiler browser screenshots
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build servers ## everything on this machine, data in .millrace; Ctrl-C stops it
 	@exec bin/millrace run
@@ -32,7 +32,7 @@ bench: build servers ## how fast Millrace is here, each figure beside its ceilin
 		run bench "Visible|Tail" 300x; \
 		run bench Search 20x' | bin/report -out $(RESULTS)
 	@echo "$(RESULTS) has it for benchstat, $(RESULTS:.txt=.svg) is its picture"
-	@echo "bin/report -update $(RESULTS) brings it into README.md and DESIGN.md"
+	@echo "go run ./bench/report -update $(RESULTS) brings it into README.md and DESIGN.md"
 
 BENCH ?= Scan/ndjson|Frame/encode|Publish|AcceptOne/=64$$|AcceptBatch|Drain/=2|EndToEnd/full
 COUNT ?= 10
