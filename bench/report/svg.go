@@ -218,8 +218,14 @@ func logTicks(low, high float64) []float64 {
 	return all[first : last+1]
 }
 
-// short prints a number for an axis: 64k, 2M.
+// short prints a number for an axis: 50k, 2M, 64Ki.
 func short(v float64) string {
+	if n := int(v); n >= 1024 && n&(n-1) == 0 {
+		if n >= 1<<20 {
+			return fmt.Sprintf("%dMi", n>>20)
+		}
+		return fmt.Sprintf("%dKi", n>>10)
+	}
 	for _, s := range []struct {
 		unit string
 		size float64
