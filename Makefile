@@ -3,12 +3,12 @@
 SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-GOBUILD     := go build -trimpath -ldflags "-X main.version=$(VERSION)"
+GOBUILD     := CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERSION)"
 # RUNLEVEL=1 keeps Debian's packages from starting their own servers; Millrace starts private ones.
 APT         := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench bench-compare sweep fuzz lint build clean servers compiler browser screenshots
+.PHONY: help run test bench chaos fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest watch watchers up down logs smoke terraform install balancer
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,8 +16,15 @@ help: ## this list
 run: build servers ## everything on this machine, data in .millrace; Ctrl-C stops it
 	@exec bin/millrace run
 
-test: build servers compiler browser ## all tests, on private servers, with the race detector
+test: build servers compiler browser watchers balancer ## all tests, on private servers, with the race detector
 	bin/millrace stack -- go test -race -count=1 -timeout 10m ./...
+
+# It keeps what it sees in .millrace. The credentials come from millrace run, which leaves them there.
+watch: watchers ## Prometheus on http://127.0.0.1:9090 that watches make run, which runs beside it
+	@[ -f .millrace/env ] || { echo "make run first, in another terminal"; exit 1; }
+	@. .millrace/env; DATA_SOURCE_NAME="$$POSTGRES_URL" prometheus-postgres-exporter --web.listen-address=127.0.0.1:9187 --log.level=warn & \
+	trap "kill $$!" EXIT; \
+	prometheus --config.file=deploy/prometheus/local.yml --storage.tsdb.path=.millrace/prometheus --web.listen-address=127.0.0.1:9090 --log.level=warn
 
 # Counts, not times: a round has its own length. Each line's output is as benchstat reads it.
 STAMP   := $(shell date +%F)-$(shell git rev-parse --short HEAD 2>/dev/null || echo dev)
@@ -42,7 +49,7 @@ bench-compare: build servers ## what differs in speed from the commit BASE=…, 
 
 # Each round goes over all points, so that what else the machine does does not hit one point alone.
 SWEEP  ?= Sweep
-ROUNDS ?= 3
+sweep: ROUNDS ?= 3
 sweep: build servers ## how speed and latency change with sizes and settings, in a quarter of an hour; SWEEP=REGEXP and ROUNDS=N choose
 	@go test -c -o bin/bench.test ./bench; go build -o bin/report ./bench/report; mkdir -p bench/results; rm -rf bin/sweep
 	@bin/millrace stack --dir bin/sweep -- bash -euc 'cd bench; export MILLRACE_BENCH_STACK=$(CURDIR)/bin/sweep; for round in $$(seq $(ROUNDS)); do \
@@ -50,6 +57,32 @@ sweep: build servers ## how speed and latency change with sizes and settings, in
 		tee -a bench/results/$(STAMP)-sweep.txt
 	@rm -rf bin/sweep; bin/report -curves bench/results/$(STAMP)-sweep.txt -to bench
 	@echo "bench/results/$(STAMP)-sweep.txt has the figures, bench/*.svg the curves"
+
+# The options, with their defaults: go run ./internal/chaos/run -help. A seed replays its schedule.
+SEED ?= 0
+DURATION ?= 1h
+chaos: ROUNDS ?= 5
+RATE ?= 1000
+BROKERS ?= 1
+FAULT_EVERY ?= 0s
+FAULTS ?=
+chaos: build servers ## anything killed, cut and filled up for DURATION (1h), and each record counted; also SEED ROUNDS RATE BROKERS FAULT_EVERY FAULTS
+	@go build -o bin/chaos-run ./internal/chaos/run
+	@bin/chaos-run -seed $(SEED) -duration $(DURATION) -rounds $(ROUNDS) -rate $(RATE) -brokers $(BROKERS) \
+		-every $(FAULT_EVERY) -faults "$(FAULTS)" -out bin/chaos
+
+PROFILES := bench/profiles/$(shell date +%F)-$(shell git rev-parse --short HEAD 2>/dev/null || echo dev)
+profile: build servers ## CPU and allocation profiles of API and worker under load, and where the time goes
+	@bin/millrace stack -- go test -count=1 -run TestProfiles ./bench -profiles "$(CURDIR)/$(PROFILES)"
+	@cat $(PROFILES)/*.txt; echo; echo "Look: go tool pprof -http=: $(PROFILES)/batches-api-cpu.pb.gz"
+
+loadtest: build servers bin/k6 ## k6's SCENARIO (smoke, steady, breakpoint, spike, soak, mixed): loadtest/README.md
+	@loadtest/run.sh
+
+# Built from the module proxy, in a minute or two; again only when its version changes.
+bin/k6: loadtest/go.mod loadtest/go.sum
+	@mkdir -p bin
+	go -C loadtest build -trimpath -ldflags "-s -w" -o ../bin/k6 go.k6.io/k6
 
 screenshots: build servers browser ## the README's pictures of the page, anew
 	bin/millrace stack -- go test -count=1 -run TestScreenshots ./query -screenshots
@@ -63,6 +96,7 @@ lint: ## formatting, vet and staticcheck
 	go vet ./...
 	go tool staticcheck ./...
 	go mod tidy -diff
+	go -C loadtest mod tidy -diff
 	go mod verify
 
 # A count, not a time: a fuzz run that is cut off by its time may fail for that alone.
@@ -71,6 +105,35 @@ fuzz: build servers compiler ## every fuzz target for FUZZTIME (20000x) each, th
 	bin/millrace stack -- bash -euc 'for f in $$(git grep -lE "^func Fuzz" -- "*_test.go"); do \
 		for name in $$(sed -nE "s/^func (Fuzz[A-Za-z]+)\(.*/\1/p" $$f); do \
 			echo "== $$name ($$f)"; go test -run NONE -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f); done; done'
+
+up: ## everything in containers (docker-compose.yml), with random passwords in .env; waits until it runs
+	deploy/env.sh
+	VERSION=$(VERSION) docker compose up --detach --build --wait
+
+down: ## stop the containers; volumes stay
+	docker compose --profile cluster down
+
+logs: ## what the containers write, as they write it
+	docker compose logs --follow --tail 100
+
+smoke: ## make up in a project of its own: post, read back, scale, lose a worker; then remove all of it
+	VERSION=$(VERSION) deploy/smoke.sh
+
+terraform: ## check terraform/: format, validate, test with a mocked provider
+	terraform/check.sh
+
+# The layout of a Debian package: make install PREFIX=/usr DESTDIR=debian/millrace.
+PREFIX     ?= /usr/local
+SYSCONFDIR ?= /etc
+install: ## what make build made, systemd units and /etc/millrace; then systemctl enable --now millrace-api …
+	@[ -x bin/millrace ] || { echo "First: make build"; exit 1; }
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(SYSCONFDIR)/millrace
+	install -m 755 bin/millrace $(DESTDIR)$(PREFIX)/bin/millrace
+	for unit in deploy/systemd/*.service; do \
+		sed -e 's|/usr/bin/millrace|$(PREFIX)/bin/millrace|' -e 's|/etc/millrace|$(SYSCONFDIR)/millrace|' $$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$(basename $$unit); done
+	install -m 644 deploy/systemd/millrace.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/millrace.conf
+	[ -e $(DESTDIR)$(SYSCONFDIR)/millrace/millrace.env ] || install -m 640 .env.example $(DESTDIR)$(SYSCONFDIR)/millrace/millrace.env
+	@[ -n "$(DESTDIR)" ] || { systemd-sysusers 2>/dev/null && systemctl daemon-reload; } || echo "Now run: systemd-sysusers && systemctl daemon-reload"
 
 clean: ## remove what was built, and the data of make run
 	rm -rf bin .millrace
@@ -101,3 +164,10 @@ compiler:
 # Not every distribution packages it: Ubuntu has but the snap.
 browser:
 	$(call install,$$(command -v chromium >/dev/null || command -v google-chrome >/dev/null || echo chromium),the page's browser tests are skipped)
+
+watchers:
+	$(call install,$$(command -v promtool >/dev/null && command -v prometheus >/dev/null || echo prometheus) \
+		$$(command -v prometheus-postgres-exporter >/dev/null || echo prometheus-postgres-exporter),the tests of what watches Millrace are skipped)
+
+balancer:
+	$(call install,$$(command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || echo haproxy),the test of the balancer is skipped)

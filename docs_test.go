@@ -172,13 +172,21 @@ func TestDocumentsNameWhatIsThere(t *testing.T) {
 	}
 	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
 	target := regexp.MustCompile("(?m)^    make ([a-z-]+)|`make ([a-z-]+)`")
-	for _, doc := range []string{"README.md", "DESIGN.md", "CHANGELOG.md"} {
+	docs := []string{"README.md", "DESIGN.md", "CHANGELOG.md"}
+	for _, pattern := range []string{"deploy/*.md", "deploy/*/*.md"} {
+		more, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		docs = append(docs, more...)
+	}
+	for _, doc := range docs {
 		text, err := os.ReadFile(doc)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, m := range link.FindAllSubmatch(text, -1) {
-			if _, err := os.Stat(string(m[1])); err != nil {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(doc), string(m[1]))); err != nil {
 				t.Errorf("%s links to %s: %v", doc, m[1], err)
 			}
 		}

@@ -8,7 +8,11 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -22,6 +26,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -64,28 +69,35 @@ var commands []command
 
 func init() {
 	commands = []command{
-		{"run", "[--dir D]", "everything on this machine, with private servers", runHelp,
+		{"run", "[--dir D] [--brokers N]", "everything on this machine, with private servers", runHelp,
 			[]any{api.Config{}, worker.Config{}, query.Config{}}, runAll},
-		{"stack", "[--dir D] [--missing] -- CMD…", "CMD beside private PostgreSQL, RabbitMQ and Redis", stackHelp, nil, runStack},
+		{"stack", "[--dir D] [--brokers N] [--missing] -- CMD…", "CMD beside private PostgreSQL, RabbitMQ and Redis", stackHelp, nil, runStack},
 		{"api", "", "the HTTP intake", "", []any{api.Config{}}, func(ctx context.Context, args []string) error {
 			return runService(ctx, args, func(ctx context.Context, c api.Config) error {
-				c.Reload = hangups()
+				c.Reload, c.OnListen = hangups(), ready
+				if os.Getenv("GOMEMLIMIT") == "" {
+					debug.SetMemoryLimit(c.MemoryLimit())
+				}
 				return api.Run(ctx, c)
 			})
 		}},
 		{"worker", "", "moves frames from RabbitMQ into PostgreSQL", "", []any{worker.Config{}}, func(ctx context.Context, args []string) error {
 			signal.Ignore(syscall.SIGHUP) // there is nothing to read again
-			return runService(ctx, args, worker.Run)
+			return runService(ctx, args, func(ctx context.Context, c worker.Config) error {
+				c.OnListen = ready
+				return worker.Run(ctx, c)
+			})
 		}},
 		{"query", "", "answers searches", "", []any{query.Config{}}, func(ctx context.Context, args []string) error {
 			return runService(ctx, args, func(ctx context.Context, c query.Config) error {
-				c.Reload = hangups()
+				c.Reload, c.OnListen = hangups(), ready
 				return query.Run(ctx, c)
 			})
 		}},
-		{"migrate", "up | down | status", "the database schema", migrateHelp, []any{database{}}, migrate},
+		{"migrate", "up | down | status | roles", "the database schema", migrateHelp, []any{database{}}, migrate},
 		{"dead", "list | show ID | replay [ID…] | drop ID…|--all", "records and messages that could not be stored", deadHelp, []any{database{}}, dead},
 		{"keys", "new NAME --scope write,read [--rate N [--burst N]]", "API keys", keysHelp, nil, newKey},
+		{"health", "[URL]", "whether the services of this machine are alive", healthHelp, nil, health},
 		{"version", "", "the version of this program", "", nil, printVersion},
 		{"help", "[COMMAND]", "this text, or a command's settings", "", nil, help},
 	}
@@ -166,19 +178,66 @@ func runService[C any](ctx context.Context, args []string, run func(context.Cont
 	if err := config.Load(&c); err != nil {
 		return err
 	}
+	context.AfterFunc(ctx, func() { notify("STOPPING=1") })
 	return run(ctx, c)
+}
+
+// leaveWord writes into dir what programs beside millrace run want to know: targets.json has the addresses of all
+// metrics for Prometheus' file_sd_configs, env the servers' URLs for a shell.
+func leaveWord(dir string, where *directory, stack *localstack.Stack, environ map[string]string) error {
+	type group struct {
+		Targets []string          `json:"targets"`
+		Labels  map[string]string `json:"labels"`
+	}
+	var groups []group
+	add := func(job, scheme string, targets ...string) {
+		groups = append(groups, group{targets, map[string]string{"job": job, "__scheme__": scheme}})
+	}
+	for _, name := range []string{"api", "worker", "query"} {
+		scheme, address, _ := strings.Cut(where.url(name), "://")
+		add(name, scheme, address)
+	}
+	if len(stack.RabbitMQMetrics) > 0 {
+		add("rabbitmq", "http", stack.RabbitMQMetrics...)
+	}
+	targets, err := json.MarshalIndent(groups, "", "  ")
+	if err != nil {
+		return err
+	}
+	var env strings.Builder
+	for _, name := range []string{"POSTGRES_URL", "RABBITMQ_URL", "REDIS_URL"} {
+		fmt.Fprintf(&env, "%s='%s'\n", name, strings.ReplaceAll(environ[name], "'", `'\''`))
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, "targets.json"), append(targets, '\n'), 0o644),
+		os.WriteFile(filepath.Join(dir, "env"), []byte(env.String()), 0o600),
+	)
+}
+
+// ready tells the service manager, if there is one, that a service listens. It does not wait for RabbitMQ and
+// PostgreSQL: the services start without them and find them when they come.
+func ready(net.Addr) { notify("READY=1") }
+
+func notify(state string) {
+	if err := service.Notify(state); err != nil {
+		fmt.Fprintln(os.Stderr, "millrace:", err)
+	}
 }
 
 const runHelp = `Starts private PostgreSQL, RabbitMQ and Redis from the servers installed here, brings the schema up,
 runs api, worker and query, says where each is, and stops all of it in order on SIGINT or SIGTERM.
 A server whose URL is set in the environment is used instead of a private one.
 
-  --dir D   where the private servers keep their data (default .millrace); it is kept between runs`
+  --dir D       where the private servers keep their data (default .millrace); it is kept between runs
+  --brokers N   RabbitMQ as a cluster of 3 or 5 nodes (default 1); a folder keeps its number
+
+targets.json in D has the addresses of all metrics for Prometheus (file_sd_configs), env the servers' URLs for a shell.`
 
 // runAll is millrace run.
 func runAll(ctx context.Context, args []string) error {
 	flags := newFlags("run")
 	dir := flags.String("dir", ".millrace", "")
+	brokers := flags.Int("brokers", 1, "")
 	if err := parseFlags(flags, args, 0); err != nil {
 		return err
 	}
@@ -211,7 +270,7 @@ func runAll(ctx context.Context, args []string) error {
 		return err
 	}
 	log := service.NewLogger(os.Stderr, s.api.Process)
-	stack, err := localstack.Start(ctx, localstack.Options{Dir: *dir, Need: need, Log: log})
+	stack, err := localstack.Start(ctx, localstack.Options{Dir: *dir, Need: need, Brokers: *brokers, Metrics: true, Log: log})
 	if err != nil {
 		return err
 	}
@@ -227,6 +286,7 @@ func runAll(ctx context.Context, args []string) error {
 		where := &directory{tls: s.api.TLSCertFile != "", addrs: make(map[string]string)}
 		s.api.Log, s.api.OnListen = log, where.listener("api")
 		s.api.Reload, s.query.Reload = hangups(), hangups()
+		s.worker.Profiles, s.query.Profiles = "", "" // a process has one set of them, and the API's address
 		s.worker.Log, s.worker.OnListen = log, where.listener("worker")
 		s.query.Log, s.query.OnListen = log, where.listener("query")
 		// The order is the order of stopping, from upstream to downstream.
@@ -235,6 +295,11 @@ func runAll(ctx context.Context, args []string) error {
 		g.Go("query", func(ctx context.Context) error { return query.Run(ctx, s.query) })
 		g.Go("greeting", func(ctx context.Context) error {
 			greet(ctx, os.Stdout, where, stack, *dir)
+			if ctx.Err() == nil {
+				if err := leaveWord(*dir, where, stack, environ); err != nil {
+					log.Warn("Prometheus will not find the services", "error", err)
+				}
+			}
 			<-ctx.Done()
 			return nil
 		})
@@ -265,7 +330,7 @@ func migrateUp(ctx context.Context, log *slog.Logger, c worker.Config) error {
 	if !c.AutoMigrate {
 		return nil
 	}
-	conn, err := pgx.Connect(ctx, string(c.Postgres))
+	conn, err := pgx.Connect(ctx, string(cmp.Or(c.Owner, c.Postgres)))
 	if err != nil {
 		return err
 	}
@@ -360,15 +425,18 @@ func isReady(ctx context.Context, url string) bool {
 
 const stackHelp = `Starts private PostgreSQL, RabbitMQ and Redis, runs CMD with POSTGRES_URL, RABBITMQ_URL and REDIS_URL set,
 stops them and exits with CMD's status. The servers come from the binaries installed here, else from containers
-when a Docker engine answers. MILLRACE_POSTGRES_BIN is the folder of another PostgreSQL's programs to take instead.
+when a Docker engine answers; MILLRACE_STACK=local or containers leaves no choice. MILLRACE_POSTGRES_BIN is the folder of
+another PostgreSQL's programs to take instead.
 
-  --dir D     where the servers keep their data (default a temporary folder that is removed)
-  --missing   print the Debian packages of the servers that are not installed, and exit`
+  --dir D       where the servers keep their data (default a temporary folder that is removed)
+  --brokers N   RabbitMQ as a cluster of 3 or 5 nodes (default 1): RABBITMQ_URL then has the URLs of all
+  --missing     print the Debian packages of the servers that are not installed, and exit`
 
 // runStack is millrace stack.
 func runStack(ctx context.Context, args []string) error {
 	flags := newFlags("stack")
 	dir := flags.String("dir", "", "")
+	brokers := flags.Int("brokers", 1, "")
 	missing := flags.Bool("missing", false, "")
 	if err := parseFlags(flags, args, -1); err != nil {
 		return err
@@ -389,7 +457,7 @@ func runStack(ctx context.Context, args []string) error {
 	if p.LogLevel == "debug" {
 		log = service.NewLogger(os.Stderr, p)
 	}
-	stack, err := localstack.Start(ctx, localstack.Options{Dir: *dir, Need: need, Log: log})
+	stack, err := localstack.Start(ctx, localstack.Options{Dir: *dir, Need: need, Brokers: *brokers, Log: log})
 	if err != nil {
 		return err
 	}
@@ -413,9 +481,10 @@ func runStack(ctx context.Context, args []string) error {
 	return runErr
 }
 
-// database is the one setting of the commands that work on the database alone.
+// database is what the commands that work on the database alone are set by.
 type database struct {
-	URL config.PostgresURL `env:"POSTGRES_URL" help:"PostgreSQL."`
+	URL   config.PostgresURL `env:"POSTGRES_URL" help:"PostgreSQL."`
+	Owner config.PostgresURL `env:"POSTGRES_OWNER_URL" help:"The same as the user that owns the tables; empty: POSTGRES_URL."`
 }
 
 func connect(ctx context.Context) (*pgx.Conn, error) {
@@ -423,20 +492,23 @@ func connect(ctx context.Context) (*pgx.Conn, error) {
 	if err := config.Load(&d); err != nil {
 		return nil, err
 	}
-	if d.URL == "" {
+	url := cmp.Or(d.Owner, d.URL)
+	if url == "" {
 		return nil, config.Missing("POSTGRES_URL")
 	}
-	return pgx.Connect(ctx, string(d.URL))
+	return pgx.Connect(ctx, string(url))
 }
 
 const migrateHelp = `  up       apply all steps that are missing; worker and run do so by themselves
   down     take the latest step back, with all the rows it made room for
-  status   list the steps`
+  status   list the steps
+  roles    make the database users millrace_owner, millrace_writer (for the worker) and millrace_reader (for the query
+           service), without passwords, and give them their rights; as a superuser, or as the database's owner with CREATEROLE`
 
 // migrate is millrace migrate.
 func migrate(ctx context.Context, args []string) error {
-	if len(args) != 1 || args[0] != "up" && args[0] != "down" && args[0] != "status" {
-		return usagef("migrate: want one of up, down, status")
+	if len(args) != 1 || !slices.Contains([]string{"up", "down", "status", "roles"}, args[0]) {
+		return usagef("migrate: want one of up, down, status, roles")
 	}
 	conn, err := connect(ctx)
 	if err != nil {
@@ -464,6 +536,12 @@ func migrate(ctx context.Context, args []string) error {
 			fmt.Printf("took back %d %s\n", undone.Version, undone.Name)
 		}
 		return nil
+	case "roles":
+		err := migrations.Roles(ctx, conn)
+		if err == nil {
+			fmt.Println("millrace_owner, millrace_writer and millrace_reader have their rights; ALTER ROLE … PASSWORD lets them log in")
+		}
+		return err
 	}
 	all, err := migrations.Status(ctx, conn)
 	for _, m := range all {
@@ -583,6 +661,84 @@ func newKey(_ context.Context, args []string) error {
 	}
 	fmt.Printf("key, shown once:  %s\nfor KEYS_FILE:    %s\n", secret, key)
 	return nil
+}
+
+const healthHelp = `Asks URL, or /health of whatever listens at API_ADDR, QUERY_ADDR and WORKER_ADDR, and ends with status 0 when the
+answer is 200, else 1. It is made for health checks of containers, which have neither a shell nor curl.`
+
+// healthTimeout is what a service that is alive needs at the very most.
+const healthTimeout = 3 * time.Second
+
+// health is millrace health.
+func health(ctx context.Context, args []string) error {
+	if len(args) > 1 {
+		return usagef("health: unexpected argument %q", args[1])
+	}
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	if len(args) == 1 {
+		return ask(ctx, args[0])
+	}
+	var a struct {
+		API    config.Address `env:"API_ADDR" envDefault:"127.0.0.1:8080"`
+		Query  config.Address `env:"QUERY_ADDR" envDefault:"127.0.0.1:8081"`
+		Worker config.Address `env:"WORKER_ADDR" envDefault:"127.0.0.1:8082"`
+		config.Access
+	}
+	if err := config.Load(&a); err != nil {
+		return err
+	}
+	listening := 0
+	for _, addr := range []config.Address{a.API, a.Query, a.Worker} {
+		scheme := "http://"
+		if a.TLSCertFile != "" && addr != a.Worker {
+			scheme = "https://"
+		}
+		switch err := ask(ctx, scheme+reachable(string(addr))+"/health"); {
+		case errors.Is(err, syscall.ECONNREFUSED):
+			continue // another service's address
+		case err != nil:
+			return err
+		}
+		listening++
+	}
+	if listening == 0 {
+		return fmt.Errorf("health: nothing listens at %s, %s or %s", a.API, a.Query, a.Worker)
+	}
+	return nil
+}
+
+// reachable is an address at which this machine reaches what listens at addr, which may be all of its addresses.
+func reachable(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if ip := net.ParseIP(host); err != nil || host != "" && (ip == nil || !ip.IsUnspecified()) {
+		return addr
+	}
+	return net.JoinHostPort("localhost", port)
+}
+
+// ask returns nil when url answers 200.
+func ask(ctx context.Context, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return usagef("health: %w", err)
+	}
+	// Whether a service is alive does not hang on the name in its certificate, which is hardly localhost.
+	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	var op *net.OpError
+	switch {
+	case errors.As(err, &op) && op.Op == "remote error": // TLS's own answer: it wants a client certificate
+		return nil
+	case err != nil:
+		return fmt.Errorf("health: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusOK {
+		return nil
+	}
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // what there is of it says why
+	return fmt.Errorf("health: %s: %s %s", url, resp.Status, bytes.TrimSpace(body))
 }
 
 func printVersion(context.Context, []string) error {

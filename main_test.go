@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -179,6 +180,7 @@ func TestRunStoresShowsStopsAndKeeps(t *testing.T) {
 			return strings.Contains(p.out.String(), "Millrace is running")
 		})
 		if run == 0 {
+			targetsAnswer(t, dir)
 			status, answer := post(t, "http://"+api+"/log", []byte(`{"level":"info","message":"testing the platform"}`))
 			if status != http.StatusAccepted {
 				t.Fatalf("POST /log: got %d %v, want 202", status, answer)
@@ -195,6 +197,39 @@ func TestRunStoresShowsStopsAndKeeps(t *testing.T) {
 		if left := processesIn(t, dir); len(left) > 0 {
 			t.Errorf("these processes are left: %v", left)
 		}
+	}
+}
+
+// targetsAnswer looks at what millrace run in dir leaves for Prometheus and for shells.
+func targetsAnswer(t *testing.T, dir string) {
+	var groups []struct {
+		Targets []string
+		Labels  map[string]string
+	}
+	testenv.Eventually(t, 10*time.Second, "millrace run lists its targets", func() bool {
+		b, err := os.ReadFile(filepath.Join(dir, ".millrace", "targets.json"))
+		return err == nil && json.Unmarshal(b, &groups) == nil
+	})
+	var jobs []string
+	for _, g := range groups {
+		jobs = append(jobs, g.Labels["job"])
+		for _, target := range g.Targets {
+			resp, err := http.Get(g.Labels["__scheme__"] + "://" + target + "/metrics")
+			if err != nil {
+				t.Fatalf("%s: %v", g.Labels["job"], err)
+			}
+			_ = resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				t.Errorf("%s at %s answers %d", g.Labels["job"], target, resp.StatusCode)
+			}
+		}
+	}
+	if want := []string{"api", "worker", "query", "rabbitmq"}; !slices.Equal(jobs, want) {
+		t.Errorf("targets.json has %v, want %v", jobs, want)
+	}
+	out, err := exec.Command("sh", "-c", `. "$0"; echo $POSTGRES_URL $RABBITMQ_URL $REDIS_URL`, filepath.Join(dir, ".millrace", "env")).CombinedOutput()
+	if err != nil || !regexp.MustCompile(`^postgres://\S+ amqp://\S+ redis://\S+\n$`).Match(out) {
+		t.Errorf("env says %q: %v", out, err)
 	}
 }
 
@@ -562,5 +597,30 @@ func TestAHangupHasTheKeysReadAgainAndEndsNothing(t *testing.T) {
 	}
 	for _, name := range []string{"api", "worker", "query"} {
 		services[name].stop(t)
+	}
+}
+
+// Without servers the services start all the same.
+func TestEachServiceServesItsProfilesWhereItIsTold(t *testing.T) {
+	env := []string{"RABBITMQ_URL=amqp://127.0.0.1:1/", "POSTGRES_URL=postgres://127.0.0.1:1/none", "API_ADDR=127.0.0.1:0",
+		"WORKER_ADDR=127.0.0.1:0", "QUERY_ADDR=127.0.0.1:0", "SHUTDOWN_DELAY=0s"}
+	for _, name := range []string{"api", "worker", "query"} {
+		addr := freeAddress(t)
+		p := startMillrace(t, t.TempDir(), append(env, "PPROF_ADDR="+addr), name)
+		testenv.Eventually(t, 20*time.Second, name+" serves profiles", func() bool {
+			resp, err := http.Get("http://" + addr + "/debug/pprof/heap")
+			if err != nil {
+				return false // it is starting
+			}
+			_ = resp.Body.Close()
+			return resp.StatusCode == http.StatusOK
+		})
+		p.stop(t)
+
+		p = startMillrace(t, t.TempDir(), append(env, "PPROF_ADDR=0.0.0.0:6060"), name)
+		<-p.done
+		if want := "millrace: PPROF_ADDR: got \"0.0.0.0:6060\", takes host:port of this machine alone such as 127.0.0.1:6060\n"; p.out.String() != want || p.ProcessState.ExitCode() != 1 {
+			t.Errorf("%s: got %q, status %d, want %q and 1", name, p.out, p.ProcessState.ExitCode(), want)
+		}
 	}
 }

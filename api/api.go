@@ -52,13 +52,18 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	stopProfiles, err := service.Profiles(c.Process, log)
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	defer stopProfiles()
 	var (
 		ready    = new(service.Ready)
 		registry = service.NewRegistry()
 		inflight = &inflight{limit: int64(c.MaxInflightBytes)}
 	)
-	m := newMetrics(registry, inflight.used.Load)
-	if err := errors.Join(keyFile.Register(registry), registry.Register(keyUse{keyFile})); err != nil {
+	m := newMetrics(registry, inflight)
+	if err := errors.Join(keyFile.Register(registry), registry.Register(keyUse{keyFile}), service.RegisterCertificate(registry, c.Access)); err != nil {
 		return errors.Join(err, ln.Close())
 	}
 	p := newPublisher(c, log, m, ready)
@@ -72,7 +77,10 @@ func Run(ctx context.Context, c Config) error {
 	var publisher sync.WaitGroup
 	publisher.Go(func() { p.run(publishing, flush) })
 	publisher.Go(func() { keyFile.Watch(publishing, c.Reload, log) })
-	connections := newListener(ln, c.MaxConnections, httpServer.WriteTimeout, func() { m.routes["other"].count(fasthttp.StatusServiceUnavailable) })
+	connections := newListener(ln, c.MaxConnections, min(httpServer.ReadTimeout, httpServer.WriteTimeout), func() {
+		m.routes["other"].count(fasthttp.StatusServiceUnavailable)
+		m.unavailable.WithLabelValues("connections").Inc()
+	})
 	serving, stopServing := context.WithCancelCause(ctx)
 	defer stopServing(nil)
 	var server sync.WaitGroup

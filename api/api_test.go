@@ -662,9 +662,18 @@ func TestAFullQueueIsAnsweredAtOnce(t *testing.T) {
 	if got.status != http.StatusServiceUnavailable || got.header.Get("Retry-After") == "" || !strings.Contains(got.body, "queue is full") {
 		t.Errorf("got %d %s %s, want 503 with Retry-After", got.status, got.header, got.body)
 	}
+	a.unavailable(t, "refused")
 	a.published(t)
 	if got := a.post(t, "/log", record, nil); got.status != http.StatusAccepted {
 		t.Errorf("after the queue was emptied: got %d %s, want 202", got.status, got.body)
+	}
+}
+
+// unavailable checks that the metrics count one request answered 503 for a reason.
+func (a *testAPI) unavailable(t *testing.T, reason string) {
+	t.Helper()
+	if want := fmt.Sprintf("\nmillrace_api_unavailable_total{reason=%q} 1\n", reason); !strings.Contains(a.get(t, "/metrics").body, want) {
+		t.Errorf("the metrics lack %q", want)
 	}
 }
 
@@ -689,6 +698,7 @@ func TestBytesUnderWayAreBounded(t *testing.T) {
 	if got.status != http.StatusServiceUnavailable || got.header.Get("Retry-After") == "" || !strings.Contains(got.body, "MAX_INFLIGHT_BYTES") {
 		t.Errorf("got %d %s %s, want 503, Retry-After and the setting's name", got.status, got.header, got.body)
 	}
+	a.unavailable(t, "inflight")
 	if got := a.post(t, "/log", []byte(`{"a":1}`), nil); got.status != http.StatusAccepted {
 		t.Errorf("a small record beside: got %d %s, want 202", got.status, got.body)
 	}
@@ -764,6 +774,7 @@ func TestWithoutABrokerTheAPISaysSo(t *testing.T) {
 			t.Errorf("got %d %s, want 503 and the reason", got.status, got.body)
 		}
 	}
+	a.unavailable(t, "no_broker")
 	if got := a.get(t, "/health"); got.status != http.StatusOK {
 		t.Errorf("/health: got %d, want 200", got.status)
 	}

@@ -40,7 +40,7 @@ func newFuzzedAPI(f *testing.F) *fuzzedAPI {
 	c := defaults(f)
 	c.Log = slog.New(slog.DiscardHandler)
 	ready, registry := new(service.Ready), service.NewRegistry()
-	m := newMetrics(registry, func() int64 { return 0 })
+	m := newMetrics(registry, new(inflight))
 	p := newPublisher(c, c.Log, m, ready)
 	confirmFrames(f, p)
 

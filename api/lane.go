@@ -72,7 +72,7 @@ func (l *link) serve(ctx context.Context, conn *broker.Connection) (up bool) {
 		select {
 		case <-l.reset:
 			l.log.Warn("RabbitMQ does not confirm; connecting anew")
-			conn.End(closeTimeout)
+			conn.End(0) // the frames shall be on their way elsewhere
 		case err := <-ended: // nil when closed from this side
 			if err != nil {
 				l.log.Warn("RabbitMQ ended a connection", "error", err)
@@ -87,7 +87,7 @@ func (l *link) serve(ctx context.Context, conn *broker.Connection) (up bool) {
 		l.setBlocked(amqp.Blocking{})
 	})
 
-	if err := l.declare(conn); err != nil {
+	if err := l.declare(func() error { return l.topology.Ensure(conn.Connection) }); err != nil {
 		l.fail("the queues can't be declared", err)
 		return false
 	}
@@ -106,9 +106,14 @@ func (l *link) serve(ctx context.Context, conn *broker.Connection) (up bool) {
 
 // declare makes sure that the queues are there, one link at a time: RabbitMQ may fail two declarations of the
 // same quorum queue that run at once.
-func (l *link) declare(conn *broker.Connection) error {
+func (l *link) declare(by func() error) error {
 	l.declaring.Lock()
 	defer l.declaring.Unlock()
+	return by()
+}
+
+// redeclare declares everything, for a message was not routed or a channel ended.
+func (l *link) redeclare(conn *broker.Connection) error {
 	ch, err := conn.Channel()
 	if err != nil {
 		return err
@@ -166,7 +171,7 @@ func (l *link) serveLane(ctx context.Context, conn *broker.Connection) (up bool)
 		if broker.Sleep(ctx, wait.NextBackOff()) != nil {
 			return up
 		}
-		if err := l.declare(conn); err != nil {
+		if err := l.declare(func() error { return l.redeclare(conn) }); err != nil {
 			l.fail("the queues can't be declared", err)
 			conn.End(closeTimeout)
 			return up
@@ -188,8 +193,10 @@ type lane struct {
 	ended      bool // under the publisher's mutex: takes no more frames
 	unroutable bool // a frame was returned; set by receive, read when it has ended
 
-	mu          sync.Mutex
-	outstanding []sent // by delivery tag
+	mu           sync.Mutex
+	outstanding  []sent    // by delivery tag
+	refusedSince time.Time // since then RabbitMQ refuses what the lane publishes; zero while it confirms
+	refusedLast  time.Time // when it did so last
 }
 
 // sent is a frame that was published. id is unique on its lane, to tell which frame a return means.
@@ -295,13 +302,15 @@ func (l *lane) receive() {
 			l.giveBack([]*pending{s.frame})
 		case c.Ack:
 			took = time.Since(s.at)
+			l.confirmedAfter(s.at)
 			l.metrics.confirmSeconds.Observe(took.Seconds())
 			l.metrics.frameRecords.Observe(float64(s.frame.records))
 			s.frame.settle(nil)
 			l.recycle(s.frame)
 		default:
-			s.frame.settle(errRefused)
+			l.refused(s.frame, time.Now())
 		}
+		l.outcome(c.Ack, time.Now())
 		l.came(took, s.frame)
 		<-l.slots
 	}
@@ -351,11 +360,27 @@ func (l *lane) unknown() []*pending {
 	return frames
 }
 
-// stuck says whether a frame was published before since and is not confirmed.
+// stuck says whether a frame was published before since and is not confirmed, or frames have been refused, and none
+// confirmed, from before until after it.
 func (l *lane) stuck(since time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.outstanding) > 0 && l.outstanding[0].at.Before(since)
+	return len(l.outstanding) > 0 && l.outstanding[0].at.Before(since) ||
+		!l.refusedSince.IsZero() && l.refusedSince.Before(since) && l.refusedLast.After(since)
+}
+
+// outcome keeps since when the lane's frames are refused.
+func (l *lane) outcome(ack bool, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case ack:
+		l.refusedSince = time.Time{}
+		return
+	case l.refusedSince.IsZero():
+		l.refusedSince = now
+	}
+	l.refusedLast = now
 }
 
 // open lets the lane take frames.

@@ -6,6 +6,8 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"millrace/internal/broker"
+	"millrace/internal/config"
 	"millrace/internal/scan"
 	"millrace/internal/service"
 )
@@ -13,7 +15,7 @@ import (
 // testLane is a lane without a channel, for what does not need one.
 func testLane(t *testing.T) *lane {
 	t.Helper()
-	p := newPublisher(defaults(t), defaults(t).Log, newMetrics(service.NewRegistry(), func() int64 { return 0 }), new(service.Ready))
+	p := newPublisher(defaults(t), defaults(t).Log, newMetrics(service.NewRegistry(), new(inflight)), new(service.Ready))
 	return &lane{
 		link:     &link{publisher: p, reset: make(chan struct{}, 1)},
 		confirms: make(chan amqp.Confirmation, window),
@@ -62,14 +64,62 @@ func TestAReturnMeansItsOwnFrameOnly(t *testing.T) {
 	}
 }
 
-func TestANackIsAnsweredAndNotTriedAgain(t *testing.T) {
+func TestANackIsAnsweredWhenTheQueueMayBeFull(t *testing.T) {
+	l := testLane(t)
+	l.topology = broker.NewTopology(config.Broker{MaxBytes: 1 << 20})
+	f := l.send("1")
+	l.confirms <- amqp.Confirmation{DeliveryTag: 1, Ack: false}
+	close(l.confirms)
+	l.receive()
+	if !f.settled.Load() || f.err != errRefused || len(l.later) > 0 {
+		t.Errorf("settled %v, error %v, %d to be published again", f.settled.Load(), f.err, len(l.later))
+	}
+}
+
+func TestANackOfAQueueWithoutALimitIsOutlivedForTheTimeOfAnElection(t *testing.T) {
 	l := testLane(t)
 	f := l.send("1")
 	l.confirms <- amqp.Confirmation{DeliveryTag: 1, Ack: false}
 	close(l.confirms)
 	l.receive()
-	if !f.settled.Load() || f.err != errRefused || len(l.sealed) > 0 {
-		t.Errorf("settled %v, error %v, %d given back", f.settled.Load(), f.err, len(l.sealed))
+	now := time.Now()
+	if l.retry(now); f.settled.Load() || len(l.sealed) > 0 {
+		t.Fatalf("settled %v, %d published again at once", f.settled.Load(), len(l.sealed))
+	}
+	if l.retry(now.Add(retryPause)); len(l.sealed) != 1 || l.sealed[0] != f || len(l.later) > 0 {
+		t.Fatalf("%d to be published after the pause, %d waiting", len(l.sealed), len(l.later))
+	}
+	if l.refused(f, f.begun.Add(election+1)); !f.settled.Load() || f.err != errRefused {
+		t.Errorf("after the time of an election: settled %v, error %v", f.settled.Load(), f.err)
+	}
+}
+
+func TestALaneThatFallsBehindTheOthersIsGivenUp(t *testing.T) {
+	l := testLane(t)
+	l.lanes[l] = true
+	stuck := func() bool {
+		lanes, since := l.publishing(time.Now())
+		return len(lanes) == 1 && lanes[0].stuck(since)
+	}
+	l.send("1")
+	at := l.outstanding[0].at
+	if l.confirmedAfter(at.Add(straggle)); stuck() {
+		t.Error("given up though the other's frame is but a moment younger")
+	}
+	if l.confirmedAfter(at.Add(straggle + 1)); !stuck() {
+		t.Error("not given up though what was published much later is confirmed")
+	}
+
+	l.outstanding = nil
+	l.outcome(false, at)
+	if stuck() {
+		t.Error("given up for one refusal")
+	}
+	if l.outcome(false, at.Add(2)); !stuck() {
+		t.Error("not given up though it is refused what others have confirmed")
+	}
+	if l.outcome(true, at.Add(3)); stuck() {
+		t.Error("given up though it has a confirm")
 	}
 }
 

@@ -29,7 +29,7 @@ const (
 type listener struct {
 	net.Listener
 	limit  int
-	slack  time.Duration // how much earlier than asked for a write may time out
+	slack  time.Duration // how much earlier than asked for a read or write may time out
 	answer []byte        // for a connection beyond the limit: a whole HTTP response
 	turned func()        // counts one
 
@@ -40,14 +40,14 @@ type listener struct {
 	partings chan struct{}
 }
 
-// newListener makes a listener of ln. write is the time that clients have to take an answer; it may be a sixteenth less.
-// turned is called for every connection beyond the limit.
-func newListener(ln net.Listener, limit int, write time.Duration, turned func()) *listener {
+// newListener makes a listener of ln. deadline is the shortest that connections are given; each may be a sixteenth of it
+// early. turned is called for every connection beyond the limit.
+func newListener(ln net.Listener, limit int, deadline time.Duration, turned func()) *listener {
 	body := fmt.Sprintf(`{"error":"%d connections are open, the most that are served (MAX_CONNECTIONS)"}`, limit)
 	return &listener{
 		Listener: ln,
 		limit:    limit,
-		slack:    write / 16,
+		slack:    deadline / 16,
 		answer: fmt.Appendf(nil, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/json\r\n"+
 			"Content-Length: %d\r\nRetry-After: %s\r\n\r\n%s", len(body), retryAfter, body),
 		turned:   turned,
@@ -125,16 +125,42 @@ func (l *listener) closeAll() int {
 // wait returns when the last connection beyond the limit is gone, once Accept has ended.
 func (l *listener) wait() { l.parting.Wait() }
 
+// trackedConn sets deadlines as late and as rarely as it can: fasthttp moves them three times a request, and the
+// runtime's timers for them cost more than reading its header. It is for one goroutine at a time, but for Close.
 type trackedConn struct {
 	net.Conn
 	listener *listener
-	writeBy  time.Time // the deadline in force
+	readBy   time.Time // the deadline asked for ...
+	readEnds time.Time // ... and the one in force, for the next Read
+	writeBy  time.Time // the one in force
 }
 
-// SetWriteDeadline moves the deadline when that makes a difference. fasthttp sets one for every answer, and the
-// runtime's timer for it costs more than the rest of writing one's header.
+// early says whether the deadline in force does for the one asked for.
+func (l *listener) early(inForce, asked time.Time) bool {
+	d := asked.Sub(inForce)
+	return d >= 0 && d < l.slack
+}
+
+// SetReadDeadline is for the Reads to come. A request that came whole needs none between its first byte and the next
+// request's.
+func (c *trackedConn) SetReadDeadline(t time.Time) error {
+	c.readBy = t
+	return nil
+}
+
+func (c *trackedConn) Read(p []byte) (int, error) {
+	if !c.listener.early(c.readEnds, c.readBy) {
+		if err := c.Conn.SetReadDeadline(c.readBy); err != nil {
+			return 0, err
+		}
+		c.readEnds = c.readBy
+	}
+	return c.Conn.Read(p)
+}
+
+// SetWriteDeadline moves the deadline when that makes a difference.
 func (c *trackedConn) SetWriteDeadline(t time.Time) error {
-	if d := t.Sub(c.writeBy); d >= 0 && d < c.listener.slack {
+	if c.listener.early(c.writeBy, t) {
 		return nil
 	}
 	c.writeBy = t
@@ -142,8 +168,7 @@ func (c *trackedConn) SetWriteDeadline(t time.Time) error {
 }
 
 func (c *trackedConn) SetDeadline(t time.Time) error {
-	c.writeBy = t
-	return c.Conn.SetDeadline(t)
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
 func (c *trackedConn) Close() error {

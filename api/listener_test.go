@@ -92,6 +92,9 @@ func TestConnectionsBeyondTheLimitAreToldSo(t *testing.T) {
 	if got := a.get(t, "/metrics").body; !strings.Contains(got, `millrace_api_requests_total{code="503",route="other"}`) {
 		t.Error("those turned away are not counted")
 	}
+	if got := a.get(t, "/metrics").body; strings.Contains(got, `millrace_api_unavailable_total{reason="connections"} 0`) {
+		t.Error("those turned away are not counted by their reason")
+	}
 }
 
 func TestATLSClientBeyondTheLimitIsToldSoAndASilentOneHoldsUpNobody(t *testing.T) {

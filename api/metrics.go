@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"strconv"
 	"sync/atomic"
 
@@ -15,7 +16,7 @@ type metrics struct {
 	routes         map[string]*route // for every path that is served, and "other"
 	accepted       prometheus.Counter
 	rejected       [scan.NumReasons]prometheus.Counter
-	inflight       prometheus.GaugeFunc
+	unavailable    *prometheus.CounterVec
 	confirmSeconds prometheus.Histogram
 	frameRecords   prometheus.Histogram
 	connected      prometheus.Gauge
@@ -30,7 +31,7 @@ type route struct {
 	codes    [600]atomic.Pointer[prometheus.Counter] // by HTTP status
 }
 
-func newMetrics(r *prometheus.Registry, inflight func() int64) *metrics {
+func newMetrics(r *prometheus.Registry, inflight *inflight) *metrics {
 	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "millrace_api_requests_total",
 		Help: "Requests answered.",
@@ -46,10 +47,10 @@ func newMetrics(r *prometheus.Registry, inflight func() int64) *metrics {
 			Name: "millrace_api_records_accepted_total",
 			Help: "Records confirmed by RabbitMQ and answered 2xx.",
 		}),
-		inflight: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "millrace_api_inflight_bytes",
-			Help: "Bytes that requests under way hold, of MAX_INFLIGHT_BYTES.",
-		}, func() float64 { return float64(inflight()) }),
+		unavailable: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "millrace_api_unavailable_total",
+			Help: "Requests answered 503, by reason.",
+		}, []string{"reason"}),
 		confirmSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "millrace_api_publish_confirm_seconds",
 			Help:    "Time from a frame's publish to its confirm.",
@@ -76,11 +77,42 @@ func newMetrics(r *prometheus.Registry, inflight func() int64) *metrics {
 	for reason := range scan.NumReasons {
 		m.rejected[reason] = rejected.WithLabelValues(reason.String())
 	}
+	for _, reason := range unavailableReasons { // from the start, so that the first is seen as an increase
+		m.unavailable.WithLabelValues(reason)
+	}
+	held := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "millrace_api_inflight_bytes",
+		Help: "Bytes that requests under way hold.",
+	}, func() float64 { return float64(inflight.used.Load()) })
+	limit := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "millrace_api_inflight_limit_bytes",
+		Help: "Most bytes that requests under way may hold (MAX_INFLIGHT_BYTES).",
+	}, func() float64 { return float64(inflight.limit) })
 	for _, name := range []string{"/log", "/log/batch", "/health", "/ready", "/metrics", "other"} {
 		m.routes[name] = &route{name: name, requests: requests, seconds: seconds.WithLabelValues(name)}
 	}
-	r.MustRegister(requests, seconds, m.accepted, rejected, m.inflight, m.confirmSeconds, m.frameRecords, m.connected, m.blocked)
+	r.MustRegister(requests, seconds, m.accepted, rejected, m.unavailable, held, limit, m.confirmSeconds, m.frameRecords, m.connected, m.blocked)
 	return m
+}
+
+// unavailableReasons are why requests are answered 503.
+var unavailableReasons = []string{"blocked", "no_broker", "confirm_timeout", "refused", "unroutable", "inflight", "connections", "stopping"}
+
+// unavailableReason is the one of unavailableReasons that err stands for.
+func unavailableReason(err error) string {
+	switch {
+	case errors.Is(err, errBlocked):
+		return "blocked"
+	case errors.Is(err, errConfirmTimeout):
+		return "confirm_timeout"
+	case errors.Is(err, errRefused):
+		return "refused"
+	case errors.Is(err, errUnroutable):
+		return "unroutable"
+	case errors.Is(err, errStopping):
+		return "stopping"
+	}
+	return "no_broker" // none, or one that can't be worked with
 }
 
 // count counts an answer with an HTTP status.

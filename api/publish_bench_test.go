@@ -34,7 +34,7 @@ func BenchmarkPublish(b *testing.B) {
 			if err := topology.Declare(ch); err != nil {
 				b.Fatal(err)
 			}
-			p := newPublisher(c, c.Log, newMetrics(service.NewRegistry(), func() int64 { return 0 }), new(service.Ready))
+			p := newPublisher(c, c.Log, newMetrics(service.NewRegistry(), new(inflight)), new(service.Ready))
 			ctx, cancel := context.WithCancel(b.Context())
 			var running sync.WaitGroup
 			running.Go(func() { p.run(ctx, context.WithoutCancel(ctx)) })

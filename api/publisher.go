@@ -48,6 +48,18 @@ const (
 	regather    = 6
 	maxRegather = 10 * time.Millisecond
 
+	// A node of a cluster may hang, or be cut off from the others, while they go on. It then does not confirm, or refuses
+	// everything, and does not close its connections. straggle is how much later a frame may have been published that was
+	// confirmed elsewhere before a lane is given up. On one node the lanes' confirms come within milliseconds of each
+	// other, also while all wait seconds for its disk.
+	straggle = 2 * time.Second
+
+	// A quorum queue without a leader refuses what comes on a new channel, as one that is full does. The election after
+	// a node's death takes one second or two: so long a refused frame is published again, after a moment each time. A
+	// queue that has a limit is full rather.
+	election   = 5 * time.Second
+	retryPause = 100 * time.Millisecond
+
 	// watchPeriod is how often deadlines are looked at; a request may outlive its deadline by so much.
 	watchPeriod = 20 * time.Millisecond
 )
@@ -63,6 +75,7 @@ type pending struct {
 	records  int
 	requests int
 	attempts int
+	not      time.Time // to be published before; of those that were refused
 
 	settled atomic.Bool
 	done    chan struct{}
@@ -101,14 +114,17 @@ type publisher struct {
 	metrics    *metrics
 	ready      *service.Ready
 
-	bodies    sync.Pool  // of *[]byte: frame bodies
-	declaring sync.Mutex // held while queues are declared
+	down      atomic.Pointer[error] // why a publish would not be confirmed, nil when it can be expected to be
+	bodies    sync.Pool             // of *[]byte: frame bodies
+	declaring sync.Mutex            // held while queues are declared
 
 	mu       sync.Mutex
 	work     sync.Cond   // signalled when a frame may be taken
 	open     *pending    // under construction, nil when empty
 	sealed   []*pending  // full, or published before with unknown outcome; oldest first
+	later    []*pending  // refused, to be published again
 	live     []*pending  // all that may be unsettled, oldest first
+	latest   time.Time   // when the frame was published that was published last of those confirmed
 	out      int         // frames published and not confirmed
 	waiting  int         // requests in them
 	herd     int         // requests that the open frame should hold before it is taken ...
@@ -146,9 +162,10 @@ func newPublisher(c Config, log *slog.Logger, m *metrics, ready *service.Ready) 
 
 // usable returns nil when a publish can be expected to be confirmed.
 func (p *publisher) usable() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.fault()
+	if err := p.down.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 func (p *publisher) fault() error {
@@ -165,10 +182,12 @@ func (p *publisher) fault() error {
 	return nil
 }
 
-// report tells /ready and the metrics how the broker is. The caller holds the mutex, or is the only one yet.
+// report tells requests, /ready and the metrics how the broker is. The caller holds the mutex, or is the only one yet.
 func (p *publisher) report() {
 	reason := ""
+	p.down.Store(nil)
 	if err := p.fault(); err != nil {
+		p.down.Store(&err)
 		reason = err.Error()
 	}
 	for _, why := range p.blocked {
@@ -369,6 +388,42 @@ func (p *publisher) giveBack(frames []*pending) {
 	p.work.Broadcast()
 }
 
+// refused takes care of a frame that RabbitMQ did not take.
+func (p *publisher) refused(f *pending, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.topology.Limited() || now.Sub(f.begun) > election {
+		f.settle(errRefused)
+		return
+	}
+	f.not = now.Add(retryPause)
+	p.later = append(p.later, f)
+}
+
+// retry has the refused frames published again whose pause is over.
+func (p *publisher) retry(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for n < len(p.later) && !now.Before(p.later[n].not) {
+		n++
+	}
+	if n > 0 {
+		p.sealed = append(slices.Clone(p.later[:n]), p.sealed...)
+		p.later = slices.Delete(p.later, 0, n)
+		p.work.Broadcast()
+	}
+}
+
+// confirmedAfter takes note of a confirm by when its frame was published.
+func (p *publisher) confirmedAfter(at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if at.After(p.latest) {
+		p.latest = at
+	}
+}
+
 // run keeps the links up until ctx is done and all frames are settled, or flush is done, and returns when every
 // goroutine it started has ended. Records that are added later are refused.
 func (p *publisher) run(ctx, flush context.Context) {
@@ -412,9 +467,11 @@ func (p *publisher) watch(ctx context.Context) {
 		select {
 		case now := <-tick.C:
 			p.expire(now, errConfirmTimeout)
+			p.retry(now)
 			p.look()
-			for _, l := range p.publishing() {
-				if l.stuck(now.Add(-p.timeout)) {
+			lanes, since := p.publishing(now)
+			for _, l := range lanes {
+				if l.stuck(since) {
 					l.giveUp()
 				}
 			}
@@ -424,17 +481,20 @@ func (p *publisher) watch(ctx context.Context) {
 	}
 }
 
-// publishing returns the lanes that RabbitMQ does not block.
-func (p *publisher) publishing() []*lane {
+// publishing returns the lanes that RabbitMQ does not block, and since when their frames should be confirmed by now.
+func (p *publisher) publishing(now time.Time) (lanes []*lane, since time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var lanes []*lane
+	since = now.Add(-p.timeout)
+	if s := p.latest.Add(-straggle); s.After(since) {
+		since = s
+	}
 	for l := range p.lanes {
 		if !p.isBlocked(l.link) {
 			lanes = append(lanes, l)
 		}
 	}
-	return lanes
+	return lanes, since
 }
 
 // expire settles all frames whose deadline is before now, or all there are when now is zero.
@@ -472,6 +532,7 @@ func (p *publisher) refuseUnsent(err error) {
 // drop lets go of settled frames that no lane has taken: while none does, nothing else would free their memory.
 func (p *publisher) drop() {
 	p.sealed = slices.DeleteFunc(p.sealed, func(f *pending) bool { return f.settled.Load() })
+	p.later = slices.DeleteFunc(p.later, func(f *pending) bool { return f.settled.Load() })
 	if p.open != nil && p.open.settled.Load() {
 		p.open = nil
 	}

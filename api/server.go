@@ -101,6 +101,7 @@ func (s *server) http() *fasthttp.Server {
 		StreamRequestBody:            true, // so that a body is read only once there is room for it
 		DisablePreParseMultipartForm: true,
 		NoDefaultServerHeader:        true,
+		LazyRequestTime:              true, // nobody asks for it
 		CloseOnShutdown:              true,
 		Logger:                       fasthttpLogger{s.log},
 	}
@@ -187,10 +188,13 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, no
 		return 0, bad
 	}
 	if err := s.publisher.usable(); err != nil {
-		return 0, refuse(fasthttp.StatusServiceUnavailable, "%v", err)
+		return 0, s.unavailable(err)
 	}
 	body, bad := s.bodies.read(ctx)
 	if bad != nil {
+		if bad == errBusy {
+			s.metrics.unavailable.WithLabelValues("inflight").Inc()
+		}
 		return 0, bad
 	}
 	defer body.close()
@@ -208,7 +212,7 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, no
 	for _, t := range slices.Backward(w.tickets) {
 		<-t.frame.done
 		if t.frame.err != nil {
-			return 0, refuse(fasthttp.StatusServiceUnavailable, "%v", t.frame.err)
+			return 0, s.unavailable(t.frame.err)
 		}
 	}
 	s.metrics.accepted.Add(float64(accepted))
@@ -258,7 +262,7 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, singl
 	}
 	var down error
 	if w.tickets, down = s.publisher.add(w.tickets[:0], records.NDJSON, records.Pieces, base); down != nil {
-		return 0, 0, refuse(fasthttp.StatusServiceUnavailable, "%v", down)
+		return 0, 0, s.unavailable(down)
 	}
 	status = fasthttp.StatusAccepted
 	if single {
@@ -280,6 +284,12 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, singl
 func (s *server) release(w *scratch) {
 	clear(w.tickets)
 	s.scratch.Put(w)
+}
+
+// unavailable answers while records can't be made durable.
+func (s *server) unavailable(err error) *refusal {
+	s.metrics.unavailable.WithLabelValues(unavailableReason(err)).Inc()
+	return refuse(fasthttp.StatusServiceUnavailable, "%v", err)
 }
 
 // refused answers for a body that is refused whole.

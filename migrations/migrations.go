@@ -1,7 +1,8 @@
 // Package migrations holds the schema as numbered pairs of SQL files and brings a database up or down.
 //
 // Every step is one transaction that also writes schema_migrations, under an advisory lock, so that any number
-// of workers may start at once and a step that fails leaves nothing behind. It starts no goroutine.
+// of workers may start at once and a step that fails leaves nothing behind. It also makes the database users among
+// whom the rights to it can be divided. It starts no goroutine.
 package migrations
 
 import (
@@ -17,8 +18,14 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-//go:embed *.sql
+//go:embed *.up.sql *.down.sql
 var files embed.FS
+
+//go:embed roles.sql
+var roles string
+
+//go:embed grants.sql
+var grants string
 
 // lockID is the key of the advisory lock, "millrace" in ASCII.
 const lockID = 0x6d696c6c72616365
@@ -32,7 +39,8 @@ type Migration struct {
 	up, down string
 }
 
-// Up applies all steps that are missing and returns them. It waits for another Up or Down to finish.
+// Up applies all steps that are missing and returns them. It waits for another Up or Down to finish. Where there is
+// nothing to apply it writes nothing, so that a user without the right to may ask.
 func Up(ctx context.Context, conn *pgx.Conn) ([]Migration, error) {
 	var done []Migration
 	err := locked(ctx, conn, func(all []Migration) error {
@@ -46,9 +54,35 @@ func Up(ctx context.Context, conn *pgx.Conn) ([]Migration, error) {
 			}
 			done = append(done, m)
 		}
+		if len(done) == 0 {
+			return nil
+		}
+		if _, err := conn.Exec(ctx, grants); err != nil {
+			return fmt.Errorf("migrations: grants: %w", err)
+		}
 		return nil
 	})
 	return done, err
+}
+
+// Roles makes the database users millrace_owner, millrace_writer and millrace_reader where they are missing, gives
+// the tables to the first and the others the rights that the worker and the query service need. It needs the whole
+// schema, and the rights of a superuser, or of the database's owner with CREATEROLE. It may be run again.
+func Roles(ctx context.Context, conn *pgx.Conn) error {
+	return locked(ctx, conn, func(all []Migration) error {
+		if err := pending(all); err != nil {
+			return err
+		}
+		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			// A table changes hands under a lock that waits for every statement on it, and all others behind it.
+			_, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '10s';"+roles+grants)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("roles: %w", err)
+		}
+		return nil
+	})
 }
 
 // Down takes the latest step back and returns it, or nil when none is applied. What the step had made is
@@ -101,6 +135,10 @@ func Pending(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
+	return pending(all)
+}
+
+func pending(all []Migration) error {
 	for _, m := range all {
 		if m.AppliedAt.IsZero() {
 			return fmt.Errorf("migration %d (%s) is not applied: run millrace migrate up", m.Version, m.Name)
@@ -118,17 +156,21 @@ func locked(ctx context.Context, conn *pgx.Conn, f func([]Migration) error) (err
 		_, unlockErr := conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", int64(lockID))
 		err = errors.Join(err, unlockErr)
 	}()
-	const table = `CREATE TABLE IF NOT EXISTS schema_migrations (
+	const table = `CREATE TABLE schema_migrations (
 		version int PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())`
 	var encoding string
-	if err := conn.QueryRow(ctx, "SHOW server_encoding").Scan(&encoding); err != nil {
+	var present bool
+	const state = "SELECT current_setting('server_encoding'), to_regclass('schema_migrations') IS NOT NULL"
+	if err := conn.QueryRow(ctx, state).Scan(&encoding, &present); err != nil {
 		return fmt.Errorf("migrations: %w", err)
 	}
 	if encoding != "UTF8" {
 		return fmt.Errorf("migrations: the database's encoding is %s; JSON needs UTF8", encoding)
 	}
-	if _, err := conn.Exec(ctx, table); err != nil {
-		return fmt.Errorf("migrations: %w", err)
+	if !present {
+		if _, err := conn.Exec(ctx, table); err != nil {
+			return fmt.Errorf("migrations: %w", err)
+		}
 	}
 	all, err := Status(ctx, conn)
 	if err != nil {

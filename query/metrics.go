@@ -16,8 +16,9 @@ type metrics struct {
 	missed    prometheus.Counter
 }
 
-// newMetrics returns the metrics of a service whose requests under way each hold one of places.
-func newMetrics(places chan struct{}) *metrics {
+// newMetrics returns the metrics of a service whose requests under way each hold one of places; ready knows of the
+// database.
+func newMetrics(places chan struct{}, ready *service.Ready) *metrics {
 	m := &metrics{
 		registry: service.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -50,6 +51,10 @@ func newMetrics(places chan struct{}) *metrics {
 		Name: "millrace_query_inflight_requests",
 		Help: "Queries under way, waiting ones included.",
 	}, func() float64 { return float64(len(places)) })
-	m.registry.MustRegister(m.requests, m.seconds, m.cache, inflight, m.followers, m.missed)
+	database := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "millrace_database_connected",
+		Help: "1 while PostgreSQL answers and has the schema.",
+	}, func() float64 { return ready.Holds(databaseCondition) })
+	m.registry.MustRegister(m.requests, m.seconds, m.cache, inflight, m.followers, m.missed, database)
 	return m
 }

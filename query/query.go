@@ -97,12 +97,17 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	stopProfiles, err := service.Profiles(c.Process, log)
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	defer stopProfiles()
 	var ready service.Ready
-	ready.Set("database", "not reached yet")
+	ready.Set(databaseCondition, "not reached yet")
 	working.Go(func() { watch(work, c.Postgres, &ready, log) })
 	defer context.AfterFunc(ctx, func() { ready.Set("service", "shutting down") })()
 
-	m := newMetrics(places)
+	m := newMetrics(places, &ready)
 	follow := &tail{connect: store.connect, log: log, metrics: m, most: c.Followers, wake: make(chan struct{}, 1)}
 	working.Go(func() { follow.run(work) })
 	s := &server{
@@ -112,7 +117,7 @@ func Run(ctx context.Context, c Config) error {
 		timeText: fmt.Sprint(c.Timeout),
 		stopping: ctx, working: &working, exportTimeout: c.ExportTime,
 	}
-	if err := allowed.Register(s.metrics.registry); err != nil {
+	if err := errors.Join(allowed.Register(s.metrics.registry), service.RegisterCertificate(s.metrics.registry, c.Access)); err != nil {
 		return errors.Join(err, ln.Close())
 	}
 	working.Go(func() { allowed.Watch(work, c.Reload, log) })
@@ -132,6 +137,8 @@ const (
 	watchEvery = time.Second
 	// watchTimeout is the longest one look may take.
 	watchTimeout = 5 * time.Second
+	// databaseCondition is what /ready calls what watch finds.
+	databaseCondition = "database"
 )
 
 // watch keeps ready's word on the database true until ctx is done. It has a connection of its own: a pool that
@@ -179,7 +186,7 @@ func watch(ctx context.Context, db config.PostgresURL, ready *service.Ready, log
 			leave()
 			reason = "can't be reached" // who asks needs no key, so hosts and users stay in the log
 		}
-		ready.Set("database", reason)
+		ready.Set(databaseCondition, reason)
 		switch {
 		case reason == last:
 		case reason == "":

@@ -15,6 +15,7 @@ type Config struct {
 	config.Process
 
 	Postgres          config.PostgresURL `env:"POSTGRES_URL" help:"PostgreSQL, 14 or newer, with the encoding UTF8."`
+	Owner             config.PostgresURL `env:"POSTGRES_OWNER_URL" help:"The same database as the user that owns the tables, who migrates, drops and indexes partitions; empty: the user of POSTGRES_URL does."`
 	Addr              config.Address     `env:"WORKER_ADDR" envDefault:"127.0.0.1:8082" help:"Address of the worker's metrics and health."`
 	AllowAnonymous    bool               `env:"ALLOW_ANONYMOUS" envDefault:"false" help:"Serve other than loopback addresses without keys."`
 	Streams           int                `env:"WORKER_STREAMS" envDefault:"2" min:"1" max:"64" help:"Independent paths from the queues to the database, each with one connection to both."`

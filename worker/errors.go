@@ -66,13 +66,16 @@ func isReadOnly(err error) bool {
 	return errors.As(err, &pg) && pg.Code == "25006"
 }
 
+// connectionLabel stands for errors that no server reported.
+const connectionLabel = "connection"
+
 // retryLabel is the class of err's SQLSTATE, for the metric of retries.
 func retryLabel(err error) string {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		return sqlClass(pg.Code)
 	}
-	return "connection"
+	return connectionLabel
 }
 
 // sqlClass is the class of an SQLSTATE, its first two characters.

@@ -54,6 +54,7 @@ type leader struct {
 	link  link
 	key   int64
 	leads bool
+	owns  bool // the connection's user may do what only the tables' owner may; others don't lead
 }
 
 // lead returns the connection, and whether it holds the lock.
@@ -68,7 +69,10 @@ func (l *leader) lead(ctx context.Context) (*pgx.Conn, bool, error) {
 	if err != nil || l.leads {
 		return conn, l.leads, err
 	}
-	err = conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", l.key).Scan(&l.leads)
+	const owner = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = 'logs'::regclass"
+	if err = conn.QueryRow(ctx, owner).Scan(&l.owns); err == nil && l.owns {
+		err = conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", l.key).Scan(&l.leads)
+	}
 	return conn, l.leads, err
 }
 
@@ -87,13 +91,15 @@ func (l *leader) rounds(ctx context.Context, log *slog.Logger, what string, tidy
 }
 
 // keeper looks after the partitions. Every worker has one, and the one that leads does the work; the others only
-// look how far the partitions reach.
+// look how far the partitions reach. One whose user does not own the tables never leads, and makes partitions ahead
+// all the same: there may be nobody else.
 type keeper struct {
 	leader
 	parts     *partitions
 	retention time.Duration // zero: keep
 	log       *slog.Logger
 	now       func() time.Time
+	told      bool // that the user does not own the tables
 }
 
 // run works until ctx is done.
@@ -107,7 +113,7 @@ func (k *keeper) tidy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !leads {
+	if !leads && k.owns {
 		return k.parts.refresh(ctx, conn, k.parts.logs)
 	}
 	var failed []string
@@ -119,10 +125,15 @@ func (k *keeper) tidy(ctx context.Context) error {
 	for _, t := range []table{k.parts.logs, k.parts.ledger} {
 		step("make ahead", k.makeAhead(ctx, conn, t))
 	}
-	if k.retention > 0 {
-		step("retention", k.dropOld(ctx, conn, k.parts.logs, k.now().Add(-k.retention)))
+	if leads {
+		if k.retention > 0 {
+			step("retention", k.dropOld(ctx, conn, k.parts.logs, k.now().Add(-k.retention)))
+		}
+		step("ledger", k.dropOld(ctx, conn, k.parts.ledger, k.now().Add(-ledgerKeep)))
+	} else if !k.told {
+		k.told = true
+		k.log.Info("the database user does not own the tables: partitions are dropped and indexed by workers whose user does (POSTGRES_OWNER_URL)")
 	}
-	step("ledger", k.dropOld(ctx, conn, k.parts.ledger, k.now().Add(-ledgerKeep)))
 	if len(failed) > 0 {
 		return fmt.Errorf("%s", strings.Join(failed, "; "))
 	}

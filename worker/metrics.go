@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"millrace/internal/scan"
 	"millrace/internal/service"
 )
 
@@ -23,11 +24,13 @@ type metrics struct {
 	retries       *prometheus.CounterVec
 	connected     prometheus.Gauge
 	blocked       prometheus.Gauge
+	database      prometheus.Gauge
 	parked        prometheus.Gauge
 }
 
-// newMetrics registers the worker's metrics. ahead is asked, at each scrape, how far the partitions reach.
-func newMetrics(r prometheus.Registerer, ahead func() time.Duration) *metrics {
+// newMetrics registers the worker's metrics. ahead is asked, at each scrape, how far the partitions reach; interval is
+// their length.
+func newMetrics(r prometheus.Registerer, ahead func() time.Duration, interval time.Duration) *metrics {
 	const namespace = "millrace"
 	counter := func(name, help string) prometheus.Counter {
 		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help})
@@ -53,7 +56,8 @@ func newMetrics(r prometheus.Registerer, ahead func() time.Duration) *metrics {
 		Namespace: namespace, Name: "partition_ahead_seconds",
 		Help: "How far from now the partitions of logs reach without a gap.",
 	}, func() float64 { return ahead().Seconds() }))
-	return &metrics{
+	gauge("partition_interval_seconds", "Length of a partition of logs (PARTITION_INTERVAL).").Set(interval.Seconds())
+	m := &metrics{
 		rowsStored:    counter("worker_rows_stored_total", "Rows committed to logs."),
 		rowsDuplicate: counter("worker_rows_duplicate_total", "Rows not stored because the ledger had their segment."),
 		deadLetters:   counters("worker_dead_letters_total", "Dead letters written, by reason.", "reason"),
@@ -64,8 +68,18 @@ func newMetrics(r prometheus.Registerer, ahead func() time.Duration) *metrics {
 		retries:       counters("worker_retries_total", "Transactions tried again, by class of SQLSTATE, or connection when there was none.", "class"),
 		connected:     gauge("broker_connected", "1 while every stream is connected to RabbitMQ."),
 		blocked:       gauge("broker_blocked", "Connections that RabbitMQ has blocked."),
+		database:      gauge("database_connected", "1 while no stream waits for PostgreSQL to answer or to take its rows."),
 		parked:        gauge("worker_parked_messages", "Messages in the parked queue: no reader survives them."),
 	}
+	// From the start, so that the first dead letter is seen as an increase.
+	for _, reason := range []string{reasonData, reasonUndecodable, reasonUnknownType, reasonKeyReused, reasonDeliveryLimit} {
+		m.deadLetters.WithLabelValues(reason)
+	}
+	for reason := range scan.NumReasons {
+		m.deadLetters.WithLabelValues(reason.String())
+	}
+	m.retries.WithLabelValues(connectionLabel)
+	return m
 }
 
 // reminder is how often a condition that goes on failing is logged again.

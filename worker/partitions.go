@@ -266,12 +266,8 @@ func (p *partitions) ahead(now time.Time) time.Duration {
 	}
 }
 
-// createPartition makes the partition that holds at, unless another worker was faster.
-//
-// The table is created by itself and then attached: CREATE TABLE … PARTITION OF takes a lock on the parent that
-// waits behind every SELECT under way, and every COPY behind it. ATTACH takes one that goes with both. It checks
-// the table's rows against the bounds, of which an empty table has none, so no CHECK constraint is needed to
-// spare it the scan. Indexes come with ATTACH.
+// createPartition makes the partition that holds at, unless another worker was faster. The database's function does
+// it, which the worker's user may call without owning the table.
 func createPartition(ctx context.Context, conn *pgx.Conn, t table, at time.Time) (timeRange, error) {
 	var made timeRange
 	err := pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
@@ -295,12 +291,12 @@ func createPartition(ctx context.Context, conn *pgx.Conn, t table, at time.Time)
 			}
 		}
 		made = slot(at, t.interval, existing)
-		name, schema := "", ""
+		name := ""
 		for _, candidate := range partitionNames(t, made.from) {
-			const free = `SELECT n.nspname, to_regclass(quote_ident(n.nspname) || '.' || quote_ident($2)) IS NULL
+			const free = `SELECT to_regclass(quote_ident(n.nspname) || '.' || quote_ident($2)) IS NULL
 				FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1::text::regclass`
 			var isFree bool
-			if err := tx.QueryRow(ctx, free, t.name, candidate).Scan(&schema, &isFree); err != nil {
+			if err := tx.QueryRow(ctx, free, t.name, candidate).Scan(&isFree); err != nil {
 				return err
 			}
 			if isFree {
@@ -311,11 +307,8 @@ func createPartition(ctx context.Context, conn *pgx.Conn, t table, at time.Time)
 		if name == "" {
 			return fmt.Errorf("tables that are not partitions have all its names, %s and so on", partitionNames(t, made.from)[0])
 		}
-		child := pgx.Identifier{schema, name}.Sanitize()
-		_, err = tx.Exec(ctx, fmt.Sprintf(
-			`CREATE TABLE %[1]s (LIKE %[2]s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION);
-			ALTER TABLE %[2]s ATTACH PARTITION %[1]s FOR VALUES FROM ('%[3]s') TO ('%[4]s')`,
-			child, t.name, t.bound(made.from), t.bound(made.to)))
+		_, err = tx.Exec(ctx, "SELECT millrace_add_partition($1::text::regclass, $2, $3, $4)",
+			t.name, name, t.bound(made.from), t.bound(made.to))
 		return err
 	})
 	return made, err

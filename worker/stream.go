@@ -213,11 +213,11 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 			err = reason
 		}
 	}()
-	ch, err := conn.Channel()
-	if err != nil {
+	if err := s.topology.Ensure(conn.Connection); err != nil {
 		return 0, err
 	}
-	if err := s.topology.Declare(ch); err != nil {
+	ch, err := conn.Channel()
+	if err != nil {
 		return 0, err
 	}
 

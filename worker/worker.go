@@ -33,15 +33,20 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	stopProfiles, err := service.Profiles(c.Process, log)
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	defer stopProfiles()
 	if c.OnListen != nil {
 		c.OnListen(ln.Addr())
 	}
 
 	registry := service.NewRegistry()
 	parts := newPartitions(c.PartitionInterval)
-	m := newMetrics(registry, func() time.Duration { return parts.ahead(time.Now()) })
+	m := newMetrics(registry, func() time.Duration { return parts.ahead(time.Now()) }, c.PartitionInterval)
 	var ready service.Ready
-	postgres := &condition{name: "postgres", ready: &ready, log: log}
+	postgres := &condition{name: "postgres", ready: &ready, log: log, gauge: m.database}
 	rabbitmq := &condition{name: "rabbitmq", ready: &ready, log: log, gauge: m.connected}
 	postgres.pending("worker")
 	rabbitmq.pending("worker")
@@ -64,8 +69,9 @@ func Run(ctx context.Context, c Config) error {
 	var closing sync.WaitGroup // of connections, in the background
 	defer closing.Wait()
 	newLink := func() link { return link{url: c.Postgres, closing: &closing} }
+	ownerLink := func() link { return link{url: cmp.Or(c.Owner, c.Postgres), closing: &closing} }
 
-	if err := prepare(ctx, c, newLink(), postgres, log); err != nil {
+	if err := prepare(ctx, c, ownerLink(), postgres, log); err != nil {
 		if ctx.Err() != nil {
 			return failure(ctx)
 		}
@@ -107,10 +113,10 @@ func Run(ctx context.Context, c Config) error {
 	for _, s := range streams {
 		working.Go(func() { left.Add(int64(s.run(ctx, hard))) })
 	}
-	k := &keeper{leader: leader{link: newLink(), key: keeperLock}, parts: parts, retention: c.Retention, log: log, now: time.Now}
+	k := &keeper{leader: leader{link: ownerLink(), key: keeperLock}, parts: parts, retention: c.Retention, log: log, now: time.Now}
 	working.Go(func() { k.run(ctx) })
 	if c.IndexClosed {
-		x := &indexer{leader: leader{link: newLink(), key: indexerLock}, logs: parts.logs, retention: c.Retention, calm: busy.calm, log: log, now: time.Now}
+		x := &indexer{leader: leader{link: ownerLink(), key: indexerLock}, logs: parts.logs, retention: c.Retention, calm: busy.calm, log: log, now: time.Now}
 		working.Go(func() { x.run(ctx) })
 	}
 	log.Info("worker is up", "address", ln.Addr(), "streams", c.Streams, "queues", topology.Shards())

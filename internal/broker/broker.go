@@ -57,6 +57,9 @@ func (t Topology) Exchange() string { return t.name }
 // Shards is the number of queues.
 func (t Topology) Shards() int { return t.shards }
 
+// Limited says whether the queues refuse messages when they are full.
+func (t Topology) Limited() bool { return t.maxBytes > 0 }
+
 // Queue is the name of queue i, and its routing key.
 func (t Topology) Queue(i int) string { return t.name + "." + strconv.Itoa(i) }
 
@@ -66,12 +69,69 @@ func (t Topology) DeadQueue() string { return t.name + ".dead" }
 // ParkedQueue is the name of the queue for what not even the reader of the dead queue survives. Nobody consumes it.
 func (t Topology) ParkedQueue() string { return t.name + ".parked" }
 
+// Ensure declares what is missing, and checks the rest. A binding that alone is missing it can't see: messages then
+// come back as unroutable, and Declare mends it.
+//
+// Declare binds, and RabbitMQ before 4 writes a binding down on all nodes of a cluster also when it is there: while one of
+// them hangs, connecting anew to the others would hang with it until they give it up, a minute by default.
+func (t Topology) Ensure(conn *amqp.Connection) error {
+	whole, err := t.there(conn)
+	if err != nil {
+		return err
+	}
+	ch, err := conn.Channel()
+	if err != nil {
+		return err
+	}
+	if whole {
+		err = t.declareQueues(ch)
+	} else {
+		err = t.Declare(ch)
+	}
+	if err != nil {
+		return err // the channel is closed, or the connection will be
+	}
+	return ch.Close()
+}
+
+// there says whether the exchange and the queues are.
+func (t Topology) there(conn *amqp.Connection) (bool, error) {
+	ch, err := conn.Channel()
+	if err != nil {
+		return false, err
+	}
+	err = ch.ExchangeDeclarePassive(t.Exchange(), amqp.ExchangeDirect, true, false, false, false, nil)
+	for i := 0; i < t.shards && err == nil; i++ {
+		_, err = ch.QueueDeclarePassive(t.Queue(i), true, false, false, false, nil)
+	}
+	var missing *amqp.Error
+	if errors.As(err, &missing) && missing.Code == amqp.NotFound {
+		return false, nil // which has closed the channel
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for the queues: %w", err)
+	}
+	return true, ch.Close()
+}
+
 // Declare makes sure that the exchange and the queues are there. A queue that exists with other arguments is
 // an error that says what to do; RabbitMQ has then closed the channel.
 func (t Topology) Declare(ch *amqp.Channel) error {
 	if err := ch.ExchangeDeclare(t.Exchange(), amqp.ExchangeDirect, true, false, false, false, nil); err != nil {
 		return fmt.Errorf("declare exchange %s: %w", t.Exchange(), err)
 	}
+	if err := t.declareQueues(ch); err != nil {
+		return err
+	}
+	for i := range t.shards {
+		if err := ch.QueueBind(t.Queue(i), t.Queue(i), t.Exchange(), false, nil); err != nil {
+			return fmt.Errorf("bind queue %s: %w", t.Queue(i), err)
+		}
+	}
+	return nil
+}
+
+func (t Topology) declareQueues(ch *amqp.Channel) error {
 	// The targets come first: at-least-once dead-lettering needs them.
 	if err := t.declareQueue(ch, t.ParkedQueue(), amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum}); err != nil {
 		return err
@@ -86,9 +146,6 @@ func (t Topology) Declare(ch *amqp.Channel) error {
 		}
 		if err := t.declareQueue(ch, t.Queue(i), args); err != nil {
 			return err
-		}
-		if err := ch.QueueBind(t.Queue(i), t.Queue(i), t.Exchange(), false, nil); err != nil {
-			return fmt.Errorf("bind queue %s: %w", t.Queue(i), err)
 		}
 	}
 	return nil

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
+
 	"millrace/internal/broker"
 	"millrace/internal/config"
 	"millrace/internal/testenv"
@@ -25,6 +27,47 @@ func TestDeclaringTwiceIsHarmlessAndOtherArgumentsAreNamed(t *testing.T) {
 	err := broker.NewTopology(c).Declare(testenv.Channel(t, c))
 	if err == nil || !strings.Contains(err.Error(), "x-max-length-bytes") || !strings.Contains(err.Error(), "QUEUE_MAX_BYTES") {
 		t.Errorf("got %v, want an error that names the argument and the way out", err)
+	}
+}
+
+func TestEnsureDeclaresWhatIsMissingAndChecksTheRest(t *testing.T) {
+	c := testenv.Broker(t, 2)
+	conn, err := broker.Dial(context.Background(), c.URLs, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.End(time.Second)
+	topology := broker.NewTopology(c)
+	ch := testenv.Channel(t, c)
+	for _, lost := range []func() error{
+		func() error { return nil },
+		func() error { return nil },
+		func() error { return ch.ExchangeDelete(topology.Exchange(), false, false) },
+		func() error { _, err := ch.QueueDelete(topology.Queue(1), false, false, false); return err },
+		func() error { _, err := ch.QueueDelete(topology.DeadQueue(), false, false, false); return err },
+	} {
+		if err := lost(); err != nil {
+			t.Fatal(err)
+		}
+		if err := topology.Ensure(conn.Connection); err != nil {
+			t.Fatal(err)
+		}
+		returned := ch.NotifyReturn(make(chan amqp.Return, 2))
+		for i := range 2 {
+			if err := ch.Publish(topology.Exchange(), topology.Queue(i), true, false, amqp.Publishing{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := ch.QueueDeclarePassive(topology.DeadQueue(), true, false, false, false, nil); err != nil {
+			t.Fatal(err) // what was returned has come before the answer
+		}
+		if len(returned) > 0 {
+			t.Errorf("%d queues are not bound", len(returned))
+		}
+	}
+	c.MaxBytes = 1 << 20
+	if err := broker.NewTopology(c).Ensure(conn.Connection); err == nil || !strings.Contains(err.Error(), "QUEUE_MAX_BYTES") {
+		t.Errorf("got %v, want an error that names the setting", err)
 	}
 }
 

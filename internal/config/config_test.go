@@ -16,6 +16,7 @@ type example struct {
 	Rows   int           `env:"ROWS" envDefault:"5000" min:"1" max:"100000" help:"Most rows."`
 	Size   Bytes         `env:"SIZE" envDefault:"16MiB" min:"1KiB" max:"64MiB" help:"Most bytes."`
 	Linger time.Duration `env:"LINGER" envDefault:"50ms" min:"0s" help:"Longest wait."`
+	Here   Loopback      `env:"HERE" help:"Where nobody else gets."`
 	Redis  RedisURL      `env:"REDIS" help:"Cache."`
 	DB     PostgresURL   `env:"DB" help:"Database."`
 	Every  time.Duration `env:"EVERY" envDefault:"24h" oneof:"1h 24h" help:"How often."`
@@ -39,13 +40,13 @@ func TestValuesAreRead(t *testing.T) {
 	var got example
 	err := LoadFrom(map[string]string{
 		"RABBITMQ_URL": "amqp://a:5672/, amqps://b/v", "QUEUE_SHARDS": "3", "ADDR": ":80", "ROWS": "1", "SIZE": "64KiB",
-		"LINGER": "0s", "EVERY": "60m", "REDIS": "redis://h:1/0", "DB": "postgres://h/d", "LEVEL": "warn", "ON": "false",
+		"LINGER": "0s", "HERE": "[::1]:6060", "EVERY": "60m", "REDIS": "redis://h:1/0", "DB": "postgres://h/d", "LEVEL": "warn", "ON": "false",
 	}, &got)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := example{Broker: Broker{URLs: BrokerURLs{"amqp://a:5672/", "amqps://b/v"}, Shards: 3}, Addr: ":80", Rows: 1,
-		Size: 64 << 10, Every: time.Hour, Redis: "redis://h:1/0", DB: "postgres://h/d", Level: "warn"}
+		Size: 64 << 10, Here: "[::1]:6060", Every: time.Hour, Redis: "redis://h:1/0", DB: "postgres://h/d", Level: "warn"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("values (-want +got):\n%s", diff)
 	}
@@ -66,6 +67,10 @@ func TestARefusalNamesTheVariableWhatItGotAndWhatItTakes(t *testing.T) {
 		{"EVERY", "daily", "1h, 24h"},
 		{"ADDR", "localhost", "host:port"},
 		{"ADDR", "localhost:http", "host:port"},
+		{"HERE", "0.0.0.0:6060", "host:port of this machine alone"},
+		{"HERE", ":6060", "host:port of this machine alone"},
+		{"HERE", "192.0.2.1:6060", "host:port of this machine alone"},
+		{"HERE", "localhost", "host:port of this machine alone"},
 		{"ON", "maybe", "true or false"},
 		{"LEVEL", "loud", "info, warn"},
 		{"REDIS", "http://h", "redis://"},

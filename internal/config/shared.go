@@ -20,6 +20,7 @@ type Process struct {
 	ShutdownTimeout time.Duration `env:"SHUTDOWN_TIMEOUT" envDefault:"30s" min:"1s" help:"Longest time to finish what is under way when told to stop."`
 	LogLevel        string        `env:"LOG_LEVEL" envDefault:"info" oneof:"debug info warn error" help:"Least level that is logged."`
 	LogFormat       string        `env:"LOG_FORMAT" envDefault:"text" oneof:"text json" help:"Form of the log lines on standard error."`
+	Profiles        Loopback      `env:"PPROF_ADDR" help:"Where profiles can be fetched, under /debug/pprof/; empty: nowhere."`
 }
 
 // Access holds the settings of who may call an HTTP service, and how.

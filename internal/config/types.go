@@ -24,6 +24,9 @@ type (
 	// Address is a TCP address to listen on, host:port.
 	Address string
 
+	// Loopback is an Address that only this machine reaches, or empty.
+	Loopback string
+
 	// BrokerURLs are the amqp or amqps URLs of a cluster's nodes.
 	BrokerURLs []string
 
@@ -37,6 +40,7 @@ type (
 // Takes describe the types in refusals and help texts.
 func (Bytes) Takes() string      { return "a size such as 512, 64KiB or 16MiB" }
 func (Address) Takes() string    { return "host:port such as 127.0.0.1:8080" }
+func (Loopback) Takes() string   { return "host:port of this machine alone such as 127.0.0.1:6060" }
 func (BrokerURLs) Takes() string { return "amqp:// or amqps:// URLs, separated by commas" }
 func (PostgresURL) Takes() string {
 	return "a PostgreSQL URL such as postgres://user:password@host:5432/database"
@@ -65,6 +69,7 @@ var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[time.Duration](): func(s string) (any, error) { return time.ParseDuration(s) },
 	reflect.TypeFor[Bytes]():         func(s string) (any, error) { return parseBytes(s) },
 	reflect.TypeFor[Address]():       func(s string) (any, error) { return parseAddress(s) },
+	reflect.TypeFor[Loopback]():      func(s string) (any, error) { return parseLoopback(s) },
 	reflect.TypeFor[BrokerURLs]():    func(s string) (any, error) { return parseBrokerURLs(s) },
 	reflect.TypeFor[PostgresURL](): func(s string) (any, error) {
 		_, err := pgconn.ParseConfig(s)
@@ -99,6 +104,24 @@ func parseAddress(s string) (Address, error) {
 		return "", err
 	}
 	return Address(s), nil
+}
+
+// Loopback says whether only this machine reaches the address.
+func (a Address) Loopback() bool {
+	host, _, err := net.SplitHostPort(string(a))
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func parseLoopback(s string) (Loopback, error) {
+	a, err := parseAddress(s)
+	if err == nil && !a.Loopback() {
+		err = errNotTaken
+	}
+	return Loopback(a), err
 }
 
 func parseBrokerURLs(s string) (BrokerURLs, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -17,13 +18,23 @@ import (
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
 	"github.com/testcontainers/testcontainers-go"
+	"github.com/testcontainers/testcontainers-go/exec"
 )
 
-// The images, pinned, so that the same servers start tomorrow.
+// The images and their settings are those of docker-compose.yml, which a test holds.
 const (
-	postgresImage = "postgres:17.5"
-	rabbitmqImage = "rabbitmq:4.1.0"
-	redisImage    = "redis:7.4.2"
+	postgresImage = "postgres:18.6"
+	rabbitmqImage = "rabbitmq:4.2.9-management"
+	redisImage    = "redis:8.8.0"
+
+	// rabbitContainerConf is deploy/rabbitmq/millrace.conf without its comments.
+	rabbitContainerConf = `vm_memory_high_watermark.absolute = 1200MB
+disk_free_limit.absolute = 1GB
+log.console = true
+log.console.level = info
+log.console.use_colors = off
+log.file = false
+`
 )
 
 const (
@@ -65,8 +76,8 @@ type containerServer struct {
 	down bool // on purpose
 }
 
-// newContainers returns nil when no Docker engine answers.
-func newContainers(ctx context.Context, o Options, died func(error)) provider {
+// newContainers fails when no Docker engine answers.
+func newContainers(ctx context.Context, o Options, died func(error)) (provider, error) {
 	askCtx, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
 	engine, err := testcontainers.NewDockerClientWithOpts(askCtx)
@@ -74,8 +85,8 @@ func newContainers(ctx context.Context, o Options, died func(error)) provider {
 		_, err = engine.Ping(askCtx, client.PingOptions{})
 	}
 	if err != nil {
-		o.Log.Debug("no Docker engine answers", "error", err)
-		return nil
+		reasons := strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' }), "; ")
+		return nil, errors.New("no Docker engine answers: " + reasons)
 	}
 	if o.Dir != "" {
 		o.Log.Warn("servers in containers do not keep their data after the stop", "dir", o.Dir)
@@ -92,7 +103,7 @@ func newContainers(ctx context.Context, o Options, died func(error)) provider {
 		watched:   make(chan struct{}),
 	}
 	go c.watch(watchCtx)
-	return c
+	return c, nil
 }
 
 // image says how the named server runs in a container.
@@ -101,6 +112,9 @@ type image struct {
 	port    string // inside
 	env     map[string]string
 	command []string
+	files   map[string]string // content by path
+	memory  int64             // bytes, as limits
+	shared  int64             // of them in /dev/shm; 0 is the engine's own
 	url     func(port int) string
 	ready   func(ctx context.Context, url string) error
 }
@@ -115,18 +129,26 @@ func (c *containers) image(name string) (image, error) {
 				"POSTGRES_USER": "millrace", "POSTGRES_PASSWORD": c.PostgresPassword, "POSTGRES_DB": "millrace",
 				"POSTGRES_INITDB_ARGS": "--encoding=UTF8 --locale=C.UTF-8",
 			},
-			command: []string{"postgres", "-c", "max_connections=200", "-c", "shared_buffers=256MB",
-				"-c", "max_wal_size=4GB", "-c", "checkpoint_timeout=15min", "-c", "wal_compression=lz4"},
-			url:   func(port int) string { return postgresURL(c.PostgresPassword, port) },
-			ready: postgresReady,
+			command: []string{"postgres", "-cmax_connections=200", "-cshared_buffers=256MB", "-cmaintenance_work_mem=256MB",
+				"-cmax_wal_size=4GB", "-ccheckpoint_timeout=15min", "-ccheckpoint_completion_target=0.9", "-cwal_compression=lz4",
+				"-ctimezone=UTC", "-clog_timezone=UTC", "-ccluster_name=millrace"},
+			memory: 3 << 30,
+			shared: 1 << 30,
+			url:    func(port int) string { return postgresURL(c.PostgresPassword, port) },
+			ready:  postgresReady,
 		}, nil
 	case rabbitmq:
 		return image{
-			name:  rabbitmqImage,
-			port:  "5672/tcp",
-			env:   map[string]string{"RABBITMQ_DEFAULT_USER": c.RabbitUser, "RABBITMQ_DEFAULT_PASS": c.RabbitPassword},
-			url:   func(port int) string { return rabbitURL(c.RabbitUser, c.RabbitPassword, port) },
-			ready: rabbitReady,
+			name: rabbitmqImage,
+			port: "5672/tcp",
+			env: map[string]string{
+				"RABBITMQ_DEFAULT_USER": c.RabbitUser, "RABBITMQ_DEFAULT_PASS": c.RabbitPassword,
+				"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt short +sbwtdio short",
+			},
+			files:  map[string]string{"/etc/rabbitmq/conf.d/50-millrace.conf": rabbitContainerConf},
+			memory: 2 << 30,
+			url:    func(port int) string { return rabbitURL(c.RabbitUser, c.RabbitPassword, port) },
+			ready:  rabbitReady,
 		}, nil
 	case redis:
 		return image{
@@ -134,8 +156,10 @@ func (c *containers) image(name string) (image, error) {
 			port: "6379/tcp",
 			command: []string{"redis-server", "--requirepass", c.RedisPassword, "--save", "", "--appendonly", "no",
 				"--maxmemory", "256mb", "--maxmemory-policy", "allkeys-lru"},
-			url:   func(port int) string { return redisURL(c.RedisPassword, port) },
-			ready: redisReady,
+			env:    map[string]string{"REDISCLI_AUTH": c.RedisPassword},
+			memory: 512 << 20,
+			url:    func(port int) string { return redisURL(c.RedisPassword, port) },
+			ready:  redisReady,
 		}, nil
 	}
 	return image{}, fmt.Errorf("no server is called %q", name)
@@ -181,11 +205,17 @@ func (c *containers) attempt(ctx context.Context, name string, img image) (*cont
 				HostIP:   netip.AddrFrom4([4]byte{127, 0, 0, 1}),
 				HostPort: strconv.Itoa(port),
 			}}}
+			h.Memory, h.ShmSize = img.memory, img.shared
 		}),
 		testcontainers.WithLogger(quietly{c.log}),
 	}
 	if len(img.command) > 0 {
 		options = append(options, testcontainers.WithCmd(img.command...))
+	}
+	for path, content := range img.files {
+		options = append(options, testcontainers.WithFiles(testcontainers.ContainerFile{
+			Reader: strings.NewReader(content), ContainerFilePath: path, FileMode: 0o644,
+		}))
 	}
 	s := &containerServer{name: name, port: port, address: img.url(port), ready: img.ready, engine: c.engine}
 	s.container, err = testcontainers.Run(ctx, img.name, options...)
@@ -357,15 +387,16 @@ func (s *containerServer) signal(sig os.Signal) error {
 	return err
 }
 
-func (s *containerServer) control(ctx context.Context, args ...string) error {
-	status, output, err := s.container.Exec(ctx, append([]string{"rabbitmqctl"}, args...))
+func (s *containerServer) control(ctx context.Context, args ...string) (string, error) {
+	status, output, err := s.container.Exec(ctx, append([]string{"rabbitmqctl"}, args...), exec.Multiplexed())
 	if err != nil {
-		return err
+		return "", err
 	}
 	if status != 0 {
-		return fmt.Errorf("rabbitmqctl in %s: exit status %d%s", s.name, status, lastLines(output, "its output"))
+		return "", fmt.Errorf("rabbitmqctl in %s: exit status %d%s", s.name, status, lastLines(output, "its output"))
 	}
-	return nil
+	text, err := io.ReadAll(output)
+	return string(text), err
 }
 
 // quietly sends Testcontainers' words to the debug log.

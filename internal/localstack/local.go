@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -47,9 +49,14 @@ type local struct {
 	temporary bool
 	lock      *os.File
 	credentials
+	metrics  bool // RabbitMQ's
 	launcher *launcher
 	died     func(error)
 	log      *slog.Logger
+
+	brokers int           // RabbitMQ's nodes
+	founded chan struct{} // closed when the first of several is up
+	epmd    epmd
 }
 
 // engine is what PostgreSQL, RabbitMQ and Redis each know about themselves.
@@ -63,8 +70,6 @@ type engine interface {
 	address(port int) string
 	// quit is the signal for an orderly stop.
 	quit() os.Signal
-	// release ends what launch started beside the server and kept for a restart.
-	release()
 	remains() remains
 }
 
@@ -74,14 +79,19 @@ type localServer struct {
 	name  string
 	local *local
 
-	mu   sync.Mutex // held while the server is started or stopped
-	port int        // 0 until the server has been up once
-	p    *process   // nil before the first start
+	mu     sync.Mutex // held while the server is started or stopped
+	port   int        // 0 until the server has been up once
+	p      *process   // nil before the first start
+	frozen time.Time  // since when, by SIGSTOP; zero while it is not
 }
 
 func newLocal(ctx context.Context, o Options, died func(error)) (*local, error) {
-	l := &local{dir: o.Dir, died: died, log: o.Log}
-	if err := l.open(ctx); err != nil {
+	l := &local{dir: o.Dir, metrics: o.Metrics, died: died, log: o.Log, brokers: max(o.Brokers, 1), founded: make(chan struct{})}
+	err := l.open(ctx)
+	if err == nil && o.Need.RabbitMQ {
+		err = l.checkBrokers(l.brokers)
+	}
+	if err != nil {
 		return nil, errors.Join(err, l.close())
 	}
 	return l, nil
@@ -209,11 +219,11 @@ func (l *local) remains() remains {
 	}
 }
 
-// run runs c to its end.
-func (l *local) run(ctx context.Context, c command) error {
+// run runs c to its end and returns what it wrote.
+func (l *local) run(ctx context.Context, c command) (output string, err error) {
 	p, err := l.launcher.launch(c, nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	select {
 	case <-p.done:
@@ -222,12 +232,13 @@ func (l *local) run(ctx context.Context, c command) error {
 		<-p.done
 	}
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return "", ctx.Err()
 	}
 	if p.err != nil {
-		return p.failure()
+		return "", p.failure()
 	}
-	return nil
+	text, err := os.ReadFile(c.log)
+	return string(text), err
 }
 
 // command completes c for the process called name. The environment is made from
@@ -255,12 +266,17 @@ func (l *local) start(ctx context.Context, name string) (server, error) {
 	switch name {
 	case postgres:
 		s.engine = &postgresEngine{local: l}
-	case rabbitmq:
-		s.engine = &rabbitEngine{local: l}
 	case redis:
 		s.engine = &redisEngine{local: l}
 	default:
-		return nil, fmt.Errorf("no server is called %q", name)
+		number := slices.Index(brokerNames(l.brokers), name)
+		if number < 0 {
+			return nil, fmt.Errorf("no server is called %q", name)
+		}
+		if l.brokers > 1 {
+			number++
+		}
+		s.engine = &rabbitEngine{local: l, name: name, number: number}
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -271,12 +287,21 @@ func (l *local) start(ctx context.Context, name string) (server, error) {
 	if err := s.up(ctx); err != nil {
 		return nil, err
 	}
+	if e, ok := s.engine.(*rabbitEngine); ok && e.number == 1 {
+		close(l.founded)
+	} else if ok && e.number == l.brokers {
+		// It is not to be believed without a look: a node that can't reach the first one makes a cluster of its own.
+		if _, err := s.control(ctx, "await_online_nodes", strconv.Itoa(l.brokers)); err != nil {
+			return s, fmt.Errorf("the cluster of %d RabbitMQ nodes: %w", l.brokers, err)
+		}
+	}
 	l.log.Debug("private server is up", "server", name, "port", s.port, "took", time.Since(began).Round(time.Millisecond))
 	return s, nil
 }
 
 func (l *local) close() error {
 	var errs []error
+	l.epmd.stop()
 	if l.launcher != nil {
 		l.launcher.close()
 	}
@@ -308,7 +333,6 @@ func (s *localServer) up(ctx context.Context) error {
 			s.port = port
 			return nil
 		}
-		s.release()
 		if try == portTries || ctx.Err() != nil || !portLost.MatchString(err.Error()) {
 			return err
 		}
@@ -370,6 +394,7 @@ func (s *localServer) await(ctx context.Context, port int) error {
 // that it started.
 func (s *localServer) end(ctx context.Context) error {
 	s.p.expect()
+	s.frozen = time.Time{}
 	if s.p.running() {
 		_ = s.p.signal(s.quit())
 		wake(s.p)
@@ -402,7 +427,6 @@ func (s *localServer) force() error {
 func (s *localServer) stop(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	defer s.release()
 	return s.end(ctx)
 }
 
@@ -432,6 +456,9 @@ func (s *localServer) signal(sig os.Signal) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if freezes(sig) || wakes(sig) {
+		if s.frozen = (time.Time{}); freezes(sig) {
+			s.frozen = time.Now()
+		}
 		return signalFamily(s.p, sig)
 	}
 	if ends(sig) {
@@ -440,15 +467,34 @@ func (s *localServer) signal(sig os.Signal) error {
 	return s.p.signal(sig)
 }
 
-func (s *localServer) control(ctx context.Context, args ...string) error {
+func (s *localServer) control(ctx context.Context, args ...string) (string, error) {
 	e, ok := s.engine.(*rabbitEngine)
 	if !ok {
-		return fmt.Errorf("%s has no control program", s.name)
+		return "", fmt.Errorf("%s has no control program", s.name)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.frozen.IsZero() || !s.p.running() {
+		return "", fmt.Errorf("%s: %w", s.name, errDown)
+	}
 	return e.control(ctx, args...)
 }
+
+// thaw lets a server go on that was stopped by SIGSTOP, and returns for how long it was.
+func (s *localServer) thaw() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.frozen.IsZero() {
+		return 0
+	}
+	since := s.frozen
+	s.frozen = time.Time{}
+	wake(s.p)
+	return time.Since(since)
+}
+
+// errDown says that a server does not run, or is stopped by SIGSTOP.
+var errDown = errors.New("the server does not run")
 
 func (s *localServer) url() string { return s.address(s.port) }
 

@@ -35,7 +35,8 @@ import (
 	"time"
 )
 
-// The servers' names, as Kill, Restart and Signal take them.
+// The servers' names, as Kill, Restart and Signal take them. The nodes of a RabbitMQ cluster are rabbitmq-1,
+// rabbitmq-2 and so on: see Stack.Brokers.
 const (
 	postgres = "postgres"
 	rabbitmq = "rabbitmq"
@@ -72,6 +73,11 @@ type Options struct {
 	Dir string
 	// Need says which servers to start. None is allowed.
 	Need Need
+	// Brokers is how many nodes RabbitMQ has: 1 (also when 0), 3 or 5. A folder keeps its number. Several take
+	// servers that are installed here, and twice the time to start for the first time.
+	Brokers int
+	// Metrics has RabbitMQ serve its metrics for Prometheus: see Stack.RabbitMQMetrics.
+	Metrics bool
 	// Log takes progress at level info and details at level debug; nil: nobody.
 	Log *slog.Logger
 }
@@ -81,11 +87,16 @@ type Options struct {
 // it but Stop again.
 type Stack struct {
 	// The servers' addresses, with user and password; empty for a server that was
-	// not asked for. They stay the same until Stop, Restart included.
+	// not asked for. They stay the same until Stop, Restart included. That of a RabbitMQ
+	// cluster is its nodes' addresses, separated by commas.
 	PostgresURL, RabbitMQURL, RedisURL string
+	// RabbitMQMetrics holds host:port of each node's metrics, when Options.Metrics asked for them and RabbitMQ runs
+	// from local binaries.
+	RabbitMQMetrics []string
 
 	provider provider
 	servers  map[string]server
+	brokers  []string // names of RabbitMQ's nodes
 	died     chan error
 	log      *slog.Logger
 
@@ -111,20 +122,23 @@ type server interface {
 	restart(ctx context.Context) error
 	signal(sig os.Signal) error
 	// control runs the server's own control program.
-	control(ctx context.Context, args ...string) error
+	control(ctx context.Context, args ...string) (output string, err error)
 }
 
 // Start starts the needed servers side by side and returns when a client can work
 // with each: after about 5 s, most of it RabbitMQ's. Binaries installed on this
 // machine are taken when all the needed ones are there; else containers, when a
 // Docker engine answers; else the error is one line with the command that installs
-// what is missing.
+// what is missing. MILLRACE_STACK=local or containers leaves no choice.
 //
 // ctx bounds the start alone: when it ends first, what was started is stopped and
 // its error returned. Once Start has returned, only Stop ends the servers.
 func Start(ctx context.Context, o Options) (*Stack, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Brokers = max(o.Brokers, 1); o.Brokers != 1 && o.Brokers != 3 && o.Brokers != 5 {
+		return nil, fmt.Errorf("RabbitMQ with %d nodes: want 1, 3 or 5, so that a majority is left when one is gone", o.Brokers)
 	}
 	s := &Stack{servers: map[string]server{}, died: make(chan error, 1), log: o.Log}
 	began := time.Now()
@@ -134,6 +148,10 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	}
 
 	names := o.Need.names()
+	if i := slices.Index(names, rabbitmq); i >= 0 {
+		s.brokers = brokerNames(o.Brokers)
+		names = slices.Replace(names, i, i+1, s.brokers...)
+	}
 	servers := make([]server, len(names))
 	errs := make([]error, len(names))
 	// One failure ends the other starts: the caller gets all or nothing.
@@ -160,23 +178,59 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 		return nil, errors.Join(err, stopErr)
 	}
 	s.PostgresURL = s.url(postgres)
-	s.RabbitMQURL = s.url(rabbitmq)
+	var nodes []string
+	for _, name := range s.brokers {
+		nodes = append(nodes, s.url(name))
+	}
+	s.RabbitMQURL = strings.Join(nodes, ",")
 	s.RedisURL = s.url(redis)
+	for _, name := range names {
+		if srv, ok := s.servers[name].(*localServer); ok {
+			if e, ok := srv.engine.(*rabbitEngine); ok && o.Metrics {
+				s.RabbitMQMetrics = append(s.RabbitMQMetrics, fmt.Sprintf("127.0.0.1:%d", e.metrics))
+			}
+		}
+	}
 	o.Log.Info("private servers are up", "servers", names, "took", time.Since(began).Round(time.Millisecond))
 	return s, nil
 }
 
+// stackSetting is the variable that says how servers are run: local, containers, or empty, which is as Start says.
+const stackSetting = "MILLRACE_STACK"
+
 // newProvider chooses how servers are run: see Start.
 func newProvider(ctx context.Context, o Options, died func(error)) (provider, error) {
 	missing := MissingPackages(o.Need)
-	if len(missing) == 0 {
-		return newLocal(ctx, o, died)
-	}
-	if p := newContainers(ctx, o, died); p != nil {
-		o.Log.Info("servers are not installed here, using containers", "missing", missing)
+	switch how := os.Getenv(stackSetting); how {
+	case "containers":
+		if o.Brokers > 1 {
+			return nil, fmt.Errorf("%s=containers: RabbitMQ has one node there, not %d", stackSetting, o.Brokers)
+		}
+		p, err := newContainers(ctx, o, died)
+		if err != nil {
+			return nil, fmt.Errorf("%s=containers: %w", stackSetting, err)
+		}
 		return p, nil
+	case "", "local":
+		if len(missing) == 0 {
+			return newLocal(ctx, o, died)
+		}
+		if how == "local" {
+			return nil, missingError(missing)
+		}
+	default:
+		return nil, fmt.Errorf("%s: got %q, takes local, containers, or nothing", stackSetting, how)
 	}
-	return nil, missingError(missing)
+	if o.Brokers > 1 {
+		return nil, missingError(missing)
+	}
+	p, err := newContainers(ctx, o, died)
+	if err != nil {
+		o.Log.Debug("servers in containers", "error", err)
+		return nil, missingError(missing)
+	}
+	o.Log.Info("servers are not installed here, using containers", "missing", missing)
+	return p, nil
 }
 
 // firstCause picks the error that explains a failed start. The other servers report
@@ -250,8 +304,8 @@ func (s *Stack) Env() []string {
 	return env
 }
 
-// Kill ends the named server ("postgres", "rabbitmq" or "redis") with SIGKILL, as a
-// fault would, and returns when it is gone. Restart brings it back.
+// Kill ends the named server ("postgres", "rabbitmq", "redis", or a node of a RabbitMQ cluster)
+// with SIGKILL, as a fault would, and returns when it is gone. Restart brings it back.
 func (s *Stack) Kill(name string) error {
 	srv, err := s.server(name)
 	if err != nil {
@@ -263,6 +317,9 @@ func (s *Stack) Kill(name string) error {
 // Restart starts the named server again, on the same port and the same data, and
 // returns when a client can work with it. If it still runs, it is stopped in order
 // first. When Restart fails the server is down, and Restart may be tried again.
+//
+// A node of a RabbitMQ cluster that lost its majority starts only beside others: their
+// Restarts must run at once.
 func (s *Stack) Restart(ctx context.Context, name string) error {
 	srv, err := s.server(name)
 	if err != nil {
@@ -282,16 +339,6 @@ func (s *Stack) Signal(name string, sig os.Signal) error {
 	return srv.signal(sig)
 }
 
-// RabbitMQCtl runs rabbitmqctl on the private node, whatever its arguments do: they may block publishers, close
-// connections, or stop the application. It takes a second or two.
-func (s *Stack) RabbitMQCtl(ctx context.Context, args ...string) error {
-	srv, err := s.server(rabbitmq)
-	if err != nil {
-		return err
-	}
-	return srv.control(ctx, args...)
-}
-
 func (s *Stack) server(name string) (server, error) {
 	if srv := s.servers[name]; srv != nil {
 		return srv, nil
@@ -307,8 +354,12 @@ func (s *Stack) url(name string) string {
 }
 
 // MissingPackages lists the Debian packages that would have to be installed before
-// the needed servers can run from local binaries; empty when all are there.
+// the needed servers can run from local binaries; empty when all are there, or when
+// MILLRACE_STACK=containers asks for none.
 func MissingPackages(need Need) []string {
+	if os.Getenv(stackSetting) == "containers" {
+		return nil
+	}
 	var missing []string
 	for _, p := range []struct {
 		name   string

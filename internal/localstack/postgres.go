@@ -176,7 +176,8 @@ func (e *postgresEngine) writeFile(path, text string) error {
 
 // run runs one of PostgreSQL's programs to its end.
 func (e *postgresEngine) run(ctx context.Context, program string, args ...string) error {
-	return e.local.run(ctx, e.command(initdbName, program, args, syscall.SIGKILL))
+	_, err := e.local.run(ctx, e.command(initdbName, program, args, syscall.SIGKILL))
+	return err
 }
 
 func (e *postgresEngine) command(name, program string, args []string, orphaned syscall.Signal) command {
@@ -255,8 +256,6 @@ func (e *postgresEngine) quit() os.Signal {
 	}
 	return syscall.SIGINT
 }
-
-func (e *postgresEngine) release() {}
 
 func (e *postgresEngine) remains() remains {
 	return remains{

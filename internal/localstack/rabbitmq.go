@@ -8,8 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,7 +24,7 @@ default_user = %s
 default_pass = %s
 
 # RabbitMQ shares the machine with PostgreSQL and Millrace.
-vm_memory_high_watermark.relative = 0.4
+vm_memory_high_watermark.relative = %.2f
 # Below this it takes no more messages; the log of a quorum queue grows by 512 MB at once.
 disk_free_limit.absolute = 1GB
 
@@ -33,16 +35,88 @@ log.console.use_colors = off
 log.file = false
 `
 
-// rabbitNode is constant: the data folder belongs to the node's name. Nodes of other
-// folders have the same name and another epmd, so they do not meet.
-const rabbitNode = "millrace@localhost"
+// memoryShare is the part of the machine's memory at which RabbitMQ, all its nodes together, blocks publishers.
+const memoryShare = 0.4
 
+// rabbitMetrics is added for the plugin that serves metrics. The management agent comes with it, and would keep
+// statistics for a management plugin that is not there.
+const rabbitMetrics = `
+prometheus.tcp.ip = 127.0.0.1
+prometheus.tcp.port = %d
+management_agent.disable_metrics_collector = true
+`
+
+// clusterConf is what a node of several is told beside rabbitConf.
+//
+// pause_minority: a node that sees less than half of the cluster stops serving until it sees more. Quorum queues do
+// not need it, since Raft decides for them: but the node would still take connections and publishes that nobody
+// confirms, and exchanges, bindings and users (Mnesia) would go different ways on the two sides, which with the
+// default, ignore, stays so until somebody restarts nodes. Paused, it drops its clients at once, who go to the others,
+// and comes back by itself.
+//
+// net_ticktime: a node that hangs (stopped by SIGSTOP, or cut off by a network that drops packets) is given up after so
+// many seconds, a quarter more or less. Until then whatever writes to Mnesia waits for it, on all nodes: a declaration,
+// a binding, and the note of which node leads a queue now, without which new channels find no leader. The default, 60, is
+// that long without a confirm.
+//
+// The log of quorum queues is held in memory up to the size of its file, on each node.
+const clusterConf = `
+cluster_partition_handling = pause_minority
+net_ticktime = 10
+raft.wal_max_size_bytes = 67108864
+`
+
+// rabbitEngine is RabbitMQ, or one node of a cluster.
 type rabbitEngine struct {
 	local  *local
+	name   string // of the server
+	number int    // 0: not of a cluster
 	script string
-	epmd   string   // path of the program
-	daemon *process // the running epmd; nil before the first launch
-	port   int      // epmd's
+
+	last    int // port of the last launch
+	metrics int // port of the metrics; it changes only together with last
+}
+
+// node is the node's name. It is constant, because the data folder belongs to it. Nodes of other folders have the
+// same name and another epmd, so they do not meet.
+func (e *rabbitEngine) node() string { return rabbitNode(e.number) }
+
+func rabbitNode(number int) string {
+	if number == 0 {
+		return "millrace@localhost"
+	}
+	return fmt.Sprintf("millrace-%d@localhost", number)
+}
+
+// brokerNames are the servers' names of so many RabbitMQ nodes.
+func brokerNames(brokers int) []string {
+	if brokers <= 1 {
+		return []string{rabbitmq}
+	}
+	names := make([]string, brokers)
+	for i := range names {
+		names[i] = fmt.Sprintf("%s-%d", rabbitmq, i+1)
+	}
+	return names
+}
+
+// checkBrokers refuses data of another number of nodes: one more would have no part in the queues that there are,
+// and the rest of a cluster can't do without the missing ones.
+func (l *local) checkBrokers(brokers int) error {
+	have, _ := filepath.Glob(filepath.Join(l.dir, rabbitmq+"*"))
+	want := brokerNames(brokers)
+	for i, dir := range have {
+		have[i] = filepath.Base(dir)
+	}
+	if len(have) > 0 && !slices.Equal(have, want) {
+		return fmt.Errorf("the data folder %s is of a RabbitMQ with %d nodes, not %d: start as many, or use another folder", l.dir, len(have), brokers)
+	}
+	for _, name := range want {
+		if err := os.MkdirAll(filepath.Join(l.dir, name), 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // findRabbitMQ finds the server's start script. Debian's wrapper around it does not
@@ -91,15 +165,14 @@ func findEPMD() (string, error) {
 }
 
 func (e *rabbitEngine) file(name string) string {
-	return filepath.Join(e.local.dir, "rabbitmq", name)
+	return filepath.Join(e.local.dir, e.name, name)
 }
 
-func (e *rabbitEngine) prepare(context.Context) error {
+// prepare also has a new node wait for the first one, which makes the cluster that it joins. Nodes that have been
+// in the cluster start side by side: they wait for each other.
+func (e *rabbitEngine) prepare(ctx context.Context) error {
 	var err error
 	if e.script, err = findRabbitMQ(); err != nil {
-		return err
-	}
-	if e.epmd, err = findEPMD(); err != nil {
 		return err
 	}
 	for _, dir := range []string{"", "home", "mnesia", "log", "conf.d"} {
@@ -107,37 +180,69 @@ func (e *rabbitEngine) prepare(context.Context) error {
 			return err
 		}
 	}
-	return errors.Join(
-		replaceFile(e.file("enabled_plugins"), []byte("[].\n"), 0o600),
+	plugins := "[].\n"
+	if e.local.metrics {
+		plugins = "[rabbitmq_prometheus].\n"
+	}
+	if err := errors.Join(
+		replaceFile(e.file("enabled_plugins"), []byte(plugins), 0o600),
 		replaceFile(e.file("advanced.config"), []byte("[].\n"), 0o600),
 		replaceFile(e.file("home/.erlang.cookie"), []byte(e.local.ErlangCookie), 0o400),
-	)
+	); err != nil {
+		return err
+	}
+	if _, err := os.Stat(e.file("mnesia/" + e.node())); e.number > 1 && errors.Is(err, os.ErrNotExist) {
+		select {
+		case <-e.local.founded:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 func (e *rabbitEngine) launch(port int) (*process, error) {
-	if err := e.startEPMD(); err != nil {
+	if err := e.local.epmd.start(e.local); err != nil {
 		return nil, err
 	}
 	distribution, err := freePort()
 	if err != nil {
 		return nil, err
 	}
-	conf := fmt.Appendf(nil, rabbitConf, port, e.local.RabbitUser, e.local.RabbitPassword)
+	conf := fmt.Appendf(nil, rabbitConf, port, e.local.RabbitUser, e.local.RabbitPassword, memoryShare/float64(e.local.brokers))
+	// RabbitMQ has its schedulers sleep as soon as they are idle. A short wait for the next message confirms
+	// small frames a quarter sooner (0.65 ms for 0.90, measured at 64 connections), for a few percent of a core.
+	// Several nodes would wait on each other's cores.
+	args := "+sbwt short +sbwtdio short"
+	if e.number > 0 {
+		conf = append(conf, clusterConf...)
+		for i := range min(e.number, 2) { // the first, whom the others join, and this one
+			conf = fmt.Appendf(conf, "cluster_formation.classic_config.nodes.%d = %s\n", i+1, rabbitNode([]int{1, e.number}[i]))
+		}
+		args = fmt.Sprintf("+S %d", max(1, runtime.NumCPU()/e.local.brokers))
+	}
+	if e.local.metrics {
+		if port != e.last {
+			if e.metrics, err = freePort(); err != nil {
+				return nil, err
+			}
+			e.last = port
+		}
+		conf = fmt.Appendf(conf, rabbitMetrics, e.metrics)
+	}
 	if err := replaceFile(e.file("rabbitmq.conf"), conf, 0o600); err != nil {
 		return nil, err
 	}
-	return e.local.launcher.launch(e.local.command(rabbitmq, command{
+	return e.local.launcher.launch(e.local.command(e.name, command{
 		path: e.script,
 		dir:  e.file(""),
 		env: append(e.erlangEnv(),
 			// The script then becomes the Erlang VM instead of waiting for it: every
 			// signal, the parent-death one above all, reaches the VM itself.
 			"RUNNING_UNDER_SYSTEMD=true",
-			"RABBITMQ_NODENAME="+rabbitNode,
+			"RABBITMQ_NODENAME="+e.node(),
 			"RABBITMQ_DIST_PORT="+strconv.Itoa(distribution),
-			// RabbitMQ has its schedulers sleep as soon as they are idle. A short wait for the next message confirms
-			// small frames a quarter sooner (0.65 ms for 0.90, measured at 64 connections), for a few percent of a core.
-			"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+sbwt short +sbwtdio short",
+			"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="+args,
 			"RABBITMQ_CONFIG_FILE="+e.file("rabbitmq.conf"),
 			// Without these, the settings in /etc/rabbitmq would be read as well.
 			"RABBITMQ_CONFIG_FILES="+e.file("conf.d"),
@@ -157,39 +262,53 @@ func (e *rabbitEngine) launch(port int) (*process, error) {
 // erlangEnv holds for every Erlang program: who its epmd is, that nobody starts
 // another one (which would go into the background and stay), and that the
 // distribution port, open to all addresses by default, is on loopback only.
-func (e *rabbitEngine) erlangEnv() []string {
+func (e *rabbitEngine) erlangEnv() []string { return e.local.epmd.env(e.file("home")) }
+
+// epmd is Erlang's port mapper, by which the nodes and rabbitmqctl find each other. All nodes of a folder share it.
+type epmd struct {
+	mu     sync.Mutex
+	daemon *process // nil before the first start
+	port   int
+}
+
+func (m *epmd) env(home string) []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	return []string{
-		"HOME=" + e.file("home"),
-		"ERL_EPMD_PORT=" + strconv.Itoa(e.port),
+		"HOME=" + home,
+		"ERL_EPMD_PORT=" + strconv.Itoa(m.port),
 		"ERL_EPMD_ADDRESS=127.0.0.1",
 		"ERL_FLAGS=-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
 	}
 }
 
-// startEPMD starts the port mapper in the foreground, as a child like the others,
+// start starts the port mapper, if it does not run, in the foreground, as a child like the others,
 // and before the node, which would otherwise start its own.
-func (e *rabbitEngine) startEPMD() error {
-	if e.daemon != nil && e.daemon.running() {
+func (m *epmd) start(l *local) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.daemon != nil && m.daemon.running() {
 		return nil
 	}
-	port, err := freePort()
+	path, err := findEPMD()
 	if err != nil {
 		return err
 	}
-	e.port = port
-	p, err := e.local.launcher.launch(e.local.command("epmd", command{
-		path:     e.epmd,
-		args:     []string{"-port", strconv.Itoa(port), "-address", "127.0.0.1"},
-		dir:      e.file(""),
-		env:      e.erlangEnv(),
+	if m.port, err = freePort(); err != nil {
+		return err
+	}
+	p, err := l.launcher.launch(l.command("epmd", command{
+		path:     path,
+		args:     []string{"-port", strconv.Itoa(m.port), "-address", "127.0.0.1"},
+		dir:      l.dir,
 		orphaned: syscall.SIGKILL,
-	}), e.local.died)
+	}), l.died)
 	if err != nil {
 		return err
 	}
-	e.daemon = p
+	m.daemon = p
 	for range 100 {
-		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second)
+		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", m.port), time.Second)
 		if err == nil {
 			conn.Close()
 			return p.guard()
@@ -201,16 +320,18 @@ func (e *rabbitEngine) startEPMD() error {
 	return fmt.Errorf("epmd does not answer%s", p.tail())
 }
 
-// release ends epmd, once the node has left it.
-func (e *rabbitEngine) release() {
-	if e.daemon == nil {
+// stop ends it, once all nodes have left it.
+func (m *epmd) stop() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.daemon == nil {
 		return
 	}
-	e.daemon.expect()
-	_ = e.daemon.signal(syscall.SIGTERM)
-	if !e.daemon.endsWithin(linger) {
-		_ = e.daemon.signal(syscall.SIGKILL)
-		<-e.daemon.done
+	m.daemon.expect()
+	_ = m.daemon.signal(syscall.SIGTERM)
+	if !m.daemon.endsWithin(linger) {
+		_ = m.daemon.signal(syscall.SIGKILL)
+		<-m.daemon.done
 	}
 }
 
@@ -244,12 +365,12 @@ func rabbitReady(ctx context.Context, url string) error {
 	return err
 }
 
-// control runs rabbitmqctl against the node.
-func (e *rabbitEngine) control(ctx context.Context, args ...string) error {
+// control runs rabbitmqctl against the node and returns what it wrote.
+func (e *rabbitEngine) control(ctx context.Context, args ...string) (string, error) {
 	script := filepath.Join(filepath.Dir(e.script), "rabbitmqctl")
-	return e.local.run(ctx, e.local.command("rabbitmqctl", command{
+	return e.local.run(ctx, e.local.command(e.name+"ctl", command{
 		path:     script,
-		args:     append([]string{"--node", rabbitNode}, args...),
+		args:     append([]string{"--node", e.node()}, args...),
 		dir:      e.file(""),
 		env:      append(e.erlangEnv(), "RABBITMQ_CONF_ENV_FILE=/dev/null"),
 		orphaned: syscall.SIGKILL,
@@ -261,7 +382,7 @@ func (e *rabbitEngine) quit() os.Signal { return syscall.SIGTERM }
 
 func (e *rabbitEngine) remains() remains {
 	return remains{
-		mark: e.local.ID + "/" + rabbitmq,
-		pids: []string{filepath.Join(e.local.dir, "pid", rabbitmq)},
+		mark: e.local.ID + "/" + e.name,
+		pids: []string{filepath.Join(e.local.dir, "pid", e.name)},
 	}
 }

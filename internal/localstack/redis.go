@@ -109,8 +109,6 @@ func redisReady(ctx context.Context, address string) error {
 
 func (e *redisEngine) quit() os.Signal { return syscall.SIGTERM }
 
-func (e *redisEngine) release() {}
-
 func (e *redisEngine) remains() remains {
 	return remains{
 		mark:  e.local.ID + "/" + redis,

@@ -28,17 +28,23 @@ import (
 	"millrace/internal/config"
 )
 
-// NewLogger returns the logger that the settings ask for, writing to w.
+// NewLogger returns the logger that the settings ask for, writing to w. Where w is the journal each line tells it its
+// priority.
 func NewLogger(w io.Writer, p config.Process) *slog.Logger {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(p.LogLevel)); err != nil {
 		level = slog.LevelInfo
 	}
 	o := &slog.HandlerOptions{Level: level}
+	handler := func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, o) }
 	if p.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, o))
+		handler = func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, o) }
 	}
-	return slog.New(slog.NewTextHandler(w, o))
+	if toJournal(w) {
+		o.ReplaceAttr = withoutTime
+		return slog.New(newJournal(w, handler))
+	}
+	return slog.New(handler(w))
 }
 
 // Logger returns the log of the service with that name: log, or one on standard error as the settings say when log
@@ -50,10 +56,10 @@ func Logger(log *slog.Logger, p config.Process, name string) *slog.Logger {
 	return log.With("service", name)
 }
 
-// NewRegistry returns a registry with the Go runtime's and the process's own metrics.
+// NewRegistry returns a registry with the metrics of the build, the Go runtime and the process.
 func NewRegistry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(collectors.NewBuildInfoCollector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
 
@@ -89,8 +95,27 @@ func (r *Ready) Reasons() map[string]string {
 	return out
 }
 
-// Handle adds GET /health, /ready and /metrics to mux.
+// Holds says whether a condition holds, as a gauge does: 1 or 0.
+func (r *Ready) Holds(condition string) float64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, fails := r.reasons[condition]; fails {
+		return 0
+	}
+	return 1
+}
+
+// Handle adds GET /health, /ready and /metrics to mux, and whether the service is ready to its metrics.
 func Handle(mux *http.ServeMux, ready *Ready, registry *prometheus.Registry) {
+	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "millrace_ready",
+		Help: "1 while /ready answers 200, else 0.",
+	}, func() float64 {
+		if len(ready.Reasons()) > 0 {
+			return 0
+		}
+		return 1
+	}))
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
 		WriteJSON(w, http.StatusOK, map[string]string{"status": "alive"})
 	})
@@ -121,7 +146,7 @@ func CheckAddress(name string, addr config.Address, access config.Access) error 
 
 // allow is what CheckAddress says. The TLS configuration is nil when access asks for none.
 func allow(name string, addr config.Address, access config.Access) (*tls.Config, error) {
-	if access.KeysFile == "" && !access.AllowAnonymous && !loopback(addr) {
+	if access.KeysFile == "" && !access.AllowAnonymous && !addr.Loopback() {
 		return nil, fmt.Errorf("%s: %s is not a loopback address and no keys are asked for: set KEYS_FILE, or ALLOW_ANONYMOUS=true", name, addr)
 	}
 	return tlsConfig(access)
@@ -141,15 +166,6 @@ func Listen(name string, addr config.Address, access config.Access) (net.Listene
 		ln = tls.NewListener(ln, tlsConfig)
 	}
 	return ln, nil
-}
-
-func loopback(addr config.Address) bool {
-	host, _, err := net.SplitHostPort(string(addr))
-	if err != nil {
-		return false
-	}
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 func tlsConfig(a config.Access) (*tls.Config, error) {
@@ -176,6 +192,30 @@ func tlsConfig(a config.Access) (*tls.Config, error) {
 		c.ClientAuth = tls.RequireAndVerifyClientCert
 	}
 	return c, nil
+}
+
+// RegisterCertificate adds to a service's metrics when the certificate that access names expires; nothing without
+// TLS. It is that of the start: a file that is replaced counts when the service is started again.
+func RegisterCertificate(r prometheus.Registerer, a config.Access) error {
+	if a.TLSCertFile == "" {
+		return nil
+	}
+	cert, err := tls.LoadX509KeyPair(a.TLSCertFile, a.TLSKeyFile)
+	if err != nil {
+		return fmt.Errorf("TLS_CERT_FILE, TLS_KEY_FILE: %w", err)
+	}
+	expiry := cert.Leaf.NotAfter
+	for _, der := range cert.Certificate[1:] { // a chain is as good as its first link to break
+		if c, err := x509.ParseCertificate(der); err == nil && c.NotAfter.Before(expiry) {
+			expiry = c.NotAfter
+		}
+	}
+	g := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "millrace_certificate_expiry_timestamp_seconds",
+		Help: "When the certificate that is served, or one of its chain, expires.",
+	})
+	g.Set(float64(expiry.Unix()))
+	return r.Register(g)
 }
 
 // Serve answers on ln until ctx is done, then lets requests under way finish for at most grace. It returns

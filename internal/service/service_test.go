@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -157,5 +158,37 @@ func TestAServiceThatEndsEndsTheGroup(t *testing.T) {
 	err := g.Wait(context.Background())
 	if !errors.Is(err, broken) || !strings.Contains(err.Error(), "bad") {
 		t.Errorf("got %v, want the error and the service's name", err)
+	}
+}
+
+func TestProfilesAreServedOnThisMachineAloneAndOnlyWhenAskedFor(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	stop, err := Profiles(config.Process{}, log)
+	if err != nil {
+		t.Fatalf("without the setting: %v", err)
+	}
+	stop()
+	for _, addr := range []config.Loopback{"0.0.0.0:0", ":0", "192.0.2.1:0"} {
+		if _, err := Profiles(config.Process{Profiles: addr}, log); err == nil || !strings.HasPrefix(err.Error(), "PPROF_ADDR: got ") {
+			t.Errorf("%s: got %v, want it refused", addr, err)
+		}
+	}
+	var said bytes.Buffer
+	stop, err = Profiles(config.Process{Profiles: "127.0.0.1:0"}, slog.New(slog.NewTextHandler(&said, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	_, addr, _ := strings.Cut(strings.TrimSpace(said.String()), "address=")
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for path, want := range map[string]string{"": "allocs", "profile?seconds=1": "\x1f\x8b", "allocs": "\x1f\x8b", "goroutine?debug=1": "goroutine profile"} {
+		resp, err := client.Get("http://" + addr + "/debug/pprof/" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		if err := errors.Join(err, resp.Body.Close()); err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
+			t.Errorf("%s: got %d %.100q %v, want %q in it", path, resp.StatusCode, body, err, want)
+		}
 	}
 }

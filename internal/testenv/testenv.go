@@ -97,7 +97,7 @@ func exec(t testing.TB, db, sql string) {
 // after the test.
 func Broker(t testing.TB, shards int) config.Broker {
 	t.Helper()
-	c := config.Broker{URLs: config.BrokerURLs{server(t, "RABBITMQ_URL")}, Shards: shards, Name: Name()}
+	c := config.Broker{URLs: strings.Split(server(t, "RABBITMQ_URL"), ","), Shards: shards, Name: Name()}
 	t.Cleanup(func() {
 		topology := broker.NewTopology(c)
 		ch := Channel(t, c)
@@ -142,13 +142,24 @@ func Channel(t testing.TB, c config.Broker) *amqp.Channel {
 // short mode, and where they are not installed (there it fails when CI is set).
 func Private(t testing.TB, need localstack.Need) *localstack.Stack {
 	t.Helper()
+	return private(t, localstack.Options{Need: need})
+}
+
+// Cluster is Private with three RabbitMQ nodes and nothing else.
+func Cluster(t testing.TB) *localstack.Stack {
+	t.Helper()
+	return private(t, localstack.Options{Need: localstack.Need{RabbitMQ: true}, Brokers: 3})
+}
+
+func private(t testing.TB, o localstack.Options) *localstack.Stack {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("starts private servers")
 	}
-	if missing := localstack.MissingPackages(need); len(missing) > 0 && os.Getenv("CI") == "" {
+	if missing := localstack.MissingPackages(o.Need); len(missing) > 0 && os.Getenv("CI") == "" {
 		t.Skipf("not installed: %v; make test installs them", missing)
 	}
-	stack, err := localstack.Start(context.Background(), localstack.Options{Need: need})
+	stack, err := localstack.Start(context.Background(), o)
 	if err != nil {
 		t.Fatal(err)
 	}

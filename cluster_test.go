@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"millrace/internal/localstack"
+	"millrace/internal/testenv"
+)
+
+// queueLeader returns which node leads the queue logs.0, which must have a member on each.
+func queueLeader(t testing.TB, stack *localstack.Stack) (leader string) {
+	t.Helper()
+	testenv.Eventually(t, time.Minute, "logs.0 has a leader", func() bool {
+		l, members, err := stack.Queue(context.Background(), stack.Brokers()[0], "logs.0")
+		if err != nil {
+			return false
+		}
+		if leader = l; !slices.Equal(members, stack.Brokers()) {
+			t.Fatalf("logs.0 has the members %v, want %v", members, stack.Brokers())
+		}
+		return true
+	})
+	return leader
+}
+
+// TestNodesOfAClusterComeAndGoAndNothingIsLostOrDoubled breaks one node after another under load, mostly the one that
+// leads the queue. In between two are gone at once: that must be answered, not suffered. MILLRACE_LONG_TESTS=1 goes round
+// ten times.
+func TestNodesOfAClusterComeAndGoAndNothingIsLostOrDoubled(t *testing.T) {
+	stack := testenv.Cluster(t)
+	nodes := stack.Brokers()
+	db := testenv.Schema(t)
+	conn := testenv.Connect(t, db)
+	addr := freeAddress(t)
+	env := []string{"RABBITMQ_URL=" + stack.RabbitMQURL, "POSTGRES_URL=" + string(db), "API_ADDR=" + addr, "WORKER_ADDR=127.0.0.1:0"}
+	startMillrace(t, t.TempDir(), env, "api")
+	awaitReady(t, addr)
+	startMillrace(t, t.TempDir(), env, "worker")
+
+	client := newFaultClient(addr)
+	ctx, stop := context.WithCancel(context.Background())
+	posting := client.run(ctx, t, 2)
+	defer posting.Wait()
+	defer stop()
+	goesOn := func(what string) {
+		t.Helper()
+		began, refused := time.Now(), client.refused.Load()
+		probe := fmt.Sprintf(`{"name":%q}`, what)
+		client.mu.Lock()
+		client.acked[what] = true
+		client.mu.Unlock()
+		if !client.postUntilAcked(t, []byte(probe), 0) {
+			t.Fatal(what)
+		}
+		acked := time.Since(began)
+		testenv.Eventually(t, time.Minute, what+": what is acked is stored", func() bool {
+			var n int
+			if err := conn.QueryRow(context.Background(), "SELECT count(*) FROM logs WHERE data @> $1::text::jsonb", probe).Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			return n > 0
+		})
+		t.Logf("%s: acked after %v, stored after %v; %d answers 503 meanwhile", what, acked.Round(time.Millisecond),
+			time.Since(began).Round(time.Millisecond), client.refused.Load()-refused)
+	}
+	do := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	goesOn("all nodes are there")
+
+	rounds := 1
+	if long {
+		rounds = 10
+	}
+	for round := range rounds {
+		goesOn := func(what string) { t.Helper(); goesOn(fmt.Sprintf("%d: %s", round, what)) }
+		lead := queueLeader(t, stack)
+		do(stack.Kill(lead))
+		goesOn(lead + ", which leads, is killed")
+		do(stack.Restart(ctx, lead))
+
+		lead = queueLeader(t, stack)
+		other := nodes[(slices.Index(nodes, lead)+1)%3]
+		do(stack.Kill(other))
+		goesOn(other + ", which follows, is killed")
+		do(stack.Kill(lead))
+		testenv.Eventually(t, 5*time.Second, "with two nodes gone the API is not ready", func() bool {
+			status, _ := readiness(addr)
+			return status == http.StatusServiceUnavailable
+		})
+		begin := time.Now()
+		if status, _ := post(t, "http://"+addr+"/log", []byte(`{}`)); status != http.StatusServiceUnavailable || time.Since(begin) > 2*time.Second {
+			t.Errorf("with two nodes gone: got %d after %v, want 503 at once", status, time.Since(begin))
+		}
+		var both sync.WaitGroup
+		for _, node := range []string{lead, other} {
+			both.Go(func() {
+				if err := stack.Restart(ctx, node); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		both.Wait()
+		goesOn("two nodes are back")
+
+		lead = queueLeader(t, stack)
+		do(stack.Isolate(ctx, lead))
+		goesOn(lead + ", which leads, is cut off")
+		do(stack.Rejoin(ctx, lead))
+
+		follows := nodes[(slices.Index(nodes, queueLeader(t, stack))+1)%3]
+		do(stack.Signal(follows, syscall.SIGSTOP))
+		goesOn(follows + ", which follows, hangs")
+		do(stack.Thaw(ctx, follows))
+		if lead = queueLeader(t, stack); long { // it takes RabbitMQ some 15 s to give it up
+			do(stack.Signal(lead, syscall.SIGSTOP))
+			goesOn(lead + ", which leads, hangs")
+			do(stack.Thaw(ctx, lead))
+		}
+		goesOn("all nodes are there again")
+	}
+
+	stop()
+	posting.Wait()
+	client.check(t, conn)
+	if client.broken.Load() > 0 {
+		t.Errorf("%d requests were not answered", client.broken.Load())
+	}
+}

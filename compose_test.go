@@ -1,0 +1,391 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/compose-spec/compose-go/v2/dotenv"
+	"github.com/compose-spec/compose-go/v2/loader"
+	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+
+	"millrace/api"
+	"millrace/internal/config"
+	"millrace/internal/testenv"
+	"millrace/query"
+	"millrace/worker"
+)
+
+// generated is what deploy/env.sh writes into an .env that says nothing.
+func generated(t *testing.T) map[string]string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "deploy"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	script, err := os.ReadFile("deploy/env.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "deploy/env.sh")
+	if err := os.WriteFile(path, script, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var text []byte
+	for range 2 { // the second time there is nothing to add
+		if out, err := exec.Command(path).CombinedOutput(); err != nil {
+			t.Fatalf("deploy/env.sh: %v: %s", err, out)
+		}
+		now, err := os.ReadFile(filepath.Join(dir, ".env"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text != nil && string(text) != string(now) {
+			t.Error("deploy/env.sh changes what it wrote")
+		}
+		text = now
+	}
+	if info, err := os.Stat(filepath.Join(dir, ".env")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf(".env with passwords: mode %v, %v", info.Mode(), err)
+	}
+	env, err := dotenv.UnmarshalBytesWithLookup(text, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return env
+}
+
+// compose loads docker-compose.yml with the profiles as docker compose does. A variable that is neither set nor has a
+// default is an error.
+func compose(t *testing.T, env map[string]string, profiles ...string) (*types.Project, error) {
+	t.Helper()
+	var warnings strings.Builder
+	out := logrus.StandardLogger().Out
+	logrus.SetOutput(&warnings)
+	defer logrus.SetOutput(out)
+	project, err := loader.LoadWithContext(context.Background(), types.ConfigDetails{
+		WorkingDir:  must(os.Getwd()),
+		ConfigFiles: []types.ConfigFile{{Filename: "docker-compose.yml"}},
+		Environment: env,
+	}, func(o *loader.Options) { o.Profiles = profiles })
+	if warnings.Len() > 0 {
+		t.Errorf("docker-compose.yml: %s", &warnings)
+	}
+	return project, err
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func TestTheComposeFileIsWhole(t *testing.T) {
+	env := generated(t)
+	project, err := compose(t, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"api", "balancer", "grafana", "migrate", "postgres", "postgres-exporter", "prometheus", "query", "rabbitmq", "redis", "roles", "worker"}
+	if diff := cmp.Diff(want, project.ServiceNames()); diff != "" {
+		t.Errorf("services (-want +got):\n%s", diff)
+	}
+	project, err = compose(t, env, "cluster")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(append(want, "rabbitmq-2", "rabbitmq-3"), project.ServiceNames(), cmp.Transformer("sort", func(s []string) []string {
+		return slices.Sorted(slices.Values(s))
+	})); diff != "" {
+		t.Errorf("services of the cluster (-want +got):\n%s", diff)
+	}
+
+	published := make(map[string]string)
+	pinned := regexp.MustCompile(`^[a-z0-9./-]+:v?\d+\.\d+(\.\d+)?(-[a-z]+)?$`)
+	for _, s := range project.Services {
+		ends := s.Restart == "no"
+		if s.Build == nil && !pinned.MatchString(s.Image) {
+			t.Errorf("%s: image %s is not pinned by its version", s.Name, s.Image)
+		}
+		if s.MemLimit == 0 {
+			t.Errorf("%s has no memory limit", s.Name)
+		}
+		switch h := s.HealthCheck; {
+		case ends:
+		case h == nil || len(h.Test) == 0 || h.StartInterval == nil:
+			t.Errorf("%s has no health check", s.Name)
+		case h.Test[0] == "CMD" && h.Test[1] == "/usr/bin/millrace":
+			if _, err := lookup(h.Test[2]); err != nil {
+				t.Errorf("%s: health check: %v", s.Name, err)
+			}
+		}
+		if s.Restart != "unless-stopped" && !ends {
+			t.Errorf("%s: restart is %q", s.Name, s.Restart)
+		}
+		if s.Logging == nil || s.Logging.Options["max-size"] == "" {
+			t.Errorf("%s: its log grows without bounds", s.Name)
+		}
+		for name, dependency := range s.DependsOn {
+			wants := types.ServiceConditionHealthy
+			if project.Services[name].Restart == "no" {
+				wants = types.ServiceConditionCompletedSuccessfully
+			}
+			if dependency.Condition != wants {
+				t.Errorf("%s waits for %s to be %s, want %s", s.Name, name, dependency.Condition, wants)
+			}
+		}
+		for _, p := range s.Ports {
+			published[p.Published] = p.HostIP
+		}
+		for _, v := range s.Volumes {
+			switch v.Type {
+			case types.VolumeTypeBind:
+				if _, err := os.Stat(v.Source); err != nil {
+					t.Errorf("%s mounts what is not there: %v", s.Name, err)
+				}
+				if !v.ReadOnly {
+					t.Errorf("%s may write to %s", s.Name, v.Source)
+				}
+			case types.VolumeTypeVolume:
+				if _, ok := project.Volumes[v.Source]; !ok || v.Source == "" {
+					t.Errorf("%s: volume %q of %s has no name", s.Name, v.Source, v.Target)
+				}
+			}
+		}
+		if s.Build != nil {
+			if _, err := lookup(s.Command[0]); err != nil {
+				t.Errorf("%s: %v", s.Name, err)
+			}
+			if s.User == "" || !s.ReadOnly || !slices.Contains(s.CapDrop, "ALL") {
+				t.Errorf("%s may do more than it needs", s.Name)
+			}
+		}
+	}
+	ports := map[string]string{}
+	for _, port := range []string{"8080", "8081", "5672", "15672", "5433", "6379", "9090", "3000"} {
+		ports[port] = "127.0.0.1"
+	}
+	if diff := cmp.Diff(ports, published); diff != "" {
+		t.Errorf("published ports (-want +got):\n%s", diff)
+	}
+	for _, name := range []string{"api", "worker", "query"} { // so that there can be several
+		if s := project.Services[name]; len(s.Ports) > 0 || s.ContainerName != "" || s.Hostname != "" {
+			t.Errorf("%s can't be scaled", name)
+		}
+	}
+	// A folder of the image before 18.
+	for _, v := range project.Services["postgres"].Volumes {
+		if strings.HasSuffix(v.Target, "/data") {
+			t.Errorf("PostgreSQL 18 keeps its data elsewhere than %s", v.Target)
+		}
+	}
+}
+
+func TestTheComposeFileHasNoSecretOfItsOwn(t *testing.T) {
+	env := generated(t)
+	for name, value := range env {
+		if name == "ALLOW_ANONYMOUS" {
+			continue
+		}
+		if !regexp.MustCompile(`^[0-9a-f]{32}$`).MatchString(value) {
+			t.Errorf("%s=%s is no secret", name, value)
+		}
+		without := maps.Clone(env)
+		delete(without, name)
+		if _, err := compose(t, without); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "make up") {
+			t.Errorf("without %s: got %v, want what to do", name, err)
+		}
+	}
+}
+
+// TestEverySettingReachesItsService holds that what .env says of a service's settings is what its container gets, and
+// that what docker-compose.yml says beside that is taken by the service.
+func TestEverySettingReachesItsService(t *testing.T) {
+	fixed := map[string]bool{ // where the containers find each other, and what follows from there being containers
+		"RABBITMQ_URL": true, "POSTGRES_URL": true, "POSTGRES_OWNER_URL": true, "REDIS_URL": true,
+		"API_ADDR": true, "QUERY_ADDR": true, "WORKER_ADDR": true, // the image's
+		"AUTO_MIGRATE": true,
+		"PPROF_ADDR":   true, // takes loopback addresses alone, which are the container's own
+		// TLS ends at the balancer.
+		"TLS_CERT_FILE": true, "TLS_KEY_FILE": true, "TLS_CLIENT_CA_FILE": true,
+	}
+	env := generated(t)
+	all, services := settings()
+	for _, s := range all {
+		if !fixed[s.Name] {
+			env[s.Name] = "from .env"
+		}
+	}
+	project, err := compose(t, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range all {
+		for _, name := range services[s.Name] {
+			got := project.Services[name].Environment[s.Name]
+			if !fixed[s.Name] && !(name == "worker" && s.Name == "ALLOW_ANONYMOUS") && (got == nil || *got != "from .env") {
+				t.Errorf("%s gets no %s from .env", name, s.Name)
+			}
+		}
+	}
+
+	project, err = compose(t, generated(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]interface{ Validate() error }{"api": new(api.Config), "worker": new(worker.Config), "query": new(query.Config)} {
+		environ := map[string]string{"API_ADDR": "0.0.0.0:8080", "QUERY_ADDR": "0.0.0.0:8081", "WORKER_ADDR": "0.0.0.0:8082"}
+		for k, v := range project.Services[name].Environment {
+			if v != nil && *v != "" {
+				environ[k] = *v
+			}
+		}
+		if err := config.LoadFrom(environ, c); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := c.Validate(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		p := new(config.Process)
+		if err := config.LoadFrom(environ, p); err != nil {
+			t.Fatal(err)
+		}
+		var delay struct {
+			Value time.Duration `env:"SHUTDOWN_DELAY" envDefault:"500ms"`
+		}
+		if err := config.LoadFrom(environ, &delay); err != nil {
+			t.Fatal(err)
+		}
+		if grace := project.Services[name].StopGracePeriod; grace == nil || time.Duration(*grace) <= p.ShutdownTimeout+delay.Value {
+			t.Errorf("%s is killed after %v, before it has stopped", name, grace)
+		}
+	}
+}
+
+// haproxy finds the balancer's program, which is where PATH does not lead everybody.
+func haproxy(t *testing.T) string {
+	t.Helper()
+	for _, name := range []string{"haproxy", "/usr/sbin/haproxy"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	t.Skip("haproxy is not installed: make test installs it where it can")
+	return ""
+}
+
+func TestTheBalancerSendsRequestsToWhatIsReadyAndNoneTwice(t *testing.T) {
+	program := haproxy(t)
+	const file = "deploy/haproxy/haproxy.cfg"
+	if out, err := exec.Command(program, "-c", "-f", file).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", file, err, out)
+	}
+
+	// Two APIs, found by their addresses instead of Docker's DNS.
+	var ready [2]atomic.Bool
+	var served [2]atomic.Int64
+	servers := ""
+	for i := range ready {
+		ready[i].Store(true)
+		api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case r.URL.Path == "/ready" && !ready[i].Load():
+				w.WriteHeader(http.StatusServiceUnavailable)
+			case r.URL.Path == "/die":
+				served[i].Add(1)
+				conn, _, err := w.(http.Hijacker).Hijack()
+				if err == nil {
+					_ = conn.Close() // as a killed process would
+				}
+			case r.URL.Path == "/log":
+				served[i].Add(1)
+				w.WriteHeader(http.StatusAccepted)
+			}
+		}))
+		t.Cleanup(api.Close)
+		servers += fmt.Sprintf("    server a%d %s init-addr libc\n", i, api.Listener.Addr())
+	}
+	addr := freeAddress(t)
+	text := string(must(os.ReadFile(file)))
+	for old, new := range map[string]string{
+		"maxconn 12000":    "maxconn 100", // a test's limit of files may be lower
+		"    bind :8080\n": "    bind " + addr + "\n", "    bind :8081\n": "    bind " + freeAddress(t) + "\n", "    bind :8404\n": "    bind " + freeAddress(t) + "\n",
+		"    server-template api 16 api:8080\n":     servers,
+		"    server-template query 16 query:8081\n": servers,
+	} {
+		if strings.Count(text, old) != 1 {
+			t.Fatalf("%s lacks %q", file, old)
+		}
+		text = strings.Replace(text, old, new, 1)
+	}
+	config := filepath.Join(t.TempDir(), "haproxy.cfg")
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	balancer := exec.Command(program, "-db", "-f", config)
+	log := new(output)
+	balancer.Stdout, balancer.Stderr = log, log
+	if err := balancer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = balancer.Process.Kill() // nothing to stop in order
+		_ = balancer.Wait()
+		if t.Failed() {
+			t.Logf("haproxy wrote:\n%s", log)
+		}
+	})
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	post := func(path string) (int, http.Header, string) {
+		resp, err := client.Post("http://"+addr+path, "application/json", strings.NewReader("{}"))
+		if err != nil {
+			return 0, nil, ""
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body) // compared below
+		return resp.StatusCode, resp.Header, string(body)
+	}
+	testenv.Eventually(t, 30*time.Second, "both APIs are served from", func() bool {
+		post("/log")
+		return served[0].Load() > 0 && served[1].Load() > 0
+	})
+
+	before := served[0].Load() + served[1].Load()
+	if code, _, body := post("/die"); code != http.StatusBadGateway || !strings.HasPrefix(body, `{"error":`) {
+		t.Errorf("an API that dies under a request: got %d %s", code, body)
+	}
+	if sent := served[0].Load() + served[1].Load() - before; sent != 1 {
+		t.Errorf("a request was sent %d times", sent)
+	}
+
+	ready[0].Store(false)
+	testenv.Eventually(t, 30*time.Second, "the API that is not ready is left alone", func() bool {
+		before := served[0].Load()
+		for range 10 {
+			if code, _, _ := post("/log"); code != http.StatusAccepted {
+				t.Errorf("got %d while one API is ready", code)
+			}
+		}
+		return served[0].Load() == before
+	})
+	ready[1].Store(false)
+	testenv.Eventually(t, 30*time.Second, "there is no API, which clients are told", func() bool {
+		code, header, body := post("/log")
+		return code == http.StatusServiceUnavailable && header.Get("Retry-After") == "1" && body == `{"error":"no service is ready"}`
+	})
+}

@@ -1,0 +1,24 @@
+#!/bin/sh
+# deploy/env.sh: what docker-compose.yml needs and .env lacks, with random secrets. What is there stays as it is.
+set -eu
+cd "$(dirname "$0")/.."
+umask 077
+touch .env
+
+add() { # NAME VALUE COMMENT
+	grep -q "^$1=" .env && return
+	printf '\n# %s\n%s=%s\n' "$3" "$1" "$2" >>.env
+	echo "$1 is new in .env" >&2
+}
+secret() { od -An -N16 -tx1 /dev/urandom | tr -d ' \n'; }
+
+add POSTGRES_PASSWORD "$(secret)" 'docker-compose.yml: the database superuser, millrace.'
+for user in owner writer reader monitor; do
+	add "POSTGRES_$(echo $user | tr '[:lower:]' '[:upper:]')_PASSWORD" "$(secret)" "docker-compose.yml: the database user millrace_$user."
+done
+add RABBITMQ_PASSWORD "$(secret)" 'docker-compose.yml: the RabbitMQ user millrace.'
+add RABBITMQ_COOKIE "$(secret)" 'docker-compose.yml: what the nodes of RabbitMQ know each other by.'
+add REDIS_PASSWORD "$(secret)" 'docker-compose.yml: Redis.'
+add GRAFANA_PASSWORD "$(secret)" 'docker-compose.yml: the Grafana user admin.'
+grep -q '^KEYS_FILE=' .env ||
+	add ALLOW_ANONYMOUS true 'Nobody is asked for a key: for an installation whose ports are on 127.0.0.1. Else KEYS_FILE=/etc/millrace/keys, a file in deploy/etc.'

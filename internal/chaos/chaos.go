@@ -1,0 +1,506 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/redis/go-redis/v9"
+
+	"millrace/internal/frame"
+	"millrace/internal/localstack"
+)
+
+// Options says what Run does.
+type Options struct {
+	Binary      string // of millrace
+	ClockBinary string // the same with a clock that can be stepped (see BuildClock), for api2; empty: Binary
+	Seed        uint64
+	// Duration is how long faults strike; the start, and the wait for the queues to be empty, come on top. Rounds is
+	// how often each fault strikes at least, however long that takes.
+	Duration time.Duration
+	Rounds   int
+	Rate     int           // records a second
+	Clients  int           // that post at once
+	Every    time.Duration // from one fault's beginning to the next's, at least
+	Brokers  int           // RabbitMQ nodes
+	// Faults are the names of the faults that strike, or beginnings of them; those that begin with a minus don't.
+	// Empty: all.
+	Faults []string
+	// Alone has one fault strike at a time.
+	Alone bool
+	// Short has faults last a quarter of their time.
+	Short bool
+	// Plan replaces the schedule.
+	Plan []Step
+	// Patience is how long the system may take to recover from a fault; 0 is 90 s.
+	Patience time.Duration
+	// Stack, when set, are the servers to use; else Run starts its own, with a small disk for PostgreSQL.
+	Stack     *localstack.Stack
+	KeepFiles bool      // the folder with logs and data stays, as it does after a mismatch
+	Out       io.Writer // progress
+}
+
+// Step is a fault of the schedule.
+type Step struct {
+	Fault, Target string
+	Hold          time.Duration
+	After         time.Duration // of a second fault: from the first one's beginning
+	With          *Step         // a second fault
+	seed          uint64
+}
+
+func (s Step) String() string {
+	text := s.Fault
+	if s.Target != "" {
+		text += " [" + s.Target + "]"
+	}
+	text += fmt.Sprintf(" for %v", s.Hold.Round(10*time.Millisecond))
+	if s.After > 0 {
+		text += fmt.Sprintf(" after %v", s.After.Round(10*time.Millisecond))
+	}
+	if s.With != nil {
+		text += " and " + s.With.String()
+	}
+	return text
+}
+
+// event is a fault that struck.
+type event struct {
+	step     Step
+	from, to time.Duration // to: healed
+	err      error
+	full     time.Duration // from the healing until the clients were served at full speed again; -1: never
+	stored   time.Duration // until all was stored that had been acked by the healing; -1: never
+	longest  time.Duration // that a client waited for a 2xx
+}
+
+// run is a run under way.
+type run struct {
+	Options
+	*system
+	load   *load
+	poison *poison
+	watch  *watch
+	reader *reader
+	known  []fault
+
+	mu         sync.Mutex
+	events     []*event
+	mismatches []Mismatch
+}
+
+// Run runs. The error says why it could not; mismatches are in the report.
+func Run(ctx context.Context, o Options) (report *Report, err error) {
+	if o.Out == nil {
+		o.Out = io.Discard
+	}
+	if o.Patience == 0 {
+		o.Patience = 90 * time.Second
+	}
+	r := &run{Options: o}
+	began := time.Now()
+	r.system, err = newSystem(ctx, o, func(err error) { r.mismatch(died, "%v", err) })
+	defer func() {
+		if report == nil || !report.OK() {
+			r.system.keep = r.system.keep || o.Stack == nil
+		}
+		if r.system.keep {
+			r.say("logs and data stay in %s", r.system.dir)
+		}
+		if closeErr := r.system.close(); closeErr != nil {
+			err = errors.Join(err, fmt.Errorf("stop: %w", closeErr))
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	requests := min(float64(o.Rate)/8, 250) // a second
+	m := newMaker(o.Seed, float64(o.Rate)/requests)
+	r.load = newLoad(m, o.Clients, requests, r.doors(), r.mismatch)
+	r.poison = &poison{maker: m, urls: r.urls, topology: r.topology, every: 700 * time.Millisecond, report: r.mismatch}
+	r.known = r.faults(o, r.load)
+	for _, u := range r.units {
+		if err := u.ready(ctx); err != nil {
+			return nil, err
+		}
+	}
+	r.say("servers and processes are up after %v; seed %d", time.Since(began).Round(time.Second), o.Seed)
+
+	r.load.began = time.Now()
+	r.watch = &watch{run: r}
+	r.reader = newReader(r)
+	watching, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	posting, stopPosting := context.WithCancel(ctx)
+	defer stopPosting()
+	giveUp, giveUpNow := context.WithCancel(ctx)
+	defer giveUpNow()
+	var all, clients sync.WaitGroup
+	all.Go(func() { r.watch.follow(watching) })
+	all.Go(func() { r.mourn(watching) })
+	clients.Go(func() { r.load.run(posting, giveUp) })
+	clients.Go(func() { r.poison.run(posting, giveUp) })
+	clients.Go(func() { r.reader.follow(posting) })
+	conductErr := r.conduct(ctx)
+	stopPosting()
+	late := time.AfterFunc(o.Patience, giveUpNow)
+	clients.Wait()
+	late.Stop()
+	r.say("all clients have ended")
+	if err := errors.Join(conductErr, ctx.Err()); err != nil {
+		stopWatching()
+		all.Wait()
+		return nil, err
+	}
+	drained := r.drain(ctx)
+	stopWatching()
+	all.Wait()
+	if drained != nil {
+		r.mismatch(stuck, "%v", drained)
+	}
+	return r.reconcile(ctx)
+}
+
+// say tells of the progress.
+func (r *run) say(format string, args ...any) {
+	at := ""
+	if r.load != nil && !r.load.began.IsZero() {
+		at = stamp(time.Since(r.load.began)) + " "
+	}
+	fmt.Fprintf(r.Out, at+format+"\n", args...)
+}
+
+// mourn notes servers that ended by themselves, as PostgreSQL may where there is no room for its log.
+func (r *run) mourn(ctx context.Context) {
+	for {
+		select {
+		case err := <-r.stack.Died():
+			now := time.Since(r.load.began)
+			if inForce := r.inForce(now-10*time.Second, now); !strings.Contains(inForce, fullDisk) {
+				r.mismatch(died, "%v%s", err, inForce)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// ready waits until a process says that it is.
+func (u *unit) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, healTimeout)
+	defer cancel()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+u.addr+"/ready", nil)
+		if err != nil {
+			return err
+		}
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s is not ready; the end of its log:\n%s", u.name, u.tail())
+		}
+		pause(ctx, 50*time.Millisecond)
+	}
+}
+
+// conduct lets the faults strike.
+func (r *run) conduct(ctx context.Context) error {
+	steps := r.schedule()
+	r.settle(ctx, nil) // the full speed to come back to
+	for {
+		began := time.Now()
+		step, ok := steps()
+		if !ok || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		e := &event{step: step, from: time.Since(r.load.began)}
+		r.mu.Lock()
+		r.events = append(r.events, e)
+		r.mu.Unlock()
+		r.say("%s", step)
+		err := r.strike(ctx, step)
+		r.mu.Lock()
+		e.to, e.err = time.Since(r.load.began), err
+		r.mu.Unlock()
+		r.settle(ctx, e)
+		switch {
+		case err != nil:
+			r.say("    could not be done as meant: %v", err)
+		case (e.full < 0 || e.stored < 0) && ctx.Err() == nil:
+			r.mismatch(stuck, "no full speed, or not all stored, within %v of the end of: %s", r.Patience, step)
+		}
+		e.longest = r.load.longestWait(e.from, time.Since(r.load.began))
+		pause(ctx, time.Until(began.Add(r.Every)))
+	}
+}
+
+func (r *run) strike(ctx context.Context, step Step) error {
+	f := r.fault(step.Fault)
+	var second error
+	var wg sync.WaitGroup
+	if w := step.With; w != nil {
+		g := r.fault(w.Fault)
+		wg.Go(func() {
+			pause(ctx, w.After)
+			second = g.strike(ctx, r.system, w.Target, w.Hold, rand.New(rand.NewPCG(w.seed, 2)))
+		})
+	}
+	err := f.strike(ctx, r.system, step.Target, step.Hold, rand.New(rand.NewPCG(step.seed, 2)))
+	wg.Wait()
+	return errors.Join(err, second)
+}
+
+func (r *run) fault(name string) fault {
+	for _, f := range r.known {
+		if f.name == name {
+			return f
+		}
+	}
+	panic("no fault is called " + name)
+}
+
+// chosen are the faults that may strike.
+func (r *run) chosen() (faults []fault) {
+	begins := func(name string, with string) bool { return strings.HasPrefix(name, with) }
+	for _, f := range r.known {
+		some, take := false, false
+		for _, w := range r.Faults {
+			if not, ok := strings.CutPrefix(w, "-"); ok {
+				if begins(f.name, not) {
+					some, take = true, false
+					break
+				}
+				continue
+			}
+			some = true
+			take = take || begins(f.name, w)
+		}
+		if (take || !some) && f.missing == "" {
+			faults = append(faults, f)
+		}
+	}
+	return faults
+}
+
+// schedule returns the steps one after another: rounds in which each fault strikes once, in an order of its own.
+func (r *run) schedule() func() (Step, bool) {
+	if r.Plan != nil {
+		left := r.Plan
+		return func() (Step, bool) {
+			if len(left) == 0 {
+				return Step{}, false
+			}
+			s := left[0]
+			left = left[1:]
+			return s, true
+		}
+	}
+	faults := r.chosen()
+	rng := rand.New(rand.NewPCG(r.Seed, 3))
+	end := time.Now().Add(r.Duration)
+	var deck []fault
+	rounds := 0
+	step := func(f fault) Step {
+		s := Step{Fault: f.name, Target: f.targets[rng.IntN(len(f.targets))], seed: rng.Uint64(), Hold: f.least}
+		if d := f.most - f.least; d > 0 {
+			s.Hold += time.Duration(rng.Int64N(int64(d)))
+		}
+		if r.Short {
+			s.Hold /= 4
+		}
+		return s
+	}
+	return func() (Step, bool) {
+		if len(deck) == 0 {
+			if rounds >= r.Rounds && !time.Now().Before(end) || len(faults) == 0 {
+				return Step{}, false
+			}
+			deck = slices.Clone(faults)
+			rng.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+			rounds++
+		}
+		if rounds > r.Rounds && !time.Now().Before(end) {
+			return Step{}, false
+		}
+		f := deck[0]
+		deck = deck[1:]
+		s := step(f)
+		second := faults[rng.IntN(len(faults))]
+		with := step(second)
+		if twice := rng.IntN(4) == 0; twice && !r.Alone && f.apart(s.Target, second, with.Target) {
+			with.After = time.Duration(rng.Int64N(int64(s.Hold + time.Second)))
+			s.With = &with
+		}
+		return s, true
+	}
+}
+
+// settle waits until the clients are served at full speed and all is stored that they were acked before, and notes in
+// e how long that took.
+func (r *run) settle(ctx context.Context, e *event) {
+	const (
+		tick = 50 * time.Millisecond
+		full = 0.8
+	)
+	window := time.Second
+	if r.Short {
+		window /= 2
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.Patience)
+	defer cancel()
+	began := time.Now()
+	var stored time.Duration = -1
+	var storing sync.WaitGroup
+	storing.Go(func() {
+		if r.allStored(ctx, r.load.newest()) {
+			stored = time.Since(began)
+		}
+	})
+	type count struct {
+		at time.Time
+		n  int64
+	}
+	counts := []count{{began, r.load.acked.Load()}}
+	var fast time.Duration = -1
+	for fast < 0 && ctx.Err() == nil {
+		pause(ctx, tick)
+		now := time.Now()
+		counts = append(counts, count{now, r.load.acked.Load()})
+		for now.Sub(counts[0].at) > window+tick {
+			counts = counts[1:]
+		}
+		span := now.Sub(counts[0].at)
+		if n := counts[len(counts)-1].n - counts[0].n; span >= window && float64(n) >= full*r.load.rate*span.Seconds() {
+			fast = max(now.Sub(began)-span, 0) // the window's begin was the begin of full speed
+		}
+	}
+	storing.Wait()
+	if e != nil {
+		e.full, e.stored = fast, stored
+	}
+}
+
+// allStored waits until the records with these ids are in logs.
+func (r *run) allStored(ctx context.Context, ids []uuid.UUID) bool {
+	times := make([]time.Time, len(ids))
+	for i, id := range ids {
+		times[i] = frame.Time(id)
+	}
+	for ; ctx.Err() == nil; pause(ctx, 50*time.Millisecond) {
+		conn, err := r.connect(ctx)
+		if err != nil {
+			continue
+		}
+		n := -1
+		for err == nil && n < len(ids) && ctx.Err() == nil {
+			if n >= 0 {
+				pause(ctx, 50*time.Millisecond)
+			}
+			err = conn.QueryRow(ctx, "SELECT count(*) FROM logs WHERE inserted_at = ANY ($1) AND id = ANY ($2)", times, ids).Scan(&n)
+		}
+		_ = conn.Close(ctx)
+		if n >= len(ids) {
+			return true
+		}
+	}
+	return false
+}
+
+// drain waits until every queue is empty and no process holds anything.
+func (r *run) drain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*r.Patience)
+	defer cancel()
+	var errs []error
+	for _, u := range r.named("api") {
+		if err := u.stop(stopWithin); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for {
+		left := -1
+		for left != 0 {
+			waiting, err := r.waiting(ctx)
+			if err == nil {
+				if left = 0; waiting[r.topology.ParkedQueue()] > 0 {
+					return fmt.Errorf("%d messages are parked", waiting[r.topology.ParkedQueue()])
+				}
+				for _, n := range waiting {
+					left += n
+				}
+			}
+			if ctx.Err() != nil {
+				return fmt.Errorf("the queues do not get empty: %v, %v", waiting, err)
+			}
+			if left != 0 {
+				pause(ctx, 100*time.Millisecond)
+			}
+		}
+		// An orderly stop gives back what is not stored.
+		for _, u := range r.named("worker") {
+			if err := u.stop(stopWithin); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		waiting, err := r.waiting(ctx)
+		n := 0
+		for _, w := range waiting {
+			n += w
+		}
+		if err == nil && n == 0 {
+			return errors.Join(errs...)
+		}
+		for _, u := range r.named("worker") {
+			if err := u.start(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// inForce names the faults that were in force at some time.
+func (r *run) inForce(from, to time.Duration) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var names []string
+	for _, e := range r.events {
+		if e.from <= to && (e.to >= from || e.to == 0) {
+			names = append(names, fmt.Sprintf("\n      %s–%s %s", stamp(e.from), stamp(e.to), e.step))
+		}
+	}
+	return strings.Join(names, "")
+}
+
+func (s *system) flushRedis(ctx context.Context) error {
+	o, err := redis.ParseURL(s.stack.RedisURL)
+	if err != nil {
+		return err
+	}
+	c := redis.NewClient(o)
+	return errors.Join(c.FlushAll(ctx).Err(), c.Close())
+}
+
+// Write writes the report and its picture into a folder.
+func (r *Report) Write(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, "report.md"), []byte(r.Markdown()), 0o644),
+		os.WriteFile(filepath.Join(dir, "resources.svg"), r.Picture(), 0o644),
+	)
+}

@@ -1,0 +1,553 @@
+package chaos
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"millrace/internal/broker"
+)
+
+// strike breaks something for as long as hold says, and heals it.
+type strike func(ctx context.Context, s *system, target string, hold time.Duration, rng *rand.Rand) error
+
+// fault is a way to break the system. strike breaks it, holds it broken, and heals it again; afterwards nothing of
+// the fault is left. target is one of the fault's targets.
+type fault struct {
+	name    string
+	targets []string
+	least   time.Duration // of the hold
+	most    time.Duration
+	strike  strike
+	touches func(target string) []string // parts; two faults at once touch different ones
+	missing string                       // why it can't be had here
+}
+
+// fullDisk is the one fault that may end a server.
+const fullDisk = "PostgreSQL: disk full"
+
+// healTimeout bounds the healing of one fault.
+const healTimeout = 90 * time.Second
+
+// faults returns all faults that there are. Those that can't be had here say why.
+func (s *system) faults(o Options, l *load) []fault {
+	var all []fault
+	add := func(f fault) {
+		if f.touches == nil {
+			f.touches = func(target string) []string { return []string{target} }
+		}
+		all = append(all, f)
+	}
+	const rabbitmq, postgres, redis = "rabbitmq", "postgres", "redis"
+	nothing := func(string) []string { return nil }
+	everything := func(string) []string {
+		return []string{"api1", "api2", "worker1", "worker2", "query", rabbitmq, postgres, redis}
+	}
+	seconds := func(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
+
+	// Processes.
+	for _, kind := range []string{"api", "worker"} {
+		names := []string{kind + "1", kind + "2"}
+		add(fault{name: kind + ": SIGKILL", targets: names, most: seconds(3), strike: strikeKill})
+		add(fault{name: kind + ": frozen (SIGSTOP)", targets: names, least: seconds(1), most: seconds(16), strike: strikeFreeze})
+		add(fault{name: kind + ": rolling restart (SIGTERM)", targets: []string{kind}, strike: strikeRolling,
+			touches: func(string) []string { return names }})
+		add(fault{name: kind + ": all of them SIGKILL", targets: []string{kind}, most: seconds(3), strike: strikeKillAll,
+			touches: func(string) []string { return names }})
+	}
+	add(fault{name: "everything SIGKILL at once", targets: []string{"all"}, most: seconds(2), strike: strikePower, touches: everything})
+
+	// RabbitMQ.
+	server := func(name string, targets []string, least, most float64, do strike) {
+		part, _, _ := strings.Cut(name, ":")
+		add(fault{name: name, targets: targets, least: seconds(least), most: seconds(most), strike: do,
+			touches: func(string) []string { return []string{strings.ToLower(part)} }})
+	}
+	server("RabbitMQ: SIGKILL", s.brokers, 0, 4, strikeServerKill)
+	server("RabbitMQ: frozen (SIGSTOP)", s.brokers, 1, 14, strikeServerFreeze)
+	server("RabbitMQ: restarted (SIGTERM)", s.brokers, 0, 1, strikeServerRestart)
+	server("RabbitMQ: memory alarm", s.brokers, 1, 6, strikeCtl(
+		[]string{"set_vm_memory_high_watermark", "0.000001"}, []string{"set_vm_memory_high_watermark", "0.4"}))
+	server("RabbitMQ: disk alarm", s.brokers, 1, 6, strikeCtl(
+		[]string{"set_disk_free_limit", "1000000000000000"}, []string{"set_disk_free_limit", "1GB"}))
+	server("RabbitMQ: connections closed", s.brokers[:1], 0, 0, strikeCtl([]string{"close_all_connections", "chaos"}, nil))
+	server("RabbitMQ: queue at its length limit", s.brokers[:1], 1, 6, strikeCtl(
+		[]string{"set_policy", "chaos", `^logs\.[0-9]+$`, `{"max-length-bytes":1}`, "--apply-to", "queues"}, []string{"clear_policy", "chaos"}))
+	server("RabbitMQ: queue unbound", []string{"all"}, 0, 3, strikeUnbind)
+	server("RabbitMQ: exchange deleted", []string{"all"}, 0, 1, strikeExchange)
+
+	if len(s.brokers) > 1 {
+		leader := []string{"leader"}
+		server("RabbitMQ: leader SIGKILL", leader, 0, 6, ofLeader(strikeServerKill))
+		server("RabbitMQ: leader frozen (SIGSTOP)", leader, 1, 25, ofLeader(strikeServerFreeze))
+		server("RabbitMQ: leader cut off from the others", leader, 1, 12, ofLeader(strikeIsolate))
+		server("RabbitMQ: a node cut off from the others", s.brokers, 1, 12, strikeIsolate)
+		server("RabbitMQ: all nodes SIGKILL, one after another", []string{"all"}, 0, 2, strikeEachNode)
+	}
+
+	// PostgreSQL.
+	one := []string{postgres}
+	server("PostgreSQL: SIGKILL", one, 0, 4, strikeServerKill)
+	server("PostgreSQL: immediate shutdown", one, 0, 4, strikeImmediate)
+	server("PostgreSQL: restarted", one, 0, 1, strikeServerRestart)
+	server("PostgreSQL: frozen (SIGSTOP)", one, 1, 14, strikeServerFreeze)
+	server("PostgreSQL: sessions terminated", one, 1, 4, strikeTerminate)
+	server("PostgreSQL: a session's process SIGKILL", one, 0, 0, strikeBackend)
+	server("PostgreSQL: read only", one, 1, 6, strikeReadOnly)
+	server("PostgreSQL: lock on the parent table", one, 1, 14, strikeLock)
+	server(fullDisk, one, 1, 5, strikeDisk)
+	if s.disk == nil {
+		all[len(all)-1].missing = s.noDisk.Error()
+	}
+
+	// Redis, which no promise rests on.
+	server("Redis: SIGKILL", []string{redis}, 0, 3, strikeServerKill)
+	server("Redis: flushed", []string{redis}, 0, 0, strikeFlush)
+
+	// The network. A link belongs to the processes at its ends.
+	ends := func(target string) []string { return []string{"net " + target} }
+	for _, class := range []string{clientAPI, apiBroker, workerBroker, workerPostgres} {
+		var targets []string
+		for _, l := range s.class(class) {
+			targets = append(targets, l.name)
+		}
+		targets = append(targets, class)
+		net := func(name string, least, most float64, w func(rng *rand.Rand) weather) {
+			add(fault{name: class + ": " + name, targets: targets, least: seconds(least), most: seconds(most), touches: ends, strike: strikeWeather(w)})
+		}
+		net("delayed", 1, 5, func(rng *rand.Rand) weather {
+			return weather{delay: time.Duration(20+rng.IntN(400)) * time.Millisecond}
+		})
+		net("throttled", 1, 5, func(rng *rand.Rand) weather { return weather{rate: 4<<10 + rng.IntN(60<<10)} })
+		net("silent", 1, 25, func(*rand.Rand) weather { return weather{stall: true} })
+		net("cut off", 0, 6, func(*rand.Rand) weather { return weather{refuse: true} })
+	}
+	wire := func(name, class string, way direction, pattern string, keep func(*rand.Rand) int) {
+		add(fault{name: class + ": " + name, targets: []string{class}, least: seconds(8), most: seconds(8), touches: ends,
+			strike: strikeTrap(way, pattern, keep)})
+	}
+	some := func(most int) func(*rand.Rand) int { return func(rng *rand.Rand) int { return rng.IntN(most) } }
+	none := func(*rand.Rand) int { return 0 }
+	wire("reset in the middle of a request", clientAPI, up, "POST /log", some(600))
+	wire("reset in place of a 202", clientAPI, down, "HTTP/1.1 202", none)
+	wire("reset in the middle of a frame published", apiBroker, up, amqpType, some(400))
+	wire("reset in place of a confirm", apiBroker, down, amqpAck, none)
+	wire("reset in the middle of a frame delivered", workerBroker, down, amqpType, some(400))
+	wire("reset in place of an ack", workerBroker, up, amqpAck, none)
+	begin, commit := prepared("BEGIN ISOLATION LEVEL READ COMMITTED"), prepared("COMMIT")
+	wire("reset in the middle of the ledger's entries", workerPostgres, up, begin, func(rng *rand.Rand) int { return len(begin) + rng.IntN(300) })
+	wire("reset in the middle of a COPY", workerPostgres, up, "PGCOPY\n\xff\r\n", some(2000))
+	wire("reset in place of a COMMIT", workerPostgres, up, commit, none)
+	wire("reset right after a COMMIT", workerPostgres, up, commit, func(*rand.Rand) int { return len(commit) + len(bindTail) })
+	wire("reset in place of a COMMIT's answer", workerPostgres, down, "COMMIT\x00", none)
+
+	// Clocks.
+	add(fault{name: "clock of an API stepped", targets: []string{"api2"}, least: seconds(1), most: seconds(4), strike: strikeClock})
+	if o.ClockBinary == "" {
+		all[len(all)-1].missing = "no binary with a clock that can be stepped"
+	}
+	add(fault{name: "clock of the clients stepped", targets: []string{"clients"}, least: seconds(1), most: seconds(4), touches: nothing,
+		strike: func(ctx context.Context, _ *system, _ string, hold time.Duration, rng *rand.Rand) error {
+			// As far as an API takes keys: 24 h back, 5 min ahead.
+			l.clock.Store(int64(time.Duration(rng.IntN(23*60)-23*60+4) * time.Minute))
+			pause(ctx, hold)
+			l.clock.Store(0)
+			return nil
+		}})
+	return all
+}
+
+const (
+	// amqpType is how the type of a frame's message is in its header.
+	amqpType = "millrace.frame.v1"
+	// amqpAck is the method basic.ack, class 60, method 80.
+	amqpAck = "\x00\x3c\x00\x50"
+)
+
+// bindTail is what follows a statement's name when it is executed without parameters: the rest of the message Bind (the
+// name's end, three counts), Describe of the portal, Execute, Sync.
+const bindTail = "\x00\x00\x00\x00\x00\x00\x00" + "D\x00\x00\x00\x06P\x00" + "E\x00\x00\x00\x09\x00\x00\x00\x00\x00" + "S\x00\x00\x00\x04"
+
+// prepared is the name under which pgx has prepared a statement, which is what travels each time.
+func prepared(sql string) string {
+	digest := sha256.Sum256([]byte(sql))
+	return "stmtcache_" + hex.EncodeToString(digest[:24])
+}
+
+func strikeKill(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
+	u := s.unit(target)
+	err := u.kill()
+	pause(ctx, hold)
+	return errors.Join(err, u.start())
+}
+
+func strikeKillAll(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
+	var errs []error
+	for _, u := range s.named(target) {
+		errs = append(errs, u.kill())
+	}
+	pause(ctx, hold)
+	for _, u := range s.named(target) {
+		errs = append(errs, u.start())
+	}
+	return errors.Join(errs...)
+}
+
+func strikeFreeze(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
+	u := s.unit(target)
+	err := u.signal(syscall.SIGSTOP)
+	pause(ctx, hold)
+	return errors.Join(err, u.signal(syscall.SIGCONT))
+}
+
+func strikeRolling(ctx context.Context, s *system, target string, _ time.Duration, _ *rand.Rand) error {
+	for _, u := range s.named(target) {
+		if err := u.stop(stopWithin); err != nil {
+			s.surprise(err)
+		}
+		if err := u.start(); err != nil {
+			return err
+		}
+		if err := u.ready(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// strikePower kills every process and server, as if the machine lost its power; what the file system was given stays.
+func strikePower(ctx context.Context, s *system, _ string, hold time.Duration, _ *rand.Rand) error {
+	servers := append([]string{"postgres", "redis"}, s.brokers...)
+	var mu sync.Mutex
+	var errs []error
+	all := func(units func(*unit) error, server func(string) error) {
+		var wg sync.WaitGroup
+		do := func(f func() error) {
+			wg.Go(func() {
+				err := f()
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			})
+		}
+		for _, name := range servers {
+			do(func() error { return server(name) })
+		}
+		for _, u := range s.units {
+			do(func() error { return units(u) })
+		}
+		wg.Wait()
+	}
+	all((*unit).kill, s.kill)
+	pause(ctx, hold)
+	ctx, cancel := healing(ctx)
+	defer cancel()
+	all((*unit).start, func(name string) error { return s.restart(ctx, name) })
+	return errors.Join(errs...)
+}
+
+func strikeServerKill(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
+	err := s.kill(target)
+	pause(ctx, hold)
+	ctx, cancel := healing(ctx)
+	defer cancel()
+	return errors.Join(err, s.restart(ctx, target))
+}
+
+func strikeImmediate(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
+	err := s.stack.Signal(target, syscall.SIGQUIT)
+	pause(ctx, hold)
+	ctx, cancel := healing(ctx)
+	defer cancel()
+	return errors.Join(err, s.restart(ctx, target))
+}
+
+func strikeServerRestart(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
+	if target != "postgres" { // its orderly stop is part of a restart
+		if err := s.stack.Signal(target, syscall.SIGTERM); err != nil {
+			return err
+		}
+	}
+	pause(ctx, hold)
+	ctx, cancel := healing(ctx)
+	defer cancel()
+	return s.restart(ctx, target)
+}
+
+func strikeServerFreeze(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
+	err := s.stack.Signal(target, syscall.SIGSTOP)
+	pause(ctx, hold)
+	return errors.Join(err, s.stack.Signal(target, syscall.SIGCONT))
+}
+
+// restart starts a server again, trying until ctx ends.
+func (s *system) restart(ctx context.Context, name string) error {
+	return again(ctx, func() error { return s.stack.Restart(ctx, name) })
+}
+
+// strikeCtl runs rabbitmqctl with some arguments, and then with others to heal what the first have done.
+func strikeCtl(broke, heals []string) strike {
+	return func(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
+		_, err := s.stack.RabbitMQCtlOn(ctx, target, broke...)
+		if heals == nil {
+			return err
+		}
+		if err != nil {
+			_, _ = s.stack.RabbitMQCtlOn(ctx, target, heals...) // there is probably nothing to heal
+			return err
+		}
+		pause(ctx, hold)
+		ctx, cancel := healing(ctx)
+		defer cancel()
+		return errors.Join(err, again(ctx, func() error {
+			_, err := s.stack.RabbitMQCtlOn(ctx, target, heals...)
+			return err
+		}))
+	}
+}
+
+// ofLeader strikes the node that leads the queue.
+func ofLeader(do strike) strike {
+	return func(ctx context.Context, s *system, _ string, hold time.Duration, rng *rand.Rand) error {
+		leader, err := s.leader(ctx)
+		if err != nil {
+			return err
+		}
+		return do(ctx, s, leader, hold, rng)
+	}
+}
+
+// strikeIsolate cuts a node of the cluster off from the others.
+func strikeIsolate(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
+	err := s.stack.Isolate(ctx, target)
+	pause(ctx, hold)
+	ctx, cancel := healing(ctx)
+	defer cancel()
+	err = errors.Join(err, again(ctx, func() error { return s.stack.Rejoin(ctx, target) }))
+	// A node in the minority had stopped its application, and starts it again.
+	return errors.Join(err, again(ctx, func() error {
+		conn, err := broker.Dial(ctx, []string{s.stack.BrokerURL(target)}, "chaos fault")
+		if err == nil {
+			conn.End(time.Second)
+		}
+		return err
+	}))
+}
+
+// strikeEachNode kills the nodes of the cluster by turns, each as soon as the one before is back.
+func strikeEachNode(ctx context.Context, s *system, _ string, hold time.Duration, rng *rand.Rand) error {
+	for _, name := range s.brokers {
+		if err := strikeServerKill(ctx, s, name, hold, rng); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// strikeUnbind takes the queues' bindings away: what is published has nowhere to go. That the APIs bind them again, when
+// a message comes back to them, is what is under test; nothing else heals it.
+func strikeUnbind(ctx context.Context, s *system, _ string, hold time.Duration, _ *rand.Rand) error {
+	err := s.onChannel(ctx, func(ch *amqp.Channel) error {
+		for i := range s.topology.Shards() {
+			if err := ch.QueueUnbind(s.topology.Queue(i), s.topology.Queue(i), s.topology.Exchange(), nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	pause(ctx, hold)
+	return err
+}
+
+// strikeExchange deletes the exchange, which ends every channel that publishes to it.
+func strikeExchange(ctx context.Context, s *system, _ string, hold time.Duration, _ *rand.Rand) error {
+	err := s.onChannel(ctx, func(ch *amqp.Channel) error { return ch.ExchangeDelete(s.topology.Exchange(), false, false) })
+	pause(ctx, hold)
+	return err
+}
+
+const ofWorkers = ` FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'millrace worker'`
+
+func strikeTerminate(ctx context.Context, s *system, _ string, hold time.Duration, rng *rand.Rand) error {
+	for end := time.Now().Add(hold); ; {
+		if err := s.sql(ctx, "SELECT count(pg_terminate_backend(pid))"+ofWorkers); err != nil {
+			return err
+		}
+		if time.Now().After(end) {
+			return nil
+		}
+		pause(ctx, time.Duration(50+rng.IntN(400))*time.Millisecond)
+	}
+}
+
+// strikeBackend kills the process of one of the workers' sessions; PostgreSQL then restarts all of them.
+func strikeBackend(ctx context.Context, s *system, _ string, _ time.Duration, rng *rand.Rand) error {
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) // it is ended by the server
+	rows, err := conn.Query(ctx, "SELECT pid"+ofWorkers+" ORDER BY state = 'active' DESC, pid")
+	if err != nil {
+		return err
+	}
+	pids, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	if err != nil || len(pids) == 0 {
+		return err
+	}
+	return syscall.Kill(pids[rng.IntN(len(pids))], syscall.SIGKILL)
+}
+
+func strikeReadOnly(ctx context.Context, s *system, _ string, hold time.Duration, _ *rand.Rand) error {
+	set := func(ctx context.Context, how string) error {
+		return s.sql(ctx, "ALTER SYSTEM "+how, "SELECT pg_reload_conf()", "SELECT count(pg_terminate_backend(pid))"+ofWorkers)
+	}
+	err := set(ctx, "SET default_transaction_read_only = on")
+	pause(ctx, hold)
+	ctx, cancel := healing(ctx)
+	defer cancel()
+	return errors.Join(err, again(ctx, func() error { return set(ctx, "RESET default_transaction_read_only") }))
+}
+
+func strikeLock(ctx context.Context, s *system, _ string, hold time.Duration, rng *rand.Rand) error {
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) // which ends the transaction
+	table := []string{"logs", "ledger"}[rng.IntN(2)]
+	if _, err := conn.Exec(ctx, "BEGIN; LOCK TABLE "+table+" IN ACCESS EXCLUSIVE MODE"); err != nil {
+		return err
+	}
+	pause(ctx, hold)
+	return nil
+}
+
+// strikeDisk fills the file system of PostgreSQL's data. It may end the server, when there is no room for its log.
+func strikeDisk(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
+	err := s.disk.fill()
+	pause(ctx, hold)
+	err = errors.Join(err, s.disk.free())
+	ctx, cancel := healing(ctx)
+	defer cancel()
+	for range 20 {
+		if s.sql(ctx, "SELECT 1") == nil {
+			return err
+		}
+		pause(ctx, 500*time.Millisecond)
+	}
+	return errors.Join(err, s.restart(ctx, target))
+}
+
+func strikeFlush(ctx context.Context, s *system, _ string, _ time.Duration, _ *rand.Rand) error {
+	return s.flushRedis(ctx)
+}
+
+// strikeWeather changes the network of one link, or of a class of them.
+func strikeWeather(of func(*rand.Rand) weather) strike {
+	return func(ctx context.Context, s *system, target string, hold time.Duration, rng *rand.Rand) error {
+		w := of(rng)
+		links := s.linksOf(target)
+		for _, l := range links {
+			l.set(w)
+			if w.refuse {
+				l.cut()
+			}
+		}
+		pause(ctx, hold)
+		for _, l := range links {
+			l.set(weather{})
+		}
+		return nil
+	}
+}
+
+// strikeTrap has a few connections of a class reset at the sight of some bytes. The hold is the longest wait for them.
+func strikeTrap(way direction, pattern string, keep func(*rand.Rand) int) strike {
+	return func(ctx context.Context, s *system, target string, hold time.Duration, rng *rand.Rand) error {
+		t := newTrap(way, pattern, keep(rng), 1+rng.IntN(4))
+		links := s.linksOf(target)
+		for _, l := range links {
+			l.set(weather{trap: t})
+		}
+		select {
+		case <-t.done:
+		case <-time.After(hold):
+		case <-ctx.Done():
+		}
+		for _, l := range links {
+			l.set(weather{})
+		}
+		if t.count() == 0 {
+			return errors.New("what it waits for did not come by")
+		}
+		return nil
+	}
+}
+
+func (s *system) linksOf(target string) (links []*link) {
+	for _, l := range s.links {
+		if l.name == target || l.class == target {
+			links = append(links, l)
+		}
+	}
+	return links
+}
+
+// clockSteps are how far api2's clock goes: within a partition and out of it, older than the ledger remembers, ahead.
+var clockSteps = []time.Duration{
+	-9 * 24 * time.Hour, -25 * time.Hour, -time.Hour, -3 * time.Second, 90 * time.Second, 3 * time.Hour, 30 * time.Hour,
+}
+
+// strikeClock steps the clock that api2 makes ids by, there and back. Back does not take effect on ids, which never go
+// back, until the process is another one: so it is killed every second time.
+func strikeClock(ctx context.Context, s *system, target string, hold time.Duration, rng *rand.Rand) error {
+	err := s.setClock(clockSteps[rng.IntN(len(clockSteps))])
+	pause(ctx, hold)
+	err = errors.Join(err, s.setClock(0))
+	if rng.IntN(2) == 0 {
+		u := s.unit(target)
+		err = errors.Join(err, u.kill(), u.start())
+	}
+	return err
+}
+
+// pause waits for d, or until ctx is done.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// healing returns a context for the healing of a fault, which goes on when the run is to end.
+func healing(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), healTimeout)
+}
+
+// again calls f until it succeeds or ctx ends.
+func again(ctx context.Context, f func() error) error {
+	for {
+		err := f()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		pause(ctx, 500*time.Millisecond)
+	}
+}
+
+// apart says whether two faults touch different parts.
+func (f fault) apart(target string, g fault, other string) bool {
+	mine := f.touches(target)
+	return !slices.ContainsFunc(g.touches(other), func(part string) bool { return slices.Contains(mine, part) })
+}

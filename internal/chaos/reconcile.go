@@ -1,0 +1,226 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"millrace/internal/frame"
+)
+
+// mismatch is a kind of difference between what should be and what is.
+type mismatch string
+
+const (
+	lost        mismatch = "acked, but not stored"
+	doubled     mismatch = "stored twice"
+	foreign     mismatch = "stored, but never sent"
+	otherID     mismatch = "stored under another id than was answered"
+	otherRecord mismatch = "stored otherwise than it was sent"
+	deadExtra   mismatch = "a dead letter that nobody poisoned"
+	deadMissing mismatch = "poisoned, but no dead letter"
+	deadTwice   mismatch = "two dead letters of one"
+	wrongAnswer mismatch = "a wrong answer"
+	neverAcked  mismatch = "never acked"
+	died        mismatch = "a process that ended by itself"
+	stuck       mismatch = "no recovery"
+	stale       mismatch = "a search that answers with what was"
+	leaked      mismatch = "resources that do not come back"
+	broken      mismatch = "a fault of the harness"
+)
+
+// Mismatch is one difference, with its history.
+type Mismatch struct{ Kind, Text string }
+
+const mostMismatches = 100 // that are kept, of each kind
+
+// mismatch notes a difference. It may be called by several goroutines.
+func (r *run) mismatch(kind mismatch, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mismatches = append(r.mismatches, Mismatch{string(kind), text})
+	if len(r.mismatches) < mostMismatches {
+		fmt.Fprintf(r.Out, "MISMATCH %s: %s\n", kind, text)
+	}
+}
+
+// told is a request's history and the faults that were in force meanwhile.
+func (r *run) told(q *sent) string {
+	text := r.load.history(q)
+	if len(q.tries) > 0 {
+		last := q.tries[len(q.tries)-1]
+		// What was acked may be lost for a while after.
+		text += r.inForce(q.tries[0].at, last.at+last.took+20*time.Second)
+	}
+	return text
+}
+
+// reconcile compares what is stored with what was sent.
+func (r *run) reconcile(ctx context.Context) (*Report, error) {
+	r.say("comparing")
+	report := &Report{run: r}
+	conn, err := r.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(ctx) // nothing to lose
+	rows, err := conn.Query(ctx, "SELECT id, inserted_at, data::text FROM logs")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var want []byte
+	for rows.Next() {
+		var id [16]byte
+		var at time.Time
+		var text string
+		if err := rows.Scan(&id, &at, &text); err != nil {
+			return nil, err
+		}
+		report.Stored++
+		want = r.check(uuid.UUID(id), at, text, want[:0])
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+
+	// What is missing.
+	tell := func(client, number int, q *sent) {
+		s := r.load.shape(client, number)
+		missing, first := 0, -1
+		for i := range s.records {
+			if i != s.bad && (q.seen == nil || q.seen[i/64]&(1<<(i%64)) == 0) {
+				if missing++; first < 0 {
+					first = i
+				}
+			}
+		}
+		switch {
+		case q.acked && missing > 0:
+			report.Lost += missing
+			r.mismatch(lost, "%d of %d records of client %d, request %d, the first is record %d%s",
+				missing, s.accepted(), client, number, first, r.told(q))
+		case q.acked:
+			report.Requests++
+			report.Records += s.accepted()
+		default:
+			report.Unknown++
+		}
+	}
+	for client, requests := range r.load.sent {
+		for number, q := range requests {
+			tell(client, number, q)
+		}
+	}
+	for number, q := range r.poison.sent {
+		if r.poison.shape(poisoner, number).records > 0 {
+			tell(poisoner, number, q)
+		}
+	}
+	if err := r.checkDead(ctx, report); err != nil {
+		return nil, err
+	}
+	r.reader.check(ctx, conn)
+	r.watch.check()
+	report.finish()
+	return report, nil
+}
+
+// check compares one row. It returns want, for its memory.
+func (r *run) check(id uuid.UUID, at time.Time, text string, want []byte) []byte {
+	client, number, record, ok := parseRecord(text)
+	var q *sent
+	if client == poisoner {
+		q = r.poison.find(number)
+	} else {
+		q = r.load.find(client, number)
+	}
+	if !ok || q == nil {
+		r.mismatch(foreign, "%s %.200s", id, text)
+		return want
+	}
+	s := r.load.shape(client, number)
+	if record < 0 || record >= s.records || record == s.bad {
+		r.mismatch(foreign, "%s %.200s: the request has no such record%s", id, text, r.told(q))
+		return want
+	}
+	if q.seen == nil {
+		q.seen = make([]uint64, (s.records+63)/64)
+	}
+	if bit := uint64(1) << (record % 64); q.seen[record/64]&bit != 0 {
+		r.mismatch(doubled, "record %d of client %d, request %d, now under %s%s", record, client, number, id, r.told(q))
+	} else {
+		q.seen[record/64] |= bit
+	}
+	if q.base != uuid.Nil && id != s.id(q.base, record) {
+		r.mismatch(otherID, "record %d of client %d, request %d is %s, want %s%s", record, client, number, id, s.id(q.base, record), r.told(q))
+	}
+	if !at.Equal(frame.Time(id)) {
+		r.mismatch(otherRecord, "%s has inserted_at %s", id, at)
+	}
+	want = r.load.appendRecord(want, client, number, record, false)
+	if string(want) != text {
+		r.mismatch(otherRecord, "%s is %.300s, want %.300s%s", id, text, want, r.told(q))
+	}
+	return want
+}
+
+// checkDead compares the dead letters with what was poisoned.
+func (r *run) checkDead(ctx context.Context, report *Report) error {
+	conn, err := r.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) // nothing to lose
+	rows, err := conn.Query(ctx, "SELECT id, dead_at, reason, error, payload FROM dead_letters ORDER BY dead_at")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	found := make(map[string]int)
+	for rows.Next() {
+		var id [16]byte
+		var at time.Time
+		var reason, why string
+		var payload []byte
+		if err := rows.Scan(&id, &at, &reason, &why, &payload); err != nil {
+			return err
+		}
+		report.Dead++
+		key := string(payload)
+		found[key]++
+		about := fmt.Sprintf("%s at %s, %s, %s: %.200q", uuid.UUID(id), stamp(at.Sub(r.load.began)), reason, why, payload)
+		if r.poison.dead[key] == 0 {
+			client, number, _, ok := parseRecord(spaced(firstLine(key)))
+			if ok && client < len(r.load.sent) {
+				if q := r.load.find(client, number); q != nil {
+					about += r.told(q)
+				}
+			}
+			r.mismatch(deadExtra, "%s", about)
+		} else if found[key] > r.poison.dead[key] {
+			r.mismatch(deadTwice, "%s", about)
+		}
+	}
+	for payload := range r.poison.dead {
+		if found[payload] == 0 {
+			r.mismatch(deadMissing, "%.200q", payload)
+		}
+	}
+	report.Poisoned = len(r.poison.dead)
+	return rows.Err()
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
+
+// spaced writes a compact record as PostgreSQL does.
+func spaced(record string) string {
+	return strings.NewReplacer(`":`, `": `, `,"`, `, "`).Replace(record)
+}

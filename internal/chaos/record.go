@@ -1,0 +1,184 @@
+package chaos
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/klauspost/compress/zstd"
+
+	"millrace/internal/frame"
+)
+
+// A record says whose it is: client, number of the request, and place in it. All the rest follows from these and the
+// seed, so that what is stored can be compared with what was sent without keeping it.
+
+// poisoner is the client number of what is published past the API.
+const poisoner = 1_000_000
+
+// shape is what a request looks like. It follows from the seed, the client and the number.
+type shape struct {
+	records  int
+	bad      int // the record that is refused, or -1
+	single   bool
+	keyed    bool
+	ids      bool // asks for the ids
+	encoding string
+	form     form
+}
+
+// form is how a poisoned message is made; zero is a request to the API.
+type form int
+
+const (
+	viaAPI       form = iota
+	typedFrame        // a frame with a record that jsonb refuses: PostgreSQL finds it
+	foreignLines      // NDJSON without a type, with a line that the scanner refuses
+	garbage           // nothing that is JSON
+	brokenFrame       // a frame whose header does not fit its body
+	unknownType       // a frame of a version to come
+	forms
+)
+
+// maker makes the requests and records of a run.
+type maker struct {
+	seed  uint64
+	batch int // mean number of records of a batch
+	pads  string
+}
+
+// newMaker returns a maker of requests that have so many records in the mean. Half of them have one.
+func newMaker(seed uint64, mean float64) *maker {
+	const letters = "abcdefghijklmnopqrstuvwxyz0123456789      "
+	rng := rand.New(rand.NewPCG(seed, 1))
+	pads := make([]byte, 64<<10)
+	for i := range pads {
+		pads[i] = letters[rng.IntN(len(letters))]
+	}
+	// Of those that are no batches there are 55 in a hundred, with one or at most 10 in the mean; and one in a hundred
+	// has 400.
+	batch := max(2, int((mean-0.5-0.5-4)/0.44))
+	return &maker{seed: seed, batch: batch, pads: string(pads)}
+}
+
+func (m *maker) rng(client, number, record int) *rand.Rand {
+	return rand.New(rand.NewPCG(m.seed^uint64(record)<<1, uint64(client)<<32|uint64(number)))
+}
+
+func (m *maker) shape(client, number int) shape {
+	rng := m.rng(client, number, -1)
+	if client == poisoner {
+		s := shape{form: typedFrame + form(number%int(forms-1)), bad: -1, keyed: true}
+		if s.form == typedFrame || s.form == foreignLines {
+			s.records = 2 + rng.IntN(20)
+			s.bad = rng.IntN(s.records)
+		}
+		return s
+	}
+	s := shape{records: 1, bad: -1, keyed: rng.IntN(10) > 0, encoding: []string{"", "", "gzip", "zstd"}[rng.IntN(4)]}
+	switch {
+	case rng.IntN(2) == 0:
+		s.single = true
+		return s
+	case !s.keyed:
+		s.records = 1 + rng.IntN(min(2*m.batch, 20)) // one segment, so that its ids follow each other
+		s.ids = true
+	case rng.IntN(45) == 0: // several segments
+		s.records = 200 + rng.IntN(max(m.batch, 400))
+	default:
+		s.records = 1 + rng.IntN(2*m.batch)
+	}
+	s.ids = s.ids || rng.IntN(4) == 0
+	if s.records > 1 && rng.IntN(8) == 0 {
+		s.bad = rng.IntN(s.records)
+	}
+	return s
+}
+
+// accepted is how many records are to be stored.
+func (s shape) accepted() int {
+	if s.bad >= 0 {
+		return s.records - 1
+	}
+	return s.records
+}
+
+// id is the id of record i of a request, given the request's base.
+func (s shape) id(base uuid.UUID, i int) uuid.UUID {
+	if s.bad >= 0 && i > s.bad && s.form != typedFrame { // a frame's positions count what is refused later, too
+		i--
+	}
+	return frame.ID(base, i)
+}
+
+// appendRecord appends a record in the form that PostgreSQL writes jsonb in.
+func (m *maker) appendRecord(b []byte, client, number, record int, bad bool) []byte {
+	b = fmt.Appendf(b, `{"c": %d, "i": %d, "n": %d, "pad": "`, client, record, number)
+	if bad {
+		b = append(b, `\u0000`...)
+	}
+	// A multiplicative hash places the text; a generator of its own for each record would cost more than all else.
+	h := (m.seed ^ uint64(client)<<40 ^ uint64(number)<<16 ^ uint64(record)) * 0x9e3779b97f4a7c15
+	size := 20 + int(h>>56)
+	if h>>40&63 == 0 {
+		size += 3000
+	}
+	at := int(h >> 20 % uint64(len(m.pads)-size))
+	b = append(b, m.pads[at:at+size]...)
+	return append(b, `"}`...)
+}
+
+// parseRecord reads whose record a stored one is.
+func parseRecord(text string) (client, number, record int, ok bool) {
+	rest, ok := strings.CutPrefix(text, `{"c": `)
+	c, rest, ok2 := strings.Cut(rest, `, "i": `)
+	i, rest, ok3 := strings.Cut(rest, `, "n": `)
+	n, _, ok4 := strings.Cut(rest, `, "pad": "`)
+	if !ok || !ok2 || !ok3 || !ok4 {
+		return 0, 0, 0, false
+	}
+	client, err := strconv.Atoi(c)
+	record, err2 := strconv.Atoi(i)
+	number, err3 := strconv.Atoi(n)
+	return client, number, record, err == nil && err2 == nil && err3 == nil
+}
+
+// body makes the body of a request, encoded, and its path.
+func (m *maker) body(client, number int, s shape) (path string, body []byte, err error) {
+	var b []byte
+	for i := range s.records {
+		b = m.appendRecord(b, client, number, i, i == s.bad)
+		b = append(b, '\n')
+	}
+	path = "/log/batch"
+	if s.single {
+		path = "/log"
+	} else if s.ids {
+		path += "?ids=true"
+	}
+	var out bytes.Buffer
+	switch s.encoding {
+	case "gzip":
+		w := gzip.NewWriter(&out)
+		_, err = w.Write(b)
+		if err == nil {
+			err = w.Close()
+		}
+	case "zstd":
+		var w *zstd.Encoder
+		if w, err = zstd.NewWriter(&out, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(128<<10)); err != nil {
+			return "", nil, err
+		}
+		_, err = w.Write(b)
+		if err == nil {
+			err = w.Close()
+		}
+	default:
+		return path, b, nil
+	}
+	return path, out.Bytes(), err
+}

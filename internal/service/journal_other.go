@@ -1,0 +1,7 @@
+//go:build !linux
+
+package service
+
+import "io"
+
+func toJournal(io.Writer) bool { return false }

@@ -1,0 +1,1 @@
+DROP FUNCTION millrace_add_partition(regclass, text, text, text);

@@ -1,0 +1,24 @@
+-- What the worker and the query service may do, where millrace_owner owns the tables; elsewhere nothing. Millrace
+-- runs it after every migration, so that what a step has made is granted too.
+--
+-- Partitions need no grants: rows are written and read through their parents.
+DO $$
+BEGIN
+    IF (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'logs'::regclass) <> 'millrace_owner' THEN
+        RETURN;
+    END IF;
+
+    -- The worker writes, and reads what tells whether something was written before: never the records.
+    GRANT INSERT, SELECT (id, inserted_at) ON logs TO millrace_writer;
+    GRANT INSERT, SELECT ON ledger TO millrace_writer;
+    GRANT INSERT, SELECT (id) ON dead_letters TO millrace_writer;
+    GRANT INSERT, SELECT, UPDATE (changes) ON late_changes TO millrace_writer;
+    GRANT SELECT ON schema_migrations TO millrace_writer;
+    -- Again: a dump that is restored without privileges lets everybody call it.
+    REVOKE ALL ON FUNCTION millrace_add_partition(regclass, text, text, text) FROM PUBLIC;
+    GRANT EXECUTE ON FUNCTION millrace_add_partition(regclass, text, text, text) TO millrace_writer;
+
+    -- The query service reads the records, and of dead letters all but what is in them.
+    GRANT SELECT ON logs, ledger, late_changes, schema_migrations TO millrace_reader;
+    GRANT SELECT (id, dead_at, reason, record_id, queue) ON dead_letters TO millrace_reader;
+END $$;

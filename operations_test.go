@@ -1,0 +1,127 @@
+package main
+
+import (
+	"bytes"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"millrace/internal/broker"
+	"millrace/internal/frame"
+	"millrace/internal/testenv"
+)
+
+// What deploy/OPERATIONS.md says of backups and of queues is shown here on real servers.
+
+// sendKeyed posts one record under a key and wants it accepted.
+func sendKeyed(t *testing.T, addr, key, body string) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodPost, "http://"+addr+"/log", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Idempotency-Key", key)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answer := readJSON(t, resp); resp.StatusCode != http.StatusAccepted {
+		t.Fatalf("got %d %v, want 202", resp.StatusCode, answer)
+	}
+}
+
+// pgProgram returns the path of a program of PostgreSQL's, of the same version as the private server where that is
+// another than the machine's.
+func pgProgram(t *testing.T, name string) string {
+	t.Helper()
+	if dir := os.Getenv("MILLRACE_POSTGRES_BIN"); dir != "" {
+		name = filepath.Join(dir, name)
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		t.Skipf("%v: restoring a dump is not tested", err)
+	}
+	return path
+}
+
+func TestARestoredDumpGoesOnWithTheQueueWithoutDoubles(t *testing.T) {
+	dump, psql := pgProgram(t, "pg_dump"), pgProgram(t, "psql")
+	db, b := testenv.Schema(t), testenv.Broker(t, 1)
+	addr := runAPI(t, b, map[string]string{})
+	discard := slog.New(slog.DiscardHandler)
+	_, stop := runWorker(t, b, discard, map[string]string{"POSTGRES_URL": string(db)})
+	var ids []string
+	send := func(n int) {
+		for range n {
+			ids = append(ids, frame.NewBase().String())
+			sendKeyed(t, addr, ids[len(ids)-1], `{"n":`+strconv.Itoa(len(ids))+`}`)
+		}
+	}
+	send(20)
+	before := testenv.Connect(t, db)
+	awaitCount(t, before, 20, "SELECT count(*) FROM logs")
+	stop()
+	send(10) // the queue holds them while the database is moved
+
+	text, err := exec.Command(dump, "--no-owner", "--no-privileges", string(db)).Output()
+	if err != nil {
+		t.Fatalf("pg_dump: %v", err)
+	}
+	restored := testenv.Database(t)
+	restore := exec.Command(psql, "-q", "-v", "ON_ERROR_STOP=1", string(restored))
+	restore.Stdin = bytes.NewReader(text)
+	if out, err := restore.CombinedOutput(); err != nil {
+		t.Fatalf("psql: %v: %s", err, out)
+	}
+	for i := range 20 { // clients whose answer was lost, and redelivery, bring the same segments again
+		sendKeyed(t, addr, ids[i], `{"n":`+strconv.Itoa(i+1)+`}`)
+	}
+	runWorker(t, b, discard, map[string]string{"POSTGRES_URL": string(restored), "WORKER_STREAMS": "1"})
+	send(1)
+	after := testenv.Connect(t, restored)
+	awaitCount(t, after, 1, "SELECT count(*) FROM logs WHERE id = '"+ids[30]+"'") // the last in the queue
+	if rows, distinct := countRows(t, after, "SELECT count(*) FROM logs"), countRows(t, after, "SELECT count(DISTINCT id) FROM logs"); rows != 31 || distinct != 31 {
+		t.Errorf("%d rows, %d ids; want 31", rows, distinct)
+	}
+	if n := countRows(t, after, "SELECT count(*) FROM dead_letters"); n != 0 {
+		t.Errorf("%d dead letters", n)
+	}
+}
+
+func TestFramesInQueuesThatWorkersDoNotKnowWaitForThoseThatDo(t *testing.T) {
+	db, b := testenv.Schema(t), testenv.Broker(t, 3)
+	few := b
+	few.Shards = 1
+	discard := slog.New(slog.DiscardHandler)
+	addr := runAPI(t, b, map[string]string{})
+	_, stop := runWorker(t, few, discard, map[string]string{"POSTGRES_URL": string(db)})
+	topology, ch := broker.NewTopology(b), testenv.Channel(t, b)
+	waiting := func(i int) int {
+		q, err := ch.QueueDeclarePassive(topology.Queue(i), true, false, false, false, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return q.Messages
+	}
+	sent := 0
+	for deadline := time.Now().Add(20 * time.Second); waiting(1) == 0 || waiting(2) == 0; {
+		sendKeyed(t, addr, frame.NewBase().String(), `{}`)
+		sent++
+		if time.Now().After(deadline) {
+			t.Fatalf("after %d requests the queues hold %d and %d", sent, waiting(1), waiting(2))
+		}
+	}
+	conn := testenv.Connect(t, db)
+	if n := countRows(t, conn, "SELECT count(*) FROM logs"); n >= sent {
+		t.Errorf("%d of %d are stored, though nobody reads two of the queues", n, sent)
+	}
+	stop()
+	runWorker(t, b, discard, map[string]string{"POSTGRES_URL": string(db)})
+	awaitCount(t, conn, sent, "SELECT count(*) FROM logs")
+}

@@ -1,0 +1,151 @@
+# terraform test, with a provider that makes nothing.
+mock_provider "docker" {}
+
+variables {
+  image = "registry.example.com/millrace:v1.2.3"
+  keys  = "shipper 0000000000000000000000000000000000000000000000000000000000000000 write\n"
+  passwords = {
+    postgres = "0000000000000000000000000000000a"
+    owner    = "0000000000000000000000000000000b"
+    writer   = "0000000000000000000000000000000c"
+    reader   = "0000000000000000000000000000000d"
+    monitor  = "0000000000000000000000000000000e"
+    rabbitmq = "0000000000000000000000000000000f"
+    cookie   = "00000000000000000000000000000010"
+    redis    = "00000000000000000000000000000011"
+    grafana  = "00000000000000000000000000000012"
+  }
+}
+
+run "defaults" {
+  assert {
+    condition     = toset(keys(docker_service.this)) == toset(["balancer", "api", "worker", "query", "migrate", "roles", "postgres", "rabbitmq", "redis", "prometheus", "postgres-exporter", "grafana"])
+    error_message = "services: ${join(", ", keys(docker_service.this))}"
+  }
+  assert {
+    condition     = docker_service.this["api"].mode[0].replicated[0].replicas == 2
+    error_message = "two APIs by default"
+  }
+  assert {
+    condition     = alltrue([for s in docker_service.this : s.task_spec[0].resources[0].limits[0].memory_bytes >= 100000000])
+    error_message = "every service has a memory limit"
+  }
+  assert {
+    condition     = alltrue([for name, s in docker_service.this : length(s.task_spec[0].container_spec[0].healthcheck) == (contains(["migrate", "roles"], name) ? 0 : 1)])
+    error_message = "every service that lasts has a health check"
+  }
+  assert {
+    condition     = alltrue([for name, s in docker_service.this : !strcontains(jsonencode(s.task_spec[0].container_spec[0].env), "00000000")])
+    error_message = "no password is in an environment"
+  }
+  assert {
+    condition     = alltrue([for s in docker_secret.this : !strcontains(s.name, "00000000")])
+    error_message = "no password is in a secret's name"
+  }
+  assert {
+    condition     = docker_service.this["api"].task_spec[0].container_spec[0].env["KEYS_FILE"] == "/etc/millrace/keys" && docker_service.this["api"].task_spec[0].container_spec[0].env["ALLOW_ANONYMOUS"] == "false"
+    error_message = "the API asks for keys"
+  }
+  assert {
+    condition     = length(docker_service.this["api"].endpoint_spec[0].ports) == 0 && toset([for p in docker_service.this["balancer"].endpoint_spec[0].ports : p.published_port]) == toset([8080, 8081])
+    error_message = "the balancer alone publishes the API"
+  }
+  assert {
+    condition     = contains(docker_service.this["postgres"].task_spec[0].container_spec[0].args, "-cmax_wal_size=4GB")
+    error_message = "PostgreSQL is tuned as in docker-compose.yml"
+  }
+  assert {
+    condition     = alltrue([for s in docker_service.this : !strcontains(jsonencode(s.task_spec[0].container_spec[0].args == null ? [] : s.task_spec[0].container_spec[0].args), "$")])
+    error_message = "what is a variable to docker compose has its value"
+  }
+  assert {
+    condition     = output.grafana_port == 3000 && length(output.volumes) == 4
+    error_message = "volumes: ${join(", ", output.volumes)}"
+  }
+}
+
+run "three_brokers" {
+  variables {
+    brokers = 3
+  }
+  assert {
+    condition     = alltrue([for name in ["rabbitmq", "rabbitmq-2", "rabbitmq-3"] : docker_service.this[name].task_spec[0].container_spec[0].hostname == name])
+    error_message = "three nodes, each with the name that its data belongs to"
+  }
+  assert {
+    condition     = alltrue([for name in ["rabbitmq", "rabbitmq-2", "rabbitmq-3"] : contains(tolist(docker_service.this[name].task_spec[0].networks_advanced)[0].aliases, "broker")])
+    error_message = "broker is the name of all nodes"
+  }
+  assert {
+    condition     = length(docker_volume.this) == 6
+    error_message = "each node has a volume"
+  }
+}
+
+run "unwatched" {
+  variables {
+    monitoring = false
+  }
+  assert {
+    condition     = length(docker_service.this) == 9 && output.grafana_port == null && !contains(keys(docker_secret.this), "grafana")
+    error_message = "services: ${join(", ", keys(docker_service.this))}"
+  }
+}
+
+run "settings_and_replicas" {
+  variables {
+    settings  = { QUEUE_SHARDS = "4", LOG_FORMAT = "text" }
+    replicas  = { worker = 3 }
+    placement = { postgres = ["node.hostname==db1"] }
+    memory    = { postgres = 8589934592 }
+  }
+  assert {
+    condition     = alltrue([for name in ["api", "worker", "query"] : docker_service.this[name].task_spec[0].container_spec[0].env["QUEUE_SHARDS"] == "4" && docker_service.this[name].task_spec[0].container_spec[0].env["LOG_FORMAT"] == "text"])
+    error_message = "all services get the settings"
+  }
+  assert {
+    condition     = docker_service.this["worker"].mode[0].replicated[0].replicas == 3
+    error_message = "three workers"
+  }
+  assert {
+    condition     = docker_service.this["postgres"].task_spec[0].placement[0].constraints == toset(["node.hostname==db1"]) && docker_service.this["postgres"].task_spec[0].resources[0].limits[0].memory_bytes == 8589934592
+    error_message = "PostgreSQL is where it was put"
+  }
+}
+
+run "anonymous" {
+  variables {
+    keys            = ""
+    allow_anonymous = true
+  }
+  assert {
+    condition     = !contains(keys(docker_service.this["api"].task_spec[0].container_spec[0].env), "KEYS_FILE") && !contains(keys(docker_secret.this), "keys")
+    error_message = "no keys file"
+  }
+}
+
+run "refused" {
+  command = plan
+  variables {
+    keys      = ""
+    image     = "millrace:latest"
+    brokers   = 2
+    name      = "Millrace"
+    replicas  = { api = 0 }
+    ports     = { api = 0 }
+    settings  = { POSTGRES_URL = "postgres://elsewhere/" }
+    placement = { database = ["node.role==manager"] }
+    passwords = {
+      postgres = "short"
+      owner    = "0000000000000000000000000000000b"
+      writer   = "0000000000000000000000000000000b"
+      reader   = "0000000000000000000000000000000d"
+      monitor  = "0000000000000000000000000000000e"
+      rabbitmq = "has/a/slash/in/it"
+      cookie   = "00000000000000000000000000000010"
+      redis    = "00000000000000000000000000000011"
+      grafana  = "00000000000000000000000000000012"
+    }
+  }
+  expect_failures = [var.keys, var.image, var.brokers, var.name, var.replicas, var.ports, var.settings, var.placement, var.passwords]
+}
