@@ -55,8 +55,9 @@ sweep: build servers ## how speed and latency change with sizes and settings, in
 	@bin/millrace stack --dir bin/sweep -- bash -euc 'cd bench; export MILLRACE_BENCH_STACK=$(CURDIR)/bin/sweep; for round in $$(seq $(ROUNDS)); do \
 		echo "round $$round of $(ROUNDS)" >&2; ../bin/bench.test -test.run NONE -test.bench "$(SWEEP)" -test.benchtime 2x; done' | \
 		tee -a bench/results/$(STAMP)-sweep.txt
-	@rm -rf bin/sweep; bin/report -curves bench/results/$(STAMP)-sweep.txt -to bench
-	@echo "bench/results/$(STAMP)-sweep.txt has the figures, bench/*.svg the curves"
+	@rm -rf bin/sweep; mkdir -p bin/curves; bin/report -curves bench/results/$(STAMP)-sweep.txt -to bin/curves
+	@echo "bench/results/$(STAMP)-sweep.txt has the figures, bin/curves the curves"
+	@echo "go run ./bench/report -curves bench/results/$(STAMP)-sweep.txt -to bench brings those into bench/README.md"
 
 # The options, with their defaults: go run ./internal/chaos/run -help. A seed replays its schedule.
 SEED ?= 0
