@@ -11,7 +11,7 @@ APT         := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
 .PHONY: help run test bench chaos fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest watch watchers up down logs smoke terraform install balancer
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build servers ## everything on this machine, data in .millrace; Ctrl-C stops it
 	@exec bin/millrace run
@@ -39,7 +39,7 @@ bench: build servers ## how fast Millrace is here, each figure beside its ceilin
 		run bench "Visible|Tail" 300x; \
 		run bench Search 20x' | bin/report -out $(RESULTS)
 	@echo "$(RESULTS) has it for benchstat, $(RESULTS:.txt=.svg) is its picture"
-	@echo "bin/report -update $(RESULTS) brings it into README.md and DESIGN.md"
+	@echo "go run ./bench/report -update $(RESULTS) brings it into README.md and DESIGN.md"
 
 BENCH ?= Scan/ndjson|Frame/encode|Publish|AcceptOne/=64$$|AcceptBatch|Drain/=2|EndToEnd/full
 COUNT ?= 10
@@ -55,8 +55,9 @@ sweep: build servers ## how speed and latency change with sizes and settings, in
 	@bin/millrace stack --dir bin/sweep -- bash -euc 'cd bench; export MILLRACE_BENCH_STACK=$(CURDIR)/bin/sweep; for round in $$(seq $(ROUNDS)); do \
 		echo "round $$round of $(ROUNDS)" >&2; ../bin/bench.test -test.run NONE -test.bench "$(SWEEP)" -test.benchtime 2x; done' | \
 		tee -a bench/results/$(STAMP)-sweep.txt
-	@rm -rf bin/sweep; bin/report -curves bench/results/$(STAMP)-sweep.txt -to bench
-	@echo "bench/results/$(STAMP)-sweep.txt has the figures, bench/*.svg the curves"
+	@rm -rf bin/sweep; mkdir -p bin/curves; bin/report -curves bench/results/$(STAMP)-sweep.txt -to bin/curves
+	@echo "bench/results/$(STAMP)-sweep.txt has the figures, bin/curves the curves"
+	@echo "go run ./bench/report -curves bench/results/$(STAMP)-sweep.txt -to bench brings those into bench/README.md"
 
 # The options, with their defaults: go run ./internal/chaos/run -help. A seed replays its schedule.
 SEED ?= 0

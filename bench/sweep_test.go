@@ -174,9 +174,9 @@ func BenchmarkSweepPrefetch(b *testing.B) {
 	}
 }
 
-// lagPoint posts batches of 100 at a pace and looks how long they take to their commit.
-func lagPoint(b *testing.B, pace float64, env ...string) {
-	const batch, connections = 100, 8
+// lagPoint posts batches at a pace and looks how long they take to their commit.
+func lagPoint(b *testing.B, pace float64, batch int, env ...string) {
+	const connections = 8
 	db, q := testenv.Schema(b), newQueues(b)
 	var requests [][]byte
 	for _, body := range bodies(16, batch) {
@@ -207,15 +207,19 @@ func BenchmarkSweepLinger(b *testing.B) {
 	for _, pace := range []float64{2000, 50_000} {
 		for _, ms := range []int{1, 5, 20, 50, 100, 200} {
 			b.Run(fmt.Sprintf("%.0f_rows_a_second/ms=%d", pace, ms), func(b *testing.B) {
-				lagPoint(b, pace, fmt.Sprintf("BATCH_LINGER=%dms", ms))
+				lagPoint(b, pace, 100, fmt.Sprintf("BATCH_LINGER=%dms", ms))
 			})
 		}
 	}
 }
 
 func BenchmarkSweepLoad(b *testing.B) {
-	for _, pace := range []float64{1000, 5000, 20_000, 50_000, 75_000, 100_000, 125_000, 150_000} {
-		b.Run(fmt.Sprintf("accept_to_commit/rate=%.0f", pace), func(b *testing.B) { lagPoint(b, pace) })
+	for _, pace := range []float64{1000, 3000, 10_000, 30_000, 60_000, 90_000, 120_000, 150_000} {
+		batch := 500 // of which each connection sends one whenever it is time
+		if pace < 10_000 {
+			batch = 25
+		}
+		b.Run(fmt.Sprintf("accept_to_commit/rate=%.0f", pace), func(b *testing.B) { lagPoint(b, pace, batch) })
 	}
 }
 

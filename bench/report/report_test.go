@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -123,6 +124,35 @@ func TestTheDocumentsHaveTheFiguresOfTheResultsTheyName(t *testing.T) {
 	}
 }
 
+func TestTheCurvesAreThoseOfTheSweepThatTheirPageNames(t *testing.T) {
+	page, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile(`\((results/[^)]*-sweep\.txt)\)`).FindSubmatch(page)
+	if named == nil {
+		t.Fatal("bench/README.md names no results of a sweep")
+	}
+	dir := t.TempDir()
+	if err := drawSweep(filepath.Join("..", string(named[1])), dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pictures {
+		name := p.file + ".svg"
+		if !strings.Contains(string(page), "("+name+")") {
+			t.Errorf("bench/README.md does not show %s", name)
+		}
+		want, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Errorf("%s has no results for %s", named[1], name)
+			continue
+		}
+		if got, err := os.ReadFile(filepath.Join("..", name)); err != nil || string(got) != string(want) {
+			t.Errorf("%s is not the picture of %s (error %v); go run ./bench/report -curves bench/%s -to bench", name, named[1], err, named[1])
+		}
+	}
+}
+
 func TestPicturesAreWellFormed(t *testing.T) {
 	results, err := read(strings.NewReader(run()), nil)
 	if err != nil {
@@ -158,6 +188,9 @@ func TestPicturesAreWellFormed(t *testing.T) {
 		}
 		if n := strings.Count(string(text), "<polyline"); n != 2*len(p.panels) {
 			t.Errorf("%s has %d curves in %d panels, want two in each", p.file, n, len(p.panels))
+		}
+		if inside := p.mark >= 1 && p.mark <= 1000; strings.Contains(string(text), ">default<") != inside {
+			t.Errorf("%s shows where the default is: %v, want %v", p.file, !inside, inside)
 		}
 		all = append(all, text)
 	}

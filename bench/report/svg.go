@@ -104,6 +104,9 @@ type panel struct {
 	curves []curve
 }
 
+// spoken makes of a benchmark's unit what people read.
+var spoken = strings.NewReplacer("-ms", ", ms", "-MiB", ", MiB", "-", " ")
+
 // draw draws panels side by side. Where x is in all of them, mark is drawn there, and named.
 func draw(title, xName string, panels []panel, mark float64) []byte {
 	const width, height, left, top, bottom, right = 360.0, 250.0, 58.0, 76.0, 44.0, 14.0
@@ -147,14 +150,15 @@ func draw(title, xName string, panels []panel, mark float64) []byte {
 			low, high := math.Log(ticks[0]), math.Log(ticks[len(ticks)-1])
 			toY = func(y float64) float64 { return y0 + h*(1-(math.Log(y)-low)/(high-low)) }
 		}
-		c.text(x0-44, y0-10, "small", "start", p.unit)
+		c.text(x0-44, y0-10, "small", "start", spoken.Replace(p.unit))
 		for _, t := range ticks {
 			c.line(x0, toY(t), x0+w, toY(t), "grid")
 			c.text(x0-6, toY(t)+4, "small", "end", short(t))
 		}
 		slices.Sort(xs)
+		xs = slices.Compact(xs)
 		before := math.Inf(-1)
-		for _, x := range slices.Compact(xs) {
+		for _, x := range xs {
 			if toX(x)-before > 30 { // labels must not touch
 				before = toX(x)
 				c.text(before, y0+h+16, "small", "middle", short(x))
@@ -214,8 +218,14 @@ func logTicks(low, high float64) []float64 {
 	return all[first : last+1]
 }
 
-// short prints a number for an axis: 64k, 2M.
+// short prints a number for an axis: 50k, 2M, 64Ki.
 func short(v float64) string {
+	if n := int(v); n >= 1024 && n&(n-1) == 0 {
+		if n >= 1<<20 {
+			return fmt.Sprintf("%dMi", n>>20)
+		}
+		return fmt.Sprintf("%dKi", n>>10)
+	}
 	for _, s := range []struct {
 		unit string
 		size float64

@@ -86,7 +86,8 @@ func curvesOf(results []result, benchmark, unit string) (curves []curve) {
 		for p, values := range rounds {
 			if p.curve == name {
 				slices.Sort(values)
-				c.points = append(c.points, point{p.x, values[len(values)/2], values[0], values[len(values)-1]})
+				n := len(values)
+				c.points = append(c.points, point{p.x, (values[(n-1)/2] + values[n/2]) / 2, values[0], values[n-1]})
 			}
 		}
 		slices.SortFunc(c.points, func(a, b point) int { return cmp.Compare(a.x, b.x) })
