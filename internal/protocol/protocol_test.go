@@ -8,9 +8,11 @@ package protocol
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // rules are what the protocol rests on. The zero value is Millrace.
@@ -39,24 +41,30 @@ var (
 	baseOf    = [segments]uint8{segA | segC, segB, segA | segC, segD, segU} // those with the same base
 )
 
-const (
-	keyed, unkeyed = 0, 1 // requests
-	tries          = 2    // of the keyed one; the other can't be sent again
-	faults         = 2    // as many as happen
-)
+const keyed, unkeyed = 0, 1 // requests
 
-// state is one state of everything. It is a map's key: lists are arrays in order, zeros last.
+// scope bounds what happens.
+type scope struct {
+	tries  [2]uint8 // how often each request is sent; the other one can't be sent again, having no key
+	faults uint8
+}
+
+// state is one state of everything. It is a map's key: lists are in order, zeros last.
+//
+// What can't be told apart later is one state. A frame that was published and not taken is like one that was not
+// published; one that the broker took and whose confirm is lost is in the queue, however late it was taken.
 type state struct {
-	clients [2]struct{ at, api, tries uint8 } // by request; at: see below
+	clients [2]client
 	apis    [2]api
-	bound   bool      // there is a queue for what is published
-	late    [10]uint8 // frames that their API has given up, and the broker may yet read
-	ready   [12]uint8 // frames in the queue
+	bound   bool     // there is a queue for what is published
+	queue   [8]uint8 // frames
 	workers [2]worker
 	ledger  uint8    // segments
 	rows    [4]uint8 // how often each record is stored; 2 is twice or more
 	faults  uint8    // left
 }
+
+type client struct{ at, api, tries uint8 }
 
 // Where a client is.
 const (
@@ -68,18 +76,9 @@ const (
 
 // api is an API's memory.
 type api struct {
-	frames [6]published
+	frames [5]uint8 // not confirmed
 	wait   [2]uint8 // segments of each request that are not confirmed
 }
-
-// published is a frame: its segments, and how far its publish is.
-type published struct{ segments, at uint8 }
-
-const (
-	unsent = iota
-	sent   // on its way to the broker
-	taken  // the confirm is on its way back
-)
 
 // worker holds a frame.
 type worker struct{ frame, at uint8 }
@@ -94,7 +93,6 @@ const (
 // step is what happens between two states. A fault is nobody's duty: what must go on goes on without.
 type step struct {
 	what  string
-	who   uint8
 	frame uint8
 	fault bool
 }
@@ -106,11 +104,10 @@ func (s step) String() string {
 			names = append(names, string("abcdu"[i]))
 		}
 	}
-	text := fmt.Sprintf(s.what, s.who+1)
-	if len(names) > 0 {
-		text += " [" + strings.Join(names, " ") + "]"
+	if names == nil {
+		return s.what
 	}
-	return text
+	return fmt.Sprintf("%s %v", s.what, names)
 }
 
 // put adds a frame to a list; there must be room.
@@ -119,30 +116,27 @@ func put(list []uint8, f uint8) {
 		panic("the model's lists are too short")
 	}
 	list[len(list)-1] = f
-	slices.SortFunc(list, func(a, b uint8) int { return int(b) - int(a) })
+	sort(list)
 }
 
 // cut takes a frame out.
 func cut(list []uint8, f uint8) {
 	list[slices.Index(list, f)] = 0
-	slices.SortFunc(list, func(a, b uint8) int { return int(b) - int(a) })
+	sort(list)
 }
+
+func sort(list []uint8) { slices.SortFunc(list, func(a, b uint8) int { return int(b) - int(a) }) }
 
 // normal makes states equal that differ in nothing that matters.
 func (s state) normal() state {
-	for i := range s.apis {
-		a := &s.apis[i]
-		slices.SortFunc(a.frames[:], func(x, y published) int {
-			return (int(y.segments)<<8 | int(y.at)) - (int(x.segments)<<8 | int(x.at))
-		})
-		for r, c := range s.clients {
+	for r := range s.clients {
+		c := &s.clients[r]
+		for i := range s.apis {
 			if c.at != waiting || int(c.api) != i {
-				a.wait[r] = 0
+				s.apis[i].wait[r] = 0
 			}
 		}
-	}
-	for r := range s.clients {
-		if c := &s.clients[r]; c.at != waiting {
+		if c.at != waiting {
 			c.api = 0
 		}
 	}
@@ -169,51 +163,28 @@ func (s *state) store(r rules, f uint8) {
 }
 
 // next calls yield with every step that is possible, and the state behind it.
-func (s state) next(r rules, yield func(step, state)) {
+func (s state) next(r rules, in scope, yield func(step, state)) {
 	for request, c := range s.clients {
 		if c.at == waiting {
 			n := s
 			n.clients[request].at = unanswered
-			yield(step{what: []string{"the client of the keyed request waits no longer", "the other client waits no longer"}[request]}, n)
+			yield(step{what: "the client waits no longer", frame: []uint8{segA | segB, segU}[request]}, n)
 		}
-		if c.at == idle || c.at == unanswered && request == keyed && c.tries < tries {
+		if (c.at == idle || c.at == unanswered) && c.tries < in.tries[request] {
 			s.send(r, request, yield)
 		}
 	}
 	for i := range s.apis {
 		s.stepAPI(r, i, yield)
 	}
-	for i, f := range s.late {
-		if f == 0 || i > 0 && f == s.late[i-1] {
-			continue
-		}
-		n := s
-		cut(n.late[:], f)
-		if n.bound {
-			put(n.ready[:], f)
-		}
-		yield(step{what: "the broker takes a frame late", frame: f}, n)
-	}
 	for i := range s.workers {
 		s.stepWorker(r, i, yield)
 	}
-	if s.faults == 0 {
-		return
+	if s.bound && s.faults > 0 {
+		s.bound = false
+		s.faults--
+		yield(step{what: "the queue is unbound", fault: true}, s)
 	}
-	s.faults--
-	if s.bound {
-		n := s
-		n.bound = false
-		yield(step{what: "the queue is unbound", fault: true}, n)
-	}
-	n := s
-	for i := range n.apis {
-		n.lose(i, false)
-	}
-	for i := range n.workers {
-		n.giveBack(i)
-	}
-	yield(step{what: "the broker restarts", fault: true}, n)
 }
 
 // send has a client send its request to either API, which adds its segments to frames: together or apart, to one that
@@ -228,34 +199,32 @@ func (s state) send(r rules, request int, yield func(step, state)) {
 	}
 	for i := range s.apis {
 		for _, way := range ways {
-			for _, apart := range []bool{false, true}[:len(way)] {
-				for _, join := range []bool{false, true} {
-					n := s
-					var all uint8
-					frames := []uint8{0}
-					for _, segment := range way {
-						if all |= segment; apart && frames[0] != 0 {
-							frames = append(frames, 0)
-						}
-						frames[len(frames)-1] |= segment
+			for pieces := range len(way) { // frames beside the first
+				frames := []uint8{0, 0}[:pieces+1]
+				var all uint8
+				for j, segment := range way {
+					frames[min(j, pieces)] |= segment
+					all |= segment
+				}
+				n := s
+				n.clients[request] = client{waiting, uint8(i), s.clients[request].tries + 1}
+				a := &n.apis[i]
+				a.wait[request] = all
+				by := step{what: fmt.Sprintf("a request comes to API %d", i+1), frame: all}
+				for _, f := range frames[1:] {
+					put(a.frames[:], f)
+				}
+				before := *a
+				put(a.frames[:], frames[0])
+				yield(by, n)
+				for _, open := range s.apis[i].frames {
+					if open != 0 && open&all == 0 {
+						*a = before
+						cut(a.frames[:], open)
+						put(a.frames[:], open|frames[0])
+						yield(by, n)
+						break
 					}
-					a := &n.apis[i]
-					if join {
-						open := slices.IndexFunc(a.frames[:], func(f published) bool { return f.segments != 0 && f.at == unsent && f.segments&all == 0 })
-						if open < 0 {
-							continue
-						}
-						a.frames[open].segments |= frames[0]
-						frames = frames[1:]
-					}
-					for _, f := range frames {
-						free := slices.IndexFunc(a.frames[:], func(f published) bool { return f.segments == 0 })
-						a.frames[free] = published{f, unsent}
-					}
-					a.wait[request] = all
-					c := &n.clients[request]
-					c.at, c.api, c.tries = waiting, uint8(i), c.tries+1
-					yield(step{what: []string{"the keyed request comes to API %d", "the other request comes to API %d"}[request], who: uint8(i), frame: all}, n)
 				}
 			}
 		}
@@ -263,70 +232,48 @@ func (s state) send(r rules, request int, yield func(step, state)) {
 }
 
 func (s state) stepAPI(r rules, i int, yield func(step, state)) {
-	who := uint8(i)
+	name := fmt.Sprintf("API %d", i+1)
 	for j, f := range s.apis[i].frames {
-		if f.segments == 0 || j > 0 && f == s.apis[i].frames[j-1] {
+		if f == 0 || j > 0 && f == s.apis[i].frames[j-1] {
 			continue
 		}
 		n := s
 		a := &n.apis[i]
-		switch f.at {
-		case unsent:
-			a.frames[j].at = sent
-			yield(step{what: "API %d publishes", who: who, frame: f.segments}, n)
-		case sent:
-			switch {
-			case s.bound:
-				put(n.ready[:], f.segments)
-				a.frames[j].at = taken
-				yield(step{what: "the broker takes what API %d published", who: who, frame: f.segments}, n)
-			case r.notMandatory:
-				a.frames[j].at = taken
-				yield(step{what: "the broker drops what API %d published, and confirms", who: who, frame: f.segments}, n)
-			default:
-				a.frames[j].at = unsent
-				n.bound = true
-				yield(step{what: "the broker returns what API %d published, which declares the queue anew", who: who, frame: f.segments}, n)
-			}
-		case taken:
-			a.frames[j] = published{}
+		confirm := func() {
+			cut(a.frames[:], f)
 			for request := range a.wait {
-				a.wait[request] &^= f.segments
+				a.wait[request] &^= f
 			}
-			yield(step{what: "the confirm reaches API %d", who: who, frame: f.segments}, n)
+		}
+		switch {
+		case s.bound:
+			put(n.queue[:], f)
+			unknown := n
+			confirm()
+			yield(step{what: "the broker takes a frame and confirms it to " + name, frame: f}, n)
+			if s.faults > 0 {
+				unknown.faults--
+				yield(step{what: "the broker takes a frame, and its confirm does not reach " + name, frame: f, fault: true}, unknown)
+			}
+		case r.notMandatory:
+			confirm()
+			yield(step{what: "the broker drops a frame and confirms it to " + name, frame: f}, n)
+		default:
+			n.bound = true
+			yield(step{what: "the broker returns a frame to " + name + ", which declares the queue", frame: f}, n)
 		}
 	}
 	for request, c := range s.clients {
 		if c.at == waiting && int(c.api) == i && (s.apis[i].wait[request] == 0 || r.answerFirst) {
 			n := s
 			n.clients[request].at = acked
-			yield(step{what: []string{"API %d answers 202 to the keyed request", "API %d answers 202 to the other request"}[request], who: who}, n)
+			yield(step{what: name + " answers 202", frame: []uint8{segA | segB, segU}[request]}, n)
 		}
 	}
-	if s.faults == 0 || s.apis[i].frames[0].segments == 0 {
-		return
-	}
-	s.faults--
-	for _, late := range []bool{false, true} {
-		n := s
-		n.lose(i, late)
-		yield(step{what: "API %d loses its connection", who: who, fault: true}, n)
-		n = s
-		n.lose(i, late)
-		n.apis[i] = api{wait: [2]uint8{segA | segB, segU}} // whoever waits for it waits in vain
-		yield(step{what: "API %d dies", who: who, fault: true}, n)
-	}
-}
-
-// lose ends an API's connection: what was published and not confirmed is to be published again, and may be read from
-// the connection yet.
-func (s *state) lose(i int, late bool) {
-	for j := range s.apis[i].frames {
-		f := &s.apis[i].frames[j]
-		if f.at == sent && late {
-			put(s.late[:], f.segments)
-		}
-		f.at = unsent
+	if s.faults > 0 && s.apis[i].frames[0] != 0 {
+		s.faults--
+		s.apis[i] = api{wait: [2]uint8{segA | segB, segU}} // who waits for it waits in vain
+		yield(step{what: name + " dies", fault: true}, s)
 	}
 }
 
@@ -338,19 +285,17 @@ func (s state) stepWorker(r rules, i int, yield func(step, state)) {
 		if i > 0 && s.workers[i-1].at == none {
 			return // one idle worker is like the other
 		}
-		for j, f := range s.ready {
-			if f == 0 || j > 0 && f == s.ready[j-1] {
-				continue
+		for j, f := range s.queue {
+			if f != 0 && (j == 0 || f != s.queue[j-1]) {
+				n := s
+				cut(n.queue[:], f)
+				n.workers[i] = worker{f, delivered}
+				yield(step{what: "a worker gets a frame", frame: f}, n)
 			}
-			n := s
-			cut(n.ready[:], f)
-			n.workers[i] = worker{f, delivered}
-			yield(step{what: "a worker gets", frame: f}, n)
 		}
 		return
 	case delivered:
-		if r.ackFirst {
-			n.workers[i].at = acknowledged
+		if n.workers[i].at = acknowledged; r.ackFirst {
 			yield(step{what: "a worker acknowledges", frame: w.frame}, n)
 			break
 		}
@@ -365,26 +310,18 @@ func (s state) stepWorker(r rules, i int, yield func(step, state)) {
 		n.workers[i] = worker{}
 		yield(step{what: "a worker commits", frame: w.frame}, n)
 	}
-	if s.faults == 0 {
-		return
-	}
-	s.faults--
-	n = s
-	n.giveBack(i)
-	n.workers[i] = worker{}
-	yield(step{what: "a worker dies", frame: w.frame, fault: true}, n)
-	if w.at == delivered {
+	if s.faults > 0 {
+		s.faults--
 		n = s
-		n.store(r, w.frame)
-		yield(step{what: "a worker commits and does not get to know", frame: w.frame, fault: true}, n)
-	}
-}
-
-// giveBack has the broker deliver anew what a worker has not acknowledged.
-func (s *state) giveBack(i int) {
-	if w := s.workers[i]; w.at == delivered || w.at == committed {
-		put(s.ready[:], w.frame)
-		s.workers[i] = worker{}
+		if n.workers[i] = (worker{}); w.at != acknowledged {
+			put(n.queue[:], w.frame)
+		}
+		yield(step{what: "a worker, or its connection, dies", frame: w.frame, fault: true}, n)
+		if w.at == delivered {
+			n = s
+			n.store(r, w.frame)
+			yield(step{what: "a worker commits and does not get to know", frame: w.frame, fault: true}, n)
+		}
 	}
 }
 
@@ -409,12 +346,12 @@ func (s state) violation(quiescent bool) string {
 }
 
 // explore visits every state that can be reached, nearest first. It returns the shortest history that ends in a violation.
-func explore(r rules) (violation string, history []step, states int) {
+func explore(r rules, in scope) (violation string, history []step, states int) {
 	type origin struct {
 		from int32
 		step step
 	}
-	first := state{bound: true, faults: faults}
+	first := state{bound: true, faults: in.faults}
 	index := map[state]int32{first: 0}
 	all := []state{first}
 	origins := []origin{{from: -1}}
@@ -429,7 +366,7 @@ func explore(r rules) (violation string, history []step, states int) {
 	var good []int32     // quiescent
 	for i := int32(0); int(i) < len(all); i++ {
 		quiescent := true
-		all[i].next(r, func(by step, n state) {
+		all[i].next(r, in, func(by step, n state) {
 			n = n.normal()
 			j, seen := index[n]
 			if !seen {
@@ -479,12 +416,29 @@ func tell(history []step) string {
 	return b.String()
 }
 
-func TestTheProtocolLosesAndDoublesNothing(t *testing.T) {
-	wrong, history, states := explore(rules{})
-	if wrong != "" {
-		t.Fatalf("%s:%s", wrong, tell(history))
+// scopes are small enough for seconds, and large enough for what could go wrong: see the plants.
+var scopes = []scope{
+	{tries: [2]uint8{2, 0}, faults: 2},
+	{tries: [2]uint8{1, 1}, faults: 2},
+}
+
+func init() {
+	if os.Getenv("MILLRACE_LONG_TESTS") != "" { // 15 s with the race detector
+		scopes = append(scopes, scope{tries: [2]uint8{2, 1}, faults: 1})
 	}
-	t.Logf("%d states", states)
+}
+
+func TestTheProtocolLosesAndDoublesNothing(t *testing.T) {
+	for _, in := range scopes {
+		t.Run(fmt.Sprint(in), func(t *testing.T) {
+			began := time.Now()
+			wrong, history, states := explore(rules{}, in)
+			if wrong != "" {
+				t.Fatalf("%s:%s", wrong, tell(history))
+			}
+			t.Logf("%d states in %v", states, time.Since(began).Round(time.Millisecond))
+		})
+	}
 }
 
 func TestEachRuleOfTheProtocolIsNeeded(t *testing.T) {
@@ -501,7 +455,7 @@ func TestEachRuleOfTheProtocolIsNeeded(t *testing.T) {
 		{"segments that depend on the frame", rules{movingBounds: true}, "twice"},
 	} {
 		t.Run(plant.name, func(t *testing.T) {
-			wrong, history, _ := explore(plant.rules)
+			wrong, history, _ := explore(plant.rules, scopes[0])
 			if !strings.Contains(wrong, plant.want) {
 				t.Fatalf("got %q, want a record that is %s", wrong, plant.want)
 			}
