@@ -121,9 +121,9 @@ func TestNodesOfAClusterComeAndGoAndNothingIsLostOrDoubled(t *testing.T) {
 		if long { // RabbitMQ 3 takes from some 15 s to minutes to give up a node that hangs
 			lead = queueLeader(t, stack)
 			follows := nodes[(slices.Index(nodes, lead)+1)%3]
-			for node, what := range map[string]string{follows: "follows", lead: "leads"} {
+			for i, node := range []string{follows, lead} {
 				do(stack.Signal(node, syscall.SIGSTOP))
-				goesOn(node + ", which " + what + ", hangs")
+				goesOn(node + ", which " + []string{"follows", "leads"}[i] + ", hangs")
 				do(stack.Thaw(ctx, node))
 			}
 		}
