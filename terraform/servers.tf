@@ -38,7 +38,6 @@ locals {
         image    = local.compose.rabbitmq.image
         hostname = node # the node's name, which its data belongs to
         aliases  = ["broker"]
-        env      = { RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS = local.compose.rabbitmq.environment.RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS }
         secrets = {
           rabbitmq = "/etc/rabbitmq/conf.d/90-user.conf"
           cookie   = "/var/lib/rabbitmq/.erlang.cookie"

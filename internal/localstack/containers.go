@@ -143,7 +143,6 @@ func (c *containers) image(name string) (image, error) {
 			port: "5672/tcp",
 			env: map[string]string{
 				"RABBITMQ_DEFAULT_USER": c.RabbitUser, "RABBITMQ_DEFAULT_PASS": c.RabbitPassword,
-				"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt short +sbwtdio short",
 			},
 			files:  map[string]string{"/etc/rabbitmq/conf.d/50-millrace.conf": rabbitContainerConf},
 			memory: 2 << 30,
