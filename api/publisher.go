@@ -185,11 +185,11 @@ func (p *publisher) fault() error {
 // report tells requests, /ready and the metrics how the broker is. The caller holds the mutex, or is the only one yet.
 func (p *publisher) report() {
 	reason := ""
-	p.down.Store(nil)
+	var down *error
 	if err := p.fault(); err != nil {
-		p.down.Store(&err)
-		reason = err.Error()
+		down, reason = &err, err.Error()
 	}
+	p.down.Store(down)
 	for _, why := range p.blocked {
 		reason += ": " + why
 		break
