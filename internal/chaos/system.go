@@ -57,7 +57,7 @@ type system struct {
 	topology broker.Topology
 	disk     *disk // nil where it can't be had
 	noDisk   error // why
-	nest     *nest
+	launcher *localstack.Launcher
 	links    []*link
 	units    []*unit
 	clock    string // path of the file with the offset of api2's clock
@@ -92,8 +92,8 @@ func removeAbandoned() {
 
 // newSystem starts the servers and all processes. What it has started is stopped by close, also after an error.
 func newSystem(ctx context.Context, o Options, surprise func(error)) (*system, error) {
-	s := &system{surprise: surprise, topology: broker.NewTopology(config.Broker{}), nest: newNest(), kills: make(map[string]int)}
-	s.closing = append(s.closing, func() error { s.nest.close(); return nil })
+	s := &system{surprise: surprise, topology: broker.NewTopology(config.Broker{}), launcher: localstack.NewLauncher(), kills: make(map[string]int)}
+	s.closing = append(s.closing, func() error { s.launcher.Close(); return nil })
 	var err error
 	removeAbandoned()
 	if s.dir, err = os.MkdirTemp("", fmt.Sprintf("%s%d-", folder, os.Getpid())); err != nil {
@@ -203,7 +203,7 @@ func (s *system) through(name, class, rawURL string) (string, error) {
 func (s *system) startUnits(o Options) error {
 	add := func(name, exe string, env ...string) *unit {
 		u := &unit{
-			name: name, exe: exe, dir: s.dir, nest: s.nest, surprise: s.surprise,
+			name: name, exe: exe, dir: s.dir, launcher: s.launcher, surprise: s.surprise,
 			args: []string{strings.TrimRight(name, "0123456789")},
 			env: append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "SHUTDOWN_TIMEOUT=10s",
 				"CONFIRM_TIMEOUT=" + confirmTimeout.String()}, env...),

@@ -6,23 +6,24 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"millrace/internal/localstack"
 )
 
 // unit is one of Millrace's processes: api1, worker2, query, ….
 type unit struct {
-	name string // of the process
-	args []string
-	exe  string
-	env  []string
-	addr string // of its metrics and health
-	dir  string // working directory; its log is beside it
-	nest *nest
+	name     string // of the process
+	args     []string
+	exe      string
+	env      []string
+	addr     string // of its metrics and health
+	dir      string // working directory; its log is beside it
+	launcher *localstack.Launcher
 
 	changing sync.Mutex // held while it is started or ended
 	mu       sync.Mutex
@@ -50,7 +51,7 @@ func (u *unit) startLocked() error {
 	cmd.SysProcAttr = endsWithUs()
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if err := u.nest.start(cmd); err != nil {
+	if err := u.launcher.Start(cmd); err != nil {
 		return fmt.Errorf("start %s: %w", u.name, err)
 	}
 	u.cmd, u.done, u.meant = cmd, make(chan struct{}), new(atomic.Bool)
@@ -139,34 +140,4 @@ func ended(done chan struct{}) bool {
 	default:
 		return false
 	}
-}
-
-// nest starts processes from one OS thread: Linux sends the signal of a parent's death when the thread ends that
-// started the child.
-type nest struct {
-	requests chan func()
-	closed   chan struct{}
-}
-
-func newNest() *nest {
-	n := &nest{requests: make(chan func()), closed: make(chan struct{})}
-	go func() {
-		defer close(n.closed)
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		for r := range n.requests {
-			r()
-		}
-	}()
-	return n
-}
-
-func (n *nest) start(c *exec.Cmd) error {
-	result := make(chan error, 1)
-	n.requests <- func() { result <- c.Start() }
-	return <-result
-}
-
-func (n *nest) close() {
-	close(n.requests)
-	<-n.closed
 }

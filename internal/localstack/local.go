@@ -50,7 +50,7 @@ type local struct {
 	lock      *os.File
 	credentials
 	metrics  bool // RabbitMQ's
-	launcher *launcher
+	launcher *Launcher
 	died     func(error)
 	log      *slog.Logger
 
@@ -125,7 +125,7 @@ func (l *local) open(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	l.launcher = newLauncher()
+	l.launcher = NewLauncher()
 	return nil
 }
 
@@ -303,7 +303,7 @@ func (l *local) close() error {
 	var errs []error
 	l.epmd.stop()
 	if l.launcher != nil {
-		l.launcher.close()
+		l.launcher.Close()
 	}
 	if l.temporary {
 		errs = append(errs, os.RemoveAll(l.dir))

@@ -18,7 +18,7 @@
 // signals and /proc. Elsewhere, and where a server is not installed, containers
 // serve (see containers.go).
 //
-// Goroutines: a Stack owns one goroutine that starts every process (launcher), one
+// Goroutines: a Stack owns one goroutine that starts every process (Launcher), one
 // for each running process that waits for its end (process), and with containers
 // one that watches them. All have returned when Stop has.
 package localstack

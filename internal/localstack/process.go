@@ -37,17 +37,18 @@ type account struct {
 	capability uintptr
 }
 
-// launcher starts processes, all of them from one OS thread: Linux sends the
+// Launcher starts processes, all of them from one OS thread: Linux sends the
 // parent-death signal when the thread that started the child ends, not when the
 // process does, and Go ends threads as it likes. The thread is the launcher's for
 // as long as the launcher lives, which must be longer than any of its processes.
-type launcher struct {
+type Launcher struct {
 	requests chan func()
 	stopped  chan struct{}
 }
 
-func newLauncher() *launcher {
-	l := &launcher{requests: make(chan func()), stopped: make(chan struct{})}
+// NewLauncher returns a launcher with a thread of its own, until Close.
+func NewLauncher() *Launcher {
+	l := &Launcher{requests: make(chan func()), stopped: make(chan struct{})}
 	go func() {
 		defer close(l.stopped)
 		// Never unlocked: the thread ends with the goroutine.
@@ -59,15 +60,15 @@ func newLauncher() *launcher {
 	return l
 }
 
-// start starts c on the launcher's thread.
-func (l *launcher) start(c *exec.Cmd) error {
+// Start starts c on the launcher's thread.
+func (l *Launcher) Start(c *exec.Cmd) error {
 	result := make(chan error, 1)
 	l.requests <- func() { result <- c.Start() }
 	return <-result
 }
 
-// close ends the thread, and with it any process that is still there.
-func (l *launcher) close() {
+// Close ends the thread, and with it any process that is still there and gets a signal for that.
+func (l *Launcher) Close() {
 	close(l.requests)
 	<-l.stopped
 }
@@ -86,7 +87,7 @@ type process struct {
 }
 
 // launch starts c. Until guard is called its end is nobody's surprise.
-func (l *launcher) launch(c command, died func(error)) (*process, error) {
+func (l *Launcher) launch(c command, died func(error)) (*process, error) {
 	// The last run's log stays beside this one's; so a kept folder does not grow.
 	if info, err := os.Stat(c.log); err == nil && info.Size() > 0 {
 		if err := os.Rename(c.log, c.log+".old"); err != nil {
@@ -104,7 +105,7 @@ func (l *launcher) launch(c command, died func(error)) (*process, error) {
 	cmd.Dir = c.dir
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = processAttributes(c)
-	if err := l.start(cmd); err != nil {
+	if err := l.Start(cmd); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", c.name, err)
 	}
 	// Failing to note the pid costs the next run a check, not this one its server.
