@@ -12,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+var all = Need{Postgres: true, RabbitMQ: true, Redis: true}
+
 func TestContainersAreThoseOfDockerCompose(t *testing.T) {
 	c := containers{credentials: credentials{
 		PostgresPassword: "p", RabbitUser: "millrace", RabbitPassword: "r", RedisPassword: "c",

@@ -44,8 +44,6 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-var all = Need{Postgres: true, RabbitMQ: true, Redis: true}
-
 // require skips a test whose servers are not here, and fails it in CI.
 func require(t testing.TB, need Need) {
 	t.Helper()
