@@ -56,8 +56,9 @@ func TestAHistogramFillsItsGapsAndGroups(t *testing.T) {
 	if diff := cmp.Diff(map[string]int{"(none)": 3, "other": 1}, got.Buckets[5].Groups); diff != "" || got.Buckets[3].Count != 0 {
 		t.Errorf("last bucket (-want +got):\n%s", diff)
 	}
+	// No window of 120 intervals of the ladder: those are 121 buckets, or 120 when the window begins with one.
 	for q, want := range map[string]string{
-		"from=now-15m": "10s", "from=now-1h": "1m", "from=now-24h": "15m", "from=now-7d": "2h", "from=now-52w": "5d", "from=0": "180d",
+		"from=now-15m": "10s", "from=now-90m": "1m", "from=now-24h": "15m", "from=now-7d": "2h", "from=now-52w": "5d", "from=0": "180d",
 		"interval=1w&from=now-52w": "7d", "interval=90s&from=now-1h": "90s",
 	} {
 		var got histogramAnswer

@@ -215,10 +215,11 @@ func TestTheWindowHoldsFromAndNotTo(t *testing.T) {
 	f := newFixture(t, nil)
 	at := time.Now().Add(-2 * time.Hour).Truncate(time.Second)
 	partition(t, f.db, at)
-	partition(t, f.db, time.Now().Add(time.Minute))
+	ahead := time.Now().Add(time.Minute)
+	partition(t, f.db, ahead)
 	insert(t, f.db, at, 0, `{}`)
 	insert(t, f.db, at.Add(time.Millisecond), 0, `{}`)
-	insert(t, f.db, time.Now().Add(time.Minute), 0, `{}`) // another machine's clock is ahead
+	insert(t, f.db, ahead, 0, `{}`) // another machine's clock is ahead
 	ms := at.UnixMilli()
 	for _, tt := range []struct {
 		from, to any
