@@ -46,10 +46,10 @@ func (t *Turns) Also(unit string, value float64) {
 	t.values[unit] = append(t.values[unit], value)
 }
 
-// Median is the middle of a unit's figures so far.
+// Median is the middle of a unit's figures so far, halfway between the two in the middle where their number is even.
 func (t *Turns) Median(unit string) float64 {
 	v := slices.Sorted(slices.Values(t.values[unit]))
-	return v[len(v)/2]
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
 // Report gives the benchmark its metrics.

@@ -60,12 +60,13 @@ func (r Result) Rate() float64 {
 	return float64(n) / r.Elapsed.Seconds()
 }
 
-// Quantile is the latency that the share q of the answers stayed within, 0 without answers.
+// Quantile is the latency that the share q of the answers stayed within, that of one of them (the nearest rank); 0
+// without answers.
 func (r Result) Quantile(q float64) time.Duration {
 	if len(r.Latencies) == 0 {
 		return 0
 	}
-	return r.Latencies[min(len(r.Latencies)-1, int(math.Ceil(q*float64(len(r.Latencies)))))]
+	return r.Latencies[max(0, int(math.Ceil(q*float64(len(r.Latencies))))-1)]
 }
 
 // Post is a request with a body, as it goes over the wire.
