@@ -27,7 +27,7 @@ watch: watchers ## Prometheus on http://127.0.0.1:9090 that watches make run, wh
 	prometheus --config.file=deploy/prometheus/local.yml --storage.tsdb.path=.millrace/prometheus --web.listen-address=127.0.0.1:9090 --log.level=warn
 
 # Counts, not times: a round has its own length. Each line's output is as benchstat reads it.
-STAMP   := $(shell date +%F)-$(shell git rev-parse --short HEAD 2>/dev/null || echo dev)
+STAMP   := $(shell date +%F)-$(shell git describe --always --dirty --abbrev=7 --exclude '*' 2>/dev/null || echo dev)
 RESULTS := bench/results/$(STAMP).txt
 bench: build servers ## how fast Millrace is here, each figure beside its ceiling: one table, in less than 10 minutes
 	@go test -c -o bin/bench.test ./bench; go test -c -o bin/api.test ./api; go build -o bin/report ./bench/report
@@ -54,8 +54,8 @@ sweep: build servers ## how speed and latency change with sizes and settings, in
 	@go test -c -o bin/bench.test ./bench; go build -o bin/report ./bench/report; mkdir -p bench/results; rm -rf bin/sweep
 	@bin/millrace stack --dir bin/sweep -- bash -euc 'cd bench; export MILLRACE_BENCH_STACK=$(CURDIR)/bin/sweep; for round in $$(seq $(ROUNDS)); do \
 		echo "round $$round of $(ROUNDS)" >&2; ../bin/bench.test -test.run NONE -test.bench "$(SWEEP)" -test.benchtime 2x; done' | \
-		tee -a bench/results/$(STAMP)-sweep.txt
-	@rm -rf bin/sweep; mkdir -p bin/curves; bin/report -curves bench/results/$(STAMP)-sweep.txt -to bin/curves
+		tee bin/sweep.txt
+	@rm -rf bin/sweep; mkdir -p bin/curves; bin/report -curves bin/sweep.txt -to bin/curves; mv bin/sweep.txt bench/results/$(STAMP)-sweep.txt
 	@echo "bench/results/$(STAMP)-sweep.txt has the figures, bin/curves the curves"
 	@echo "go run ./bench/report -curves bench/results/$(STAMP)-sweep.txt -to bench brings those into bench/README.md"
 
@@ -72,7 +72,7 @@ chaos: build servers ## anything killed, cut and filled up for DURATION (1h), an
 	@bin/chaos-run -seed $(SEED) -duration $(DURATION) -rounds $(ROUNDS) -rate $(RATE) -brokers $(BROKERS) \
 		-every $(FAULT_EVERY) -faults "$(FAULTS)" -out bin/chaos
 
-PROFILES := bench/profiles/$(shell date +%F)-$(shell git rev-parse --short HEAD 2>/dev/null || echo dev)
+PROFILES := bench/profiles/$(STAMP)
 profile: build servers ## CPU and allocation profiles of API and worker under load, and where the time goes
 	@bin/millrace stack -- go test -count=1 -run TestProfiles ./bench -profiles "$(CURDIR)/$(PROFILES)"
 	@cat $(PROFILES)/*.txt; echo; echo "Look: go tool pprof -http=: $(PROFILES)/batches-api-cpu.pb.gz"
