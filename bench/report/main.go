@@ -2,7 +2,8 @@
 // the two and how far its quartiles lie apart; a picture; curves; the tables of the documents.
 //
 //	bin/bench.test -test.bench . | report -out F    the table, F (what was read, for benchstat) and F's picture; while
-//	                                                benchmarks run, which has come; fails when one is missing
+//	                                                benchmarks run, which has come; fails, and writes no file, when
+//	                                                one is missing or has failed
 //	report -update F                                README.md and DESIGN.md have F's figures from then on
 //	report -curves F -to DIR                        the curves of a sweep
 package main
@@ -43,7 +44,7 @@ func main() {
 }
 
 // report reads benchmarks from in to its end and prints their table. Benchmarks that failed are an error, and so are
-// lines that are missing.
+// lines that are missing; out is then left as it is, since documents may be held to it.
 func report(in io.Reader, table, progress io.Writer, out string) error {
 	var raw bytes.Buffer
 	start, n := time.Now(), 0
@@ -63,17 +64,6 @@ func report(in io.Reader, table, progress io.Writer, out string) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	if out != "" {
-		if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(out, raw.Bytes(), 0o644); err != nil {
-			return err
-		}
-		if err := os.WriteFile(pictureOf(out), bars(results), 0o644); err != nil {
-			return err
-		}
-	}
 	if bytes.Contains(raw.Bytes(), []byte("FAIL")) {
 		fmt.Fprintf(progress, "%s", raw.Bytes())
 		return errors.New("a benchmark failed")
@@ -81,7 +71,16 @@ func report(in io.Reader, table, progress io.Writer, out string) error {
 	if missing := missing(results); len(missing) > 0 {
 		return fmt.Errorf("lines are missing: %s", strings.Join(missing, ", "))
 	}
-	return nil
+	if out == "" {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(out, raw.Bytes(), 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(pictureOf(out), bars(results), 0o644)
 }
 
 // pictureOf is where the picture of a results file is.

@@ -34,7 +34,7 @@ func run(without ...string) string {
 	return text
 }
 
-func TestALineThatIsMissingIsNamed(t *testing.T) {
+func TestALineThatIsMissingIsNamedAndNothingIsWritten(t *testing.T) {
 	for what, tt := range map[string]struct{ input, want string }{
 		"nothing":      {"", "lines are missing: Scan/ndjson, "},
 		"all":          {run(), ""},
@@ -42,9 +42,20 @@ func TestALineThatIsMissingIsNamed(t *testing.T) {
 		"a figure":     {strings.Replace(run(), " psql-rows/s", " x", 2), "psql-rows/s of Drain/streams=1, psql-rows/s of Drain/streams=2"},
 		"a failed one": {run() + "--- FAIL: BenchmarkTail\n", "a benchmark failed"},
 	} {
-		err := report(strings.NewReader(tt.input), io.Discard, io.Discard, "")
+		out := filepath.Join(t.TempDir(), "x.txt")
+		for _, file := range []string{out, pictureOf(out)} {
+			if err := os.WriteFile(file, []byte("before"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := report(strings.NewReader(tt.input), io.Discard, io.Discard, out)
 		if got := fmt.Sprint(err); tt.want == "" && err != nil || !strings.Contains(got, tt.want) && tt.want != "" {
 			t.Errorf("%s: got error %v, want %q", what, err, tt.want)
+		}
+		for _, file := range []string{out, pictureOf(out)} {
+			if text, err := os.ReadFile(file); err != nil || (string(text) == "before") != (tt.want != "") {
+				t.Errorf("%s: %s is %.20q, error %v; it must be written when nothing is missing, and only then", what, filepath.Base(file), text, err)
+			}
 		}
 	}
 }
