@@ -26,12 +26,15 @@ watch: watchers ## Prometheus on http://127.0.0.1:9090 that watches make run, wh
 	trap "kill $$!" EXIT; \
 	prometheus --config.file=deploy/prometheus/local.yml --storage.tsdb.path=.millrace/prometheus --web.listen-address=127.0.0.1:9090 --log.level=warn
 
+# What hangs is ended, and says where: -test.timeout does not hold for benchmarks.
+LIMIT := timeout --foreground --signal=QUIT
+
 # Counts, not times: a round has its own length. Each line's output is as benchstat reads it.
 STAMP   := $(shell date +%F)-$(shell git describe --always --dirty --abbrev=7 --exclude '*' 2>/dev/null || echo dev)
 RESULTS := bench/results/$(STAMP).txt
 bench: build servers ## how fast Millrace is here, each figure beside its ceiling: one table, in less than 10 minutes
 	@go test -c -o bin/bench.test ./bench; go test -c -o bin/api.test ./api; go build -o bin/report ./bench/report
-	@bin/millrace stack -- bash -euc 'run() { "../bin/$$1.test" -test.run NONE -test.bench "^Benchmark($$2)\$$" -test.benchtime $$3; }; cd bench; \
+	@bin/millrace stack -- bash -euc 'run() { $(LIMIT) 10m "../bin/$$1.test" -test.run NONE -test.bench "^Benchmark($$2)\$$" -test.benchtime $$3; }; cd bench; \
 		run bench "Scan|Frame" 25x; \
 		run bench "Accept.*|Slowloris" 20x; \
 		(cd ../api; run api Publish 15x); \
@@ -53,7 +56,7 @@ sweep: ROUNDS ?= 3
 sweep: build servers ## how speed and latency change with sizes and settings, in a quarter of an hour; SWEEP=REGEXP and ROUNDS=N choose
 	@go test -c -o bin/bench.test ./bench; go build -o bin/report ./bench/report; mkdir -p bench/results; rm -rf bin/sweep
 	@bin/millrace stack --dir bin/sweep -- bash -euc 'cd bench; export MILLRACE_BENCH_STACK=$(CURDIR)/bin/sweep; for round in $$(seq $(ROUNDS)); do \
-		echo "round $$round of $(ROUNDS)" >&2; ../bin/bench.test -test.run NONE -test.bench "$(SWEEP)" -test.benchtime 2x; done' | \
+		echo "round $$round of $(ROUNDS)" >&2; $(LIMIT) 30m ../bin/bench.test -test.run NONE -test.bench "$(SWEEP)" -test.benchtime 2x; done' | \
 		tee bin/sweep.txt
 	@rm -rf bin/sweep; mkdir -p bin/curves; bin/report -curves bin/sweep.txt -to bin/curves; mv bin/sweep.txt bench/results/$(STAMP)-sweep.txt
 	@echo "bench/results/$(STAMP)-sweep.txt has the figures, bin/curves the curves"

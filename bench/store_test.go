@@ -196,15 +196,21 @@ func truncate(b testing.TB, conn *pgx.Conn) {
 }
 
 // drain returns how many rows a second are stored from the first batch to the last but one: a start takes long enough to
-// count in a short run, and so does the last batch, which waits for rows that don't come.
+// count in a short run, and so does the last batch, which waits for rows that don't come. A worker that stores nothing for
+// a minute ends the benchmark.
 func (s *server) drain(b testing.TB, rows int) float64 {
 	b.Helper()
 	var first, last, full float64
 	var began, ended time.Time
-	for last < float64(rows) {
+	for changed := time.Now(); last < float64(rows); {
 		time.Sleep(5 * time.Millisecond) // asking costs the worker time
 		now := s.stored(b)
+		if now != last {
+			changed = time.Now()
+		}
 		switch {
+		case now == last && time.Since(changed) > time.Minute:
+			b.Fatalf("the worker has stored %.0f of %d rows, and none for a minute", now, rows)
 		case now == last:
 		case first == 0:
 			first, began = now, time.Now()

@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -29,6 +30,9 @@ const (
 	// benchstat's 0.05 would tell of one where nothing has changed.
 	alpha = "0.01"
 
+	// limit is for a turn: one minute by default, some ten with the sweeps. go test's timeout does not hold for benchmarks.
+	limit = 30 * time.Minute
+
 	// shown leaves out what is no speed.
 	shown = "-.unit:spread -.unit:load-cores"
 )
@@ -36,16 +40,17 @@ const (
 // comparison is what is asked for.
 type comparison struct {
 	repo     string
-	base     string   // the commit
-	packages []string // below the repository
-	bench    string   // which benchmarks, as go test -bench takes it
-	count    int      // turns of each side
-	time     string   // how long a benchmark runs in a turn, as go test -benchtime takes it
+	base     string        // the commit
+	packages []string      // below the repository
+	bench    string        // which benchmarks, as go test -bench takes it
+	count    int           // turns of each side
+	time     string        // how long a benchmark runs in a turn, as go test -benchtime takes it
+	limit    time.Duration // of a turn, which has failed when it lasts longer
 	progress io.Writer
 }
 
 func main() {
-	c := comparison{repo: ".", packages: packages, progress: os.Stderr}
+	c := comparison{repo: ".", packages: packages, limit: limit, progress: os.Stderr}
 	flag.StringVar(&c.base, "base", "", "commit to compare with")
 	flag.StringVar(&c.bench, "bench", ".", "benchmarks to run, a regular expression")
 	flag.IntVar(&c.count, "count", 10, "how often each side runs; with less than 5 nothing is certain")
@@ -168,6 +173,8 @@ func (c comparison) skip(ctx context.Context, base, now *side) (map[string]strin
 
 // turn runs a side's benchmarks once and appends what they print to its results.
 func (c comparison) turn(ctx context.Context, s *side, skips map[string]string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.limit, fmt.Errorf("they have not ended within %v", c.limit))
+	defer cancel()
 	out, err := os.OpenFile(s.results, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
@@ -185,7 +192,7 @@ func (c comparison) turn(ctx context.Context, s *side, skips map[string]string) 
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 		cmd.WaitDelay = 10 * time.Second
 		if err := cmd.Run(); err != nil {
-			return fmt.Errorf("the benchmarks of %s in %s: %w\n%s", s.name, p, err, &text)
+			return fmt.Errorf("the benchmarks of %s in %s: %w\n%s", s.name, p, cmp.Or(context.Cause(ctx), err), &text)
 		}
 	}
 	return nil

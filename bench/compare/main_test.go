@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // repository makes a git repository with one commit, whose package x has the benchmarks that report so many rows a
@@ -71,7 +72,7 @@ func TestWhatIsSlowerIsToldAndWhatIsNotIsNot(t *testing.T) {
 		write(t, dir, log, map[string]int{"Store": tt.figure, "New": 2, "SweepAll": 3})
 		os.Remove(log) // it may not be there yet
 		var table strings.Builder
-		c := comparison{repo: dir, base: "HEAD", packages: []string{"./x", "./absent"}, bench: ".", count: 6, time: "1x", progress: io.Discard}
+		c := comparison{repo: dir, base: "HEAD", packages: []string{"./x", "./absent"}, bench: ".", count: 6, time: "1x", limit: limit, progress: io.Discard}
 		if err := c.run(context.Background(), &table); err != nil {
 			t.Fatal(err)
 		}
@@ -96,5 +97,16 @@ func TestABaseThatIsNotThereIsNamed(t *testing.T) {
 	c := comparison{repo: dir, base: "no-such-commit", progress: io.Discard}
 	if err := c.run(context.Background(), io.Discard); err == nil || !strings.Contains(err.Error(), "no-such-commit") {
 		t.Errorf("got error %v, want one that names the commit", err)
+	}
+}
+
+func TestATurnThatHangsEnds(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds programs")
+	}
+	dir := repository(t, filepath.Join(t.TempDir(), "log"), map[string]int{"Store": 1000})
+	c := comparison{repo: dir, base: "HEAD", packages: []string{"./x"}, bench: ".", count: 1, time: "1h", limit: time.Second, progress: io.Discard}
+	if err := c.run(context.Background(), io.Discard); err == nil || !strings.Contains(err.Error(), "not ended within 1s") {
+		t.Errorf("got error %v, want one that says how long it was waited for", err)
 	}
 }
