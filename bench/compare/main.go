@@ -75,6 +75,9 @@ func (c comparison) run(ctx context.Context, table io.Writer) (err error) {
 	if c.base == "" {
 		return errors.New("compared with what? BASE=COMMIT names it")
 	}
+	if c.count < 1 {
+		return fmt.Errorf("COUNT: got %d, takes a number above 0", c.count)
+	}
 	commit, err := output(ctx, c.repo, "git", "rev-parse", "--short", "--verify", "--end-of-options", c.base+"^{commit}")
 	if err != nil {
 		return err
@@ -171,7 +174,7 @@ func (c comparison) skip(ctx context.Context, base, now *side) (map[string]strin
 	return skips, nil
 }
 
-// turn runs a side's benchmarks once and appends what they print to its results.
+// turn runs a side's benchmarks once and appends what they print to its results. None at all is an error.
 func (c comparison) turn(ctx context.Context, s *side, skips map[string]string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.limit, fmt.Errorf("they have not ended within %v", c.limit))
 	defer cancel()
@@ -180,6 +183,7 @@ func (c comparison) turn(ctx context.Context, s *side, skips map[string]string) 
 		return err
 	}
 	defer out.Close() // a write that fails ends the benchmark
+	none := true
 	for _, p := range c.packages {
 		skip, ok := skips[p]
 		if !ok {
@@ -194,6 +198,10 @@ func (c comparison) turn(ctx context.Context, s *side, skips map[string]string) 
 		if err := cmd.Run(); err != nil {
 			return fmt.Errorf("the benchmarks of %s in %s: %w\n%s", s.name, p, cmp.Or(context.Cause(ctx), err), &text)
 		}
+		none = none && !strings.Contains("\n"+text.String(), "\nBenchmark")
+	}
+	if none {
+		return fmt.Errorf("no benchmark of %s matches %q", s.name, c.bench)
 	}
 	return nil
 }

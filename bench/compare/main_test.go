@@ -92,11 +92,25 @@ func TestWhatIsSlowerIsToldAndWhatIsNotIsNot(t *testing.T) {
 	}
 }
 
-func TestABaseThatIsNotThereIsNamed(t *testing.T) {
-	dir := repository(t, "", nil)
-	c := comparison{repo: dir, base: "no-such-commit", progress: io.Discard}
-	if err := c.run(context.Background(), io.Discard); err == nil || !strings.Contains(err.Error(), "no-such-commit") {
-		t.Errorf("got error %v, want one that names the commit", err)
+func TestWhatCantBeComparedIsNamed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds programs")
+	}
+	dir := repository(t, filepath.Join(t.TempDir(), "log"), map[string]int{"Store": 1000})
+	for what, tt := range map[string]struct {
+		base, bench string
+		count       int
+		want        string
+	}{
+		"no base":                       {"", ".", 1, "BASE=COMMIT"},
+		"a base that is not there":      {"no-such-commit", ".", 1, "no-such-commit"},
+		"benchmarks that are not there": {"HEAD", "Load|Sore", 1, `matches "Load|Sore"`},
+		"no turns":                      {"HEAD", ".", 0, "COUNT: got 0"},
+	} {
+		c := comparison{repo: dir, base: tt.base, packages: []string{"./x"}, bench: tt.bench, count: tt.count, time: "1x", limit: limit, progress: io.Discard}
+		if err := c.run(context.Background(), io.Discard); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got error %v, want %q", what, err, tt.want)
+		}
 	}
 }
 

@@ -164,6 +164,22 @@ func TestTheCurvesAreThoseOfTheSweepThatTheirPageNames(t *testing.T) {
 	}
 }
 
+func TestASweepWithoutResultsIsAnError(t *testing.T) {
+	for text, want := range map[string]string{
+		"":       "no benchmark ran",
+		"PASS\n": "no benchmark ran",
+		"BenchmarkSweepFootprint-2 1 127.8 GIN-B/row\nPASS\n": "",
+	} {
+		file := filepath.Join(t.TempDir(), "sweep.txt")
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := drawSweep(file, t.TempDir()); want == "" && err != nil || want != "" && !strings.Contains(fmt.Sprint(err), want) {
+			t.Errorf("%q: got error %v, want %q", text, err, want)
+		}
+	}
+}
+
 func TestPicturesAreWellFormed(t *testing.T) {
 	results, err := read(strings.NewReader(run()), nil)
 	if err != nil {

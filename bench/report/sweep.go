@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,7 +30,7 @@ var pictures = []picture{
 	{"SweepLoad", "load", "Load, everything on one machine", "records/s sent", []panel{{unit: "lag-p50-ms", log: true}, {unit: "lag-p99-ms", log: true}}, 0},
 }
 
-// drawSweep draws the pictures that a file has results for.
+// drawSweep draws the pictures that a file has results for. Without any result it fails; not every one has a picture.
 func drawSweep(file, to string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -38,6 +39,9 @@ func drawSweep(file, to string) error {
 	results, err := read(bytes.NewReader(text), nil)
 	if err != nil {
 		return err
+	}
+	if len(results) == 0 {
+		return fmt.Errorf("%s has no results: no benchmark ran", file)
 	}
 	for _, p := range pictures {
 		drawn := false
