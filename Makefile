@@ -80,7 +80,7 @@ profile: build servers ## CPU and allocation profiles of API and worker under lo
 	@bin/millrace stack -- go test -count=1 -run TestProfiles ./bench -profiles "$(CURDIR)/$(PROFILES)"
 	@cat $(PROFILES)/*.txt; echo; echo "Look: go tool pprof -http=: $(PROFILES)/batches-api-cpu.pb.gz"
 
-loadtest: build servers bin/k6 ## k6's SCENARIO (smoke, steady, breakpoint, spike, soak, mixed): loadtest/README.md
+loadtest: build $(if $(BASE_URL),,servers) bin/k6 ## k6's SCENARIO (smoke, steady, breakpoint, spike, soak, mixed): loadtest/README.md
 	@loadtest/run.sh
 
 # Built from the module proxy, in a minute or two; again only when its version changes.
