@@ -57,9 +57,12 @@ func TestEveryLoadScenarioIsOneThatK6Takes(t *testing.T) {
 			t.Errorf("%s: got %s, want a load, a look at it and the count at its end", scenario, wrote)
 		}
 	}
-	for setting, want := range map[string]string{"SCENARIO=flood": "takes smoke, steady", "RATE=many": "takes a number above 0", "DURATION=5": "takes a duration"} {
-		if status, wrote := k6(t, "inspect", "", setting); status == 0 || !strings.Contains(wrote, want) {
-			t.Errorf("%s: got status %d: %s, want %q", setting, status, wrote, want)
+	for settings, want := range map[string]string{
+		"SCENARIO=flood": "takes smoke, steady", "RATE=many": "takes a number above 0", "DURATION=5": "takes a duration",
+		"SCENARIO=breakpoint DURATION=10s STEPS=11": "more than DURATION has seconds",
+	} {
+		if status, wrote := k6(t, "inspect", "", strings.Fields(settings)...); status == 0 || !strings.Contains(wrote, want) {
+			t.Errorf("%s: got status %d: %s, want %q", settings, status, wrote, want)
 		}
 	}
 }
@@ -68,6 +71,7 @@ func TestEveryLoadScenarioIsOneThatK6Takes(t *testing.T) {
 type intake struct {
 	refuse func(tries int) (status int, retryAfter string) // status 0 takes the request
 	lose   int                                             // records that are accepted and not stored; below 0, stored twice
+	look   func(http.ResponseWriter)                       // answers who asks for the youngest record; nil: none is there
 
 	mu     sync.Mutex
 	tries  map[string][]time.Time // of each key
@@ -120,6 +124,10 @@ func (f *intake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		fmt.Fprintf(w, `{"count":%d}`, sum)
 	case "/logs":
+		if f.look != nil {
+			f.look(w)
+			return
+		}
 		fmt.Fprint(w, `{"logs":[],"next":null}`)
 	}
 }
@@ -134,6 +142,12 @@ func TestALoadTestFailsWhenWhatWasAcceptedIsNotStored(t *testing.T) {
 		}
 		return 0, ""
 	}
+	seen := func(w http.ResponseWriter) {
+		fmt.Fprintf(w, `{"logs":[{"inserted_at":%q}],"next":null}`, time.Now().Format(time.RFC3339Nano))
+	}
+	unanswered := func(w http.ResponseWriter) { w.WriteHeader(http.StatusGatewayTimeout) }
+	unreadable := func(w http.ResponseWriter) { fmt.Fprint(w, "<html>") } // a proxy's page: the look fails before it notes anything
+	steps := func(lag string) []string { return []string{"STEPS=1", "DURATION=4s", "LAG=" + lag} }
 	const good, crossed = 0, 99 // k6's statuses: all thresholds hold, one does not
 	tests := []struct {
 		name, scenario string
@@ -152,6 +166,10 @@ func TestALoadTestFailsWhenWhatWasAcceptedIsNotStored(t *testing.T) {
 		{"requests are refused for good", "soak", &intake{refuse: func(int) (int, string) { return http.StatusBadRequest, "" }}, []string{"SETTLE=1"}, crossed, "Nothing was accepted"},
 		{"none is answered in time", "steady", &intake{}, []string{"LATENCY=0.0001"}, crossed, "FAIL http_req_duration{kind:ingest}"},
 		{"none is seen in time", "steady", &intake{}, []string{"LAG=0.0001"}, crossed, "FAIL visible_lag"},
+		{"nobody answers who looks", "steady", &intake{look: unanswered}, []string{"LAG=0.0001"}, crossed, "FAIL visible_lag"},
+		{"a step holds", "breakpoint", &intake{look: seen}, steps("1800"), good, "Not reached: 50 records/s were held."},
+		{"a step in which nobody answers who looks", "breakpoint", &intake{look: unanswered}, steps("1800"), good, "The most that was held: 0 records/s."},
+		{"a step in which nobody could look", "breakpoint", &intake{look: unreadable}, steps("60000"), good, "unseen  no"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

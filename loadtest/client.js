@@ -111,10 +111,10 @@ export function ask(path, tags) {
 }
 
 // look notes how old the youngest record of the run is that can be read: the time from sending to there, as long as
-// records are sent.
+// records are sent. Where none can be read, because none is there or nobody answers, it is the age of the run.
 export function look(data, tags) {
   const answer = ask(`/logs?limit=1&from=${data.begin}&q=run:${data.run}`, { kind: 'look' });
-  if (answer) lag.add(Date.now() - (answer.logs.length ? Date.parse(answer.logs[0].inserted_at) : data.begin), tags);
+  lag.add(Date.now() - (answer && answer.logs.length ? Date.parse(answer.logs[0].inserted_at) : data.begin), tags);
 }
 
 // begin waits until both services are ready and gives the run its name.

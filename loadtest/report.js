@@ -1,6 +1,7 @@
 // report.js: what came of a run, as text for the terminal and as a page that needs nothing but itself.
 
 const count = (n) => Math.round(n).toString().replace(/\B(?=(\d{3})+$)/g, ',');
+const age = (p) => (p.looks ? `${p.lag.toFixed(0)} ms` : 'unseen');
 const escape = (s) => String(s).replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c]);
 
 // Figures are per record, request or ms: a metric's kind says which.
@@ -51,7 +52,7 @@ export function text(report, data) {
     lines.push(`    part     offered/s  accepted/s  failed  request p95     visible p90${report.breakpoint ? '  holds' : ''}`);
     for (const p of report.parts) {
       lines.push(`    ${p.part.padEnd(8)}${count(p.offered).padStart(10)}${count(p.accepted).padStart(12)}${(100 * p.failed).toFixed(1).padStart(6)} %` +
-        `${p.latency.toFixed(0).padStart(10)} ms${p.lag.toFixed(0).padStart(13)} ms${report.breakpoint ? `  ${p.holds ? 'yes' : 'no'}` : ''}`);
+        `${p.latency.toFixed(0).padStart(10)} ms${age(p).padStart(16)}${report.breakpoint ? `  ${p.holds ? 'yes' : 'no'}` : ''}`);
     }
     lines.push('');
   }
@@ -65,7 +66,7 @@ export function html(report, data) {
   const most = Math.max(1, ...report.parts.map((p) => p.offered));
   const bar = (n, color) => `<div style="background:${color};width:${((100 * n) / most).toFixed(1)}%">${count(n)}</div>`;
   const parts = report.parts.map((p) => `<tr><td>${escape(p.part)}<td class=bars>${bar(p.offered, '#9db8d9')}${bar(p.accepted, '#5a9e6f')}` +
-    `<td>${(100 * p.failed).toFixed(1)} %<td>${p.latency.toFixed(0)} ms<td>${p.lag.toFixed(0)} ms${report.breakpoint ? `<td>${p.holds ? 'yes' : 'no'}` : ''}`).join('\n');
+    `<td>${(100 * p.failed).toFixed(1)} %<td>${p.latency.toFixed(0)} ms<td>${age(p)}${report.breakpoint ? `<td>${p.holds ? 'yes' : 'no'}` : ''}`).join('\n');
   const settings = Object.entries(report.settings).filter(([, v]) => v !== undefined).map(([k, v]) => `${k} ${v}`).join(', ');
   return `<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Millrace load test: ${escape(report.scenario)}</title>
