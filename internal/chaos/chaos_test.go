@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	"millrace/internal/localstack"
@@ -225,6 +227,11 @@ func TestPlantedBugsAreCaught(t *testing.T) {
 	always := map[string]bool{"there is no ledger": true, "202 comes before the confirm": true}
 	for name, p := range plants {
 		t.Run(name, func(t *testing.T) {
+			for _, e := range p.edits { // also of those that are not built
+				if text, err := os.ReadFile(filepath.Join(top, e.File)); err != nil || bytes.Count(text, []byte(e.Old)) != 1 {
+					t.Fatalf("%s: not there once (error %v): %q", e.File, err, e.Old)
+				}
+			}
 			if !always[name] && os.Getenv("MILLRACE_LONG_TESTS") == "" {
 				t.Skip("MILLRACE_LONG_TESTS is not set")
 			}
@@ -253,4 +260,109 @@ func firstMismatch(r *Report, kind mismatch) string {
 		}
 	}
 	return fmt.Sprintf("%d times %s, the first: %s", n, kind, first)
+}
+
+func TestOptionsThatCannotBeAreErrors(t *testing.T) {
+	good := Options{Rate: 1, Clients: 1}
+	for name, spoil := range map[string]func(*Options){
+		"rate": func(o *Options) { o.Rate = 0 }, "clients": func(o *Options) { o.Clients = -1 },
+		"rounds": func(o *Options) { o.Rounds = -1 }, "duration": func(o *Options) { o.Duration = -time.Second },
+	} {
+		o := good
+		spoil(&o)
+		if report, err := Run(t.Context(), o); err == nil || report != nil {
+			t.Errorf("%s: got %v and no error", name, report)
+		}
+	}
+	for _, faults := range [][]string{{"nosuch"}, {"postgres"}, {"Redis", ""}, {"-nosuch"}, {"Redis", "-Redis"}} {
+		if err := everyFault(t, faults...).checkFaults(); err == nil {
+			t.Errorf("%q: got no error", faults)
+		}
+	}
+	for _, faults := range [][]string{nil, {"Redis"}, {"Redis", "PostgreSQL: lock"}, {"-Redis"}} {
+		if err := everyFault(t, faults...).checkFaults(); err != nil {
+			t.Errorf("%q: %v", faults, err)
+		}
+	}
+}
+
+// everyFault is a run that knows all faults, of a system that does not run.
+func everyFault(t *testing.T, faults ...string) *run {
+	t.Helper()
+	s := &system{brokers: []string{"rabbitmq"}, noDisk: errors.New("none")}
+	for _, class := range []string{clientAPI, apiBroker, workerBroker, workerPostgres} {
+		for _, n := range []string{"1", "2"} {
+			s.links = append(s.links, &link{name: class + n, class: class})
+		}
+	}
+	o := Options{Faults: faults, ClockBinary: "x"}
+	return &run{Options: o, system: s, known: s.faults(o, nil)}
+}
+
+func TestFaultsOfOnePartDoNotMeet(t *testing.T) {
+	r := everyFault(t)
+	for _, tt := range []struct {
+		name, target, with, other string
+		apart                     bool
+	}{
+		{"everything SIGKILL at once", "all", "PostgreSQL: SIGKILL", "postgres", false},
+		{"everything SIGKILL at once", "all", "RabbitMQ: SIGKILL", "rabbitmq", false},
+		{"everything SIGKILL at once", "all", "worker: SIGKILL", "worker2", false},
+		{"client-api: throttled", clientAPI, "client-api: cut off", clientAPI + "1", false},
+		{"client-api: throttled", clientAPI + "2", "client-api: cut off", clientAPI + "1", true},
+		{"client-api: throttled", clientAPI, "api-broker: cut off", apiBroker, true},
+		{"PostgreSQL: SIGKILL", "postgres", "PostgreSQL: read only", "postgres", false},
+		{"PostgreSQL: SIGKILL", "postgres", "Redis: flushed", "redis", true},
+	} {
+		f, g := r.fault(tt.name), r.fault(tt.with)
+		if got := f.apart(tt.target, g, tt.other); got != tt.apart {
+			t.Errorf("%s [%s] and %s [%s]: apart is %v", tt.name, tt.target, tt.with, tt.other, got)
+		}
+	}
+}
+
+func TestAFaultThatDidNotStrikeIsNoStrike(t *testing.T) {
+	r := &run{load: &load{began: time.Now()}, counts: make(map[mismatch]int)}
+	r.Out = io.Discard
+	no := errors.New("did not come by")
+	r.events = []*event{
+		{step: Step{Fault: "a"}, from: 1 * time.Second},
+		{step: Step{Fault: "a", With: &Step{Fault: "b"}}, from: 10 * time.Second, second: no},
+		{step: Step{Fault: "b"}, from: 20 * time.Second, err: no},
+	}
+	r.load.waits = []wait{
+		{9 * time.Second, 11500 * time.Millisecond}, // most of it under the second
+		{2 * time.Second, 4 * time.Second},
+		{21 * time.Second, 30 * time.Second}, // ends after the last fault
+	}
+	report := &Report{run: r}
+	report.finish()
+	type row struct {
+		strikes, failed int
+		longest         time.Duration
+	}
+	got := make(map[string]row)
+	for _, k := range report.kinds {
+		got[k.name] = row{k.strikes, k.failed, k.longest}
+	}
+	want := map[string]row{"a": {2, 0, 2 * time.Second}, "b": {0, 2, 9 * time.Second}, twoAtOnce: {0, 1, 2500 * time.Millisecond}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(row{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if !report.Has(string(broken)) {
+		t.Error("b never struck, and the report says that all is well")
+	}
+}
+
+func TestMismatchesAreKeptByKind(t *testing.T) {
+	r := &run{counts: make(map[mismatch]int)}
+	var out bytes.Buffer
+	r.Out = &out
+	for range 3 * mostMismatches {
+		r.mismatch(otherID, "x")
+	}
+	r.mismatch(lost, "the one that matters")
+	if len(r.mismatches) != mostMismatches+1 || r.counts[otherID] != 3*mostMismatches || !strings.Contains(out.String(), "the one that matters") {
+		t.Errorf("%d are kept of %v, printed:\n%.300s", len(r.mismatches), r.counts, out.String())
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -48,7 +49,7 @@ func (s *system) faults(o Options, l *load) []fault {
 		}
 		all = append(all, f)
 	}
-	const rabbitmq, postgres, redis = "rabbitmq", "postgres", "redis"
+	const rabbitmq, postgres, redis = "rabbitmq", "postgresql", "redis" // parts, as faults' names begin
 	nothing := func(string) []string { return nil }
 	everything := func(string) []string {
 		return []string{"api1", "api2", "worker1", "worker2", "query", rabbitmq, postgres, redis}
@@ -77,7 +78,7 @@ func (s *system) faults(o Options, l *load) []fault {
 	server("RabbitMQ: frozen (SIGSTOP)", s.brokers, 1, 14, strikeServerFreeze)
 	server("RabbitMQ: restarted (SIGTERM)", s.brokers, 0, 1, strikeServerRestart)
 	server("RabbitMQ: memory alarm", s.brokers, 1, 6, strikeCtl(
-		[]string{"set_vm_memory_high_watermark", "0.000001"}, []string{"set_vm_memory_high_watermark", "0.4"}))
+		[]string{"set_vm_memory_high_watermark", "0.000001"}, []string{"set_vm_memory_high_watermark", fmt.Sprintf("%.2f", 0.4/float64(len(s.brokers)))}))
 	server("RabbitMQ: disk alarm", s.brokers, 1, 6, strikeCtl(
 		[]string{"set_disk_free_limit", "1000000000000000"}, []string{"set_disk_free_limit", "1GB"}))
 	server("RabbitMQ: connections closed", s.brokers[:1], 0, 0, strikeCtl([]string{"close_all_connections", "chaos"}, nil))
@@ -96,7 +97,7 @@ func (s *system) faults(o Options, l *load) []fault {
 	}
 
 	// PostgreSQL.
-	one := []string{postgres}
+	one := []string{"postgres"}
 	server("PostgreSQL: SIGKILL", one, 0, 4, strikeServerKill)
 	server("PostgreSQL: immediate shutdown", one, 0, 4, strikeImmediate)
 	server("PostgreSQL: restarted", one, 0, 1, strikeServerRestart)
@@ -114,8 +115,13 @@ func (s *system) faults(o Options, l *load) []fault {
 	server("Redis: SIGKILL", []string{redis}, 0, 3, strikeServerKill)
 	server("Redis: flushed", []string{redis}, 0, 0, strikeFlush)
 
-	// The network. A link belongs to the processes at its ends.
-	ends := func(target string) []string { return []string{"net " + target} }
+	// The network.
+	touched := func(target string) (parts []string) {
+		for _, l := range s.linksOf(target) {
+			parts = append(parts, "net "+l.name)
+		}
+		return parts
+	}
 	for _, class := range []string{clientAPI, apiBroker, workerBroker, workerPostgres} {
 		var targets []string
 		for _, l := range s.class(class) {
@@ -123,7 +129,7 @@ func (s *system) faults(o Options, l *load) []fault {
 		}
 		targets = append(targets, class)
 		net := func(name string, least, most float64, w func(rng *rand.Rand) weather) {
-			add(fault{name: class + ": " + name, targets: targets, least: seconds(least), most: seconds(most), touches: ends, strike: strikeWeather(w)})
+			add(fault{name: class + ": " + name, targets: targets, least: seconds(least), most: seconds(most), touches: touched, strike: strikeWeather(w)})
 		}
 		net("delayed", 1, 5, func(rng *rand.Rand) weather {
 			return weather{delay: time.Duration(20+rng.IntN(400)) * time.Millisecond}
@@ -133,7 +139,7 @@ func (s *system) faults(o Options, l *load) []fault {
 		net("cut off", 0, 6, func(*rand.Rand) weather { return weather{refuse: true} })
 	}
 	wire := func(name, class string, way direction, pattern string, keep func(*rand.Rand) int) {
-		add(fault{name: class + ": " + name, targets: []string{class}, least: seconds(8), most: seconds(8), touches: ends,
+		add(fault{name: class + ": " + name, targets: []string{class}, least: seconds(8), most: seconds(8), touches: touched,
 			strike: strikeTrap(way, pattern, keep)})
 	}
 	some := func(most int) func(*rand.Rand) int { return func(rng *rand.Rand) int { return rng.IntN(most) } }

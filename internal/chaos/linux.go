@@ -87,11 +87,14 @@ func (d *disk) free() error {
 	return err
 }
 
-// close unmounts the file system. Nobody may use it.
-func (d *disk) close() error {
+// close unmounts the file system, which nobody may use, and removes it unless it is to be kept.
+func (d *disk) close(keep bool) error {
 	out, err := exec.Command("umount", d.dir).CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("umount %s: %w: %s", d.dir, err, strings.TrimSpace(string(out)))
+	}
+	if keep {
+		return err
 	}
 	return errors.Join(err, os.Remove(d.image))
 }

@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -58,7 +57,6 @@ type load struct {
 
 	clock  atomic.Int64 // offset of the clients' clock, for the keys
 	acked  atomic.Int64 // requests
-	rows   atomic.Int64 // records acked
 	giveUp context.Context
 
 	mu      sync.Mutex
@@ -141,7 +139,6 @@ func (l *load) deliver(client, number int) {
 		case err == nil && answer.ok(s):
 			l.settle(client, number, s, r, answer)
 			l.acked.Add(1)
-			l.rows.Add(int64(s.accepted()))
 			if n > 0 || t.took > time.Second {
 				l.mu.Lock()
 				l.waits = append(l.waits, wait{began, time.Since(l.began)})
@@ -307,21 +304,6 @@ func (l *load) newest() (ids []uuid.UUID) {
 		}
 	}
 	return ids
-}
-
-// longestWait returns the longest that a client waited for a 2xx, of the waits that overlap a time.
-func (l *load) longestWait(from, to time.Duration) (longest time.Duration) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, w := range slices.Backward(l.waits) {
-		if w.to < from-2*time.Minute {
-			break // they are in the order of their ends
-		}
-		if w.from < to && w.to > from {
-			longest = max(longest, w.to-w.from)
-		}
-	}
-	return longest
 }
 
 // brief names an error of a try without what differs each time.

@@ -22,12 +22,11 @@ type poison struct {
 
 	sent []*sent        // by number; each was confirmed
 	dead map[string]int // payloads of the letters to come, with the form
-	made map[form]int   // of each form
 }
 
 // run publishes until ctx is done; what was begun is published until it is confirmed, or giveUp is done.
 func (p *poison) run(ctx, giveUp context.Context) {
-	p.dead, p.made = make(map[string]int), make(map[form]int)
+	p.dead = make(map[string]int)
 	tick := time.NewTicker(p.every)
 	defer tick.Stop()
 	var conn *broker.Connection
@@ -129,7 +128,6 @@ func (p *poison) message(number int) (amqp.Publishing, *sent) {
 	if s.records == 0 {
 		p.dead[string(m.Body)]++
 	}
-	p.made[s.form]++
 	return m, r
 }
 

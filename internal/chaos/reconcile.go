@@ -35,17 +35,18 @@ const (
 // Mismatch is one difference, with its history.
 type Mismatch struct{ Kind, Text string }
 
-const mostMismatches = 100 // that are kept, of each kind
+const mostMismatches = 100 // that are kept and printed, of each kind
 
 // mismatch notes a difference. It may be called by several goroutines.
 func (r *run) mismatch(kind mismatch, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.mismatches = append(r.mismatches, Mismatch{string(kind), text})
-	if len(r.mismatches) < mostMismatches {
-		fmt.Fprintf(r.Out, "MISMATCH %s: %s\n", kind, text)
+	if r.counts[kind]++; r.counts[kind] > mostMismatches {
+		return
 	}
+	r.mismatches = append(r.mismatches, Mismatch{string(kind), text})
+	fmt.Fprintf(r.Out, "MISMATCH %s: %s\n", kind, text)
 }
 
 // told is a request's history and the faults that were in force meanwhile.

@@ -1,12 +1,16 @@
 package chaos
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 )
+
+// twoAtOnce is where the times of faults count that struck with another.
+const twoAtOnce = "(two at once)"
 
 // Report is what a run found.
 type Report struct {
@@ -18,7 +22,7 @@ type Report struct {
 	Dead, Poisoned    int // dead letters, and how many were poisoned
 	Lost              int // records
 	Took              time.Duration
-	Mismatches        []Mismatch
+	Mismatches        []Mismatch // at most mostMismatches of each kind
 	kinds             []kind
 }
 
@@ -41,7 +45,6 @@ func (r *Report) Has(kind string) bool {
 
 // finish sums up.
 func (r *Report) finish() {
-	r.Mismatches = r.run.mismatches
 	r.Took = time.Since(r.run.load.began)
 	kinds := make(map[string]*kind)
 	get := func(name string) *kind {
@@ -50,17 +53,14 @@ func (r *Report) finish() {
 		}
 		return kinds[name]
 	}
+	r.run.blame()
 	for _, e := range r.run.events {
-		alone := e.step.With == nil
 		k := get(e.step.Fault)
-		k.strikes++
-		if !alone {
-			get(e.step.With.Fault).strikes++
-			k = get("(two at once)")
-			k.strikes++
-		}
-		if e.err != nil {
-			k.failed++
+		k.struck(e.err)
+		if with := e.step.With; with != nil {
+			get(with.Fault).struck(e.second)
+			k = get(twoAtOnce)
+			k.struck(errors.Join(e.err, e.second))
 		}
 		k.longest, k.hold = max(k.longest, e.longest), max(k.hold, e.to-e.from)
 		if e.full >= 0 {
@@ -73,7 +73,40 @@ func (r *Report) finish() {
 		if slices.Sort(k.fulls); len(k.fulls) > 0 {
 			k.medianFull = k.fulls[len(k.fulls)/2]
 		}
+		if k.strikes == 0 && k.failed > 1 {
+			r.run.mismatch(broken, "%s: none of %d struck as meant", name, k.failed)
+		}
 		r.kinds = append(r.kinds, *k)
+	}
+	r.Mismatches = r.run.mismatches
+}
+
+// struck counts a strike, and err is why it was not one as meant.
+func (k *kind) struck(err error) {
+	if err != nil {
+		k.failed++
+	} else {
+		k.strikes++
+	}
+}
+
+// blame notes the longest wait under each fault. A wait counts for the fault under which most of it was.
+func (r *run) blame() {
+	for _, w := range r.load.waits {
+		var worst *event
+		var most time.Duration
+		for i, e := range r.events {
+			end := w.to
+			if i+1 < len(r.events) {
+				end = min(end, r.events[i+1].from)
+			}
+			if under := end - max(w.from, e.from); under > most {
+				worst, most = e, under
+			}
+		}
+		if worst != nil {
+			worst.longest = max(worst.longest, w.to-w.from)
+		}
 	}
 }
 
@@ -81,15 +114,12 @@ func (r *Report) finish() {
 func (r *Report) Summary() string {
 	l := r.run.load
 	strikes, least := 0, 0
-	for _, e := range r.run.events {
-		strikes++
-		if e.step.With != nil {
-			strikes++
-		}
-	}
 	struck := make(map[string]int)
 	for _, k := range r.kinds {
 		struck[k.name] = k.strikes
+		if k.name != twoAtOnce {
+			strikes += k.strikes
+		}
 	}
 	for i, f := range r.run.chosen() {
 		if n := struck[f.name]; i == 0 || n < least {
@@ -97,17 +127,13 @@ func (r *Report) Summary() string {
 		}
 	}
 	longest := time.Duration(0)
-	for _, e := range r.run.events {
-		longest = max(longest, e.longest)
+	for _, w := range l.waits {
+		longest = max(longest, w.to-w.from)
 	}
 	var b strings.Builder
-	count := make(map[string]int)
-	for _, m := range r.Mismatches {
-		count[m.Kind]++
-	}
 	fmt.Fprintf(&b, "seed %d: %d faults of %d kinds (each at least %d times) in %v\n", r.run.Seed, strikes, len(r.run.chosen()), least, r.Took.Round(time.Second))
 	fmt.Fprintf(&b, "%d requests with %d records acked; %d records lost, %d doubled, %d foreign\n",
-		r.Requests, r.Records, r.Lost, count[string(doubled)], count[string(foreign)])
+		r.Requests, r.Records, r.Lost, r.run.counts[doubled], r.run.counts[foreign])
 	fmt.Fprintf(&b, "%d records stored, those of %d requests without a key among them that got no 2xx\n", r.Stored, r.Unknown)
 	fmt.Fprintf(&b, "%d dead letters, %d poisoned\n", r.Dead, r.Poisoned)
 	fmt.Fprintf(&b, "%d tries again; answers:", l.retries)
@@ -122,9 +148,9 @@ func (r *Report) Summary() string {
 	if r.OK() {
 		b.WriteString("no mismatch\n")
 	} else {
-		fmt.Fprintf(&b, "%d MISMATCHES:", len(r.Mismatches))
-		for _, kind := range slices.Sorted(maps.Keys(count)) {
-			fmt.Fprintf(&b, " %s: %d;", kind, count[kind])
+		b.WriteString("MISMATCHES:")
+		for _, kind := range slices.Sorted(maps.Keys(r.run.counts)) {
+			fmt.Fprintf(&b, " %s: %d;", kind, r.run.counts[kind])
 		}
 		b.WriteString("\n")
 	}
@@ -140,18 +166,18 @@ func (r *Report) Markdown() string {
 		fmt.Fprintf(&b, "- %s", line)
 	}
 	b.WriteString("\n## After each kind of fault\n\nHealed is when the server or process runs again. Two at once count under the first one's name, and their times in a line of their own.\n\n")
-	b.WriteString("| fault | strikes | longest | longest wait for a 2xx | full speed after, median | at most | all stored after, at most |\n| --- | --- | --- | --- | --- | --- | --- |\n")
+	b.WriteString("| fault | strikes | not as meant | longest | longest wait for a 2xx | full speed after, median | at most | all stored after, at most |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n")
 	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
 	for _, k := range r.kinds {
 		wait := "< 1 s"
 		if k.longest > 0 {
 			wait = ms(k.longest)
 		}
-		fmt.Fprintf(&b, "| %s | %d | %s | %s | %s | %s | %s |\n", k.name, k.strikes, ms(k.hold), wait, ms(k.medianFull), ms(k.full), ms(k.stored))
+		fmt.Fprintf(&b, "| %s | %d | %d | %s | %s | %s | %s | %s |\n", k.name, k.strikes, k.failed, ms(k.hold), wait, ms(k.medianFull), ms(k.full), ms(k.stored))
 	}
 	for _, f := range r.run.known {
 		if f.missing != "" {
-			fmt.Fprintf(&b, "| %s | skipped: %s | | | | | |\n", f.name, f.missing)
+			fmt.Fprintf(&b, "| %s | skipped: %s | | | | | | |\n", f.name, f.missing)
 		}
 	}
 	b.WriteString("\n## Resources\n\nMedians of the second fifth of the run and of the last.\n\n| process | starts | memory, MiB | goroutines | file descriptors |\n| --- | --- | --- | --- | --- |\n")
@@ -169,18 +195,15 @@ func (r *Report) Markdown() string {
 	fmt.Fprintf(&b, "\nConnections to RabbitMQ and PostgreSQL, of all processes: %.0f → %.0f.\n\n![resources](resources.svg)\n", level(early, open), level(late, open))
 	if !r.OK() {
 		b.WriteString("\n## Mismatches\n\n")
-		printed := make(map[string]int)
 		for _, m := range r.Mismatches {
-			if printed[m.Kind]++; printed[m.Kind] <= mostMismatches {
-				fmt.Fprintf(&b, "- %s: %s\n", m.Kind, m.Text)
-			}
+			fmt.Fprintf(&b, "- %s: %s\n", m.Kind, m.Text)
 		}
 	}
 	b.WriteString("\n## Faults\n\n")
 	for _, e := range r.run.events {
 		fmt.Fprintf(&b, "- %s–%s %s", stamp(e.from), stamp(e.to), e.step)
-		if e.err != nil {
-			fmt.Fprintf(&b, " (not as meant: %s)", strings.ReplaceAll(e.err.Error(), "\n", " "))
+		if err := errors.Join(e.err, e.second); err != nil {
+			fmt.Fprintf(&b, " (not as meant: %s)", strings.ReplaceAll(err.Error(), "\n", " "))
 		}
 		b.WriteString("\n")
 	}

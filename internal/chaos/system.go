@@ -69,15 +69,16 @@ type system struct {
 }
 
 const (
-	folder   = "millrace-chaos-" // begins the names of runs' folders; the process's id follows
-	keptName = "kept"            // marks one that is to stay
+	// Folder begins the names of runs' folders; the process's id and another minus follow.
+	Folder   = "millrace-chaos-"
+	keptName = "kept" // marks one that is to stay
 )
 
-// removeAbandoned removes what runs left that were killed, file systems included.
+// removeAbandoned removes what runs left that were killed, file systems and binaries included.
 func removeAbandoned() {
-	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), folder+"*-*"))
+	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), Folder+"*-*"))
 	for _, dir := range dirs {
-		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), folder), "-")
+		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), Folder), "-")
 		n, err := strconv.Atoi(pid)
 		if err != nil || !errors.Is(syscall.Kill(n, 0), syscall.ESRCH) {
 			continue
@@ -96,7 +97,7 @@ func newSystem(ctx context.Context, o Options, surprise func(error)) (*system, e
 	s.closing = append(s.closing, func() error { s.launcher.Close(); return nil })
 	var err error
 	removeAbandoned()
-	if s.dir, err = os.MkdirTemp("", fmt.Sprintf("%s%d-", folder, os.Getpid())); err != nil {
+	if s.dir, err = os.MkdirTemp("", fmt.Sprintf("%s%d-", Folder, os.Getpid())); err != nil {
 		return s, err
 	}
 	// PostgreSQL may run as another user, who must get through.
@@ -133,7 +134,7 @@ func (s *system) startServers(ctx context.Context, o Options) error {
 		return err
 	}
 	if s.disk, s.noDisk = newDisk(data, diskSize); s.noDisk == nil {
-		s.closing = append(s.closing, s.disk.close)
+		s.closing = append(s.closing, func() error { return s.disk.close(s.keep) })
 		if err := os.RemoveAll(filepath.Join(data, "lost+found")); err != nil {
 			return err
 		}

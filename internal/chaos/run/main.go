@@ -45,12 +45,14 @@ func run(ctx context.Context) (ok bool, err error) {
 	out := flag.String("out", "bin/chaos", "folder for report.md and resources.svg")
 	flag.Parse()
 	if *faults != "" {
-		o.Faults = strings.Split(*faults, ",")
+		for name := range strings.SplitSeq(*faults, ",") {
+			o.Faults = append(o.Faults, strings.TrimSpace(name))
+		}
 	}
 	if o.Seed == 0 {
 		o.Seed = rand.Uint64() >> 32
 	}
-	dir, err := os.MkdirTemp("", "millrace-chaos-bin-")
+	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-bin-", chaos.Folder, os.Getpid()))
 	if err != nil {
 		return false, err
 	}
