@@ -90,7 +90,7 @@ eventually 60 curl -fsS -o /dev/null http://127.0.0.1:3000/api/health
 
 echo "== three brokers"
 docker compose --profile cluster up --detach --wait
-members() { [ "$(docker compose exec -T rabbitmq rabbitmq-queues quorum_status logs.0 2>/dev/null | grep -c 'rabbit@rabbitmq')" -ge 3 ]; }
+members() { [ "$(docker compose exec -T rabbitmq rabbitmq-queues --quiet quorum_status logs.0 2>/dev/null | grep -c 'rabbit@rabbitmq')" -ge 3 ]; }
 eventually 120 members
 docker compose stop rabbitmq-2
 post cluster
