@@ -210,6 +210,33 @@ func TestTheComposeFileIsWhole(t *testing.T) {
 	}
 }
 
+// TestRabbitMQsNodesFindEachOther holds that the nodes that start later look for the first and themselves, by their names,
+// and that the first one, which may be the only one, looks for none: it would wait for them.
+func TestRabbitMQsNodesFindEachOther(t *testing.T) {
+	project, err := compose(t, generated(t), "cluster")
+	if err != nil {
+		t.Fatal(err)
+	}
+	peers := regexp.MustCompile(`(?m)^cluster_formation\.classic_config\.nodes\.\d+ = rabbit@(.+)$`)
+	found := make(map[string][]string)
+	for name, s := range project.Services {
+		if strings.HasPrefix(s.Image, "rabbitmq:") && s.Hostname != name {
+			t.Errorf("%s has the hostname %s", name, s.Hostname)
+		}
+		for _, v := range s.Volumes {
+			if v.Type == types.VolumeTypeBind && strings.HasSuffix(v.Source, ".conf") {
+				for _, m := range peers.FindAllSubmatch(must(os.ReadFile(v.Source)), -1) {
+					found[name] = append(found[name], string(m[1]))
+				}
+			}
+		}
+	}
+	want := map[string][]string{"rabbitmq-2": {"rabbitmq", "rabbitmq-2"}, "rabbitmq-3": {"rabbitmq", "rabbitmq-3"}}
+	if diff := cmp.Diff(want, found); diff != "" {
+		t.Errorf("who looks for which nodes (-want +got):\n%s", diff)
+	}
+}
+
 func TestTheComposeFileHasNoSecretOfItsOwn(t *testing.T) {
 	env := generated(t)
 	for name, value := range env {

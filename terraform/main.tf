@@ -88,6 +88,7 @@ locals {
       "millrace.conf"   = file("${local.deploy}/rabbitmq/millrace.conf")
       "cluster.conf"    = file("${local.deploy}/rabbitmq/cluster.conf")
     },
+    { for node in local.joining : "${node}.conf" => file("${local.deploy}/rabbitmq/${node}.conf") },
     { for name, content in local.monitoring_configs : name => content if var.monitoring },
   )
 

@@ -59,6 +59,10 @@ run "defaults" {
     error_message = "what is a variable to docker compose has its value"
   }
   assert {
+    condition     = alltrue([for name in keys(docker_config.this) : !startswith(name, "rabbitmq-")])
+    error_message = "one node waits for no others"
+  }
+  assert {
     condition     = output.grafana_port == 3000 && length(output.volumes) == 4
     error_message = "volumes: ${join(", ", output.volumes)}"
   }
@@ -75,6 +79,14 @@ run "three_brokers" {
   assert {
     condition     = alltrue([for name in ["rabbitmq", "rabbitmq-2", "rabbitmq-3"] : contains(tolist(docker_service.this[name].task_spec[0].networks_advanced)[0].aliases, "broker")])
     error_message = "broker is the name of all nodes"
+  }
+  assert {
+    condition = { for name in ["rabbitmq", "rabbitmq-2", "rabbitmq-3"] : name => [for c in docker_service.this[name].task_spec[0].container_spec[0].configs : c.config_name if c.file_name == "/etc/rabbitmq/conf.d/70-peers.conf"] } == {
+      "rabbitmq"   = []
+      "rabbitmq-2" = [docker_config.this["rabbitmq-2.conf"].name]
+      "rabbitmq-3" = [docker_config.this["rabbitmq-3.conf"].name]
+    }
+    error_message = "the second and the third node look for the first, which waits for nobody"
   }
   assert {
     condition     = length(docker_volume.this) == 6
