@@ -51,8 +51,11 @@ locals {
           },
           contains(local.joining, node) ? { "${node}.conf" = "/etc/rabbitmq/conf.d/70-peers.conf" } : {},
         )
-        volumes    = { (node) = "/var/lib/rabbitmq" }
-        stop_grace = local.compose.rabbitmq.stop_grace_period
+        # The swarm gives a container its name only when its health check has passed, and a node of several passes it only
+        # with others, which it finds by their names: they would wait for each other.
+        healthcheck = { test = var.brokers == 3 ? ["NONE"] : local.compose.rabbitmq.healthcheck.test }
+        volumes     = { (node) = "/var/lib/rabbitmq" }
+        stop_grace  = local.compose.rabbitmq.stop_grace_period
       }
     },
   )

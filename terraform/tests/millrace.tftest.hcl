@@ -89,6 +89,10 @@ run "three_brokers" {
     error_message = "the second and the third node look for the first, which waits for nobody"
   }
   assert {
+    condition     = alltrue([for name in ["rabbitmq", "rabbitmq-2", "rabbitmq-3"] : docker_service.this[name].task_spec[0].container_spec[0].healthcheck[0].test == tolist(["NONE"])])
+    error_message = "a node has its name before it is healthy, so that the others find it"
+  }
+  assert {
     condition     = length(docker_volume.this) == 6
     error_message = "each node has a volume"
   }
