@@ -21,6 +21,12 @@ locals {
     order      = "start-first"
     env        = merge({ LOG_FORMAT = "json" }, var.settings)
   }
+  job = merge(local.millrace, {
+    job     = true
+    secrets = { superuser = "/etc/millrace/.env" }
+    # Without a word here it has the image's, which no job passes: one that takes a minute would be killed.
+    healthcheck = { test = ["NONE"], interval = "0s", timeout = "0s", start_period = "0s" }
+  })
   access = merge(
     { ALLOW_ANONYMOUS = tostring(var.allow_anonymous) },
     var.keys == "" ? {} : { KEYS_FILE = "/etc/millrace/keys" },
@@ -55,8 +61,8 @@ locals {
         replicas = var.replicas.query
       })
       # These end when they are done, and run anew with every version. roles fails and tries again until migrate is through.
-      migrate = merge(local.millrace, { args = ["migrate", "up"], secrets = { superuser = "/etc/millrace/.env" }, job = true })
-      roles   = merge(local.millrace, { args = ["migrate", "roles"], secrets = { superuser = "/etc/millrace/.env" }, job = true })
+      migrate = merge(local.job, { args = ["migrate", "up"] })
+      roles   = merge(local.job, { args = ["migrate", "roles"] })
     },
     local.servers,
     { for name, s in local.monitoring : name => s if var.monitoring },
@@ -191,7 +197,7 @@ resource "docker_service" "this" {
         }
       }
       dynamic "healthcheck" {
-        for_each = try(each.value.job, false) ? [] : [merge(local.compose[each.key].healthcheck, try(each.value.healthcheck, {}))]
+        for_each = [merge(local.compose[each.key].healthcheck, try(each.value.healthcheck, {}))]
         content {
           test         = healthcheck.value.test
           interval     = healthcheck.value.interval

@@ -31,8 +31,8 @@ run "defaults" {
     error_message = "every service has a memory limit"
   }
   assert {
-    condition     = alltrue([for name, s in docker_service.this : length(s.task_spec[0].container_spec[0].healthcheck) == (contains(["migrate", "roles"], name) ? 0 : 1)])
-    error_message = "every service that lasts has a health check"
+    condition     = alltrue([for name, s in docker_service.this : (s.task_spec[0].container_spec[0].healthcheck[0].test[0] == "NONE") == contains(["migrate", "roles"], name)])
+    error_message = "every service that lasts has a health check, and no other has the image's"
   }
   assert {
     condition     = alltrue([for name, s in docker_service.this : !strcontains(jsonencode(s.task_spec[0].container_spec[0].env), "00000000")])
