@@ -48,9 +48,11 @@ locals {
         secrets  = merge({ api = "/etc/millrace/.env" }, local.keys)
         replicas = var.replicas.api
       })
+      # It migrates as well, as the tables' owner: nothing here waits until migrate has ended, and a worker that gives up on
+      # an older schema would have its update rolled back.
       worker = merge(local.millrace, {
         args     = ["worker"]
-        env      = merge({ GOMEMLIMIT = local.compose.worker.environment.GOMEMLIMIT }, local.millrace.env, { ALLOW_ANONYMOUS = "true", AUTO_MIGRATE = "false" })
+        env      = merge({ GOMEMLIMIT = local.compose.worker.environment.GOMEMLIMIT }, local.millrace.env, { ALLOW_ANONYMOUS = "true" })
         secrets  = { worker = "/etc/millrace/.env" }
         replicas = var.replicas.worker
       })

@@ -108,7 +108,7 @@ variable "settings" {
   default     = {}
   validation {
     condition     = alltrue([for name in keys(var.settings) : can(regex("^[A-Z][A-Z0-9_]*$", name)) && !can(regex("_(URL|ADDR|FILE)$", name)) && !contains(["ALLOW_ANONYMOUS", "AUTO_MIGRATE"], name)])
-    error_message = "settings: names such as QUEUE_SHARDS; what ends in _URL, _ADDR or _FILE, ALLOW_ANONYMOUS and AUTO_MIGRATE are set here already."
+    error_message = "settings: names such as QUEUE_SHARDS; what ends in _URL, _ADDR or _FILE, ALLOW_ANONYMOUS and AUTO_MIGRATE are the module's."
   }
 }
 

@@ -47,6 +47,10 @@ run "defaults" {
     error_message = "the API asks for keys"
   }
   assert {
+    condition     = !contains(keys(docker_service.this["worker"].task_spec[0].container_spec[0].env), "AUTO_MIGRATE")
+    error_message = "a worker does not give up because migrate is not through"
+  }
+  assert {
     condition     = length(docker_service.this["api"].endpoint_spec[0].ports) == 0 && toset([for p in docker_service.this["balancer"].endpoint_spec[0].ports : p.published_port]) == toset([8080, 8081])
     error_message = "the balancer alone publishes the API"
   }
