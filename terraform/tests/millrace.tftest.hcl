@@ -144,13 +144,28 @@ run "anonymous" {
   }
 }
 
+run "the_longest_name" {
+  variables {
+    name    = "millrace-prod"
+    brokers = 3
+  }
+  assert {
+    condition     = alltrue([for made in concat(values(docker_config.this), values(docker_secret.this)) : length(made.name) <= 64])
+    error_message = "the swarm takes names of 64 characters: ${join(", ", [for made in concat(values(docker_config.this), values(docker_secret.this)) : made.name if length(made.name) > 64])}"
+  }
+  assert {
+    condition     = alltrue([for made in values(docker_service.this) : length(made.name) <= 63])
+    error_message = "the swarm takes names of services of 63 characters"
+  }
+}
+
 run "refused" {
   command = plan
   variables {
     keys      = ""
     image     = "millrace:latest"
     brokers   = 2
-    name      = "Millrace"
+    name      = "millrace-prod2"
     replicas  = { api = 0 }
     ports     = { api = 0 }
     settings  = { POSTGRES_URL = "postgres://elsewhere/" }
