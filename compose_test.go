@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -30,26 +31,50 @@ import (
 	"millrace/worker"
 )
 
-// generated is what deploy/env.sh writes into an .env that says nothing.
-func generated(t *testing.T) map[string]string {
+// cloned copies deploy/ into an empty folder as git clone does under umask 077, and returns that.
+func cloned(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.Mkdir(filepath.Join(dir, "deploy"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	script, err := os.ReadFile("deploy/env.sh")
+	err := filepath.WalkDir("deploy", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			return os.Mkdir(filepath.Join(dir, path), 0o700)
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(dir, path), content, info.Mode().Perm()&0o700)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(dir, "deploy/env.sh")
-	if err := os.WriteFile(path, script, 0o755); err != nil {
-		t.Fatal(err)
+	return dir
+}
+
+// envScript runs deploy/env.sh in a folder of cloned and returns what it wrote.
+func envScript(t *testing.T, dir string) string {
+	t.Helper()
+	out, err := exec.Command(filepath.Join(dir, "deploy/env.sh")).CombinedOutput()
+	if err != nil {
+		t.Fatalf("deploy/env.sh: %v: %s", err, out)
 	}
+	return string(out)
+}
+
+// generated is what deploy/env.sh writes into an .env that says nothing.
+func generated(t *testing.T) map[string]string {
+	t.Helper()
+	dir := cloned(t)
 	var text []byte
 	for range 2 { // the second time there is nothing to add
-		if out, err := exec.Command(path).CombinedOutput(); err != nil {
-			t.Fatalf("deploy/env.sh: %v: %s", err, out)
-		}
+		envScript(t, dir)
 		now, err := os.ReadFile(filepath.Join(dir, ".env"))
 		if err != nil {
 			t.Fatal(err)
@@ -86,6 +111,56 @@ func compose(t *testing.T, env map[string]string, profiles ...string) (*types.Pr
 		t.Errorf("docker-compose.yml: %s", &warnings)
 	}
 	return project, err
+}
+
+// TestTheContainersUsersCanReadWhatIsMounted holds that it is so after deploy/env.sh, whatever the umask of the clone.
+func TestTheContainersUsersCanReadWhatIsMounted(t *testing.T) {
+	project, err := compose(t, generated(t), "cluster")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := cloned(t)
+	if out := envScript(t, dir); strings.Contains(out, "may lack") {
+		t.Error(out)
+	}
+	repository := must(os.Getwd())
+	mounts := 0
+	for _, s := range project.Services {
+		for _, v := range s.Volumes {
+			if v.Type != types.VolumeTypeBind {
+				continue
+			}
+			mounts++
+			err := filepath.WalkDir(filepath.Join(dir, must(filepath.Rel(repository, v.Source))), func(path string, d fs.DirEntry, err error) error {
+				if err != nil {
+					return err
+				}
+				info, err := d.Info()
+				if err != nil {
+					return err
+				}
+				need := os.FileMode(0o004)
+				switch own := v.Target == "/etc/millrace"; {
+				case own && !d.IsDir():
+					return nil // whose readers are its owner's matter
+				case own:
+					need = 0o001
+				case d.IsDir():
+					need = 0o005
+				}
+				if info.Mode().Perm()&need != need {
+					t.Errorf("%s mounts %s, whose mode is %v", s.Name, v.Source, info.Mode())
+				}
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if mounts < 10 {
+		t.Errorf("looked at %d mounts", mounts)
+	}
 }
 
 func must[T any](v T, err error) T {

@@ -5,6 +5,11 @@ cd "$(dirname "$0")/.."
 umask 077
 touch .env
 
+# What is mounted must be readable for the containers' users, who are none of this machine's; after a clone under umask
+# 077 it is not. Of deploy/etc, which is yours, no more than the way into it.
+(cd deploy && chmod -R go+rX grafana haproxy postgres prometheus rabbitmq && chmod go+x etc) ||
+	echo "deploy/env.sh: the containers may lack the right to read deploy/" >&2
+
 add() { # NAME VALUE COMMENT
 	grep -q "^$1=" .env && return
 	printf '\n# %s\n%s=%s\n' "$3" "$1" "$2" >>.env
