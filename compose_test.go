@@ -163,6 +163,31 @@ func TestTheContainersUsersCanReadWhatIsMounted(t *testing.T) {
 	}
 }
 
+func TestAPortThatIsOpenedWithoutKeysIsWarnedOf(t *testing.T) {
+	for env, want := range map[string][]string{
+		"": nil,
+		"API_BIND=127.0.0.1\nQUERY_BIND=127.0.0.2\n":                       nil,
+		"API_BIND=0.0.0.0\n":                                               {"API_BIND"},
+		"API_BIND=127.0.0.1\nQUERY_BIND=192.0.2.1\n":                       {"QUERY_BIND"},
+		"API_BIND=\"0.0.0.0\"\nQUERY_BIND=::\n":                            {"API_BIND", "QUERY_BIND"},
+		"API_BIND=0.0.0.0\nKEYS_FILE=\n":                                   {"API_BIND"},
+		"API_BIND=0.0.0.0\nKEYS_FILE=/etc/millrace/keys\n":                 nil,
+		"#API_BIND=0.0.0.0\nAPI_BIND=0.0.0.0\nAPI_BIND=127.0.0.1 # last\n": nil,
+	} {
+		dir := cloned(t)
+		if err := os.WriteFile(filepath.Join(dir, ".env"), []byte(env), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, m := range regexp.MustCompile(`(?m)^warning: (\w+)`).FindAllStringSubmatch(envScript(t, dir), -1) {
+			got = append(got, m[1])
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%q: warned of (-want +got):\n%s", env, diff)
+		}
+	}
+}
+
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)

@@ -27,3 +27,11 @@ add REDIS_PASSWORD "$(secret)" 'docker-compose.yml: Redis.'
 add GRAFANA_PASSWORD "$(secret)" 'docker-compose.yml: the Grafana user admin.'
 grep -q '^KEYS_FILE=' .env ||
 	add ALLOW_ANONYMOUS true 'Nobody is asked for a key: for an installation whose ports are on 127.0.0.1. Else KEYS_FILE=/etc/millrace/keys, a file in deploy/etc.'
+
+value() { sed -n "s/^$1=//p" .env | tail -n 1 | tr -d "\"'"; } # NAME, as .env has it
+for name in API_BIND QUERY_BIND; do
+	case $(value $name) in
+	'' | 127.* | ::1 | '[::1]' | localhost) ;;
+	*) [ -n "$(value KEYS_FILE)" ] || echo "warning: $name in .env opens the port to others, and nobody is asked for a key: set KEYS_FILE" >&2 ;;
+	esac
+done
