@@ -337,6 +337,51 @@ func TestRabbitMQsNodesFindEachOther(t *testing.T) {
 	}
 }
 
+// TestOperationsNamesServicesThatAreThere looks at the commands of docker compose in the documents.
+func TestOperationsNamesServicesThatAreThere(t *testing.T) {
+	project, err := compose(t, generated(t), "cluster")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(must(os.ReadFile("deploy/OPERATIONS.md"))) + string(must(os.ReadFile("README.md")))
+	found := regexp.MustCompile("docker compose (run|exec|stop|restart|up)((?: [^ \n`#<>]+)+)").FindAllStringSubmatch(text, -1)
+	if len(found) < 5 {
+		t.Errorf("found %d commands", len(found))
+	}
+	for _, m := range found {
+		words := strings.Fields(m[2])
+		for len(words) > 0 && strings.HasPrefix(words[0], "-") {
+			if words[0] == "--scale" {
+				words[1], _, _ = strings.Cut(words[1], "=")
+				if _, ok := project.Services[words[1]]; !ok {
+					t.Errorf("%s: no service %s", m[0], words[1])
+				}
+				words = words[1:]
+			}
+			words = words[1:]
+		}
+		services := words
+		if m[1] == "run" || m[1] == "exec" {
+			services = words[:1]
+		}
+		for _, name := range services {
+			if _, ok := project.Services[name]; !ok {
+				t.Errorf("%s: no service %s", m[0], name)
+			}
+		}
+		if m[1] == "run" {
+			if _, err := lookup(words[1]); err != nil {
+				t.Errorf("%s: %v", m[0], err)
+			}
+		}
+	}
+	for _, m := range regexp.MustCompile(`\bmillrace_(rabbitmq\S*)`).FindAllStringSubmatch(text, -1) {
+		if v, ok := project.Volumes[m[1]]; !ok || v.Name != project.Name+"_"+m[1] {
+			t.Errorf("no volume %s", m[0])
+		}
+	}
+}
+
 func TestTheComposeFileHasNoSecretOfItsOwn(t *testing.T) {
 	env := generated(t)
 	for name, value := range env {
