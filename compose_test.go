@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -30,26 +31,50 @@ import (
 	"millrace/worker"
 )
 
-// generated is what deploy/env.sh writes into an .env that says nothing.
-func generated(t *testing.T) map[string]string {
+// cloned copies deploy/ into an empty folder as git clone does under umask 077, and returns that.
+func cloned(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.Mkdir(filepath.Join(dir, "deploy"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	script, err := os.ReadFile("deploy/env.sh")
+	err := filepath.WalkDir("deploy", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			return os.Mkdir(filepath.Join(dir, path), 0o700)
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(dir, path), content, info.Mode().Perm()&0o700)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(dir, "deploy/env.sh")
-	if err := os.WriteFile(path, script, 0o755); err != nil {
-		t.Fatal(err)
+	return dir
+}
+
+// envScript runs deploy/env.sh in a folder of cloned and returns what it wrote.
+func envScript(t *testing.T, dir string) string {
+	t.Helper()
+	out, err := exec.Command(filepath.Join(dir, "deploy/env.sh")).CombinedOutput()
+	if err != nil {
+		t.Fatalf("deploy/env.sh: %v: %s", err, out)
 	}
+	return string(out)
+}
+
+// generated is what deploy/env.sh writes into an .env that says nothing.
+func generated(t *testing.T) map[string]string {
+	t.Helper()
+	dir := cloned(t)
 	var text []byte
 	for range 2 { // the second time there is nothing to add
-		if out, err := exec.Command(path).CombinedOutput(); err != nil {
-			t.Fatalf("deploy/env.sh: %v: %s", err, out)
-		}
+		envScript(t, dir)
 		now, err := os.ReadFile(filepath.Join(dir, ".env"))
 		if err != nil {
 			t.Fatal(err)
@@ -88,6 +113,81 @@ func compose(t *testing.T, env map[string]string, profiles ...string) (*types.Pr
 	return project, err
 }
 
+// TestTheContainersUsersCanReadWhatIsMounted holds that it is so after deploy/env.sh, whatever the umask of the clone.
+func TestTheContainersUsersCanReadWhatIsMounted(t *testing.T) {
+	project, err := compose(t, generated(t), "cluster")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := cloned(t)
+	if out := envScript(t, dir); strings.Contains(out, "may lack") {
+		t.Error(out)
+	}
+	repository := must(os.Getwd())
+	mounts := 0
+	for _, s := range project.Services {
+		for _, v := range s.Volumes {
+			if v.Type != types.VolumeTypeBind {
+				continue
+			}
+			mounts++
+			err := filepath.WalkDir(filepath.Join(dir, must(filepath.Rel(repository, v.Source))), func(path string, d fs.DirEntry, err error) error {
+				if err != nil {
+					return err
+				}
+				info, err := d.Info()
+				if err != nil {
+					return err
+				}
+				need := os.FileMode(0o004)
+				switch own := v.Target == "/etc/millrace"; {
+				case own && !d.IsDir():
+					return nil // whose readers are its owner's matter
+				case own:
+					need = 0o001
+				case d.IsDir():
+					need = 0o005
+				}
+				if info.Mode().Perm()&need != need {
+					t.Errorf("%s mounts %s, whose mode is %v", s.Name, v.Source, info.Mode())
+				}
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if mounts < 10 {
+		t.Errorf("looked at %d mounts", mounts)
+	}
+}
+
+func TestAPortThatIsOpenedWithoutKeysIsWarnedOf(t *testing.T) {
+	for env, want := range map[string][]string{
+		"": nil,
+		"API_BIND=127.0.0.1\nQUERY_BIND=127.0.0.2\n":                       nil,
+		"API_BIND=0.0.0.0\n":                                               {"API_BIND"},
+		"API_BIND=127.0.0.1\nQUERY_BIND=192.0.2.1\n":                       {"QUERY_BIND"},
+		"API_BIND=\"0.0.0.0\"\nQUERY_BIND=::\n":                            {"API_BIND", "QUERY_BIND"},
+		"API_BIND=0.0.0.0\nKEYS_FILE=\n":                                   {"API_BIND"},
+		"API_BIND=0.0.0.0\nKEYS_FILE=/etc/millrace/keys\n":                 nil,
+		"#API_BIND=0.0.0.0\nAPI_BIND=0.0.0.0\nAPI_BIND=127.0.0.1 # last\n": nil,
+	} {
+		dir := cloned(t)
+		if err := os.WriteFile(filepath.Join(dir, ".env"), []byte(env), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, m := range regexp.MustCompile(`(?m)^warning: (\w+)`).FindAllStringSubmatch(envScript(t, dir), -1) {
+			got = append(got, m[1])
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%q: warned of (-want +got):\n%s", env, diff)
+		}
+	}
+}
+
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
@@ -115,11 +215,16 @@ func TestTheComposeFileIsWhole(t *testing.T) {
 		t.Errorf("services of the cluster (-want +got):\n%s", diff)
 	}
 
+	own := project.Services["migrate"].Image
+	var built []string
 	published := make(map[string]string)
 	pinned := regexp.MustCompile(`^[a-z0-9./-]+:v?\d+\.\d+(\.\d+)?(-[a-z]+)?$`)
 	for _, s := range project.Services {
 		ends := s.Restart == "no"
-		if s.Build == nil && !pinned.MatchString(s.Image) {
+		if s.Build != nil {
+			built = append(built, s.Name)
+		}
+		if s.Image != own && !pinned.MatchString(s.Image) {
 			t.Errorf("%s: image %s is not pinned by its version", s.Name, s.Image)
 		}
 		if s.MemLimit == 0 {
@@ -167,13 +272,22 @@ func TestTheComposeFileIsWhole(t *testing.T) {
 				}
 			}
 		}
-		if s.Build != nil {
+		if s.Image == own {
 			if _, err := lookup(s.Command[0]); err != nil {
 				t.Errorf("%s: %v", s.Name, err)
 			}
 			if s.User == "" || !s.ReadOnly || !slices.Contains(s.CapDrop, "ALL") {
 				t.Errorf("%s may do more than it needs", s.Name)
 			}
+		}
+	}
+	// One builds, for all who have the image.
+	if diff := cmp.Diff([]string{"migrate"}, built); diff != "" {
+		t.Errorf("services that build (-want +got):\n%s", diff)
+	}
+	for _, name := range []string{"api", "worker", "query", "roles"} {
+		if image := project.Services[name].Image; image != own {
+			t.Errorf("%s has the image %s, migrate builds %s", name, image, own)
 		}
 	}
 	ports := map[string]string{}
@@ -192,6 +306,78 @@ func TestTheComposeFileIsWhole(t *testing.T) {
 	for _, v := range project.Services["postgres"].Volumes {
 		if strings.HasSuffix(v.Target, "/data") {
 			t.Errorf("PostgreSQL 18 keeps its data elsewhere than %s", v.Target)
+		}
+	}
+}
+
+// TestRabbitMQsNodesFindEachOther holds that the nodes that start later look for the first and themselves, by their names,
+// and that the first one, which may be the only one, looks for none: it would wait for them.
+func TestRabbitMQsNodesFindEachOther(t *testing.T) {
+	project, err := compose(t, generated(t), "cluster")
+	if err != nil {
+		t.Fatal(err)
+	}
+	peers := regexp.MustCompile(`(?m)^cluster_formation\.classic_config\.nodes\.\d+ = rabbit@(.+)$`)
+	found := make(map[string][]string)
+	for name, s := range project.Services {
+		if strings.HasPrefix(s.Image, "rabbitmq:") && s.Hostname != name {
+			t.Errorf("%s has the hostname %s", name, s.Hostname)
+		}
+		for _, v := range s.Volumes {
+			if v.Type == types.VolumeTypeBind && strings.HasSuffix(v.Source, ".conf") {
+				for _, m := range peers.FindAllSubmatch(must(os.ReadFile(v.Source)), -1) {
+					found[name] = append(found[name], string(m[1]))
+				}
+			}
+		}
+	}
+	want := map[string][]string{"rabbitmq-2": {"rabbitmq", "rabbitmq-2"}, "rabbitmq-3": {"rabbitmq", "rabbitmq-3"}}
+	if diff := cmp.Diff(want, found); diff != "" {
+		t.Errorf("who looks for which nodes (-want +got):\n%s", diff)
+	}
+}
+
+// TestOperationsNamesServicesThatAreThere looks at the commands of docker compose in the documents.
+func TestOperationsNamesServicesThatAreThere(t *testing.T) {
+	project, err := compose(t, generated(t), "cluster")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(must(os.ReadFile("deploy/OPERATIONS.md"))) + string(must(os.ReadFile("README.md")))
+	found := regexp.MustCompile("docker compose (run|exec|stop|restart|up)((?: [^ \n`#<>]+)+)").FindAllStringSubmatch(text, -1)
+	if len(found) < 5 {
+		t.Errorf("found %d commands", len(found))
+	}
+	for _, m := range found {
+		words := strings.Fields(m[2])
+		for len(words) > 0 && strings.HasPrefix(words[0], "-") {
+			if words[0] == "--scale" {
+				words[1], _, _ = strings.Cut(words[1], "=")
+				if _, ok := project.Services[words[1]]; !ok {
+					t.Errorf("%s: no service %s", m[0], words[1])
+				}
+				words = words[1:]
+			}
+			words = words[1:]
+		}
+		services := words
+		if m[1] == "run" || m[1] == "exec" {
+			services = words[:1]
+		}
+		for _, name := range services {
+			if _, ok := project.Services[name]; !ok {
+				t.Errorf("%s: no service %s", m[0], name)
+			}
+		}
+		if m[1] == "run" {
+			if _, err := lookup(words[1]); err != nil {
+				t.Errorf("%s: %v", m[0], err)
+			}
+		}
+	}
+	for _, m := range regexp.MustCompile(`\bmillrace_(rabbitmq\S*)`).FindAllStringSubmatch(text, -1) {
+		if v, ok := project.Volumes[m[1]]; !ok || v.Name != project.Name+"_"+m[1] {
+			t.Errorf("no volume %s", m[0])
 		}
 	}
 }

@@ -58,6 +58,36 @@ func TestPrometheusTakesItsConfigurationAndRules(t *testing.T) {
 	}
 }
 
+// TestPrometheusWatchesWhatRunsBesideIt holds that every container has its place in prometheus.yml, or others that speak
+// for it, and that nothing else is looked for.
+func TestPrometheusWatchesWhatRunsBesideIt(t *testing.T) {
+	project, err := compose(t, generated(t), "cluster")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{
+		"postgres":   true, // by postgres-exporter
+		"redis":      true, // a cache, which nothing depends on
+		"grafana":    true, // nor on this
+		"prometheus": true, // as 127.0.0.1
+	}
+	conf := regexp.MustCompile(`(?m)#.*$`).ReplaceAllString(readAll(t, "deploy/prometheus/prometheus.yml"), "")
+	for _, m := range regexp.MustCompile(`(?:names|targets): \[([^\]]+)\]`).FindAllStringSubmatch(conf, -1) {
+		for _, name := range strings.Split(m[1], ",") {
+			name, _, _ = strings.Cut(strings.TrimSpace(name), ":")
+			if _, ok := project.Services[name]; !ok && name != "127.0.0.1" {
+				t.Errorf("prometheus.yml looks for %s, which docker-compose.yml lacks", name)
+			}
+			found[name] = true
+		}
+	}
+	for name, s := range project.Services {
+		if !found[name] && s.Restart != "no" {
+			t.Errorf("prometheus.yml lacks %s", name)
+		}
+	}
+}
+
 // rules returns the text of all rules.
 func rules(t testing.TB) string {
 	t.Helper()

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // TestWhatIsInstalled runs make install into a folder, and has systemd judge the units.
@@ -49,6 +51,14 @@ func TestWhatIsInstalled(t *testing.T) {
 		text := string(must(os.ReadFile(unit)))
 		if !strings.Contains(text, "\nExecStart=/usr/bin/millrace "+name+"\n") {
 			t.Errorf("%s does not start the service", unit)
+		}
+		// The later file wins, and need not be there.
+		var files []string
+		for _, m := range regexp.MustCompile(`(?m)^EnvironmentFile=(.*)$`).FindAllStringSubmatch(text, -1) {
+			files = append(files, m[1])
+		}
+		if diff := cmp.Diff([]string{"/etc/millrace/millrace.env", "-/etc/millrace/" + name + ".env"}, files); diff != "" {
+			t.Errorf("%s: settings (-want +got):\n%s", unit, diff)
 		}
 		_, rest, _ := strings.Cut(text, "\nLimitNOFILE=")
 		if hardening == "" {

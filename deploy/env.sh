@@ -5,6 +5,11 @@ cd "$(dirname "$0")/.."
 umask 077
 touch .env
 
+# What is mounted must be readable for the containers' users, who are none of this machine's; after a clone under umask
+# 077 it is not. Of deploy/etc, which is yours, no more than the way into it.
+(cd deploy && chmod -R go+rX grafana haproxy postgres prometheus rabbitmq && chmod go+x etc) ||
+	echo "deploy/env.sh: the containers may lack the right to read deploy/" >&2
+
 add() { # NAME VALUE COMMENT
 	grep -q "^$1=" .env && return
 	printf '\n# %s\n%s=%s\n' "$3" "$1" "$2" >>.env
@@ -22,3 +27,11 @@ add REDIS_PASSWORD "$(secret)" 'docker-compose.yml: Redis.'
 add GRAFANA_PASSWORD "$(secret)" 'docker-compose.yml: the Grafana user admin.'
 grep -q '^KEYS_FILE=' .env ||
 	add ALLOW_ANONYMOUS true 'Nobody is asked for a key: for an installation whose ports are on 127.0.0.1. Else KEYS_FILE=/etc/millrace/keys, a file in deploy/etc.'
+
+value() { sed -n "s/^$1=//p" .env | tail -n 1 | tr -d "\"'"; } # NAME, as .env has it
+for name in API_BIND QUERY_BIND; do
+	case $(value $name) in
+	'' | 127.* | ::1 | '[::1]' | localhost) ;;
+	*) [ -n "$(value KEYS_FILE)" ] || echo "warning: $name in .env opens the port to others, and nobody is asked for a key: set KEYS_FILE" >&2 ;;
+	esac
+done

@@ -48,7 +48,11 @@ eventually 30 curl -fsS -o /dev/null "$query/logs/$id"
 post plain
 eventually 30 count plain 100
 echo "== users: the query service may not write, the worker not read"
-refused() { docker compose exec -T postgres psql -qU millrace -d millrace -c "$1" 2>&1 | grep 'permission denied'; }
+refused() { # psql must fail, and for this reason
+	local out
+	out=$(docker compose exec -T postgres psql -qU millrace -d millrace -c "$1" 2>&1) && return 1
+	grep 'permission denied' <<<"$out"
+}
 refused 'SET ROLE millrace_reader; DELETE FROM logs'
 refused 'SET ROLE millrace_writer; SELECT data FROM logs'
 
@@ -86,7 +90,7 @@ eventually 60 curl -fsS -o /dev/null http://127.0.0.1:3000/api/health
 
 echo "== three brokers"
 docker compose --profile cluster up --detach --wait
-members() { [ "$(docker compose exec -T rabbitmq rabbitmq-queues quorum_status logs.0 2>/dev/null | grep -c 'rabbit@rabbitmq')" -ge 3 ]; }
+members() { [ "$(docker compose exec -T rabbitmq rabbitmq-queues --quiet quorum_status logs.0 2>/dev/null | grep -c 'rabbit@rabbitmq')" -ge 3 ]; }
 eventually 120 members
 docker compose stop rabbitmq-2
 post cluster

@@ -21,6 +21,12 @@ locals {
     order      = "start-first"
     env        = merge({ LOG_FORMAT = "json" }, var.settings)
   }
+  job = merge(local.millrace, {
+    job     = true
+    secrets = { superuser = "/etc/millrace/.env" }
+    # Without a word here it has the image's, which no job passes: one that takes a minute would be killed.
+    healthcheck = { test = ["NONE"], interval = "0s", timeout = "0s", start_period = "0s" }
+  })
   access = merge(
     { ALLOW_ANONYMOUS = tostring(var.allow_anonymous) },
     var.keys == "" ? {} : { KEYS_FILE = "/etc/millrace/keys" },
@@ -42,9 +48,11 @@ locals {
         secrets  = merge({ api = "/etc/millrace/.env" }, local.keys)
         replicas = var.replicas.api
       })
+      # It migrates as well, as the tables' owner: nothing here waits until migrate has ended, and a worker that gives up on
+      # an older schema would have its update rolled back.
       worker = merge(local.millrace, {
         args     = ["worker"]
-        env      = merge({ GOMEMLIMIT = local.compose.worker.environment.GOMEMLIMIT }, local.millrace.env, { ALLOW_ANONYMOUS = "true", AUTO_MIGRATE = "false" })
+        env      = merge({ GOMEMLIMIT = local.compose.worker.environment.GOMEMLIMIT }, local.millrace.env, { ALLOW_ANONYMOUS = "true" })
         secrets  = { worker = "/etc/millrace/.env" }
         replicas = var.replicas.worker
       })
@@ -55,8 +63,8 @@ locals {
         replicas = var.replicas.query
       })
       # These end when they are done, and run anew with every version. roles fails and tries again until migrate is through.
-      migrate = merge(local.millrace, { args = ["migrate", "up"], secrets = { superuser = "/etc/millrace/.env" }, job = true })
-      roles   = merge(local.millrace, { args = ["migrate", "roles"], secrets = { superuser = "/etc/millrace/.env" }, job = true })
+      migrate = merge(local.job, { args = ["migrate", "up"] })
+      roles   = merge(local.job, { args = ["migrate", "roles"] })
     },
     local.servers,
     { for name, s in local.monitoring : name => s if var.monitoring },
@@ -88,6 +96,7 @@ locals {
       "millrace.conf"   = file("${local.deploy}/rabbitmq/millrace.conf")
       "cluster.conf"    = file("${local.deploy}/rabbitmq/cluster.conf")
     },
+    { for node in local.joining : "${node}.conf" => file("${local.deploy}/rabbitmq/${node}.conf") },
     { for name, content in local.monitoring_configs : name => content if var.monitoring },
   )
 
@@ -190,7 +199,7 @@ resource "docker_service" "this" {
         }
       }
       dynamic "healthcheck" {
-        for_each = try(each.value.job, false) ? [] : [merge(local.compose[each.key].healthcheck, try(each.value.healthcheck, {}))]
+        for_each = [merge(local.compose[each.key].healthcheck, try(each.value.healthcheck, {}))]
         content {
           test         = healthcheck.value.test
           interval     = healthcheck.value.interval

@@ -1,5 +1,6 @@
 locals {
-  nodes = slice(["rabbitmq", "rabbitmq-2", "rabbitmq-3"], 0, var.brokers)
+  nodes   = slice(["rabbitmq", "rabbitmq-2", "rabbitmq-3"], 0, var.brokers)
+  joining = setsubtract(local.nodes, ["rabbitmq"]) # the first, whenever that is there
 
   servers = merge(
     {
@@ -42,13 +43,19 @@ locals {
           rabbitmq = "/etc/rabbitmq/conf.d/90-user.conf"
           cookie   = "/var/lib/rabbitmq/.erlang.cookie"
         }
-        configs = {
-          "enabled_plugins" = "/etc/rabbitmq/enabled_plugins"
-          "millrace.conf"   = "/etc/rabbitmq/conf.d/50-millrace.conf"
-          "cluster.conf"    = "/etc/rabbitmq/conf.d/60-cluster.conf"
-        }
-        volumes    = { (node) = "/var/lib/rabbitmq" }
-        stop_grace = local.compose.rabbitmq.stop_grace_period
+        configs = merge(
+          {
+            "enabled_plugins" = "/etc/rabbitmq/enabled_plugins"
+            "millrace.conf"   = "/etc/rabbitmq/conf.d/50-millrace.conf"
+            "cluster.conf"    = "/etc/rabbitmq/conf.d/60-cluster.conf"
+          },
+          contains(local.joining, node) ? { "${node}.conf" = "/etc/rabbitmq/conf.d/70-peers.conf" } : {},
+        )
+        # The swarm gives a container its name only when its health check has passed, and a node of several passes it only
+        # with others, which it finds by their names: they would wait for each other.
+        healthcheck = { test = var.brokers == 3 ? ["NONE"] : local.compose.rabbitmq.healthcheck.test }
+        volumes     = { (node) = "/var/lib/rabbitmq" }
+        stop_grace  = local.compose.rabbitmq.stop_grace_period
       }
     },
   )

@@ -2,9 +2,10 @@ variable "name" {
   description = "Name of the installation: the prefix of all that is made on the Docker hosts."
   type        = string
   default     = "millrace"
+  # A config's name has at most 64 characters; the longest adds -provisioning-datasources-millrace.yml- and 12 of a hash.
   validation {
-    condition     = can(regex("^[a-z][a-z0-9-]{0,30}$", var.name))
-    error_message = "name: lower-case letters, digits and hyphens, at most 31, a letter first."
+    condition     = can(regex("^[a-z][a-z0-9-]{0,12}$", var.name))
+    error_message = "name: lower-case letters, digits and hyphens, at most 13, a letter first."
   }
 }
 
@@ -108,7 +109,7 @@ variable "settings" {
   default     = {}
   validation {
     condition     = alltrue([for name in keys(var.settings) : can(regex("^[A-Z][A-Z0-9_]*$", name)) && !can(regex("_(URL|ADDR|FILE)$", name)) && !contains(["ALLOW_ANONYMOUS", "AUTO_MIGRATE"], name)])
-    error_message = "settings: names such as QUEUE_SHARDS; what ends in _URL, _ADDR or _FILE, ALLOW_ANONYMOUS and AUTO_MIGRATE are set here already."
+    error_message = "settings: names such as QUEUE_SHARDS; what ends in _URL, _ADDR or _FILE, ALLOW_ANONYMOUS and AUTO_MIGRATE are the module's."
   }
 }
 

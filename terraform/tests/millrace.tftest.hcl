@@ -31,8 +31,8 @@ run "defaults" {
     error_message = "every service has a memory limit"
   }
   assert {
-    condition     = alltrue([for name, s in docker_service.this : length(s.task_spec[0].container_spec[0].healthcheck) == (contains(["migrate", "roles"], name) ? 0 : 1)])
-    error_message = "every service that lasts has a health check"
+    condition     = alltrue([for name, s in docker_service.this : (s.task_spec[0].container_spec[0].healthcheck[0].test[0] == "NONE") == contains(["migrate", "roles"], name)])
+    error_message = "every service that lasts has a health check, and no other has the image's"
   }
   assert {
     condition     = alltrue([for name, s in docker_service.this : !strcontains(jsonencode(s.task_spec[0].container_spec[0].env), "00000000")])
@@ -47,6 +47,10 @@ run "defaults" {
     error_message = "the API asks for keys"
   }
   assert {
+    condition     = !contains(keys(docker_service.this["worker"].task_spec[0].container_spec[0].env), "AUTO_MIGRATE")
+    error_message = "a worker does not give up because migrate is not through"
+  }
+  assert {
     condition     = length(docker_service.this["api"].endpoint_spec[0].ports) == 0 && toset([for p in docker_service.this["balancer"].endpoint_spec[0].ports : p.published_port]) == toset([8080, 8081])
     error_message = "the balancer alone publishes the API"
   }
@@ -57,6 +61,10 @@ run "defaults" {
   assert {
     condition     = alltrue([for s in docker_service.this : !strcontains(jsonencode(s.task_spec[0].container_spec[0].args == null ? [] : s.task_spec[0].container_spec[0].args), "$")])
     error_message = "what is a variable to docker compose has its value"
+  }
+  assert {
+    condition     = alltrue([for name in keys(docker_config.this) : !startswith(name, "rabbitmq-")])
+    error_message = "one node waits for no others"
   }
   assert {
     condition     = output.grafana_port == 3000 && length(output.volumes) == 4
@@ -75,6 +83,18 @@ run "three_brokers" {
   assert {
     condition     = alltrue([for name in ["rabbitmq", "rabbitmq-2", "rabbitmq-3"] : contains(tolist(docker_service.this[name].task_spec[0].networks_advanced)[0].aliases, "broker")])
     error_message = "broker is the name of all nodes"
+  }
+  assert {
+    condition = { for name in ["rabbitmq", "rabbitmq-2", "rabbitmq-3"] : name => [for c in docker_service.this[name].task_spec[0].container_spec[0].configs : c.config_name if c.file_name == "/etc/rabbitmq/conf.d/70-peers.conf"] } == {
+      "rabbitmq"   = []
+      "rabbitmq-2" = [docker_config.this["rabbitmq-2.conf"].name]
+      "rabbitmq-3" = [docker_config.this["rabbitmq-3.conf"].name]
+    }
+    error_message = "the second and the third node look for the first, which waits for nobody"
+  }
+  assert {
+    condition     = alltrue([for name in ["rabbitmq", "rabbitmq-2", "rabbitmq-3"] : docker_service.this[name].task_spec[0].container_spec[0].healthcheck[0].test == tolist(["NONE"])])
+    error_message = "a node has its name before it is healthy, so that the others find it"
   }
   assert {
     condition     = length(docker_volume.this) == 6
@@ -124,13 +144,28 @@ run "anonymous" {
   }
 }
 
+run "the_longest_name" {
+  variables {
+    name    = "millrace-prod"
+    brokers = 3
+  }
+  assert {
+    condition     = alltrue([for made in concat(values(docker_config.this), values(docker_secret.this)) : length(made.name) <= 64])
+    error_message = "the swarm takes names of 64 characters: ${join(", ", [for made in concat(values(docker_config.this), values(docker_secret.this)) : made.name if length(made.name) > 64])}"
+  }
+  assert {
+    condition     = alltrue([for made in values(docker_service.this) : length(made.name) <= 63])
+    error_message = "the swarm takes names of services of 63 characters"
+  }
+}
+
 run "refused" {
   command = plan
   variables {
     keys      = ""
     image     = "millrace:latest"
     brokers   = 2
-    name      = "Millrace"
+    name      = "millrace-prod2"
     replicas  = { api = 0 }
     ports     = { api = 0 }
     settings  = { POSTGRES_URL = "postgres://elsewhere/" }
