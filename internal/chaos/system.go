@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -431,10 +430,6 @@ func (s *system) onChannel(ctx context.Context, f func(*amqp.Channel) error) err
 }
 
 func freeAddress() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer ln.Close() // taken by a process next
-	return ln.Addr().String(), nil
+	port, err := localstack.FreePort()
+	return fmt.Sprintf("127.0.0.1:%d", port), err
 }

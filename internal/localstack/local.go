@@ -2,19 +2,21 @@ package localstack
 
 import (
 	"context"
-	"crypto/rand"
+	crand "crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -189,7 +191,7 @@ func loadCredentials(path string) (credentials, error) {
 // secret is 128 random bits in letters that need no quoting anywhere.
 func secret() string {
 	b := make([]byte, 16)
-	rand.Read(b)
+	crand.Read(b)
 	return hex.EncodeToString(b)
 }
 
@@ -324,7 +326,7 @@ func (s *localServer) up(ctx context.Context) error {
 		port := s.port
 		if port == 0 {
 			var err error
-			if port, err = freePort(); err != nil {
+			if port, err = FreePort(); err != nil {
 				return err
 			}
 		}
@@ -498,15 +500,39 @@ var errDown = errors.New("the server does not run")
 
 func (s *localServer) url() string { return s.address(s.port) }
 
-// freePort asks the kernel for a port that nobody uses. Somebody may take it before
-// the server does: see portTries.
-func freePort() (int, error) {
+// FreePort returns a port of the loopback interface that nobody uses. It lies below those that the kernel gives to
+// connections, where it says which these are: a server that is down for a moment finds it free again. Somebody may take
+// it before the server does: see portTries.
+func FreePort() (int, error) {
+	const lowest, tries = 20000, 50
+	if end := firstEphemeral(); end > lowest+tries {
+		for range tries {
+			port := lowest + rand.IntN(end-lowest)
+			if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+				return port, l.Close()
+			}
+		}
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
 	}
-	defer l.Close()
+	defer l.Close() // taken by a server next
 	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// firstEphemeral is the first of the ports that Linux gives to connections, 0 where there is nothing to tell it.
+func firstEphemeral() int {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(text), "\t")
+	n, err := strconv.Atoi(first)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // pause waits for d, or until ctx ends.

@@ -866,3 +866,31 @@ func TestAPortThatSomebodyTookIsToldFromOtherFailures(t *testing.T) {
 		}
 	}
 }
+
+func TestPortsAreNotThoseOfConnections(t *testing.T) {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first, last int
+	if _, err := fmt.Sscan(string(text), &first, &last); err != nil {
+		t.Fatal(err)
+	}
+	if first < 21000 {
+		t.Skipf("connections have the ports %d to %d, and leave too few", first, last)
+	}
+	for range 20 {
+		port, err := FreePort()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if port >= first && port <= last {
+			t.Errorf("got %d, which a connection may have: they are given %d to %d", port, first, last)
+		}
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = ln.Close()
+	}
+}
