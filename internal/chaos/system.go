@@ -33,8 +33,9 @@ const (
 	// stopWithin is how long a process may take to stop: SHUTDOWN_TIMEOUT, and a moment.
 	stopWithin = 30 * time.Second
 
-	// diskSize is the small disk's: what an hour of a thousand records a second needs, several times.
-	diskSize = 8 << 30
+	// The small disk has room for minDisk, and for each record to come twice what its row and its part of the WAL take.
+	minDisk    = 4 << 30
+	recordDisk = 2 << 10
 )
 
 // The classes of links, and with them of the faults of the network.
@@ -132,7 +133,7 @@ func (s *system) startServers(ctx context.Context, o Options) error {
 	if err := os.MkdirAll(data, 0o711); err != nil {
 		return err
 	}
-	if s.disk, s.noDisk = newDisk(data, diskSize); s.noDisk == nil {
+	if s.disk, s.noDisk = newDisk(data, minDisk+recordDisk*int64(o.Rate)*int64(o.Duration.Seconds())); s.noDisk == nil {
 		s.closing = append(s.closing, func() error { return s.disk.close(s.keep) })
 		if err := os.RemoveAll(filepath.Join(data, "lost+found")); err != nil {
 			return err
