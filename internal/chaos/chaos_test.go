@@ -221,20 +221,11 @@ var plants = map[string]plant{
 	},
 }
 
-// TestPlantedBugsAreCaught builds millrace with one bug at a time. MILLRACE_LONG_TESTS=1 has all of them planted.
+// TestPlantedBugsAreCaught builds millrace with one bug at a time.
 func TestPlantedBugsAreCaught(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{Postgres: true, RabbitMQ: true, Redis: true})
-	always := map[string]bool{"there is no ledger": true, "202 comes before the confirm": true}
 	for name, p := range plants {
 		t.Run(name, func(t *testing.T) {
-			for _, e := range p.edits { // also of those that are not built
-				if text, err := os.ReadFile(filepath.Join(top, e.File)); err != nil || bytes.Count(text, []byte(e.Old)) != 1 {
-					t.Fatalf("%s: not there once (error %v): %q", e.File, err, e.Old)
-				}
-			}
-			if !always[name] && os.Getenv("MILLRACE_LONG_TESTS") == "" {
-				t.Skip("MILLRACE_LONG_TESTS is not set")
-			}
 			var out bytes.Buffer
 			report, err := Run(t.Context(), Options{
 				Binary: binary(t, p.edits...), Seed: 1, Rate: 400, Clients: 16, Plan: p.plan, Patience: 5 * time.Second, Stack: stack, Out: &out,
