@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -113,12 +112,11 @@ func (p *process) stop(t testing.TB) time.Duration {
 
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := localstack.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close() // taken by the process under test next
-	return ln.Addr().String()
+	return addr
 }
 
 func post(t testing.TB, url string, body []byte) (status int, answer map[string]any) {

@@ -239,7 +239,7 @@ func (s *system) startUnits(o Options) error {
 		if err != nil {
 			return err
 		}
-		addr, err := freeAddress()
+		addr, err := localstack.FreeAddress()
 		if err != nil {
 			return err
 		}
@@ -263,14 +263,14 @@ func (s *system) startUnits(o Options) error {
 		if err != nil {
 			return err
 		}
-		addr, err := freeAddress()
+		addr, err := localstack.FreeAddress()
 		if err != nil {
 			return err
 		}
 		u := add(name, o.Binary, "RABBITMQ_URL="+urls, "POSTGRES_URL="+db, "WORKER_ADDR="+addr)
 		u.addr = addr
 	}
-	addr, err := freeAddress()
+	addr, err := localstack.FreeAddress()
 	if err != nil {
 		return err
 	}
@@ -428,9 +428,4 @@ func (s *system) onChannel(ctx context.Context, f func(*amqp.Channel) error) err
 		return err
 	}
 	return f(ch)
-}
-
-func freeAddress() (string, error) {
-	port, err := localstack.FreePort()
-	return fmt.Sprintf("127.0.0.1:%d", port), err
 }

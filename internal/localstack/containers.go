@@ -188,7 +188,7 @@ func (c *containers) start(ctx context.Context, name string) (server, error) {
 }
 
 func (c *containers) attempt(ctx context.Context, name string, img image) (*containerServer, error) {
-	port, err := FreePort()
+	port, err := freePort()
 	if err != nil {
 		return nil, err
 	}

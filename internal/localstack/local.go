@@ -16,7 +16,6 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -326,7 +325,7 @@ func (s *localServer) up(ctx context.Context) error {
 		port := s.port
 		if port == 0 {
 			var err error
-			if port, err = FreePort(); err != nil {
+			if port, err = freePort(); err != nil {
 				return err
 			}
 		}
@@ -500,10 +499,10 @@ var errDown = errors.New("the server does not run")
 
 func (s *localServer) url() string { return s.address(s.port) }
 
-// FreePort returns a port of the loopback interface that nobody uses. It lies below those that the kernel gives to
+// freePort returns a port of the loopback interface that nobody uses. It lies below those that the kernel gives to
 // connections, where it says which these are: a server that is down for a moment finds it free again. Somebody may take
 // it before the server does: see portTries.
-func FreePort() (int, error) {
+func freePort() (int, error) {
 	const lowest, tries = 20000, 50
 	if end := firstEphemeral(); end > lowest+tries {
 		for range tries {
@@ -521,18 +520,21 @@ func FreePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
+// FreeAddress is a loopback address with such a port, for a process that is to be found there again after its restart.
+func FreeAddress() (string, error) {
+	port, err := freePort()
+	return fmt.Sprintf("127.0.0.1:%d", port), err
+}
+
 // firstEphemeral is the first of the ports that Linux gives to connections, 0 where there is nothing to tell it.
 func firstEphemeral() int {
 	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
 	if err != nil {
 		return 0
 	}
-	first, _, _ := strings.Cut(string(text), "\t")
-	n, err := strconv.Atoi(first)
-	if err != nil {
-		return 0
-	}
-	return n
+	first := 0
+	_, _ = fmt.Sscan(string(text), &first) // or it stays 0
+	return first
 }
 
 // pause waits for d, or until ctx ends.

@@ -880,7 +880,7 @@ func TestPortsAreNotThoseOfConnections(t *testing.T) {
 		t.Skipf("connections have the ports %d to %d, and leave too few", first, last)
 	}
 	for range 20 {
-		port, err := FreePort()
+		port, err := freePort()
 		if err != nil {
 			t.Fatal(err)
 		}

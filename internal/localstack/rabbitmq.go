@@ -205,7 +205,7 @@ func (e *rabbitEngine) launch(port int) (*process, error) {
 	if err := e.local.epmd.start(e.local); err != nil {
 		return nil, err
 	}
-	distribution, err := FreePort()
+	distribution, err := freePort()
 	if err != nil {
 		return nil, err
 	}
@@ -220,7 +220,7 @@ func (e *rabbitEngine) launch(port int) (*process, error) {
 	}
 	if e.local.metrics {
 		if port != e.last {
-			if e.metrics, err = FreePort(); err != nil {
+			if e.metrics, err = freePort(); err != nil {
 				return nil, err
 			}
 			e.last = port
@@ -291,7 +291,7 @@ func (m *epmd) start(l *local) error {
 	if err != nil {
 		return err
 	}
-	if m.port, err = FreePort(); err != nil {
+	if m.port, err = freePort(); err != nil {
 		return err
 	}
 	p, err := l.launcher.launch(l.command("epmd", command{
