@@ -243,8 +243,7 @@ func (u *unit) ready(ctx context.Context) error {
 // conduct lets the faults strike.
 func (r *run) conduct(ctx context.Context) error {
 	steps := r.schedule()
-	unbroken := new(event)
-	if r.settle(ctx, unbroken, max(begin, r.Patience)); unbroken.full < 0 && ctx.Err() == nil {
+	if full, _ := r.settle(ctx, max(begin, r.Patience)); full < 0 && ctx.Err() == nil {
 		return fmt.Errorf("%d records/s are not reached without faults; take a lower rate", r.Rate)
 	}
 	pause(ctx, time.Until(r.load.began.Add(young)))
@@ -263,7 +262,7 @@ func (r *run) conduct(ctx context.Context) error {
 		r.mu.Lock()
 		e.to, e.err, e.second = time.Since(r.load.began), err, second
 		r.mu.Unlock()
-		r.settle(ctx, e, r.Patience)
+		e.full, e.stored = r.settle(ctx, r.Patience)
 		if err := errors.Join(err, second); err != nil {
 			r.say("    could not be done as meant: %v", err)
 		}
@@ -389,12 +388,12 @@ func (r *run) schedule() func() (Step, bool) {
 	}
 }
 
-// settle waits until the clients are served at full speed and all is stored that they were acked before, and notes in
-// e how long that took.
-func (r *run) settle(ctx context.Context, e *event, patience time.Duration) {
+// settle waits until the clients are served at full speed and all is stored that they were acked before, and says how
+// long each took; -1: longer than patience.
+func (r *run) settle(ctx context.Context, patience time.Duration) (full, stored time.Duration) {
 	const (
-		tick = 50 * time.Millisecond
-		full = 0.8
+		tick   = 50 * time.Millisecond
+		enough = 0.8 // of the rate: full speed
 	)
 	window := time.Second
 	if r.Short {
@@ -403,7 +402,7 @@ func (r *run) settle(ctx context.Context, e *event, patience time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	began := time.Now()
-	var stored time.Duration = -1
+	full, stored = -1, -1
 	var storing sync.WaitGroup
 	storing.Go(func() {
 		if r.allStored(ctx, r.load.newest()) {
@@ -415,8 +414,7 @@ func (r *run) settle(ctx context.Context, e *event, patience time.Duration) {
 		n  int64
 	}
 	counts := []count{{began, r.load.acked.Load()}}
-	var fast time.Duration = -1
-	for fast < 0 && ctx.Err() == nil {
+	for full < 0 && ctx.Err() == nil {
 		pause(ctx, tick)
 		now := time.Now()
 		counts = append(counts, count{now, r.load.acked.Load()})
@@ -424,12 +422,12 @@ func (r *run) settle(ctx context.Context, e *event, patience time.Duration) {
 			counts = counts[1:]
 		}
 		span := now.Sub(counts[0].at)
-		if n := counts[len(counts)-1].n - counts[0].n; span >= window && float64(n) >= full*r.load.rate*span.Seconds() {
-			fast = max(now.Sub(began)-span, 0) // the window's begin was the begin of full speed
+		if n := counts[len(counts)-1].n - counts[0].n; span >= window && float64(n) >= enough*r.load.rate*span.Seconds() {
+			full = max(now.Sub(began)-span, 0) // the window's begin was the begin of full speed
 		}
 	}
 	storing.Wait()
-	e.full, e.stored = fast, stored
+	return full, stored
 }
 
 // allStored waits until the records with these ids are in logs.
