@@ -20,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"millrace/bench/ceiling"
+	"millrace/bench/load"
 	"millrace/internal/config"
 	"millrace/internal/frame"
 	"millrace/internal/testenv"
@@ -288,8 +289,9 @@ func BenchmarkTail(b *testing.B) {
 		b.Errorf("%d events, want %d; %d came twice", received.Load(), want, repeated.Load())
 	}
 	slices.Sort(delays)
-	b.ReportMetric(ms(delays[len(delays)/2]), "p50-ms")
-	b.ReportMetric(ms(delays[len(delays)*99/100]), "p99-ms")
+	r := load.Result{Latencies: delays}
+	b.ReportMetric(ms(r.Quantile(.5)), "p50-ms")
+	b.ReportMetric(ms(r.Quantile(.99)), "p99-ms")
 	b.ReportMetric(ms(delays[len(delays)-1]), "max-ms")
 	b.ReportMetric(float64(stored)/b.Elapsed().Seconds(), "rows/s")
 	b.ReportMetric(0, "ns/op")

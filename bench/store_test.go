@@ -425,7 +425,8 @@ func BenchmarkVisible(b *testing.B) {
 		delays = append(delays, time.Since(start))
 	}
 	slices.Sort(delays)
-	b.ReportMetric(ms(delays[len(delays)/2]), "p50-ms")
-	b.ReportMetric(ms(delays[len(delays)*99/100]), "p99-ms")
+	r := load.Result{Latencies: delays}
+	b.ReportMetric(ms(r.Quantile(.5)), "p50-ms")
+	b.ReportMetric(ms(r.Quantile(.99)), "p99-ms")
 	b.ReportMetric(0, "ns/op")
 }
