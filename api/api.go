@@ -97,6 +97,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownTimeout)
 	defer cancel()
+	connections.stopPosts()
 	err = httpServer.ShutdownWithContext(deadline)
 	// Shutdown knows nothing of a Serve that has only just begun.
 	if closeErr := ln.Close(); closeErr != nil && !errors.Is(closeErr, net.ErrClosed) {

@@ -293,7 +293,7 @@ func (l *lane) receive() {
 	for c := range l.confirms {
 		l.collectReturns(returned)
 		s := l.confirmed()
-		var took time.Duration
+		var took time.Duration // of a frame that is done
 		switch {
 		case c.Ack && returned[s.id]:
 			delete(returned, s.id)
@@ -305,13 +305,15 @@ func (l *lane) receive() {
 			l.confirmedAfter(s.at)
 			l.metrics.confirmSeconds.Observe(took.Seconds())
 			l.metrics.frameRecords.Observe(float64(s.frame.records))
-			s.frame.settle(nil)
-			l.recycle(s.frame)
 		default:
 			l.refused(s.frame, time.Now())
 		}
 		l.outcome(c.Ack, time.Now())
-		l.came(took, s.frame)
+		l.came(took, s.frame) // before the clients get their answers: those who come again would be counted twice
+		if took > 0 {
+			s.frame.settle(nil)
+			l.recycle(s.frame)
+		}
 		<-l.slots
 	}
 	l.end()

@@ -8,8 +8,11 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"millrace/internal/direct"
 )
 
 const (
@@ -35,6 +38,8 @@ type listener struct {
 
 	mu   sync.Mutex
 	open map[net.Conn]bool
+
+	closing atomic.Bool // see stopPosts
 
 	parting  sync.WaitGroup
 	partings chan struct{}
@@ -82,7 +87,7 @@ func (l *listener) track(conn net.Conn) net.Conn {
 	if len(l.open) >= l.limit {
 		return nil
 	}
-	tracked := &trackedConn{Conn: conn, listener: l}
+	tracked := &trackedConn{Conn: direct.New(conn), listener: l}
 	l.open[tracked] = true
 	return tracked
 }
@@ -125,14 +130,21 @@ func (l *listener) closeAll() int {
 // wait returns when the last connection beyond the limit is gone, once Accept has ended.
 func (l *listener) wait() { l.parting.Wait() }
 
-// trackedConn sets deadlines as late and as rarely as it can: fasthttp moves them three times a request, and the
-// runtime's timers for them cost more than reading its header. It is for one goroutine at a time, but for Close.
+// trackedConn is a connection that is served. It is for one goroutine at a time, but for Close.
+//
+// It sets deadlines as late and as rarely as it can: fasthttp moves them three times a request, and the runtime's timers
+// for them cost more than reading its header. And it may have written an answer before fasthttp does: see prepare.
 type trackedConn struct {
 	net.Conn
 	listener *listener
 	readBy   time.Time // the deadline asked for ...
 	readEnds time.Time // ... and the one in force, for the next Read
 	writeBy  time.Time // the one in force
+
+	came     int    // bytes read since the last Write
+	answered bool   // nothing was read since
+	answer   []byte // prepared
+	posted   int    // bytes of it that were written
 }
 
 // early says whether the deadline in force does for the one asked for.
@@ -155,7 +167,24 @@ func (c *trackedConn) Read(p []byte) (int, error) {
 		}
 		c.readEnds = c.readBy
 	}
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	if c.answered {
+		c.answered, c.came = false, 0
+	}
+	c.came += n
+	return n, err
+}
+
+// Write leaves out what was posted of the answer that p begins with.
+func (c *trackedConn) Write(p []byte) (int, error) {
+	c.answered = true
+	posted := c.posted
+	c.posted = 0
+	if posted == len(p) {
+		return posted, nil
+	}
+	n, err := c.Conn.Write(p[posted:])
+	return posted + n, err
 }
 
 // SetWriteDeadline moves the deadline when that makes a difference.

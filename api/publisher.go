@@ -80,6 +80,9 @@ type pending struct {
 	settled atomic.Bool
 	done    chan struct{}
 	err     error
+
+	postMu sync.Mutex
+	posts  []*post // nil once settled
 }
 
 // settle ends the wait of all requests that have records in the frame. It says whether this call did.
@@ -89,6 +92,20 @@ func (f *pending) settle(err error) bool {
 	}
 	f.err = err
 	close(f.done)
+	f.postMu.Lock()
+	posts := f.posts
+	f.posts = nil
+	f.postMu.Unlock()
+	for i, p := range posts {
+		switch {
+		case err != nil:
+			close(p.done)
+		case i < len(posts)-1:
+			go p.deliver()
+		default:
+			p.deliver()
+		}
+	}
 	return true
 }
 

@@ -208,6 +208,12 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, no
 	if bad != nil {
 		return 0, bad
 	}
+	if !wantIDs {
+		answer(ctx, status, w.answer) // unless it fails
+		if conn, ok := ctx.Conn().(*trackedConn); ok && len(w.tickets) == 1 && conn.prepare(ctx) {
+			<-w.tickets[0].frame.post(conn)
+		}
+	}
 	// The last frame first: where RabbitMQ blocks, it is the one that was not sent and is refused at once.
 	for _, t := range slices.Backward(w.tickets) {
 		<-t.frame.done
@@ -218,8 +224,6 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, no
 	s.metrics.accepted.Add(float64(accepted))
 	if wantIDs {
 		answerWithIDs(ctx, status, w)
-	} else {
-		answer(ctx, status, w.answer)
 	}
 	return accepted, nil
 }

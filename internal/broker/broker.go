@@ -16,6 +16,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"millrace/internal/config"
+	"millrace/internal/direct"
 )
 
 const (
@@ -194,7 +195,7 @@ func (c *Connection) End(timeout time.Duration) {
 // Dial connects to one of the cluster's nodes, trying all in random order. name is shown in RabbitMQ's list of
 // connections. The error is that of the node tried last.
 func Dial(ctx context.Context, urls []string, name string) (*Connection, error) {
-	return DialThrough(ctx, urls, name, func(tcp net.Conn) net.Conn { return tcp })
+	return DialThrough(ctx, urls, name, direct.New)
 }
 
 // DialThrough is Dial with the client library on what through makes of each TCP connection.

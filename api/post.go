@@ -1,0 +1,81 @@
+package api
+
+import (
+	"github.com/valyala/fasthttp"
+
+	"millrace/internal/direct"
+)
+
+const (
+	// perPost is how many answers one goroutine writes. Some hundred requests wait for one confirm. Were each woken to
+	// write its own answer, the processor would go through as many stacks and much of fasthttp between two answers, and the
+	// clients would have theirs later by that time. In groups this small the other processors share the work.
+	perPost = 16
+
+	// maxPost is how long the body of a prepared answer may be. It has to fit into fasthttp's buffer of 4 KiB with its
+	// header, so that the first Write has all of it.
+	maxPost = 1 << 10
+)
+
+// post is a group of prepared answers. They are written as soon as the frame that their requests wait for is confirmed,
+// and then the requests' goroutines go on, which by then often find the next requests there.
+type post struct {
+	conns []*trackedConn
+	done  chan struct{} // closed when they are written, or the frame failed
+}
+
+func (p *post) deliver() {
+	for _, c := range p.conns {
+		c.post()
+	}
+	close(p.done)
+}
+
+// post has the prepared answer of c written when the frame is confirmed. The channel is closed after that, or
+// when it turns out that it is not.
+func (f *pending) post(c *trackedConn) <-chan struct{} {
+	f.postMu.Lock()
+	defer f.postMu.Unlock()
+	if f.settled.Load() {
+		return f.done
+	}
+	last := len(f.posts) - 1
+	if last < 0 || len(f.posts[last].conns) == perPost {
+		f.posts = append(f.posts, &post{make([]*trackedConn, 0, perPost), make(chan struct{})})
+		last++
+	}
+	p := f.posts[last]
+	p.conns = append(p.conns, c)
+	return p.done
+}
+
+// prepare keeps the answer that ctx holds by now, as fasthttp will write it. It says false where fasthttp could write
+// something else, or something before it.
+func (c *trackedConn) prepare(ctx *fasthttp.RequestCtx) bool {
+	request, header := &ctx.Request.Header, &ctx.Response.Header
+	body := ctx.Response.Body()
+	if _, ok := c.Conn.(*direct.Conn); !ok || !request.IsHTTP11() || request.ConnectionClose() || len(body) > maxPost || !c.alone(request) {
+		return false
+	}
+	header.SetContentLength(len(body))
+	c.answer = append(header.AppendBytes(c.answer[:0]), body...)
+	return true
+}
+
+// alone says whether all that came since the last Write is this request: then none is behind it in fasthttp's buffer, and
+// no answer either, for fasthttp keeps answers back only as long as it has requests. The request line is counted as it
+// is usually written; one that is longer looks like the beginning of another request.
+func (c *trackedConn) alone(request *fasthttp.RequestHeader) bool {
+	line := len(request.Method()) + len(" ") + len(request.RequestURI()) + len(" HTTP/1.1\r\n")
+	return c.came == line+len(request.RawHeaders())+request.ContentLength()
+}
+
+// post writes the prepared answer as far as the socket takes it at once. Write does the rest.
+func (c *trackedConn) post() {
+	if !c.listener.closing.Load() {
+		c.posted = c.Conn.(*direct.Conn).Try(c.answer)
+	}
+}
+
+// stopPosts leaves all answers to fasthttp, which is about to add that the connection closes.
+func (l *listener) stopPosts() { l.closing.Store(true) }

@@ -1,0 +1,142 @@
+// Package direct reads and writes TCP sockets by system calls that Go's scheduler is not told of.
+//
+// To the scheduler a system call may last: it takes note of each, and a thread of its own looks every 20 to 100 µs
+// whether one does, from the first call after the process was idle on. A call on a socket that doesn't block does not
+// last. In a service that is idle some hundred times a second, while it waits for a confirm, that thread takes a tenth of
+// the service's processor time, and the processor from others at every look.
+package direct
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"unsafe"
+)
+
+// most is how many bytes one system call is asked for: the garbage collector may have to wait for its end.
+const most = 64 << 10
+
+// Conn is a TCP connection. At most one Read and one Write or Try may be under way at a time.
+type Conn struct {
+	*net.TCPConn
+	raw     syscall.RawConn
+	in, out *transfer
+}
+
+// transfer is the state of a Read or a Write. Its functions are made once: a closure for each call would be garbage.
+type transfer struct {
+	call    uintptr // the number of the system call
+	rest    []byte  // what is still to be read into, or written
+	n       int     // bytes done
+	err     error
+	some    func(fd uintptr) bool // does what goes at once, and says whether that was anything or an error
+	all     func(fd uintptr) bool // goes on until all is done, and says whether it is
+	trySome func(fd uintptr) bool // some that never asks to wait
+}
+
+// New returns conn as a Conn, or as it is when it is not of TCP.
+func New(conn net.Conn) net.Conn {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return conn
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return conn // closed: whoever uses it gets to know
+	}
+	return &Conn{TCPConn: tcp, raw: raw, in: newTransfer(syscall.SYS_READ), out: newTransfer(syscall.SYS_WRITE)}
+}
+
+func newTransfer(call uintptr) *transfer {
+	t := &transfer{call: call}
+	t.some = t.step
+	t.all = func(fd uintptr) bool {
+		for len(t.rest) > 0 && t.err == nil {
+			if !t.step(fd) {
+				return false
+			}
+		}
+		return true
+	}
+	t.trySome = func(fd uintptr) bool {
+		t.step(fd)
+		return true
+	}
+	return t
+}
+
+// step makes one system call. It says false when the socket would have to be waited for.
+func (t *transfer) step(fd uintptr) bool {
+	for {
+		n, _, errno := syscall.RawSyscall(t.call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(t.rest))), uintptr(min(len(t.rest), most)))
+		switch errno {
+		case 0:
+			t.n += int(n)
+			t.rest = t.rest[n:]
+			return true
+		case syscall.EAGAIN:
+			return false
+		case syscall.EINTR:
+		default:
+			t.err = errno
+			return true
+		}
+	}
+}
+
+// run has p transferred by how, one of the transfer's functions, and returns what came of it.
+func (t *transfer) run(p []byte, on func(func(fd uintptr) bool) error, how func(fd uintptr) bool) (int, error) {
+	t.rest, t.n, t.err = p, 0, nil
+	err := on(how)
+	t.rest = nil // the caller's
+	if err == nil {
+		err = t.err
+	}
+	return t.n, err
+}
+
+// Read is net.Conn's.
+func (c *Conn) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	n, err := c.in.run(p, c.raw.Read, c.in.some)
+	if err != nil {
+		return n, c.explain("read", err)
+	}
+	if n == 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// Write is net.Conn's.
+func (c *Conn) Write(p []byte) (int, error) {
+	n, err := c.out.run(p, c.raw.Write, c.out.all)
+	if err != nil {
+		return n, c.explain("write", err)
+	}
+	return n, nil
+}
+
+// Try writes as much of p as the socket takes at once, and returns how much that was: nothing also when the connection
+// is broken.
+func (c *Conn) Try(p []byte) int {
+	n, _ := c.out.run(p, c.raw.Write, c.out.trySome) // whoever writes the rest gets the error
+	return n
+}
+
+// explain makes err what a net.TCPConn would return.
+func (c *Conn) explain(op string, err error) error {
+	var outer *net.OpError
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &outer): // raw-read, raw-write
+		err = outer.Err
+	case errors.As(err, &errno):
+		err = os.NewSyscallError(op, errno)
+	}
+	return &net.OpError{Op: op, Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
+}
