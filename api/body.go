@@ -264,6 +264,9 @@ func (c *countingReader) Read(p []byte) (int, error) {
 // contentEncoding returns the request's one encoding, "" for none.
 func contentEncoding(ctx *fasthttp.RequestCtx) (string, *refusal) {
 	lines := ctx.Request.Header.PeekAll(fasthttp.HeaderContentEncoding)
+	if len(lines) == 0 {
+		return "", nil
+	}
 	name := strings.ToLower(strings.TrimSpace(string(bytes.Join(lines, []byte(", ")))))
 	switch name {
 	case "", "identity":

@@ -39,7 +39,7 @@ type listener struct {
 	mu   sync.Mutex
 	open map[net.Conn]bool
 
-	closing atomic.Bool // see stopPosts
+	closing atomic.Bool // nothing more is posted
 
 	parting  sync.WaitGroup
 	partings chan struct{}
@@ -87,7 +87,7 @@ func (l *listener) track(conn net.Conn) net.Conn {
 	if len(l.open) >= l.limit {
 		return nil
 	}
-	tracked := &trackedConn{Conn: direct.New(conn), listener: l}
+	tracked := &trackedConn{Conn: direct.New(conn), listener: l, between: true}
 	l.open[tracked] = true
 	return tracked
 }
@@ -141,10 +141,11 @@ type trackedConn struct {
 	readEnds time.Time // ... and the one in force, for the next Read
 	writeBy  time.Time // the one in force
 
-	came     int    // bytes read since the last Write
-	answered bool   // nothing was read since
-	answer   []byte // prepared
-	posted   int    // bytes of it that were written
+	between bool   // a request is over and nothing was read since
+	moves   int    // of the read deadline since then
+	clear   bool   // fasthttp's buffers were empty when the request began
+	answer  []byte // prepared
+	posted  int    // bytes of it that were written
 }
 
 // early says whether the deadline in force does for the one asked for.
@@ -157,6 +158,7 @@ func (l *listener) early(inForce, asked time.Time) bool {
 // request's.
 func (c *trackedConn) SetReadDeadline(t time.Time) error {
 	c.readBy = t
+	c.moves++
 	return nil
 }
 
@@ -167,25 +169,39 @@ func (c *trackedConn) Read(p []byte) (int, error) {
 		}
 		c.readEnds = c.readBy
 	}
-	n, err := c.Conn.Read(p)
-	if c.answered {
-		c.answered, c.came = false, 0
+	if c.between {
+		// fasthttp moves the deadline once to wait for a request, and again when it has its first byte. With nothing of
+		// one in its buffer, it has written all answers before.
+		c.between, c.clear = false, c.moves == 1
 	}
-	c.came += n
-	return n, err
+	return c.Conn.Read(p)
 }
 
 // Write leaves out what was posted of the answer that p begins with.
 func (c *trackedConn) Write(p []byte) (int, error) {
-	c.answered = true
 	posted := c.posted
 	c.posted = 0
-	if posted == len(p) {
+	switch {
+	case posted == 0:
+		return c.Conn.Write(p)
+	case c.listener.closing.Load(): // p may be longer by a header that says so
+		_, err := c.Conn.Write(c.answer[posted:])
+		return 0, errors.Join(err, net.ErrClosed)
+	case posted == len(p):
 		return posted, nil
 	}
 	n, err := c.Conn.Write(p[posted:])
 	return posted + n, err
 }
+
+// begin and end tell of a request, from when its header was read until fasthttp has its answer.
+func (c *trackedConn) begin() {
+	if c.between {
+		c.clear = false // it came with the one before
+	}
+}
+
+func (c *trackedConn) end() { c.between, c.moves = true, 0 }
 
 // SetWriteDeadline moves the deadline when that makes a difference.
 func (c *trackedConn) SetWriteDeadline(t time.Time) error {

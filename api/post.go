@@ -54,20 +54,12 @@ func (f *pending) post(c *trackedConn) <-chan struct{} {
 func (c *trackedConn) prepare(ctx *fasthttp.RequestCtx) bool {
 	request, header := &ctx.Request.Header, &ctx.Response.Header
 	body := ctx.Response.Body()
-	if _, ok := c.Conn.(*direct.Conn); !ok || !request.IsHTTP11() || request.ConnectionClose() || len(body) > maxPost || !c.alone(request) {
+	if _, ok := c.Conn.(*direct.Conn); !ok || !c.clear || !request.IsHTTP11() || request.ConnectionClose() || len(body) > maxPost {
 		return false
 	}
 	header.SetContentLength(len(body))
 	c.answer = append(header.AppendBytes(c.answer[:0]), body...)
 	return true
-}
-
-// alone says whether all that came since the last Write is this request: then none is behind it in fasthttp's buffer, and
-// no answer either, for fasthttp keeps answers back only as long as it has requests. The request line is counted as it
-// is usually written; one that is longer looks like the beginning of another request.
-func (c *trackedConn) alone(request *fasthttp.RequestHeader) bool {
-	line := len(request.Method()) + len(" ") + len(request.RequestURI()) + len(" HTTP/1.1\r\n")
-	return c.came == line+len(request.RawHeaders())+request.ContentLength()
 }
 
 // post writes the prepared answer as far as the socket takes it at once. Write does the rest.

@@ -12,7 +12,6 @@ import (
 	"net"
 	"os"
 	"syscall"
-	"unsafe"
 )
 
 // most is how many bytes one system call is asked for: the garbage collector may have to wait for its end.
@@ -27,9 +26,9 @@ type Conn struct {
 
 // transfer is the state of a Read or a Write. Its functions are made once: a closure for each call would be garbage.
 type transfer struct {
-	call    uintptr // the number of the system call
-	rest    []byte  // what is still to be read into, or written
-	n       int     // bytes done
+	call    func(fd int, p []byte) (int, syscall.Errno)
+	rest    []byte // what is still to be read into, or written
+	n       int    // bytes done
 	err     error
 	some    func(fd uintptr) bool // does what goes at once, and says whether that was anything or an error
 	all     func(fd uintptr) bool // goes on until all is done, and says whether it is
@@ -46,10 +45,10 @@ func New(conn net.Conn) net.Conn {
 	if err != nil {
 		return conn // closed: whoever uses it gets to know
 	}
-	return &Conn{TCPConn: tcp, raw: raw, in: newTransfer(syscall.SYS_READ), out: newTransfer(syscall.SYS_WRITE)}
+	return &Conn{TCPConn: tcp, raw: raw, in: newTransfer(read), out: newTransfer(write)}
 }
 
-func newTransfer(call uintptr) *transfer {
+func newTransfer(call func(int, []byte) (int, syscall.Errno)) *transfer {
 	t := &transfer{call: call}
 	t.some = t.step
 	t.all = func(fd uintptr) bool {
@@ -70,10 +69,10 @@ func newTransfer(call uintptr) *transfer {
 // step makes one system call. It says false when the socket would have to be waited for.
 func (t *transfer) step(fd uintptr) bool {
 	for {
-		n, _, errno := syscall.RawSyscall(t.call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(t.rest))), uintptr(min(len(t.rest), most)))
+		n, errno := t.call(int(fd), t.rest[:min(len(t.rest), most)])
 		switch errno {
 		case 0:
-			t.n += int(n)
+			t.n += n
 			t.rest = t.rest[n:]
 			return true
 		case syscall.EAGAIN:
