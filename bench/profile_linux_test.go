@@ -47,9 +47,9 @@ func stages(pairs ...string) (all []stage) {
 const (
 	garbage   = `runtime\.(gcBgMarkWorker|gcAssistAlloc|bgsweep|bgscavenge|gcDrain|markroot)`
 	scheduler = `runtime\.(schedule|findRunnable|park_m|mcall|mstart|sysmon|goready|ready|futex|netpoll|startm|wakep|notesleep|asyncPreempt|goexit0)\b`
-	reading   = `(syscall\.read|poll\.\(\*FD\)\.Read)`
+	reading   = `(syscall\.read|poll\.\(\*FD\)\.Read|direct\.\(\*Conn\)\.Read)`
 	measuring = `promhttp\.|prometheus/procfs|processCollector|runtime/pprof\.|net/http/pprof\.|net/http\.\(\*(conn|connReader)\)|fasthttpadaptor`
-	writing   = `(syscall\.write|poll\.\(\*FD\)\.Write)`
+	writing   = `(syscall\.write|poll\.\(\*FD\)\.Write|direct\.\(\*Conn\)\.Write)`
 )
 
 var stagesOf = map[string][]stage{
@@ -58,13 +58,13 @@ var stagesOf = map[string][]stage{
 		"scanner", `millrace/internal/scan\.`,
 		"compression of frames", `frame\.\(\*Compressor\)`,
 		"decoding of bodies", `millrace/api\.decoder`,
+		"HTTP: the kernel's write", `trackedConn\)\.(post|Write)`,
 		"confirms: read and handed on", `millrace/api\.\(\*lane\)\.receive|amqp091-go\.\(\*(Connection\)\.(reader|dispatch)|Channel\)\.(dispatch|recv)|confirms)`,
 		"AMQP: the kernel's write", writing+`.*amqp091-go`,
 		"AMQP: the rest of publishing", `amqp091-go`,
 		"frame: records put together, taken, settled", `millrace/api\.\(\*(publisher|lane|pending)\)`,
 		"metrics and profiles, for this", measuring,
 		"HTTP: the kernel's read", reading,
-		"HTTP: the kernel's write", writing,
 		"HTTP: bodies", `millrace/api\.\(\*body`,
 		"HTTP: the rest of fasthttp", `valyala/fasthttp\.`,
 		"scheduler", scheduler,
