@@ -293,7 +293,8 @@ func (l *lane) receive() {
 	for c := range l.confirms {
 		l.collectReturns(returned)
 		s := l.confirmed()
-		var took time.Duration // of a frame that is done
+		var took time.Duration
+		done := false
 		switch {
 		case c.Ack && returned[s.id]:
 			delete(returned, s.id)
@@ -301,7 +302,7 @@ func (l *lane) receive() {
 			l.end() // first, so that this lane does not take the frame again
 			l.giveBack([]*pending{s.frame})
 		case c.Ack:
-			took = time.Since(s.at)
+			took, done = time.Since(s.at), true
 			l.confirmedAfter(s.at)
 			l.metrics.confirmSeconds.Observe(took.Seconds())
 			l.metrics.frameRecords.Observe(float64(s.frame.records))
@@ -310,7 +311,7 @@ func (l *lane) receive() {
 		}
 		l.outcome(c.Ack, time.Now())
 		l.came(took, s.frame) // before the clients get their answers: those who come again would be counted twice
-		if took > 0 {
+		if done {
 			s.frame.settle(nil)
 			l.recycle(s.frame)
 		}

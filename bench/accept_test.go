@@ -56,24 +56,17 @@ func run(b *testing.B, c *load.Client, d time.Duration) load.Result {
 }
 
 // BenchmarkAcceptOne posts one record a request, each confirmed on a durable quorum queue. The ceiling is a fasthttp
-// server that only answers. With procs=1 both have one processor each, as befits servers that share two cores with RabbitMQ
-// and the load generator.
+// server that only answers.
 func BenchmarkAcceptOne(b *testing.B) {
-	for _, name := range []string{"connections=1", "connections=64", "connections=256", "connections=256/procs=1"} {
-		b.Run(name, func(b *testing.B) {
-			var connections, procs int
-			_, _ = fmt.Sscanf(name, "connections=%d/procs=%d", &connections, &procs) // the second may be missing
-			var env []string
-			if procs > 0 {
-				env = append(env, fmt.Sprintf("GOMAXPROCS=%d", procs))
-			}
+	for _, connections := range []int{1, 64, 256} {
+		b.Run(fmt.Sprintf("connections=%d", connections), func(b *testing.B) {
 			var requests [][]byte
 			for _, body := range bodies(256, 1) {
 				requests = append(requests, load.Post("/log", body))
 			}
 			q := newQueues(b)
-			product := startServer(b, "api", q.Name, append(env, "API_ADDR=127.0.0.1:0")...).dial(b, connections, requests...)
-			nothing := startServer(b, "nothing", nil, env...).dial(b, connections, requests...)
+			product := startServer(b, "api", q.Name, "API_ADDR=127.0.0.1:0").dial(b, connections, requests...)
+			nothing := startServer(b, "nothing", nil).dial(b, connections, requests...)
 			waitReady(b, product)
 			t := ceiling.NewTurns("req/s")
 			for b.Loop() {

@@ -46,7 +46,6 @@ var lines = slices.Concat([]line{
 	{"AcceptOne/connections=1", "one record a request, confirmed, 1 connection", onlyAnswers, []string{"p50-ms", "p99-ms", "load-cores"}, false},
 	{"AcceptOne/connections=64", "one record a request, 64 connections", onlyAnswers, []string{"p50-ms", "p99-ms", "load-cores"}, true},
 	{"AcceptOne/connections=256", "one record a request, 256 connections", onlyAnswers, []string{"p50-ms", "p99-ms", "load-cores"}, true},
-	{"AcceptOne/connections=256/procs=1", "the same, GOMAXPROCS=1 for both servers", onlyAnswers, []string{"p50-ms", "p99-ms", "load-cores"}, true},
 	{"AcceptBatch", "batches of 500, confirmed", readyMade, []string{"p99-ms", "load-cores"}, true},
 	{"Slowloris", "one record a request, beside 200 connections that send a byte a second", "the same API without them", nil, false},
 	{"Drain/streams=1", "backlog stored, one stream", "one session of `pgx.CopyFrom` from memory", []string{"psql-rows/s", "resident-MiB"}, false},
