@@ -184,7 +184,10 @@ var plants = map[string]plant{
 		want:  lost,
 	},
 	"202 comes before the confirm": {
-		edits: []Edit{{"api/server.go", `slices.Backward(w.tickets) {`, `slices.Backward(w.tickets[:0]) {`}},
+		edits: []Edit{
+			{"api/server.go", `len(w.tickets) == 1 && conn.prepare(ctx) {`, `false {`},
+			{"api/server.go", `slices.Backward(w.tickets) {`, `slices.Backward(w.tickets[:0]) {`},
+		},
 		plan: []Step{{
 			Fault: "RabbitMQ: frozen (SIGSTOP)", Target: "rabbitmq", Hold: 2 * time.Second,
 			With: &Step{Fault: "api: all of them SIGKILL", Target: "api", After: time.Second},
