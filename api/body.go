@@ -116,10 +116,16 @@ func (b *body) drop() {
 	}
 }
 
+// release gives back the bytes that are held, when they are needed no more. The body is yet to be closed.
+func (b *body) release() {
+	b.reader.inflight.release(b.reserved)
+	b.reserved = 0
+}
+
 func (b *body) close() {
 	b.drop()
-	b.reader.inflight.release(b.reserved)
-	b.wire, b.reserved = countingReader{}, 0
+	b.release()
+	b.wire = countingReader{}
 	b.reader.free.Put(b)
 }
 

@@ -94,8 +94,8 @@ func confirmFrames(f *testing.F, p *publisher) {
 			if _, err := frame.Parse(nil, frame.Headers(pending.segments), pending.body); err != nil {
 				panic(err) // a fuzz target's own failures can't be told from here
 			}
-			pending.settle(nil)
 			p.came(0, pending)
+			pending.settle(nil)
 			p.expire(time.Now().Add(-p.timeout), errConfirmTimeout) // lets go of those that are settled
 		}
 	}()

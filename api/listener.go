@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -145,7 +146,8 @@ type trackedConn struct {
 	moves   int    // of the read deadline since then
 	clear   bool   // fasthttp's buffers were empty when the request began
 	answer  []byte // prepared
-	posted  int    // bytes of it that were written
+	head    int    // bytes of its header, without the empty line
+	posted  int    // bytes of the answer that were written
 }
 
 // early says whether the deadline in force does for the one asked for.
@@ -170,28 +172,39 @@ func (c *trackedConn) Read(p []byte) (int, error) {
 		c.readEnds = c.readBy
 	}
 	if c.between {
-		// fasthttp moves the deadline once to wait for a request, and again when it has its first byte. With nothing of
-		// one in its buffer, it has written all answers before.
+		// fasthttp moves the deadline to wait for a request's first byte, and again when it has it. After one move it waits,
+		// so nothing is in its buffer for reading; and then it has written all answers there were.
 		c.between, c.clear = false, c.moves == 1
 	}
 	return c.Conn.Read(p)
 }
 
-// Write leaves out what was posted of the answer that p begins with.
+// Write leaves out the answer that p begins with when it was posted, and completes it when that was only in part.
 func (c *trackedConn) Write(p []byte) (int, error) {
-	posted := c.posted
-	c.posted = 0
-	switch {
-	case posted == 0:
+	if c.posted == 0 {
 		return c.Conn.Write(p)
-	case c.listener.closing.Load(): // p may be longer by a header that says so
-		_, err := c.Conn.Write(c.answer[posted:])
-		return 0, errors.Join(err, net.ErrClosed)
-	case posted == len(p):
-		return posted, nil
 	}
-	n, err := c.Conn.Write(p[posted:])
-	return posted + n, err
+	rest, done := c.answer[c.posted:], len(c.answer)
+	c.posted = 0
+	if len(rest) > 0 {
+		if _, err := c.Conn.Write(rest); err != nil {
+			return 0, err
+		}
+	}
+	switch {
+	case !c.same(p): // it has one more header by now, which says that the connection closes
+		return 0, net.ErrClosed
+	case done == len(p):
+		return done, nil
+	}
+	n, err := c.Conn.Write(p[done:])
+	return done + n, err
+}
+
+// same says whether p begins with an answer like the prepared one. Its date may differ.
+func (c *trackedConn) same(p []byte) bool {
+	const status = len("HTTP/1.1 202")
+	return len(p) >= len(c.answer) && bytes.Equal(p[:status], c.answer[:status]) && bytes.HasPrefix(p[c.head:], []byte("\r\n\r\n"))
 }
 
 // begin and end tell of a request, from when its header was read until fasthttp has its answer.

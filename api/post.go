@@ -18,34 +18,41 @@ const (
 )
 
 // post is a group of prepared answers. They are written as soon as the frame that their requests wait for is confirmed,
-// and then the requests' goroutines go on, which by then often find the next requests there.
+// and then the requests' goroutines go on, which by then often find the next requests there. So what they count is
+// counted just after the client has its answer; the bytes that they hold are given back before.
 type post struct {
-	conns []*trackedConn
-	done  chan struct{} // closed when they are written, or the frame failed
+	answers []prepared
+	done    chan struct{} // closed when they are written, or the frame failed
+}
+
+type prepared struct {
+	conn *trackedConn
+	body *body
 }
 
 func (p *post) deliver() {
-	for _, c := range p.conns {
-		c.post()
+	for _, a := range p.answers {
+		a.body.release()
+		a.conn.post()
 	}
 	close(p.done)
 }
 
-// post has the prepared answer of c written when the frame is confirmed. The channel is closed after that, or
-// when it turns out that it is not.
-func (f *pending) post(c *trackedConn) <-chan struct{} {
+// enlist has a's answer written when the frame is confirmed. The channel is closed after that, or when it turns out that
+// the frame is not.
+func (f *pending) enlist(a prepared) <-chan struct{} {
 	f.postMu.Lock()
 	defer f.postMu.Unlock()
 	if f.settled.Load() {
 		return f.done
 	}
 	last := len(f.posts) - 1
-	if last < 0 || len(f.posts[last].conns) == perPost {
-		f.posts = append(f.posts, &post{make([]*trackedConn, 0, perPost), make(chan struct{})})
+	if last < 0 || len(f.posts[last].answers) == perPost {
+		f.posts = append(f.posts, &post{make([]prepared, 0, perPost), make(chan struct{})})
 		last++
 	}
 	p := f.posts[last]
-	p.conns = append(p.conns, c)
+	p.answers = append(p.answers, a)
 	return p.done
 }
 
@@ -58,7 +65,9 @@ func (c *trackedConn) prepare(ctx *fasthttp.RequestCtx) bool {
 		return false
 	}
 	header.SetContentLength(len(body))
-	c.answer = append(header.AppendBytes(c.answer[:0]), body...)
+	c.answer = header.AppendBytes(c.answer[:0])
+	c.head = len(c.answer) - len("\r\n\r\n")
+	c.answer = append(c.answer, body...)
 	return true
 }
 

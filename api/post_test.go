@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,9 +34,9 @@ func servePosts(t *testing.T, handler func(*fasthttp.RequestCtx, *trackedConn)) 
 		defer conn.end()
 		handler(ctx, conn)
 	}
-	s.ErrorHandler, s.ExpectHandler, s.Logger = nil, nil, nil
+	s.ErrorHandler, s.ExpectHandler, s.Logger = nil, nil, fasthttpLogger{slog.New(slog.DiscardHandler)}
 	served := make(chan error)
-	go func() { served <- s.Serve(newListener(inner, 10, time.Minute, func() {})) }()
+	go func() { served <- s.Serve(newListener(inner, 100, time.Minute, func() {})) }()
 	t.Cleanup(func() {
 		if err := s.Shutdown(); err != nil {
 			t.Error(err)
@@ -179,31 +181,149 @@ func TestAnAnswerThatWasPostedInPartIsWrittenOnce(t *testing.T) {
 	}
 }
 
-func TestAnAnswerThatWasPostedBeforeTheEndIsTheLast(t *testing.T) {
+// When a request that ends the connection is answered, fasthttp says so in a header that what was posted lacks.
+func TestWhatWasPostedBeforeTheEndIsNotWrittenAgain(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("answers are only posted on Linux")
 	}
-	for _, part := range []int{1, 1000} {
+	const one = "POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+	for _, c := range []struct{ posted, requests int }{{1, 1}, {1000, 1}, {1, 2}, {1000, 2}} {
+		served := 0
 		addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *trackedConn) {
+			served++
+			answer(ctx, 202, []byte(strconv.Itoa(served)))
+			if served == 1 {
+				if !conn.prepare(ctx) {
+					t.Error("the answer could not be prepared")
+				}
+				whole := conn.answer
+				conn.answer = whole[:min(c.posted, len(whole))]
+				conn.post()
+				conn.answer = whole
+			}
+			if served == c.requests {
+				conn.listener.stopPosts()
+				ctx.Response.Header.SetConnectionClose()
+			}
+		})
+		conn := dial(t, addr)
+		if _, err := io.WriteString(conn, strings.Repeat(one, c.requests)); err != nil {
+			t.Fatal(err)
+		}
+		r := bufio.NewReader(conn)
+		for i := range c.requests {
+			resp, err := http.ReadResponse(r, nil)
+			if err != nil {
+				t.Fatalf("%+v: answer %d: %v", c, i+1, err)
+			}
+			if b, err := io.ReadAll(resp.Body); err != nil || string(b) != strconv.Itoa(i+1) {
+				t.Errorf("%+v: answer %d: %q, %v", c, i+1, b, err)
+			}
+		}
+		if rest, err := io.ReadAll(r); err != nil || len(rest) > 0 {
+			t.Errorf("%+v: %q follows, %v", c, rest, err)
+		}
+	}
+}
+
+// The answers of a frame's requests are written when it is confirmed, in groups, and none when it is not.
+func TestAFramesAnswersArePostedWhenItIsConfirmed(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("answers are only posted on Linux")
+	}
+	const clients = 2*perPost + 8
+	for _, outcome := range []error{nil, errConfirmTimeout} {
+		inflight := &inflight{limit: clients}
+		f := &pending{done: make(chan struct{})}
+		enlisted := make(chan bool, clients)
+		var settled atomic.Bool
+		addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *trackedConn) {
+			b := &body{reader: &bodyReader{inflight: inflight}}
+			if inflight.reserve(1) {
+				b.reserved = 1
+			}
+			late := settled.Load()
 			answer(ctx, 202, []byte("{}"))
 			if !conn.prepare(ctx) {
 				t.Error("the answer could not be prepared")
 			}
-			whole := conn.answer
-			conn.answer = whole[:min(part, len(whole))]
-			conn.post()
-			conn.answer = whole
-			conn.listener.stopPosts()
-			ctx.Response.Header.SetConnectionClose() // as fasthttp does
+			done := f.enlist(prepared{conn, b})
+			enlisted <- true
+			<-done
+			if f.err != nil {
+				answer(ctx, 503, []byte("not"))
+			} else if late {
+				if conn.posted > 0 {
+					t.Error("an answer was posted that nobody was to post")
+				}
+			} else if b.reserved != 0 || conn.posted != len(conn.answer) {
+				t.Errorf("of %d bytes %d were posted, and %d are still held", len(conn.answer), conn.posted, b.reserved)
+			}
+			b.close()
 		})
-		conn := dial(t, addr)
-		if _, err := io.WriteString(conn, "POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"); err != nil {
+		var conns []net.Conn
+		for range clients {
+			conns = append(conns, dial(t, addr))
+		}
+		ask := func() {
+			for _, conn := range conns {
+				if _, err := io.WriteString(conn, "POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range clients {
+				<-enlisted
+			}
+		}
+		hear := func() {
+			for _, conn := range conns {
+				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := io.ReadAll(resp.Body)
+				want := "202 {}"
+				if outcome != nil {
+					want = "503 not"
+				}
+				if got := fmt.Sprintf("%d %s", resp.StatusCode, b); err != nil || got != want {
+					t.Errorf("%v: got %s, %v, want %s", outcome, got, err, want)
+				}
+			}
+		}
+		ask()
+		if !f.settle(outcome) || f.settle(nil) {
+			t.Error("a frame is not settled once")
+		}
+		hear()
+		settled.Store(true)
+		ask()
+		hear()
+		if n := inflight.used.Load(); n != 0 {
+			t.Errorf("%d bytes are held after all", n)
+		}
+	}
+}
+
+// A client that has its answer may send again at once, on another connection too: nothing of the request is under way.
+func TestBytesAreGivenBackBeforeTheAnswer(t *testing.T) {
+	a := start(t, func(c *Config) { c.MaxInflightBytes, c.MaxBodyBytes = 1<<20, 1<<20 })
+	body := `{"a":"` + strings.Repeat("x", 600<<10) + `"}`
+	var conns []net.Conn
+	for range 2 {
+		conns = append(conns, dial(t, strings.TrimPrefix(a.url, "http://")))
+	}
+	for i := range 300 {
+		conn := conns[i%2]
+		if _, err := fmt.Fprintf(conn, "POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body); err != nil {
 			t.Fatal(err)
 		}
-		got, err := io.ReadAll(conn)
-		head, body, _ := strings.Cut(string(got), "\r\n\r\n")
-		if err != nil || body != "{}" || !strings.Contains(head, "\r\nContent-Length: 2") || strings.Count(head, "HTTP/1.1") != 1 {
-			t.Errorf("%d bytes posted: got %q, %v", part, got, err)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 202 {
+			t.Fatalf("request %d: got %d %s, %v", i, resp.StatusCode, b, err)
 		}
 	}
 }
@@ -219,23 +339,25 @@ func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 	kinds := []struct {
 		path, body string
 		status     int
+		answer     string // how it begins
 	}{
-		{"/log", `{"a":1}`, 202},
-		{"/log", `{"a":1}`, 202},
-		{"/log", `no`, 400},
-		{"/log/batch", batch(3, 0), 202},
-		{"/log/batch", batch(3, 1), 207},
-		{"/log/batch?ids=true", batch(300, 0), 202}, // more than fasthttp's buffer
-		{"/log/batch", batch(1, 50), 207},
-		{"/nothing", "", 404},
+		{"/log", `{"a":1}`, 202, `{"id":"`},
+		{"/log", `{"a":1}`, 202, `{"id":"`},
+		{"/log", `no`, 400, `{"error":`},
+		{"/log/batch", batch(3, 0), 202, `{"accepted":3,"rejected":0}`},
+		{"/log/batch", batch(4, 1), 207, `{"accepted":4,"rejected":1,`},
+		{"/log/batch?ids=true", batch(300, 0), 202, `{"accepted":300,`}, // more than fasthttp's buffer
+		{"/log/batch", batch(1, 50), 207, `{"accepted":1,"rejected":50,`},
+		{"/nothing", "", 404, `{"error":`},
 	}
+	seen := make(map[string]bool)
 	for range 60 {
 		var stream strings.Builder
-		var want []int
+		var want []int // of kinds
 		for range 1 + random.IntN(20) {
-			k := kinds[random.IntN(len(kinds))]
+			want = append(want, random.IntN(len(kinds)))
+			k := kinds[want[len(want)-1]]
 			fmt.Fprintf(&stream, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", k.path, len(k.body), k.body)
-			want = append(want, k.status)
 		}
 		conn := dial(t, strings.TrimPrefix(a.url, "http://"))
 		go func() {
@@ -250,17 +372,27 @@ func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 					time.Sleep(time.Millisecond)
 				}
 			}
+			if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+				t.Error(err)
+			}
 		}()
 		r := bufio.NewReader(conn)
-		for i, status := range want {
+		for i, kind := range want {
 			resp, err := http.ReadResponse(r, nil)
 			if err != nil {
 				t.Fatalf("answer %d of %d: %v", i, len(want), err)
 			}
 			b, err := io.ReadAll(resp.Body)
-			if err != nil || resp.StatusCode != status {
-				t.Fatalf("answer %d of %d: got %d %.100s, %v, want %d", i, len(want), resp.StatusCode, b, err, status)
+			if k := kinds[kind]; err != nil || resp.StatusCode != k.status || !strings.HasPrefix(string(b), k.answer) {
+				t.Fatalf("answer %d of %d: got %d %.100s, %v, want %d %s", i, len(want), resp.StatusCode, b, err, k.status, k.answer)
 			}
+			if kinds[kind].answer == `{"id":"` && seen[string(b)] {
+				t.Errorf("answer %d of %d: %s came twice", i, len(want), b)
+			}
+			seen[string(b)] = true
+		}
+		if rest, err := io.ReadAll(r); err != nil || len(rest) > 0 {
+			t.Errorf("after the last answer comes %.100q, %v", rest, err)
 		}
 		if err := conn.Close(); err != nil {
 			t.Fatal(err)

@@ -64,8 +64,8 @@ const (
 	watchPeriod = 20 * time.Millisecond
 )
 
-// pending is a frame on its way to a confirm. All fields but done and err belong to the publisher's mutex until
-// a lane has taken the frame, then to that lane; err may be read once done is closed.
+// pending is a frame on its way to a confirm. The fields down to not belong to the publisher's mutex until a lane has taken
+// the frame, then to that lane; err may be read once done is closed.
 type pending struct {
 	body     []byte
 	segments []frame.Segment

@@ -219,7 +219,7 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, no
 	if !wantIDs {
 		answer(ctx, status, w.answer) // unless it fails
 		if conn, ok := ctx.Conn().(*trackedConn); ok && len(w.tickets) == 1 && conn.prepare(ctx) {
-			<-w.tickets[0].frame.post(conn)
+			<-w.tickets[0].frame.enlist(prepared{conn, body})
 		}
 	}
 	// The last frame first: where RabbitMQ blocks, it is the one that was not sent and is refused at once.

@@ -2,8 +2,9 @@
 //
 // To the scheduler a system call may last: it takes note of each, and a thread of its own looks every 20 to 100 µs
 // whether one does, from the first call after the process was idle on. A call on a socket that doesn't block does not
-// last. In a service that is idle some hundred times a second, while it waits for a confirm, that thread takes a tenth of
-// the service's processor time, and the processor from others at every look.
+// last, but for what any access to memory may meet, a page that is not there. In a service that is idle some hundred
+// times a second, while it waits for a confirm, that thread takes a tenth of the service's processor time, and the
+// processor from others at every look.
 package direct
 
 import (
@@ -21,18 +22,18 @@ const most = 64 << 10
 type Conn struct {
 	*net.TCPConn
 	raw     syscall.RawConn
-	in, out *transfer
+	in, out transfer
+
+	// What is called with the descriptor, made once: a closure for each call would be garbage.
+	read, write, try func(fd uintptr) bool
 }
 
-// transfer is the state of a Read or a Write. Its functions are made once: a closure for each call would be garbage.
+// transfer is the state of a Read or a Write.
 type transfer struct {
-	call    func(fd int, p []byte) (int, syscall.Errno)
-	rest    []byte // what is still to be read into, or written
-	n       int    // bytes done
-	err     error
-	some    func(fd uintptr) bool // does what goes at once, and says whether that was anything or an error
-	all     func(fd uintptr) bool // goes on until all is done, and says whether it is
-	trySome func(fd uintptr) bool // some that never asks to wait
+	call func(fd int, p []byte) (int, syscall.Errno)
+	rest []byte // what is still to be read into, or written
+	n    int    // bytes done
+	err  error
 }
 
 // New returns conn as a Conn, or as it is when it is not of TCP.
@@ -45,25 +46,25 @@ func New(conn net.Conn) net.Conn {
 	if err != nil {
 		return conn // closed: whoever uses it gets to know
 	}
-	return &Conn{TCPConn: tcp, raw: raw, in: newTransfer(read), out: newTransfer(write)}
+	c := &Conn{TCPConn: tcp, raw: raw, in: transfer{call: read}, out: transfer{call: write}}
+	c.read, c.write, c.try = c.in.step, c.out.all, c.out.once
+	return c
 }
 
-func newTransfer(call func(int, []byte) (int, syscall.Errno)) *transfer {
-	t := &transfer{call: call}
-	t.some = t.step
-	t.all = func(fd uintptr) bool {
-		for len(t.rest) > 0 && t.err == nil {
-			if !t.step(fd) {
-				return false
-			}
+// all goes on until everything is done, and says whether it is.
+func (t *transfer) all(fd uintptr) bool {
+	for len(t.rest) > 0 && t.err == nil {
+		if !t.step(fd) {
+			return false
 		}
-		return true
 	}
-	t.trySome = func(fd uintptr) bool {
-		t.step(fd)
-		return true
-	}
-	return t
+	return true
+}
+
+// once does what goes at once.
+func (t *transfer) once(fd uintptr) bool {
+	t.step(fd)
+	return true
 }
 
 // step makes one system call. It says false when the socket would have to be waited for.
@@ -74,6 +75,9 @@ func (t *transfer) step(fd uintptr) bool {
 		case 0:
 			t.n += n
 			t.rest = t.rest[n:]
+			if n == 0 {
+				t.err = io.EOF // of a Read; no Write of TCP does nothing
+			}
 			return true
 		case syscall.EAGAIN:
 			return false
@@ -85,7 +89,7 @@ func (t *transfer) step(fd uintptr) bool {
 	}
 }
 
-// run has p transferred by how, one of the transfer's functions, and returns what came of it.
+// run has p transferred by how, and returns what came of it.
 func (t *transfer) run(p []byte, on func(func(fd uintptr) bool) error, how func(fd uintptr) bool) (int, error) {
 	t.rest, t.n, t.err = p, 0, nil
 	err := on(how)
@@ -101,19 +105,19 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	n, err := c.in.run(p, c.raw.Read, c.in.some)
+	n, err := c.in.run(p, c.raw.Read, c.read)
+	if err == io.EOF {
+		return 0, err
+	}
 	if err != nil {
 		return n, c.explain("read", err)
-	}
-	if n == 0 {
-		return 0, io.EOF
 	}
 	return n, nil
 }
 
 // Write is net.Conn's.
 func (c *Conn) Write(p []byte) (int, error) {
-	n, err := c.out.run(p, c.raw.Write, c.out.all)
+	n, err := c.out.run(p, c.raw.Write, c.write)
 	if err != nil {
 		return n, c.explain("write", err)
 	}
@@ -123,7 +127,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 // Try writes as much of p as the socket takes at once, and returns how much that was: nothing also when the connection
 // is broken.
 func (c *Conn) Try(p []byte) int {
-	n, _ := c.out.run(p, c.raw.Write, c.out.trySome) // whoever writes the rest gets the error
+	n, _ := c.out.run(p, c.raw.Write, c.try) // whoever writes the rest gets the error
 	return n
 }
 
