@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -21,6 +20,7 @@ import (
 	"github.com/google/pprof/profile"
 
 	"millrace/bench/load"
+	"millrace/internal/localstack"
 	"millrace/internal/testenv"
 )
 
@@ -196,12 +196,11 @@ func TestProfiles(t *testing.T) {
 
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := localstack.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close() // taken by a service next
-	return ln.Addr().String()
+	return addr
 }
 
 func fetch(url, file string) error {
