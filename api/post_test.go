@@ -20,9 +20,12 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// servePosts serves handler on connections that are tracked.
+// servePosts serves handler on connections that are tracked. It skips the test where none is posted on.
 func servePosts(t *testing.T, handler func(*fasthttp.RequestCtx, *trackedConn)) (addr string) {
 	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("answers are only posted on Linux")
+	}
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -51,9 +54,6 @@ func servePosts(t *testing.T, handler func(*fasthttp.RequestCtx, *trackedConn)) 
 var date = regexp.MustCompile(`Date: [^\r]*`)
 
 func TestAnswersArePreparedAsFasthttpWritesThem(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("answers are only posted on Linux")
-	}
 	type preparation struct {
 		ok     bool
 		answer string
@@ -148,9 +148,6 @@ func TestAnswersArePreparedAsFasthttpWritesThem(t *testing.T) {
 }
 
 func TestAnAnswerThatWasPostedInPartIsWrittenOnce(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("answers are only posted on Linux")
-	}
 	requests := 0
 	addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *trackedConn) {
 		answer(ctx, 202, []byte(strconv.Itoa(requests)))
@@ -183,9 +180,6 @@ func TestAnAnswerThatWasPostedInPartIsWrittenOnce(t *testing.T) {
 
 // When a request that ends the connection is answered, fasthttp says so in a header that what was posted lacks.
 func TestWhatWasPostedBeforeTheEndIsNotWrittenAgain(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("answers are only posted on Linux")
-	}
 	const one = "POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
 	for _, c := range []struct{ posted, requests int }{{1, 1}, {1000, 1}, {1, 2}, {1000, 2}} {
 		served := 0
@@ -228,9 +222,6 @@ func TestWhatWasPostedBeforeTheEndIsNotWrittenAgain(t *testing.T) {
 
 // The answers of a frame's requests are written when it is confirmed, in groups, and none when it is not.
 func TestAFramesAnswersArePostedWhenItIsConfirmed(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("answers are only posted on Linux")
-	}
 	const clients = 2*perPost + 8
 	for _, outcome := range []error{nil, errConfirmTimeout} {
 		inflight := &inflight{limit: clients}

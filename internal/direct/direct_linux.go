@@ -106,22 +106,13 @@ func (c *Conn) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	n, err := c.in.run(p, c.raw.Read, c.read)
-	if err == io.EOF {
-		return 0, err
-	}
-	if err != nil {
-		return n, c.explain("read", err)
-	}
-	return n, nil
+	return n, c.explain("read", err)
 }
 
 // Write is net.Conn's.
 func (c *Conn) Write(p []byte) (int, error) {
 	n, err := c.out.run(p, c.raw.Write, c.write)
-	if err != nil {
-		return n, c.explain("write", err)
-	}
-	return n, nil
+	return n, c.explain("write", err)
 }
 
 // Try writes as much of p as the socket takes at once, and returns how much that was: nothing also when the connection
@@ -133,6 +124,9 @@ func (c *Conn) Try(p []byte) int {
 
 // explain makes err what a net.TCPConn would return.
 func (c *Conn) explain(op string, err error) error {
+	if err == nil || err == io.EOF {
+		return err
+	}
 	var outer *net.OpError
 	var errno syscall.Errno
 	switch {
