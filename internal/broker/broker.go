@@ -215,7 +215,8 @@ func DialThrough(ctx context.Context, urls []string, name string, through func(n
 				if tcp, err = dial(ctx, network, addr); err != nil {
 					return nil, err
 				}
-				return through(tcp), nil
+				tcp = through(tcp)
+				return tcp, nil
 			},
 		})
 		if err == nil {

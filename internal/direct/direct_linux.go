@@ -12,20 +12,27 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 )
 
 // most is how many bytes one system call is asked for: the garbage collector may have to wait for its end.
 const most = 64 << 10
 
-// Conn is a TCP connection. At most one Read and one Write or Try may be under way at a time.
+// Conn is a TCP connection. At most one Read and one Write or Try may be under way at a time; Close may be called at any
+// time. Nothing but Close may close the connection.
 type Conn struct {
 	*net.TCPConn
 	raw     syscall.RawConn
 	in, out transfer
 
 	// What is called with the descriptor, made once: a closure for each call would be garbage.
-	read, write, try func(fd uintptr) bool
+	read, write func(fd uintptr) bool
+
+	// Try has the descriptor from here: less memory to be fetched than by way of raw.
+	mu     sync.Mutex
+	fd     int
+	closed bool // the descriptor may be another's
 }
 
 // transfer is the state of a Read or a Write.
@@ -47,7 +54,10 @@ func New(conn net.Conn) net.Conn {
 		return conn // closed: whoever uses it gets to know
 	}
 	c := &Conn{TCPConn: tcp, raw: raw, in: transfer{call: read}, out: transfer{call: write}}
-	c.read, c.write, c.try = c.in.step, c.out.all, c.out.once
+	c.read, c.write = c.in.step, c.out.all
+	if raw.Control(func(fd uintptr) { c.fd = int(fd) }) != nil {
+		return conn
+	}
 	return c
 }
 
@@ -58,12 +68,6 @@ func (t *transfer) all(fd uintptr) bool {
 			return false
 		}
 	}
-	return true
-}
-
-// once does what goes at once.
-func (t *transfer) once(fd uintptr) bool {
-	t.step(fd)
 	return true
 }
 
@@ -116,10 +120,26 @@ func (c *Conn) Write(p []byte) (int, error) {
 }
 
 // Try writes as much of p as the socket takes at once, and returns how much that was: nothing also when the connection
-// is broken.
+// is broken or closed. It knows no deadline. Whoever writes the rest gets to know.
 func (c *Conn) Try(p []byte) int {
-	n, _ := c.out.run(p, c.raw.Write, c.try) // whoever writes the rest gets the error
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return 0
+	}
+	n, errno := write(c.fd, p[:min(len(p), most)])
+	if errno != 0 {
+		return 0
+	}
 	return n
+}
+
+// Close is net.Conn's.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	return c.TCPConn.Close()
 }
 
 // explain makes err what a net.TCPConn would return.
