@@ -116,15 +116,24 @@ func (b *body) drop() {
 	}
 }
 
-// release gives back the bytes that are held, when they are needed no more. The body is yet to be closed.
-func (b *body) release() {
-	b.reader.inflight.release(b.reserved)
+// reservation is bytes that a request holds.
+type reservation struct {
+	of    *inflight
+	bytes int64
+}
+
+func (r reservation) release() { r.of.release(r.bytes) }
+
+// hand returns the bytes that b holds, which then are no longer b's.
+func (b *body) hand() reservation {
+	r := reservation{b.reader.inflight, b.reserved}
 	b.reserved = 0
+	return r
 }
 
 func (b *body) close() {
 	b.drop()
-	b.release()
+	b.hand().release()
 	b.wire = countingReader{}
 	b.reader.free.Put(b)
 }

@@ -25,15 +25,19 @@ type post struct {
 	done    chan struct{} // closed when they are written, or the frame failed
 }
 
+// prepared is an answer, and the bytes that its request holds until then.
 type prepared struct {
 	conn *trackedConn
-	body *body
+	held reservation
 }
 
-func (p *post) deliver() {
+// end gives back what the requests hold, and has the answers written if their frame was confirmed.
+func (p *post) end(confirmed bool) {
 	for _, a := range p.answers {
-		a.body.release()
-		a.conn.post()
+		a.held.release()
+		if confirmed {
+			a.conn.post()
+		}
 	}
 	close(p.done)
 }
@@ -44,6 +48,7 @@ func (f *pending) enlist(a prepared) <-chan struct{} {
 	f.postMu.Lock()
 	defer f.postMu.Unlock()
 	if f.settled.Load() {
+		a.held.release()
 		return f.done
 	}
 	last := len(f.posts) - 1
@@ -56,18 +61,20 @@ func (f *pending) enlist(a prepared) <-chan struct{} {
 	return p.done
 }
 
-// prepare keeps the answer that ctx holds by now, as fasthttp will write it. It says false where fasthttp could write
-// something else, or something before it.
-func (c *trackedConn) prepare(ctx *fasthttp.RequestCtx) bool {
-	request, header := &ctx.Request.Header, &ctx.Response.Header
-	body := ctx.Response.Body()
-	if _, ok := c.Conn.(*direct.Conn); !ok || !c.clear || !request.IsHTTP11() || request.ConnectionClose() || len(body) > maxPost {
+// prepare makes the answer in ctx, and keeps it as fasthttp will write it. It says false, and makes none, where fasthttp
+// could write something else, or something before it.
+func (c *trackedConn) prepare(ctx *fasthttp.RequestCtx, status int, json []byte) bool {
+	request := &ctx.Request.Header
+	if _, ok := c.Conn.(*direct.Conn); !ok || !c.clear || !request.IsHTTP11() || request.ConnectionClose() || len(json) > maxPost {
 		return false
 	}
-	header.SetContentLength(len(body))
-	c.answer = header.AppendBytes(c.answer[:0])
+	ctx.SetStatusCode(status)
+	ctx.SetContentType("application/json")
+	ctx.Response.Header.SetContentLength(len(json))
+	c.answer = ctx.Response.Header.AppendBytes(c.answer[:0])
 	c.head = len(c.answer) - len("\r\n\r\n")
-	c.answer = append(c.answer, body...)
+	c.answer = append(c.answer, json...)
+	ctx.Response.SetBodyRaw(c.answer[len(c.answer)-len(json):])
 	return true
 }
 

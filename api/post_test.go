@@ -67,8 +67,11 @@ func TestAnswersArePreparedAsFasthttpWritesThem(t *testing.T) {
 		if string(ctx.Path()) == "/large" {
 			status, size = 207, maxPost+1
 		}
-		answer(ctx, status, bytes.Repeat([]byte("x"), size))
-		ok := conn.prepare(ctx)
+		json := bytes.Repeat([]byte("x"), size)
+		ok := conn.prepare(ctx, status, json)
+		if !ok {
+			answer(ctx, status, json)
+		}
 		prepared <- preparation{ok, string(conn.answer)}
 	})
 	const one = "POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
@@ -150,8 +153,7 @@ func TestAnswersArePreparedAsFasthttpWritesThem(t *testing.T) {
 func TestAnAnswerThatWasPostedInPartIsWrittenOnce(t *testing.T) {
 	requests := 0
 	addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *trackedConn) {
-		answer(ctx, 202, []byte(strconv.Itoa(requests)))
-		if !conn.prepare(ctx) {
+		if !conn.prepare(ctx, 202, []byte(strconv.Itoa(requests))) {
 			t.Error("the answer could not be prepared")
 		}
 		whole := conn.answer
@@ -185,9 +187,11 @@ func TestWhatWasPostedBeforeTheEndIsNotWrittenAgain(t *testing.T) {
 		served := 0
 		addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *trackedConn) {
 			served++
-			answer(ctx, 202, []byte(strconv.Itoa(served)))
-			if served == 1 {
-				if !conn.prepare(ctx) {
+			json := []byte(strconv.Itoa(served))
+			if served > 1 {
+				answer(ctx, 202, json)
+			} else {
+				if !conn.prepare(ctx, 202, json) {
 					t.Error("the answer could not be prepared")
 				}
 				whole := conn.answer
@@ -229,16 +233,14 @@ func TestAFramesAnswersArePostedWhenItIsConfirmed(t *testing.T) {
 		enlisted := make(chan bool, clients)
 		var settled atomic.Bool
 		addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *trackedConn) {
-			b := &body{reader: &bodyReader{inflight: inflight}}
-			if inflight.reserve(1) {
-				b.reserved = 1
+			if !inflight.reserve(1) {
+				t.Error("there is no room for a byte")
 			}
 			late := settled.Load()
-			answer(ctx, 202, []byte("{}"))
-			if !conn.prepare(ctx) {
+			if !conn.prepare(ctx, 202, []byte("{}")) {
 				t.Error("the answer could not be prepared")
 			}
-			done := f.enlist(prepared{conn, b})
+			done := f.enlist(prepared{conn, reservation{inflight, 1}})
 			enlisted <- true
 			<-done
 			if f.err != nil {
@@ -247,10 +249,9 @@ func TestAFramesAnswersArePostedWhenItIsConfirmed(t *testing.T) {
 				if conn.posted > 0 {
 					t.Error("an answer was posted that nobody was to post")
 				}
-			} else if b.reserved != 0 || conn.posted != len(conn.answer) {
-				t.Errorf("of %d bytes %d were posted, and %d are still held", len(conn.answer), conn.posted, b.reserved)
+			} else if conn.posted != len(conn.answer) {
+				t.Errorf("of %d bytes %d were posted", len(conn.answer), conn.posted)
 			}
-			b.close()
 		})
 		var conns []net.Conn
 		for range clients {

@@ -97,13 +97,10 @@ func (f *pending) settle(err error) bool {
 	f.posts = nil
 	f.postMu.Unlock()
 	for i, p := range posts {
-		switch {
-		case err != nil:
-			close(p.done)
-		case i < len(posts)-1:
-			go p.deliver()
-		default:
-			p.deliver()
+		if err == nil && i < len(posts)-1 {
+			go p.end(true)
+		} else {
+			p.end(err == nil)
 		}
 	}
 	return true

@@ -60,7 +60,8 @@ type server struct {
 	scanning  chan struct{} // holds one for each large body that is being scanned
 }
 
-// scratch is what a request keeps while it waits for its confirms; its memory is used again by the next.
+// scratch is what a request works with, and keeps while it waits for its confirms where its answer is not prepared. Its memory
+// is used again by the next.
 type scratch struct {
 	tickets []ticket
 	answer  []byte
@@ -205,35 +206,59 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, no
 		}
 		return 0, bad
 	}
-	defer body.close()
-
 	w, ok := s.scratch.Get().(*scratch)
 	if !ok {
 		w = new(scratch)
 	}
-	defer s.release(w)
+	letGo := func() {
+		s.release(w)
+		body.close()
+		body = nil
+	}
+	defer func() {
+		if body != nil {
+			letGo()
+		}
+	}()
 	status, accepted, bad := s.publish(ctx, w, body, single, key, base)
 	if bad != nil {
 		return 0, bad
 	}
-	if !wantIDs {
-		answer(ctx, status, w.answer) // unless it fails
-		if conn, ok := ctx.Conn().(*trackedConn); ok && len(w.tickets) == 1 && conn.prepare(ctx) {
-			<-w.tickets[0].frame.enlist(prepared{conn, body})
+	var err error
+	conn, tracked := ctx.Conn().(*trackedConn)
+	switch {
+	case tracked && !wantIDs && len(w.tickets) == 1 && conn.prepare(ctx, status, w.answer):
+		// It keeps nothing that the next request could use, which will find that in the processor's cache.
+		f, a := w.tickets[0].frame, prepared{conn, body.hand()}
+		letGo()
+		<-f.enlist(a)
+		err = f.err
+	default:
+		if !wantIDs {
+			answer(ctx, status, w.answer) // unless it fails
 		}
+		err = wait(w.tickets)
 	}
-	// The last frame first: where RabbitMQ blocks, it is the one that was not sent and is refused at once.
-	for _, t := range slices.Backward(w.tickets) {
-		<-t.frame.done
-		if t.frame.err != nil {
-			return 0, s.unavailable(t.frame.err)
-		}
+	if err != nil {
+		return 0, s.unavailable(err)
 	}
 	s.metrics.accepted.Add(float64(accepted))
 	if wantIDs {
 		answerWithIDs(ctx, status, w)
 	}
 	return accepted, nil
+}
+
+// wait returns when all frames with a request's records are settled, or one has failed.
+func wait(tickets []ticket) error {
+	// The last frame first: where RabbitMQ blocks, it is the one that was not sent and is refused at once.
+	for _, t := range slices.Backward(tickets) {
+		<-t.frame.done
+		if t.frame.err != nil {
+			return t.frame.err
+		}
+	}
+	return nil
 }
 
 // publish hands the body's records to the publisher, prepares the answer in w, and lets go of all else. It says which
@@ -268,9 +293,11 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, singl
 			s.metrics.rejected[reason].Add(float64(n))
 		}
 	}
-	// Not with the time of the request's header: the body may have taken long.
-	if wait := key.Take(records.Accepted, time.Now()); wait > 0 {
-		return 0, 0, limited(ctx, key, wait)
+	if key != nil {
+		// Not with the time of the request's header: the body may have taken long.
+		if wait := key.Take(records.Accepted, time.Now()); wait > 0 {
+			return 0, 0, limited(ctx, key, wait)
+		}
 	}
 	var down error
 	if w.tickets, down = s.publisher.add(w.tickets[:0], records.NDJSON, records.Pieces, base); down != nil {

@@ -185,8 +185,8 @@ var plants = map[string]plant{
 	},
 	"202 comes before the confirm": {
 		edits: []Edit{
-			{"api/server.go", `len(w.tickets) == 1 && conn.prepare(ctx) {`, `false {`},
-			{"api/server.go", `slices.Backward(w.tickets) {`, `slices.Backward(w.tickets[:0]) {`},
+			{"api/server.go", `case tracked && !wantIDs && `, `case tracked && false && `},
+			{"api/server.go", `slices.Backward(tickets) {`, `slices.Backward(tickets[:0]) {`},
 		},
 		plan: []Step{{
 			Fault: "RabbitMQ: frozen (SIGSTOP)", Target: "rabbitmq", Hold: 2 * time.Second,
