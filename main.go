@@ -78,6 +78,7 @@ func init() {
 				if os.Getenv("GOMEMLIMIT") == "" {
 					debug.SetMemoryLimit(c.MemoryLimit())
 				}
+				c.Alone = os.Getenv("GOMAXPROCS") == ""
 				return api.Run(ctx, c)
 			})
 		}},

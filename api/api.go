@@ -12,6 +12,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"millrace/internal/keys"
+	"millrace/internal/procs"
 	"millrace/internal/service"
 )
 
@@ -77,6 +78,9 @@ func Run(ctx context.Context, c Config) error {
 	var publisher sync.WaitGroup
 	publisher.Go(func() { p.run(publishing, flush) })
 	publisher.Go(func() { keyFile.Watch(publishing, c.Reload, log) })
+	if c.Alone {
+		publisher.Go(func() { procs.Follow(publishing, p.requests) })
+	}
 	connections := newListener(ln, c.MaxConnections, min(httpServer.ReadTimeout, httpServer.WriteTimeout), func() {
 		m.routes["other"].count(fasthttp.StatusServiceUnavailable)
 		m.unavailable.WithLabelValues("connections").Inc()

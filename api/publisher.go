@@ -13,6 +13,7 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/frame"
+	"millrace/internal/procs"
 	"millrace/internal/scan"
 	"millrace/internal/service"
 )
@@ -130,6 +131,7 @@ type publisher struct {
 
 	down      atomic.Pointer[error] // why a publish would not be confirmed, nil when it can be expected to be
 	bodies    sync.Pool             // of *[]byte: frame bodies
+	large     atomic.Uint64         // bodies so far that took a while to be scanned
 	declaring sync.Mutex            // held while queues are declared
 
 	mu       sync.Mutex
@@ -147,9 +149,10 @@ type publisher struct {
 	lanes    map[*lane]bool
 	trouble  error // why there is no lane, nil while there is one
 	blocked  map[*link]string
-	stopping bool // no requests are to come
-	ended    bool // nobody publishes any more
-	shard    int  // next queue
+	stopping bool   // no requests are to come
+	ended    bool   // nobody publishes any more
+	shard    int    // next queue
+	added    uint64 // requests so far
 }
 
 func newPublisher(c Config, log *slog.Logger, m *metrics, ready *service.Ready) *publisher {
@@ -232,6 +235,7 @@ func (p *publisher) add(dst []ticket, ndjson []byte, pieces []scan.Piece, key *u
 	case len(p.blocked) > 0:
 		return dst, errBlocked
 	}
+	p.added++
 	now := time.Now() // under the mutex, so that no frame begins before an older one
 	index := 0
 	for i, piece := range pieces {
@@ -273,6 +277,13 @@ func (p *publisher) add(dst []ticket, ndjson []byte, pieces []scan.Piece, key *u
 		}
 	}
 	return dst, nil
+}
+
+// requests is how many have handed records over, and how many are known to take long.
+func (p *publisher) requests() procs.Tasks {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return procs.Tasks{All: p.added, Long: p.large.Load()}
 }
 
 // wake tells a lane that there is work. While a link is blocked any of the waiting lanes may be the one that

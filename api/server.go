@@ -266,6 +266,7 @@ func wait(tickets []ticket) error {
 func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, single bool, key *keys.Key, base *uuid.UUID) (status, accepted int, bad *refusal) {
 	text := body.bytes()
 	if len(text) > step {
+		s.publisher.large.Add(1)
 		s.scanning <- struct{}{}
 		defer func() { <-s.scanning }()
 	}
