@@ -44,12 +44,11 @@ type Body struct {
 
 // Reset empties b and keeps its buffers.
 func (b *Body) Reset() {
-	*b = Body{
-		NDJSON: b.NDJSON[:0],
-		Pieces: b.Pieces[:0],
-		Errors: b.Errors[:0],
-		s:      scanner{out: b.NDJSON[:cap(b.NDJSON)], deep: b.s.deep[:0]},
-	}
+	// Not a literal with all of them: it would be made elsewhere and copied, which shows beside a short record's scan.
+	ndjson, pieces, errors, deep := b.NDJSON, b.Pieces, b.Errors, b.s.deep
+	*b = Body{}
+	b.NDJSON, b.Pieces, b.Errors = ndjson[:0], pieces[:0], errors[:0]
+	b.s.out, b.s.deep = ndjson[:cap(ndjson)], deep[:0]
 }
 
 // Batch splits src, which may be NDJSON, objects one after another, each on one
@@ -115,7 +114,7 @@ func (b *Body) Single(src []byte, lim Limits) *Error {
 func (b *Body) begin(src []byte, lim Limits) (int, *Error) {
 	b.Reset()
 	b.src, b.lim = src, lim
-	if bytes.HasPrefix(src, []byte("\xef\xbb\xbf")) {
+	if len(src) >= 3 && string(src[:3]) == "\xef\xbb\xbf" {
 		return 0, b.finish(b.refusal(&fault{reason: BOM}))
 	}
 	i := skipSpace(src, 0)
