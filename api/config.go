@@ -46,7 +46,7 @@ const connectionBytes = 16 << 10
 // MemoryLimit is what the garbage collector should keep a process under that runs the API alone, in bytes, for
 // debug.SetMemoryLimit: twice what is to be had at once. Left to itself it lets garbage grow by as much as is in use,
 // on top of the buffers that wait in pools: 596 MiB at 1,000 connections of 1 MiB batches and the default settings, for
-// 426 MiB at most with the limit, at the same speed.
+// 427 MiB at most with the limit, at the same speed.
 func (c *Config) MemoryLimit() int64 {
 	return 2*int64(c.MaxInflightBytes) + int64(c.MaxConnections)*connectionBytes
 }
