@@ -78,7 +78,7 @@ func init() {
 				if os.Getenv("GOMEMLIMIT") == "" {
 					debug.SetMemoryLimit(c.MemoryLimit())
 				}
-				c.Alone = os.Getenv("GOMAXPROCS") == ""
+				c.Alone = true
 				return api.Run(ctx, c)
 			})
 		}},

@@ -68,8 +68,7 @@ func (c *trackedConn) prepare(ctx *fasthttp.RequestCtx, status int, json []byte)
 	if _, ok := c.Conn.(*direct.Conn); !ok || !c.clear || !request.IsHTTP11() || request.ConnectionClose() || len(json) > maxPost {
 		return false
 	}
-	ctx.SetStatusCode(status)
-	ctx.SetContentType("application/json")
+	beginJSON(ctx, status)
 	ctx.Response.Header.SetContentLength(len(json))
 	c.answer = ctx.Response.Header.AppendBytes(c.answer[:0])
 	c.head = len(c.answer) - len("\r\n\r\n")

@@ -294,11 +294,9 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, singl
 			s.metrics.rejected[reason].Add(float64(n))
 		}
 	}
-	if key != nil {
-		// Not with the time of the request's header: the body may have taken long.
-		if wait := key.Take(records.Accepted, time.Now()); wait > 0 {
-			return 0, 0, limited(ctx, key, wait)
-		}
+	// Not with the time of the request's header: the body may have taken long.
+	if wait := key.Take(records.Accepted, time.Now()); wait > 0 {
+		return 0, 0, limited(ctx, key, wait)
 	}
 	var down error
 	if w.tickets, down = s.publisher.add(w.tickets[:0], records.NDJSON, records.Pieces, base); down != nil {
@@ -397,9 +395,14 @@ func (s *server) refuse(ctx *fasthttp.RequestCtx, r *refusal) {
 }
 
 func answer(ctx *fasthttp.RequestCtx, status int, json []byte) {
+	beginJSON(ctx, status)
+	ctx.SetBody(json)
+}
+
+// beginJSON makes the header of an answer, but for its length.
+func beginJSON(ctx *fasthttp.RequestCtx, status int) {
 	ctx.SetStatusCode(status)
 	ctx.SetContentType("application/json")
-	ctx.SetBody(json)
 }
 
 // fault answers a request that fasthttp could not read.
@@ -491,8 +494,7 @@ func answerWithIDs(ctx *fasthttp.RequestCtx, status int, w *scratch) {
 		ids.runs = append(ids.runs, frame.Segment{Base: t.base, Records: t.records})
 		n += t.records
 	}
-	ctx.SetStatusCode(status)
-	ctx.SetContentType("application/json")
+	beginJSON(ctx, status)
 	ctx.SetBodyStream(ids, len(ids.buf)+max(0, n*idLength-1)+len(`]}`))
 }
 

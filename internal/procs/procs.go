@@ -7,6 +7,7 @@ package procs
 
 import (
 	"context"
+	"os"
 	"runtime"
 	"time"
 )
@@ -103,8 +104,12 @@ func (g *governor) judge() {
 }
 
 // Follow keeps GOMAXPROCS between one and what it is by default, by what the process does, until ctx is done; then it is
-// as by default. While it is less, a container's new limit is not taken note of. At most one Follow may run in a process.
+// as by default. While it is less, a container's new limit is not taken note of. Where GOMAXPROCS is set in the environment, it
+// stays. At most one Follow may run in a process.
 func Follow(ctx context.Context, tasks func() Tasks) {
+	if os.Getenv("GOMAXPROCS") != "" {
+		return
+	}
 	defer runtime.SetDefaultGOMAXPROCS()
 	tick := time.NewTicker(period)
 	defer tick.Stop()

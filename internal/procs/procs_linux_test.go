@@ -13,6 +13,7 @@ import (
 )
 
 func TestFollow(t *testing.T) {
+	t.Setenv("GOMAXPROCS", "")
 	before := runtime.GOMAXPROCS(0)
 	defer runtime.GOMAXPROCS(before)
 	most := all()
