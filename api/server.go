@@ -225,15 +225,13 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, no
 		return 0, bad
 	}
 	var err error
-	conn, tracked := ctx.Conn().(*trackedConn)
-	switch {
-	case tracked && !wantIDs && len(w.tickets) == 1 && conn.prepare(ctx, status, w.answer):
+	if conn, ok := ctx.Conn().(*trackedConn); ok && !wantIDs && len(w.tickets) == 1 && conn.prepare(ctx, status, w.answer) {
 		// It keeps nothing that the next request could use, which will find that in the processor's cache.
 		f, a := w.tickets[0].frame, prepared{conn, body.hand()}
 		letGo()
 		<-f.enlist(a)
 		err = f.err
-	default:
+	} else {
 		if !wantIDs {
 			answer(ctx, status, w.answer) // unless it fails
 		}

@@ -185,7 +185,7 @@ var plants = map[string]plant{
 	},
 	"202 comes before the confirm": {
 		edits: []Edit{
-			{"api/server.go", `case tracked && !wantIDs && `, `case tracked && false && `},
+			{"api/server.go", `; ok && !wantIDs && `, `; ok && false && `},
 			{"api/server.go", `slices.Backward(tickets) {`, `slices.Backward(tickets[:0]) {`},
 		},
 		plan: []Step{{
