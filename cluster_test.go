@@ -38,7 +38,7 @@ func TestNodesOfAClusterComeAndGoAndNothingIsLostOrDoubled(t *testing.T) {
 	nodes := stack.Brokers()
 	db := testenv.Schema(t)
 	conn := testenv.Connect(t, db)
-	addr := freeAddress(t)
+	addr := testenv.FreeAddress(t)
 	env := []string{"RABBITMQ_URL=" + stack.RabbitMQURL, "POSTGRES_URL=" + string(db), "API_ADDR=" + addr, "WORKER_ADDR=127.0.0.1:0"}
 	startMillrace(t, t.TempDir(), env, "api")
 	awaitReady(t, addr)

@@ -506,11 +506,11 @@ func TestTheBalancerSendsRequestsToWhatIsReadyAndNoneTwice(t *testing.T) {
 		t.Cleanup(api.Close)
 		servers += fmt.Sprintf("    server a%d %s init-addr libc\n", i, api.Listener.Addr())
 	}
-	addr := freeAddress(t)
+	addr := testenv.FreeAddress(t)
 	text := string(must(os.ReadFile(file)))
 	for old, new := range map[string]string{
 		"maxconn 12000":    "maxconn 100", // a test's limit of files may be lower
-		"    bind :8080\n": "    bind " + addr + "\n", "    bind :8081\n": "    bind " + freeAddress(t) + "\n", "    bind :8404\n": "    bind " + freeAddress(t) + "\n",
+		"    bind :8080\n": "    bind " + addr + "\n", "    bind :8081\n": "    bind " + testenv.FreeAddress(t) + "\n", "    bind :8404\n": "    bind " + testenv.FreeAddress(t) + "\n",
 		"    server-template api 16 api:8080\n":     servers,
 		"    server-template query 16 query:8081\n": servers,
 	} {

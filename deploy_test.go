@@ -292,7 +292,7 @@ func askWithKey(t testing.TB, method, url, secret string, body []byte, headers .
 func TestEveryMetricIsDocumented(t *testing.T) {
 	cert, key, notAfter := selfSigned(t)
 	keysFile, secret := newKeysFile(t)
-	addrs := map[string]string{"api": freeAddress(t), "worker": freeAddress(t), "query": freeAddress(t)}
+	addrs := map[string]string{"api": testenv.FreeAddress(t), "worker": testenv.FreeAddress(t), "query": testenv.FreeAddress(t)}
 	env := []string{
 		"RABBITMQ_URL=amqp://127.0.0.1:1/", "POSTGRES_URL=postgres://127.0.0.1:1/d", "KEYS_FILE=" + keysFile, "TLS_CERT_FILE=" + cert, "TLS_KEY_FILE=" + key,
 		"API_ADDR=" + addrs["api"], "WORKER_ADDR=" + addrs["worker"], "QUERY_ADDR=" + addrs["query"],

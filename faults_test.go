@@ -209,7 +209,7 @@ func TestABrokerThatComesAndGoesLosesAndDoublesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	const timeout = 3 * time.Second
-	apiAddr := freeAddress(t)
+	apiAddr := testenv.FreeAddress(t)
 	env := []string{
 		"RABBITMQ_URL=amqp://127.0.0.1:1/," + stack.RabbitMQURL, "POSTGRES_URL=" + string(db),
 		"API_ADDR=" + apiAddr, "WORKER_ADDR=127.0.0.1:0", "CONFIRM_TIMEOUT=" + timeout.String(),
@@ -282,7 +282,7 @@ func TestARollingRestartLosesAndDoublesNothing(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
 	db := testenv.Schema(t)
 	conn := testenv.Connect(t, db)
-	addrs := []string{freeAddress(t), freeAddress(t)}
+	addrs := []string{testenv.FreeAddress(t), testenv.FreeAddress(t)}
 	env := []string{"RABBITMQ_URL=" + stack.RabbitMQURL, "POSTGRES_URL=" + string(db), "WORKER_ADDR=127.0.0.1:0"}
 	startMillrace(t, t.TempDir(), env, "worker")
 	var apis [2]*process
@@ -324,7 +324,7 @@ func TestMemoryIsBoundedWhileRabbitMQBlocks(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", exe, ".").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	addr := freeAddress(t)
+	addr := testenv.FreeAddress(t)
 	out := new(output)
 	api := exec.Command(exe, "api")
 	api.Env = []string{"RABBITMQ_URL=" + stack.RabbitMQURL, "API_ADDR=" + addr, "QUEUE_MAX_BYTES=0"}

@@ -11,6 +11,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"millrace/internal/testenv"
 )
 
 func TestHealthSaysWhetherTheServicesHereAreAlive(t *testing.T) {
@@ -35,7 +37,7 @@ func TestHealthSaysWhetherTheServicesHereAreAlive(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(t.TempDir()) // no .env
-	closed := freeAddress(t)
+	closed := testenv.FreeAddress(t)
 	for name, addr := range map[string]string{"API_ADDR": closed, "QUERY_ADDR": "0.0.0.0:" + port, "WORKER_ADDR": closed} {
 		t.Setenv(name, addr)
 	}

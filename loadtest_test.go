@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"millrace/internal/testenv"
 )
 
 // k6 runs loadtest/ingest.js and returns its exit status, and what it wrote.
@@ -33,7 +35,7 @@ func k6(t *testing.T, command, out string, env ...string) (int, string) {
 		}
 		t.Skip("bin/k6 is not built; make bin/k6 does it")
 	}
-	addr := freeAddress(t)
+	addr := testenv.FreeAddress(t)
 	cmd := exec.Command(program, "--address", addr, command, "--include-system-env-vars", "loadtest/ingest.js")
 	cmd.Env = append([]string{"K6_NO_USAGE_REPORT=true", "K6_API=http://" + addr, "HOME=" + t.TempDir(), "OUT=" + out}, env...)
 	wrote, err := cmd.CombinedOutput()

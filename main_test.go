@@ -110,15 +110,6 @@ func (p *process) stop(t testing.TB) time.Duration {
 	return time.Since(begin)
 }
 
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	addr, err := localstack.FreeAddress()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return addr
-}
-
 func post(t testing.TB, url string, body []byte) (status int, answer map[string]any) {
 	t.Helper()
 	resp, err := http.Post(url, "application/json", bytes.NewReader(body))
@@ -164,7 +155,7 @@ func TestRunStoresShowsStopsAndKeeps(t *testing.T) {
 	}
 	needServers(t)
 	dir := t.TempDir()
-	api, query := freeAddress(t), freeAddress(t)
+	api, query := testenv.FreeAddress(t), testenv.FreeAddress(t)
 	env := []string{"API_ADDR=" + api, "QUERY_ADDR=" + query, "WORKER_ADDR=127.0.0.1:0"}
 	var id string
 	for run := range 2 {
@@ -308,7 +299,7 @@ func TestKilledProcessesLoseAndDoubleNothing(t *testing.T) {
 	}
 	db := testenv.Schema(t)
 	conn := testenv.Connect(t, db)
-	apiAddr := freeAddress(t)
+	apiAddr := testenv.FreeAddress(t)
 	env := []string{"RABBITMQ_URL=" + os.Getenv("RABBITMQ_URL"), "POSTGRES_URL=" + string(db), "API_ADDR=" + apiAddr, "WORKER_ADDR=127.0.0.1:0"}
 	services := map[string]*process{}
 	for _, name := range []string{"api", "worker"} {
@@ -433,7 +424,7 @@ func postUntilAcked(t testing.TB, url string, body []byte) (tries int) {
 func TestEveryFormIsStoredAsItWasSent(t *testing.T) {
 	db := testenv.Schema(t)
 	conn := testenv.Connect(t, db)
-	apiAddr := freeAddress(t)
+	apiAddr := testenv.FreeAddress(t)
 	env := []string{"RABBITMQ_URL=" + os.Getenv("RABBITMQ_URL"), "POSTGRES_URL=" + string(db), "API_ADDR=" + apiAddr, "WORKER_ADDR=127.0.0.1:0"}
 	for _, name := range []string{"api", "worker"} {
 		defer startMillrace(t, t.TempDir(), env, name).stop(t)
@@ -483,7 +474,7 @@ func TestEveryFormIsStoredAsItWasSent(t *testing.T) {
 func TestAKeyReusedLosesNothing(t *testing.T) {
 	db := testenv.Schema(t)
 	conn := testenv.Connect(t, db)
-	apiAddr := freeAddress(t)
+	apiAddr := testenv.FreeAddress(t)
 	env := []string{"RABBITMQ_URL=" + os.Getenv("RABBITMQ_URL"), "POSTGRES_URL=" + string(db), "API_ADDR=" + apiAddr, "WORKER_ADDR=127.0.0.1:0"}
 	for _, name := range []string{"api", "worker"} {
 		defer startMillrace(t, t.TempDir(), env, name).stop(t)
@@ -555,7 +546,7 @@ func TestAHangupHasTheKeysReadAgainAndEndsNothing(t *testing.T) {
 		}
 	}
 	write(first)
-	apiAddr, queryAddr := freeAddress(t), freeAddress(t)
+	apiAddr, queryAddr := testenv.FreeAddress(t), testenv.FreeAddress(t)
 	env := []string{"RABBITMQ_URL=" + os.Getenv("RABBITMQ_URL"), "POSTGRES_URL=" + string(db), "KEYS_FILE=" + keysFile,
 		"API_ADDR=" + apiAddr, "QUERY_ADDR=" + queryAddr, "WORKER_ADDR=127.0.0.1:0"}
 	services := map[string]*process{}
@@ -603,7 +594,7 @@ func TestEachServiceServesItsProfilesWhereItIsTold(t *testing.T) {
 	env := []string{"RABBITMQ_URL=amqp://127.0.0.1:1/", "POSTGRES_URL=postgres://127.0.0.1:1/none", "API_ADDR=127.0.0.1:0",
 		"WORKER_ADDR=127.0.0.1:0", "QUERY_ADDR=127.0.0.1:0", "SHUTDOWN_DELAY=0s"}
 	for _, name := range []string{"api", "worker", "query"} {
-		addr := freeAddress(t)
+		addr := testenv.FreeAddress(t)
 		p := startMillrace(t, t.TempDir(), append(env, "PPROF_ADDR="+addr), name)
 		testenv.Eventually(t, 20*time.Second, name+" serves profiles", func() bool {
 			resp, err := http.Get("http://" + addr + "/debug/pprof/heap")

@@ -84,7 +84,7 @@ func startPrometheus(t testing.TB, targets, exporter string) prometheusServer {
 			t.Fatal(err)
 		}
 	}
-	addr := freeAddress(t)
+	addr := testenv.FreeAddress(t)
 	conf := readAll(t, "deploy/prometheus/local.yml")
 	for _, r := range [][2]string{
 		{"_interval: 5s", "_interval: " + scrapeEvery},
@@ -233,7 +233,7 @@ func TestPrometheusAndTheDashboardsSeeMillrace(t *testing.T) {
 	dir := t.TempDir()
 	cert, certKey, _ := selfSigned(t)
 	keysFile, secret := newKeysFile(t)
-	api, query, exporter := freeAddress(t), freeAddress(t), freeAddress(t)
+	api, query, exporter := testenv.FreeAddress(t), testenv.FreeAddress(t), testenv.FreeAddress(t)
 	startMillrace(t, dir, append(stack.Env(), "API_ADDR="+api, "QUERY_ADDR="+query, "WORKER_ADDR=127.0.0.1:0",
 		"KEYS_FILE="+keysFile, "TLS_CERT_FILE="+cert, "TLS_KEY_FILE="+certKey, "CONFIRM_TIMEOUT=2s"), "run")
 	startProgram(t, []string{"DATA_SOURCE_NAME=" + stack.PostgresURL}, exporterPath, "--web.listen-address="+exporter)

@@ -20,7 +20,6 @@ import (
 	"github.com/google/pprof/profile"
 
 	"millrace/bench/load"
-	"millrace/internal/localstack"
 	"millrace/internal/testenv"
 )
 
@@ -96,7 +95,7 @@ func TestProfiles(t *testing.T) {
 	}
 	db := testenv.Schema(t)
 	q := newQueues(t)
-	pprofs := map[string]string{"api": freeAddress(t), "worker": freeAddress(t)}
+	pprofs := map[string]string{"api": testenv.FreeAddress(t), "worker": testenv.FreeAddress(t)}
 	api := startServer(t, "api", q.Name, "API_ADDR=127.0.0.1:0", "PPROF_ADDR="+pprofs["api"])
 	worker := startWorker(t, db, q, "PPROF_ADDR="+pprofs["worker"])
 	for _, s := range []*server{api, worker} {
@@ -192,15 +191,6 @@ func TestProfiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-}
-
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	addr, err := localstack.FreeAddress()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return addr
 }
 
 func fetch(url, file string) error {

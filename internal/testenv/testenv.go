@@ -177,6 +177,16 @@ func Redis(t testing.TB) config.RedisURL {
 	return config.RedisURL(server(t, "REDIS_URL"))
 }
 
+// FreeAddress returns a loopback address for a process that is to be found there, as localstack.FreeAddress does.
+func FreeAddress(t testing.TB) string {
+	t.Helper()
+	addr, err := localstack.FreeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return addr
+}
+
 // Eventually waits until ok returns true, asking often, and fails the test after the deadline. what says what
 // was waited for.
 func Eventually(t testing.TB, within time.Duration, what string, ok func() bool) {
