@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -476,8 +477,34 @@ func TestAKeyedRequestMakesTheSameSegmentsEveryTime(t *testing.T) {
 	if len(first) < 3 {
 		t.Errorf("the request made %d segments, want several", len(first))
 	}
-	if first[0].Base.String() != key && !strings.Contains(fmt.Sprint(first), key) {
-		t.Errorf("no segment starts at the key %s", key)
+	if base := frame.BaseOfKey(uuid.MustParse(key)).String(); !strings.Contains(fmt.Sprint(first), base) {
+		t.Errorf("no segment starts at %s, the base of the key %s", base, key)
+	}
+}
+
+// TestNeighbouringKeysNeverShareAnID: generators of UUIDv7 may count up within a millisecond.
+func TestNeighbouringKeysNeverShareAnID(t *testing.T) {
+	a := start(t, nil)
+	key := uuid.MustParse(keyAt(-time.Hour))
+	next := frame.ID(key, 1)
+	post := func(key uuid.UUID, body string) []uuid.UUID {
+		t.Helper()
+		var got struct{ IDs []uuid.UUID }
+		r := a.post(t, "/log/batch?ids=true", []byte(body), http.Header{"Idempotency-Key": {key.String()}})
+		if err := json.Unmarshal([]byte(r.body), &got); err != nil || r.status != http.StatusAccepted {
+			t.Fatalf("got %d %s", r.status, r.body)
+		}
+		return got.IDs
+	}
+	body := strings.Repeat("{}\n", 5)
+	first, second := post(key, body), post(next, body)
+	for _, id := range second {
+		if slices.Contains(first, id) {
+			t.Errorf("a record of %s and one of %s have the id %s", key, next, id)
+		}
+	}
+	if again := post(key, body); !slices.Equal(again, first) {
+		t.Errorf("sent again, the records have the ids %s, not %s", again, first)
 	}
 }
 

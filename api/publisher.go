@@ -223,7 +223,7 @@ func boolean(b bool) float64 {
 	return 0
 }
 
-// add hands a request's records over and appends its tickets to dst. key is the base of the ids, or nil. The
+// add hands a request's records over and appends its tickets to dst. key is the base of a keyed request's ids, or nil. The
 // pieces become the segments of a keyed request as they are, so that they are the same every time. The error says why
 // none was taken.
 func (p *publisher) add(dst []ticket, ndjson []byte, pieces []scan.Piece, key *uuid.UUID) ([]ticket, error) {

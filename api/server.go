@@ -188,7 +188,7 @@ func limited(ctx *fasthttp.RequestCtx, key *keys.Key, wait time.Duration) *refus
 
 // ingest takes the records of a request and answers when they are durable. It returns how many they are.
 func (s *server) ingest(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, now time.Time) (int, *refusal) {
-	base, bad := idempotencyKey(ctx.Request.Header.PeekAll("Idempotency-Key"), now)
+	base, bad := baseOfKey(ctx.Request.Header.PeekAll("Idempotency-Key"), now)
 	if bad != nil {
 		return 0, bad
 	}
@@ -336,8 +336,9 @@ func (s *server) refused(err *scan.Error) *refusal {
 	return refuse(fasthttp.StatusBadRequest, "%v", err)
 }
 
-// idempotencyKey reads the header, given by its lines; nil is none.
-func idempotencyKey(lines [][]byte, now time.Time) (*uuid.UUID, *refusal) {
+// baseOfKey reads the header Idempotency-Key, given by its lines, and returns the base of the ids of what comes under it,
+// or nil where there is none.
+func baseOfKey(lines [][]byte, now time.Time) (*uuid.UUID, *refusal) {
 	switch len(lines) {
 	case 0:
 		return nil, nil
@@ -357,7 +358,8 @@ func idempotencyKey(lines [][]byte, now time.Time) (*uuid.UUID, *refusal) {
 	case at.After(now.Add(maxKeyAhead)):
 		return nil, refuse(fasthttp.StatusBadRequest, "Idempotency-Key: %s was made %s, which is in the future", id, at.Format(time.RFC3339))
 	}
-	return &id, nil
+	base := frame.BaseOfKey(id)
+	return &base, nil
 }
 
 // wantIDs reads the query string: ids=true asks for the ids of a batch.

@@ -24,6 +24,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"millrace/internal/config"
+	"millrace/internal/frame"
 	"millrace/internal/keys"
 	"millrace/internal/testenv"
 )
@@ -151,6 +152,27 @@ func TestByID(t *testing.T) {
 		if got := f.get(path); got.status != want {
 			t.Errorf("GET %s: got %d %s, want %d", path, got.status, got.body, want)
 		}
+	}
+}
+
+// TestAKeyFindsTheFirstRecordUnderIt: a client may ask by its Idempotency-Key. A record that has the id itself is meant.
+func TestAKeyFindsTheFirstRecordUnderIt(t *testing.T) {
+	f := newFixture(t, nil)
+	at := time.Now()
+	partition(t, f.db, at)
+	key := idAt(at, 7)
+	base := frame.BaseOfKey(key)
+	if _, err := f.db.Exec(t.Context(), "INSERT INTO logs VALUES ($1, $2, '{\"n\":1}')", [16]byte(base), frame.Time(base)); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []uuid.UUID{key, base} {
+		if got := f.get("/logs/" + id.String()); got.status != 200 || !strings.HasPrefix(got.body, `{"id":"`+base.String()+`"`) {
+			t.Errorf("GET /logs/%s: got %d %s", id, got.status, got.body)
+		}
+	}
+	insert(t, f.db, at, 7, `{"n": 2}`)
+	if got := f.get("/logs/" + key.String()); got.status != 200 || !strings.Contains(got.body, `{"n": 2}`) {
+		t.Errorf("GET /logs/%s: got %d %s", key, got.status, got.body)
 	}
 }
 

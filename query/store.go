@@ -201,26 +201,34 @@ func (s *store) count(ctx context.Context, q *search) ([]byte, error) {
 	return append(strconv.AppendInt([]byte(`{"count":`), n, 10), "}\n"...), nil
 }
 
-// one returns the answer to GET /logs/{id}, or pgx.ErrNoRows.
-func (s *store) one(ctx context.Context, id uuid.UUID) ([]byte, error) {
-	st := byIDStatement(id)
-	var out []byte
-	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
-		if err != nil {
-			return err
+// one returns the answer to GET /logs/{id}, or pgx.ErrNoRows. An id that no row has may be a key: then it is the first
+// record under that.
+func (s *store) one(ctx context.Context, id uuid.UUID) (out []byte, err error) {
+	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		out, err = findByID(ctx, tx, id)
+		if errors.Is(err, pgx.ErrNoRows) {
+			out, err = findByID(ctx, tx, frame.BaseOfKey(id))
 		}
-		defer rows.Close()
-		if !rows.Next() {
-			if err := rows.Err(); err != nil {
-				return err
-			}
-			return pgx.ErrNoRows
-		}
-		out = append(appendLog(nil, id, frame.Time(id), rows.RawValues()[0]), '\n')
-		return nil
+		return err
 	})
 	return out, err
+}
+
+// findByID returns the row with an id as a line of JSON, or pgx.ErrNoRows.
+func findByID(ctx context.Context, tx pgx.Tx, id uuid.UUID) ([]byte, error) {
+	st := byIDStatement(id)
+	rows, err := tx.Query(ctx, st.sql.String(), st.args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	if !rows.Next() {
+		if err := rows.Err(); err != nil {
+			return nil, err
+		}
+		return nil, pgx.ErrNoRows
+	}
+	return append(appendLog(nil, id, frame.Time(id), rows.RawValues()[0]), '\n'), nil
 }
 
 // appendLog adds a row's JSON object. data is as PostgreSQL wrote it.

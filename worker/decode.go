@@ -33,7 +33,7 @@ const (
 	// ownTypes begins the AMQP type of everything that Millrace publishes.
 	ownTypes = "millrace."
 
-	// A foreign message_id is taken as the base of ids only near the present: the ledger does not remember
+	// A foreign message_id is taken as the key of its ids only near the present: the ledger does not remember
 	// longer, and partitions are not made for any time that somebody writes down.
 	foreignPast   = ledgerKeep
 	foreignFuture = time.Hour
@@ -122,8 +122,9 @@ func decodeForeign(d *amqp.Delivery, from *origin, now time.Time) ([]segment, []
 	if err := body.Batch(d.Body, limits); err != nil {
 		return nil, []deadLetter{from.message(d.Body, err.Reason.String(), err.Error())}
 	}
-	base, err := uuid.Parse(d.MessageId)
-	if t := frame.Time(base); err != nil || !frame.IsV7(base) || t.Before(now.Add(-foreignPast)) || t.After(now.Add(foreignFuture)) {
+	key, err := uuid.Parse(d.MessageId)
+	base := frame.BaseOfKey(key)
+	if t := frame.Time(key); err != nil || !frame.IsV7(key) || t.Before(now.Add(-foreignPast)) || t.After(now.Add(foreignFuture)) {
 		base = frame.NewBase()
 	}
 	segments := make([]segment, 0, len(body.Pieces))
@@ -157,8 +158,8 @@ func refusedRecords(d *amqp.Delivery, from *origin, body *scan.Body, base uuid.U
 		}
 		if record != nil {
 			letter := from.message(record, e.Err.Reason.String(), why)
-			// The record's place in the message tells a redelivery from another message's record.
-			letter.id = uuid.NewSHA1(base, fmt.Appendf(nil, "refused record %d", e.Index))
+			// Its place in the message and its text tell a redelivery from any other record.
+			letter.id = uuid.NewSHA1(base, fmt.Appendf(nil, "refused record %d %s", e.Index, record))
 			letter.recordID = uuid.NullUUID{UUID: frame.NewBase(), Valid: true}
 			dead = append(dead, letter)
 			continue

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,7 +13,8 @@ import (
 	"strings"
 )
 
-// Edit replaces some text of a source file, once, for one build of the binary. The file itself stays as it is.
+// Edit replaces some text of a source file, once, for one build of the binary. The file itself stays as it is. Where Old
+// is empty, New is a file that the module does not have.
 type Edit struct {
 	File     string // from the module's top, or absolute
 	Old, New string
@@ -34,6 +36,14 @@ func Build(ctx context.Context, top, out string, edits ...Edit) error {
 			file = filepath.Join(top, file)
 		}
 		text, seen := texts[file]
+		if e.Old == "" {
+			if _, err := os.Stat(file); seen || !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("%s should not be there yet: %v", e.File, err)
+			}
+			texts[file] = e.New
+			files = append(files, file)
+			continue
+		}
 		if !seen {
 			b, err := os.ReadFile(file)
 			if err != nil {
@@ -82,8 +92,8 @@ func gobuild(ctx context.Context, top, out string, flags ...string) error {
 // clockVariable names the file with the offset of the clock that ids are made by.
 const clockVariable = "CHAOS_CLOCK"
 
-// steppedClock takes the place of time.Now in the library that makes the ids.
-const steppedClock = `package uuid
+// steppedClock gives the package that makes the ids another clock than time.Now.
+const steppedClock = `package frame
 
 import (
 	"os"
@@ -94,7 +104,7 @@ import (
 var offset atomic.Int64
 
 func init() {
-	timeNow = func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
+	clock = func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
 	go func() {
 		for {
 			b, err := os.ReadFile(os.Getenv("` + clockVariable + `"))
@@ -108,45 +118,9 @@ func init() {
 }
 `
 
-// BuildClock builds millrace with another clock in the library that makes its ids, which has a variable for that.
-// Nobody can step the clock of one process: the system's is everybody's, Linux' time namespaces leave the wall clock
-// alone, and Go does not ask libc.
-func BuildClock(ctx context.Context, top, out string) error {
-	const module = "github.com/google/uuid"
-	top, err := filepath.Abs(top)
-	if err != nil {
-		return err
-	}
-	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module)
-	list.Dir = top
-	dir, err := list.Output()
-	if err != nil {
-		return fmt.Errorf("go list: %w", err)
-	}
-	stepped := out + ".uuid"
-	defer os.RemoveAll(stepped)
-	if err := os.CopyFS(stepped, os.DirFS(strings.TrimSpace(string(dir)))); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(stepped, "stepped.go"), []byte(steppedClock), 0o600); err != nil {
-		return err
-	}
-	mod, err := os.ReadFile(filepath.Join(top, "go.mod"))
-	if err != nil {
-		return err
-	}
-	sum, err := os.ReadFile(filepath.Join(top, "go.sum"))
-	if err != nil {
-		return err
-	}
-	defer os.Remove(out + ".mod")
-	defer os.Remove(out + ".sum")
-	err = errors.Join(
-		os.WriteFile(out+".mod", fmt.Appendf(mod, "\nreplace %s => %s\n", module, stepped), 0o600),
-		os.WriteFile(out+".sum", sum, 0o600),
-	)
-	if err != nil {
-		return err
-	}
-	return gobuild(ctx, top, out, "-modfile", out+".mod")
+// BuildClock builds millrace, with some edits, with another clock in the package that makes its ids, which has a variable
+// for that. Nobody can step the clock of one process: the system's is everybody's, Linux' time namespaces leave the wall
+// clock alone, and Go does not ask libc.
+func BuildClock(ctx context.Context, top, out string, edits ...Edit) error {
+	return Build(ctx, top, out, append(slices.Clip(edits), Edit{File: "internal/frame/stepped.go", New: steppedClock})...)
 }

@@ -49,11 +49,6 @@ type Segment struct {
 	Records int
 }
 
-// NewBase returns a fresh UUIDv7 (RFC 9562) for the current time. It never goes back, also when the clock does.
-func NewBase() uuid.UUID {
-	return uuid.Must(uuid.NewV7()) // fails only if the system's random source does, and then crypto/rand ends the process
-}
-
 // ID returns the id of record k of the segment that starts at base: k is added to the low 62 bits, so that
 // the time, the version and the variant stay.
 func ID(base uuid.UUID, k int) uuid.UUID {
