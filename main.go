@@ -96,7 +96,7 @@ func init() {
 			})
 		}},
 		{"migrate", "up | down | status | roles", "the database schema", migrateHelp, []any{database{}}, migrate},
-		{"dead", "list | show ID | replay [ID…] | drop ID…|--all", "records and messages that could not be stored", deadHelp, []any{database{}}, dead},
+		{"dead", "list | show ID | replay [ID…] | drop ID…|--all", "records and messages that could not be stored", deadHelp, []any{database{}, retention{}}, dead},
 		{"keys", "new NAME --scope write,read [--rate N [--burst N]]", "API keys", keysHelp, nil, newKey},
 		{"health", "[URL]", "whether the services of this machine are alive", healthHelp, nil, health},
 		{"version", "", "the version of this program", "", nil, printVersion},
@@ -557,8 +557,14 @@ func migrate(ctx context.Context, args []string) error {
 
 const deadHelp = `  list            the youngest hundred, with the reason
   show ID         one whole: its properties, then its payload on standard output
-  replay [ID…]    store what can be stored now, and remove it here; without IDs, all
+  replay [ID…]    store what can be stored now, and remove it here; without IDs, all. What is older than RETENTION stays:
+                  here or as the worker has noted it, whichever is shorter
   drop ID…|--all  delete for good`
+
+// retention is what a replay must know of the worker's settings.
+type retention struct {
+	Keep time.Duration `env:"RETENTION" min:"0s" help:"Age at which the worker drops records; empty: what the worker has noted."`
+}
 
 // dead is millrace dead.
 func dead(ctx context.Context, args []string) error {
@@ -606,7 +612,11 @@ func dead(ctx context.Context, args []string) error {
 		_, err = os.Stdout.Write(append(d.Payload, '\n'))
 		return err
 	case "replay":
-		replayed, err := worker.ReplayDead(ctx, conn, ids)
+		var r retention
+		if err := config.Load(&r); err != nil {
+			return err
+		}
+		replayed, err := worker.ReplayDeadWithin(ctx, conn, ids, r.Keep)
 		left := 0
 		for _, r := range replayed {
 			if r.Err != nil {

@@ -221,7 +221,7 @@ func TestTheWritersRoleStoresAndCannotReadRecords(t *testing.T) {
 	today := "logs_" + time.Now().UTC().Format("20060102")
 	refuses(t, writer,
 		"SELECT data FROM logs", "SELECT * FROM logs", "SELECT * FROM "+today, "COPY logs TO STDOUT",
-		"SELECT payload FROM dead_letters", "UPDATE logs SET data = '{}'", "DELETE FROM logs", "DELETE FROM ledger",
+		"SELECT payload FROM dead_letters", "UPDATE settings SET value = ''", "UPDATE logs SET data = '{}'", "DELETE FROM logs", "DELETE FROM ledger",
 		"DELETE FROM dead_letters", "TRUNCATE logs", "DROP TABLE "+today, "INSERT INTO "+today+" SELECT gen_random_uuid(), now(), '{}'",
 		"ALTER TABLE logs DETACH PARTITION "+today, "CREATE TABLE mine ()", "CREATE TEMPORARY TABLE mine ()",
 		"INSERT INTO schema_migrations VALUES (99, 'x')", "SET ROLE millrace_owner")

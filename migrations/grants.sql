@@ -11,12 +11,17 @@ BEGIN
     -- The worker writes, and reads what tells whether something was written before: never the records.
     GRANT INSERT, SELECT (id, inserted_at) ON logs TO millrace_writer;
     GRANT INSERT, SELECT ON ledger TO millrace_writer;
-    GRANT INSERT, SELECT (id) ON dead_letters TO millrace_writer;
+    GRANT INSERT, SELECT (id, record_id) ON dead_letters TO millrace_writer;
+    GRANT SELECT ON settings TO millrace_writer;
+    -- Where another user has migrated: the keeper works as the tables' owner.
+    GRANT SELECT, INSERT, UPDATE ON settings TO millrace_owner;
     GRANT INSERT, SELECT, UPDATE (changes) ON late_changes TO millrace_writer;
     GRANT SELECT ON schema_migrations TO millrace_writer;
     -- Again: a dump that is restored without privileges lets everybody call it.
     REVOKE ALL ON FUNCTION millrace_add_partition(regclass, text, text, text) FROM PUBLIC;
     GRANT EXECUTE ON FUNCTION millrace_add_partition(regclass, text, text, text) TO millrace_writer;
+    REVOKE ALL ON FUNCTION millrace_known_records(regclass, uuid[], timestamptz[], bytea[]) FROM PUBLIC;
+    GRANT EXECUTE ON FUNCTION millrace_known_records(regclass, uuid[], timestamptz[], bytea[]) TO millrace_writer;
 
     -- The query service reads the records, and of dead letters all but what is in them.
     GRANT SELECT ON logs, ledger, late_changes, schema_migrations TO millrace_reader;

@@ -32,7 +32,7 @@ BEGIN
 
     FOR t IN
         SELECT c.oid FROM pg_class c
-        WHERE c.oid = ANY (ARRAY['logs', 'ledger', 'dead_letters', 'late_changes', 'schema_migrations']::regclass[])
+        WHERE c.oid = ANY (ARRAY['logs', 'ledger', 'dead_letters', 'late_changes', 'settings', 'schema_migrations']::regclass[])
            OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent IN ('logs'::regclass, 'ledger'::regclass))
            -- detached by retention, and to be dropped by the owner
            OR c.relkind = 'r' AND obj_description(c.oid, 'pg_class') LIKE 'millrace: to be dropped, %'
@@ -40,4 +40,5 @@ BEGIN
         EXECUTE format('ALTER TABLE %s OWNER TO millrace_owner', t);
     END LOOP;
     ALTER FUNCTION millrace_add_partition(regclass, text, text, text) OWNER TO millrace_owner;
+    ALTER FUNCTION millrace_known_records(regclass, uuid[], timestamptz[], bytea[]) OWNER TO millrace_owner;
 END $$;

@@ -65,8 +65,15 @@ type Replayed struct {
 // ReplayDead tries to store the dead letters with these ids, or all when ids is nil: a record under its own id, a
 // message through the ledger as if it were delivered now. Each is one transaction that stores the rows and
 // removes the letter; replayed twice, also at once, it is stored once. The error is about the replay as a whole.
-// The connection's session then has the time zone UTC.
+// The connection's session then has the time zone UTC. A letter stays whose records would be dropped at once, for they are
+// older than the retention that the keeper has noted.
 func ReplayDead(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID) ([]Replayed, error) {
+	return ReplayDeadWithin(ctx, conn, ids, 0)
+}
+
+// ReplayDeadWithin is ReplayDead by one who knows of a retention, too; zero is none. The shorter one counts: a letter that
+// stays can be replayed tomorrow, a row that is dropped is gone.
+func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, retention time.Duration) ([]Replayed, error) {
 	if _, err := conn.Exec(ctx, "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'"); err != nil {
 		return nil, fmt.Errorf("replay: %w", err)
 	}
@@ -83,6 +90,10 @@ func ReplayDead(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID) ([]Replaye
 			ids = append(ids, id)
 		}
 	}
+	keep, err := knownRetention(ctx, conn, retention)
+	if err != nil {
+		return nil, fmt.Errorf("replay: %w", err)
+	}
 	// A partition that is missing for so old a record is a day's, whatever the setting, clipped to what exists.
 	parts := newPartitions(24 * time.Hour)
 	done := make([]Replayed, 0, len(ids))
@@ -93,9 +104,9 @@ func ReplayDead(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID) ([]Replaye
 		case err != nil:
 			r.Err = err
 		case letter.RecordID.Valid:
-			r.Rows, r.Err = replayRecord(ctx, conn, parts, letter)
+			r.Rows, r.Err = replayRecord(ctx, conn, parts, letter, keep)
 		default:
-			r.Rows, r.Err = replayMessage(ctx, conn, parts, letter)
+			r.Rows, r.Err = replayMessage(ctx, conn, parts, letter, keep)
 		}
 		done = append(done, r)
 		if conn.IsClosed() {
@@ -110,11 +121,43 @@ func ReplayDead(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID) ([]Replaye
 	return done, nil
 }
 
+// keeping is how long rows are kept.
+type keeping struct {
+	retention time.Duration // zero: for ever
+	from      string        // who says so
+	now       time.Time
+}
+
+// knownRetention returns the shorter one of a retention and of that which the keeper has noted.
+func knownRetention(ctx context.Context, conn *pgx.Conn, retention time.Duration) (keeping, error) {
+	k := keeping{retention: retention, from: "RETENTION here"}
+	noted, _, err := notedRetention(ctx, conn)
+	if err == nil {
+		err = conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&k.now)
+	}
+	if noted > 0 && (retention == 0 || noted < retention) {
+		k.retention, k.from = noted, "RETENTION of the worker"
+	}
+	if now := time.Now(); now.After(k.now) {
+		k.now = now // a clock that is ahead refuses too much, one that is behind would lose
+	}
+	return k, err
+}
+
+// check returns an error if a row of a time would be dropped at once.
+func (k keeping) check(at time.Time) error {
+	if k.retention == 0 || at.After(k.now.Add(-k.retention)) {
+		return nil
+	}
+	return fmt.Errorf("it is of %s, and %s, %v, drops what is from before %s: store it under another key, or drop this letter",
+		at.UTC().Format(time.RFC3339), k.from, k.retention, k.now.Add(-k.retention).UTC().Format(time.RFC3339))
+}
+
 // errGone says that somebody else has replayed or dropped the dead letter.
 var errGone = errors.New("there is no such dead letter")
 
 // replayRecord stores a record beside the ledger: its segment is entered there already, with its neighbours.
-func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partitions, letter DeadLetter) (int, error) {
+func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partitions, letter DeadLetter, keep keeping) (int, error) {
 	id := letter.RecordID.UUID
 	var body scan.Body
 	if err := body.Single(letter.Payload, scan.Limits{RecordBytes: scan.MaxRecordBytes, PieceBytes: frame.SegmentBytes}); err != nil {
@@ -124,28 +167,44 @@ func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partitions, letter
 		return 0, fmt.Errorf("the record's id %s is not a UUIDv7", id)
 	}
 	at := frame.Time(id)
+	if err := keep.check(at); err != nil {
+		return 0, err
+	}
 	if _, err := parts.ensure(ctx, conn, parts.logs, at); err != nil {
 		return 0, err
 	}
+	stored := 0
+	record := segment{Span: frame.Span{Segment: frame.Segment{Base: id, Records: 1}, Body: letter.Payload}}
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if err := removeDead(ctx, conn, letter.ID); err != nil {
 			return err
 		}
+		known, err := knownRecords(ctx, conn, []segment{record})
+		if err != nil {
+			return err
+		}
+		if equal := known[0].inLogs; equal != nil {
+			if !*equal {
+				return fmt.Errorf("another record is stored under its id %s: send it again under another key, then drop this letter", id)
+			}
+			return nil
+		}
+		stored = 1
 		if _, err := tx.Exec(ctx, "INSERT INTO logs (id, inserted_at, data) VALUES ($1, $2, $3::text::jsonb)",
 			[16]byte(id), at, string(letter.Payload)); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, "INSERT INTO late_changes (hour) VALUES (date_trunc('hour', $1::timestamptz))"+lateAgainSQL, at)
+		_, err = tx.Exec(ctx, "INSERT INTO late_changes (hour) VALUES (date_trunc('hour', $1::timestamptz))"+lateAgainSQL, at)
 		return err
 	})
 	if err != nil {
 		return 0, err
 	}
-	return 1, nil
+	return stored, nil
 }
 
 // replayMessage stores a message as the worker would that got it now.
-func replayMessage(ctx context.Context, conn *pgx.Conn, parts *partitions, letter DeadLetter) (int, error) {
+func replayMessage(ctx context.Context, conn *pgx.Conn, parts *partitions, letter DeadLetter, keep keeping) (int, error) {
 	d, err := letter.delivery()
 	if err != nil {
 		return 0, err
@@ -154,9 +213,14 @@ func replayMessage(ctx context.Context, conn *pgx.Conn, parts *partitions, lette
 	if len(it.dead) > 0 {
 		return 0, errors.New(it.dead[0].err)
 	}
+	for _, s := range it.segments {
+		if err := keep.check(frame.Time(s.Base)); err != nil {
+			return 0, err
+		}
+	}
 	out, err := store(ctx, conn, parts, it.segments, nil, func(out outcome) error {
 		if out.reused > 0 {
-			return errors.New("the ledger has other records under its id: send them again under another key, then drop this letter")
+			return errors.New("other records are stored under its ids: send them again under another key, then drop this letter")
 		}
 		return removeDead(ctx, conn, letter.ID)
 	})

@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"millrace/internal/broker"
+	"millrace/internal/frame"
 )
 
 const (
@@ -28,6 +31,10 @@ const (
 
 	// ledgerKeep is how long the ledger remembers a segment, from the end of its partition.
 	ledgerKeep = 7 * 24 * time.Hour
+
+	// mostDrops is how many partitions of a table one round drops, unless RETENTION was shortened: a clock that is wrong
+	// then costs two a minute, and an operator has the time to see it.
+	mostDrops = 2
 
 	// closedAfter is how long after its end a partition still gets rows as a matter of course.
 	closedAfter = time.Hour
@@ -99,7 +106,8 @@ type keeper struct {
 	retention time.Duration // zero: keep
 	log       *slog.Logger
 	now       func() time.Time
-	told      bool // that the user does not own the tables
+	due       *prometheus.GaugeVec // partitions of a table that are left to be dropped by later rounds; may be nil
+	told      bool                 // that the user does not own the tables
 }
 
 // run works until ctx is done.
@@ -126,10 +134,12 @@ func (k *keeper) tidy(ctx context.Context) error {
 		step("make ahead", k.makeAhead(ctx, conn, t))
 	}
 	if leads {
-		if k.retention > 0 {
-			step("retention", k.dropOld(ctx, conn, k.parts.logs, k.now().Add(-k.retention)))
+		now, err := earlierClock(ctx, conn, k.now())
+		if err != nil {
+			return err
 		}
-		step("ledger", k.dropOld(ctx, conn, k.parts.ledger, k.now().Add(-ledgerKeep)))
+		step("retention", k.retain(ctx, conn, now))
+		step("ledger", k.forget(ctx, conn, now))
 	} else if !k.told {
 		k.told = true
 		k.log.Info("the database user does not own the tables: partitions are dropped and indexed by workers whose user does (POSTGRES_OWNER_URL)")
@@ -138,6 +148,80 @@ func (k *keeper) tidy(ctx context.Context) error {
 		return fmt.Errorf("%s", strings.Join(failed, "; "))
 	}
 	return nil
+}
+
+// earlierClock returns the earlier one of a time by the worker's clock and of the database's: one that is wrong must not
+// drop anything by itself.
+func earlierClock(ctx context.Context, conn *pgx.Conn, now time.Time) (time.Time, error) {
+	var there time.Time
+	if err := conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&there); err != nil {
+		return now, err
+	}
+	if there.Before(now) {
+		now = there
+	}
+	return now, nil
+}
+
+const (
+	noteSQL = `INSERT INTO settings (name, value) VALUES ($1, $2)
+		ON CONFLICT (name) DO UPDATE SET value = excluded.value, changed_at = now() WHERE settings.value <> excluded.value`
+
+	// noteForgottenSQL notes that the ledger is about to forget what is before a time.
+	noteForgottenSQL = `INSERT INTO settings (name, value) VALUES ('ledger_forgotten', $1)
+		ON CONFLICT (name) DO UPDATE SET value = excluded.value, changed_at = now() WHERE settings.value::timestamptz < excluded.value::timestamptz`
+)
+
+// notedRetention returns the retention that the keeper went by last, zero for ever, and whether one was noted.
+func notedRetention(ctx context.Context, conn *pgx.Conn) (time.Duration, bool, error) {
+	var text string
+	err := conn.QueryRow(ctx, "SELECT value FROM settings WHERE name = 'retention'").Scan(&text)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, false, fmt.Errorf("settings: retention: %w", err)
+	}
+	return d, true, nil
+}
+
+// retain drops the partitions of logs that are older than the retention: all at once where it was shortened, else some a
+// round. It notes the retention, for the next leader and for replays.
+func (k *keeper) retain(ctx context.Context, conn *pgx.Conn, now time.Time) error {
+	noted, was, err := notedRetention(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if k.retention > 0 {
+		most := mostDrops
+		if was && (noted == 0 || k.retention < noted) {
+			most = math.MaxInt
+		}
+		if err := k.dropOld(ctx, conn, k.parts.logs, now.Add(-k.retention), most); err != nil {
+			return err
+		}
+	}
+	_, err = conn.Exec(ctx, noteSQL, "retention", k.retention.String())
+	return err
+}
+
+// forget drops partitions of the ledger. Its own youngest entry, too, must show that their time has passed: where nothing
+// comes in, nothing needs to be forgotten.
+func (k *keeper) forget(ctx context.Context, conn *pgx.Conn, now time.Time) error {
+	var youngest [16]byte
+	err := conn.QueryRow(ctx, "SELECT id FROM ledger ORDER BY id DESC LIMIT 1").Scan(&youngest)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+	case err != nil:
+		return err
+	case frame.Time(youngest).Before(now):
+		now = frame.Time(youngest)
+	}
+	return k.dropOld(ctx, conn, k.parts.ledger, now.Add(-ledgerKeep), mostDrops)
 }
 
 // makeAhead makes partitions from now on without a gap.
@@ -156,12 +240,25 @@ func (k *keeper) makeAhead(ctx context.Context, conn *pgx.Conn, t table) error {
 	return nil
 }
 
-// dropOld detaches and drops the partitions that ended before a time, and finishes what an earlier round or
-// leader had begun.
-func (k *keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before time.Time) error {
+// dropOld detaches and drops the partitions that ended before a time, at most so many and the oldest first, and finishes
+// what an earlier round or leader had begun.
+func (k *keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before time.Time, most int) error {
 	all, err := listPartitions(ctx, conn, t)
 	if err != nil {
 		return err
+	}
+	due := 0
+	for _, p := range all {
+		if !p.to.After(before) && !p.pending && t.ownName(p.name) {
+			due++
+		}
+	}
+	if k.due != nil {
+		k.due.WithLabelValues(t.name).Set(float64(max(0, due-most)))
+	}
+	if due > most {
+		k.log.Warn("more partitions are due to be dropped than one round drops; if that is not what you expect, look at the clocks and at RETENTION",
+			"table", t.name, "due", due, "a_round", most, "ended_before", before.UTC().Format(time.RFC3339))
 	}
 	for _, p := range all {
 		if p.pending && strings.HasPrefix(p.comment, dropMark) {
@@ -176,8 +273,14 @@ func (k *keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before ti
 				return fmt.Errorf("unmark %s: %w", p.name, err)
 			}
 		}
-		if p.to.After(before) || p.pending || !t.ownName(p.name) {
+		if p.to.After(before) || p.pending || !t.ownName(p.name) || most == 0 {
 			continue
+		}
+		most--
+		if t.name == "ledger" { // committed before anything is gone, see transaction.begin
+			if _, err := conn.Exec(ctx, noteForgottenSQL, p.to.UTC().Format(time.RFC3339)); err != nil {
+				return fmt.Errorf("note what the ledger forgets: %w", err)
+			}
 		}
 		mark := dropMark + p.from.Format(time.RFC3339) + "/" + p.to.Format(time.RFC3339)
 		if _, err := conn.Exec(ctx, fmt.Sprintf("COMMENT ON TABLE %s IS '%s'", pgx.Identifier{p.name}.Sanitize(), mark)); err != nil {
@@ -304,10 +407,14 @@ func (x *indexer) tidy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	now, err := earlierClock(ctx, conn, x.now()) // an open partition must not get the index
+	if err != nil {
+		return err
+	}
 	var failed []error
 	for _, p := range all {
-		if p.pending || p.to.Add(closedAfter).After(x.now()) || !x.logs.ownName(p.name) ||
-			x.retention > 0 && !p.to.After(x.now().Add(-x.retention)) {
+		if p.pending || p.to.Add(closedAfter).After(now) || !x.logs.ownName(p.name) ||
+			x.retention > 0 && !p.to.After(now.Add(-x.retention)) {
 			continue
 		}
 		if err := x.index(ctx, conn, p); err != nil {

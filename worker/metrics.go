@@ -26,6 +26,7 @@ type metrics struct {
 	blocked       prometheus.Gauge
 	database      prometheus.Gauge
 	parked        prometheus.Gauge
+	due           *prometheus.GaugeVec
 }
 
 // newMetrics registers the worker's metrics. ahead is asked, at each scrape, how far the partitions reach; interval is
@@ -71,6 +72,11 @@ func newMetrics(r prometheus.Registerer, ahead func() time.Duration, interval ti
 		database:      gauge("database_connected", "1 while no stream waits for PostgreSQL to answer or to take its rows."),
 		parked:        gauge("worker_parked_messages", "Messages in the parked queue: no reader survives them."),
 	}
+	m.due = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "worker_partitions_due",
+		Help: "Partitions that are old enough to be dropped and left to later rounds, because one drops at most two of a table; of the worker that leads.",
+	}, []string{"table"})
+	r.MustRegister(m.due)
 	// From the start, so that the first dead letter is seen as an increase.
 	for _, reason := range []string{reasonData, reasonUndecodable, reasonUnknownType, reasonKeyReused, reasonDeliveryLimit} {
 		m.deadLetters.WithLabelValues(reason)

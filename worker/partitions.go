@@ -156,6 +156,8 @@ type partitions struct {
 	mu    sync.Mutex
 	known map[string][]timeRange // by table
 	stale map[string]bool        // tables whose catalog is to be read before known is relied on
+
+	forgotten time.Time // before this the ledger may have forgotten segments, as the last transaction was told
 }
 
 func newPartitions(interval time.Duration) *partitions {
@@ -246,6 +248,18 @@ func (p *partitions) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stale["logs"], p.stale["ledger"] = true, true
+}
+
+func (p *partitions) forgottenUntil() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.forgotten
+}
+
+func (p *partitions) learnForgotten(until time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.forgotten = until
 }
 
 func (p *partitions) isStale(t table) bool {

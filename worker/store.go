@@ -24,11 +24,19 @@ const (
 
 	ledgerSelectSQL = `SELECT id, records, checksum FROM ledger WHERE id = ANY($1::uuid[])`
 
-	// storedSQL finds the segments that are stored although the ledger has forgotten them. Any of its records
-	// shows it: others may have been set aside, and dropped since.
-	storedSQL = `SELECT s.first FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS s (first, last, at)
-		WHERE EXISTS (SELECT FROM logs l WHERE l.inserted_at = s.at AND l.id BETWEEN s.first AND s.last)
-		   OR EXISTS (SELECT FROM dead_letters d WHERE d.id BETWEEN s.first AND s.last)`
+	// forgottenSQL is the time before which the ledger may have forgotten a segment: what the keepers have noted, or by
+	// the database's clock, for partitions that somebody drops by hand, a day less than ledgerKeep.
+	forgottenSQL = `SELECT greatest(now() - interval '6 days', (SELECT max(value::timestamptz) FROM settings WHERE name = 'ledger_forgotten'))`
+
+	// takenSQL finds the segments with ids that rows or dead letters have. (One EXISTS OR the other would not do where
+	// logs is distributed by Citus.)
+	takenSQL = `SELECT s.base FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[]) AS s (base, first, last, at)
+		JOIN logs l ON l.inserted_at = s.at AND l.id BETWEEN s.first AND s.last
+		UNION SELECT s.base FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS s (base, first, last)
+		WHERE EXISTS (SELECT FROM dead_letters d WHERE d.record_id BETWEEN s.first AND s.last)`
+
+	// knownSQL says of records whether rows and dead letters have their ids, and are equal.
+	knownSQL = `SELECT place, in_logs, in_letters FROM millrace_known_records('logs', $1, $2, $3)`
 
 	deadInsertSQL = `INSERT INTO dead_letters (id, reason, error, payload, record_id, queue, properties)
 		VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING`
@@ -41,9 +49,9 @@ const (
 	// lateAgainSQL counts another change in an hour that has one.
 	lateAgainSQL = ` ON CONFLICT (hour, slot) DO UPDATE SET changes = late_changes.changes + 1`
 
-	// ledgerDoubt is the age from which a segment that the ledger does not have may have been in it: a day less
-	// than ledgerKeep, because the clocks of two machines decide.
-	ledgerDoubt = ledgerKeep - 24*time.Hour
+	// doubtMargin is added to the time before which segments are looked for among the rows, so that a limit that moves
+	// with the clock is not asked for again at once.
+	doubtMargin = time.Minute
 )
 
 // deadLetter is something that can't be stored.
@@ -75,14 +83,14 @@ func store(ctx context.Context, conn *pgx.Conn, parts *partitions, segments []se
 		return outcome{}, err
 	}
 	slices.SortStableFunc(segments, func(a, b segment) int { return bytes.Compare(a.Base[:], b.Base[:]) })
-	t := transaction{conn: conn, letters: dead}
+	t := transaction{conn: conn, parts: parts, letters: dead, watchdog: w}
 	err := t.run(ctx, segments, final)
 	if class := classify(err); err != nil && (class == badRecord || class == doubtful) && !conn.IsClosed() {
 		// Savepoints cost every batch a little; only one that has a bad record pays for them.
 		if _, err := conn.Exec(ctx, "ROLLBACK"); err != nil {
 			return outcome{}, err
 		}
-		t = transaction{conn: conn, letters: dead, careful: true, doubtful: class == doubtful, watchdog: w}
+		t = transaction{conn: conn, parts: parts, letters: dead, careful: true, doubtful: class == doubtful, watchdog: w}
 		err = t.run(ctx, segments, final)
 	}
 	return t.outcome, err
@@ -112,6 +120,7 @@ func (w watchdog) stop() {
 type transaction struct {
 	outcome
 	conn     *pgx.Conn
+	parts    *partitions
 	letters  []deadLetter
 	careful  bool // search for bad records
 	doubtful bool // if an empty record is taken, what is refused is bad whatever the reason
@@ -153,6 +162,30 @@ func (t *transaction) run(ctx context.Context, segments []segment, final func(ou
 
 // begin starts the transaction and enters the segments in the ledger. Those that are new are then in t.stored.
 func (t *transaction) begin(ctx context.Context, segments []segment) error {
+	started := *t
+	for forgotten := t.parts.forgottenUntil(); ; {
+		until, err := t.enter(ctx, segments, forgotten)
+		if err != nil {
+			return err
+		}
+		t.parts.learnForgotten(until)
+		// A segment that is new to the ledger, and was not looked for elsewhere, must be one that it can't have forgotten.
+		if !slices.ContainsFunc(t.stored, func(s segment) bool {
+			at := frame.Time(s.Base)
+			return !at.Before(forgotten) && at.Before(until)
+		}) {
+			return nil
+		}
+		if _, err := t.conn.Exec(ctx, "ROLLBACK"); err != nil {
+			return err
+		}
+		*t, forgotten = started, until.Add(doubtMargin)
+	}
+}
+
+// enter is begin, given the time before which the ledger may have forgotten segments. It returns that time as it was
+// after the segments were entered: the keeper that drops a partition of the ledger moves it first.
+func (t *transaction) enter(ctx context.Context, segments []segment, forgotten time.Time) (until time.Time, err error) {
 	fresh := make([]segment, 0, len(segments))
 	for _, s := range segments {
 		if n := len(fresh); n > 0 && fresh[n-1].Base == s.Base { // delivered twice within one batch
@@ -161,16 +194,31 @@ func (t *transaction) begin(ctx context.Context, segments []segment) error {
 		}
 		fresh = append(fresh, s)
 	}
+	var b pgx.Batch
+	// Under the stricter levels a row that another transaction has just inserted would be an error instead of a
+	// conflict to skip. Whether it may write is left to the database, which somebody may have made read only.
+	const begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+	old, _ := slices.BinarySearchFunc(fresh, forgotten, func(s segment, limit time.Time) int {
+		return frame.Time(s.Base).Compare(limit)
+	})
+	if old == 0 {
+		b.Queue(begin)
+	} else {
+		if _, err := t.conn.Exec(ctx, begin); err != nil {
+			return until, err
+		}
+		unknown, err := t.lookUp(ctx, fresh[:old])
+		if err != nil {
+			return until, fmt.Errorf("look for old segments: %w", err)
+		}
+		fresh = append(unknown, fresh[old:]...)
+	}
 	ids := make([][16]byte, len(fresh))
 	counts := make([]int32, len(fresh))
 	sums := make([]int64, len(fresh))
 	for i, s := range fresh {
 		ids[i], counts[i], sums[i] = s.Base, int32(s.Records), int64(s.sum)
 	}
-	var b pgx.Batch
-	// Under the stricter levels a row that another transaction has just inserted would be an error instead of a
-	// conflict to skip. Whether it may write is left to the database, which somebody may have made read only.
-	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
 	var entered [][16]byte
 	if len(fresh) > 0 {
 		b.Queue(ledgerInsertSQL, ids, counts, sums).Query(func(rows pgx.Rows) (err error) {
@@ -178,18 +226,17 @@ func (t *transaction) begin(ctx context.Context, segments []segment) error {
 			return err
 		})
 	}
+	b.Queue(forgottenSQL).QueryRow(func(row pgx.Row) error { return row.Scan(&until) })
 	if err := t.conn.SendBatch(ctx, &b).Close(); err != nil {
-		return fmt.Errorf("ledger: %w", err)
+		return until, fmt.Errorf("ledger: %w", err)
 	}
 	if len(entered) < len(fresh) {
-		var err error
 		if fresh, err = t.sortOut(ctx, fresh, entered); err != nil {
-			return err
+			return until, err
 		}
 	}
-	var err error
-	t.stored, err = t.forgotten(ctx, fresh)
-	return err
+	t.stored = fresh
+	return until, nil
 }
 
 // sortOut returns the segments that were entered in the ledger, and accounts for those that it had.
@@ -209,25 +256,30 @@ func (t *transaction) sortOut(ctx context.Context, segments []segment, entered [
 		had[s.Base] = s
 		ids = append(ids, s.Base)
 	}
-	rows, err := t.conn.Query(ctx, ledgerSelectSQL, ids)
-	if err != nil {
-		return nil, fmt.Errorf("ledger: %w", err)
-	}
-	var id [16]byte
-	var count int
-	var sum int64
-	_, err = pgx.ForEachRow(rows, []any{&id, &count, &sum}, func() error {
-		t.known(had[id], count, uint64(sum))
-		delete(had, id)
-		return nil
-	})
-	if err != nil {
+	if err := t.inLedger(ctx, had, ids); err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
 	if len(had) > 0 {
 		return nil, errors.New("ledger: rows in conflict have vanished, their partition was dropped")
 	}
 	return fresh, nil
+}
+
+// inLedger accounts for those of the segments that the ledger has, and takes them out of the map.
+func (t *transaction) inLedger(ctx context.Context, segments map[uuid.UUID]segment, ids [][16]byte) error {
+	rows, err := t.conn.Query(ctx, ledgerSelectSQL, ids)
+	if err != nil {
+		return err
+	}
+	var id [16]byte
+	var count int
+	var sum int64
+	_, err = pgx.ForEachRow(rows, []any{&id, &count, &sum}, func() error {
+		t.known(segments[id], count, uint64(sum))
+		delete(segments, id)
+		return nil
+	})
+	return err
 }
 
 // known accounts for a segment that is stored already, with so many records and that checksum.
@@ -241,36 +293,107 @@ func (t *transaction) known(s segment, count int, sum uint64) {
 		"the ledger has %d other records under the id of these %d: their Idempotency-Key or message_id was used before", count, s.Records)))
 }
 
-// forgotten returns those of the segments, all new to the ledger, that are not stored yet. Only one that is so
-// old that the ledger may have dropped it needs a look: a frame that was stored, and whose acknowledgement was
-// lost a week before the worker runs again.
-func (t *transaction) forgotten(ctx context.Context, segments []segment) ([]segment, error) {
-	limit := time.Now().Add(-ledgerDoubt)
-	old, _ := slices.BinarySearchFunc(segments, limit, func(s segment, limit time.Time) int {
-		return frame.Time(s.Base).Compare(limit)
-	})
-	if old == 0 {
-		return segments, nil
-	}
-	first, last, times := make([][16]byte, old), make([][16]byte, old), make([]time.Time, old)
-	for i, s := range segments[:old] {
-		first[i], last[i], times[i] = s.Base, frame.ID(s.Base, s.Records-1), frame.Time(s.Base)
-	}
-	rows, err := t.conn.Query(ctx, storedSQL, first, last, times)
-	if err != nil {
-		return nil, fmt.Errorf("look for old segments: %w", err)
-	}
-	stored, err := pgx.CollectRows(rows, pgx.RowTo[[16]byte])
-	if err != nil {
-		return nil, fmt.Errorf("look for old segments: %w", err)
-	}
-	return slices.DeleteFunc(segments, func(s segment) bool {
-		if slices.Contains(stored, [16]byte(s.Base)) {
-			t.duplicates += s.Records
-			return true
+// lookUp returns those of the segments, all so old that the ledger may have forgotten them, whose ids nobody has. It
+// accounts for the others: a frame that was stored, and whose acknowledgement was lost a week before the worker runs
+// again; or other records under ids that are taken.
+func (t *transaction) lookUp(ctx context.Context, segments []segment) ([]segment, error) {
+	var bases, first, last [][16]byte
+	var times []time.Time
+	for _, s := range segments {
+		for _, r := range s.idRanges() {
+			bases, first, last, times = append(bases, s.Base), append(first, r[0]), append(last, r[1]), append(times, frame.Time(s.Base))
 		}
-		return false
-	}), nil
+	}
+	rows, err := t.conn.Query(ctx, takenSQL, bases, first, last, times)
+	if err != nil {
+		return nil, err
+	}
+	taken, err := pgx.CollectRows(rows, pgx.RowTo[[16]byte])
+	if err != nil || len(taken) == 0 {
+		return segments, err
+	}
+	var unknown []segment
+	doubtful := make(map[uuid.UUID]segment)
+	for _, s := range segments {
+		if slices.Contains(taken, [16]byte(s.Base)) {
+			doubtful[s.Base] = s
+		} else {
+			unknown = append(unknown, s)
+		}
+	}
+	if err := t.inLedger(ctx, doubtful, taken); err != nil { // it may remember all the same
+		return nil, err
+	}
+	for _, s := range doubtful {
+		if err := t.compare(ctx, s); err != nil {
+			return nil, err
+		}
+	}
+	return unknown, nil
+}
+
+// compare accounts for a segment that the ledger does not have, some of whose ids are taken. Where all records that have
+// them are equal, the segment was stored. What is not there was set aside then and dropped since, or never came: it
+// becomes a dead letter rather than be lost.
+func (t *transaction) compare(ctx context.Context, s segment) error {
+	t.watchdog.moved()
+	each := s.each()
+	known, err := knownRecords(ctx, t.conn, each)
+	if err != nil {
+		return err
+	}
+	var absent []segment
+	for k, found := range known {
+		switch {
+		case found.is(true):
+		case found.is(false):
+			t.reused++
+			t.letters = append(t.letters, s.reused(fmt.Sprintf("another record is stored under the id %s, the %dth of these %d: "+
+				"their Idempotency-Key or message_id was used before", each[k].Base, k+1, s.Records)))
+			return nil
+		default:
+			absent = append(absent, each[k])
+		}
+	}
+	t.duplicates += s.Records
+	for _, record := range absent {
+		t.letters = append(t.letters, record.reused(fmt.Sprintf("others of its segment %s are stored and this one is not: "+
+			"its dead letter was dropped, or the key was used before for less", s.Base)))
+	}
+	return nil
+}
+
+// knownRecord tells whether rows and dead letters have a record's id: nil is none of them, true an equal one, false only
+// others.
+type knownRecord struct{ inLogs, inLetters *bool }
+
+// is reports whether an equal record is known (true), or only another one (false).
+func (k knownRecord) is(equal bool) bool {
+	found, same := false, false
+	for _, b := range []*bool{k.inLogs, k.inLetters} {
+		found, same = found || b != nil, same || b != nil && *b
+	}
+	return found && same == equal
+}
+
+// knownRecords asks the database about segments of one record each.
+func knownRecords(ctx context.Context, conn *pgx.Conn, records []segment) ([]knownRecord, error) {
+	ids, times, texts := make([][16]byte, len(records)), make([]time.Time, len(records)), make([][]byte, len(records))
+	for i, r := range records {
+		ids[i], times[i], texts[i] = r.Base, frame.Time(r.Base), bytes.TrimSuffix(r.Body, []byte("\n"))
+	}
+	rows, err := conn.Query(ctx, knownSQL, ids, times, texts)
+	if err != nil {
+		return nil, err
+	}
+	known := make([]knownRecord, len(records))
+	var place int
+	var found knownRecord
+	_, err = pgx.ForEachRow(rows, []any{&place, &found.inLogs, &found.inLetters}, func() error {
+		known[place-1] = found
+		return nil
+	})
+	return known, err
 }
 
 // copyCanary fails when the table refuses even an empty record, and leaves nothing behind.
@@ -384,6 +507,30 @@ func split(segments []segment, n int) (first, second []segment) {
 	return segments, nil
 }
 
+// each returns a segment's records as segments of their own.
+func (s segment) each() []segment {
+	all := make([]segment, s.Records)
+	for k := range all {
+		end := bytes.IndexByte(s.Body, '\n') + 1
+		all[k] = segment{Span: frame.Span{Segment: frame.Segment{Base: frame.ID(s.Base, k), Records: 1}, Body: s.Body[:end]}, from: s.from}
+		s.Body = s.Body[end:]
+	}
+	return all
+}
+
+// idRanges returns the first and the last id of each run of a segment's ids. There is one, unless they wrap around, which
+// none does that an API made.
+func (s segment) idRanges() [][2]uuid.UUID {
+	first, last := s.Base, frame.ID(s.Base, s.Records-1)
+	if bytes.Compare(first[:], last[:]) <= 0 {
+		return [][2]uuid.UUID{{first, last}}
+	}
+	lowest, highest := first, first
+	copy(lowest[8:], []byte{0x80, 0, 0, 0, 0, 0, 0, 0})
+	copy(highest[8:], []byte{0xbf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
+	return [][2]uuid.UUID{{first, highest}, {lowest, last}}
+}
+
 func records(segments []segment) int {
 	n := 0
 	for _, s := range segments {
@@ -397,24 +544,57 @@ func (t *transaction) insertDead(ctx context.Context) error {
 		return nil
 	}
 	t.dead = make(map[string]int)
+	refused, err := t.insertLetters(ctx, t.letters)
+	if err != nil {
+		return err
+	}
+	// The ids of messages' letters are made of what is in them. Those of records' are the records': the letter that has
+	// such an id may be of another record.
+	refused = slices.DeleteFunc(refused, func(d deadLetter) bool { return !d.recordID.Valid })
+	if len(refused) == 0 {
+		return nil
+	}
+	records := make([]segment, len(refused))
+	for i, d := range refused {
+		records[i] = segment{Span: frame.Span{Segment: frame.Segment{Base: d.recordID.UUID, Records: 1}, Body: d.payload}}
+	}
+	known, err := knownRecords(ctx, t.conn, records)
+	if err != nil {
+		return fmt.Errorf("dead letters: %w", err)
+	}
+	var others []deadLetter
+	for i, d := range refused {
+		if equal := known[i].inLetters; equal == nil || !*equal {
+			d.id = uuid.NewSHA1(d.id, d.payload)
+			others = append(others, d)
+		}
+	}
+	_, err = t.insertLetters(ctx, others)
+	return err
+}
+
+// insertLetters inserts dead letters, and returns those whose ids others have.
+func (t *transaction) insertLetters(ctx context.Context, letters []deadLetter) (refused []deadLetter, err error) {
 	var b pgx.Batch
-	for _, d := range t.letters {
+	for _, d := range letters {
 		properties, err := d.from.properties()
 		if err != nil {
-			return fmt.Errorf("dead letter %s: %w", d.id, err)
+			return nil, fmt.Errorf("dead letter %s: %w", d.id, err)
 		}
 		b.Queue(deadInsertSQL, d.id, d.reason, d.err, d.payload, d.recordID, printable(d.from.queue), properties).
 			Exec(func(tag pgconn.CommandTag) error {
 				if tag.RowsAffected() > 0 {
 					t.dead[d.reason]++
+				} else {
+					refused = append(refused, d)
 				}
 				return nil
 			})
 	}
 	if err := t.conn.SendBatch(ctx, &b).Close(); err != nil {
-		return fmt.Errorf("dead letters: %w", err)
+		return nil, fmt.Errorf("dead letters: %w", err)
 	}
-	return nil
+	return refused, nil
 }
 
 // commit notes the hours that are no longer new, and commits.

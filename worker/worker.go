@@ -113,7 +113,7 @@ func Run(ctx context.Context, c Config) error {
 	for _, s := range streams {
 		working.Go(func() { left.Add(int64(s.run(ctx, hard))) })
 	}
-	k := &keeper{leader: leader{link: ownerLink(), key: keeperLock}, parts: parts, retention: c.Retention, log: log, now: time.Now}
+	k := &keeper{leader: leader{link: ownerLink(), key: keeperLock}, parts: parts, retention: c.Retention, log: log, now: time.Now, due: m.due}
 	working.Go(func() { k.run(ctx) })
 	if c.IndexClosed {
 		x := &indexer{leader: leader{link: ownerLink(), key: indexerLock}, logs: parts.logs, retention: c.Retention, calm: busy.calm, log: log, now: time.Now}
