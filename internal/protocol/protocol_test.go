@@ -24,6 +24,9 @@ type rules struct {
 	answerFirst  bool // 202 before the confirm
 	notMandatory bool // what has no queue is confirmed all the same
 	movingBounds bool // where a request is cut into segments depends on what else is in the frame
+	keyIsBase    bool // ids count up from the keys themselves; the other request's key is the next one
+	forgetsBlind bool // the ledger forgets by a clock, and nobody notes what it has forgotten
+	idsSuffice   bool // what the ledger has forgotten is taken for stored when its ids are in use
 }
 
 // The segments. The keyed request has the records 0, 1, 2 and is cut into a and b, always; or, where bounds move, also into
@@ -42,12 +45,26 @@ var (
 	baseOf    = [segments]uint8{segA | segC, segB, segA | segC, segD, segU} // those with the same base
 )
 
+// idOf is the id of a record. The keyed request's first record has the id 0. Where both requests came under one key, by a
+// client's mistake, so has the other request's.
+func idOf(r rules, in scope, record int) int {
+	switch {
+	case record == 3 && in.oneKey:
+		return 0
+	case record == 3 && r.keyIsBase:
+		return 1
+	}
+	return record
+}
+
 const keyed, unkeyed = 0, 1 // requests
 
 // scope bounds what happens.
 type scope struct {
 	tries  [2]uint8 // how often each request is sent; the other one can't be sent again, having no key
 	faults uint8
+	oneKey bool // both requests come under one key
+	forget bool // one of the faults may be that the ledger forgets all
 }
 
 // state is one state of everything. It is a map's key: lists are in order, zeros last.
@@ -62,6 +79,8 @@ type state struct {
 	workers [2]worker
 	ledger  uint8    // segments
 	rows    [4]uint8 // how often each record is stored; 2 is twice or more
+	letters uint8    // records that are dead letters, because others have their ids
+	noted   bool     // that the ledger has forgotten
 	faults  uint8    // left
 }
 
@@ -148,19 +167,59 @@ func (s state) normal() state {
 }
 
 // store is the worker's transaction.
-func (s *state) store(r rules, f uint8) {
+func (s *state) store(r rules, in scope, f uint8) {
 	for i := range segments {
 		if f&(1<<i) == 0 {
 			continue
 		}
-		if s.ledger&baseOf[i] != 0 && !r.noLedger && !r.workerIDs {
-			continue // stored before; or, under the same base with other records, a dead letter
+		same := baseOf[i]
+		if in.oneKey && same&(segA|segU) != 0 {
+			same |= segA | segU
+		}
+		if s.ledger&same != 0 && !r.noLedger && !r.workerIDs {
+			if s.ledger&(1<<i) == 0 { // under the same base with other records
+				s.setAside(i)
+			}
+			continue
+		}
+		if s.noted {
+			equal, other := s.known(r, in, i)
+			if equal || other && r.idsSuffice {
+				continue
+			}
+			if other {
+				s.setAside(i)
+				continue
+			}
 		}
 		s.ledger |= 1 << i
 		for _, record := range recordsOf[i] {
 			s.rows[record] = min(s.rows[record]+1, 2)
 		}
 	}
+}
+
+// setAside makes a segment's records dead letters.
+func (s *state) setAside(segment int) {
+	for _, record := range recordsOf[segment] {
+		s.letters |= 1 << record
+	}
+}
+
+// known looks among the rows and dead letters: whether all records of a segment are there, and whether others have any of
+// their ids.
+func (s *state) known(r rules, in scope, segment int) (equal, other bool) {
+	equal = true
+	for _, record := range recordsOf[segment] {
+		if s.rows[record] > 0 || s.letters&(1<<record) != 0 {
+			continue
+		}
+		equal = false
+		for q, n := range s.rows {
+			other = other || n > 0 && q != record && idOf(r, in, q) == idOf(r, in, record)
+		}
+	}
+	return equal, other
 }
 
 // next calls yield with every step that is possible, and the state behind it.
@@ -179,7 +238,13 @@ func (s state) next(r rules, in scope, yield func(step, state)) {
 		s.stepAPI(r, i, yield)
 	}
 	for i := range s.workers {
-		s.stepWorker(r, i, yield)
+		s.stepWorker(r, in, i, yield)
+	}
+	if in.forget && s.ledger != 0 && s.faults > 0 {
+		n := s
+		n.ledger, n.noted = 0, !r.forgetsBlind
+		n.faults--
+		yield(step{what: "the ledger forgets", fault: true}, n)
 	}
 	if s.bound && s.faults > 0 {
 		s.bound = false
@@ -278,7 +343,7 @@ func (s state) stepAPI(r rules, i int, yield func(step, state)) {
 	}
 }
 
-func (s state) stepWorker(r rules, i int, yield func(step, state)) {
+func (s state) stepWorker(r rules, in scope, i int, yield func(step, state)) {
 	w := s.workers[i]
 	n := s
 	switch w.at {
@@ -300,14 +365,14 @@ func (s state) stepWorker(r rules, i int, yield func(step, state)) {
 			yield(step{what: "a worker acknowledges", frame: w.frame}, n)
 			break
 		}
-		n.store(r, w.frame)
+		n.store(r, in, w.frame)
 		n.workers[i].at = committed
 		yield(step{what: "a worker commits", frame: w.frame}, n)
 	case committed:
 		n.workers[i] = worker{}
 		yield(step{what: "a worker acknowledges", frame: w.frame}, n)
 	case acknowledged:
-		n.store(r, w.frame)
+		n.store(r, in, w.frame)
 		n.workers[i] = worker{}
 		yield(step{what: "a worker commits", frame: w.frame}, n)
 	}
@@ -320,14 +385,14 @@ func (s state) stepWorker(r rules, i int, yield func(step, state)) {
 		yield(step{what: "a worker, or its connection, dies", frame: w.frame, fault: true}, n)
 		if w.at == delivered {
 			n = s
-			n.store(r, w.frame)
+			n.store(r, in, w.frame)
 			yield(step{what: "a worker commits and does not get to know", frame: w.frame, fault: true}, n)
 		}
 	}
 }
 
 // violation says what is wrong with a state: at once, or with one in which nothing is left to be done.
-func (s state) violation(quiescent bool) string {
+func (s state) violation(r rules, in scope, quiescent bool) string {
 	for record, n := range s.rows {
 		request := keyed
 		if record == 3 {
@@ -339,8 +404,13 @@ func (s state) violation(quiescent bool) string {
 			return fmt.Sprintf("record %d is stored twice", record)
 		case n > 0 && c.tries == 0:
 			return fmt.Sprintf("record %d is stored and was never sent", record)
-		case n == 0 && c.at == acked && quiescent:
+		case n == 0 && c.at == acked && quiescent && s.letters&(1<<record) == 0:
 			return fmt.Sprintf("record %d is acked and lost", record)
+		}
+		for q := range record {
+			if n > 0 && s.rows[q] > 0 && idOf(r, in, q) == idOf(r, in, record) {
+				return fmt.Sprintf("records %d and %d are stored under one id", q, record)
+			}
 		}
 	}
 	return ""
@@ -381,7 +451,7 @@ func explore(r rules, in scope) (violation string, history []step, states int) {
 				edges = append(edges, [2]int32{i, j})
 			}
 		})
-		if wrong := all[i].violation(quiescent); wrong != "" {
+		if wrong := all[i].violation(r, in, quiescent); wrong != "" {
 			return wrong, back(i), len(all)
 		}
 		if quiescent {
@@ -421,6 +491,7 @@ func tell(history []step) string {
 var scopes = []scope{
 	{tries: [2]uint8{2, 0}, faults: 2},
 	{tries: [2]uint8{1, 1}, faults: 2},
+	{tries: [2]uint8{1, 1}, faults: 2, oneKey: true, forget: true},
 }
 
 func init() {
@@ -446,17 +517,21 @@ func TestEachRuleOfTheProtocolIsNeeded(t *testing.T) {
 	for _, plant := range []struct {
 		name  string
 		rules rules
+		in    scope
 		want  string
 	}{
-		{"ack before commit", rules{ackFirst: true}, "lost"},
-		{"no ledger", rules{noLedger: true}, "twice"},
-		{"ids made in the worker", rules{workerIDs: true}, "twice"},
-		{"202 before the confirm", rules{answerFirst: true}, "lost"},
-		{"not mandatory", rules{notMandatory: true}, "lost"},
-		{"segments that depend on the frame", rules{movingBounds: true}, "twice"},
+		{"ack before commit", rules{ackFirst: true}, scopes[0], "lost"},
+		{"no ledger", rules{noLedger: true}, scopes[0], "twice"},
+		{"ids made in the worker", rules{workerIDs: true}, scopes[0], "twice"},
+		{"202 before the confirm", rules{answerFirst: true}, scopes[0], "lost"},
+		{"not mandatory", rules{notMandatory: true}, scopes[0], "lost"},
+		{"segments that depend on the frame", rules{movingBounds: true}, scopes[0], "twice"},
+		{"the base of the ids is the key itself", rules{keyIsBase: true}, scopes[1], "under one id"},
+		{"a ledger that forgets by a clock", rules{forgetsBlind: true}, scopes[2], "twice"},
+		{"ids compared, not contents", rules{idsSuffice: true}, scopes[2], "lost"},
 	} {
 		t.Run(plant.name, func(t *testing.T) {
-			wrong, history, _ := explore(plant.rules, scopes[0])
+			wrong, history, _ := explore(plant.rules, plant.in)
 			if !strings.Contains(wrong, plant.want) {
 				t.Fatalf("got %q, want a record that is %s", wrong, plant.want)
 			}
