@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -144,6 +145,13 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	requests := min(float64(o.Rate)/8, 250) // a second
 	m := newMaker(o.Seed, float64(o.Rate)/requests)
 	r.load = newLoad(m, o.Clients, requests, r.doors(), r.mismatch)
+	r.onClock = func(offset time.Duration) {
+		if offset == 0 {
+			r.load.right.Store(time.Now().UnixNano())
+		} else {
+			r.load.right.Store(math.MaxInt64 / 2)
+		}
+	}
 	r.poison = &poison{maker: m, urls: r.urls, topology: r.topology, every: 700 * time.Millisecond, report: r.mismatch}
 	r.known = r.faults(o, r.load)
 	if err := r.checkFaults(); err != nil {

@@ -151,6 +151,7 @@ func TestALinkResetsWhereItIsTold(t *testing.T) {
 // comparison must then find.
 type plant struct {
 	edits []Edit
+	clock bool // the second API has a clock that can be stepped
 	plan  []Step
 	want  mismatch
 }
@@ -222,7 +223,29 @@ var plants = map[string]plant{
 		plan: []Step{{Fault: "Redis: flushed", Target: "redis"}},
 		want: otherID,
 	},
+	"the base of the ids is the key itself": {
+		edits: []Edit{{"internal/frame/id.go", `	copy(base[8:], sum[2:])
+`, `	copy(base[8:], sum[2:])
+	if key != base {
+		return key
+	}
+`}},
+		plan: []Step{{Fault: "Redis: flushed", Target: "redis"}},
+		want: sameID,
+	},
+	"ids never go back": {
+		edits: []Edit{{"internal/frame/id.go", `at <= s.last && s.last-at < int64(maxDrift/time.Millisecond)*ticks`, `at <= s.last`}},
+		clock: true,
+		plan: []Step{
+			{Fault: "clock of an API stepped", Target: "api2", Hold: time.Second, seed: aheadAndBack},
+			{Fault: "Redis: SIGKILL", Target: "redis", Hold: clockGrace + 3*time.Second}, // the clock is right meanwhile
+		},
+		want: misdated,
+	},
 }
+
+// aheadAndBack has strikeClock step by 30 h and leave the process alone.
+const aheadAndBack = 22
 
 // TestPlantedBugsAreCaught builds millrace with one bug at a time.
 func TestPlantedBugsAreCaught(t *testing.T) {
@@ -230,8 +253,15 @@ func TestPlantedBugsAreCaught(t *testing.T) {
 	for name, p := range plants {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
+			clock := ""
+			if p.clock {
+				clock = filepath.Join(t.TempDir(), "millrace-clock")
+				if err := BuildClock(t.Context(), top, clock, p.edits...); err != nil {
+					t.Fatal(err)
+				}
+			}
 			report, err := Run(t.Context(), Options{
-				Binary: binary(t, p.edits...), Seed: 1, Rate: 400, Clients: 16, Plan: p.plan, Patience: 5 * time.Second, Stack: stack, Out: &out,
+				Binary: binary(t, p.edits...), ClockBinary: clock, Seed: 1, Rate: 400, Clients: 16, Plan: p.plan, Patience: 5 * time.Second, Stack: stack, Out: &out,
 			})
 			if err != nil {
 				t.Fatalf("%v\n%s", err, out.String())

@@ -16,12 +16,18 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"millrace/internal/frame"
 )
 
 const (
 	// tryTimeout is how long a client waits for an answer: longer than the API's own CONFIRM_TIMEOUT, so that it is
 	// a frozen process or a cut line that it runs into.
 	tryTimeout = 12 * time.Second
+
+	// clockGrace is how long after an API's clock was set right its ids are of the right time: it reads its clock's offset
+	// every 20 ms, and ids may be ahead by a second.
+	clockGrace = 5 * time.Second
 
 	// longestPause caps Retry-After, so that a run of a minute sees retries.
 	longestPause = time.Second
@@ -38,6 +44,7 @@ type try struct {
 
 // sent is what is known about a request.
 type sent struct {
+	key   uuid.UUID // zero for a request without one
 	base  uuid.UUID // of its ids; zero for a request without a key that was not acked
 	keyed bool
 	acked bool
@@ -56,12 +63,14 @@ type load struct {
 	report  func(kind mismatch, format string, args ...any)
 
 	clock  atomic.Int64 // offset of the clients' clock, for the keys
+	right  atomic.Int64 // when the APIs' clocks will all be right, in nanoseconds of Unix time: see system.setClock
 	acked  atomic.Int64 // requests
 	giveUp context.Context
 
 	mu      sync.Mutex
-	sent    [][]*sent // by client and number
-	latest  []*sent   // by client: the last with a key that was acked
+	sent    [][]*sent   // by client and number
+	latest  []*sent     // by client: the last with a key that was acked
+	keys    []uuid.UUID // by client: the last that was used, by the client alone
 	codes   map[string]int
 	retries int
 	waits   []wait // of requests that took more than one try
@@ -73,7 +82,7 @@ type wait struct{ from, to time.Duration }
 func newLoad(m *maker, clients int, rate float64, addrs []string, report func(mismatch, string, ...any)) *load {
 	l := &load{
 		maker: m, clients: clients, rate: rate, report: report,
-		sent: make([][]*sent, clients), latest: make([]*sent, clients), codes: make(map[string]int),
+		sent: make([][]*sent, clients), latest: make([]*sent, clients), keys: make([]uuid.UUID, clients), codes: make(map[string]int),
 		http: &http.Client{Timeout: tryTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: clients, DisableCompression: true}},
 	}
 	for _, a := range addrs {
@@ -123,7 +132,8 @@ func (l *load) deliver(client, number int) {
 		return
 	}
 	if s.keyed {
-		r.base = keyAt(time.Now().Add(time.Duration(l.clock.Load())))
+		r.key = l.nextKey(client)
+		r.base = frame.BaseOfKey(r.key)
 	}
 	began := time.Since(l.began)
 	for n, api := 0, rand.IntN(len(l.urls)); ; n, api = n+1, (api+1)%len(l.urls) {
@@ -201,7 +211,7 @@ func (l *load) post(api int, path string, body []byte, s shape, r *sent) (a answ
 		req.Header.Set("Content-Encoding", s.encoding)
 	}
 	if s.keyed {
-		req.Header.Set("Idempotency-Key", r.base.String())
+		req.Header.Set("Idempotency-Key", r.key.String())
 	}
 	resp, err := l.http.Do(req)
 	if err != nil {
@@ -238,6 +248,7 @@ func (l *load) settle(client, number int, s shape, r *sent, a answer) {
 	if len(got.IDs) > 0 && bad == "" {
 		if !s.keyed {
 			r.base = got.IDs[0]
+			l.checkTime(client, number, r)
 		}
 		for k, id := range got.IDs {
 			if want := (shape{bad: -1}).id(r.base, k); id != want {
@@ -255,6 +266,32 @@ func (l *load) settle(client, number int, s shape, r *sent, a answer) {
 	if bad != "" {
 		l.report(wrongAnswer, "client %d, request %d: %s in %d %.200s%s", client, number, bad, a.status, a.body, l.history(r))
 	}
+}
+
+// checkTime checks that the ids of a request without a key, which was just acked, are of its time. The clocks of the APIs
+// must have been right for a while when it was sent.
+func (l *load) checkTime(client, number int, r *sent) {
+	from, to := l.began.Add(r.tries[0].at), time.Now()
+	if from.UnixNano() < l.right.Load()+int64(clockGrace) {
+		return
+	}
+	if at := frame.Time(r.base); at.Before(from.Add(-clockGrace)) || at.After(to.Add(clockGrace)) {
+		l.report(misdated, "client %d, request %d was sent at %s and answered at %s, and its ids are of %s%s",
+			client, number, from.Format(time.RFC3339Nano), to.Format(time.RFC3339Nano), at.Format(time.RFC3339Nano), l.history(r))
+	}
+}
+
+// nextKey returns a key that was not used before. One in three is the neighbour of the client's last: UUIDv7 generators may
+// count up by one within a millisecond.
+func (l *load) nextKey(client int) uuid.UUID {
+	key := l.keys[client]
+	if key != uuid.Nil && rand.IntN(3) == 0 {
+		key = frame.ID(key, 1)
+	} else {
+		key = keyAt(time.Now().Add(time.Duration(l.clock.Load())))
+	}
+	l.keys[client] = key
+	return key
 }
 
 func (l *load) note(r *sent, t try) {
@@ -281,7 +318,7 @@ func (l *load) history(r *sent) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "\n      key %s, acked: %v", r.base, r.acked)
+	fmt.Fprintf(&b, "\n      key %s, base %s, acked: %v", r.key, r.base, r.acked)
 	for _, t := range r.tries {
 		fmt.Fprintf(&b, "\n      at %s api%d: ", stamp(t.at), t.api+1)
 		if t.err != "" {

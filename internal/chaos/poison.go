@@ -102,8 +102,9 @@ func (p *poison) run(ctx, giveUp context.Context) {
 // message makes a message and notes what it will leave among the dead letters.
 func (p *poison) message(number int) (amqp.Publishing, *sent) {
 	s := p.shape(poisoner, number)
-	r := &sent{base: frame.NewBase(), keyed: true}
-	m := amqp.Publishing{DeliveryMode: amqp.Persistent, MessageId: r.base.String()}
+	r := &sent{key: frame.NewBase(), keyed: true}
+	r.base = frame.BaseOfKey(r.key)
+	m := amqp.Publishing{DeliveryMode: amqp.Persistent, MessageId: r.key.String()}
 	for i := range s.records {
 		record := p.appendRecord(nil, poisoner, number, i, i == s.bad)
 		if i == s.bad {

@@ -19,6 +19,8 @@ const (
 	doubled     mismatch = "stored twice"
 	foreign     mismatch = "stored, but never sent"
 	otherID     mismatch = "stored under another id than was answered"
+	sameID      mismatch = "records that share an id"
+	misdated    mismatch = "ids of another time"
 	otherRecord mismatch = "stored otherwise than it was sent"
 	deadExtra   mismatch = "a dead letter that nobody poisoned"
 	deadMissing mismatch = "poisoned, but no dead letter"
@@ -89,6 +91,10 @@ func (r *run) reconcile(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 
+	if err := r.checkIDs(ctx); err != nil {
+		return nil, err
+	}
+
 	// What is missing.
 	tell := func(client, number int, q *sent) {
 		s := r.load.shape(client, number)
@@ -129,6 +135,30 @@ func (r *run) reconcile(ctx context.Context) (*Report, error) {
 	r.watch.check()
 	report.finish()
 	return report, nil
+}
+
+// checkIDs looks for ids that more than one row has.
+func (r *run) checkIDs(ctx context.Context) error {
+	conn, err := r.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) // nothing to lose
+	rows, err := conn.Query(ctx, "SELECT id, count(DISTINCT data)::int, min(data::text), max(data::text) FROM logs GROUP BY id HAVING count(DISTINCT data) > 1")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id [16]byte
+		var n int
+		var first, last string
+		if err := rows.Scan(&id, &n, &first, &last); err != nil {
+			return err
+		}
+		r.mismatch(sameID, "%s is the id of %d records: %.100s, %.100s", uuid.UUID(id), n, first, last)
+	}
+	return rows.Err()
 }
 
 // check compares one row. It returns want, for its memory.

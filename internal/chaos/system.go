@@ -60,7 +60,8 @@ type system struct {
 	launcher *localstack.Launcher
 	links    []*link
 	units    []*unit
-	clock    string // path of the file with the offset of api2's clock
+	clock    string                     // path of the file with the offset of api2's clock
+	onClock  func(offset time.Duration) // is told before it changes; may be nil
 	surprise func(error)
 	closing  []func() error
 
@@ -351,8 +352,11 @@ func (s *system) doors() (addrs []string) {
 	return addrs
 }
 
-// setClock has api2's ids made at a time that is off.
+// setClock has api2's ids made at a time that is off, until it is called with zero.
 func (s *system) setClock(offset time.Duration) error {
+	if s.onClock != nil {
+		s.onClock(offset)
+	}
 	part := s.clock + ".part"
 	if err := os.WriteFile(part, []byte(offset.String()), 0o600); err != nil {
 		return err
