@@ -193,19 +193,28 @@ func TestTheWritersRoleStoresAndCannotReadRecords(t *testing.T) {
 	// Late, and twice; of a time that the ledger may have forgotten; and no JSON at all. 36 and 156 hours ago are at any hour
 	// two days without partitions.
 	late := amqp.Publishing{Body: []byte(`{"level":"warn"}`), MessageId: baseAt(time.Now().Add(-36 * time.Hour))}
+	old := amqp.Publishing{Body: []byte(`{"level":"error"}`), MessageId: baseAt(time.Now().Add(-156 * time.Hour))}
 	ch := testenv.Channel(t, b)
 	topology := broker.NewTopology(b)
-	for _, m := range []amqp.Publishing{
-		late, late,
-		{Body: []byte(`{"level":"error"}`), MessageId: baseAt(time.Now().Add(-156 * time.Hour))},
-		{Body: []byte(`{`)},
-	} {
-		if err := ch.Publish(topology.Exchange(), topology.Queue(0), true, false, m); err != nil {
-			t.Fatal(err)
+	publish := func(messages ...amqp.Publishing) {
+		t.Helper()
+		for _, m := range messages {
+			if err := ch.Publish(topology.Exchange(), topology.Queue(0), true, false, m); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
+	publish(late, late, old, amqp.Publishing{Body: []byte(`{`)})
 	awaitCount(t, admin, 4, "SELECT count(*) FROM logs")
 	awaitCount(t, admin, 2, "SELECT count(*) FROM dead_letters")
+
+	// Again, when the ledger has forgotten; and another record under that message_id.
+	mustExec(t, admin, "DELETE FROM ledger")
+	other := old
+	other.Body = []byte(`{"level":"fatal"}`)
+	publish(old, other)
+	awaitCount(t, admin, 1, "SELECT count(*) FROM dead_letters WHERE reason = 'key_reused'")
+	awaitCount(t, admin, 4, "SELECT count(*) FROM logs")
 	if n := countRows(t, admin, "SELECT count(*) FROM late_changes WHERE hour < now() - interval '1 day'"); n != 2 {
 		t.Errorf("%d hours of late records were noted, want 2", n)
 	}

@@ -215,6 +215,26 @@ func TestTheLedgerForgetsNothingUnnoticed(t *testing.T) {
 	distinct(t, db, 2)
 }
 
+// TestIdsThatWrapAroundAreFoundToo: no API makes them, but another program's frame may.
+func TestIdsThatWrapAroundAreFoundToo(t *testing.T) {
+	ctx := context.Background()
+	db := workerConn(t, testenv.Schema(t))
+	base := baseAt(time.Now().Add(-8 * 24 * time.Hour))
+	copy(base[8:], []byte{0xbf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
+	for _, gone := range []uuid.UUID{{}, base, frame.ID(base, 1)} {
+		if _, err := store(ctx, db, newPartitions(24*time.Hour), []segment{segmentOf(base, `{"a":1}`, `{"b":2}`)}, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		forgotten(t, db)
+		exec(t, db, "DELETE FROM logs WHERE id = $1", gone)
+		if out, err := store(ctx, db, newPartitions(24*time.Hour), []segment{segmentOf(base, `{"a":1}`, `{"b":2}`)}, nil, nil); err != nil || out.duplicates != 2 || out.rows != 0 {
+			t.Errorf("without %s: got %+v, %v, want duplicates", gone, out, err)
+		}
+		exec(t, db, "DELETE FROM logs")
+		exec(t, db, "DELETE FROM dead_letters")
+	}
+}
+
 func TestAnIdleSystemKeepsItsLedger(t *testing.T) {
 	ctx := context.Background()
 	url := testenv.Schema(t)

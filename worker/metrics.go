@@ -77,6 +77,9 @@ func newMetrics(r prometheus.Registerer, ahead func() time.Duration, interval ti
 		Help: "Partitions that are old enough to be dropped and left to later rounds, because one drops at most two of a table; of the worker that leads.",
 	}, []string{"table"})
 	r.MustRegister(m.due)
+	for _, table := range []string{"logs", "ledger"} {
+		m.due.WithLabelValues(table)
+	}
 	// From the start, so that the first dead letter is seen as an increase.
 	for _, reason := range []string{reasonData, reasonUndecodable, reasonUnknownType, reasonKeyReused, reasonDeliveryLimit} {
 		m.deadLetters.WithLabelValues(reason)
