@@ -12,6 +12,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"millrace/internal/keys"
+	"millrace/internal/policy"
 	"millrace/internal/procs"
 	"millrace/internal/service"
 )
@@ -68,7 +69,12 @@ func Run(ctx context.Context, c Config) error {
 		return errors.Join(err, ln.Close())
 	}
 	p := newPublisher(c, log, m, ready)
-	httpServer := newServer(c, log, p, keyFile, m, inflight, ready, registry).http()
+	handler := newServer(c, log, p, keyFile, m, inflight, ready, registry)
+	httpServer := handler.http()
+	policies := policy.New(policy.Options{Broker: c.Broker, Log: log, Registry: registry, Canary: true, Interval: c.policyInterval, Report: func(found []policy.Harm) {
+		ready.Set("policies", policy.Sentence(found))
+		handler.harmed(found)
+	}})
 
 	// The publisher outlives the server: requests under way still need their confirms.
 	publishing, stopPublishing := context.WithCancel(context.WithoutCancel(ctx))
@@ -77,6 +83,7 @@ func Run(ctx context.Context, c Config) error {
 	defer endFlush()
 	var publisher sync.WaitGroup
 	publisher.Go(func() { p.run(publishing, flush) })
+	publisher.Go(func() { policies.Run(publishing) })
 	publisher.Go(func() { keyFile.Watch(publishing, c.Reload, log) })
 	if c.Alone {
 		publisher.Go(func() { procs.Follow(publishing, p.requests) })

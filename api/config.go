@@ -38,6 +38,8 @@ type Config struct {
 	// environment sets GOMAXPROCS.
 	Alone bool
 
+	policyInterval time.Duration // zero is the default
+
 	timeouts *timeouts // nil is the default; tests have less time
 }
 

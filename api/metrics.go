@@ -96,11 +96,14 @@ func newMetrics(r *prometheus.Registry, inflight *inflight) *metrics {
 }
 
 // unavailableReasons are why requests are answered 503.
-var unavailableReasons = []string{"blocked", "no_broker", "confirm_timeout", "refused", "unroutable", "inflight", "connections", "stopping"}
+var unavailableReasons = []string{"blocked", "no_broker", "confirm_timeout", "refused", "unroutable", "inflight", "connections", "stopping", "policy"}
 
 // unavailableReason is the one of unavailableReasons that err stands for.
 func unavailableReason(err error) string {
+	var harmful *policyError
 	switch {
+	case errors.As(err, &harmful):
+		return "policy"
 	case errors.Is(err, errBlocked):
 		return "blocked"
 	case errors.Is(err, errConfirmTimeout):

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	json "github.com/goccy/go-json"
@@ -25,6 +26,7 @@ import (
 
 	"millrace/internal/frame"
 	"millrace/internal/keys"
+	"millrace/internal/policy"
 	"millrace/internal/scan"
 	"millrace/internal/service"
 )
@@ -58,6 +60,27 @@ type server struct {
 	scratch   sync.Pool               // of *scratch
 	timeouts  timeouts
 	scanning  chan struct{} // holds one for each large body that is being scanned
+
+	// loses is why accepted records may be lost by a policy on the server; nil while they may not.
+	loses atomic.Pointer[policyError]
+}
+
+// policyError says how a policy may lose records that were accepted.
+type policyError struct{ how string }
+
+func (e *policyError) Error() string {
+	return "RabbitMQ may lose what is accepted: " + e.how
+}
+
+// harmed takes note of what harms the queues. While something may lose records no more are accepted: a 2xx would be no
+// promise. What makes them expire does not lose them.
+func (s *server) harmed(found []policy.Harm) {
+	loses := slices.DeleteFunc(slices.Clone(found), func(h policy.Harm) bool { return !h.Loses })
+	if len(loses) == 0 {
+		s.loses.Store(nil)
+		return
+	}
+	s.loses.Store(&policyError{policy.Sentence(loses)})
 }
 
 // scratch is what a request works with, and keeps while it waits for its confirms where its answer is not prepared. Its memory
@@ -197,6 +220,9 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, no
 		return 0, bad
 	}
 	if err := s.publisher.usable(); err != nil {
+		return 0, s.unavailable(err)
+	}
+	if err := s.loses.Load(); err != nil {
 		return 0, s.unavailable(err)
 	}
 	body, bad := s.bodies.read(ctx)

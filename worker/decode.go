@@ -27,7 +27,13 @@ const (
 	reasonUnknownType   = "unknown_type"   // a frame of another version
 	reasonKeyReused     = "key_reused"     // the ledger has other records under the segment's id
 	reasonDeliveryLimit = "delivery_limit" // RabbitMQ gave up on it
+	reasonExpired       = "expired"        // it waited for longer than a policy on RabbitMQ allows
+	reasonMaxlen        = "maxlen"         // its queue was longer than a policy on RabbitMQ allows
+	reasonRejected      = "rejected"       // a reader that is not ours rejected it
 )
+
+// brokerReasons are why RabbitMQ sets a message aside. It has the same names for them.
+var brokerReasons = []string{reasonDeliveryLimit, reasonExpired, reasonMaxlen, reasonRejected}
 
 const (
 	// ownTypes begins the AMQP type of everything that Millrace publishes.
@@ -108,10 +114,14 @@ func decodeDead(d *amqp.Delivery, queue string, _ time.Time) item {
 	}
 	from := originOf(d, queue)
 	why, _ := d.Headers["x-first-death-reason"].(string)
+	reason := reasonDeliveryLimit
+	if slices.Contains(brokerReasons, why) {
+		reason = why
+	}
 	return item{
 		tag:         d.DeliveryTag,
 		redelivered: d.Redelivered,
-		dead:        []deadLetter{from.message(d.Body, reasonDeliveryLimit, "set aside by RabbitMQ: "+cmp.Or(why, "no reason given"))},
+		dead:        []deadLetter{from.message(d.Body, reason, "set aside by RabbitMQ: "+cmp.Or(why, "no reason given"))},
 	}
 }
 

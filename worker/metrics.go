@@ -81,7 +81,7 @@ func newMetrics(r prometheus.Registerer, ahead func() time.Duration, interval ti
 		m.due.WithLabelValues(table)
 	}
 	// From the start, so that the first dead letter is seen as an increase.
-	for _, reason := range []string{reasonData, reasonUndecodable, reasonUnknownType, reasonKeyReused, reasonDeliveryLimit} {
+	for _, reason := range append([]string{reasonData, reasonUndecodable, reasonUnknownType, reasonKeyReused}, brokerReasons...) {
 		m.deadLetters.WithLabelValues(reason)
 	}
 	for reason := range scan.NumReasons {

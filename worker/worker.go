@@ -16,6 +16,7 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/config"
+	"millrace/internal/policy"
 	"millrace/internal/service"
 	"millrace/migrations"
 )
@@ -119,6 +120,8 @@ func Run(ctx context.Context, c Config) error {
 		x := &indexer{leader: leader{link: ownerLink(), key: indexerLock}, logs: parts.logs, retention: c.Retention, calm: busy.calm, log: log, now: time.Now}
 		working.Go(func() { x.run(ctx) })
 	}
+	policies := policy.New(policy.Options{Broker: c.Broker, Log: log, Registry: registry})
+	working.Go(func() { policies.Run(ctx) }) // what harms the queues is no reason to stop emptying them
 	log.Info("worker is up", "address", ln.Addr(), "streams", c.Streams, "queues", topology.Shards())
 
 	<-ctx.Done()

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -29,6 +30,9 @@ const (
 	// deadDeliveryLimit is the same for the dead queue, whose readers do less with a message: what kills even
 	// those is parked.
 	deadDeliveryLimit = 20
+
+	// parkedDeliveryLimit is out of reach: what is parked stays parked. It is explicit because of RabbitMQ 4's default.
+	parkedDeliveryLimit = 1 << 30
 
 	// heartbeat is how often a silent connection proves that it is alive; it is given up after two missed.
 	heartbeat = 10 * time.Second
@@ -67,8 +71,36 @@ func (t Topology) Queue(i int) string { return t.name + "." + strconv.Itoa(i) }
 // DeadQueue is the name of the queue that RabbitMQ sets frames aside in.
 func (t Topology) DeadQueue() string { return t.name + ".dead" }
 
-// ParkedQueue is the name of the queue for what not even the reader of the dead queue survives. Nobody consumes it.
+// ParkedQueue is the name of the queue for what not even the reader of the dead queue survives.
 func (t Topology) ParkedQueue() string { return t.name + ".parked" }
+
+// LastStream is the name of the stream that takes what expires or overflows in the parked queue. Policies that make
+// messages expire, cut queues or delete them do not apply to streams.
+func (t Topology) LastStream() string { return t.name + ".last" }
+
+// Canary is the name of the queue whose messages nobody reads: see package policy.
+func (t Topology) Canary() string { return t.name + ".canary" }
+
+// WorkQueues returns the names of the quorum queues that records pass through: the first are those with the records
+// that wait to be stored.
+func (t Topology) WorkQueues() []string {
+	names := make([]string, 0, t.shards+2)
+	for i := range t.shards {
+		names = append(names, t.Queue(i))
+	}
+	return append(names, t.DeadQueue(), t.ParkedQueue())
+}
+
+// DeliveryLimit returns how often one of the WorkQueues gives a message to its readers.
+func (t Topology) DeliveryLimit(queue string) int {
+	switch queue {
+	case t.DeadQueue():
+		return deadDeliveryLimit
+	case t.ParkedQueue():
+		return parkedDeliveryLimit
+	}
+	return deliveryLimit
+}
 
 // Ensure declares what is missing, and checks the rest. A binding that alone is missing it can't see: messages then
 // come back as unroutable, and Declare mends it.
@@ -76,6 +108,9 @@ func (t Topology) ParkedQueue() string { return t.name + ".parked" }
 // Declare binds, and RabbitMQ before 4 writes a binding down on all nodes of a cluster also when it is there: while one of
 // them hangs, connecting anew to the others would hang with it until they give it up, a minute by default.
 func (t Topology) Ensure(conn *amqp.Connection) error {
+	if _, err := t.declareParked(conn); err != nil {
+		return err
+	}
 	whole, err := t.there(conn)
 	if err != nil {
 		return err
@@ -115,10 +150,14 @@ func (t Topology) there(conn *amqp.Connection) (bool, error) {
 	return true, ch.Close()
 }
 
-// Declare makes sure that the exchange and the queues are there. A queue that exists with other arguments is
-// an error that says what to do; RabbitMQ has then closed the channel.
+// Declare makes sure that the exchange and the queues are there, the parked queue aside, which Ensure declares. A queue
+// that exists with other arguments is an error that says what to do; RabbitMQ has then closed the channel.
 func (t Topology) Declare(ch *amqp.Channel) error {
-	if err := ch.ExchangeDeclare(t.Exchange(), amqp.ExchangeDirect, true, false, false, false, nil); err != nil {
+	err := ch.ExchangeDeclare(t.Exchange(), amqp.ExchangeDirect, true, false, false, false, nil)
+	if _, refused := refusal(err); refused {
+		return fmt.Errorf("there is an exchange %s of another kind, which Millrace did not make (%w): %s", t.Exchange(), err, foreignAdvice)
+	}
+	if err != nil {
 		return fmt.Errorf("declare exchange %s: %w", t.Exchange(), err)
 	}
 	if err := t.declareQueues(ch); err != nil {
@@ -132,11 +171,8 @@ func (t Topology) Declare(ch *amqp.Channel) error {
 	return nil
 }
 
+// declareQueues declares the targets first: at-least-once dead-lettering needs them.
 func (t Topology) declareQueues(ch *amqp.Channel) error {
-	// The targets come first: at-least-once dead-lettering needs them.
-	if err := t.declareQueue(ch, t.ParkedQueue(), amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum}); err != nil {
-		return err
-	}
 	if err := t.declareQueue(ch, t.DeadQueue(), workQueue(deadDeliveryLimit, t.ParkedQueue())); err != nil {
 		return err
 	}
@@ -150,6 +186,70 @@ func (t Topology) declareQueues(ch *amqp.Channel) error {
 		}
 	}
 	return nil
+}
+
+// declareParked declares the parked queue and the stream behind it. It reports whether the parked queue is that of an
+// earlier Millrace, which has no stream behind it: such a queue stays, since it may hold messages, until
+// RenewParked finds it empty.
+func (t Topology) declareParked(conn *amqp.Connection) (old bool, err error) {
+	ch, err := conn.Channel()
+	if err != nil {
+		return false, err
+	}
+	if err := t.declareQueue(ch, t.LastStream(), amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeStream}); err != nil {
+		return false, err
+	}
+	declared := t.declareQueue(ch, t.ParkedQueue(), workQueue(parkedDeliveryLimit, t.LastStream()))
+	if declared == nil {
+		return false, ch.Close()
+	}
+	if _, refused := refusal(declared); !refused {
+		return false, declared
+	}
+	// The refusal has closed the channel.
+	if ch, err = conn.Channel(); err != nil {
+		return false, err
+	}
+	err = t.declareQueue(ch, t.ParkedQueue(), amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum})
+	if _, refused := refusal(err); refused {
+		return false, declared // neither of ours
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, ch.Close()
+}
+
+// RenewParked replaces the parked queue of an earlier Millrace by one with the stream behind it, if it is empty. It
+// reports whether the old queue stays because it is not. One caller at a time may renew it: a second one might delete
+// what the first has made.
+func (t Topology) RenewParked(conn *amqp.Connection) (stays bool, err error) {
+	old, err := t.declareParked(conn)
+	if err != nil || !old {
+		return false, err
+	}
+	ch, err := conn.Channel()
+	if err != nil {
+		return false, err
+	}
+	q, err := ch.QueueDeclarePassive(t.ParkedQueue(), true, false, false, false, nil)
+	if err != nil {
+		return false, err
+	}
+	if q.Messages > 0 {
+		return true, ch.Close()
+	}
+	// RabbitMQ does not take if-empty for quorum queues, so a message may come in between; it would have been
+	// given to a hundred and twenty readers before.
+	lost, err := ch.QueueDelete(t.ParkedQueue(), false, false, false)
+	if err != nil {
+		return false, err
+	}
+	if lost > 0 {
+		err = fmt.Errorf("%d messages that no reader survives came into queue %s while it was replaced, and are gone", lost, t.ParkedQueue())
+	}
+	_, again := t.declareParked(conn)
+	return false, errors.Join(err, again, ch.Close())
 }
 
 // workQueue returns the arguments of a queue whose messages go to dead after limit deliveries, and are kept until
@@ -167,15 +267,31 @@ func workQueue(limit int32, dead string) amqp.Table {
 
 func (t Topology) declareQueue(ch *amqp.Channel, name string, args amqp.Table) error {
 	_, err := ch.QueueDeclare(name, true, false, false, false, args)
-	var refused *amqp.Error
-	if errors.As(err, &refused) && refused.Code == amqp.PreconditionFailed {
-		return fmt.Errorf("queue %s exists with other arguments (%s): set QUEUE_MAX_BYTES to what it was declared with, "+
-			"or let the workers empty the queue and delete it", name, refused.Reason)
-	}
-	if err != nil {
+	reason, refused := refusal(err)
+	switch {
+	case err == nil:
+		return nil
+	case !refused:
 		return fmt.Errorf("declare queue %s: %w", name, err)
+	case strings.Contains(reason, "'"+amqp.QueueMaxLenBytesArg+"'"):
+		return fmt.Errorf("queue %s exists with another limit (%w): set QUEUE_MAX_BYTES to what it was declared with, "+
+			"or let the workers empty the queue and delete it", name, err)
 	}
-	return nil
+	return fmt.Errorf("there is a queue %s of another kind, which Millrace did not make (%w): %s", name, err, foreignAdvice)
+}
+
+// foreignAdvice says what to do about a queue or exchange that has our name and is somebody else's.
+const foreignAdvice = "give Millrace a virtual host of its own in RABBITMQ_URL (amqp://…/NAME), " +
+	"or delete what is there if nobody needs it; it is made anew by itself"
+
+// refusal returns RabbitMQ's reason to refuse a declaration, and reports whether err is one: something of that name
+// exists with other properties.
+func refusal(err error) (reason string, refused bool) {
+	var e *amqp.Error
+	if errors.As(err, &e) && (e.Code == amqp.PreconditionFailed || e.Code == amqp.ResourceLocked) {
+		return e.Reason, true
+	}
+	return "", false
 }
 
 // Connection is a connection to RabbitMQ whose end can be forced.

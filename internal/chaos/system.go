@@ -173,11 +173,7 @@ func (s *system) database(ctx context.Context) (config.PostgresURL, error) {
 // deleteQueues leaves the servers as they were, for another run. The databases stay.
 func (s *system) deleteQueues() error {
 	return s.onChannel(context.Background(), func(ch *amqp.Channel) error {
-		queues := []string{s.topology.DeadQueue(), s.topology.ParkedQueue()}
-		for i := range s.topology.Shards() {
-			queues = append(queues, s.topology.Queue(i))
-		}
-		for _, q := range queues {
+		for _, q := range append(s.topology.WorkQueues(), s.topology.LastStream(), s.topology.Canary()) {
 			if _, err := ch.QueueDelete(q, false, false, false); err != nil {
 				return err
 			}
@@ -405,12 +401,8 @@ func (s *system) waiting(ctx context.Context) (map[string]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	queues := []string{s.topology.DeadQueue(), s.topology.ParkedQueue()}
-	for i := range s.topology.Shards() {
-		queues = append(queues, s.topology.Queue(i))
-	}
 	waiting := make(map[string]int)
-	for _, name := range queues {
+	for _, name := range s.topology.WorkQueues() {
 		q, err := ch.QueueDeclarePassive(name, true, false, false, false, nil)
 		if err != nil {
 			return nil, err

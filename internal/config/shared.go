@@ -11,6 +11,8 @@ type Broker struct {
 	Shards   int        `env:"QUEUE_SHARDS" envDefault:"1" min:"1" max:"64" help:"Queues (logs.0, logs.1, …) that the frames are spread over; the API and the workers must agree."`
 	MaxBytes Bytes      `env:"QUEUE_MAX_BYTES" envDefault:"0" help:"Most bytes that wait in one queue before the API answers 503; 0 is no limit."`
 
+	Management ManagementURLs `env:"RABBITMQ_MANAGEMENT_URL" help:"RabbitMQ's management API, http://user:password@host:15672: the policies that apply to the queues are read there, and one that shields them is set where the user may; empty: a queue logs.canary shows whether messages stay."`
+
 	// Name is the exchange and the prefix of the queues; empty is "logs". Tests set it to keep apart.
 	Name string
 }

@@ -30,6 +30,9 @@ type (
 	// BrokerURLs are the amqp or amqps URLs of a cluster's nodes.
 	BrokerURLs []string
 
+	// ManagementURLs are the http or https URLs of the management API of a cluster's nodes, with user and password.
+	ManagementURLs []string
+
 	// PostgresURL is a PostgreSQL connection string, a URL or key=value pairs.
 	PostgresURL string
 
@@ -42,6 +45,9 @@ func (Bytes) Takes() string      { return "a size such as 512, 64KiB or 16MiB" }
 func (Address) Takes() string    { return "host:port such as 127.0.0.1:8080" }
 func (Loopback) Takes() string   { return "host:port of this machine alone such as 127.0.0.1:6060" }
 func (BrokerURLs) Takes() string { return "amqp:// or amqps:// URLs, separated by commas" }
+func (ManagementURLs) Takes() string {
+	return "http:// or https:// URLs with user and password, separated by commas"
+}
 func (PostgresURL) Takes() string {
 	return "a PostgreSQL URL such as postgres://user:password@host:5432/database"
 }
@@ -64,13 +70,14 @@ var units = []struct {
 var errNotTaken = errors.New("not taken")
 
 var parsers = map[reflect.Type]env.ParserFunc{
-	reflect.TypeFor[int]():           func(s string) (any, error) { return strconv.Atoi(s) },
-	reflect.TypeFor[bool]():          func(s string) (any, error) { return strconv.ParseBool(s) },
-	reflect.TypeFor[time.Duration](): func(s string) (any, error) { return time.ParseDuration(s) },
-	reflect.TypeFor[Bytes]():         func(s string) (any, error) { return parseBytes(s) },
-	reflect.TypeFor[Address]():       func(s string) (any, error) { return parseAddress(s) },
-	reflect.TypeFor[Loopback]():      func(s string) (any, error) { return parseLoopback(s) },
-	reflect.TypeFor[BrokerURLs]():    func(s string) (any, error) { return parseBrokerURLs(s) },
+	reflect.TypeFor[int]():            func(s string) (any, error) { return strconv.Atoi(s) },
+	reflect.TypeFor[bool]():           func(s string) (any, error) { return strconv.ParseBool(s) },
+	reflect.TypeFor[time.Duration]():  func(s string) (any, error) { return time.ParseDuration(s) },
+	reflect.TypeFor[Bytes]():          func(s string) (any, error) { return parseBytes(s) },
+	reflect.TypeFor[Address]():        func(s string) (any, error) { return parseAddress(s) },
+	reflect.TypeFor[Loopback]():       func(s string) (any, error) { return parseLoopback(s) },
+	reflect.TypeFor[BrokerURLs]():     func(s string) (any, error) { return parseBrokerURLs(s) },
+	reflect.TypeFor[ManagementURLs](): func(s string) (any, error) { return parseManagementURLs(s) },
 	reflect.TypeFor[PostgresURL](): func(s string) (any, error) {
 		_, err := pgconn.ParseConfig(s)
 		return PostgresURL(s), err
@@ -132,6 +139,22 @@ func parseBrokerURLs(s string) (BrokerURLs, error) {
 			return nil, err
 		}
 		urls = append(urls, u)
+	}
+	return urls, nil
+}
+
+func parseManagementURLs(s string) (ManagementURLs, error) {
+	var urls ManagementURLs
+	for raw := range strings.SplitSeq(s, ",") {
+		raw = strings.TrimSpace(raw)
+		u, err := url.Parse(raw)
+		if err != nil {
+			return nil, err
+		}
+		if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User == nil || u.RawQuery != "" || u.Fragment != "" {
+			return nil, errNotTaken
+		}
+		urls = append(urls, strings.TrimSuffix(raw, "/"))
 	}
 	return urls, nil
 }

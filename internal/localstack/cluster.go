@@ -8,6 +8,10 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"millrace/internal/broker"
+	"millrace/internal/config"
+	"millrace/internal/policy"
 )
 
 // givenUp is after how long a node that hangs may be given up by the others, at the earliest: three quarters of
@@ -39,6 +43,21 @@ func (s *Stack) RabbitMQCtlOn(ctx context.Context, name string, args ...string) 
 		return "", err
 	}
 	return srv.control(ctx, args...)
+}
+
+// shield sets the policies that keep others from applying to Millrace's queues, those of the name logs. Both are set by
+// one run of rabbitmqctl, which takes half a second.
+func (s *Stack) shield(ctx context.Context) error {
+	var expr strings.Builder
+	for _, p := range policy.Shields(broker.NewTopology(config.Broker{})) {
+		definition := make([]string, 0, 1)
+		for key, value := range p.Definition {
+			definition = append(definition, fmt.Sprintf("{<<%q>>, <<%q>>}", key, value))
+		}
+		fmt.Fprintf(&expr, "ok = rabbit_policy:set(<<\"/\">>, <<%q>>, <<%q>>, [%s], %d, <<%q>>, <<\"millrace\">>), ",
+			p.Name, p.Pattern, strings.Join(definition, ", "), p.Priority, p.ApplyTo)
+	}
+	return s.RabbitMQCtl(ctx, "eval", expr.String()+"ok.")
 }
 
 // Queue returns which node leads a quorum queue of the default virtual host, and which have a part in it. It asks the

@@ -50,10 +50,12 @@ type local struct {
 	temporary bool
 	lock      *os.File
 	credentials
-	metrics  bool // RabbitMQ's
-	launcher *Launcher
-	died     func(error)
-	log      *slog.Logger
+	metrics bool // RabbitMQ's
+
+	management bool // RabbitMQ's
+	launcher   *Launcher
+	died       func(error)
+	log        *slog.Logger
 
 	brokers int           // RabbitMQ's nodes
 	founded chan struct{} // closed when the first of several is up
@@ -87,7 +89,7 @@ type localServer struct {
 }
 
 func newLocal(ctx context.Context, o Options, died func(error)) (*local, error) {
-	l := &local{dir: o.Dir, metrics: o.Metrics, died: died, log: o.Log, brokers: max(o.Brokers, 1), founded: make(chan struct{})}
+	l := &local{dir: o.Dir, metrics: o.Metrics, management: o.Management, died: died, log: o.Log, brokers: max(o.Brokers, 1), founded: make(chan struct{})}
 	err := l.open(ctx)
 	if err == nil && o.Need.RabbitMQ {
 		err = l.checkBrokers(l.brokers)

@@ -78,6 +78,9 @@ type Options struct {
 	Brokers int
 	// Metrics has RabbitMQ serve its metrics for Prometheus: see Stack.RabbitMQMetrics.
 	Metrics bool
+	// Management has RabbitMQ serve its management API, where it runs from local binaries: see Stack.RabbitMQManagement.
+	// It does not go with Metrics, which switches the management's statistics off.
+	Management bool
 	// Log takes progress at level info and details at level debug; nil: nobody.
 	Log *slog.Logger
 }
@@ -93,6 +96,9 @@ type Stack struct {
 	// RabbitMQMetrics holds host:port of each node's metrics, when Options.Metrics asked for them and RabbitMQ runs
 	// from local binaries.
 	RabbitMQMetrics []string
+	// RabbitMQManagement holds the URL of each node's management API, with user and password, when Options.Management
+	// asked for them.
+	RabbitMQManagement []string
 
 	provider provider
 	servers  map[string]server
@@ -177,6 +183,12 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 		stopErr := s.Stop(context.Background())
 		return nil, errors.Join(err, stopErr)
 	}
+	if len(s.brokers) > 0 {
+		if err := s.shield(ctx); err != nil {
+			stopErr := s.Stop(context.Background())
+			return nil, errors.Join(fmt.Errorf("shielding the queues from policies: %w", err), stopErr)
+		}
+	}
 	s.PostgresURL = s.url(postgres)
 	var nodes []string
 	for _, name := range s.brokers {
@@ -188,6 +200,8 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 		if srv, ok := s.servers[name].(*localServer); ok {
 			if e, ok := srv.engine.(*rabbitEngine); ok && o.Metrics {
 				s.RabbitMQMetrics = append(s.RabbitMQMetrics, fmt.Sprintf("127.0.0.1:%d", e.metrics))
+			} else if ok && o.Management {
+				s.RabbitMQManagement = append(s.RabbitMQManagement, fmt.Sprintf("http://%s:%s@127.0.0.1:%d", e.local.RabbitUser, e.local.RabbitPassword, e.api))
 			}
 		}
 	}

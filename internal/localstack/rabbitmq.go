@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -46,6 +47,12 @@ prometheus.tcp.port = %d
 management_agent.disable_metrics_collector = true
 `
 
+// rabbitManagement is added for the management API.
+const rabbitManagement = `
+management.tcp.ip = 127.0.0.1
+management.tcp.port = %d
+`
+
 // clusterConf is what a node of several is told beside rabbitConf.
 //
 // pause_minority: a node that sees less than half of the cluster stops serving until it sees more. Quorum queues do
@@ -75,6 +82,7 @@ type rabbitEngine struct {
 
 	last    int // port of the last launch
 	metrics int // port of the metrics; it changes only together with last
+	api     int // port of the management API
 }
 
 // node is the node's name. It is constant, because the data folder belongs to it. Nodes of other folders have the
@@ -180,12 +188,15 @@ func (e *rabbitEngine) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	plugins := "[].\n"
+	var plugins []string
 	if e.local.metrics {
-		plugins = "[rabbitmq_prometheus].\n"
+		plugins = append(plugins, "rabbitmq_prometheus")
+	}
+	if e.local.management {
+		plugins = append(plugins, "rabbitmq_management")
 	}
 	if err := errors.Join(
-		replaceFile(e.file("enabled_plugins"), []byte(plugins), 0o600),
+		replaceFile(e.file("enabled_plugins"), []byte("["+strings.Join(plugins, ",")+"].\n"), 0o600),
 		replaceFile(e.file("advanced.config"), []byte("[].\n"), 0o600),
 		replaceFile(e.file("home/.erlang.cookie"), []byte(e.local.ErlangCookie), 0o400),
 	); err != nil {
@@ -226,6 +237,14 @@ func (e *rabbitEngine) launch(port int) (*process, error) {
 			e.last = port
 		}
 		conf = fmt.Appendf(conf, rabbitMetrics, e.metrics)
+	}
+	if e.local.management {
+		if e.api == 0 {
+			if e.api, err = freePort(); err != nil {
+				return nil, err
+			}
+		}
+		conf = fmt.Appendf(conf, rabbitManagement, e.api)
 	}
 	if err := replaceFile(e.file("rabbitmq.conf"), conf, 0o600); err != nil {
 		return nil, err

@@ -101,10 +101,7 @@ func Broker(t testing.TB, shards int) config.Broker {
 	t.Cleanup(func() {
 		topology := broker.NewTopology(c)
 		ch := Channel(t, c)
-		queues := []string{topology.DeadQueue(), topology.ParkedQueue()}
-		for i := range topology.Shards() {
-			queues = append(queues, topology.Queue(i))
-		}
+		queues := append(topology.WorkQueues(), topology.LastStream(), topology.Canary())
 		for _, q := range queues {
 			if _, err := ch.QueueDelete(q, false, false, false); err != nil {
 				t.Errorf("delete queue %s: %v", q, err)
@@ -149,6 +146,12 @@ func Private(t testing.TB, need localstack.Need) *localstack.Stack {
 func Cluster(t testing.TB) *localstack.Stack {
 	t.Helper()
 	return private(t, localstack.Options{Need: localstack.Need{RabbitMQ: true}, Brokers: 3})
+}
+
+// Managed is a private RabbitMQ with its management API.
+func Managed(t testing.TB) *localstack.Stack {
+	t.Helper()
+	return private(t, localstack.Options{Need: localstack.Need{RabbitMQ: true}, Management: true})
 }
 
 func private(t testing.TB, o localstack.Options) *localstack.Stack {

@@ -1,0 +1,174 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"millrace/internal/broker"
+	"millrace/internal/config"
+)
+
+const (
+	// canaryMessages lie in the canary: with one, a limit of one message would not be seen.
+	canaryMessages = 2
+
+	// canaryStay is when the messages are replaced by new ones. A quorum queue notes when a message expires as it comes,
+	// and looks at the oldest alone: those from before a policy would hide what it does. A time to live that is longer
+	// than this is not seen.
+	canaryStay = 2 * time.Minute
+
+	// leastTrust is how long the canary's messages must stay, after some had gone, before all is well again: also
+	// twice as long as those which had gone were there.
+	leastTrust = time.Minute
+
+	// lookTimeout bounds one look at the canary.
+	lookTimeout = 20 * time.Second
+)
+
+// canary is a queue of the same kind as the others with messages that nobody reads. They stay for as long as nothing on
+// the server takes them. It can't see a policy whose pattern leaves it out, a limit of more messages than it has, or a
+// time to live of more than canaryStay; and of several processes the first that looks sees what has happened.
+type canary struct {
+	urls     []string
+	topology broker.Topology
+	conn     *broker.Connection
+	trust    time.Duration // leastTrust
+	stay     time.Duration // canaryStay
+
+	messages int       // that lay in it when it was left
+	since    time.Time // when they came, or were seen first
+	found    []Harm
+	until    time.Time // what was found holds at least so long
+}
+
+func newCanary(c config.Broker) *canary {
+	return &canary{urls: c.URLs, topology: broker.NewTopology(c), trust: leastTrust, stay: canaryStay}
+}
+
+func (c *canary) close() {
+	if c.conn != nil {
+		c.conn.End(time.Second)
+		c.conn = nil
+	}
+}
+
+// look compares what is in the queue with what was left there, and fills it again.
+func (c *canary) look(ctx context.Context) (found []Harm, err error) {
+	defer func() {
+		if err != nil {
+			c.close()
+		}
+	}()
+	if c.conn == nil || c.conn.IsClosed() {
+		c.close()
+		if c.conn, err = broker.Dial(ctx, c.urls, "millrace canary"); err != nil {
+			return nil, err
+		}
+	}
+	// A broker that does not answer is given up, also when the process is to end.
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { c.conn.End(time.Second) })
+	defer stop()
+	here, gone, err := c.count()
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	switch {
+	case c.messages == 0: // the first look
+	case gone:
+		c.harm(now, expires, "is gone: a policy deletes queues that nobody reads (expires), or somebody deleted it")
+	case here == 0:
+		c.harm(now, messageTTL, "has lost its messages: a policy lets messages expire (message-ttl), or somebody purged it")
+	case here < c.messages:
+		c.harm(now, maxLength, "has lost messages: a policy cuts queues (max-length, overflow)")
+	case c.found != nil && now.After(c.until):
+		c.found = nil
+	}
+	switch {
+	case here < canaryMessages:
+		published, failed := c.fill(ctx, canaryMessages-here, 0)
+		c.since, c.messages, err = now, here+published, failed
+	case c.messages == 0 || now.Sub(c.since) >= c.stay:
+		// The new ones come first: another process never finds less than there should be.
+		take := canaryMessages
+		if here > 4*canaryMessages { // some were left by processes that ended in between
+			take++
+		}
+		_, err = c.fill(ctx, canaryMessages, take)
+		c.since, c.messages = now, canaryMessages
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.found, nil
+}
+
+func (c *canary) harm(now time.Time, reason, what string) {
+	name := c.topology.Canary()
+	c.found = []Harm{{Queue: name, Reason: reason, What: fmt.Sprintf("the queue %s, which nobody reads, %s; set RABBITMQ_MANAGEMENT_URL to be told which", name, what)}}
+	c.until = now.Add(max(c.trust, 2*now.Sub(c.since)))
+}
+
+// count returns how many messages are in the queue, and whether the queue is not there.
+func (c *canary) count() (messages int, gone bool, err error) {
+	ch, err := c.conn.Channel()
+	if err != nil {
+		return 0, false, err
+	}
+	q, err := ch.QueueDeclarePassive(c.topology.Canary(), true, false, false, false, nil)
+	var refused *amqp.Error
+	if errors.As(err, &refused) && refused.Code == amqp.NotFound {
+		return 0, true, nil // which has closed the channel
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	return q.Messages, false, ch.Close()
+}
+
+// fill declares the queue, publishes so many messages and takes out so many of the oldest. It returns how many were
+// taken by RabbitMQ: a limit may refuse some, which loses nothing.
+func (c *canary) fill(ctx context.Context, publish, take int) (published int, err error) {
+	ch, err := c.conn.Channel()
+	if err != nil {
+		return 0, err
+	}
+	name := c.topology.Canary()
+	if _, err := ch.QueueDeclare(name, true, false, false, false, amqp.Table{
+		amqp.QueueTypeArg: amqp.QueueTypeQuorum, amqp.QueueOverflowArg: amqp.QueueOverflowRejectPublish,
+	}); err != nil {
+		return 0, fmt.Errorf("declare queue %s: %w", name, err)
+	}
+	if err := ch.Confirm(false); err != nil {
+		return 0, err
+	}
+	for range publish {
+		confirm, err := ch.PublishWithDeferredConfirmWithContext(ctx, "", name, true, false, amqp.Publishing{
+			DeliveryMode: amqp.Persistent, ContentType: "text/plain",
+			Body: []byte("Nobody reads this message. Millrace looks whether it stays."),
+		})
+		if err != nil {
+			return 0, err
+		}
+		confirmed, err := confirm.WaitContext(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if !confirmed {
+			return published, ch.Close()
+		}
+		published++
+	}
+	for range take {
+		if _, _, err := ch.Get(name, true); err != nil {
+			return 0, err
+		}
+	}
+	return published, ch.Close()
+}

@@ -1,0 +1,132 @@
+// Package policy guards the queues against policies on the RabbitMQ server.
+//
+// A policy may give messages a time to live, cut queues or delete them, by a pattern that matches ours. Millrace sets a
+// policy of its own with a high priority where it may: only one regular policy applies to a queue. Operator policies
+// apply beside it, so what is in force is looked at again and again: by the management API (management.go), or without
+// one by a queue that shows whether messages stay (canary.go). Watch runs both; it starts no goroutine.
+package policy
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"millrace/internal/broker"
+)
+
+// Reasons of harm, as the metric has them.
+const (
+	messageTTL      = "message_ttl"      // messages expire
+	expires         = "expires"          // unused queues are deleted with what is in them
+	maxLength       = "max_length"       // a full queue drops its oldest messages
+	overflow        = "overflow"         // what is set aside may be lost on its way
+	deliveryLimit   = "delivery_limit"   // frames are set aside after a few restarts of a worker
+	consumerTimeout = "consumer_timeout" // frames go back while the database is away, and are set aside in the end
+	streamRetention = "stream_retention" // what has expired is forgotten before it is read
+	unchecked       = "unchecked"        // nothing could be looked at
+)
+
+var reasons = []string{messageTTL, expires, maxLength, overflow, deliveryLimit, consumerTimeout, streamRetention, unchecked}
+
+// leastConsumerTimeout is more than a worker ever keeps a frame: the ten minutes that it waits for a database, and a
+// transaction.
+const leastConsumerTimeout = 15 * time.Minute
+
+// Harm is something on the server that harms one of our queues.
+type Harm struct {
+	Queue  string
+	Reason string // one of the reasons above
+	What   string // for people: policy, key, value and what it does
+
+	// Loses reports whether accepted records may vanish without a trace. What expires does not: it becomes a dead letter.
+	Loses bool
+}
+
+// Sentence describes harms in one line, those of several queues together. It is empty when there are none.
+func Sentence(harms []Harm) string {
+	var whats []string
+	queues := make(map[string][]string) // by What
+	for _, h := range harms {
+		if queues[h.What] == nil {
+			whats = append(whats, h.What)
+		}
+		queues[h.What] = append(queues[h.What], h.Queue)
+	}
+	for i, what := range whats {
+		whats[i] = what + " (" + strings.Join(queues[what], ", ") + ")"
+	}
+	return strings.Join(whats, "; ")
+}
+
+// queue is what the management API tells of a queue.
+type queue struct {
+	Name       string
+	Type       string
+	Arguments  map[string]any
+	Policy     string
+	Operator   string         `json:"operator_policy"`
+	Definition map[string]any `json:"effective_policy_definition"` // of both policies together
+}
+
+// harms judges the policies that are in force on one of the topology's queues. source says which policy a key comes
+// from.
+//
+// What is not here is harmless: for dead-lettering the queue's arguments win over policies, and the rest says where a
+// queue's members are or how much memory it may take.
+func harms(t broker.Topology, q queue, source func(key string) string) []Harm {
+	var found []Harm
+	add := func(key, reason string, loses bool, does string) {
+		what := fmt.Sprintf("%s sets %s to %v: %s", source(key), key, plain(q.Definition[key]), does)
+		found = append(found, Harm{Queue: q.Name, Reason: reason, What: what, Loses: loses})
+	}
+	number := func(key string) (float64, bool) {
+		n, ok := q.Definition[key].(float64)
+		return n, ok
+	}
+	if q.Name == t.LastStream() {
+		for _, key := range []string{"max-age", "max-length-bytes"} {
+			if _, ok := q.Definition[key]; ok {
+				add(key, streamRetention, false, "what has expired may be forgotten before a worker reads it")
+			}
+		}
+		return found
+	}
+	if _, ok := q.Definition["message-ttl"]; ok {
+		add("message-ttl", messageTTL, false, "records that wait so long become dead letters")
+	}
+	if _, ok := q.Definition["expires"]; ok {
+		add("expires", expires, true, "the queue is deleted with its records when no worker reads it for so long")
+	}
+	// The policy's value wins over the argument.
+	drops := q.Arguments["x-overflow"] != "reject-publish"
+	if v, ok := q.Definition["overflow"]; ok {
+		if drops = v != "reject-publish"; drops {
+			add("overflow", overflow, false, "what a queue sets aside may be lost on its way")
+		}
+	}
+	if drops {
+		for _, key := range []string{"max-length", "max-length-bytes"} {
+			if _, ok := q.Definition[key]; ok {
+				add(key, maxLength, true, "a full queue drops its oldest records")
+			}
+		}
+		if _, ok := q.Arguments["x-max-length-bytes"]; ok && q.Definition["overflow"] != nil {
+			add("overflow", maxLength, true, "a queue at QUEUE_MAX_BYTES drops its oldest records")
+		}
+	}
+	if n, ok := number("delivery-limit"); ok && n >= 0 && int(n) < t.DeliveryLimit(q.Name) && q.Name != t.ParkedQueue() {
+		add("delivery-limit", deliveryLimit, false, fmt.Sprintf("records are set aside after so many restarts of a worker, instead of %d", t.DeliveryLimit(q.Name)))
+	}
+	if n, ok := number("consumer-timeout"); ok && n < float64(leastConsumerTimeout.Milliseconds()) {
+		add("consumer-timeout", consumerTimeout, false, fmt.Sprintf("records go back to RabbitMQ while the database is away, and are set aside in the end; %v is enough", leastConsumerTimeout))
+	}
+	return found
+}
+
+// plain writes whole numbers without an exponent.
+func plain(v any) any {
+	if n, ok := v.(float64); ok && n == float64(int64(n)) {
+		return int64(n)
+	}
+	return v
+}

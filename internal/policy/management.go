@@ -1,0 +1,209 @@
+package policy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"millrace/internal/broker"
+	"millrace/internal/config"
+)
+
+const (
+	// ShieldPriority is that of the policies which shield the queues. Any policy with a lower one does not apply to
+	// them. RabbitMQ sets no bound; a higher one would be set on purpose.
+	ShieldPriority = 1_000_000
+
+	// managementTimeout bounds one request to the management API, and managementBytes its answer.
+	managementTimeout = 5 * time.Second
+	managementBytes   = 1 << 20
+)
+
+// Shield is a policy that keeps others from applying to our queues.
+type Shield struct {
+	Name       string         `json:"-"`
+	Pattern    string         `json:"pattern"`
+	Definition map[string]any `json:"definition"`
+	Priority   int            `json:"priority"`
+	ApplyTo    string         `json:"apply-to"`
+}
+
+// Shields returns the policies that shield the queues of a topology. A policy needs a key, and applies only to queues
+// whose type knows all its keys: so there is one for the quorum queues and one for the stream, with keys that say
+// what holds anyway.
+func Shields(t broker.Topology) []Shield {
+	name := regexp.QuoteMeta(t.Exchange())
+	return []Shield{
+		{"millrace." + t.Exchange(), `^` + name + `\.([0-9]+|dead|parked|canary)$`, map[string]any{"overflow": "reject-publish"}, ShieldPriority, "queues"},
+		{"millrace." + t.Exchange() + ".last", `^` + regexp.QuoteMeta(t.LastStream()) + `$`, map[string]any{"queue-leader-locator": "client-local"}, ShieldPriority, "queues"},
+	}
+}
+
+// management asks RabbitMQ's management API.
+type management struct {
+	urls     config.ManagementURLs
+	vhost    string
+	topology broker.Topology
+	client   http.Client
+}
+
+// newManagement returns the management API of the server that c.URLs leads to.
+func newManagement(c config.Broker) (*management, error) {
+	m := &management{urls: c.Management, topology: broker.NewTopology(c), client: http.Client{Timeout: managementTimeout}}
+	// It may be another host than the one that redirects: the password stays here.
+	m.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	uri, err := amqp.ParseURI(c.URLs[0])
+	if err != nil {
+		return nil, err
+	}
+	m.vhost = uri.Vhost
+	return m, nil
+}
+
+// statusError is an answer that is none.
+type statusError struct {
+	code int
+	path string
+}
+
+func (e *statusError) Error() string {
+	return fmt.Sprintf("RabbitMQ's management API answered %d to %s", e.code, e.path)
+}
+
+func answered(err error, codes ...int) bool {
+	var status *statusError
+	if errors.As(err, &status) {
+		for _, c := range codes {
+			if status.code == c {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// call makes a request to one of the URLs, the first that answers. It decodes the answer into out, unless that is nil.
+func (m *management) call(ctx context.Context, method, path string, in, out any) error {
+	var last error
+	for _, base := range m.urls {
+		last = m.callOne(ctx, base, method, path, in, out)
+		var status *statusError
+		if last == nil || errors.As(last, &status) {
+			break
+		}
+	}
+	return last
+}
+
+func (m *management) callOne(ctx context.Context, base, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, base+path, body)
+	if err != nil {
+		return errors.New("RABBITMQ_MANAGEMENT_URL is no URL to ask")
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := m.client.Do(req)
+	if err != nil {
+		var u *url.Error // which holds the URL with its user
+		if errors.As(err, &u) {
+			err = u.Err
+		}
+		return fmt.Errorf("RabbitMQ's management API at %s: %w", config.Redacted(base), err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, managementBytes))
+	if err != nil {
+		return fmt.Errorf("RabbitMQ's management API at %s: %w", config.Redacted(base), err)
+	}
+	if resp.StatusCode >= 300 {
+		return &statusError{resp.StatusCode, method + " " + strings.SplitN(path, "?", 2)[0]}
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return fmt.Errorf("RabbitMQ's management API at %s: %w", config.Redacted(base), err)
+	}
+	return nil
+}
+
+// path joins escaped names to a path below /api.
+func path(names ...string) string {
+	var b strings.Builder
+	b.WriteString("/api")
+	for _, n := range names {
+		b.WriteString("/" + url.PathEscape(n))
+	}
+	return b.String()
+}
+
+// look returns what harms the queues, and whether the shields apply to all of them. A queue that is not there yet is
+// declared by whoever connects next.
+func (m *management) look(ctx context.Context) (found []Harm, shielded bool, err error) {
+	shielded = true
+	shields := Shields(m.topology)
+	for _, name := range append(m.topology.WorkQueues(), m.topology.LastStream()) {
+		var q queue
+		err := m.call(ctx, http.MethodGet, path("queues", m.vhost, name)+
+			"?columns=name,type,arguments,policy,operator_policy,effective_policy_definition", nil, &q)
+		if answered(err, http.StatusNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		want := shields[0].Name
+		if name == m.topology.LastStream() {
+			want = shields[1].Name
+		}
+		shielded = shielded && q.Policy == want
+		found = append(found, harms(m.topology, q, func(key string) string { return m.source(ctx, q, key) })...)
+	}
+	return found, shielded, nil
+}
+
+// source names the policy that a key of a queue comes from.
+func (m *management) source(ctx context.Context, q queue, key string) string {
+	regular, operator := "the policy "+q.Policy, "the operator policy "+q.Operator
+	switch {
+	case q.Operator == "":
+		return regular
+	case q.Policy == "":
+		return operator
+	}
+	var p struct{ Definition map[string]any }
+	if err := m.call(ctx, http.MethodGet, path("operator-policies", m.vhost, q.Operator), nil, &p); err != nil {
+		return regular + " or " + operator
+	}
+	if p.Definition[key] == q.Definition[key] {
+		return operator
+	}
+	return regular
+}
+
+// shield sets the policies that shield the queues.
+func (m *management) shield(ctx context.Context) error {
+	for _, s := range Shields(m.topology) {
+		if err := m.call(ctx, http.MethodPut, path("policies", m.vhost, s.Name), s, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
