@@ -16,6 +16,7 @@ BEGIN
     -- Where another user has migrated: the keeper works as the tables' owner.
     GRANT SELECT, INSERT, UPDATE ON settings TO millrace_owner;
     GRANT INSERT, SELECT, UPDATE (changes) ON late_changes TO millrace_writer;
+    GRANT INSERT, SELECT, UPDATE ON last_stream TO millrace_writer;
     GRANT SELECT ON schema_migrations TO millrace_writer;
     -- Again: a dump that is restored without privileges lets everybody call it.
     REVOKE ALL ON FUNCTION millrace_add_partition(regclass, text, text, text) FROM PUBLIC;

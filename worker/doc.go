@@ -20,12 +20,14 @@
 //
 //	Run ─┬─ the admin server (health, readiness, metrics)
 //	     ├─ keeper: partitions ahead of time, retention                  one database connection
+//	     ├─ parkedReader: what RabbitMQ set aside twice              one database connection
+//	     ├─ policy.Watch: what harms the queues
 //	     ├─ indexer: indexes on closed partitions                        one database connection
 //	     └─ stream, WORKER_STREAMS of them and one for the dead queue    one database connection: store, acknowledge
 //	          └─ session, as long as its broker connection lives
 //	               ├─ consumer.receive, one for each queue: deliveries → items; now and then one that resizes its window
 //	               ├─ batcher.run: items → batches
-//	               └─ some that watch: for a stop, for RabbitMQ's alarms, and over the parked queue
+//	               └─ some that watch: for a stop and for RabbitMQ's alarms
 //
 // The stream's own goroutine works on one batch at a time while the batcher fills another. A batch is handed over
 // on an unbuffered channel, so when one is taken the one before is free to be filled again. Only the batcher

@@ -18,6 +18,9 @@ import (
 )
 
 const (
+	// parkedLock is held by the worker that replaces the parked queue, "mrparked" in ASCII.
+	parkedLock = 0x6d727061726b6564
+
 	// keeperLock and indexerLock are the keys of the advisory locks that the leaders hold, "mrkeeper" and "mrindex"
 	// in ASCII.
 	keeperLock  = 0x6d726b6565706572

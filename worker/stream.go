@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"millrace/internal/broker"
@@ -45,9 +44,6 @@ const (
 	// end with nothing stored follow each other at once, to be over it in seconds; then the pauses are as always.
 	quickDeaths = 120
 	quickPause  = 10 * time.Millisecond
-
-	// parkedInterval is how often the messages that are parked are counted.
-	parkedInterval = 15 * time.Second
 )
 
 var errCautionOver = errors.New("enough was stored one frame at a time")
@@ -69,7 +65,6 @@ type stream struct {
 	load     *load
 	postgres *condition
 	rabbitmq *condition
-	parked   prometheus.Gauge // set by the stream of the dead queue; nil for the others
 	log      *slog.Logger
 
 	// stuck is a batch that was held for too long: its frames are RabbitMQ's again, and it is the best proof that
@@ -216,17 +211,6 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 	if err := s.topology.Ensure(conn.Connection); err != nil {
 		return 0, err
 	}
-	ch, err := conn.Channel()
-	if err != nil {
-		return 0, err
-	}
-
-	stopCounting := make(chan struct{})
-	defer close(stopCounting)
-	if s.parked != nil {
-		watching.Go(func() { s.countParked(ch, stopCounting) })
-	}
-
 	// lost ends with the possibility to acknowledge.
 	lost, lose := context.WithCancelCause(hard)
 	var receivers sync.WaitGroup
@@ -309,27 +293,6 @@ func (s *stream) window() window {
 // budget is how many bytes of frames the stream is meant to hold: a batch that commits and one that gathers. What
 // it holds at most is twice that, and what the frame that is too much has.
 func (s *stream) budget() int { return 2 * int(s.config.BatchBytes) }
-
-// countParked keeps the metric of what not even the reader of the dead queue survived. It has the channel for
-// itself.
-func (s *stream) countParked(ch *amqp.Channel, stop <-chan struct{}) {
-	every := time.NewTicker(parkedInterval)
-	defer every.Stop()
-	for {
-		q, err := ch.QueueDeclarePassive(s.topology.ParkedQueue(), true, false, false, false, nil)
-		if err != nil {
-			return // the channel has ended, or somebody deleted the queue; the next session declares it
-		}
-		if s.parked.Set(float64(q.Messages)); q.Messages > 0 {
-			s.log.Warn("messages are parked that no reader survives", "queue", s.topology.ParkedQueue(), "messages", q.Messages)
-		}
-		select {
-		case <-every.C:
-		case <-stop:
-			return
-		}
-	}
-}
 
 // watchBlocked counts this connection among the blocked ones while it is.
 func (s *stream) watchBlocked(blockings <-chan amqp.Blocking) {

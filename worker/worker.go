@@ -100,7 +100,6 @@ func Run(ctx context.Context, c Config) error {
 	}
 	dead := newStream("dead")
 	dead.queues, dead.most, dead.decode = []string{topology.DeadQueue()}, deadPrefetch, decodeDead
-	dead.parked = m.parked
 	rabbitmq.hold(dead.name)
 	dead.rabbitmq = &condition{name: "rabbitmq: dead queue", log: log} // ingest does not need it, nor does readiness
 	streams = append(streams, dead)
@@ -114,6 +113,11 @@ func Run(ctx context.Context, c Config) error {
 	for _, s := range streams {
 		working.Go(func() { left.Add(int64(s.run(ctx, hard))) })
 	}
+	parked := &parkedReader{
+		urls: c.URLs, topology: topology, link: newLink(), parts: parts, metrics: m, gauge: m.parked, log: log,
+		broker: &condition{name: "rabbitmq: parked messages", log: log}, // nothing waits for it
+	}
+	working.Go(func() { parked.run(ctx) })
 	k := &keeper{leader: leader{link: ownerLink(), key: keeperLock}, parts: parts, retention: c.Retention, log: log, now: time.Now, due: m.due}
 	working.Go(func() { k.run(ctx) })
 	if c.IndexClosed {

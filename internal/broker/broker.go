@@ -108,7 +108,7 @@ func (t Topology) DeliveryLimit(queue string) int {
 // Declare binds, and RabbitMQ before 4 writes a binding down on all nodes of a cluster also when it is there: while one of
 // them hangs, connecting anew to the others would hang with it until they give it up, a minute by default.
 func (t Topology) Ensure(conn *amqp.Connection) error {
-	if _, err := t.declareParked(conn); err != nil {
+	if _, err := t.ParkedIsOld(conn); err != nil {
 		return err
 	}
 	whole, err := t.there(conn)
@@ -188,10 +188,10 @@ func (t Topology) declareQueues(ch *amqp.Channel) error {
 	return nil
 }
 
-// declareParked declares the parked queue and the stream behind it. It reports whether the parked queue is that of an
+// ParkedIsOld declares the parked queue and the stream behind it. It reports whether the parked queue is that of an
 // earlier Millrace, which has no stream behind it: such a queue stays, since it may hold messages, until
 // RenewParked finds it empty.
-func (t Topology) declareParked(conn *amqp.Connection) (old bool, err error) {
+func (t Topology) ParkedIsOld(conn *amqp.Connection) (old bool, err error) {
 	ch, err := conn.Channel()
 	if err != nil {
 		return false, err
@@ -224,7 +224,7 @@ func (t Topology) declareParked(conn *amqp.Connection) (old bool, err error) {
 // reports whether the old queue stays because it is not. One caller at a time may renew it: a second one might delete
 // what the first has made.
 func (t Topology) RenewParked(conn *amqp.Connection) (stays bool, err error) {
-	old, err := t.declareParked(conn)
+	old, err := t.ParkedIsOld(conn)
 	if err != nil || !old {
 		return false, err
 	}
@@ -248,7 +248,7 @@ func (t Topology) RenewParked(conn *amqp.Connection) (stays bool, err error) {
 	if lost > 0 {
 		err = fmt.Errorf("%d messages that no reader survives came into queue %s while it was replaced, and are gone", lost, t.ParkedQueue())
 	}
-	_, again := t.declareParked(conn)
+	_, again := t.ParkedIsOld(conn)
 	return false, errors.Join(err, again, ch.Close())
 }
 

@@ -1,0 +1,455 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"millrace/internal/broker"
+)
+
+const (
+	// parkedInterval is how often the messages that are parked are counted.
+	parkedInterval = 15 * time.Second
+
+	// streamSettles is how long the stream is read before the parked queue is looked at, which may cost the connection.
+	streamSettles = time.Second
+
+	// parkedIdle ends a pass over the parked queue, and the wait for the first message of the stream.
+	parkedIdle = 2 * time.Second
+
+	// parkedDeaths is how many connections may be lost over a message before it is left alone. A hundred and twenty
+	// readers have not survived it before.
+	parkedDeaths = 5
+
+	// parkedBatch is how many messages are stored in one transaction, and parkedWindow how many of the parked queue are
+	// held, most of which stay there. They have any size.
+	parkedBatch  = 10
+	parkedWindow = 50
+)
+
+// errAnew ends a session whose beginning has to be done again, which is no failure.
+var errAnew = errors.New("to be begun anew")
+
+// parkedReader stores what RabbitMQ has set aside twice: messages that expired or overflowed while no worker read the
+// dead queue. They are in the parked queue, or have left it the same way for the stream behind it. What no reader
+// survives stays where it is, and is counted.
+//
+// Every worker has one. The place in the stream, which is kept in the database, decides which of them stores a message.
+type parkedReader struct {
+	urls     []string
+	topology broker.Topology
+	link     link
+	parts    *partitions
+	metrics  *metrics
+	broker   *condition
+	gauge    prometheus.Gauge
+	log      *slog.Logger
+
+	// In the parked queue: how many messages were left by the last pass, and how many passes in a row cost the
+	// connection while as many were there.
+	left, deaths, deathsAt int
+
+	// In the stream: how many connections in a row were lost over the message at an offset.
+	streamDeaths   int
+	streamDeathsAt int64
+}
+
+// place is how far the stream has been read.
+type place struct {
+	first   uuid.NullUUID
+	next    int64
+	skipped int64
+}
+
+// run reads until ctx is done. It owns the link.
+func (r *parkedReader) run(ctx context.Context) {
+	defer r.link.drop()
+	wait := broker.NewBackoff()
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := r.session(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		r.link.rollback(ctx)
+		r.parts.forget()
+		if !errors.Is(err, errAnew) {
+			r.broker.fail("parked", err)
+		}
+		if time.Since(began) > time.Minute {
+			wait.Reset()
+		}
+		if broker.Sleep(ctx, wait.NextBackOff()) != nil {
+			return
+		}
+	}
+}
+
+// session reads with one connection to RabbitMQ, until it or the database fails.
+func (r *parkedReader) session(ctx context.Context) error {
+	conn, err := broker.Dial(ctx, r.urls, "millrace worker parked")
+	if err != nil {
+		return err
+	}
+	defer conn.End(brokerCloseTimeout)
+	stop := context.AfterFunc(ctx, func() { conn.End(brokerCloseTimeout) })
+	defer stop()
+	if err := r.topology.Ensure(conn.Connection); err != nil {
+		return err
+	}
+	old, err := r.renew(ctx, conn)
+	if err != nil {
+		return err
+	}
+	at, err := r.place(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.sameStream(ctx, conn, at); err != nil {
+		return err
+	}
+	ch, deliveries, there, err := r.consumeStream(conn, at.next)
+	if err != nil {
+		return err
+	}
+	closed := conn.NotifyClose(make(chan *amqp.Error, 1))
+	r.broker.hold("parked")
+	received := false
+	look := time.NewTimer(streamSettles)
+	defer look.Stop()
+	for {
+		select {
+		case d, ok := <-deliveries:
+			if !ok {
+				if there && !received {
+					return errors.Join(r.died(ctx, at.next), closeReason(closed))
+				}
+				return errors.Join(fmt.Errorf("RabbitMQ ended the consumer of %s", r.topology.LastStream()), closeReason(closed))
+			}
+			received, r.streamDeaths = true, 0
+			batch := moreOf(d, deliveries)
+			if at, err = r.storeStream(ctx, at, batch); err != nil {
+				return err
+			}
+			if err := ch.Ack(batch[len(batch)-1].DeliveryTag, true); err != nil {
+				return err
+			}
+		case <-look.C:
+			if err := r.lookAtParked(ctx, conn, old, at.skipped); err != nil {
+				return err
+			}
+			look.Reset(parkedInterval)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// closeReason returns why the connection has ended, nil where it has not.
+func closeReason(closed <-chan *amqp.Error) error {
+	select {
+	case reason := <-closed:
+		if reason != nil {
+			return reason
+		}
+	case <-time.After(time.Second): // the channel alone has ended
+	}
+	return nil
+}
+
+// moreOf returns a delivery and those that have come behind it.
+func moreOf(d amqp.Delivery, deliveries <-chan amqp.Delivery) []amqp.Delivery {
+	batch := []amqp.Delivery{d}
+	for len(batch) < parkedBatch {
+		select {
+		case d, ok := <-deliveries:
+			if !ok {
+				return batch
+			}
+			batch = append(batch, d)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// renew gives the parked queue of an earlier version the stream behind it, once it is empty. It reports whether the
+// old queue stays. Only one worker at a time may do so.
+func (r *parkedReader) renew(ctx context.Context, conn *broker.Connection) (old bool, err error) {
+	db, err := r.link.open(ctx)
+	if err != nil {
+		return false, err
+	}
+	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", parkedLock); err != nil {
+			return err
+		}
+		old, err = r.topology.RenewParked(conn.Connection)
+		return err
+	})
+	if old {
+		r.log.Warn("the parked queue is that of an earlier version and not empty: messages that expire in it are lost. "+
+			"Take out what you need, then purge it, and it is made anew", "queue", r.topology.ParkedQueue())
+	}
+	return old, err
+}
+
+// place reads how far the stream has been read.
+func (r *parkedReader) place(ctx context.Context) (at place, err error) {
+	db, err := r.link.open(ctx)
+	if err != nil {
+		return at, err
+	}
+	if _, err := db.Exec(ctx, "INSERT INTO last_stream (name) VALUES ($1) ON CONFLICT DO NOTHING", r.topology.LastStream()); err != nil {
+		return at, fmt.Errorf("place in the stream: %w", err)
+	}
+	err = db.QueryRow(ctx, "SELECT first, next, skipped FROM last_stream WHERE name = $1", r.topology.LastStream()).Scan(&at.first, &at.next, &at.skipped)
+	if err != nil {
+		return at, fmt.Errorf("place in the stream: %w", err)
+	}
+	return at, nil
+}
+
+// sameStream finds out whether somebody has deleted the stream: another one is read from its start.
+func (r *parkedReader) sameStream(ctx context.Context, conn *broker.Connection, at place) error {
+	if at.next == 0 || !at.first.Valid {
+		return nil
+	}
+	ch, deliveries, _, err := r.consumeStream(conn, 0)
+	if err != nil {
+		return err
+	}
+	select {
+	case d, ok := <-deliveries:
+		if ok && offsetOf(&d) == 0 && digest(&d) != at.first.UUID {
+			return errors.Join(r.restart(ctx, at), ch.Close())
+		}
+	case <-time.After(parkedIdle): // it is empty, and will be seen to be another when something comes
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return ch.Close()
+}
+
+// restart begins the stream anew, and returns errAnew.
+func (r *parkedReader) restart(ctx context.Context, at place) error {
+	db, err := r.link.open(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := db.Exec(ctx, "UPDATE last_stream SET first = NULL, next = 0, skipped = 0 WHERE name = $1 AND next = $2",
+		r.topology.LastStream(), at.next); err != nil {
+		return err
+	}
+	return errAnew
+}
+
+// consumeStream starts a consumer of the stream, and reports whether a message is there to be delivered.
+func (r *parkedReader) consumeStream(conn *broker.Connection, from int64) (_ *amqp.Channel, _ <-chan amqp.Delivery, there bool, err error) {
+	ch, err := conn.Channel()
+	if err != nil {
+		return nil, nil, false, err
+	}
+	q, err := ch.QueueDeclarePassive(r.topology.LastStream(), true, false, false, false, nil)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	if err := ch.Qos(parkedBatch, 0, false); err != nil {
+		return nil, nil, false, err
+	}
+	deliveries, err := ch.Consume(r.topology.LastStream(), "", false, false, false, false, amqp.Table{"x-stream-offset": from})
+	if err != nil {
+		return nil, nil, false, fmt.Errorf("consume %s: %w", r.topology.LastStream(), err)
+	}
+	return ch, deliveries, int64(q.Messages) > from, nil
+}
+
+// died counts a connection that was lost before a message of the stream that is there had come, and steps over the
+// message at the last.
+func (r *parkedReader) died(ctx context.Context, offset int64) error {
+	if r.streamDeathsAt != offset {
+		r.streamDeaths, r.streamDeathsAt = 0, offset
+	}
+	if r.streamDeaths++; r.streamDeaths < parkedDeaths {
+		return nil
+	}
+	db, err := r.link.open(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = db.Exec(ctx, "UPDATE last_stream SET next = next + 1, skipped = skipped + 1 WHERE name = $1 AND next = $2",
+		r.topology.LastStream(), offset)
+	r.log.Warn("a message that no reader survives was stepped over", "stream", r.topology.LastStream(), "offset", offset)
+	return err
+}
+
+// offsetOf returns the place of a message in the stream.
+func offsetOf(d *amqp.Delivery) int64 {
+	n, ok := d.Headers["x-stream-offset"].(int64)
+	if !ok {
+		return -1
+	}
+	return n
+}
+
+// digest tells a message from others.
+func digest(d *amqp.Delivery) uuid.UUID {
+	from := originOf(d, "")
+	delete(from.headers, "x-stream-offset")
+	properties, err := from.properties()
+	if err != nil { // it has been made something that can be encoded
+		properties = nil
+	}
+	return uuid.NewSHA1(uuid.NameSpaceOID, append(properties, d.Body...))
+}
+
+// storeStream stores messages of the stream as dead letters, together with the place behind them.
+func (r *parkedReader) storeStream(ctx context.Context, at place, batch []amqp.Delivery) (place, error) {
+	behind := at
+	var letters []deadLetter
+	for i := range batch {
+		d := &batch[i]
+		offset := offsetOf(d)
+		if offset < behind.next {
+			return at, r.restart(ctx, at)
+		}
+		if offset == 0 {
+			behind.first = uuid.NullUUID{UUID: digest(d), Valid: true}
+		}
+		behind.next = offset + 1
+		letters = append(letters, r.letter(d))
+	}
+	err := r.store(ctx, letters, func(db *pgx.Conn) error {
+		tag, err := db.Exec(ctx, "UPDATE last_stream SET first = $3, next = $4 WHERE name = $1 AND next = $2",
+			r.topology.LastStream(), at.next, behind.first, behind.next)
+		if err == nil && tag.RowsAffected() == 0 {
+			err = errAnew // another worker has stored them; the place is to be read anew
+		}
+		return err
+	})
+	return behind, err
+}
+
+func (r *parkedReader) letter(d *amqp.Delivery) deadLetter {
+	delete(d.Headers, "x-stream-offset")
+	return decodeDead(d, r.topology.ParkedQueue(), time.Now()).dead[0]
+}
+
+// store stores dead letters. final, unless nil, belongs to the transaction.
+func (r *parkedReader) store(ctx context.Context, letters []deadLetter, final func(*pgx.Conn) error) error {
+	db, err := r.link.open(ctx)
+	if err != nil {
+		return err
+	}
+	out, err := store(ctx, db, r.parts, nil, letters, func(outcome) error {
+		if final == nil {
+			return nil
+		}
+		return final(db)
+	})
+	if err != nil {
+		return err
+	}
+	for reason, n := range out.dead {
+		r.metrics.deadLetters.WithLabelValues(reason).Add(float64(n))
+		r.log.Warn("dead letters written: see millrace dead list", "reason", reason, "letters", n, "stream", "parked")
+	}
+	return nil
+}
+
+// lookAtParked counts what is parked. When that has changed it passes over the queue, and stores what is there because
+// it expired or overflowed. skipped is the number of messages in the stream that no reader survived.
+func (r *parkedReader) lookAtParked(ctx context.Context, conn *broker.Connection, old bool, skipped int64) error {
+	ch, err := conn.Channel()
+	if err != nil {
+		return err
+	}
+	name := r.topology.ParkedQueue()
+	q, err := ch.QueueDeclarePassive(name, true, false, false, false, nil)
+	if err != nil {
+		return err
+	}
+	parked := q.Messages
+	switch {
+	case old && parked == 0:
+		return errAnew // which makes the queue of this version
+	case old, parked == 0, parked == r.left, parked == r.deathsAt && r.deaths >= parkedDeaths:
+		// What is old may have a delivery limit, which a pass would use up. The others were passed over before.
+	default:
+		if parked != r.deathsAt {
+			r.deaths, r.deathsAt = 0, parked
+		}
+		r.deaths++
+		if err := r.pass(ctx, ch, parked); err != nil {
+			return err
+		}
+		r.deaths = 0
+		if ch, err = conn.Channel(); err != nil {
+			return err
+		}
+		if q, err = ch.QueueDeclarePassive(name, true, false, false, false, nil); err != nil {
+			return err
+		}
+		parked = q.Messages
+		r.left = parked
+	}
+	if r.gauge.Set(float64(parked) + float64(skipped)); parked > 0 {
+		r.log.Warn("messages are parked that no reader survives", "queue", name, "messages", parked)
+	}
+	return ch.Close()
+}
+
+// pass reads so many messages of the parked queue, stores those that are there because they expired or overflowed, and
+// gives the others back by closing the channel.
+func (r *parkedReader) pass(ctx context.Context, ch *amqp.Channel, messages int) error {
+	if err := ch.Qos(min(messages, parkedWindow), 0, false); err != nil {
+		return err
+	}
+	deliveries, err := ch.Consume(r.topology.ParkedQueue(), "", false, false, false, false, nil)
+	if err != nil {
+		return err
+	}
+	for messages > 0 {
+		select {
+		case d, ok := <-deliveries:
+			if !ok {
+				return fmt.Errorf("RabbitMQ ended the consumer of %s", r.topology.ParkedQueue())
+			}
+			batch := moreOf(d, deliveries)
+			messages -= len(batch)
+			var letters []deadLetter
+			var stored []amqp.Delivery
+			for i := range batch {
+				if letter := r.letter(&batch[i]); letter.reason != reasonDeliveryLimit {
+					letters, stored = append(letters, letter), append(stored, batch[i])
+				}
+			}
+			if len(letters) == 0 {
+				continue
+			}
+			if err := r.store(ctx, letters, nil); err != nil {
+				return err
+			}
+			for d := range slices.Values(stored) {
+				if err := d.Ack(false); err != nil {
+					return err
+				}
+			}
+		case <-time.After(parkedIdle):
+			return ch.Close()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return ch.Close()
+}
