@@ -403,7 +403,7 @@ func TestTheComposeFileHasNoSecretOfItsOwn(t *testing.T) {
 // that what docker-compose.yml says beside that is taken by the service.
 func TestEverySettingReachesItsService(t *testing.T) {
 	fixed := map[string]bool{ // where the containers find each other, and what follows from there being containers
-		"RABBITMQ_URL": true, "POSTGRES_URL": true, "POSTGRES_OWNER_URL": true, "REDIS_URL": true,
+		"RABBITMQ_URL": true, "RABBITMQ_MANAGEMENT_URL": true, "POSTGRES_URL": true, "POSTGRES_OWNER_URL": true, "REDIS_URL": true,
 		"API_ADDR": true, "QUERY_ADDR": true, "WORKER_ADDR": true, // the image's
 		"AUTO_MIGRATE": true,
 		"PPROF_ADDR":   true, // takes loopback addresses alone, which are the container's own

@@ -135,3 +135,57 @@ func closedAddress(t *testing.T) string {
 	defer ln.Close() // so that nobody listens
 	return ln.Addr().String()
 }
+
+// TestWhatIsSomebodyElsesIsNamedWithAdviceThatCanBeFollowed: QUEUE_MAX_BYTES is no way out of a queue of another kind.
+func TestWhatIsSomebodyElsesIsNamedWithAdviceThatCanBeFollowed(t *testing.T) {
+	for _, tt := range []struct {
+		name, kind string
+		declare    func(ch *amqp.Channel, topology broker.Topology) error
+	}{
+		{"a classic queue", "queue", func(ch *amqp.Channel, topology broker.Topology) error {
+			_, err := ch.QueueDeclare(topology.Queue(0), true, false, false, false, nil)
+			return err
+		}},
+		{"a queue that does not last", "queue", func(ch *amqp.Channel, topology broker.Topology) error {
+			_, err := ch.QueueDeclare(topology.DeadQueue(), false, true, false, false, nil)
+			return err
+		}},
+		{"a quorum queue with other arguments", "queue", func(ch *amqp.Channel, topology broker.Topology) error {
+			_, err := ch.QueueDeclare(topology.Queue(0), true, false, false, false, amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum, amqp.QueueMessageTTLArg: 1000})
+			return err
+		}},
+		{"a parked queue of neither version", "queue", func(ch *amqp.Channel, topology broker.Topology) error {
+			_, err := ch.QueueDeclare(topology.ParkedQueue(), true, false, false, false, nil)
+			return err
+		}},
+		{"a topic exchange", "exchange", func(ch *amqp.Channel, topology broker.Topology) error {
+			return ch.ExchangeDeclare(topology.Exchange(), amqp.ExchangeTopic, true, false, false, false, nil)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := testenv.Broker(t, 1)
+			c.MaxBytes = 1 << 30
+			topology := broker.NewTopology(c)
+			if err := tt.declare(testenv.Channel(t, c), topology); err != nil {
+				t.Fatal(err)
+			}
+			conn, err := broker.Dial(context.Background(), c.URLs, "test")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.End(time.Second)
+			err = topology.Ensure(conn.Connection)
+			if err == nil {
+				t.Fatal("got no error")
+			}
+			for _, part := range []string{"there is a " + tt.kind + " " + c.Name, "virtual host", "delete"} {
+				if !strings.Contains(strings.Replace(err.Error(), "is an exchange", "is a exchange", 1), part) {
+					t.Errorf("got %q, want %q in it", err, part)
+				}
+			}
+			if strings.Contains(err.Error(), "QUEUE_MAX_BYTES") {
+				t.Errorf("got %q, which blames a setting", err)
+			}
+		})
+	}
+}
