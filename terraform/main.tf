@@ -70,7 +70,8 @@ locals {
     { for name, s in local.monitoring : name => s if var.monitoring },
   )
 
-  amqp     = "amqp://millrace:${var.passwords.rabbitmq}@broker:5672/"
+  amqp = "amqp://millrace:${var.passwords.rabbitmq}@broker:5672/"
+
   # By it the services set the policy that shields the queues, and see those that harm them.
   management = "http://millrace:${var.passwords.rabbitmq}@broker:15672"
 

@@ -34,6 +34,10 @@ const (
 	// held, most of which stay there. They have any size.
 	parkedBatch  = 10
 	parkedWindow = 50
+
+	// renewAfter is how long a worker waits before it replaces the parked queue of an earlier version: an API of that
+	// version refuses the new queue when it connects anew, so a rolling upgrade should be over.
+	renewAfter = 10 * time.Minute
 )
 
 // errAnew ends a session whose beginning has to be done again, which is no failure.
@@ -53,6 +57,7 @@ type parkedReader struct {
 	broker   *condition
 	gauge    prometheus.Gauge
 	log      *slog.Logger
+	renewAt  time.Time // see renewAfter
 
 	// In the parked queue: how many messages were left by the last pass, and how many passes in a row cost the
 	// connection while as many were there.
@@ -183,9 +188,12 @@ func moreOf(d amqp.Delivery, deliveries <-chan amqp.Delivery) []amqp.Delivery {
 	return batch
 }
 
-// renew gives the parked queue of an earlier version the stream behind it, once it is empty. It reports whether the
-// old queue stays. Only one worker at a time may do so.
+// renew gives the parked queue of an earlier version the stream behind it, once it is empty and renewAt has come. It
+// reports whether the old queue stays. Only one worker at a time may do so.
 func (r *parkedReader) renew(ctx context.Context, conn *broker.Connection) (old bool, err error) {
+	if time.Now().Before(r.renewAt) {
+		return r.topology.ParkedIsOld(conn.Connection)
+	}
 	db, err := r.link.open(ctx)
 	if err != nil {
 		return false, err
@@ -381,7 +389,7 @@ func (r *parkedReader) lookAtParked(ctx context.Context, conn *broker.Connection
 	}
 	parked := q.Messages
 	switch {
-	case old && parked == 0:
+	case old && parked == 0 && time.Now().After(r.renewAt):
 		return errAnew // which makes the queue of this version
 	case old, parked == 0, parked == r.left, parked == r.deathsAt && r.deaths >= parkedDeaths:
 		// What is old may have a delivery limit, which a pass would use up. The others were passed over before.

@@ -174,6 +174,7 @@ func TestAMessageOfTheStreamThatNoReaderSurvivesIsSteppedOver(t *testing.T) {
 // TestTheParkedQueueOfAnEarlierVersionIsReplacedOnceItIsEmpty: a queue's arguments can't be changed.
 func TestTheParkedQueueOfAnEarlierVersionIsReplacedOnceItIsEmpty(t *testing.T) {
 	c := testConfig(t, 1)
+	c.renewAfter = time.Millisecond
 	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
 	parked := p.topology.ParkedQueue()
 	if _, err := p.ch.QueueDeclare(parked, true, false, false, false, amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum}); err != nil {

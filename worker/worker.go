@@ -30,6 +30,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	log := service.Logger(c.Log, c.Process, "worker")
 	c.maxHold, c.slow = cmp.Or(c.maxHold, maxHold), cmp.Or(c.slow, slow)
+	c.renewAfter = cmp.Or(c.renewAfter, renewAfter)
 	ln, err := service.Listen("WORKER_ADDR", c.Addr, config.Access{AllowAnonymous: c.AllowAnonymous})
 	if err != nil {
 		return err
@@ -114,7 +115,7 @@ func Run(ctx context.Context, c Config) error {
 		working.Go(func() { left.Add(int64(s.run(ctx, hard))) })
 	}
 	parked := &parkedReader{
-		urls: c.URLs, topology: topology, link: newLink(), parts: parts, metrics: m, gauge: m.parked, log: log,
+		urls: c.URLs, topology: topology, link: newLink(), parts: parts, metrics: m, gauge: m.parked, log: log, renewAt: time.Now().Add(c.renewAfter),
 		broker: &condition{name: "rabbitmq: parked messages", log: log}, // nothing waits for it
 	}
 	working.Go(func() { parked.run(ctx) })
