@@ -97,7 +97,7 @@ func TestNoPolicyLosesWhatWaits(t *testing.T) {
 				}
 
 				// Another worker does not read again what the stream still has.
-				w = start(t, c)
+				start(t, c)
 				reader := readerFor(t, c)
 				at, err := reader.place(t.Context())
 				if err != nil {

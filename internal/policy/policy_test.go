@@ -134,6 +134,23 @@ func declare(t *testing.T, c config.Broker) {
 	}
 }
 
+// publishThree publishes three messages to a queue and waits for their confirms.
+func publishThree(t *testing.T, ch *amqp.Channel, queue string) {
+	t.Helper()
+	if err := ch.Confirm(false); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		confirm, err := ch.PublishWithDeferredConfirmWithContext(t.Context(), "", queue, true, false, amqp.Publishing{DeliveryMode: amqp.Persistent})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok, err := confirm.WaitContext(t.Context()); err != nil || !ok {
+			t.Fatalf("confirmed: %v, %v", ok, err)
+		}
+	}
+}
+
 const soon = time.Minute
 
 // TestPoliciesAreShieldedOrNamed goes through what an operator may set on a server with the management API.
@@ -157,11 +174,7 @@ func TestPoliciesAreShieldedOrNamed(t *testing.T) {
 	// A policy of the usual priority changes nothing: the records stay, and nothing is told.
 	ch := testenv.Channel(t, c)
 	ctl("set_policy", "ttl", ".*", `{"message-ttl":100,"expires":100,"max-length":1,"overflow":"drop-head"}`)
-	for range 3 {
-		if err := ch.Publish("", "logs.0", true, false, amqp.Publishing{DeliveryMode: amqp.Persistent}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	publishThree(t, ch, "logs.0")
 	canary := policy.NewCanary(c, time.Minute, time.Second/4) // any queue of ours shows when RabbitMQ has had the time to harm one
 	defer canary.Close()
 	for range 10 {
@@ -263,5 +276,33 @@ func TestTheCanaryShowsWhatPoliciesDo(t *testing.T) {
 			}
 			testenv.Eventually(t, soon, "all is well again", func() bool { return look() == "" })
 		})
+	}
+}
+
+// TestThePrivateServersAreShielded: nothing of Millrace's runs, so what holds is the policy that the start has set.
+func TestThePrivateServersAreShielded(t *testing.T) {
+	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
+	shielded := config.Broker{URLs: config.BrokerURLs{stack.RabbitMQURL}, Shards: 1}
+	other := shielded
+	other.Name = testenv.Name()
+	declare(t, shielded)
+	declare(t, other)
+	if err := stack.RabbitMQCtl(t.Context(), "set_policy", "ttl", ".*", `{"message-ttl":100,"expires":60000}`); err != nil {
+		t.Fatal(err)
+	}
+	ch := testenv.Channel(t, shielded)
+	waiting := func(c config.Broker) int {
+		q, err := ch.QueueDeclarePassive(broker.NewTopology(c).Queue(0), true, false, false, false, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return q.Messages
+	}
+	for _, c := range []config.Broker{shielded, other} {
+		publishThree(t, ch, broker.NewTopology(c).Queue(0))
+	}
+	testenv.Eventually(t, soon, "queues that are not shielded lose their messages", func() bool { return waiting(other) == 0 })
+	if n := waiting(shielded); n != 3 {
+		t.Errorf("%d messages wait in logs.0, want the 3 that were published", n)
 	}
 }
