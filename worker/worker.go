@@ -47,6 +47,7 @@ func Run(ctx context.Context, c Config) error {
 	registry := service.NewRegistry()
 	parts := newPartitions(c.PartitionInterval)
 	m := newMetrics(registry, func() time.Duration { return parts.ahead(time.Now()) }, c.PartitionInterval)
+	policies := policy.New(policy.Options{Broker: c.Broker, Log: log, Registry: registry})
 	var ready service.Ready
 	postgres := &condition{name: "postgres", ready: &ready, log: log, gauge: m.database}
 	rabbitmq := &condition{name: "rabbitmq", ready: &ready, log: log, gauge: m.connected}
@@ -125,7 +126,6 @@ func Run(ctx context.Context, c Config) error {
 		x := &indexer{leader: leader{link: ownerLink(), key: indexerLock}, logs: parts.logs, retention: c.Retention, calm: busy.calm, log: log, now: time.Now}
 		working.Go(func() { x.run(ctx) })
 	}
-	policies := policy.New(policy.Options{Broker: c.Broker, Log: log, Registry: registry})
 	working.Go(func() { policies.Run(ctx) }) // what harms the queues is no reason to stop emptying them
 	log.Info("worker is up", "address", ln.Addr(), "streams", c.Streams, "queues", topology.Shards())
 
