@@ -62,7 +62,7 @@ func Run(ctx context.Context, c Config) error {
 	var serving sync.WaitGroup
 	serveCtx, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	serving.Go(func() {
-		if err := service.Serve(serveCtx, ln, mux, time.Second); err != nil {
+		if err := service.Serve(serveCtx, ln, mux, service.Options{Grace: time.Second, AnswerTime: adminAnswerTime, Log: log}); err != nil {
 			fail(adminError{fmt.Errorf("WORKER_ADDR: %w", err)})
 		}
 	})
@@ -144,6 +144,9 @@ func Run(ctx context.Context, c Config) error {
 	log.Info("worker has stopped")
 	return err
 }
+
+// adminAnswerTime is how long a client of the admin server may take to receive its answer.
+const adminAnswerTime = 30 * time.Second
 
 // adminError ends the worker when its admin server fails.
 type adminError struct{ error }

@@ -38,7 +38,7 @@ func Profiles(p config.Process, log *slog.Logger) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var serving sync.WaitGroup
 	serving.Go(func() {
-		if err := Serve(ctx, ln, mux, profileGrace); err != nil && ctx.Err() == nil {
+		if err := Serve(ctx, ln, mux, Options{Grace: profileGrace, Log: log}); err != nil && ctx.Err() == nil {
 			log.Warn("profiles are served no more", "error", err)
 		}
 	})

@@ -7,7 +7,8 @@
 package service
 
 import (
-	"context"
+	"bytes"
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -18,8 +19,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -126,8 +127,32 @@ func Handle(mux *http.ServeMux, ready *Ready, registry *prometheus.Registry) {
 		}
 		WriteJSON(w, http.StatusOK, map[string]string{"status": "ready"})
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		// As bytes: what they are made of takes several times the memory, for as long as a client takes to read.
+		made := &Answer{Head: w.Header()}
+		metrics.ServeHTTP(made, r)
+		made.Head.Set("Content-Length", strconv.Itoa(made.Body.Len()))
+		w.WriteHeader(cmp.Or(made.Status, http.StatusOK))
+		_, _ = made.Body.WriteTo(w) // the client may be gone: nobody is left to tell
+	})
 }
+
+// Answer is an http.ResponseWriter that keeps the answer.
+type Answer struct {
+	Head   http.Header
+	Status int // 0: none was set, which means 200
+	Body   bytes.Buffer
+}
+
+// Header returns the header to be sent.
+func (a *Answer) Header() http.Header { return a.Head }
+
+// WriteHeader keeps the status.
+func (a *Answer) WriteHeader(status int) { a.Status = cmp.Or(a.Status, status) }
+
+// Write keeps p.
+func (a *Answer) Write(p []byte) (int, error) { return a.Body.Write(p) }
 
 // WriteJSON answers with v as JSON. v must be something encoding/json can encode.
 func WriteJSON(w http.ResponseWriter, status int, v any) {
@@ -216,29 +241,4 @@ func RegisterCertificate(r prometheus.Registerer, a config.Access) error {
 	})
 	g.Set(float64(expiry.Unix()))
 	return r.Register(g)
-}
-
-// Serve answers on ln until ctx is done, then lets requests under way finish for at most grace. It returns
-// nil after an ordered stop.
-func Serve(ctx context.Context, ln net.Listener, handler http.Handler, grace time.Duration) error {
-	server := &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-	}
-	stopped := make(chan error, 1)
-	stop := context.AfterFunc(ctx, func() {
-		deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
-		defer cancel()
-		err := server.Shutdown(deadline)
-		if err != nil {
-			err = errors.Join(err, server.Close())
-		}
-		stopped <- err
-	})
-	if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-		stop()
-		return err
-	}
-	return <-stopped
 }

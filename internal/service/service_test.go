@@ -103,7 +103,9 @@ func TestServeLetsRequestsFinish(t *testing.T) {
 		_, _ = io.WriteString(w, "done")
 	})
 	served := make(chan error)
-	go func() { served <- Serve(ctx, ln, handler, 10*time.Second) }()
+	go func() {
+		served <- Serve(ctx, ln, handler, Options{Grace: 10 * time.Second, Log: slog.New(slog.DiscardHandler)})
+	}()
 	answered := make(chan string)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	go func() {

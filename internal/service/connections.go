@@ -1,0 +1,215 @@
+package service
+
+import (
+	"cmp"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// The states of a connection, in the order in which they are closed to make room.
+const (
+	stranger int32 = iota // no request of it was let in
+	waiting               // between requests, one of which was let in
+	busy                  // a request that was let in is under way: it is never closed
+	closed
+)
+
+const (
+	// firstToGo is how many strangers are found by one look at all connections. While connections come faster than they
+	// are served, every 64th of them costs such a look, of some 100 µs at 10,000 connections.
+	firstToGo = 64
+
+	// firstRequest is how long a stranger is safe while strangers have less than one in fewStrangers of the places: in a full
+	// house a client that has just connected would be closed for the next one before its request was read.
+	firstRequest = 50 * time.Millisecond
+	fewStrangers = 8
+
+	// restBeforeClose is how long a connection whose request was let in is safe after it. Clients that send once a second
+	// keep their connection whatever strangers do.
+	restBeforeClose = time.Second
+
+	// ownDescriptors is how many file descriptors a service keeps for itself: for servers, files, other listeners.
+	ownDescriptors = 128
+)
+
+// Connections bounds how many connections a server has open at once. When it is full, a new connection takes the place of
+// the stranger that has been idle for longest, then of the longest idle of the others. So clients that were never let in
+// can't keep those out that are. It may be used by many goroutines at once.
+type Connections struct {
+	most  int
+	began time.Time // what Connection.since counts from
+
+	mu   sync.Mutex
+	open map[*Connection]struct{}
+	next []candidate // strangers to close next, in this order
+}
+
+// Connection is one of Connections. Its methods may be called by one goroutine at a time.
+type Connection struct {
+	of    *Connections
+	cut   func()
+	state atomic.Int32
+	since atomic.Int64 // nanoseconds from of.began to its opening or its last request
+}
+
+// candidate is a connection as it was when it was found idle.
+type candidate struct {
+	*Connection
+	since int64
+}
+
+// NewConnections returns a bound of most connections.
+func NewConnections(most int) *Connections {
+	return &Connections{most: most, began: time.Now(), open: make(map[*Connection]struct{})}
+}
+
+// Open takes in a connection, or returns nil when there is no room and none can be made. cut closes it at once, without
+// waiting for its client; it may be called by any goroutine until Close returns, and once after that.
+func (s *Connections) Open(cut func()) *Connection {
+	c := &Connection{of: s, cut: cut}
+	c.since.Store(int64(time.Since(s.began)))
+	s.mu.Lock()
+	var victim *Connection
+	if len(s.open) >= s.most {
+		if victim = s.takeLongestIdle(); victim == nil {
+			s.mu.Unlock()
+			return nil
+		}
+	}
+	s.open[c] = struct{}{}
+	s.mu.Unlock()
+	if victim != nil {
+		victim.cut()
+	}
+	return c
+}
+
+// MakeRoom closes the longest idle connection, for a process that has no file descriptor left. It reports whether there
+// was one.
+func (s *Connections) MakeRoom() bool {
+	s.mu.Lock()
+	victim := s.takeLongestIdle()
+	s.mu.Unlock()
+	if victim != nil {
+		victim.cut()
+	}
+	return victim != nil
+}
+
+// CutAll closes all connections, busy ones too, and returns how many they were.
+func (s *Connections) CutAll() int {
+	s.mu.Lock()
+	open := slices.Collect(maps.Keys(s.open))
+	s.mu.Unlock()
+	for _, c := range open {
+		c.cut()
+	}
+	return len(open)
+}
+
+// Len returns how many connections are open.
+func (s *Connections) Len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.open)
+}
+
+// takeLongestIdle takes out the connection to be closed next, nil if all are busy. s.mu is held.
+func (s *Connections) takeLongestIdle() *Connection {
+	if c := s.takeNext(); c != nil {
+		return c
+	}
+	var others candidate // the longest idle of those that were let in
+	s.next = s.next[:0]
+	for c := range s.open {
+		since := c.since.Load()
+		switch c.state.Load() {
+		case stranger:
+			s.next = append(s.next, candidate{c, since})
+		case waiting:
+			if others.Connection == nil || since < others.since {
+				others = candidate{c, since}
+			}
+		}
+	}
+	if len(s.next)*fewStrangers < s.most {
+		now := int64(time.Since(s.began))
+		s.next = slices.DeleteFunc(s.next, func(c candidate) bool { return now-c.since < int64(firstRequest) })
+	}
+	slices.SortFunc(s.next, func(a, b candidate) int { return cmp.Compare(a.since, b.since) })
+	s.next = s.next[:min(len(s.next), firstToGo)]
+	if c := s.takeNext(); c != nil {
+		return c
+	}
+	if others.Connection != nil && time.Since(s.began)-time.Duration(others.since) >= restBeforeClose && others.state.CompareAndSwap(waiting, closed) {
+		delete(s.open, others.Connection)
+		return others.Connection
+	}
+	return nil
+}
+
+// takeNext takes out the first of s.next that is as it was found, nil if none is. s.mu is held.
+func (s *Connections) takeNext() *Connection {
+	for len(s.next) > 0 {
+		c := s.next[0]
+		s.next = s.next[1:]
+		if _, open := s.open[c.Connection]; open && c.Connection.since.Load() == c.since && c.state.CompareAndSwap(stranger, closed) {
+			delete(s.open, c.Connection)
+			return c.Connection
+		}
+	}
+	return nil
+}
+
+// Enter tells that a request of the connection was let in. It reports false if the connection was closed to make room.
+func (c *Connection) Enter() bool {
+	for {
+		state := c.state.Load()
+		if state == closed {
+			return false
+		}
+		if c.state.CompareAndSwap(state, busy) {
+			return true
+		}
+	}
+}
+
+// Leave tells that the request that came at a time is answered, whether it was let in or not.
+func (c *Connection) Leave(came time.Time) {
+	c.since.Store(int64(came.Sub(c.of.began)))
+	c.state.CompareAndSwap(busy, waiting)
+}
+
+// Cut closes the connection at once, whatever it does. It may be called by any goroutine.
+func (c *Connection) Cut() { c.cut() }
+
+// Close gives the connection's place back. It may be called again, and by any goroutine.
+func (c *Connection) Close() {
+	c.state.Store(closed)
+	c.of.mu.Lock()
+	delete(c.of.open, c)
+	c.of.mu.Unlock()
+}
+
+// WithinDescriptors returns most, or as many connections as the process has file descriptors for if these are fewer, which
+// it logs with the name of the setting, if there is one.
+func WithinDescriptors(setting string, most int, log *slog.Logger) int {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur >= uint64(most)+ownDescriptors {
+		return most
+	}
+	fewer := max(1, int(limit.Cur)-ownDescriptors, int(limit.Cur)/2)
+	if fewer >= most {
+		return most
+	}
+	if setting == "" {
+		return fewer
+	}
+	log.Warn("fewer connections are served than "+setting+" allows: the process may have too few files open at once", "connections", fewer, "wanted", most, "files", limit.Cur)
+	return fewer
+}
