@@ -64,11 +64,14 @@ func (s *store) export(ctx context.Context, q *search, timeout time.Duration, se
 }
 
 // export answers GET /logs/export. What goes wrong after the first line cuts the connection: a client must not take
-// a part for the whole.
+// a part for the whole. HTTP/1.0 is refused, for there the end of the connection is the end of the answer.
 func (s *server) export(w http.ResponseWriter, r *http.Request) error {
 	q, err := parseSearch(r.URL.RawQuery, exportTakes, time.Now())
 	if err != nil {
 		return err
+	}
+	if !r.ProtoAtLeast(1, 1) {
+		return &failure{http.StatusHTTPVersionNotSupported, "an export takes HTTP/1.1: over HTTP/1.0 one that is cut off looks whole (a proxy may have to be told, as nginx by proxy_http_version 1.1)"}
 	}
 	if r.URL.Query().Get("order") == "" {
 		q.ascending = true

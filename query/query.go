@@ -31,6 +31,8 @@ type Config struct {
 	Followers  int           `env:"TAIL_FOLLOWERS" envDefault:"1000" min:"1" max:"100000" help:"Most clients that follow the tail at once; up to 4 MiB of records wait for each."`
 	Origins    string        `env:"CORS_ORIGINS" help:"Origins such as https://grafana.example.com whose pages may read answers, separated by commas; * is all; empty: none but the service's own."`
 
+	MaxConnections int `env:"QUERY_MAX_CONNECTIONS" envDefault:"2000" min:"1" max:"1000000" help:"Most connections to the query service at once, those that follow the tail included; one more takes the place of an idle one without a key, or is answered 503."`
+
 	// Log is where the service logs; nil makes a logger on standard error from Process.
 	Log *slog.Logger
 	// OnListen, if set, is told the address once it is open.
@@ -125,7 +127,10 @@ func Run(ctx context.Context, c Config) error {
 	if c.OnListen != nil {
 		c.OnListen(ln.Addr())
 	}
-	if err := service.Serve(ctx, ln, s.handler(&ready), c.ShutdownTimeout); err != nil {
+	err = service.Serve(ctx, ln, s.handler(&ready), service.Options{
+		Grace: c.ShutdownTimeout, MaxConnections: c.MaxConnections, Setting: "QUERY_MAX_CONNECTIONS", Log: log,
+	})
+	if err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}
 	log.Info("stopped")

@@ -137,6 +137,9 @@ func (s *server) around(mux *http.ServeMux) http.Handler {
 			s.fail(w, r, err)
 			return
 		}
+		if !isOpen(r.URL.Path) && !service.Admitted(r) {
+			panic(http.ErrAbortHandler) // its connection was closed for another
+		}
 		r = r.WithContext(context.WithValue(r.Context(), keyed{}, key))
 		if p := r.URL.EscapedPath(); p != path.Clean(p) {
 			// The mux would redirect. No path here ends with a slash or has an empty part.
@@ -162,13 +165,18 @@ func route(r *http.Request) string {
 	return pattern
 }
 
+// isOpen reports whether a path needs no key.
+func isOpen(path string) bool {
+	switch path {
+	case "/health", "/ready", "/metrics":
+		return true
+	}
+	return isPage(path)
+}
+
 // admit checks the key. Probes and scrapes need none.
 func (s *server) admit(w http.ResponseWriter, r *http.Request) (*keys.Key, error) {
-	switch r.URL.Path {
-	case "/health", "/ready", "/metrics":
-		return nil, nil
-	}
-	if isPage(r.URL.Path) {
+	if isOpen(r.URL.Path) {
 		return nil, nil
 	}
 	key, verdict := s.keys.Check([]byte(r.Header.Get("Authorization")), []byte(r.Header.Get("X-API-Key")), keys.Read)
@@ -329,7 +337,7 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		panic(http.ErrAbortHandler)
 	}
 	f := s.judge(err)
-	if f.status >= 500 && f.status != http.StatusServiceUnavailable {
+	if f.status >= 500 && f.status != http.StatusServiceUnavailable && f.status != http.StatusHTTPVersionNotSupported {
 		s.log.Error("query failed", "route", route(r), "status", f.status, "error", err)
 	} else if f.status >= 500 {
 		s.log.Debug("query failed", "route", route(r), "status", f.status, "error", err) // watch tells of the database
