@@ -20,6 +20,9 @@ import (
 const (
 	// headerBytes is the largest request header.
 	headerBytes = 8 << 10
+
+	// maxHeaderLines is how many fields it may have. Shippers and proxies send some 20.
+	maxHeaderLines = 128
 )
 
 // timeouts are how long connections may take over things.
@@ -62,7 +65,7 @@ func Run(ctx context.Context, c Config) error {
 	var (
 		ready    = new(service.Ready)
 		registry = service.NewRegistry()
-		inflight = &inflight{limit: int64(c.MaxInflightBytes)}
+		inflight = newInflight(int64(c.MaxInflightBytes), int64(c.MaxBodyBytes))
 	)
 	m := newMetrics(registry, inflight)
 	if err := errors.Join(keyFile.Register(registry), registry.Register(keyUse{keyFile}), service.RegisterCertificate(registry, c.Access)); err != nil {
@@ -88,7 +91,7 @@ func Run(ctx context.Context, c Config) error {
 	if c.Alone {
 		publisher.Go(func() { procs.Follow(publishing, p.requests) })
 	}
-	connections := newListener(ln, c.MaxConnections, min(httpServer.ReadTimeout, httpServer.WriteTimeout), func() {
+	connections := newListener(ln, service.WithinDescriptors("MAX_CONNECTIONS", c.MaxConnections, log), min(httpServer.ReadTimeout, httpServer.WriteTimeout), func() {
 		m.routes["other"].count(fasthttp.StatusServiceUnavailable)
 		m.unavailable.WithLabelValues("connections").Inc()
 	})
@@ -130,9 +133,15 @@ func Run(ctx context.Context, c Config) error {
 	return nil
 }
 
-// fasthttpLogger passes on what fasthttp logs of single connections.
+// fasthttpLogger passes on what fasthttp logs of single connections, without what it quotes of their bytes: a header has the
+// client's key.
 type fasthttpLogger struct{ log *slog.Logger }
 
 func (l fasthttpLogger) Printf(format string, args ...any) {
+	for i, arg := range args {
+		if err, ok := arg.(error); ok {
+			args[i] = headline(err)
+		}
+	}
 	l.log.Debug(fmt.Sprintf(format, args...))
 }

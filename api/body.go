@@ -3,6 +3,7 @@ package api
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/flate"
 	"compress/zlib"
 	"errors"
@@ -33,12 +34,31 @@ func refuse(status int, format string, args ...any) *refusal {
 
 var errBusy = refuse(fasthttp.StatusServiceUnavailable, "too many bytes are under way (MAX_INFLIGHT_BYTES)")
 
-// inflight bounds the memory of requests under way: a body's buffer while it is read, then its records in frames
-// until they are confirmed.
+// inflight bounds the memory of requests under way: a body's buffer while it is read, its decoder, then its records in
+// frames until they are confirmed. Bodies that are still to come share three quarters of it, so that slow uploads leave
+// room for what has arrived.
 type inflight struct {
-	limit int64
-	used  atomic.Int64
+	limit     int64
+	used      atomic.Int64
+	awaited   atomic.Int64 // of it by bodies of which more is to come
+	mostAwait int64        // 0 is limit
 }
+
+// newInflight returns a bound of limit bytes, under which a body of largest bytes can come.
+func newInflight(limit, largest int64) *inflight {
+	return &inflight{limit: limit, mostAwait: max(limit/4*3, min(largest, limit))}
+}
+
+// await is reserve for a body of which more is to come. settled gives the bytes back to those that are awaited.
+func (b *inflight) await(n int64) bool {
+	if b.awaited.Add(n) > cmp.Or(b.mostAwait, b.limit) || !b.reserve(n) {
+		b.awaited.Add(-n)
+		return false
+	}
+	return true
+}
+
+func (b *inflight) settled(n int64) { b.awaited.Add(-n) }
 
 // reserve takes n bytes, or says that they are not to be had.
 func (b *inflight) reserve(n int64) bool {
@@ -56,6 +76,7 @@ type bodyReader struct {
 	maxBytes    int64
 	inflight    *inflight
 	stepTimeout time.Duration    // for each step of a body
+	decoding    chan struct{}    // holds one for each body that is being decoded; nil is no bound
 	buffers     [sizes]sync.Pool // of *[]byte, by size
 	free        sync.Pool        // of *body
 }
@@ -98,6 +119,7 @@ type body struct {
 	wire     countingReader
 	buf      *[]byte // nil once dropped
 	reserved int64
+	awaited  int64 // of it while more of the body is to come
 }
 
 func (b *body) bytes() []byte { return *b.buf }
@@ -133,6 +155,7 @@ func (b *body) hand() reservation {
 
 func (b *body) close() {
 	b.drop()
+	b.arrived()
 	b.hand().release()
 	b.wire = countingReader{}
 	b.reader.free.Put(b)
@@ -168,32 +191,54 @@ func (r *bodyReader) tooLarge() *refusal {
 	return refuse(fasthttp.StatusRequestEntityTooLarge, "the body is larger than %d bytes (MAX_BODY_BYTES, decoded)", r.maxBytes)
 }
 
-// step is how much of a body the client has timeouts.step for, and the largest buffer that a body begins with; it doubles
-// as it fills up, so that nobody holds much more than what was sent.
-const step = 64 << 10
+const (
+	// step is how much of a body the client has timeouts.step for.
+	step = 64 << 10
 
-// fill reads the body into memory that is reserved before. wire has length bytes, or -1 for as many as come. extend gives
-// the client time for another step.
+	// arrivedBytes is how much of a body with a Content-Length fasthttp has read before it calls the handler.
+	arrivedBytes = 8 << 10
+
+	// firstBytes is the buffer that other bodies begin with.
+	firstBytes = 4 << 10
+)
+
+// fill reads the body into memory that is reserved before, and decodes it when it is whole: a decoder takes up to 8 MiB,
+// which must not wait for a client. wire has length bytes, or -1 for as many as come. extend gives the client time for
+// another step.
 func (b *body) fill(wire io.Reader, encoding string, length int64, extend func() error) *refusal {
 	b.wire = countingReader{r: wire, length: length}
-	src, closeDecoder, err := decoder(encoding, &b.wire)
-	if err != nil {
-		return b.unreadable(encoding, err)
+	if bad := b.receive(encoding, length, extend); bad != nil {
+		return bad
 	}
-	defer closeDecoder()
-	plain := encoding == "" && length >= 0
+	b.arrived()
+	if encoding == "" {
+		return nil
+	}
+	return b.decode(encoding)
+}
+
+// receive reads the body as it comes. Its buffer grows as it fills up, four times at first and then twice, so that nobody
+// holds much more than what was sent.
+func (b *body) receive(encoding string, length int64, extend func() error) *refusal {
 	most := b.reader.maxBytes
-	if plain {
+	first := int64(firstBytes)
+	switch {
+	case length >= 0:
 		most = length
+		if first = length; length > arrivedBytes {
+			first = 2 * arrivedBytes
+		}
+	case encoding != "":
+		most += encodedSlack(most)
 	}
-	if !b.grow(max(1, min(step, most))) {
+	if !b.grow(max(1, min(first, most)), length < 0 || length > arrivedBytes) {
 		return errBusy
 	}
 	var beyond [1]byte
 	for end := int64(step); ; {
 		have := int64(len(*b.buf))
-		if plain && have == length {
-			return nil // only a plain body's end is known beforehand
+		if have == length {
+			return nil
 		}
 		if have == end {
 			end += step
@@ -201,10 +246,83 @@ func (b *body) fill(wire io.Reader, encoding string, length int64, extend func()
 				return b.unreadable(encoding, err)
 			}
 		}
-		if have == int64(cap(*b.buf)) && have < most && !b.grow(min(2*have, most)) {
-			return errBusy
+		if have == int64(cap(*b.buf)) && have < most {
+			larger := 4 * have
+			if have >= step {
+				larger = 2 * have
+			}
+			if !b.grow(min(larger, most), true) {
+				return errBusy
+			}
 		}
 		room := (*b.buf)[have:min(end, most, int64(cap(*b.buf)))]
+		if have == most {
+			room = beyond[:]
+		}
+		n, err := b.wire.Read(room)
+		if have == most && n > 0 {
+			return b.reader.tooLarge()
+		}
+		*b.buf = (*b.buf)[:have+int64(n)]
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return b.unreadable(encoding, err)
+		}
+	}
+}
+
+// encodedSlack is how much larger than n the encoded form of n bytes may be: the formats store what they can't compress in
+// blocks with a header of a few bytes each.
+func encodedSlack(n int64) int64 { return n/512 + 1<<10 }
+
+// arrived tells that no more of the body is to come.
+func (b *body) arrived() {
+	if b.awaited > 0 {
+		b.reader.inflight.settled(b.awaited)
+		b.awaited = 0
+	}
+}
+
+// decode takes the body, which came encoded, for what it decodes to. Few bodies are decoded at once, and none of them waits
+// for its client.
+func (b *body) decode(encoding string) *refusal {
+	if b.reader.decoding != nil {
+		b.reader.decoding <- struct{}{}
+		defer func() { <-b.reader.decoding }()
+	}
+	inflight := b.reader.inflight
+	encoded := *b.buf
+	held := reservation{inflight, decoderBytes(encoding, encoded)}
+	if !inflight.reserve(held.bytes) {
+		return b.noRoom(held.bytes + b.reserved)
+	}
+	// The encoded form is kept, and counted, until the end.
+	encodedBuf := b.buf
+	held.bytes += b.reserved
+	b.buf, b.reserved = nil, 0
+	defer func() {
+		b.reader.put(encodedBuf)
+		held.release()
+	}()
+	b.wire = countingReader{r: bytes.NewReader(encoded), length: -1}
+	src, closeDecoder, err := decoder(encoding, &b.wire)
+	if err != nil {
+		return b.unreadable(encoding, err)
+	}
+	defer closeDecoder()
+	most := b.reader.maxBytes
+	if first := max(1, min(step, most, 4*int64(len(encoded)))); !b.grow(first, false) {
+		return b.noRoom(held.bytes + first)
+	}
+	var beyond [1]byte
+	for {
+		have := int64(len(*b.buf))
+		if larger := min(2*have, most); have == int64(cap(*b.buf)) && have < most && !b.grow(larger, false) {
+			return b.noRoom(held.bytes + larger)
+		}
+		room := (*b.buf)[have:min(most, int64(cap(*b.buf)))]
 		if have == most {
 			room = beyond[:]
 		}
@@ -222,12 +340,27 @@ func (b *body) fill(wire io.Reader, encoding string, length int64, extend func()
 	}
 }
 
-// grow moves the body to a buffer for n bytes, or says that they are not to be had.
-func (b *body) grow(n int64) bool {
+// noRoom refuses an encoded body that needs some bytes at once: for now, or for good if they are never to be had.
+func (b *body) noRoom(needs int64) *refusal {
+	if limit := b.reader.inflight.limit; needs > limit {
+		return refuse(fasthttp.StatusRequestEntityTooLarge, "to decode the body takes %d bytes at once, and all requests may hold %d (MAX_INFLIGHT_BYTES)", needs, limit)
+	}
+	return errBusy
+}
+
+// grow moves the body to a buffer for n bytes, or says that they are not to be had. awaited says that more of the body is to
+// come.
+func (b *body) grow(n int64, awaited bool) bool {
 	if n <= maxPooled {
 		n = minBuffer << size(n)
 	}
-	if !b.reader.inflight.reserve(n - b.reserved) {
+	more := n - b.reserved
+	if awaited {
+		if !b.reader.inflight.await(more) {
+			return false
+		}
+		b.awaited += more
+	} else if !b.reader.inflight.reserve(more) {
 		return false
 	}
 	b.reserved = n
@@ -298,6 +431,68 @@ var gzipReaders, zstdReaders sync.Pool
 
 // zstdWindow is the largest window a zstd body may ask for: 8 MiB, what RFC 8878 wants every decoder to take.
 const zstdWindow = 8 << 20
+
+// decoderBytes is about what the decoder of an encoded body takes. For zstd it depends on the largest window that one of
+// the body's frames asks for.
+func decoderBytes(encoding string, encoded []byte) int64 {
+	const tables = 64 << 10 // gzip's and DEFLATE's window of 32 KiB included
+	if encoding != "zstd" {
+		return tables
+	}
+	window := largestWindow(encoded)
+	return tables + window + 3*min(window, 128<<10) // and what holds one block in its three forms
+}
+
+// largestWindow returns the largest window that a zstd body's frames ask for, up to zstdWindow. It goes as far as it can
+// tell one from the next, as the decoder does.
+func largestWindow(encoded []byte) int64 {
+	var largest uint64
+	for rest := encoded; ; {
+		var h zstd.Header
+		var err error
+		if rest, err = h.DecodeAndStrip(rest); err != nil {
+			break
+		}
+		if h.Skippable {
+			if uint64(h.SkippableSize) > uint64(len(rest)) {
+				break
+			}
+			rest = rest[h.SkippableSize:]
+			continue
+		}
+		window := h.WindowSize
+		if h.SingleSegment {
+			window = max(h.FrameContentSize, zstd.MinWindowSize)
+		}
+		largest = max(largest, min(window, zstdWindow))
+		if rest = afterBlocks(rest); rest == nil {
+			break
+		}
+		if h.HasCheckSum {
+			rest = rest[min(4, len(rest)):]
+		}
+	}
+	return int64(largest)
+}
+
+// afterBlocks returns what follows the blocks of a zstd frame, nil if they don't end. RFC 8878, 3.1.1.2.
+func afterBlocks(rest []byte) []byte {
+	for len(rest) >= 3 {
+		header := int(rest[0]) | int(rest[1])<<8 | int(rest[2])<<16
+		size := header >> 3
+		if header>>1&3 == 1 { // one byte, repeated
+			size = 1
+		}
+		if rest = rest[3:]; size > len(rest) {
+			return nil
+		}
+		rest = rest[size:]
+		if header&1 != 0 {
+			return rest
+		}
+	}
+	return nil
+}
 
 // decoder returns a reader of the decoded body. The second result gives it back.
 func decoder(encoding string, wire io.Reader) (io.Reader, func(), error) {

@@ -21,7 +21,7 @@ type Config struct {
 	MaxBodyBytes       config.Bytes   `env:"MAX_BODY_BYTES" envDefault:"16MiB" min:"1KiB" max:"1GiB" help:"Largest body of a request, after decoding."`
 	MaxRecordBytes     config.Bytes   `env:"MAX_RECORD_BYTES" envDefault:"1MiB" min:"64B" max:"12MiB" help:"Largest record, without white space between its tokens and with its numbers written out; a frame must stay under the 16 MiB that RabbitMQ 4 takes."`
 	MaxInflightBytes   config.Bytes   `env:"MAX_INFLIGHT_BYTES" envDefault:"128MiB" min:"1MiB" help:"Most bytes that requests under way hold at once, over all of them; beyond it they are answered 503. The whole process stays near twice as much, and 16 KiB for each of MAX_CONNECTIONS, unless GOMEMLIMIT says otherwise."`
-	MaxConnections     int            `env:"MAX_CONNECTIONS" envDefault:"10000" min:"1" max:"1000000" help:"Most connections at once, of some 16 KiB each; those beyond it are answered 503."`
+	MaxConnections     int            `env:"MAX_CONNECTIONS" envDefault:"10000" min:"1" max:"1000000" help:"Most connections at once, of some 16 KiB each; one more takes the place of an idle one, first of those without a key, or is answered 503."`
 	ShutdownDelay      time.Duration  `env:"SHUTDOWN_DELAY" envDefault:"500ms" min:"0s" max:"5m" help:"How long requests are still taken after /ready has begun to fail, for load balancers to notice; not part of SHUTDOWN_TIMEOUT."`
 	ConfirmTimeout     time.Duration  `env:"CONFIRM_TIMEOUT" envDefault:"10s" min:"10ms" help:"Longest wait for RabbitMQ's confirms before a request is answered 503."`
 	PublishConnections int            `env:"PUBLISH_CONNECTIONS" envDefault:"4" min:"1" max:"64" help:"Connections to publish on."`

@@ -2,18 +2,18 @@ package api
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"millrace/internal/direct"
+	"millrace/internal/service"
 )
 
 const (
@@ -28,17 +28,15 @@ const (
 	acceptPause = 50 * time.Millisecond
 )
 
-// listener serves at most limit connections at once and tells those beyond it so. It knows the open ones, so that
-// they can be closed when waiting for them must end.
+// listener serves at most limit connections at once. One more takes the place of an idle one, or is told that there is none.
+// The listener knows the open ones, so that they can be closed when waiting for them must end.
 type listener struct {
 	net.Listener
-	limit  int
 	slack  time.Duration // how much earlier than asked for a read or write may time out
 	answer []byte        // for a connection beyond the limit: a whole HTTP response
 	turned func()        // counts one
 
-	mu   sync.Mutex
-	open map[net.Conn]bool
+	connections *service.Connections
 
 	closing atomic.Bool // nothing more is posted
 
@@ -52,13 +50,12 @@ func newListener(ln net.Listener, limit int, deadline time.Duration, turned func
 	body := fmt.Sprintf(`{"error":"%d connections are open, the most that are served (MAX_CONNECTIONS)"}`, limit)
 	return &listener{
 		Listener: ln,
-		limit:    limit,
 		slack:    deadline / 16,
 		answer: fmt.Appendf(nil, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/json\r\n"+
 			"Content-Length: %d\r\nRetry-After: %s\r\n\r\n%s", len(body), retryAfter, body),
-		turned:   turned,
-		open:     make(map[net.Conn]bool),
-		partings: make(chan struct{}, partings),
+		turned:      turned,
+		connections: service.NewConnections(limit),
+		partings:    make(chan struct{}, partings),
 	}
 }
 
@@ -68,7 +65,9 @@ func (l *listener) Accept() (net.Conn, error) {
 		conn, err := l.Listener.Accept()
 		switch {
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):
-			time.Sleep(acceptPause) // fasthttp would take it for the end; it passes when other connections close
+			if !l.connections.MakeRoom() {
+				time.Sleep(acceptPause) // fasthttp would take it for the end; it passes when other connections close
+			}
 			continue
 		case err != nil:
 			return nil, err
@@ -83,14 +82,16 @@ func (l *listener) Accept() (net.Conn, error) {
 
 // track returns nil when there is no room for the connection.
 func (l *listener) track(conn net.Conn) net.Conn {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.open) >= l.limit {
+	conn = direct.New(conn)
+	cut := conn
+	if secure, ok := conn.(*tls.Conn); ok {
+		cut = secure.NetConn() // Close would wait for the client to take its good-bye
+	}
+	place := l.connections.Open(func() { _ = cut.Close() }) // there is nobody to tell
+	if place == nil {
 		return nil
 	}
-	tracked := &trackedConn{Conn: direct.New(conn), listener: l, between: true}
-	l.open[tracked] = true
-	return tracked
+	return &trackedConn{Conn: conn, listener: l, place: place, between: true}
 }
 
 // turnAway tells a client that there is no room, without keeping the next one waiting. What it sends is read, since
@@ -118,15 +119,7 @@ func (l *listener) turnAway(conn net.Conn) {
 }
 
 // closeAll closes the open connections and says how many they were.
-func (l *listener) closeAll() int {
-	l.mu.Lock()
-	conns := slices.Collect(maps.Keys(l.open))
-	l.mu.Unlock()
-	for _, c := range conns {
-		_ = c.Close() // there is nobody left to tell
-	}
-	return len(conns)
-}
+func (l *listener) closeAll() int { return l.connections.CutAll() }
 
 // wait returns when the last connection beyond the limit is gone, once Accept has ended.
 func (l *listener) wait() { l.parting.Wait() }
@@ -138,6 +131,7 @@ func (l *listener) wait() { l.parting.Wait() }
 type trackedConn struct {
 	net.Conn
 	listener *listener
+	place    *service.Connection
 	readBy   time.Time // the deadline asked for ...
 	readEnds time.Time // ... and the one in force, for the next Read
 	writeBy  time.Time // the one in force
@@ -230,8 +224,6 @@ func (c *trackedConn) SetDeadline(t time.Time) error {
 }
 
 func (c *trackedConn) Close() error {
-	c.listener.mu.Lock()
-	delete(c.listener.open, c)
-	c.listener.mu.Unlock()
+	c.place.Close()
 	return c.Conn.Close()
 }

@@ -53,17 +53,21 @@ func TestConnectionsBeyondTheLimitAreToldSo(t *testing.T) {
 	a := start(t, func(c *Config) { c.MaxConnections = 3 })
 	a.client.CloseIdleConnections()
 	addr := strings.TrimPrefix(a.url, "http://")
-	ask := func(conn net.Conn) int {
+	read := func(conn net.Conn) int {
 		t.Helper()
-		if _, err := io.WriteString(conn, "POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"); err != nil {
-			t.Fatal(err)
-		}
 		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		_ = resp.Body.Close()
 		return resp.StatusCode
+	}
+	ask := func(conn net.Conn) int {
+		t.Helper()
+		if _, err := io.WriteString(conn, "POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"); err != nil {
+			t.Fatal(err)
+		}
+		return read(conn)
 	}
 	var open []net.Conn
 	testenv.Eventually(t, 5*time.Second, "three connections are served", func() bool { // the one that asked /ready may linger
@@ -73,13 +77,21 @@ func TestConnectionsBeyondTheLimitAreToldSo(t *testing.T) {
 		}
 		return len(open) == 3
 	})
+	for _, conn := range open { // busy: otherwise the longest idle would make room
+		if _, err := io.WriteString(conn, "POST /log HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for range 3 { // one that sends much before it listens, too
 		conn := dial(t, addr)
 		_, _ = fmt.Fprintf(conn, "POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", 1<<20, strings.Repeat(" ", 1<<20)) // it may be cut off
 		turnedAway(t, conn)
 	}
 	for _, conn := range open {
-		if got := ask(conn); got != http.StatusAccepted {
+		if _, err := io.WriteString(conn, "1\r\n}\r\n0\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(conn); got != http.StatusAccepted {
 			t.Errorf("a connection within the limit: got %d, want 202", got)
 		}
 	}

@@ -22,7 +22,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/valyala/fasthttp"
-	"github.com/valyala/fasthttp/fasthttpadaptor"
 
 	"millrace/internal/frame"
 	"millrace/internal/keys"
@@ -43,9 +42,14 @@ const (
 	// listens later gets to see the answer instead of a reset connection.
 	maxDrain = 64 << 20
 
+	// maxQuery is how long a query string may be. fasthttp keeps some 60 bytes a parameter with the connection.
+	maxQuery = 512
+
 	// retryAfter is what a client that was answered 503 should wait, in seconds.
 	retryAfter = "1"
 )
+
+var newline = []byte("\n")
 
 // server answers the API's requests.
 type server struct {
@@ -55,9 +59,10 @@ type server struct {
 	bodies    *bodyReader
 	limits    scan.Limits
 	metrics   *metrics
-	common    fasthttp.RequestHandler // health, ready, metrics
-	records   sync.Pool               // of *scan.Body
-	scratch   sync.Pool               // of *scratch
+	common    *http.ServeMux // health, ready, metrics
+	reports   reports
+	records   sync.Pool // of *scan.Body
+	scratch   sync.Pool // of *scratch
 	timeouts  timeouts
 	scanning  chan struct{} // holds one for each large body that is being scanned
 
@@ -90,6 +95,9 @@ type scratch struct {
 	answer  []byte
 }
 
+// errMadeRoom is for a request that came while its connection was closed for another. Nobody gets to see it.
+var errMadeRoom = refuse(fasthttp.StatusServiceUnavailable, "the connection was closed for another one (MAX_CONNECTIONS)")
+
 func newServer(c Config, log *slog.Logger, p *publisher, keyFile *keys.File, m *metrics, inflight *inflight, ready *service.Ready, registry *prometheus.Registry) *server {
 	common := http.NewServeMux()
 	service.Handle(common, ready, registry)
@@ -99,14 +107,14 @@ func newServer(c Config, log *slog.Logger, p *publisher, keyFile *keys.File, m *
 		keys:      keyFile,
 		limits:    scan.Limits{RecordBytes: int(c.MaxRecordBytes), PieceBytes: frame.SegmentBytes},
 		metrics:   m,
-		common:    fasthttpadaptor.NewFastHTTPHandler(common),
+		common:    common,
 		timeouts:  defaultTimeouts,
 		scanning:  make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
 	if c.timeouts != nil {
 		s.timeouts = *c.timeouts
 	}
-	s.bodies = &bodyReader{maxBytes: int64(c.MaxBodyBytes), inflight: inflight, stepTimeout: s.timeouts.step}
+	s.bodies = &bodyReader{maxBytes: int64(c.MaxBodyBytes), inflight: inflight, stepTimeout: s.timeouts.step, decoding: make(chan struct{}, runtime.GOMAXPROCS(0))}
 	return s
 }
 
@@ -127,6 +135,7 @@ func (s *server) http() *fasthttp.Server {
 		NoDefaultServerHeader:        true,
 		LazyRequestTime:              true, // nobody asks for it
 		CloseOnShutdown:              true,
+		SecureErrorLogMessage:        true, // headline cuts what is left of quotes
 		Logger:                       fasthttpLogger{s.log},
 	}
 }
@@ -141,7 +150,10 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 	conn, tracked := ctx.Conn().(*trackedConn)
 	if tracked {
 		conn.begin()
-		defer conn.end()
+		defer func() {
+			conn.end()
+			conn.place.Leave(start)
+		}()
 	}
 	var key *keys.Key
 	records := 0
@@ -154,6 +166,13 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 		key.Answered(ctx.Response.StatusCode(), records)
 		route.seconds.Observe(time.Since(start).Seconds())
 	}()
+	if bytes.Count(ctx.Request.Header.RawHeaders(), newline) > maxHeaderLines {
+		s.refuse(ctx, refuse(fasthttp.StatusRequestHeaderFieldsTooLarge, "the header has more than %d fields", maxHeaderLines))
+		// fasthttp keeps some 60 bytes a field with the connection, which is more than the whole header.
+		ctx.Request.Header = fasthttp.RequestHeader{}
+		ctx.SetConnectionClose()
+		return
+	}
 	switch string(path) {
 	case "/log", "/log/batch":
 		if !ctx.IsPost() {
@@ -162,7 +181,11 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 			return
 		}
 		var bad *refusal
-		if key, bad = s.admit(ctx, start); bad == nil {
+		key, bad = s.admit(ctx, start)
+		if bad == nil && tracked && !conn.place.Enter() {
+			bad = errMadeRoom
+		}
+		if bad == nil {
 			records, bad = s.ingest(ctx, key, string(path) == "/log", start)
 		}
 		if bad != nil {
@@ -174,8 +197,11 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 			s.refuse(ctx, refuse(fasthttp.StatusMethodNotAllowed, "%s %s: takes GET", ctx.Method(), path))
 			return
 		}
-		ctx.Request.Header.SetRequestURIBytes(path) // cleaned, as it was told apart by; net/http would redirect
-		s.common(ctx)
+		if bad := s.bodyless(ctx, path); bad != nil {
+			s.refuse(ctx, bad)
+			return
+		}
+		s.report(ctx, string(path))
 	default:
 		s.refuse(ctx, refuse(fasthttp.StatusNotFound, "no such path: %s; there are POST /log, POST /log/batch, GET /health, GET /ready and GET /metrics", path))
 	}
@@ -392,6 +418,9 @@ func baseOfKey(lines [][]byte, now time.Time) (*uuid.UUID, *refusal) {
 func wantIDs(ctx *fasthttp.RequestCtx, single bool) (bool, *refusal) {
 	if len(ctx.URI().QueryString()) == 0 {
 		return false, nil // QueryArgs would set up its tables all the same
+	}
+	if n := len(ctx.URI().QueryString()); n > maxQuery {
+		return false, refuse(fasthttp.StatusBadRequest, "the query string has %d bytes, and takes at most %d", n, maxQuery)
 	}
 	want := false
 	for k, v := range ctx.QueryArgs().All() {
