@@ -148,7 +148,7 @@ func TestACutExportNeverLooksWhole(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		conn := f.dial()
 		fmt.Fprintf(conn, "%s /logs/export HTTP/1.0\r\n\r\n", method) // the read tells
-		_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second))                              // so does the read
+		_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second))    // so does the read
 		answer, err := io.ReadAll(io.LimitReader(conn, 4<<10))
 		if err != nil && len(answer) == 0 || !strings.Contains(string(answer), " 505 ") || method == http.MethodGet && !strings.Contains(string(answer), "HTTP/1.1:") {
 			t.Errorf("%s over HTTP/1.0: got %.300q, %v, want 505 and which version it takes", method, answer, err)
