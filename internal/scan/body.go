@@ -30,6 +30,7 @@ type Body struct {
 	taken int
 	src   []byte
 	lim   Limits
+	cut   bool // a line was lost that the end of src alone shows to be cut short
 
 	pieceAt      int // where the open piece starts
 	pieceRecords int // and the records in those closed before it
@@ -52,13 +53,15 @@ func (b *Body) Reset() {
 }
 
 // Batch splits src, which may be NDJSON, objects one after another, each on one
-// line or several, or a JSON array of them; an array is told by its first byte.
+// line or several, or JSON arrays of them; arrays are told by the first byte.
+// A byte-order mark is passed over where a record or an array could begin: files
+// that were put together have one each.
 //
 // JSON that can't be taken as a record costs that record, in every form. Where
 // the JSON itself breaks, it is never guessed where the next record starts, lest
 // a fragment of a broken record be stored as one:
 //
-//   - In an array it costs the body.
+//   - In an array, or between arrays, it costs the body.
 //   - Elsewhere, when the record at fault did not go over a line's end, it costs
 //     that line (with all records on it, as one), if the body is line-delimited.
 //   - When the record did go over a line's end, its line may be one of NDJSON
@@ -81,11 +84,32 @@ func (b *Body) Batch(src []byte, lim Limits) *Error {
 		return err
 	}
 	if src[i] == '[' {
-		err = b.array(i)
+		err = b.arrays(i)
 	} else {
-		err = b.stream(i)
+		err = b.stream(i, src)
 	}
 	return b.finish(err)
+}
+
+// Lines splits src as a part of NDJSON, of which other parts have been taken or
+// are to come: no record goes over a line's end. Where the JSON breaks it costs
+// its line, or src where that is not line-delimited, as told at Batch. It is for
+// bodies of which IsLines told that they are NDJSON.
+func (b *Body) Lines(src []byte, lim Limits) *Error {
+	i, err := b.begin(src, lim)
+	if err != nil {
+		return err
+	}
+	return b.finish(b.stream(i, src[:lineEnd(src, i)]))
+}
+
+// IsLines reports whether src, the beginning of a body up to the end of a line,
+// shows the body to be NDJSON: Batch and Lines make the same of it, records among
+// it, and the end of src decides nothing. b then has what Lines made of src.
+// other is changed.
+func (b *Body) IsLines(other *Body, src []byte, lim Limits) bool {
+	return other.Batch(src, lim) == nil && !other.cut && b.Lines(src, lim) == nil &&
+		b.Accepted > 0 && b.Rejected == other.Rejected && bytes.Equal(b.NDJSON, other.NDJSON)
 }
 
 // Single takes src as exactly one record, with white space around it. Any fault
@@ -110,16 +134,21 @@ func (b *Body) Single(src []byte, lim Limits) *Error {
 }
 
 // begin makes b ready for src and returns the offset of its first byte that is
-// not white space.
+// neither white space nor of a byte-order mark.
 func (b *Body) begin(src []byte, lim Limits) (int, *Error) {
 	b.Reset()
 	b.src, b.lim = src, lim
-	if len(src) >= 3 && string(src[:3]) == "\xef\xbb\xbf" {
-		return 0, b.finish(b.refusal(&fault{reason: BOM}))
-	}
 	i := skipSpace(src, 0)
+	if startsBOM(src, i) {
+		i = skipSpace(src, i+len(bom))
+	}
 	if i == len(src) {
 		return 0, b.finish(b.refusal(&fault{reason: Empty}))
+	}
+	if c := src[i]; c != '{' && c != '[' || i+1 < len(src) && src[i+1] == 0 {
+		if name := foreign(src); name != "" {
+			return 0, b.finish(&Error{Reason: Format, Msg: name})
+		}
 	}
 	return i, nil
 }
@@ -144,51 +173,66 @@ func (b *Body) refusal(f *fault) *Error {
 	return &err
 }
 
-// array takes the elements of the array that starts at src[i].
-func (b *Body) array(i int) *Error {
+// arrays takes the elements of the array that starts at src[i], and of those that
+// follow it.
+func (b *Body) arrays(i int) *Error {
+	src := b.src
+	for {
+		end, err := b.array(i)
+		if err != nil {
+			return err
+		}
+		if i = skipSpace(src, end); startsBOM(src, i) {
+			i = skipSpace(src, i+len(bom))
+		}
+		if i == len(src) {
+			return nil
+		}
+		if src[i] != '[' {
+			b.s.fail(src, i, wantArray)
+			return b.refusal(&b.s.broke)
+		}
+	}
+}
+
+// array takes the elements of the array that starts at src[i], and returns the
+// offset behind it.
+func (b *Body) array(i int) (end int, err *Error) {
 	src := b.src
 	i = skipSpace(src, i+1)
 	if i < len(src) && src[i] == ']' {
-		return b.nothingAfter(i + 1)
+		return i + 1, nil
 	}
 	w := wantElement
 	for {
 		if i >= len(src) || !startsValue(src[i]) {
 			b.s.fail(src, i, w)
-			return b.refusal(&b.s.broke)
+			return i, b.refusal(&b.s.broke)
 		}
 		end, ok := b.s.value(src, i)
 		if !ok {
-			return b.refusal(&b.s.broke)
+			return i, b.refusal(&b.s.broke)
 		}
 		if !b.take(i) {
 			b.reject(&b.s.refusal)
 		}
 		i = skipSpace(src, end)
 		if i < len(src) && src[i] == ']' {
-			return b.nothingAfter(i + 1)
+			return i + 1, nil
 		}
 		if i >= len(src) || src[i] != ',' {
 			b.s.fail(src, i, wantMoreElements)
-			return b.refusal(&b.s.broke)
+			return i, b.refusal(&b.s.broke)
 		}
 		i = skipSpace(src, i+1)
 		w = wantValue
 	}
 }
 
-func (b *Body) nothingAfter(i int) *Error {
-	if i = skipSpace(b.src, i); i < len(b.src) {
-		b.s.fail(b.src, i, wantNothingAfterArray)
-		return b.refusal(&b.s.broke)
-	}
-	return nil
-}
-
-// stream takes records that follow one another, from src[i] on.
-func (b *Body) stream(i int) *Error {
+// stream takes records that follow one another, from src[i] on. seen is what may
+// be scanned: src, or, once a line was cut short, src to the end of the line.
+func (b *Body) stream(i int, seen []byte) *Error {
 	src := b.src
-	seen := src        // what may be scanned: src, or once a line was cut short, src to the end of the line
 	delimited := false // src is known to be line-delimited
 	sawRecord := false // a line that is a record, or several, was passed
 	newLine := true    // the next record is the first of its line
@@ -222,6 +266,11 @@ func (b *Body) stream(i int) *Error {
 		}
 
 		broke := b.s.broke
+		if broke.at == i && startsBOM(seen, i) {
+			newLine = b.lineAt == i // then the line begins behind it
+			i += len(bom)
+			continue
+		}
 		delimited = delimited || b.lineDelimited()
 		switch {
 		case !delimited || !oneLine(src[b.lineAt:i]):
@@ -232,6 +281,7 @@ func (b *Body) stream(i int) *Error {
 			i = lineEnd(src, broke.at)
 		case sawRecord || startsLine(src, broke.at):
 			// Scanned again, up to its end, the line breaks there and is lost.
+			b.cut = b.cut || broke.at == len(src)
 			b.leaveLine()
 			newLine = true
 			i = b.lineAt
@@ -248,6 +298,9 @@ func (b *Body) lineDelimited() bool {
 	for at := 0; at < len(b.src); {
 		line := b.src[:lineEnd(b.src, at)]
 		i := skipSpace(line, at)
+		if startsBOM(line, i) {
+			i = skipSpace(line, i+len(bom))
+		}
 		at = len(line) + 1
 		if i == len(line) {
 			continue
@@ -351,12 +404,24 @@ func lineEnd(src []byte, i int) int {
 func oneLine(b []byte) bool { return bytes.IndexByte(b, '\n') < 0 }
 
 // startsLine reports whether src[i] is a '{' with nothing but blanks before it
-// on its line.
+// on its line, or the byte-order mark before one.
 func startsLine(src []byte, i int) bool {
-	if i >= len(src) || src[i] != '{' {
+	brace := i
+	if startsBOM(src, i) {
+		brace += len(bom)
+	}
+	if brace >= len(src) || src[brace] != '{' {
 		return false
 	}
 	for i--; i >= 0 && (src[i] == ' ' || src[i] == '\t' || src[i] == '\r'); i-- {
 	}
 	return i < 0 || src[i] == '\n'
+}
+
+// bom is the byte-order mark in UTF-8.
+const bom = "\xef\xbb\xbf"
+
+// startsBOM reports whether a byte-order mark starts at src[i].
+func startsBOM(src []byte, i int) bool {
+	return i < len(src) && src[i] == bom[0] && bytes.HasPrefix(src[i:], []byte(bom))
 }

@@ -32,7 +32,28 @@ func TestBatch(t *testing.T) {
 		{name: "array over lines", src: "[\n{\"a\":1},\n{\"b\":2}\n]\n", want: `{"a":1} {"b":2}`},
 		{name: "empty array", src: "[ \n]\n"},
 
+		{name: "arrays", src: "[{\"a\":1}]\n[]\n[{\"b\":2},{\"c\":3}] [{\"d\":4}]", want: `{"a":1} {"b":2} {"c":3} {"d":4}`},
+
+		// A byte-order mark is passed over where a record could begin.
+		{name: "byte-order mark", src: "\ufeff{}", want: `{}`},
+		{name: "byte-order mark after blanks", src: "\n \ufeff\n{}", want: `{}`},
+		{name: "byte-order mark before an array", src: "\ufeff[{\"a\":1}]\n\ufeff[{\"b\":2}]\n\ufeff", want: `{"a":1} {"b":2}`},
+		{name: "byte-order marks of files put together", src: "\ufeff{\"a\":1}\n\ufeff{\"b\":2}\ufeff{\"c\":3}\n\ufeff\n\ufeff\ufeff {\"d\":4}\ufeff", want: `{"a":1} {"b":2} {"c":3} {"d":4}`},
+		{name: "byte-order mark in a record", src: "{\"a\":1}\n{\ufeff\"b\":2}\n{\"c\":\"\ufeff\"}\n", want: "{\"a\":1} {\"c\":\"\ufeff\"}",
+			errs: []string{`1: syntax: unexpected '\xef', want '"' or '}' at byte 9`}},
+		{name: "byte-order mark before a broken line", src: "\ufeffoops\n\ufeff{\"b\":}\n{\"a\":1}\n", want: `{"a":1}`,
+			errs: []string{`0: syntax: unexpected 'o', want an object at byte 3`, `1: syntax: unexpected '}', want a value at byte 16`}},
+		{name: "byte-order mark after a line cut short", src: "{\"a\":1,\n\ufeff{\"b\":2}\n{\"c\":3}\n", want: `{"b":2} {"c":3}`,
+			errs: []string{`0: syntax: unexpected end of line inside an object at byte 7`}},
+		{name: "byte-order mark before what continues a record", src: "{\"x\":}\n\ufeff}\n{\"b\":2}\n", body: `syntax: unexpected '}', want a value at byte 5`},
+		{name: "a line cut short after a byte-order mark and a record", src: "\ufeff{\"a\":1}\n{\"x\":\n{\"b\":2}\n7\n", want: `{"a":1} {"b":2}`,
+			errs: []string{`1: syntax: unexpected end of line before a value at byte 16`, `3: not_object: not an object at byte 25`}},
+		{name: "half a byte-order mark", src: "\xef\xbb{\"a\":1}\n{\"b\":1}\n", want: `{"b":1}`,
+			errs: []string{`0: syntax: unexpected '\xef', want an object at byte 0`}},
+
 		// JSON that is refused costs itself alone, in every form.
+		{name: "encoded twice", src: "{\"a\":1}\n\"{\\\"a\\\":1}\"\n", want: `{"a":1}`,
+			errs: []string{`1: not_object: not an object but a string that holds one: it was encoded twice at byte 8`}},
 		{name: "not objects in an array", src: `[1,{"a":1},[],"x",null]`, want: `{"a":1}`,
 			errs: []string{`0: not_object: not an object at byte 1`, `2: not_object: not an object at byte 11`,
 				`3: not_object: not an object at byte 14`, `4: not_object: not an object at byte 18`}},
@@ -63,7 +84,7 @@ func TestBatch(t *testing.T) {
 		// Whole bodies.
 		{name: "nothing", src: "", body: `empty: the body is empty at byte 0`},
 		{name: "white space only", src: " \r\n\t\n", body: `empty: the body is empty at byte 0`},
-		{name: "byte-order mark", src: "\ufeff{}", body: `bom: the body starts with a byte-order mark (BOM), send it without at byte 0`},
+		{name: "a byte-order mark and nothing else", src: "\ufeff", body: `empty: the body is empty at byte 0`},
 		{name: "array cut short", src: `[{"a":1},`, body: `syntax: unexpected end of body before a value at byte 9`},
 		{name: "array cut short behind an element", src: `[{"a":1}`, body: `syntax: unexpected end of body inside an array at byte 8`},
 		{name: "array cut short in an element", src: `[{"a":1},{"b`, body: `syntax: unexpected end of body inside a string at byte 12`},
@@ -72,8 +93,24 @@ func TestBatch(t *testing.T) {
 		{name: "comma before the array's end", src: `[{"a":1},]`, body: `syntax: unexpected ']', want a value at byte 9`},
 		{name: "comma first", src: `[,{"a":1}]`, body: `syntax: unexpected ',', want a value or ']' at byte 1`},
 		{name: "no comma", src: `[{"a":1}{"b":2}]`, body: `syntax: unexpected '{', want ',' or ']' at byte 8`},
-		{name: "after the array", src: "[{\"a\":1}]\n{\"b\":2}", body: `syntax: unexpected '{' after the array, want nothing more at byte 10`},
-		{name: "after the empty array", src: "[]]", body: `syntax: unexpected ']' after the array, want nothing more at byte 2`},
+		{name: "after the array", src: "[{\"a\":1}]\n{\"b\":2}", body: `syntax: unexpected '{' after the array, want nothing more or another array at byte 10`},
+		{name: "after the empty array", src: "[]]", body: `syntax: unexpected ']' after the array, want nothing more or another array at byte 2`},
+		{name: "comma between arrays", src: "[{\"a\":1}],\n[{\"b\":2}]", body: `syntax: unexpected ',' after the array, want nothing more or another array at byte 9`},
+		{name: "second array cut short", src: "[{\"a\":1}]\n[{\"b\":2}", body: `syntax: unexpected end of body inside an array at byte 18`},
+		{name: "second array broken", src: "[{\"a\":1}]\n[{\"b\":}]\n[{\"c\":1}]", body: `syntax: unexpected '}', want a value at byte 16`},
+
+		// Other formats, told by their first bytes.
+		{name: "gzip", src: "\x1f\x8b\x08\n{\"a\":1}\n", body: `format: the body looks like gzip: send Content-Encoding: gzip at byte 0`},
+		{name: "zstd", src: "\x28\xb5\x2f\xfd\x04", body: `format: the body looks like zstd: send Content-Encoding: zstd at byte 0`},
+		{name: "zlib", src: "\x78\x9c\xaa\x56\x04", body: `format: the body looks like zlib: send Content-Encoding: deflate at byte 0`},
+		{name: "xz", src: "\xfd7zXZ\x00\x04", body: `format: the body looks like xz, which is not taken: send it plain, or in gzip, zstd or zlib (deflate) with its Content-Encoding at byte 0`},
+		{name: "text that begins as zlib does", src: "x^2\n{\"a\":1}\n", want: `{"a":1}`, errs: []string{`0: syntax: unexpected 'x', want an object at byte 0`}},
+		{name: "zeros that a crash left", src: "\x00{\"z\":1}\n{\"a\":1}\n", want: `{"a":1}`, errs: []string{`0: syntax: unexpected '\x00', want an object at byte 0`}},
+		{name: "UTF-16, little endian", src: "\xff\xfe{\x00}\x00", body: `format: the body looks like UTF-16: send UTF-8 at byte 0`},
+		{name: "UTF-16, big endian", src: "\xfe\xff\x00{\x00}", body: `format: the body looks like UTF-16: send UTF-8 at byte 0`},
+		{name: "UTF-16 without a mark", src: "[\x00{\x00}\x00]\x00", body: `format: the body looks like UTF-16: send UTF-8 at byte 0`},
+		{name: "UTF-16, big endian, without a mark", src: "\x00{\x00}", body: `format: the body looks like UTF-16: send UTF-8 at byte 0`},
+		{name: "UTF-32", src: "\xff\xfe\x00\x00{\x00\x00\x00", body: `format: the body looks like UTF-32: send UTF-8 at byte 0`},
 		{name: "words run together in an array", src: `[nulltrue]`, body: `syntax: unexpected 't' right after a value at byte 5`},
 
 		// Breaks within a line cost the line.
@@ -176,6 +213,68 @@ func TestBatch(t *testing.T) {
 			}
 			checkBody(t, &b, tt.lim)
 		})
+	}
+}
+
+// A part of NDJSON is taken line by line, whatever stood before it.
+func TestLines(t *testing.T) {
+	for _, tt := range []struct{ name, src, want, errs, body string }{
+		{name: "records", src: "{\"a\":1}\n\n\ufeff{\"b\":2} {\"c\":3}\n", want: `{"a":1} {"b":2} {"c":3}`},
+		{name: "a record over lines", src: "{\"a\":\n1}\n{\"b\":2}\n", want: `{"b":2}`, errs: "0 1"},
+		{name: "an array", src: "[{\"a\":1}]\n{\"b\":2}\n", want: `{"b":2}`, errs: "0"},
+		{name: "the first line cut short", src: "{\"a\":\n{\"b\":2}\n", want: `{"b":2}`, errs: "0"},
+		{name: "lines of text", src: "panic: oops\n{\"b\":2}\n\tat x\n", want: `{"b":2}`, errs: "0 2"},
+		{name: "what continues a record", src: "{\"b\":2}\n{\"a\":\n}\n", body: "unexpected end of line before a value at byte 13"},
+		{name: "nothing", src: "\n \n", body: "the body is empty at byte 0"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var b Body
+			err := b.Lines([]byte(tt.src), roomy)
+			if tt.body != "" {
+				if err == nil || err.Error() != tt.body {
+					t.Fatalf("got %q, %v, want %s", b.NDJSON, err, tt.body)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := strings.ReplaceAll(strings.TrimSpace(string(b.NDJSON)), "\n", " ")
+			var errs []string
+			for _, e := range b.Errors {
+				errs = append(errs, fmt.Sprint(e.Index))
+			}
+			if got != tt.want || strings.Join(errs, " ") != tt.errs {
+				t.Errorf("got %s and errors of %v, want %s and %s", got, errs, tt.want, tt.errs)
+			}
+			checkBody(t, &b, roomy)
+		})
+	}
+}
+
+func TestABodyIsTakenForLinesOnlyWhenItsBeginningShowsIt(t *testing.T) {
+	for src, want := range map[string]bool{
+		"{\"a\":1}\n":                      true,
+		"\ufeff{\"a\":1} {\"b\":2}\n\n":    true,
+		"{\"a\":1}\noops\n":                true,
+		"oops\n{\"a\":1}\n":                true,
+		"{\"a\":1,\n{\"b\":2}\n":           true,  // the '{' shows that the first line was cut short
+		"{\"a\":1}\n{\"b\":\n":             false, // the record may go on
+		"{\"a\":1}\n{\"b\":[\n{\"c\":1}\n": false,
+		"{\"a\":1}\n{\"b\":\n2}\n":         false,
+		"{\n\"a\":1\n}\n":                  false,
+		"{\n":                              false,
+		"[{\"a\":1}]\n":                    false,
+		"[\n":                              false,
+		"oops\n":                           false,
+		"5\n":                              false,
+		"\n":                               false,
+		"{\"a\":1}\n{\"x\":}\n}\n":         false,
+	} {
+		var b, other Body
+		if got := b.IsLines(&other, []byte(src), roomy); got != want {
+			t.Errorf("%q: got %v, want %v", src, got, want)
+		}
 	}
 }
 

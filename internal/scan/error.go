@@ -1,6 +1,7 @@
 package scan
 
 import (
+	"bytes"
 	"fmt"
 	"strconv"
 )
@@ -17,7 +18,7 @@ const (
 	Number                  // a number that numeric can't hold
 	Depth                   // nested deeper than MaxDepth
 	TooLarge                // longer than Limits.RecordBytes
-	BOM                     // the body starts with a byte-order mark
+	Format                  // the body is in another format or encoding
 	Empty                   // the body holds nothing
 
 	NumReasons // how many there are
@@ -25,7 +26,7 @@ const (
 
 var reasonNames = [NumReasons]string{
 	"syntax", "not_object", "nul", "surrogate", "utf8",
-	"number", "depth", "too_large", "bom", "empty",
+	"number", "depth", "too_large", "format", "empty",
 }
 
 func (r Reason) String() string {
@@ -73,30 +74,30 @@ const (
 	wantFalse
 	wantNull
 	wantNothing
-	wantNothingAfterArray
+	wantArray
 	wantDelimiter
 )
 
 var wants = [...]struct{ wanted, inside string }{
-	wantObject:            {"want an object", "before an object"},
-	wantValue:             {"want a value", "before a value"},
-	wantElement:           {"want a value or ']'", "inside an array"},
-	wantMoreElements:      {"want ',' or ']'", "inside an array"},
-	wantFirstKey:          {`want '"' or '}'`, "inside an object"},
-	wantKey:               {`want '"'`, "inside an object"},
-	wantColon:             {"want ':'", "inside an object"},
-	wantMoreMembers:       {"want ',' or '}'", "inside an object"},
-	wantClosingQuote:      {"", "inside a string"},
-	wantEscaped:           {"inside a string, want it escaped", "inside a string"},
-	wantEscape:            {`after '\', want one of "\/bfnrtu`, "inside a string"},
-	wantHex:               {`in a \u escape, want four hex digits`, "inside a string"},
-	wantDigit:             {"in a number, want a digit", "inside a number"},
-	wantTrue:              {"want true", "inside a literal"},
-	wantFalse:             {"want false", "inside a literal"},
-	wantNull:              {"want null", "inside a literal"},
-	wantNothing:           {"after the record, want nothing more", ""},
-	wantNothingAfterArray: {"after the array, want nothing more", ""},
-	wantDelimiter:         {"right after a value", ""},
+	wantObject:       {"want an object", "before an object"},
+	wantValue:        {"want a value", "before a value"},
+	wantElement:      {"want a value or ']'", "inside an array"},
+	wantMoreElements: {"want ',' or ']'", "inside an array"},
+	wantFirstKey:     {`want '"' or '}'`, "inside an object"},
+	wantKey:          {`want '"'`, "inside an object"},
+	wantColon:        {"want ':'", "inside an object"},
+	wantMoreMembers:  {"want ',' or '}'", "inside an object"},
+	wantClosingQuote: {"", "inside a string"},
+	wantEscaped:      {"inside a string, want it escaped", "inside a string"},
+	wantEscape:       {`after '\', want one of "\/bfnrtu`, "inside a string"},
+	wantHex:          {`in a \u escape, want four hex digits`, "inside a string"},
+	wantDigit:        {"in a number, want a digit", "inside a number"},
+	wantTrue:         {"want true", "inside a literal"},
+	wantFalse:        {"want false", "inside a literal"},
+	wantNull:         {"want null", "inside a literal"},
+	wantNothing:      {"after the record, want nothing more", ""},
+	wantArray:        {"after the array, want nothing more or another array", ""},
+	wantDelimiter:    {"right after a value", ""},
 }
 
 // fault is an Error not yet put into words: most refusals of a bad body are
@@ -123,7 +124,7 @@ func (f *fault) msg(body []byte) string {
 		if !f.ended {
 			sep := ", "
 			switch f.want {
-			case wantEscaped, wantEscape, wantHex, wantDigit, wantNothing, wantNothingAfterArray, wantDelimiter:
+			case wantEscaped, wantEscape, wantHex, wantDigit, wantNothing, wantArray, wantDelimiter:
 				sep = " "
 			}
 			return "unexpected " + quoteByte(body[f.at]) + sep + w.wanted
@@ -133,6 +134,9 @@ func (f *fault) msg(body []byte) string {
 		}
 		return "unexpected end of body " + w.inside
 	case NotObject:
+		if holdsObject(body[f.at:]) {
+			return "not an object but a string that holds one: it was encoded twice"
+		}
 		return "not an object"
 	case NUL:
 		return `\u0000 can't be stored in jsonb`
@@ -153,12 +157,20 @@ func (f *fault) msg(body []byte) string {
 			return fmt.Sprintf("record of %d bytes, its numbers written out, is larger than %d", f.n, f.limit)
 		}
 		return fmt.Sprintf("record of %d bytes is larger than %d", f.n, f.limit)
-	case BOM:
-		return "the body starts with a byte-order mark (BOM), send it without"
 	case Empty:
 		return "the body is empty"
 	}
 	return f.reason.String()
+}
+
+// holdsObject reports whether b starts with a JSON string that holds an object in
+// JSON, by its first bytes.
+func holdsObject(b []byte) bool {
+	if len(b) == 0 || b[0] != '"' {
+		return false
+	}
+	b = bytes.TrimLeft(b[1:], " ")
+	return bytes.HasPrefix(b, []byte(`{\"`)) || bytes.HasPrefix(b, []byte(`{}`)) || bytes.HasPrefix(b, []byte(`{\n`))
 }
 
 // quoteByte shows a byte as a person would look for it.
