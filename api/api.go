@@ -32,6 +32,9 @@ type timeouts struct {
 	drain  time.Duration // what is left of a refused body
 	idle   time.Duration // between requests
 	write  time.Duration // taking an answer
+
+	part  time.Duration // how long what has come of a long upload waits to be taken
+	pause time.Duration // how long a long upload may be silent after a complete line
 }
 
 var defaultTimeouts = timeouts{
@@ -40,6 +43,9 @@ var defaultTimeouts = timeouts{
 	drain:  2 * time.Second,
 	idle:   2 * time.Minute,
 	write:  30 * time.Second,
+
+	part:  time.Second,
+	pause: 5 * time.Minute,
 }
 
 // Run serves the API until ctx is done, then stops in order: ready fails, no more requests are taken, those

@@ -332,7 +332,10 @@ func TestWhatIsRefusedIsRefusedWithStatusReasonAndPlace(t *testing.T) {
 		{"two for one", "/log", `{"a":1}{"a":2}`, nil, 400, []string{"at byte 7"}},
 		{"empty", "/log", ``, nil, 400, []string{"empty"}},
 		{"empty batch", "/log/batch", "\n \n", nil, 400, []string{"empty"}},
-		{"byte-order mark", "/log/batch", "\xef\xbb\xbf{}", nil, 400, []string{"byte"}},
+		{"UTF-16", "/log/batch", "\xff\xfe{\x00}\x00", nil, 400, []string{"looks like UTF-16", "send UTF-8"}},
+		{"gzip that is not said to be", "/log/batch", string(encode(t, "gzip", []byte(`{"a":1}`))), nil, 400, []string{"looks like gzip", "Content-Encoding: gzip"}},
+		{"zstd that is not said to be", "/log", string(encode(t, "zstd", []byte(`{"a":1}`))), nil, 400, []string{"looks like zstd", "Content-Encoding: zstd"}},
+		{"zlib that is not said to be", "/log", string(encode(t, "deflate", []byte(`{"a":1}`))), nil, 400, []string{"looks like zlib", "Content-Encoding: deflate"}},
 		{"17 MiB", "/log", `{"a":"` + strings.Repeat("x", 17<<20) + `"}`, nil, 413, []string{"16777216"}},
 		{"record too large", "/log", `{"a":"` + strings.Repeat("x", 1<<20) + `"}`, nil, 413, []string{"1048576"}},
 		{"decodes to 1 GiB", "/log/batch", string(bomb), gz, 413, []string{"16777216"}},
@@ -589,11 +592,14 @@ func TestARequestThatCantBeReadIsNotQuoted(t *testing.T) {
 
 func TestMethodsAndLengths(t *testing.T) {
 	a := start(t, nil)
-	for _, path := range []string{"/log", "/log/batch"} {
+	for path, want := range map[string]string{"/log": "POST", "/log/batch": "POST, PUT"} {
 		got := a.get(t, path)
-		if got.status != http.StatusMethodNotAllowed || got.header.Get("Allow") != "POST" {
-			t.Errorf("GET %s: got %d, Allow %q, want 405, POST", path, got.status, got.header.Get("Allow"))
+		if got.status != http.StatusMethodNotAllowed || got.header.Get("Allow") != want {
+			t.Errorf("GET %s: got %d, Allow %q, want 405, %s", path, got.status, got.header.Get("Allow"), want)
 		}
+	}
+	if got := a.do(t, http.MethodPut, "/log/batch", strings.NewReader(`{"a":1}`), nil); got.status != http.StatusAccepted {
+		t.Errorf("PUT /log/batch: got %d %s, want 202", got.status, got.body)
 	}
 	got := a.do(t, http.MethodDelete, "/health", nil, nil)
 	if got.status != http.StatusMethodNotAllowed || got.header.Get("Allow") != "GET, HEAD" {

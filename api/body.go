@@ -175,16 +175,21 @@ func (r *bodyReader) read(ctx *fasthttp.RequestCtx) (*body, *refusal) {
 	case length > r.maxBytes:
 		return nil, r.tooLarge()
 	}
-	b, ok := r.free.Get().(*body)
-	if !ok {
-		b = &body{reader: r}
-	}
+	b := r.newBody()
 	extend := func() error { return ctx.Conn().SetReadDeadline(time.Now().Add(r.stepTimeout)) }
 	if err := b.fill(wire, encoding, length, extend); err != nil {
 		b.close()
 		return nil, err
 	}
 	return b, nil
+}
+
+// newBody returns a body that holds nothing.
+func (r *bodyReader) newBody() *body {
+	if b, ok := r.free.Get().(*body); ok {
+		return b
+	}
+	return &body{reader: r}
 }
 
 func (r *bodyReader) tooLarge() *refusal {
@@ -371,6 +376,25 @@ func (b *body) grow(n int64, awaited bool) bool {
 	}
 	b.buf = larger
 	return true
+}
+
+// cut lets go of the first n bytes, and of the memory that the rest can do without.
+func (b *body) cut(n int) {
+	b.arrived() // the rest has, and what is to come is counted as the buffer grows
+	rest := (*b.buf)[n:]
+	if len(rest) == 0 {
+		b.shrink(0)
+		return
+	}
+	if smaller := int64(len(rest)); smaller <= maxPooled && minBuffer<<size(smaller) < cap(*b.buf) {
+		smaller = minBuffer << size(smaller)
+		buf := b.reader.get(smaller)
+		*buf = append(*buf, rest...)
+		b.shrink(smaller)
+		b.buf = buf
+		return
+	}
+	*b.buf = (*b.buf)[:copy(*b.buf, rest)]
 }
 
 // unreadable tells apart what the client sent wrongly and what it did not send in time.

@@ -25,6 +25,7 @@ import (
 // fuzzedAPI is an API whose frames are confirmed at once, on connections that hold all their bytes beforehand.
 type fuzzedAPI struct {
 	*fasthttp.Server
+	api     *server
 	secret  string // of a key that may write; another, limited, is secret + "slow"
 	answers []answered
 }
@@ -54,7 +55,7 @@ func newFuzzedAPI(f *testing.F) *fuzzedAPI {
 	}
 	c.MaxBodyBytes, c.MaxRecordBytes = 1<<16, 1<<12
 	s := newServer(c, c.Log, p, keyFile, m, &inflight{limit: 1 << 20}, ready, registry)
-	a.Server = s.http()
+	a.Server, a.api = s.http(), s
 	record := func(ctx *fasthttp.RequestCtx, method, path string) {
 		a.answers = append(a.answers, answered{method, path, ctx.Response.StatusCode()})
 	}

@@ -142,6 +142,8 @@ type trackedConn struct {
 	answer  []byte // prepared
 	head    int    // bytes of its header, without the empty line
 	posted  int    // bytes of the answer that were written
+
+	upload *upload // whose body is being read, nil for most
 }
 
 // early says whether the deadline in force does for the one asked for.
@@ -170,7 +172,11 @@ func (c *trackedConn) Read(p []byte) (int, error) {
 		// so nothing is in its buffer for reading; and then it has written all answers there were.
 		c.between, c.clear = false, c.moves == 1
 	}
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	if c.upload != nil {
+		return c.waitIdly(p, n, err)
+	}
+	return n, err
 }
 
 // Write leaves out the answer that p begins with when it was posted, and completes it when that was only in part.

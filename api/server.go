@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -63,6 +64,7 @@ type server struct {
 	reports   reports
 	records   sync.Pool // of *scan.Body
 	scratch   sync.Pool // of *scratch
+	uploads   sync.Pool // of *upload
 	timeouts  timeouts
 	scanning  chan struct{} // holds one for each large body that is being scanned
 
@@ -86,6 +88,17 @@ func (s *server) harmed(found []policy.Harm) {
 		return
 	}
 	s.loses.Store(&policyError{policy.Sentence(loses)})
+}
+
+// usable returns nil when records that are accepted can be expected to be confirmed, and to stay where they are.
+func (s *server) usable() error {
+	if err := s.publisher.usable(); err != nil {
+		return err
+	}
+	if err := s.loses.Load(); err != nil {
+		return err
+	}
+	return nil
 }
 
 // scratch is what a request works with, and keeps while it waits for its confirms where its answer is not prepared. Its memory
@@ -113,6 +126,8 @@ func newServer(c Config, log *slog.Logger, p *publisher, keyFile *keys.File, m *
 	}
 	if c.timeouts != nil {
 		s.timeouts = *c.timeouts
+		s.timeouts.part = cmp.Or(s.timeouts.part, defaultTimeouts.part)
+		s.timeouts.pause = cmp.Or(s.timeouts.pause, defaultTimeouts.pause)
 	}
 	s.bodies = &bodyReader{maxBytes: int64(c.MaxBodyBytes), inflight: inflight, stepTimeout: s.timeouts.step, decoding: make(chan struct{}, runtime.GOMAXPROCS(0))}
 	return s
@@ -175,9 +190,13 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 	}
 	switch string(path) {
 	case "/log", "/log/batch":
-		if !ctx.IsPost() {
-			ctx.Response.Header.Set(fasthttp.HeaderAllow, http.MethodPost)
-			s.refuse(ctx, refuse(fasthttp.StatusMethodNotAllowed, "%s %s: takes POST", ctx.Method(), path))
+		if !takes(ctx) {
+			methods := "POST"
+			if string(path) == "/log/batch" {
+				methods = "POST, PUT"
+			}
+			ctx.Response.Header.Set(fasthttp.HeaderAllow, methods)
+			s.refuse(ctx, refuse(fasthttp.StatusMethodNotAllowed, "%s %s: takes %s", ctx.Method(), path, methods))
 			return
 		}
 		var bad *refusal
@@ -205,6 +224,11 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 	default:
 		s.refuse(ctx, refuse(fasthttp.StatusNotFound, "no such path: %s; there are POST /log, POST /log/batch, GET /health, GET /ready and GET /metrics", path))
 	}
+}
+
+// takes reports whether a request to /log or /log/batch has a method that its path takes. curl -T sends PUT.
+func takes(ctx *fasthttp.RequestCtx) bool {
+	return ctx.IsPost() || ctx.IsPut() && string(ctx.Path()) == "/log/batch"
 }
 
 // admit says whose request it is, nil where no keys are asked for, and refuses it by what the header alone says of
@@ -245,13 +269,20 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, no
 	if bad != nil {
 		return 0, bad
 	}
-	if err := s.publisher.usable(); err != nil {
+	if err := s.usable(); err != nil {
 		return 0, s.unavailable(err)
 	}
-	if err := s.loses.Load(); err != nil {
-		return 0, s.unavailable(err)
+	var body *body
+	if u := s.newUpload(ctx, key, single, base, wantIDs); u != nil {
+		body, bad = u.read()
+		inParts, accepted := u.inParts, u.accepted
+		s.letGo(u)
+		if inParts {
+			return accepted, nil
+		}
+	} else {
+		body, bad = s.bodies.read(ctx)
 	}
-	body, bad := s.bodies.read(ctx)
 	if bad != nil {
 		if bad == errBusy {
 			s.metrics.unavailable.WithLabelValues("inflight").Inc()
@@ -316,19 +347,10 @@ func wait(tickets []ticket) error {
 func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, single bool, key *keys.Key, base *uuid.UUID) (status, accepted int, bad *refusal) {
 	text := body.bytes()
 	if len(text) > step {
-		s.publisher.large.Add(1)
-		s.scanning <- struct{}{}
-		defer func() { <-s.scanning }()
+		defer s.beginScan(len(text))()
 	}
-	records, ok := s.records.Get().(*scan.Body)
-	if !ok {
-		records = new(scan.Body)
-	}
-	defer func() {
-		if cap(records.NDJSON) <= maxPooled+step {
-			s.records.Put(records)
-		}
-	}()
+	records := s.newRecords()
+	defer s.freeRecords(records)
 	var err *scan.Error
 	if single {
 		err = records.Single(text, s.limits)
@@ -339,11 +361,7 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, singl
 		s.metrics.rejected[err.Reason].Inc()
 		return 0, 0, s.refused(err)
 	}
-	for reason, n := range records.RejectedBy {
-		if n > 0 {
-			s.metrics.rejected[reason].Add(float64(n))
-		}
-	}
+	s.countRejected(records)
 	// Not with the time of the request's header: the body may have taken long.
 	if wait := key.Take(records.Accepted, time.Now()); wait > 0 {
 		return 0, 0, limited(ctx, key, wait)
@@ -358,15 +376,53 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, singl
 		w.answer = append(w.answer, '}')
 	} else {
 		w.answer = appendBatchAnswer(w.answer[:0], records)
-		switch {
-		case records.Rejected > 0 && records.Accepted == 0:
-			status = fasthttp.StatusBadRequest
-		case records.Rejected > 0:
-			status = fasthttp.StatusMultiStatus
-		}
+		status = batchStatus(records)
 	}
 	body.shrink(int64(len(records.NDJSON)))
 	return status, records.Accepted, nil
+}
+
+// beginScan waits until a body of n bytes may be scanned: one large body a processor at a time. The result ends that.
+func (s *server) beginScan(n int) (end func()) {
+	if n <= step {
+		return func() {}
+	}
+	s.publisher.large.Add(1)
+	s.scanning <- struct{}{}
+	return func() { <-s.scanning }
+}
+
+func (s *server) newRecords() *scan.Body {
+	if records, ok := s.records.Get().(*scan.Body); ok {
+		return records
+	}
+	return new(scan.Body)
+}
+
+func (s *server) freeRecords(records *scan.Body) {
+	if cap(records.NDJSON) <= maxPooled+step {
+		s.records.Put(records)
+	}
+}
+
+// countRejected counts the records that were refused in a body that was not.
+func (s *server) countRejected(records *scan.Body) {
+	for reason, n := range records.RejectedBy {
+		if n > 0 {
+			s.metrics.rejected[reason].Add(float64(n))
+		}
+	}
+}
+
+// batchStatus is the status of the answer to a batch whose accepted records are confirmed.
+func batchStatus(records *scan.Body) int {
+	switch {
+	case records.Rejected == 0:
+		return fasthttp.StatusAccepted
+	case records.Accepted == 0:
+		return fasthttp.StatusBadRequest
+	}
+	return fasthttp.StatusMultiStatus
 }
 
 func (s *server) release(w *scratch) {
@@ -438,15 +494,25 @@ func wantIDs(ctx *fasthttp.RequestCtx, single bool) (bool, *refusal) {
 
 // refuse answers a request that is not taken.
 func (s *server) refuse(ctx *fasthttp.RequestCtx, r *refusal) {
+	s.drain(ctx)
+	setRetryAfter(ctx, r.status)
+	b := append([]byte(`{"error":`), quote(r.msg)...)
+	answer(ctx, r.status, append(b, '}'))
+}
+
+// drain reads what still comes of a body that is refused.
+func (s *server) drain(ctx *fasthttp.RequestCtx) {
 	if stream := ctx.RequestBodyStream(); stream != nil && ctx.Request.Header.ContentLength() <= maxDrain &&
 		ctx.Conn().SetReadDeadline(time.Now().Add(s.timeouts.drain)) == nil {
 		_, _ = io.Copy(io.Discard, io.LimitReader(stream, maxDrain)) // as a courtesy; it may fail
 	}
-	if r.status == fasthttp.StatusServiceUnavailable {
+}
+
+// setRetryAfter says when to come again where the status says that a request may be sent again.
+func setRetryAfter(ctx *fasthttp.RequestCtx, status int) {
+	if status == fasthttp.StatusServiceUnavailable {
 		ctx.Response.Header.Set(fasthttp.HeaderRetryAfter, retryAfter)
 	}
-	b := append([]byte(`{"error":`), quote(r.msg)...)
-	answer(ctx, r.status, append(b, '}'))
 }
 
 func answer(ctx *fasthttp.RequestCtx, status int, json []byte) {
@@ -489,7 +555,7 @@ func headline(err error) string {
 // expect answers Expect: 100-continue before the body is sent, when the header alone shows that it is not taken.
 func (s *server) expect(ctx *fasthttp.RequestCtx) int {
 	switch path := string(ctx.Path()); {
-	case path != "/log" && path != "/log/batch", !ctx.IsPost():
+	case path != "/log" && path != "/log/batch", !takes(ctx):
 		s.handle(ctx) // which needs no body to refuse it
 	case int64(ctx.Request.Header.ContentLength()) > s.bodies.maxBytes:
 		s.refuse(ctx, s.bodies.tooLarge())

@@ -1,0 +1,455 @@
+package api
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/valyala/fasthttp"
+
+	"millrace/internal/keys"
+	"millrace/internal/scan"
+)
+
+const (
+	// uploadPart is how many bytes a part of a long upload has at least when they come faster than they are published.
+	// It costs some 10 ms to be confirmed, and is read no further meanwhile.
+	uploadPart = 1 << 20
+
+	// retryUpload is the pause between looks whether what an upload waits for is there: memory, RabbitMQ.
+	retryUpload = 50 * time.Millisecond
+)
+
+// upload reads the body of a chunked request to /log/batch. One that ends soon is handed on whole, like any other body. One
+// that goes on, such as that of tail -f log | curl -T -, is taken in parts once what has come shows it to be NDJSON: its
+// complete lines are published and confirmed, and their memory is given back, while it lasts. The answer at its end counts
+// all parts. Before the first part a fault refuses the body whole; after it a fault ends the upload, and the answer says
+// what is stored.
+//
+// All of it happens on the request's own goroutine: while that waits for bytes, trackedConn calls idle now and then.
+type upload struct {
+	server  *server
+	ctx     *fasthttp.RequestCtx
+	conn    *trackedConn
+	key     *keys.Key
+	body    *body
+	tickets []ticket
+
+	// A Read puts bytes into scratch, so that the buffer can be given back while it waits; but into the buffer itself when
+	// the Read before filled its room, because then more has come.
+	scratch [4 << 10]byte
+	room    []byte
+	direct  bool // room is in the buffer, which then must stay where it is
+	filled  bool // the Read before filled its room
+
+	began   time.Time
+	tryAt   time.Time // when to look next whether the body is NDJSON
+	sinceAt time.Time // since when the buffer holds bytes that are not taken
+	lastAt  time.Time // when the last bytes came
+	stepAt  time.Time // when the step under way began, which ends at stepEnd bytes
+	stepEnd int64
+
+	inParts bool // the first part is stored
+	failed  bool // a part was not taken: no other may be
+	taken   int  // bytes at the beginning of the buffer that were
+	enough  int  // bytes that make a part without waiting
+	offset  int  // bytes of the body before the buffer
+	stopped *refusal
+
+	// What the parts came to.
+	accepted, rejected int
+	errors             []scan.RecordError
+}
+
+// newUpload returns an upload for a request whose body may be taken in parts, nil for others. A body with an Idempotency-Key
+// is taken whole, because its segments depend on all of its records; an encoded one because its decoder would hold memory
+// while it waits; one whose ids are asked for because all of them would have to be kept.
+func (s *server) newUpload(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, base *uuid.UUID, wantIDs bool) *upload {
+	if single || base != nil || wantIDs || ctx.Request.Header.ContentLength() != -1 || ctx.RequestBodyStream() == nil {
+		return nil
+	}
+	conn, ok := ctx.Conn().(*trackedConn)
+	if encoding, bad := contentEncoding(ctx); !ok || bad != nil || encoding != "" {
+		return nil
+	}
+	u, ok := s.uploads.Get().(*upload)
+	if !ok {
+		u = new(upload)
+	}
+	now := time.Now()
+	u.server, u.ctx, u.conn, u.key = s, ctx, conn, key
+	u.began, u.tryAt, u.sinceAt, u.lastAt, u.stepAt = now, now.Add(s.timeouts.part), now, now, now
+	u.stepEnd, u.enough = step, uploadPart
+	u.body = s.bodies.newBody()
+	u.body.wire = countingReader{r: ctx.RequestBodyStream(), length: -1}
+	return u
+}
+
+// letGo gives u back, whose body was handed on or closed.
+func (s *server) letGo(u *upload) {
+	*u = upload{tickets: u.tickets[:0]}
+	s.uploads.Put(u)
+}
+
+// read returns the body if it ended and was not taken in parts, or why it was refused whole. If it was taken in parts both
+// are nil, and the request has its answer.
+func (u *upload) read() (*body, *refusal) {
+	bad := u.receive()
+	if !u.inParts {
+		if bad != nil {
+			u.body.close()
+			return nil, bad
+		}
+		u.body.arrived()
+		return u.body, nil
+	}
+	if last := u.takeRest(bad == nil); bad == nil {
+		bad = last
+	}
+	u.body.close()
+	u.answer(bad)
+	return nil, nil
+}
+
+// receive reads until the body ends, and returns what else ended it.
+func (u *upload) receive() *refusal {
+	u.conn.upload = u
+	defer func() { u.conn.upload, u.direct = nil, false }()
+	for {
+		u.makeRoom()
+		if err := u.conn.SetReadDeadline(time.Now().Add(u.server.timeouts.part)); err != nil {
+			return u.body.unreadable("", err)
+		}
+		n, err := u.body.wire.Read(u.room)
+		u.filled = n == len(u.room)
+		if n > 0 {
+			u.arrived()
+			if u.direct {
+				*u.body.buf = (*u.body.buf)[:len(*u.body.buf)+n]
+			} else if bad := u.store(u.room[:n]); bad != nil {
+				return bad
+			}
+		}
+		u.direct = false
+		u.cut()
+		switch {
+		case err == io.EOF:
+			return nil
+		case u.stopped != nil:
+			return u.stopped
+		case err != nil:
+			return u.body.unreadable("", err)
+		}
+		if bad := u.advance(time.Now()); bad != nil {
+			return bad
+		}
+	}
+}
+
+// text is what the buffer holds and was not taken.
+func (u *upload) text() []byte {
+	if u.body.buf == nil {
+		return nil
+	}
+	return u.body.bytes()[u.taken:]
+}
+
+// completeLines is text up to the end of its last line that has one.
+func (u *upload) completeLines() []byte {
+	text := u.text()
+	return text[:bytes.LastIndexByte(text, '\n')+1]
+}
+
+// makeRoom decides where the next Read puts its bytes.
+func (u *upload) makeRoom() {
+	u.room = u.scratch[:]
+	if !u.filled || u.body.buf == nil {
+		return
+	}
+	have := int64(len(*u.body.buf))
+	most := u.server.bodies.maxBytes
+	if have == int64(cap(*u.body.buf)) && have < most && !u.body.grow(min(2*have, most), true) {
+		return
+	}
+	if end := min(int64(cap(*u.body.buf)), most); have < end {
+		u.room, u.direct = (*u.body.buf)[have:end], true
+	}
+}
+
+// arrived takes note that bytes have come.
+func (u *upload) arrived() {
+	now := time.Now()
+	u.lastAt = now
+	if len(u.text()) == 0 {
+		u.sinceAt = now
+	} else if u.body.wire.n < u.stepEnd {
+		return
+	}
+	u.stepAt, u.stepEnd = now, u.body.wire.n+step
+}
+
+// store adds bytes from scratch to the buffer.
+func (u *upload) store(p []byte) *refusal {
+	u.cut()
+	most := int(u.server.bodies.maxBytes)
+	if len(u.text())+len(p) > most {
+		if bad := u.takeLines(); bad != nil {
+			return bad
+		}
+	}
+	have, room := 0, 0
+	if u.body.buf != nil {
+		have, room = len(*u.body.buf), cap(*u.body.buf)
+	}
+	if have+len(p) > most {
+		return u.server.bodies.tooLarge()
+	}
+	if have+len(p) > room {
+		for wait := time.Duration(0); !u.body.grow(int64(max(have+len(p), min(2*room, most))), true); wait += retryUpload {
+			if !u.inParts || wait > u.server.timeouts.step {
+				return errBusy
+			}
+			if bad := u.sleep(retryUpload); bad != nil {
+				return bad
+			}
+		}
+	}
+	*u.body.buf = append(*u.body.buf, p...)
+	return nil
+}
+
+// cut gives back the memory of what was taken, unless a Read may still write into the buffer.
+func (u *upload) cut() {
+	if u.taken > 0 && !u.direct {
+		u.body.cut(u.taken)
+		u.offset += u.taken
+		u.taken = 0
+	}
+}
+
+// idle is called while a Read waits: nothing has come for a while. p is where trackedConn would put what comes. It reports
+// whether to wait on, or else whether to return from the Read without an error.
+func (u *upload) idle(p []byte) (wait, handBack bool) {
+	now := time.Now()
+	if u.direct && &p[0] == &u.room[0] {
+		return false, true // the next Read is into scratch
+	}
+	if u.stopped = u.advance(now); u.stopped != nil {
+		return false, false
+	}
+	_ = u.conn.SetReadDeadline(time.Now().Add(u.server.timeouts.part)) // always nil; Read finds out
+	return true, false
+}
+
+// advance does what is due: it takes a part, or says why the upload must end.
+func (u *upload) advance(now time.Time) *refusal {
+	times := &u.server.timeouts
+	if u.inParts {
+		if bad := u.ended(); bad != nil {
+			return bad
+		}
+	}
+	switch {
+	case u.inParts && len(u.text()) == 0:
+		if now.Sub(u.lastAt) > times.pause {
+			return refuse(fasthttp.StatusRequestTimeout, "nothing more came for %v", times.pause)
+		}
+		return nil
+	case !u.inParts && !now.Before(u.tryAt), u.inParts && now.Sub(u.sinceAt) >= times.part, u.inParts && len(u.text()) >= u.enough:
+		if bad := u.takeLines(); bad != nil {
+			return bad
+		}
+	}
+	if len(u.text()) > 0 || !u.inParts {
+		if now.Sub(u.stepAt) > times.step {
+			return refuse(fasthttp.StatusRequestTimeout, "the body did not arrive in time: %d bytes came", u.body.wire.n)
+		}
+	}
+	return nil
+}
+
+// takeLines takes the complete lines that have come, if the body is known to be NDJSON or they show it to be.
+func (u *upload) takeLines() *refusal {
+	now := time.Now()
+	u.tryAt = now.Add(now.Sub(u.began)) // so that the looks cost time linear in the body
+	u.sinceAt = now
+	lines := u.completeLines()
+	if len(lines) == 0 {
+		u.enough = max(uploadPart, 2*len(u.text()))
+		return nil
+	}
+	u.enough = uploadPart
+	return u.take(lines)
+}
+
+// takeRest takes what has come of a body that was taken in parts: all of it where the body ended, else its complete lines.
+func (u *upload) takeRest(ended bool) *refusal {
+	rest := u.text()
+	if !ended {
+		rest = u.completeLines()
+	}
+	if u.failed || len(rest) == 0 {
+		return nil
+	}
+	return u.take(rest)
+}
+
+// take publishes the records of text, which the buffer holds behind what was taken, and returns when they are confirmed.
+func (u *upload) take(text []byte) *refusal {
+	s := u.server
+	records := s.newRecords()
+	defer s.freeRecords(records)
+	isLines, err := u.scan(records, text)
+	switch {
+	case err != nil && err.Reason == scan.Empty:
+	case err != nil:
+		u.failed = true
+		s.metrics.rejected[err.Reason].Inc()
+		err.Offset += u.offset + u.taken
+		return s.refused(err)
+	case !isLines:
+		return nil
+	default:
+		if bad := u.publish(records); bad != nil {
+			u.failed = true
+			return bad
+		}
+	}
+	for _, e := range records.Errors[:min(len(records.Errors), scan.MaxErrors-len(u.errors))] {
+		e.Index += u.accepted + u.rejected
+		e.Err.Offset += u.offset + u.taken
+		u.errors = append(u.errors, e)
+	}
+	s.countRejected(records)
+	s.metrics.accepted.Add(float64(records.Accepted))
+	u.accepted += records.Accepted
+	u.rejected += records.Rejected
+	u.inParts = true
+	u.taken += len(text)
+	u.cut()
+	now := time.Now()
+	u.sinceAt, u.lastAt, u.stepAt, u.stepEnd = now, now, now, u.body.wire.n+step
+	return nil
+}
+
+// scan cuts text into records. It reports whether the body is NDJSON.
+func (u *upload) scan(records *scan.Body, text []byte) (isLines bool, err *scan.Error) {
+	s := u.server
+	defer s.beginScan(len(text))()
+	if u.inParts {
+		return true, records.Lines(text, s.limits)
+	}
+	other := s.newRecords()
+	defer s.freeRecords(other)
+	return records.IsLines(other, text, s.limits), nil
+}
+
+// publish returns when the records are confirmed. It waits for the key's limit and for RabbitMQ, and lets the client wait:
+// nothing is read meanwhile.
+func (u *upload) publish(records *scan.Body) *refusal {
+	s := u.server
+	for waited := time.Duration(0); ; {
+		wait := u.key.Take(records.Accepted, time.Now())
+		if wait == 0 {
+			break
+		}
+		if waited += wait; waited > s.timeouts.pause {
+			return limited(u.ctx, u.key, wait)
+		}
+		if bad := u.sleep(wait); bad != nil {
+			return bad
+		}
+	}
+	for waited := time.Duration(0); ; waited += retryUpload {
+		down := s.usable()
+		if down == nil {
+			break
+		}
+		if !u.inParts || waited > s.timeouts.pause {
+			return s.unavailable(down)
+		}
+		if bad := u.sleep(retryUpload); bad != nil {
+			return bad
+		}
+	}
+	var err error
+	u.tickets, err = s.publisher.add(u.tickets[:0], records.NDJSON, records.Pieces, nil)
+	if err == nil {
+		err = wait(u.tickets)
+	}
+	clear(u.tickets)
+	if err != nil {
+		return s.unavailable(err)
+	}
+	return nil
+}
+
+// sleep waits, unless the upload must end meanwhile.
+func (u *upload) sleep(d time.Duration) *refusal {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-u.ctx.Done():
+	case <-u.key.Gone():
+	}
+	return u.ended()
+}
+
+// ended returns why the upload must end whatever else comes.
+func (u *upload) ended() *refusal {
+	select {
+	case <-u.ctx.Done():
+		return u.server.unavailable(errStopping)
+	case <-u.key.Gone():
+		return refuse(fasthttp.StatusUnauthorized, "the API key is no longer known, or lacks the scope %s", keys.Write)
+	default:
+		return nil
+	}
+}
+
+// answer says what the parts came to, and what ended the upload.
+func (u *upload) answer(bad *refusal) {
+	total := scan.Body{Accepted: u.accepted, Rejected: u.rejected, Errors: u.errors}
+	b := appendBatchAnswer(nil, &total)
+	status := batchStatus(&total)
+	if bad != nil {
+		status = bad.status
+		msg := fmt.Sprintf("%s; the body was taken in parts, and the %d records accepted before are stored", bad.msg, u.accepted)
+		b = append(append(b[:len(b)-1], `,"error":`...), quote(msg)...)
+		b = append(b, '}')
+		if bad == errBusy {
+			u.server.metrics.unavailable.WithLabelValues("inflight").Inc()
+		}
+		u.server.drain(u.ctx)
+		u.ctx.SetConnectionClose() // the rest of the body may still come
+	}
+	setRetryAfter(u.ctx, status)
+	answer(u.ctx, status, b)
+}
+
+// waitIdly goes on with a Read that has timed out, for an upload.
+func (c *trackedConn) waitIdly(p []byte, n int, err error) (int, error) {
+	for {
+		var timeout interface{ Timeout() bool }
+		if n > 0 || err == nil || !errors.As(err, &timeout) || !timeout.Timeout() {
+			return n, err
+		}
+		wait, handBack := c.upload.idle(p)
+		switch {
+		case handBack:
+			return 0, nil
+		case !wait:
+			return 0, err
+		}
+		if err := c.Conn.SetReadDeadline(c.readBy); err != nil {
+			return 0, err
+		}
+		c.readEnds = c.readBy
+		n, err = c.Conn.Read(p)
+	}
+}
