@@ -409,7 +409,33 @@ func (b *body) unreadable(encoding string, err error) *refusal {
 	case wire.err != nil && wire.err != io.EOF:
 		return refuse(fasthttp.StatusBadRequest, "the body breaks off after %d bytes: %v", wire.n, wire.err)
 	}
+	if encoding == "zstd" {
+		if bad := zstdNotTaken(wire.begin[:min(wire.n, int64(len(wire.begin)))], err); bad != nil {
+			return bad
+		}
+	}
 	return refuse(fasthttp.StatusBadRequest, "the body is not %s, as Content-Encoding says: %v after %d bytes", encoding, err, wire.n)
+}
+
+// zstdNotTaken returns why a body is not taken that is zstd, as its first bytes tell and err, nil for other bodies.
+func zstdNotTaken(begin []byte, err error) *refusal {
+	var header zstd.Header
+	if header.Decode(begin) != nil {
+		return nil
+	}
+	window := header.WindowSize
+	if header.SingleSegment {
+		window = header.FrameContentSize // all of it is the window
+	}
+	switch {
+	case errors.Is(err, zstd.ErrUnknownDictionary):
+		return refuse(fasthttp.StatusBadRequest, "the body was compressed with a zstd dictionary, number %d; takes zstd without one", header.DictionaryID)
+	case !errors.Is(err, zstd.ErrWindowSizeExceeded) && !errors.Is(err, zstd.ErrDecoderSizeExceeded):
+		return nil
+	case window > zstdWindow:
+		return refuse(fasthttp.StatusBadRequest, "the body's zstd window is %d MiB, takes at most %d MiB: compress it without --long and --ultra", (window+1<<20-1)>>20, zstdWindow>>20)
+	}
+	return nil
 }
 
 // countingReader remembers how far the wire was read and how that ended. To fasthttp a connection that ends before
@@ -419,10 +445,14 @@ type countingReader struct {
 	length int64 // -1 when not known
 	n      int64
 	err    error
+	begin  [zstd.HeaderMaxSize]byte // the first bytes
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
+	if c.n < int64(len(c.begin)) {
+		copy(c.begin[c.n:], p[:n])
+	}
 	c.n += int64(n)
 	if err == io.EOF && c.n < c.length {
 		err = io.ErrUnexpectedEOF

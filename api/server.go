@@ -359,7 +359,11 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, singl
 	}
 	if err != nil {
 		s.metrics.rejected[err.Reason].Inc()
-		return 0, 0, s.refused(err)
+		bad := s.refused(err)
+		if hint := hint(ctx, text, err, single); hint != "" {
+			bad.msg = hint + ": " + bad.msg
+		}
+		return 0, 0, bad
 	}
 	s.countRejected(records)
 	// Not with the time of the request's header: the body may have taken long.
@@ -377,6 +381,11 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, singl
 	} else {
 		w.answer = appendBatchAnswer(w.answer[:0], records)
 		status = batchStatus(records)
+		if status == fasthttp.StatusBadRequest {
+			if hint := hint(ctx, text, &records.Errors[0].Err, false); hint != "" {
+				w.answer = withError(w.answer, hint)
+			}
+		}
 	}
 	body.shrink(int64(len(records.NDJSON)))
 	return status, records.Accepted, nil
@@ -599,6 +608,12 @@ func appendBatchAnswer(b []byte, records *scan.Body) []byte {
 		}
 		b = append(b, ']')
 	}
+	return append(b, '}')
+}
+
+// withError adds an error of the whole to the answer of a batch.
+func withError(b []byte, msg string) []byte {
+	b = append(append(b[:len(b)-1], `,"error":`...), quote(msg)...)
 	return append(b, '}')
 }
 

@@ -171,7 +171,7 @@ func (u *upload) makeRoom() {
 	}
 	have := int64(len(*u.body.buf))
 	most := u.server.bodies.maxBytes
-	if have == int64(cap(*u.body.buf)) && have < most && !u.body.grow(min(2*have, most), true) {
+	if have == int64(cap(*u.body.buf)) && have < most && !u.grow(min(2*have, most)) {
 		return
 	}
 	if end := min(int64(cap(*u.body.buf)), most); have < end {
@@ -208,7 +208,7 @@ func (u *upload) store(p []byte) *refusal {
 		return u.server.bodies.tooLarge()
 	}
 	if have+len(p) > room {
-		for wait := time.Duration(0); !u.body.grow(int64(max(have+len(p), min(2*room, most))), true); wait += retryUpload {
+		for wait := time.Duration(0); !u.grow(int64(max(have+len(p), min(2*room, most)))); wait += retryUpload {
 			if !u.inParts || wait > u.server.timeouts.step {
 				return errBusy
 			}
@@ -220,6 +220,9 @@ func (u *upload) store(p []byte) *refusal {
 	*u.body.buf = append(*u.body.buf, p...)
 	return nil
 }
+
+// grow makes the buffer n bytes large, or says that they are not to be had.
+func (u *upload) grow(n int64) bool { return u.body.grow(n, true) }
 
 // cut gives back the memory of what was taken, unless a Read may still write into the buffer.
 func (u *upload) cut() {
@@ -420,8 +423,7 @@ func (u *upload) answer(bad *refusal) {
 	if bad != nil {
 		status = bad.status
 		msg := fmt.Sprintf("%s; the body was taken in parts, and the %d records accepted before are stored", bad.msg, u.accepted)
-		b = append(append(b[:len(b)-1], `,"error":`...), quote(msg)...)
-		b = append(b, '}')
+		b = withError(b, msg)
 		if bad == errBusy {
 			u.server.metrics.unavailable.WithLabelValues("inflight").Inc()
 		}

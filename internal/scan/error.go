@@ -53,6 +53,9 @@ type RecordError struct {
 	Err   Error
 }
 
+// NothingMore is how the message ends of an Error of Single that has more than one record.
+const NothingMore = "want nothing more"
+
 // want is what the grammar asked for where the JSON broke.
 type want uint8
 

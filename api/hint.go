@@ -1,0 +1,52 @@
+package api
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/valyala/fasthttp"
+
+	"millrace/internal/scan"
+)
+
+// hint returns what a body is of which no record could be taken, and what to send instead, "" when it does not show. err is
+// what was wrong with it, or with its first record.
+func hint(ctx *fasthttp.RequestCtx, text []byte, err *scan.Error, single bool) string {
+	if err.Reason == scan.Format || err.Reason == scan.Empty {
+		return "" // says it itself
+	}
+	text = bytes.TrimLeft(text, " \t\r\n")
+	content, _, _ := strings.Cut(strings.ToLower(string(ctx.Request.Header.ContentType())), ";")
+	content = strings.TrimSpace(content)
+	begins := func(with string) bool { return bytes.HasPrefix(text, []byte(with)) }
+	json := begins("{") || begins("[") || begins(`"`)
+	switch {
+	case strings.HasPrefix(content, "multipart/") && begins("--"):
+		return "the body is a multipart form, as curl -F sends; takes the JSON alone (curl --data-binary @FILE)"
+	case begins("%7B"), begins("%7b"), begins("%5B"), begins("%5b"):
+		return "the JSON is percent-encoded, as forms are; takes it as it is"
+	case content == "application/x-www-form-urlencoded" && !json && bytes.IndexByte(text, '=') > 0:
+		return "the body is a form (name=value&…), as Python's logging.HTTPHandler sends; takes JSON"
+	case begins("<"):
+		return "the body looks like HTML or XML; takes JSON"
+	case single && err.Reason == scan.NotObject && begins("["):
+		return "POST /log takes one object; POST /log/batch takes arrays"
+	case single && strings.HasSuffix(err.Msg, scan.NothingMore):
+		return "POST /log takes one object; POST /log/batch takes several"
+	case strings.HasPrefix(content, "text/plain") && !json:
+		return "the body is text; takes JSON, an object a line"
+	case !json && isBinary(content):
+		return "the body is " + content + ", as Content-Type says; takes JSON"
+	}
+	return ""
+}
+
+// isBinary reports whether a content type is one of those that loggers send in place of JSON.
+func isBinary(content string) bool {
+	for _, part := range []string{"protobuf", "msgpack", "cbor", "avro", "grpc", "xml"} {
+		if strings.Contains(content, part) {
+			return true
+		}
+	}
+	return false
+}
