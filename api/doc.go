@@ -5,6 +5,8 @@
 // internal/scan, appended to the frame under construction (publisher.go), published and confirmed on one of a
 // pool of channels (lane.go), and answered (server.go).
 //
+// A chunked batch that lasts goes that way in parts (upload.go), on its own goroutine.
+//
 // Goroutines and who waits for them:
 //
 //   - Run starts the HTTP server and the publisher and waits for both.
@@ -16,7 +18,7 @@
 //
 //   - A pending frame is settled exactly once: confirmed, refused, or out of time. Its requests wait for that
 //     and for nothing else, so none is answered later than CONFIRM_TIMEOUT and the deadline watch's period after
-//     its body was read.
+//     its body was read. A long upload waits so for each of its parts.
 //   - A frame whose outcome is unknown (its channel or connection ended before the confirm came) is published
 //     again under the same ids while it has time; the workers' ledger makes that harmless.
 //   - What a request holds counts against MAX_INFLIGHT_BYTES: its body's buffer until its records are in frames, then

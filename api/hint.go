@@ -35,15 +35,15 @@ func hint(ctx *fasthttp.RequestCtx, text []byte, err *scan.Error, single bool) s
 		return "POST /log takes one object; POST /log/batch takes several"
 	case strings.HasPrefix(content, "text/plain") && !json:
 		return "the body is text; takes JSON, an object a line"
-	case !json && isBinary(content):
+	case !json && isForeign(content):
 		return "the body is " + content + ", as Content-Type says; takes JSON"
 	}
 	return ""
 }
 
-// isBinary reports whether a content type is one of those that loggers send in place of JSON.
-func isBinary(content string) bool {
-	for _, part := range []string{"protobuf", "msgpack", "cbor", "avro", "grpc", "xml"} {
+// isForeign reports whether a content type is one of those that loggers send in place of JSON.
+func isForeign(content string) bool {
+	for _, part := range []string{"protobuf", "msgpack", "cbor", "avro", "grpc", "xml", "journal"} {
 		if strings.Contains(content, part) {
 			return true
 		}

@@ -100,17 +100,17 @@ func TestBatch(t *testing.T) {
 		{name: "second array broken", src: "[{\"a\":1}]\n[{\"b\":}]\n[{\"c\":1}]", body: `syntax: unexpected '}', want a value at byte 16`},
 
 		// Other formats, told by their first bytes.
-		{name: "gzip", src: "\x1f\x8b\x08\n{\"a\":1}\n", body: `format: the body looks like gzip: send Content-Encoding: gzip at byte 0`},
-		{name: "zstd", src: "\x28\xb5\x2f\xfd\x04", body: `format: the body looks like zstd: send Content-Encoding: zstd at byte 0`},
-		{name: "zlib", src: "\x78\x9c\xaa\x56\x04", body: `format: the body looks like zlib: send Content-Encoding: deflate at byte 0`},
-		{name: "xz", src: "\xfd7zXZ\x00\x04", body: `format: the body looks like xz, which is not taken: send it plain, or in gzip, zstd or zlib (deflate) with its Content-Encoding at byte 0`},
+		{name: "gzip", src: "\x1f\x8b\x08\n{\"a\":1}\n", body: `format: the body looks like gzip: send Content-Encoding: gzip`},
+		{name: "zstd", src: "\x28\xb5\x2f\xfd\x04", body: `format: the body looks like zstd: send Content-Encoding: zstd`},
+		{name: "zlib", src: "\x78\x9c\xaa\x56\x04", body: `format: the body looks like zlib: send Content-Encoding: deflate`},
+		{name: "xz", src: "\xfd7zXZ\x00\x04", body: `format: the body looks like xz, which is not taken: send it plain, or in gzip, zstd or zlib (deflate) with its Content-Encoding`},
 		{name: "text that begins as zlib does", src: "x^2\n{\"a\":1}\n", want: `{"a":1}`, errs: []string{`0: syntax: unexpected 'x', want an object at byte 0`}},
 		{name: "zeros that a crash left", src: "\x00{\"z\":1}\n{\"a\":1}\n", want: `{"a":1}`, errs: []string{`0: syntax: unexpected '\x00', want an object at byte 0`}},
-		{name: "UTF-16, little endian", src: "\xff\xfe{\x00}\x00", body: `format: the body looks like UTF-16: send UTF-8 at byte 0`},
-		{name: "UTF-16, big endian", src: "\xfe\xff\x00{\x00}", body: `format: the body looks like UTF-16: send UTF-8 at byte 0`},
-		{name: "UTF-16 without a mark", src: "[\x00{\x00}\x00]\x00", body: `format: the body looks like UTF-16: send UTF-8 at byte 0`},
-		{name: "UTF-16, big endian, without a mark", src: "\x00{\x00}", body: `format: the body looks like UTF-16: send UTF-8 at byte 0`},
-		{name: "UTF-32", src: "\xff\xfe\x00\x00{\x00\x00\x00", body: `format: the body looks like UTF-32: send UTF-8 at byte 0`},
+		{name: "UTF-16, little endian", src: "\xff\xfe{\x00}\x00", body: `format: the body looks like UTF-16: send UTF-8`},
+		{name: "UTF-16, big endian", src: "\xfe\xff\x00{\x00}", body: `format: the body looks like UTF-16: send UTF-8`},
+		{name: "UTF-16 without a mark", src: "[\x00{\x00}\x00]\x00", body: `format: the body looks like UTF-16: send UTF-8`},
+		{name: "UTF-16, big endian, without a mark", src: "\x00{\x00}", body: `format: the body looks like UTF-16: send UTF-8`},
+		{name: "UTF-32", src: "\xff\xfe\x00\x00{\x00\x00\x00", body: `format: the body looks like UTF-32: send UTF-8`},
 		{name: "words run together in an array", src: `[nulltrue]`, body: `syntax: unexpected 't' right after a value at byte 5`},
 
 		// Breaks within a line cost the line.

@@ -21,7 +21,11 @@
 // working memory, which are 2^24 array elements or 2^23 members. A record of up
 // to [MaxRecordBytes] can't reach those, so they are not counted.
 //
-// What a fault costs, in each form of body, is told in body.go.
+// A byte-order mark where a record or an array could begin is passed over: it is
+// part of no record. What a fault costs, in each form of body, is told in body.go.
+//
+// Of an object that has a key twice, jsonb keeps the last value; that is no fault,
+// and nothing here looks for it.
 //
 // Nothing here starts a goroutine. A Body belongs to one goroutine at a time.
 package scan

@@ -44,6 +44,9 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
+	if e.Reason == Format {
+		return e.Msg // of the whole body
+	}
 	return e.Msg + " at byte " + strconv.Itoa(e.Offset)
 }
 
