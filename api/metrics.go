@@ -45,7 +45,7 @@ func newMetrics(r *prometheus.Registry, inflight *inflight) *metrics {
 		routes: make(map[string]*route),
 		accepted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "millrace_api_records_accepted_total",
-			Help: "Records confirmed by RabbitMQ and answered 2xx.",
+			Help: "Records confirmed by RabbitMQ and answered as accepted.",
 		}),
 		unavailable: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "millrace_api_unavailable_total",
@@ -134,7 +134,7 @@ type keyUse struct{ file *keys.File }
 
 var (
 	keyRequests = prometheus.NewDesc("millrace_api_key_requests_total", "Requests answered, by the name of their key.", []string{"key", "code"}, nil)
-	keyRecords  = prometheus.NewDesc("millrace_api_key_records_total", "Records confirmed by RabbitMQ and answered 2xx, by the name of their key.", []string{"key"}, nil)
+	keyRecords  = prometheus.NewDesc("millrace_api_key_records_total", "Records confirmed by RabbitMQ and answered as accepted, by the name of their key.", []string{"key"}, nil)
 )
 
 func (keyUse) Describe(to chan<- *prometheus.Desc) {
