@@ -507,7 +507,7 @@ func resident(t testing.TB, pid int, field string) int64 {
 // published empties the queue logs.0 and returns how many records were in it.
 func published(t testing.TB, url string) (records int64) {
 	t.Helper()
-	ch := testenv.Channel(t, config.Broker{URLs: config.BrokerURLs{url}})
+	ch := testenv.Channel(t, config.Broker{URLs: config.Brokers(url)})
 	queue := broker.NewTopology(config.Broker{}).Queue(0)
 	q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
 	if err != nil {

@@ -9,7 +9,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -20,6 +19,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	neturl "net/url"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -141,7 +141,7 @@ func lookup(name string) (command, error) {
 			return c, nil
 		}
 	}
-	return command{}, usagef("no command %q; millrace help lists them", name)
+	return command{}, usagef("no command %s; millrace help lists them", config.Shown(name))
 }
 
 // commandEnded is the status that a command of millrace stack ended with; it is passed on without a word.
@@ -173,7 +173,7 @@ func hangups() <-chan os.Signal {
 // runService runs one service with the settings of the environment.
 func runService[C any](ctx context.Context, args []string, run func(context.Context, C) error) error {
 	if len(args) > 0 {
-		return usagef("unexpected argument %q; settings come from the environment", args[0])
+		return usagef("unexpected argument %s; settings come from the environment", config.Shown(args[0]))
 	}
 	var c C
 	if err := config.Load(&c); err != nil {
@@ -331,7 +331,7 @@ func migrateUp(ctx context.Context, log *slog.Logger, c worker.Config) error {
 	if !c.AutoMigrate {
 		return nil
 	}
-	conn, err := pgx.Connect(ctx, string(cmp.Or(c.Owner, c.Postgres)))
+	conn, err := open(ctx, c.Owner, c.Postgres)
 	if err != nil {
 		return err
 	}
@@ -493,11 +493,23 @@ func connect(ctx context.Context) (*pgx.Conn, error) {
 	if err := config.Load(&d); err != nil {
 		return nil, err
 	}
-	url := cmp.Or(d.Owner, d.URL)
-	if url == "" {
-		return nil, config.Missing("POSTGRES_URL")
+	return open(ctx, d.Owner, d.URL)
+}
+
+// open connects to the database as the user that owns the tables, if there is a URL of that user's.
+func open(ctx context.Context, owner, url config.PostgresURL) (*pgx.Conn, error) {
+	name := "POSTGRES_URL"
+	if owner != "" {
+		name, url = "POSTGRES_OWNER_URL", owner
 	}
-	return pgx.Connect(ctx, string(url))
+	if url == "" {
+		return nil, config.Missing(name)
+	}
+	c, err := config.Parse(url, pgx.ParseConfig)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return pgx.ConnectConfig(ctx, c)
 }
 
 const migrateHelp = `  up       apply all steps that are missing; worker and run do so by themselves
@@ -578,7 +590,7 @@ func dead(ctx context.Context, args []string) error {
 		for _, a := range args {
 			id, err := uuid.Parse(a)
 			if err != nil {
-				return usagef("dead: got %q, takes the id of a dead letter", a)
+				return usagef("dead: got %s, takes the id of a dead letter", config.Shown(a))
 			}
 			ids = append(ids, id)
 		}
@@ -683,7 +695,7 @@ const healthTimeout = 3 * time.Second
 // health is millrace health.
 func health(ctx context.Context, args []string) error {
 	if len(args) > 1 {
-		return usagef("health: unexpected argument %q", args[1])
+		return usagef("health: unexpected argument %s", config.Shown(args[1]))
 	}
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
@@ -732,7 +744,7 @@ func reachable(addr string) string {
 func ask(ctx context.Context, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return usagef("health: %w", err)
+		return usagef("health: %s is no URL", config.Shown(url))
 	}
 	// Whether a service is alive does not hang on the name in its certificate, which is hardly localhost.
 	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
@@ -742,15 +754,22 @@ func ask(ctx context.Context, url string) error {
 	case errors.As(err, &op) && op.Op == "remote error": // TLS's own answer: it wants a client certificate
 		return nil
 	case err != nil:
-		return fmt.Errorf("health: %w", err)
+		var inner *neturl.Error // its text has the user's name
+		if errors.As(err, &inner) {
+			err = inner.Err
+		}
+		return fmt.Errorf("health: %s: %w", withoutUser(req.URL), err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusOK {
 		return nil
 	}
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // what there is of it says why
-	return fmt.Errorf("health: %s: %s %s", url, resp.Status, bytes.TrimSpace(body))
+	return fmt.Errorf("health: %s: %s %s", withoutUser(req.URL), resp.Status, bytes.TrimSpace(body))
 }
+
+// withoutUser returns what may be shown of a URL.
+func withoutUser(u *neturl.URL) string { return u.Scheme + "://" + u.Host + u.Path }
 
 func printVersion(context.Context, []string) error {
 	revision := ""
@@ -817,10 +836,13 @@ func newFlags(name string) *flag.FlagSet {
 // parseFlags parses args and checks the number of those that are no flags, when that is not negative.
 func parseFlags(flags *flag.FlagSet, args []string, want int) error {
 	if err := flags.Parse(args); err != nil {
+		if slices.ContainsFunc(args, config.MayHoldSecret) { // the error may repeat one
+			return usagef("%s: the flags are not understood; millrace help lists them", flags.Name())
+		}
 		return usagef("%s: %w", flags.Name(), err)
 	}
 	if want >= 0 && flags.NArg() != want {
-		return usagef("%s: unexpected argument %q", flags.Name(), flags.Arg(want))
+		return usagef("%s: unexpected argument %s", flags.Name(), config.Shown(flags.Arg(want)))
 	}
 	return nil
 }

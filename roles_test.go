@@ -79,7 +79,7 @@ func runHere(t *testing.T, name string, run func(context.Context, func(net.Addr)
 
 func runWorker(t *testing.T, b config.Broker, log *slog.Logger, settings map[string]string) (addr string, stop func()) {
 	t.Helper()
-	settings["RABBITMQ_URL"], settings["WORKER_ADDR"] = b.URLs[0], "127.0.0.1:0"
+	settings["RABBITMQ_URL"], settings["WORKER_ADDR"] = string(b.URLs[0]), "127.0.0.1:0"
 	var c worker.Config
 	if err := config.LoadFrom(settings, &c); err != nil {
 		t.Fatal(err)
@@ -93,7 +93,7 @@ func runWorker(t *testing.T, b config.Broker, log *slog.Logger, settings map[str
 
 func runAPI(t *testing.T, b config.Broker, settings map[string]string) (addr string) {
 	t.Helper()
-	settings["RABBITMQ_URL"], settings["API_ADDR"] = b.URLs[0], "127.0.0.1:0"
+	settings["RABBITMQ_URL"], settings["API_ADDR"] = string(b.URLs[0]), "127.0.0.1:0"
 	var c api.Config
 	if err := config.LoadFrom(settings, &c); err != nil {
 		t.Fatal(err)

@@ -274,7 +274,7 @@ func TestPrometheusAndTheDashboardsSeeMillrace(t *testing.T) {
 	t.Log(time.Now().Format("05.0"), "quiet")
 
 	// A message that is no frame becomes a dead letter.
-	ch := testenv.Channel(t, config.Broker{URLs: config.BrokerURLs{stack.RabbitMQURL}})
+	ch := testenv.Channel(t, config.Broker{URLs: config.Brokers(stack.RabbitMQURL)})
 	if err := ch.PublishWithContext(t.Context(), "logs", "logs.0", true, false, amqp.Publishing{Type: "millrace.frame.v1", Body: []byte("no frame")}); err != nil {
 		t.Fatal(err)
 	}

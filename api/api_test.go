@@ -795,7 +795,7 @@ func TestWithoutABrokerTheAPISaysSo(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := defaults(t)
-	c.URLs = config.BrokerURLs{"amqp://" + nobody + "/"}
+	c.URLs = config.Brokers("amqp://" + nobody + "/")
 	listening := make(chan net.Addr, 1)
 	c.OnListen = func(a net.Addr) { listening <- a }
 	ctx, cancel := context.WithCancel(context.Background())

@@ -154,7 +154,7 @@ func TestWhateverHappensToAPublishNothingIsLostOrDoubled(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
 	const timeout = 2 * time.Second
 	private := func(t *testing.T, mend func(*Config)) *testAPI {
-		b := config.Broker{URLs: config.BrokerURLs{stack.RabbitMQURL}, Shards: 2, Name: testenv.Name()}
+		b := config.Broker{URLs: config.Brokers(stack.RabbitMQURL), Shards: 2, Name: testenv.Name()}
 		return startOn(t, b, func(c *Config) {
 			c.ConfirmTimeout = timeout
 			c.PublishConnections = 2

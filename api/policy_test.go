@@ -20,7 +20,7 @@ func TestAHarmfulPolicyIsNamedAndOneThatLosesRecordsIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b := config.Broker{URLs: config.BrokerURLs{stack.RabbitMQURL}, Shards: 1, Management: stack.RabbitMQManagement}
+	b := config.Broker{URLs: config.Brokers(stack.RabbitMQURL), Shards: 1, Management: stack.RabbitMQManagement}
 	a := startOn(t, b, func(c *Config) { c.policyInterval = 100 * time.Millisecond })
 	post := func() response { return a.post(t, "/log", []byte(`{"a":1}`), nil) }
 	ready := func() bool { return a.get(t, "/ready").status == http.StatusOK }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"millrace/internal/broker"
+	"millrace/internal/config"
 	"millrace/internal/frame"
 	"millrace/internal/procs"
 	"millrace/internal/scan"
@@ -120,7 +121,7 @@ type ticket struct {
 type publisher struct {
 	log        *slog.Logger
 	topology   broker.Topology
-	urls       []string
+	urls       config.BrokerURLs
 	links      int
 	channels   int // a link
 	frameBytes int

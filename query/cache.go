@@ -17,6 +17,8 @@ import (
 	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/go-redis/v9/maintnotifications"
 	"golang.org/x/sync/singleflight"
+
+	"millrace/internal/config"
 )
 
 // What the cache did for an answer: the header X-Cache, and a label.
@@ -61,7 +63,7 @@ func newCache(work context.Context, working *sync.WaitGroup, conf Config, log *s
 	if conf.Redis == "" {
 		return c, nil
 	}
-	o, err := redis.ParseURL(string(conf.Redis))
+	o, err := config.Parse(conf.Redis, redis.ParseURL)
 	if err != nil {
 		return nil, fmt.Errorf("REDIS_URL: %w", err)
 	}

@@ -163,8 +163,11 @@ func watch(ctx context.Context, db config.PostgresURL, ready *service.Ready, log
 		ctx, cancel := context.WithTimeout(ctx, watchTimeout)
 		defer cancel()
 		if conn == nil {
-			var err error
-			if conn, err = pgx.Connect(ctx, string(db)); err != nil {
+			c, err := config.Parse(db, pgx.ParseConfig)
+			if err == nil {
+				conn, err = pgx.ConnectConfig(ctx, c)
+			}
+			if err != nil {
 				return err
 			}
 		}

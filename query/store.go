@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"millrace/internal/config"
 	"millrace/internal/frame"
 )
 
@@ -45,7 +46,7 @@ type store struct {
 
 // newStore connects to nothing yet.
 func newStore(c Config) (*store, error) {
-	pc, err := pgxpool.ParseConfig(string(c.Postgres))
+	pc, err := config.Parse(c.Postgres, pgxpool.ParseConfig)
 	if err != nil {
 		return nil, fmt.Errorf("POSTGRES_URL: %w", err)
 	}

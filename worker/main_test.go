@@ -36,7 +36,7 @@ func testConfig(t testing.TB, shards int) Config {
 	db := testenv.Schema(t)
 	b := testenv.Broker(t, shards)
 	err := config.LoadFrom(map[string]string{
-		"RABBITMQ_URL": b.URLs[0], "POSTGRES_URL": string(db), "WORKER_ADDR": "127.0.0.1:0", "SHUTDOWN_TIMEOUT": "10s",
+		"RABBITMQ_URL": string(b.URLs[0]), "POSTGRES_URL": string(db), "WORKER_ADDR": "127.0.0.1:0", "SHUTDOWN_TIMEOUT": "10s",
 	}, &c)
 	if err != nil {
 		t.Fatal(err)

@@ -1,10 +1,13 @@
 package worker
 
 import (
+	"errors"
 	"log/slog"
+	"net"
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"millrace/internal/scan"
@@ -114,12 +117,27 @@ func (c *condition) fail(stream string, err error) {
 	if c.failed == nil {
 		c.failed = make(map[string]string)
 	}
-	c.failed[stream] = err.Error()
+	c.failed[stream] = openReason(err)
 	c.publish()
 	if time.Since(c.logged) >= reminder {
 		c.logged = time.Now()
 		c.log.Warn(c.name+" fails, trying again", "stream", stream, "error", err)
 	}
+}
+
+// openReason returns what /ready may tell of err to anybody: no hosts, users and databases, which stay in the log.
+func openReason(err error) string {
+	var connect *pgconn.ConnectError
+	var answer *pgconn.PgError
+	var network *net.OpError
+	var name *net.DNSError
+	switch {
+	case errors.As(err, &connect) && errors.As(err, &answer):
+		return "refuses the connection (SQLSTATE " + answer.Code + "); the log says why"
+	case errors.As(err, &connect), errors.As(err, &network), errors.As(err, &name):
+		return "can't be connected to; the log says why"
+	}
+	return err.Error()
 }
 
 // pending says that a stream has not found out yet.

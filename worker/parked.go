@@ -14,6 +14,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"millrace/internal/broker"
+	"millrace/internal/config"
 )
 
 const (
@@ -49,7 +50,7 @@ var errAnew = errors.New("to be begun anew")
 //
 // Every worker has one. The place in the stream, which is kept in the database, decides which of them stores a message.
 type parkedReader struct {
-	urls     []string
+	urls     config.BrokerURLs
 	topology broker.Topology
 	link     link
 	parts    *partitions

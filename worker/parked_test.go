@@ -20,7 +20,7 @@ import (
 func aServer(t *testing.T, stack *localstack.Stack) (c Config, ctl func(args ...string)) {
 	t.Helper()
 	c = testConfig(t, 1)
-	c.URLs = config.BrokerURLs{stack.RabbitMQURL}
+	c.URLs = config.Brokers(stack.RabbitMQURL)
 	ensure(t, c)
 	return c, func(args ...string) {
 		t.Helper()

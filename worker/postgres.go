@@ -40,7 +40,7 @@ SELECT current_setting('server_version_num')`
 
 // connect opens a connection for the worker's own use.
 func connect(ctx context.Context, url config.PostgresURL) (*pgx.Conn, error) {
-	c, err := pgx.ParseConfig(string(url))
+	c, err := config.Parse(url, pgx.ParseConfig)
 	if err != nil {
 		return nil, fmt.Errorf("POSTGRES_URL: %w", err)
 	}

@@ -462,8 +462,8 @@ func TestACommitWhoseAnswerIsLostStoresOnce(t *testing.T) {
 func TestCutBrokerConnectionsLoseAndDoubleNothing(t *testing.T) {
 	c := testConfig(t, 2)
 	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
-	cutter, through := newProxy(t, c.URLs[0])
-	c.URLs, c.BatchRows = config.BrokerURLs{through}, 100
+	cutter, through := newProxy(t, string(c.URLs[0]))
+	c.URLs, c.BatchRows = config.Brokers(through), 100
 	w := start(t, c)
 	const frames, rows = 300, 20
 	var published sync.WaitGroup

@@ -310,21 +310,24 @@ func (c *Connection) End(timeout time.Duration) {
 
 // Dial connects to one of the cluster's nodes, trying all in random order. name is shown in RabbitMQ's list of
 // connections. The error is that of the node tried last.
-func Dial(ctx context.Context, urls []string, name string) (*Connection, error) {
+func Dial(ctx context.Context, urls config.BrokerURLs, name string) (*Connection, error) {
 	return DialThrough(ctx, urls, name, direct.New)
 }
 
 // DialThrough is Dial with the client library on what through makes of each TCP connection.
-func DialThrough(ctx context.Context, urls []string, name string, through func(net.Conn) net.Conn) (*Connection, error) {
+func DialThrough(ctx context.Context, urls config.BrokerURLs, name string, through func(net.Conn) net.Conn) (*Connection, error) {
 	if len(urls) == 0 {
 		return nil, errors.New("RABBITMQ_URL is not set")
+	}
+	if err := urls.Check(); err != nil { // the library's error would repeat the URL
+		return nil, fmt.Errorf("RABBITMQ_URL: %w", err)
 	}
 	properties := amqp.NewConnectionProperties()
 	properties.SetClientConnectionName(name)
 	var last error
 	for _, i := range rand.Perm(len(urls)) {
 		var tcp net.Conn
-		conn, err := amqp.DialConfig(urls[i], amqp.Config{
+		conn, err := amqp.DialConfig(string(urls[i]), amqp.Config{
 			Heartbeat:  heartbeat,
 			Properties: properties,
 			Dial: func(network, addr string) (_ net.Conn, err error) {
@@ -338,7 +341,7 @@ func DialThrough(ctx context.Context, urls []string, name string, through func(n
 		if err == nil {
 			return &Connection{conn, tcp}, nil
 		}
-		last = fmt.Errorf("connect to %s: %w", config.Redacted(urls[i]), err)
+		last = fmt.Errorf("connect to %s: %w", urls[i], err)
 		if ctx.Err() != nil {
 			break
 		}
@@ -362,7 +365,7 @@ func dial(ctx context.Context, network, addr string) (net.Conn, error) {
 
 // Redial calls Dial until it succeeds, with exponential backoff and jitter, and logs each failure. The error
 // is ctx's.
-func Redial(ctx context.Context, log *slog.Logger, urls []string, name string) (*Connection, error) {
+func Redial(ctx context.Context, log *slog.Logger, urls config.BrokerURLs, name string) (*Connection, error) {
 	wait := NewBackoff()
 	for {
 		conn, err := Dial(ctx, urls, name)

@@ -78,7 +78,7 @@ func TestAllNodesOfAClusterAreTried(t *testing.T) {
 	}
 	nobody := "amqp://" + closedAddress(t) + "/"
 	for range 5 { // the order is random
-		conn, err := broker.Dial(context.Background(), []string{nobody, c.URLs[0], nobody}, "test")
+		conn, err := broker.Dial(context.Background(), config.BrokerURLs{config.BrokerURL(nobody), c.URLs[0], config.BrokerURL(nobody)}, "test")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -93,7 +93,7 @@ func TestRedialEndsWithItsContext(t *testing.T) {
 	defer cancel()
 	url := "amqp://user:secret@" + closedAddress(t) + "/"
 	var b strings.Builder
-	if _, err := broker.Redial(ctx, slog.New(slog.NewTextHandler(&b, nil)), []string{url}, "test"); err == nil {
+	if _, err := broker.Redial(ctx, slog.New(slog.NewTextHandler(&b, nil)), config.Brokers(url), "test"); err == nil {
 		t.Error("Redial connected to nobody")
 	}
 	if strings.Contains(b.String(), "secret") {
@@ -118,7 +118,7 @@ func TestASilentServerIsGivenUp(t *testing.T) {
 		}
 	}()
 	begin := time.Now()
-	if _, err := broker.Dial(context.Background(), config.BrokerURLs{"amqp://" + ln.Addr().String() + "/"}, "test"); err == nil {
+	if _, err := broker.Dial(context.Background(), config.Brokers("amqp://"+ln.Addr().String()+"/"), "test"); err == nil {
 		t.Error("connected to a server that says nothing")
 	}
 	if took := time.Since(begin); took > 10*time.Second {

@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 
+	"millrace/internal/config"
 	"millrace/internal/frame"
 	"millrace/internal/localstack"
 )
@@ -152,7 +153,7 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 			r.load.right.Store(math.MaxInt64 / 2)
 		}
 	}
-	r.poison = &poison{maker: m, urls: r.urls, topology: r.topology, every: 700 * time.Millisecond, report: r.mismatch}
+	r.poison = &poison{maker: m, urls: config.Brokers(r.stack.RabbitMQURL), topology: r.topology, every: 700 * time.Millisecond, report: r.mismatch}
 	r.known = r.faults(o, r.load)
 	if err := r.checkFaults(); err != nil {
 		return nil, err

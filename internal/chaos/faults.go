@@ -17,6 +17,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"millrace/internal/broker"
+	"millrace/internal/config"
 )
 
 // strike breaks something for as long as hold says, and heals it.
@@ -342,7 +343,7 @@ func strikeIsolate(ctx context.Context, s *system, target string, hold time.Dura
 	err = errors.Join(err, again(ctx, func() error { return s.stack.Rejoin(ctx, target) }))
 	// A node in the minority had stopped its application, and starts it again.
 	return errors.Join(err, again(ctx, func() error {
-		conn, err := broker.Dial(ctx, []string{s.stack.BrokerURL(target)}, "chaos fault")
+		conn, err := broker.Dial(ctx, config.Brokers(s.stack.BrokerURL(target)), "chaos fault")
 		if err == nil {
 			conn.End(time.Second)
 		}

@@ -8,6 +8,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"millrace/internal/broker"
+	"millrace/internal/config"
 	"millrace/internal/frame"
 )
 
@@ -15,7 +16,7 @@ import (
 // and notes what they must be.
 type poison struct {
 	*maker
-	urls     []string
+	urls     config.BrokerURLs
 	topology broker.Topology
 	every    time.Duration
 	report   func(mismatch, string, ...any)

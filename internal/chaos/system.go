@@ -392,7 +392,7 @@ func (s *system) connect(ctx context.Context) (*pgx.Conn, error) {
 
 // waiting returns how many messages wait in each queue.
 func (s *system) waiting(ctx context.Context) (map[string]int, error) {
-	conn, err := broker.Dial(ctx, s.urls, "chaos watch")
+	conn, err := broker.Dial(ctx, config.Brokers(s.stack.RabbitMQURL), "chaos watch")
 	if err != nil {
 		return nil, err
 	}
@@ -414,7 +414,7 @@ func (s *system) waiting(ctx context.Context) (map[string]int, error) {
 
 // onChannel calls f with a channel of its own.
 func (s *system) onChannel(ctx context.Context, f func(*amqp.Channel) error) error {
-	conn, err := broker.Dial(ctx, s.urls, "chaos fault")
+	conn, err := broker.Dial(ctx, config.Brokers(s.stack.RabbitMQURL), "chaos fault")
 	if err != nil {
 		return err
 	}

@@ -8,9 +8,11 @@
 //	min, max    bounds, both allowed, in the field's own notation
 //	oneof       the values allowed, separated by spaces
 //	help        what it means and its unit, one sentence for help texts and the README
+//	is          file: the value is the name of a file
 //
 // The types say what else a value must look like. A value that is not taken is an error of one line that names
-// the variable, what it got and what it takes.
+// the variable, what it got and what it takes. What a setting got is not repeated where it may be a secret: there the
+// error says what is wrong with it.
 package config
 
 import (
@@ -21,8 +23,10 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/caarlos0/env/v11"
 	"github.com/joho/godotenv"
@@ -46,8 +50,13 @@ func Load(dst any) error {
 // environment's. Empty ones are left out: empty means unset.
 func Environ() (map[string]string, error) {
 	environ, err := godotenv.Read(".env")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf(".env: %w", err)
+	var path *fs.PathError
+	switch {
+	case err == nil || errors.Is(err, fs.ErrNotExist):
+	case errors.As(err, &path):
+		return nil, fmt.Errorf(".env: %w", path.Err)
+	default: // the library's error repeats what it could not read
+		return nil, fmt.Errorf(".env: line %d is not NAME=value", lineOfMistake(".env"))
 	}
 	if environ == nil {
 		environ = make(map[string]string)
@@ -64,6 +73,23 @@ func Environ() (map[string]string, error) {
 	return environ, nil
 }
 
+// lineOfMistake returns the number of the line at which godotenv begins not to understand a file: the first one after
+// the most lines that it does.
+func lineOfMistake(name string) int {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return 0
+	}
+	lines := strings.SplitAfter(string(text), "\n")
+	understood := len(lines)
+	for ; understood > 0; understood-- {
+		if _, err := godotenv.Unmarshal(strings.Join(lines[:understood], "")); err == nil {
+			break
+		}
+	}
+	return understood + 1
+}
+
 // LoadFrom fills dst, a pointer to a struct of settings, from environ alone.
 func LoadFrom(environ map[string]string, dst any) error {
 	if environ == nil {
@@ -76,7 +102,7 @@ func LoadFrom(environ map[string]string, dst any) error {
 	if errors.As(err, &parse) {
 		for _, f := range fields {
 			if f.Name == parse.Name {
-				return refused(f, environ[f.Tag.Get("env")])
+				return refused(f, environ[f.Tag.Get("env")], parse.Err)
 			}
 		}
 	}
@@ -84,20 +110,26 @@ func LoadFrom(environ map[string]string, dst any) error {
 		return err
 	}
 	for _, f := range fields {
-		if !inBounds(f, v.FieldByIndex(f.Index).Interface()) {
-			return refused(f, environ[f.Tag.Get("env")])
+		if err := check(f, v.FieldByIndex(f.Index).Interface(), environ[f.Tag.Get("env")]); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// Check returns an error for the first field of a Config, or of a pointer to one, that is outside its bounds: for
-// one that was not made by Load.
+// Check returns an error for the first field of a Config, or of a pointer to one, that is outside its bounds or is
+// not what its type takes: for one that was not made by Load.
 func Check(config any) error {
 	v := reflect.Indirect(reflect.ValueOf(config))
 	for _, f := range settingFields(v.Type()) {
-		if value := v.FieldByIndex(f.Index).Interface(); !inBounds(f, value) {
-			return refused(f, fmt.Sprint(value))
+		value := v.FieldByIndex(f.Index).Interface()
+		if secret, ok := value.(interface{ Check() error }); ok && !v.FieldByIndex(f.Index).IsZero() {
+			if err := secret.Check(); err != nil {
+				return refused(f, "", err)
+			}
+		}
+		if err := check(f, value, fmt.Sprint(value)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -121,8 +153,56 @@ func settingFields(t reflect.Type) []reflect.StructField {
 	return slices.DeleteFunc(reflect.VisibleFields(t), func(f reflect.StructField) bool { return f.Tag.Get("env") == "" })
 }
 
-func refused(f reflect.StructField, got string) error {
+// check returns an error for a field's value that is outside its bounds, or can't be the name of a file where it is to
+// be one.
+func check(f reflect.StructField, value any, got string) error {
+	if f.Tag.Get("is") == "file" {
+		return checkFileName(f, got)
+	}
+	if !inBounds(f, value) {
+		return refused(f, got, nil)
+	}
+	return nil
+}
+
+// refused is the error for a value that is not taken because of err. Where the value may be a secret, err says what is
+// wrong without repeating it.
+func refused(f reflect.StructField, got string, err error) error {
+	if _, ok := reflect.Zero(f.Type).Interface().(interface{ Check() error }); ok {
+		return fmt.Errorf("%s: %w", f.Tag.Get("env"), err)
+	}
 	return fmt.Errorf("%s: got %q, takes %s", f.Tag.Get("env"), got, takes(f))
+}
+
+// longestFileName is PATH_MAX of Linux.
+const longestFileName = 4096
+
+// checkFileName refuses what is not the name of a file but may be a file's secret content, which an error of opening
+// it would repeat.
+func checkFileName(f reflect.StructField, value string) error {
+	switch {
+	case strings.ContainsFunc(value, unicode.IsControl), strings.HasPrefix(value, "-----BEGIN"), len(value) > longestFileName,
+		strings.HasPrefix(value, KeyPrefix):
+		return fmt.Errorf("%s: takes the name of a file, not what it contains", f.Tag.Get("env"))
+	}
+	return nil
+}
+
+// KeyPrefix is what each API key begins with.
+const KeyPrefix = "mr_"
+
+// MayHoldSecret reports whether a word from outside, such as an argument on the command line, looks like something
+// with a password in it or like an API key. It must not be shown then.
+func MayHoldSecret(s string) bool {
+	return strings.Contains(s, "://") || strings.Contains(s, "@") || strings.Contains(strings.ToLower(s), "password") || strings.HasPrefix(s, KeyPrefix)
+}
+
+// Shown returns s in quotation marks, or in its place that it may hold a secret.
+func Shown(s string) string {
+	if MayHoldSecret(s) {
+		return "something that may hold a secret"
+	}
+	return strconv.Quote(s)
 }
 
 // takes says in words what a field's type and bounds allow.
@@ -137,7 +217,7 @@ func takes(f reflect.StructField) string {
 	case reflect.TypeFor[bool]():
 		kind = "true or false"
 	case reflect.TypeFor[time.Duration]():
-		kind = "a duration such as 10s, 50ms or 24h"
+		kind = "a duration such as 50ms, 10s, 24h or 30d"
 	case reflect.TypeFor[string]():
 		kind = "text"
 	default:

@@ -27,11 +27,11 @@ type Process struct {
 
 // Access holds the settings of who may call an HTTP service, and how.
 type Access struct {
-	KeysFile       string `env:"KEYS_FILE" help:"File of API keys, as printed by millrace keys new, read again when it changes; empty: no keys are asked for, and only loopback addresses are served."`
+	KeysFile       string `env:"KEYS_FILE" is:"file" help:"File of API keys, as printed by millrace keys new, read again when it changes; empty: no keys are asked for, and only loopback addresses are served."`
 	AllowAnonymous bool   `env:"ALLOW_ANONYMOUS" envDefault:"false" help:"Serve other than loopback addresses without keys."`
-	TLSCertFile    string `env:"TLS_CERT_FILE" help:"Certificate chain (PEM); with TLS_KEY_FILE it turns TLS on."`
-	TLSKeyFile     string `env:"TLS_KEY_FILE" help:"Private key of the certificate (PEM)."`
-	TLSClientCA    string `env:"TLS_CLIENT_CA_FILE" help:"Authorities (PEM) that client certificates must come from; empty: none are asked for."`
+	TLSCertFile    string `env:"TLS_CERT_FILE" is:"file" help:"Certificate chain (PEM); with TLS_KEY_FILE it turns TLS on."`
+	TLSKeyFile     string `env:"TLS_KEY_FILE" is:"file" help:"Private key of the certificate (PEM)."`
+	TLSClientCA    string `env:"TLS_CLIENT_CA_FILE" is:"file" help:"Authorities (PEM) that client certificates must come from; empty: none are asked for."`
 
 	// Reload, when set, has KEYS_FILE read again for each signal that it brings.
 	Reload <-chan os.Signal

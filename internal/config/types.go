@@ -5,16 +5,12 @@ import (
 	"fmt"
 	"math"
 	"net"
-	"net/url"
 	"reflect"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/caarlos0/env/v11"
-	"github.com/jackc/pgx/v5/pgconn"
-	amqp "github.com/rabbitmq/amqp091-go"
-	"github.com/redis/go-redis/v9"
 )
 
 type (
@@ -26,32 +22,12 @@ type (
 
 	// Loopback is an Address that only this machine reaches, or empty.
 	Loopback string
-
-	// BrokerURLs are the amqp or amqps URLs of a cluster's nodes.
-	BrokerURLs []string
-
-	// ManagementURLs are the http or https URLs of the management API of a cluster's nodes, with user and password.
-	ManagementURLs []string
-
-	// PostgresURL is a PostgreSQL connection string, a URL or key=value pairs.
-	PostgresURL string
-
-	// RedisURL is a redis, rediss or unix URL.
-	RedisURL string
 )
 
 // Takes describe the types in refusals and help texts.
-func (Bytes) Takes() string      { return "a size such as 512, 64KiB or 16MiB" }
-func (Address) Takes() string    { return "host:port such as 127.0.0.1:8080" }
-func (Loopback) Takes() string   { return "host:port of this machine alone such as 127.0.0.1:6060" }
-func (BrokerURLs) Takes() string { return "amqp:// or amqps:// URLs, separated by commas" }
-func (ManagementURLs) Takes() string {
-	return "http:// or https:// URLs with user and password, separated by commas"
-}
-func (PostgresURL) Takes() string {
-	return "a PostgreSQL URL such as postgres://user:password@host:5432/database"
-}
-func (RedisURL) Takes() string { return "a redis:// or rediss:// URL" }
+func (Bytes) Takes() string    { return "a size such as 512, 64KiB, 16MiB or 2GiB" }
+func (Address) Takes() string  { return "host:port such as 127.0.0.1:8080" }
+func (Loopback) Takes() string { return "host:port of this machine alone such as 127.0.0.1:6060" }
 
 func (b Bytes) String() string {
 	for _, u := range units {
@@ -72,20 +48,15 @@ var errNotTaken = errors.New("not taken")
 var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[int]():            func(s string) (any, error) { return strconv.Atoi(s) },
 	reflect.TypeFor[bool]():           func(s string) (any, error) { return strconv.ParseBool(s) },
-	reflect.TypeFor[time.Duration]():  func(s string) (any, error) { return time.ParseDuration(s) },
+	reflect.TypeFor[time.Duration]():  func(s string) (any, error) { return parseDuration(s) },
 	reflect.TypeFor[Bytes]():          func(s string) (any, error) { return parseBytes(s) },
 	reflect.TypeFor[Address]():        func(s string) (any, error) { return parseAddress(s) },
 	reflect.TypeFor[Loopback]():       func(s string) (any, error) { return parseLoopback(s) },
 	reflect.TypeFor[BrokerURLs]():     func(s string) (any, error) { return parseBrokerURLs(s) },
+	reflect.TypeFor[BrokerURL]():      parseSecret[rabbitMQ],
 	reflect.TypeFor[ManagementURLs](): func(s string) (any, error) { return parseManagementURLs(s) },
-	reflect.TypeFor[PostgresURL](): func(s string) (any, error) {
-		_, err := pgconn.ParseConfig(s)
-		return PostgresURL(s), err
-	},
-	reflect.TypeFor[RedisURL](): func(s string) (any, error) {
-		_, err := redis.ParseURL(s)
-		return RedisURL(s), err
-	},
+	reflect.TypeFor[PostgresURL]():    parseSecret[postgreSQL],
+	reflect.TypeFor[RedisURL]():       parseSecret[redisCache],
 }
 
 func parseBytes(s string) (Bytes, error) {
@@ -100,6 +71,34 @@ func parseBytes(s string) (Bytes, error) {
 	}
 	n, err := strconv.ParseUint(s, 10, 63)
 	return Bytes(n), err
+}
+
+// parseDuration is time.ParseDuration with two more units: d is 24 hours, w is seven of these. With them a duration is
+// not negative.
+func parseDuration(s string) (time.Duration, error) {
+	if !strings.ContainsAny(s, "dw") {
+		return time.ParseDuration(s)
+	}
+	var sum time.Duration
+	for rest := s; rest != ""; {
+		digits := len(rest) - len(strings.TrimLeft(rest, "0123456789."))
+		unit := len(rest[digits:]) - len(strings.TrimLeft(rest[digits:], "abcdefghijklmnopqrstuvwxyzµμ"))
+		number, name := rest[:digits], rest[digits:digits+unit]
+		times := time.Duration(1)
+		switch name {
+		case "d":
+			name, times = "h", 24
+		case "w":
+			name, times = "h", 7*24
+		}
+		d, err := time.ParseDuration(number + name)
+		if err != nil || d > (math.MaxInt64-sum)/times {
+			return 0, errNotTaken
+		}
+		sum += d * times
+		rest = rest[digits+unit:]
+	}
+	return sum, nil
 }
 
 func parseAddress(s string) (Address, error) {
@@ -129,43 +128,6 @@ func parseLoopback(s string) (Loopback, error) {
 		err = errNotTaken
 	}
 	return Loopback(a), err
-}
-
-func parseBrokerURLs(s string) (BrokerURLs, error) {
-	var urls BrokerURLs
-	for u := range strings.SplitSeq(s, ",") {
-		u = strings.TrimSpace(u)
-		if _, err := amqp.ParseURI(u); err != nil {
-			return nil, err
-		}
-		urls = append(urls, u)
-	}
-	return urls, nil
-}
-
-func parseManagementURLs(s string) (ManagementURLs, error) {
-	var urls ManagementURLs
-	for raw := range strings.SplitSeq(s, ",") {
-		raw = strings.TrimSpace(raw)
-		u, err := url.Parse(raw)
-		if err != nil {
-			return nil, err
-		}
-		if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User == nil || u.RawQuery != "" || u.Fragment != "" {
-			return nil, errNotTaken
-		}
-		urls = append(urls, strings.TrimSuffix(raw, "/"))
-	}
-	return urls, nil
-}
-
-// Redacted returns what may be logged of a URL: where it leads, without user, password and parameters.
-func Redacted(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil || u.Host == "" {
-		return "(not a URL)"
-	}
-	return u.Scheme + "://" + u.Host + u.Path
 }
 
 // Missing is the error for a setting that has no default and is not set.

@@ -21,6 +21,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"millrace/internal/config"
 )
 
 // Scopes that a key may have.
@@ -48,7 +50,7 @@ type Key struct {
 
 // New makes a key with 130 bits of randomness. secret is what the client sends; it is not kept.
 func New(name string, scopes []string) (k Key, secret string, err error) {
-	secret = "mr_" + rand.Text()
+	secret = config.KeyPrefix + rand.Text()
 	k = Key{Name: name, Hash: sha256.Sum256([]byte(secret)), Scopes: scopes}
 	return k, secret, k.Validate()
 }
@@ -65,6 +67,9 @@ func (k Key) String() string {
 // Validate says what String would write that Parse does not take.
 func (k Key) Validate() error {
 	// The name is a label of the metrics.
+	if strings.HasPrefix(k.Name, config.KeyPrefix) {
+		return errors.New("the name looks like a key: it would stand in the metrics")
+	}
 	if k.Name == "" || k.Name[0] == '#' || !utf8.ValidString(k.Name) || strings.ContainsFunc(k.Name, notOfAName) {
 		return fmt.Errorf("key name %q: want a printable word that does not start with #", k.Name)
 	}
@@ -76,7 +81,7 @@ func (k Key) Validate() error {
 	}
 	for _, s := range k.Scopes {
 		if s != Write && s != Read {
-			return fmt.Errorf("scope %q, want %s or %s", s, Write, Read)
+			return fmt.Errorf("scope %s, want %s or %s", config.Shown(s), Write, Read)
 		}
 	}
 	switch {
@@ -151,14 +156,14 @@ func parseKey(line string) (*Key, error) {
 		case "burst":
 			to = &k.Burst
 		default:
-			return nil, fmt.Errorf("%q, want rate=N or burst=N", word)
+			return nil, fmt.Errorf("%s, want rate=N or burst=N", config.Shown(word))
 		}
 		if *to != 0 {
 			return nil, fmt.Errorf("a second %s", name)
 		}
 		n, err := strconv.ParseUint(value, 10, 31)
 		if err != nil || n == 0 || n > maxRate {
-			return nil, fmt.Errorf("%s: got %q, takes a whole number from 1 to %d", name, value, maxRate)
+			return nil, fmt.Errorf("%s: got %s, takes a whole number from 1 to %d", name, config.Shown(value), maxRate)
 		}
 		*to = int(n)
 	}

@@ -260,3 +260,19 @@ func BenchmarkRequest(b *testing.B) {
 		})
 	}
 }
+
+func TestAKeyInTheWrongPlaceIsNotRepeated(t *testing.T) {
+	_, secret, err := New("n", []string{Read})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash := strings.Repeat("ab", 32)
+	for _, line := range []string{
+		secret + " " + hash + " read", "n " + secret + " read", "n " + hash + " " + secret, "n " + hash + " read " + secret, "n " + hash + " read rate=" + secret, secret,
+		"n " + hash + " read," + secret,
+	} {
+		if _, err := Parse(strings.NewReader(line)); err == nil || strings.Contains(err.Error(), secret[3:]) {
+			t.Errorf("%s: got %v, want a refusal without the key", line, err)
+		}
+	}
+}

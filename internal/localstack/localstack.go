@@ -33,6 +33,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"millrace/internal/config"
 )
 
 // The servers' names, as Kill, Restart and Signal take them. The nodes of a RabbitMQ cluster are rabbitmq-1,
@@ -98,7 +100,7 @@ type Stack struct {
 	RabbitMQMetrics []string
 	// RabbitMQManagement holds the URL of each node's management API, with user and password, when Options.Management
 	// asked for them.
-	RabbitMQManagement []string
+	RabbitMQManagement config.ManagementURLs
 
 	provider provider
 	servers  map[string]server
@@ -201,7 +203,7 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 			if e, ok := srv.engine.(*rabbitEngine); ok && o.Metrics {
 				s.RabbitMQMetrics = append(s.RabbitMQMetrics, fmt.Sprintf("127.0.0.1:%d", e.metrics))
 			} else if ok && o.Management {
-				s.RabbitMQManagement = append(s.RabbitMQManagement, fmt.Sprintf("http://%s:%s@127.0.0.1:%d", e.local.RabbitUser, e.local.RabbitPassword, e.api))
+				s.RabbitMQManagement = append(s.RabbitMQManagement, config.ManagementURL(fmt.Sprintf("http://%s:%s@127.0.0.1:%d", e.local.RabbitUser, e.local.RabbitPassword, e.api)))
 			}
 		}
 	}

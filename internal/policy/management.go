@@ -62,7 +62,7 @@ func newManagement(c config.Broker) (*management, error) {
 	m := &management{urls: c.Management, topology: broker.NewTopology(c), client: http.Client{Timeout: managementTimeout}}
 	// It may be another host than the one that redirects: the password stays here.
 	m.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	uri, err := amqp.ParseURI(c.URLs[0])
+	uri, err := config.Parse(c.URLs[0], amqp.ParseURI)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func (m *management) call(ctx context.Context, method, path string, in, out any)
 	return last
 }
 
-func (m *management) callOne(ctx context.Context, base, method, path string, in, out any) error {
+func (m *management) callOne(ctx context.Context, base config.ManagementURL, method, path string, in, out any) error {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -114,7 +114,7 @@ func (m *management) callOne(ctx context.Context, base, method, path string, in,
 		}
 		body = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, base+path, body)
+	req, err := http.NewRequestWithContext(ctx, method, string(base)+path, body)
 	if err != nil {
 		return errors.New("RABBITMQ_MANAGEMENT_URL is no URL to ask")
 	}
@@ -125,12 +125,12 @@ func (m *management) callOne(ctx context.Context, base, method, path string, in,
 		if errors.As(err, &u) {
 			err = u.Err
 		}
-		return fmt.Errorf("RabbitMQ's management API at %s: %w", config.Redacted(base), err)
+		return fmt.Errorf("RabbitMQ's management API at %v: %w", base, err)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, managementBytes))
 	if err != nil {
-		return fmt.Errorf("RabbitMQ's management API at %s: %w", config.Redacted(base), err)
+		return fmt.Errorf("RabbitMQ's management API at %v: %w", base, err)
 	}
 	if resp.StatusCode >= 300 {
 		return &statusError{resp.StatusCode, method + " " + strings.SplitN(path, "?", 2)[0]}
@@ -139,7 +139,7 @@ func (m *management) callOne(ctx context.Context, base, method, path string, in,
 		return nil
 	}
 	if err := json.Unmarshal(b, out); err != nil {
-		return fmt.Errorf("RabbitMQ's management API at %s: %w", config.Redacted(base), err)
+		return fmt.Errorf("RabbitMQ's management API at %v: %w", base, err)
 	}
 	return nil
 }

@@ -156,7 +156,7 @@ const soon = time.Minute
 // TestPoliciesAreShieldedOrNamed goes through what an operator may set on a server with the management API.
 func TestPoliciesAreShieldedOrNamed(t *testing.T) {
 	stack := testenv.Managed(t)
-	c := config.Broker{URLs: config.BrokerURLs{stack.RabbitMQURL}, Shards: 1, Management: stack.RabbitMQManagement}
+	c := config.Broker{URLs: config.Brokers(stack.RabbitMQURL), Shards: 1, Management: stack.RabbitMQManagement}
 	ctl := func(args ...string) {
 		t.Helper()
 		if err := stack.RabbitMQCtl(t.Context(), args...); err != nil {
@@ -229,8 +229,8 @@ func TestAUserThatMayNotSetPoliciesStillSeesThem(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, host, _ := strings.Cut(stack.RabbitMQManagement[0], "@")
-	c := config.Broker{URLs: config.BrokerURLs{stack.RabbitMQURL}, Shards: 1, Management: config.ManagementURLs{"http://watcher:pw@" + host}}
+	_, host, _ := strings.Cut(string(stack.RabbitMQManagement[0]), "@")
+	c := config.Broker{URLs: config.Brokers(stack.RabbitMQURL), Shards: 1, Management: config.ManagementURLs{config.ManagementURL("http://watcher:pw@" + host)}}
 	declare(t, c)
 	s, _ := watch(t, c)
 	testenv.Eventually(t, soon, "the queues are looked at", s.looked)
@@ -250,7 +250,7 @@ func TestTheCanaryShowsWhatPoliciesDo(t *testing.T) {
 		{`{"expires":100}`, "expires"},
 	} {
 		t.Run(tt.want, func(t *testing.T) {
-			c := config.Broker{URLs: config.BrokerURLs{stack.RabbitMQURL}, Name: testenv.Name()}
+			c := config.Broker{URLs: config.Brokers(stack.RabbitMQURL), Name: testenv.Name()}
 			canary := policy.NewCanary(c, 500*time.Millisecond, 300*time.Millisecond)
 			defer canary.Close()
 			look := func() string {
@@ -282,7 +282,7 @@ func TestTheCanaryShowsWhatPoliciesDo(t *testing.T) {
 // TestThePrivateServersAreShielded: nothing of Millrace's runs, so what holds is the policy that the start has set.
 func TestThePrivateServersAreShielded(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
-	shielded := config.Broker{URLs: config.BrokerURLs{stack.RabbitMQURL}, Shards: 1}
+	shielded := config.Broker{URLs: config.Brokers(stack.RabbitMQURL), Shards: 1}
 	other := shielded
 	other.Name = testenv.Name()
 	declare(t, shielded)

@@ -97,7 +97,7 @@ func exec(t testing.TB, db, sql string) {
 // after the test.
 func Broker(t testing.TB, shards int) config.Broker {
 	t.Helper()
-	c := config.Broker{URLs: strings.Split(server(t, "RABBITMQ_URL"), ","), Shards: shards, Name: Name()}
+	c := config.Broker{URLs: config.Brokers(server(t, "RABBITMQ_URL")), Shards: shards, Name: Name()}
 	t.Cleanup(func() {
 		topology := broker.NewTopology(c)
 		ch := Channel(t, c)

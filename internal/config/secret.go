@@ -1,0 +1,270 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/redis/go-redis/v9"
+)
+
+// Secret is a setting that may hold a password. However it is printed, logged or encoded, it shows where it leads, or
+// nothing. Only a conversion to string gives the value, which belongs into a driver's parser and nowhere else: Parse
+// hands it there. One exception is fmt's: it prints unexported fields without asking their methods, so a struct that
+// holds a Secret in one must not be printed.
+//
+// K is what the setting leads to.
+type Secret[K server] string
+
+// server says what a kind of Secret looks like.
+type server interface {
+	// takes describes the kind in refusals and help texts.
+	takes() string
+	// check says what is wrong with a value, without repeating any of it.
+	check(value string) error
+}
+
+type (
+	rabbitMQ   struct{}
+	management struct{}
+	postgreSQL struct{}
+	redisCache struct{}
+)
+
+type (
+	// BrokerURL is an amqp or amqps URL of one node.
+	BrokerURL = Secret[rabbitMQ]
+
+	// BrokerURLs are the URLs of a cluster's nodes.
+	BrokerURLs []BrokerURL
+
+	// ManagementURL is an http or https URL of the management API of one RabbitMQ node, with user and password.
+	ManagementURL = Secret[management]
+
+	// ManagementURLs are those of a cluster's nodes.
+	ManagementURLs []ManagementURL
+
+	// PostgresURL is a PostgreSQL connection string, a URL or key=value pairs.
+	PostgresURL = Secret[postgreSQL]
+
+	// RedisURL is a redis, rediss or unix URL.
+	RedisURL = Secret[redisCache]
+)
+
+// Takes describes the kind in refusals and help texts.
+func (Secret[K]) Takes() string {
+	var kind K
+	return kind.takes()
+}
+
+// Check says what is wrong with the value, without repeating any of it.
+func (s Secret[K]) Check() error {
+	var kind K
+	return kind.check(string(s))
+}
+
+// String returns what may be shown: where a URL leads, without user, password and parameters.
+func (s Secret[K]) String() string {
+	switch {
+	case s == "":
+		return ""
+	case s.Check() != nil || !strings.Contains(string(s), "://"):
+		return "(hidden)"
+	}
+	u := splitURL(string(s))
+	return u.scheme + "://" + u.hosts + u.path
+}
+
+// GoString is String in quotation marks.
+func (s Secret[K]) GoString() string { return fmt.Sprintf("%q", s.String()) }
+
+// Format prints String, whatever the verb.
+func (s Secret[K]) Format(state fmt.State, verb rune) {
+	text := s.String()
+	if verb == 'q' || verb == 'v' && state.Flag('#') {
+		text = fmt.Sprintf("%q", text)
+	}
+	_, _ = io.WriteString(state, text) // fmt keeps the error
+}
+
+// LogValue is String.
+func (s Secret[K]) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// MarshalText is String: for JSON and others.
+func (s Secret[K]) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Parse returns what parse, a driver's parser, makes of the value. Its error repeats none of it, unlike the drivers'.
+func Parse[K server, T any](s Secret[K], parse func(string) (T, error)) (T, error) {
+	v, err := parse(string(s))
+	if err == nil {
+		return v, nil
+	}
+	if wrong := s.Check(); wrong != nil {
+		err = wrong
+	} else {
+		err = notTaken(err, s.Takes())
+	}
+	return v, err
+}
+
+// notTaken is an error for a value that a driver does not take. Of the driver's error it has what a file could not be
+// read for, since all else may repeat the value.
+func notTaken(err error, takes string) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return fmt.Errorf("a file that it names can't be read: %w", path.Err)
+	}
+	return errors.New("takes " + takes)
+}
+
+func parseSecret[K server](value string) (any, error) {
+	s := Secret[K](value)
+	return s, s.Check()
+}
+
+func (rabbitMQ) takes() string   { return "an amqp:// or amqps:// URL" }
+func (management) takes() string { return "an http:// or https:// URL with user and password" }
+func (redisCache) takes() string {
+	return "a redis:// or rediss:// URL such as redis://:password@host:6379/0"
+}
+func (postgreSQL) takes() string {
+	return "a PostgreSQL URL such as postgres://user:password@host:5432/database"
+}
+
+// Brokers are the URLs in a string that was taken before, separated by commas.
+func Brokers(urls string) (list BrokerURLs) {
+	for u := range strings.SplitSeq(urls, ",") {
+		list = append(list, BrokerURL(strings.TrimSpace(u)))
+	}
+	return list
+}
+
+// Takes describes the kind in refusals and help texts.
+func (BrokerURLs) Takes() string { return "amqp:// or amqps:// URLs, separated by commas" }
+
+func parseBrokerURLs(s string) (BrokerURLs, error) {
+	urls := Brokers(s)
+	for _, u := range urls {
+		if len(urls) > 1 && !hasScheme(string(u), "amqp://", "amqps://") {
+			return nil, errors.New(`a part between commas begins with neither amqp:// nor amqps:// (in a user or password a "," must be written %2C)`)
+		}
+	}
+	return urls, urls.Check()
+}
+
+// Check says what is wrong with one of the URLs.
+func (urls BrokerURLs) Check() error { return checkEach(urls) }
+
+// Takes describes the kind in refusals and help texts.
+func (ManagementURLs) Takes() string {
+	return "http:// or https:// URLs with user and password, separated by commas"
+}
+
+// Check says what is wrong with one of the URLs.
+func (urls ManagementURLs) Check() error { return checkEach(urls) }
+
+func parseManagementURLs(s string) (urls ManagementURLs, err error) {
+	for u := range strings.SplitSeq(s, ",") {
+		urls = append(urls, ManagementURL(strings.TrimSuffix(strings.TrimSpace(u), "/")))
+	}
+	return urls, urls.Check()
+}
+
+// checkEach says what is wrong with one of several values, and which.
+func checkEach[K server](urls []Secret[K]) error {
+	for i, u := range urls {
+		if err := u.Check(); err != nil && len(urls) > 1 {
+			return fmt.Errorf("URL %d of %d: %w", i+1, len(urls), err)
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (k rabbitMQ) check(value string) error {
+	u, err := parseURL(value, "amqp://", "amqps://")
+	if err != nil {
+		return err
+	}
+	if err := u.oneHost(); err != nil {
+		return err
+	}
+	if err := u.checkParameters(rabbitMQParameters, nil); err != nil {
+		return err
+	}
+	if _, err := amqp.ParseURI(value); err != nil {
+		return notTaken(err, k.takes())
+	}
+	return nil
+}
+
+func (k management) check(value string) error {
+	u, err := parseURL(value, "http://", "https://")
+	if err != nil {
+		return err
+	}
+	if err := u.oneHost(); err != nil {
+		return err
+	}
+	if user, password, _ := strings.Cut(u.user, ":"); user == "" || password == "" {
+		return errors.New("there is no user:password@ before the host")
+	}
+	return u.checkParameters(nil, nil)
+}
+
+func (k redisCache) check(value string) error {
+	u, err := parseURL(value, "redis://", "rediss://", "unix://")
+	if err != nil {
+		return err
+	}
+	if u.scheme != "unix" {
+		if err := u.oneHost(); err != nil {
+			return err
+		}
+		if database := strings.Trim(u.path, "/"); !isNumber(database, 0, 1<<30) && database != "" {
+			return errors.New("the database after the host is no number")
+		}
+	}
+	if err := u.checkParameters(redisParameters, nil); err != nil {
+		return err
+	}
+	if _, err := redis.ParseURL(value); err != nil {
+		return notTaken(err, k.takes())
+	}
+	return nil
+}
+
+func (k postgreSQL) check(value string) error {
+	var pairs []parameter
+	if strings.Contains(value, "://") && !strings.Contains(value[:strings.Index(value, "://")], "=") || !strings.Contains(value, "=") {
+		u, err := parseURL(value, "postgres://", "postgresql://")
+		if err != nil {
+			return err
+		}
+		for host := range strings.SplitSeq(u.hosts, ",") {
+			if err := checkHost(host); err != nil {
+				return err
+			}
+		}
+		pairs = u.parameters
+	} else {
+		var err error
+		if pairs, err = parsePairs(value); err != nil {
+			return err
+		}
+	}
+	if err := checkParameters(pairs, postgresParameters, postgresNever); err != nil {
+		return err
+	}
+	// The pool's parser calls the connection's: it takes what either of them takes.
+	if _, err := pgxpool.ParseConfig(value); err != nil {
+		return notTaken(err, k.takes())
+	}
+	return nil
+}
