@@ -388,22 +388,34 @@ func greet(ctx context.Context, w io.Writer, where *directory, stack *localstack
 		}
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "\nMillrace is running.")
+	fmt.Fprintf(t, "\nMillrace is running. Search and follow the logs at %s/\n", where.url("query"))
 	fmt.Fprintf(t, "  api\t%s\tPOST /log, POST /log/batch\n", where.url("api"))
 	fmt.Fprintf(t, "  query\t%s\tGET /logs, GET /logs/{id}, GET /logs/count\n", where.url("query"))
 	fmt.Fprintf(t, "  worker\t%s\tGET /metrics, GET /ready\n", where.url("worker"))
 	for _, kv := range stack.Env() {
 		name, value, _ := strings.Cut(kv, "=")
-		fmt.Fprintf(t, "  %s\t%s\n", name, value)
+		server, _, _ := strings.Cut(name, "_")
+		fmt.Fprintf(t, "  %s\t%s\n", strings.ToLower(server), shownServers(name, value))
 	}
 	if abs, err := filepath.Abs(dir); err == nil {
 		dir = abs
 	}
-	fmt.Fprintf(t, "  data\t%s\n", dir)
+	fmt.Fprintf(t, "  data\t%s\tits file env has the servers' URLs with their passwords\n", dir)
 	fmt.Fprintf(t, "\nSend a log:  curl -X POST -d '{\"level\":\"info\",\"message\":\"hello\"}' %s/log\n", where.url("api"))
 	fmt.Fprintf(t, "See it:      curl %s/logs\n", where.url("query"))
 	fmt.Fprintln(t, "Ctrl-C stops everything.")
 	_ = t.Flush() // standard output may be closed; the services run all the same
+}
+
+// shownServers returns what may be shown of the URLs of private servers: where they lead, without the passwords.
+func shownServers(setting, urls string) string {
+	switch setting {
+	case "POSTGRES_URL":
+		return config.PostgresURL(urls).String()
+	case "REDIS_URL":
+		return config.RedisURL(urls).String()
+	}
+	return strings.Trim(fmt.Sprint(config.Brokers(urls)), "[]")
 }
 
 // isReady asks a service on this machine. One that speaks TLS is ready when it listens: what its certificate says

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -174,7 +175,7 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 	records := 0
 	defer func() {
 		if p := recover(); p != nil {
-			s.log.Error("panic while answering a request; this is a bug", "panic", p, "stack", string(debug.Stack()))
+			s.log.Error("panic while answering a request; this is a bug", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 			s.refuse(ctx, refuse(fasthttp.StatusInternalServerError, "internal error"))
 		}
 		route.count(ctx.Response.StatusCode())

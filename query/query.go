@@ -123,7 +123,7 @@ func Run(ctx context.Context, c Config) error {
 		return errors.Join(err, ln.Close())
 	}
 	working.Go(func() { allowed.Watch(work, c.Reload, log) })
-	log.Info("listening", "addr", ln.Addr().String(), "database", store.name(), "cache", c.Redis != "")
+	log.Info("listening", "address", ln.Addr().String(), "database", store.name(), "cache", c.Redis != "")
 	if c.OnListen != nil {
 		c.OnListen(ln.Addr())
 	}

@@ -117,7 +117,7 @@ func (s *server) around(mux *http.ServeMux) http.Handler {
 		defer func() {
 			p := recover()
 			if p != nil && p != http.ErrAbortHandler {
-				s.log.Error("panic", "route", route(r), "panic", p, "stack", string(debug.Stack()))
+				s.log.Error("panic", "route", route(r), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 				if w.status == 0 && r.Context().Err() == nil {
 					s.fail(w, r, errors.New("panic"))
 					p = nil

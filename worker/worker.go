@@ -127,7 +127,7 @@ func Run(ctx context.Context, c Config) error {
 		working.Go(func() { x.run(ctx) })
 	}
 	working.Go(func() { policies.Run(ctx) }) // what harms the queues is no reason to stop emptying them
-	log.Info("worker is up", "address", ln.Addr(), "streams", c.Streams, "queues", topology.Shards())
+	log.Info("worker is up", "address", ln.Addr().String(), "streams", c.Streams, "queues", topology.Shards())
 
 	<-ctx.Done()
 	ready.Set("shutdown", "stopping")

@@ -119,7 +119,18 @@ func TestATurnThatHangsEnds(t *testing.T) {
 		t.Skip("builds programs")
 	}
 	dir := repository(t, filepath.Join(t.TempDir(), "log"), map[string]int{"Store": 1000})
-	c := comparison{repo: dir, base: "HEAD", packages: []string{"./x"}, bench: ".", count: 1, time: "1h", limit: time.Second, progress: io.Discard}
+	// An empty b.Loop would not do: it ends after a thousand million turns, a second on a fast machine, whatever
+	// -benchtime says.
+	hangs := "package x\n\nimport (\n\t\"testing\"\n\t\"time\"\n)\n\nfunc BenchmarkHangs(*testing.B) { time.Sleep(time.Hour) }\n"
+	if err := os.WriteFile(filepath.Join(dir, "x", "hangs_test.go"), []byte(hangs), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"add", "."}, {"-c", "user.name=x", "-c", "user.email=x@localhost", "commit", "--quiet", "--no-gpg-sign", "-m", "hangs"}} {
+		if out, err := exec.Command("git", append([]string{"-C", dir}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+	}
+	c := comparison{repo: dir, base: "HEAD", packages: []string{"./x"}, bench: "Hangs", count: 1, time: "1x", limit: time.Second, progress: io.Discard}
 	if err := c.run(context.Background(), io.Discard); err == nil || !strings.Contains(err.Error(), "not ended within 1s") {
 		t.Errorf("got error %v, want one that says how long it was waited for", err)
 	}
