@@ -4,8 +4,8 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOBUILD     := CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERSION)"
-# RUNLEVEL=1 keeps Debian's packages from starting their own servers; Millrace starts private ones.
-APT         := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
+# It waits while another apt is at work.
+APT         := .ci/apt.sh
 
 .DEFAULT_GOAL := help
 .PHONY: help run test bench chaos fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest watch watchers up down logs smoke terraform install balancer
@@ -154,9 +154,9 @@ define install
 	elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then sudo="sudo -n"; \
 	else failed "Some packages are missing. Please run: sudo apt-get install -y $$packages"; fi; \
 	echo "Installing $$packages"; \
-	$$sudo apt-get -qq update; \
+	$$sudo $(APT) update; \
 	$(if $(2),apt-cache show $$packages >/dev/null 2>&1 || failed "apt has no $$packages";) \
-	$$sudo $(APT) -qq install -y --no-install-recommends $$packages
+	$$sudo $(APT) install -y --no-install-recommends $$packages
 endef
 
 servers: build
