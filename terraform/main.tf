@@ -122,10 +122,19 @@ resource "docker_network" "this" {
   options    = var.encrypt_network ? { encrypted = "true" } : {}
 }
 
-# Secrets and configs can't be changed, only replaced: their names end in a hash of what they hold.
+# Secrets and configs can't be changed, only replaced. A config's name ends in a hash of what it holds. A secret's ends
+# in a random number, a new one for each content: names are no secrets, and from a hash passwords could be guessed.
+resource "terraform_data" "secret" {
+  for_each         = local.used_secrets
+  triggers_replace = sha256(local.secrets[each.key])
+  lifecycle {
+    create_before_destroy = true
+  }
+}
+
 resource "docker_secret" "this" {
   for_each = local.used_secrets
-  name     = "${var.name}-${each.key}-${nonsensitive(substr(sha256(local.secrets[each.key]), 0, 12))}"
+  name     = "${var.name}-${each.key}-${substr(replace(terraform_data.secret[each.key].id, "-", ""), 0, 12)}"
   data     = base64encode(local.secrets[each.key])
   lifecycle {
     create_before_destroy = true

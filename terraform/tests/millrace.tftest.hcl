@@ -43,6 +43,12 @@ run "defaults" {
     error_message = "no password is in a secret's name"
   }
   assert {
+    condition = alltrue(flatten([for s in docker_secret.this : [
+      for digest in flatten([for content in values(local.secrets) : [sha256(content), sha1(content), md5(content)]]) : !strcontains(s.name, substr(nonsensitive(digest), 0, 8))
+    ]]))
+    error_message = "no hash of a secret, from which it could be guessed, is in a secret's name"
+  }
+  assert {
     condition     = docker_service.this["api"].task_spec[0].container_spec[0].env["KEYS_FILE"] == "/etc/millrace/keys" && docker_service.this["api"].task_spec[0].container_spec[0].env["ALLOW_ANONYMOUS"] == "false"
     error_message = "the API asks for keys"
   }
