@@ -169,7 +169,19 @@ func TestRunStoresShowsStopsAndKeeps(t *testing.T) {
 			return strings.Contains(p.out.String(), "Millrace is running")
 		})
 		if run == 0 {
+			if want := "Millrace is running. Search and follow the logs at http://" + query + "/\n"; !strings.Contains(p.out.String(), want) {
+				t.Errorf("want %q first", want)
+			}
 			targetsAnswer(t, dir)
+			servers, err := os.ReadFile(filepath.Join(dir, ".millrace", "env"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, password := range regexp.MustCompile(`:([^:/@]+)@`).FindAllStringSubmatch(string(servers), -1) {
+				if strings.Contains(p.out.String(), password[1]) {
+					t.Errorf("a password of %s is shown", servers)
+				}
+			}
 			status, answer := post(t, "http://"+api+"/log", []byte(`{"level":"info","message":"testing the platform"}`))
 			if status != http.StatusAccepted {
 				t.Fatalf("POST /log: got %d %v, want 202", status, answer)
@@ -180,8 +192,8 @@ func TestRunStoresShowsStopsAndKeeps(t *testing.T) {
 			status, answer := get(t, "http://"+query+"/logs/"+id)
 			return status == http.StatusOK && answer["data"].(map[string]any)["message"] == "testing the platform"
 		})
-		if took := p.stop(t); took > 15*time.Second {
-			t.Errorf("the stop took %v, want at most 15 s", took)
+		if took := p.stop(t); took > 15*time.Second+testenv.Patience {
+			t.Errorf("the stop took %v, want at most 15 s on an idle machine", took)
 		}
 		if left := processesIn(t, dir); len(left) > 0 {
 			t.Errorf("these processes are left: %v", left)

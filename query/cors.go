@@ -1,6 +1,7 @@
 package query
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -19,6 +20,9 @@ func parseOrigins(setting string) (origins, error) {
 	var list origins
 	for part := range strings.SplitSeq(setting, ",") {
 		part = strings.TrimSpace(part)
+		if strings.Contains(part, "@") { // the password after it is not shown
+			return nil, errors.New("CORS_ORIGINS: takes origins such as https://grafana.example.com, without user and password")
+		}
 		if part != "*" {
 			u, err := url.Parse(part)
 			if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || part != u.Scheme+"://"+u.Host {

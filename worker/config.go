@@ -25,7 +25,7 @@ type Config struct {
 	BatchLinger       time.Duration      `env:"BATCH_LINGER" envDefault:"50ms" min:"0s" help:"Age that closes a batch, counted from its first frame."`
 	AutoMigrate       bool               `env:"AUTO_MIGRATE" envDefault:"true" help:"Bring the schema up to date at the start; false: refuse to start on an older schema."`
 	PartitionInterval time.Duration      `env:"PARTITION_INTERVAL" envDefault:"24h" oneof:"1h 24h" help:"Length of a partition of logs; partitions that exist stay as they are."`
-	Retention         time.Duration      `env:"RETENTION" min:"0s" help:"Age at which partitions are dropped; empty: they are kept."`
+	Retention         time.Duration      `env:"RETENTION" min:"0s" help:"Age at which partitions are dropped, such as 30d; empty: they are kept."`
 	IndexClosed       bool               `env:"INDEX_CLOSED_PARTITIONS" envDefault:"true" help:"Build a GIN index on partitions that no longer grow."`
 
 	// Log takes the worker's log; nil is standard error.
