@@ -266,7 +266,7 @@ func TestABrokerThatComesAndGoesLosesAndDoublesNothing(t *testing.T) {
 	posting.Wait()
 	client.http.CloseIdleConnections()
 	client.check(t, conn)
-	if client.slowest > timeout+time.Second {
+	if client.slowest > timeout+testenv.Patience {
 		t.Errorf("a request took %v, want at most CONFIRM_TIMEOUT (%v) and a moment", client.slowest, timeout)
 	}
 	if client.broken.Load() > 0 {
@@ -327,7 +327,7 @@ func TestMemoryIsBoundedWhileRabbitMQBlocks(t *testing.T) {
 	addr := testenv.FreeAddress(t)
 	out := new(output)
 	api := exec.Command(exe, "api")
-	api.Env = []string{"RABBITMQ_URL=" + stack.RabbitMQURL, "API_ADDR=" + addr, "QUEUE_MAX_BYTES=0"}
+	api.Env = []string{"RABBITMQ_URL=" + stack.RabbitMQURL, "API_ADDR=" + addr, "QUEUE_MAX_BYTES=0", "CONFIRM_TIMEOUT=5m"}
 	api.Dir = t.TempDir()
 	api.Stdout, api.Stderr = out, out
 	if err := api.Start(); err != nil {
@@ -429,7 +429,7 @@ func TestMemoryIsBoundedWhileRabbitMQBlocks(t *testing.T) {
 	if refused.Load() == seen || other.Load() > 0 {
 		t.Errorf("%d answers 503 while blocked, %d requests without an answer", refused.Load()-seen, other.Load())
 	}
-	if limit := 5 * time.Second; took > limit || long && took > time.Second {
+	if took > testenv.Patience { // far below CONFIRM_TIMEOUT
 		t.Errorf("an answer took %v, want it at once", took)
 	}
 	ctl("set_vm_memory_high_watermark", "0.4")

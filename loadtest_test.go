@@ -198,7 +198,7 @@ func TestALoadTestFailsWhenWhatWasAcceptedIsNotStored(t *testing.T) {
 			}
 			for key, tries := range f.tries {
 				for i := 1; i < len(tries); i++ {
-					if pause := tries[i].Sub(tries[i-1]); pause < time.Second {
+					if pause := tries[i].Sub(tries[i-1]); pause < 900*time.Millisecond { // clocks and timers are a little off
 						t.Errorf("%s was sent again after %v, want the second of Retry-After", key, pause)
 					}
 				}

@@ -189,7 +189,7 @@ func TestTheProgramsOfThePagesStoreOnceWhateverTheAnswers(t *testing.T) {
 				if err != nil || !frame.IsV7(id) || s.key != seen[0].key || s.body != body {
 					t.Errorf("request %d: key %q, want the UUIDv7 of the first, %q, with the same body %q", i, s.key, seen[0].key, s.body)
 				}
-				if i >= 2 && s.at.Sub(seen[i-1].at) < time.Second {
+				if i >= 2 && s.at.Sub(seen[i-1].at) < 900*time.Millisecond { // clocks and timers are a little off
 					t.Errorf("request %d came %v after one that was told to wait a second", i, s.at.Sub(seen[i-1].at))
 				}
 			}

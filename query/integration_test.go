@@ -637,7 +637,7 @@ func TestARedisThatHangsCostsLittleTime(t *testing.T) {
 	relay.hang()
 	began := time.Now()
 	f.cached(logs, "bypass")
-	if took := time.Since(began); took > 3*time.Second { // cacheTimeout, and a busy machine
+	if took := time.Since(began); took > testenv.Patience { // cacheTimeout, on a machine that does nothing else
 		t.Errorf("took %v", took)
 	}
 }

@@ -422,13 +422,17 @@ func TestADetachThatWasCutShortIsFinished(t *testing.T) {
 	exec(t, reader, "BEGIN")
 	count(t, reader, allLogs)
 	k := testKeeper(db, p, 24*time.Hour)
-	short, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
-	defer cancel()
-	if err := k.tidy(short); err == nil {
+	interrupted, interrupt := context.WithCancel(ctx)
+	defer interrupt()
+	tidied := make(chan error, 1)
+	go func() { tidied <- k.tidy(interrupted) }()
+	other := testenv.Connect(t, url)
+	testenv.Eventually(t, 5*time.Second, "the detach waits", func() bool {
+		return count(t, other, "SELECT count(*) FROM pg_inherits WHERE inhdetachpending") == 1
+	})
+	interrupt()
+	if err := <-tidied; err == nil {
 		t.Fatal("the detach did not wait")
-	}
-	if got := count(t, testenv.Connect(t, url), "SELECT count(*) FROM pg_inherits WHERE inhdetachpending"); got != 1 {
-		t.Fatalf("pending: got %d, want 1", got)
 	}
 	exec(t, reader, "COMMIT")
 	<-db.PgConn().CleanupDone()

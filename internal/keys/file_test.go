@@ -75,9 +75,9 @@ func (w *watched) verdict(secret string) Verdict {
 
 func (w *watched) until(what string, ok func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !ok(); {
+	for deadline := time.Now().Add(30 * time.Second); !ok(); {
 		if time.Now().After(deadline) {
-			w.t.Fatalf("%s: not within 5 s; the log: %s", what, w.log)
+			w.t.Fatalf("%s: not within 30 s; the log: %s", what, w.log)
 		}
 		time.Sleep(5 * time.Millisecond) // polls what the watch polls
 	}

@@ -115,10 +115,15 @@ func processesOf(dir string) []string {
 	return found
 }
 
+// patience is what a machine that is busy with other work may add to anything, as testenv.Patience, which this package
+// can't import.
+const patience = 30 * time.Second
+
 // vanish waits until no process of the folder is left.
 func vanish(t testing.TB, dir string, within time.Duration) {
 	t.Helper()
 	began := time.Now()
+	within = max(within, patience)
 	for {
 		left := processesOf(dir)
 		if len(left) == 0 {
@@ -422,7 +427,7 @@ func TestDataOutlivesRunsKillsAndForce(t *testing.T) {
 	if err := s.Stop(ctx); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(began); took > 4*time.Second {
+	if took := time.Since(began); took > patience {
 		t.Errorf("Stop by force took %v", took)
 	}
 	if left := processesOf(dir); len(left) > 0 {
@@ -477,7 +482,7 @@ func TestCancelledStartLeavesNothing(t *testing.T) {
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("got %v, want the context's error", err)
 			}
-			if took := time.Since(began) - after; took > 3*time.Second {
+			if took := time.Since(began) - after; took > patience {
 				t.Errorf("Start returned %v after its context", took)
 			}
 			if left := processesOf(dir); len(left) > 0 {
@@ -644,7 +649,7 @@ func TestServersOfALostOwnerAreEnded(t *testing.T) {
 	start(t, dir, need)
 	select {
 	case <-ended:
-	case <-time.After(time.Second):
+	case <-time.After(patience):
 		t.Error("the lost servers still run")
 		for _, c := range lost {
 			_ = c.Process.Kill()
