@@ -33,7 +33,7 @@ const (
 // the server takes them. It can't see a policy whose pattern leaves it out, a limit of more messages than it has, or a
 // time to live of more than canaryStay; and of several processes the first that looks sees what has happened.
 type canary struct {
-	urls config.BrokerURLs
+	urls     config.BrokerURLs
 	topology broker.Topology
 	conn     *broker.Connection
 	trust    time.Duration // leastTrust
