@@ -30,6 +30,7 @@ const (
 	reasonExpired       = "expired"        // it waited for longer than a policy on RabbitMQ allows
 	reasonMaxlen        = "maxlen"         // its queue was longer than a policy on RabbitMQ allows
 	reasonRejected      = "rejected"       // a reader that is not ours rejected it
+	reasonNoPartition   = "no_partition"   // the partition for the record's time can't be made
 )
 
 // brokerReasons are why RabbitMQ sets a message aside. It has the same names for them.
@@ -270,6 +271,19 @@ func (s segment) record(err error) deadLetter {
 		payload:  bytes.TrimSuffix(s.Body, []byte("\n")),
 		from:     s.from,
 	}
+}
+
+// recordLetters returns a dead letter for each of the segment's records.
+func (s segment) recordLetters(reason string, err error) []deadLetter {
+	letters := make([]deadLetter, 0, s.Records)
+	for rest := []segment{s}; len(rest) > 0; {
+		var one []segment
+		one, rest = split(rest, 1)
+		letter := one[0].record(err)
+		letter.reason = reason
+		letters = append(letters, letter)
+	}
+	return letters
 }
 
 // reused returns the dead letter of a segment whose id the ledger has with other records. It is a frame in

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"millrace/internal/frame"
 )
@@ -20,6 +22,10 @@ const (
 	partitionLock = 0x6d72207061727473
 
 	ledgerInterval = 24 * time.Hour
+
+	// lockPatience is how long late records, and their batches with them, wait for a lock that somebody holds on the
+	// tables. A schema change takes seconds; what takes longer shall not stop the new records.
+	lockPatience = 30 * time.Second
 )
 
 // table is a partitioned table. Both are divided by time: logs by inserted_at, the ledger by the time that its
@@ -157,7 +163,8 @@ type partitions struct {
 	known map[string][]timeRange // by table
 	stale map[string]bool        // tables whose catalog is to be read before known is relied on
 
-	forgotten time.Time // before this the ledger may have forgotten segments, as the last transaction was told
+	forgotten   time.Time // before this the ledger may have forgotten segments, as the last transaction was told
+	lockedSince time.Time // when a lock first kept a partition from being made; zero: none does
 }
 
 func newPartitions(interval time.Duration) *partitions {
@@ -169,22 +176,53 @@ func newPartitions(interval time.Duration) *partitions {
 	}
 }
 
-// forSegments makes sure that every segment has its partitions. It must be called outside of a transaction.
-func (p *partitions) forSegments(ctx context.Context, conn *pgx.Conn, segments []segment) error {
+// obstacle is an error that keeps one partition from being made, and no other.
+type obstacle struct{ error }
+
+func (e obstacle) Unwrap() error { return e.error }
+
+// present is how far from now a record's time may be for it to be one of the stream of new records. For those an
+// obstacle is an outage: they would all become dead letters.
+const present = 10 * time.Minute
+
+// misplaced says what a segment lacks a partition of, and why.
+type misplaced struct {
+	err      error
+	ledgered bool // the ledger can take the segment
+}
+
+// forSegments makes sure that every segment has its partitions. It returns those that can't have them, by their
+// base ids; the others don't wait for them. It must be called outside of a transaction.
+func (p *partitions) forSegments(ctx context.Context, conn *pgx.Conn, segments []segment) (map[uuid.UUID]misplaced, error) {
+	var apart map[uuid.UUID]misplaced
 	for _, t := range []table{p.logs, p.ledger} {
-		var last timeRange
+		var last, obstructed timeRange
+		var why obstacle
 		for i := range segments {
 			at := frame.Time(segments[i].Base)
 			if last.contains(at) {
 				continue
 			}
-			var err error
-			if last, err = p.ensure(ctx, conn, t, at); err != nil {
-				return err
+			if _, known := p.lookup(t, at); known || !obstructed.contains(at) {
+				r, err := p.ensure(ctx, conn, t, at)
+				if err == nil {
+					last = r
+					continue
+				}
+				if !errors.As(err, &why) || time.Since(at).Abs() < present {
+					return nil, err
+				}
+				why.error = err
+				// Its neighbours in time fare alike: they are not tried one by one.
+				obstructed = timeRange{at.Truncate(time.Minute), at.Truncate(time.Minute).Add(time.Minute)}
 			}
+			if apart == nil {
+				apart = make(map[uuid.UUID]misplaced)
+			}
+			apart[segments[i].Base] = misplaced{err: why.error, ledgered: t.name != p.ledger.name}
 		}
 	}
-	return nil
+	return apart, nil
 }
 
 // ensure returns the range of the partition that holds at, after making it if need be.
@@ -199,6 +237,9 @@ func (p *partitions) ensure(ctx context.Context, conn *pgx.Conn, t table, at tim
 		return r, nil
 	}
 	r, err := createPartition(ctx, conn, t, at)
+	if isObstacle(err) || p.lockedForLong(err) {
+		err = obstacle{err}
+	}
 	if err != nil {
 		return r, fmt.Errorf("partition of %s for %s: %w", t.name, at.Format(time.RFC3339), err)
 	}
@@ -280,6 +321,38 @@ func (p *partitions) ahead(now time.Time) time.Duration {
 	}
 }
 
+// isObstacle reports whether the database refuses one partition rather than any.
+func isObstacle(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return false
+	}
+	switch pg.Code {
+	case "23514", // a default partition holds rows of that range
+		"42P17", // it would overlap another
+		"42P07": // somebody else has just made a table of that name
+		return true
+	}
+	return false
+}
+
+// lockedForLong reports whether err is that of a lock that somebody else holds, and locks have kept partitions from being made
+// for longer than lockPatience. It is told every result of createPartition.
+func (p *partitions) lockedForLong(err error) bool {
+	var pg *pgconn.PgError
+	locked := errors.As(err, &pg) && pg.Code == "55P03"
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !locked {
+		p.lockedSince = time.Time{}
+		return false
+	}
+	if p.lockedSince.IsZero() {
+		p.lockedSince = time.Now()
+	}
+	return time.Since(p.lockedSince) > lockPatience
+}
+
 // createPartition makes the partition that holds at, unless another worker was faster. The database's function does
 // it, which the worker's user may call without owning the table.
 func createPartition(ctx context.Context, conn *pgx.Conn, t table, at time.Time) (timeRange, error) {
@@ -298,7 +371,7 @@ func createPartition(ctx context.Context, conn *pgx.Conn, t table, at time.Time)
 		for _, p := range existing {
 			if p.contains(at) {
 				if p.pending {
-					return fmt.Errorf("partition %s is being detached", p.name)
+					return obstacle{fmt.Errorf("partition %s is being detached", p.name)}
 				}
 				made = p.timeRange
 				return nil
@@ -319,7 +392,7 @@ func createPartition(ctx context.Context, conn *pgx.Conn, t table, at time.Time)
 			}
 		}
 		if name == "" {
-			return fmt.Errorf("tables that are not partitions have all its names, %s and so on", partitionNames(t, made.from)[0])
+			return obstacle{fmt.Errorf("tables that are not partitions have all its names, %s and so on", partitionNames(t, made.from)[0])}
 		}
 		_, err = tx.Exec(ctx, "SELECT millrace_add_partition($1::text::regclass, $2, $3, $4)",
 			t.name, name, t.bound(made.from), t.bound(made.to))

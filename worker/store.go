@@ -79,18 +79,19 @@ type outcome struct {
 func store(ctx context.Context, conn *pgx.Conn, parts *partitions, segments []segment, dead []deadLetter, final func(outcome) error) (outcome, error) {
 	ctx, w := watch(ctx, attemptTimeout)
 	defer w.stop()
-	if err := parts.forSegments(ctx, conn, segments); err != nil {
+	apart, err := parts.forSegments(ctx, conn, segments)
+	if err != nil {
 		return outcome{}, err
 	}
 	slices.SortStableFunc(segments, func(a, b segment) int { return bytes.Compare(a.Base[:], b.Base[:]) })
-	t := transaction{conn: conn, parts: parts, letters: dead, watchdog: w}
-	err := t.run(ctx, segments, final)
+	t := transaction{conn: conn, parts: parts, letters: dead, apart: apart, watchdog: w}
+	err = t.run(ctx, segments, final)
 	if class := classify(err); err != nil && (class == badRecord || class == doubtful) && !conn.IsClosed() {
 		// Savepoints cost every batch a little; only one that has a bad record pays for them.
 		if _, err := conn.Exec(ctx, "ROLLBACK"); err != nil {
 			return outcome{}, err
 		}
-		t = transaction{conn: conn, parts: parts, letters: dead, careful: true, doubtful: class == doubtful, watchdog: w}
+		t = transaction{conn: conn, parts: parts, letters: dead, apart: apart, careful: true, doubtful: class == doubtful, watchdog: w}
 		err = t.run(ctx, segments, final)
 	}
 	return t.outcome, err
@@ -122,8 +123,9 @@ type transaction struct {
 	conn     *pgx.Conn
 	parts    *partitions
 	letters  []deadLetter
-	careful  bool // search for bad records
-	doubtful bool // if an empty record is taken, what is refused is bad whatever the reason
+	apart    map[uuid.UUID]misplaced // segments that become dead letters, because they have no partition
+	careful  bool                    // search for bad records
+	doubtful bool                    // if an empty record is taken, what is refused is bad whatever the reason
 	watchdog watchdog
 }
 
@@ -132,19 +134,20 @@ func (t *transaction) run(ctx context.Context, segments []segment, final func(ou
 	if err := t.begin(ctx, segments); err != nil {
 		return err
 	}
-	t.rows = records(t.stored)
+	placed := t.setApart(t.stored)
+	t.rows = records(placed)
 	var err error
 	switch {
-	case len(t.stored) == 0:
+	case len(placed) == 0:
 	case t.careful:
 		if t.doubtful {
-			if err := t.copyCanary(ctx); err != nil {
+			if err := t.copyCanary(ctx, placed[0]); err != nil {
 				return err
 			}
 		}
-		err = t.copyGood(ctx, t.stored)
+		err = t.copyGood(ctx, placed)
 	default:
-		err = copyRows(ctx, t.conn, t.stored)
+		err = copyRows(ctx, t.conn, placed)
 	}
 	if err != nil {
 		return err
@@ -194,6 +197,7 @@ func (t *transaction) enter(ctx context.Context, segments []segment, forgotten t
 		}
 		fresh = append(fresh, s)
 	}
+	fresh, unledgered := t.unledgered(fresh)
 	var b pgx.Batch
 	// Under the stricter levels a row that another transaction has just inserted would be an error instead of a
 	// conflict to skip. Whether it may write is left to the database, which somebody may have made read only.
@@ -201,16 +205,18 @@ func (t *transaction) enter(ctx context.Context, segments []segment, forgotten t
 	old, _ := slices.BinarySearchFunc(fresh, forgotten, func(s segment, limit time.Time) int {
 		return frame.Time(s.Base).Compare(limit)
 	})
-	if old == 0 {
+	if old == 0 && len(unledgered) == 0 {
 		b.Queue(begin)
 	} else {
 		if _, err := t.conn.Exec(ctx, begin); err != nil {
 			return until, err
 		}
-		unknown, err := t.lookUp(ctx, fresh[:old])
+		// Without a place in the ledger, rows and dead letters alone tell what a segment was before.
+		unknown, err := t.lookUp(ctx, slices.Concat(fresh[:old], unledgered))
 		if err != nil {
 			return until, fmt.Errorf("look for old segments: %w", err)
 		}
+		unknown, unledgered = t.unledgered(unknown)
 		fresh = append(unknown, fresh[old:]...)
 	}
 	ids := make([][16]byte, len(fresh))
@@ -235,8 +241,40 @@ func (t *transaction) enter(ctx context.Context, segments []segment, forgotten t
 			return until, err
 		}
 	}
-	t.stored = fresh
+	t.stored = append(fresh, unledgered...)
+	slices.SortStableFunc(t.stored, func(a, b segment) int { return bytes.Compare(a.Base[:], b.Base[:]) })
 	return until, nil
+}
+
+// unledgered parts the segments that the ledger has no partition for from the others.
+func (t *transaction) unledgered(segments []segment) (ledgered, without []segment) {
+	if len(t.apart) == 0 {
+		return segments, nil
+	}
+	for _, s := range segments {
+		if m, ok := t.apart[s.Base]; ok && !m.ledgered {
+			without = append(without, s)
+		} else {
+			ledgered = append(ledgered, s)
+		}
+	}
+	return ledgered, without
+}
+
+// setApart makes dead letters of the segments that have no partition and returns the others.
+func (t *transaction) setApart(segments []segment) []segment {
+	if len(t.apart) == 0 {
+		return segments
+	}
+	var placed []segment
+	for _, s := range segments {
+		if m, ok := t.apart[s.Base]; ok {
+			t.letters = append(t.letters, s.recordLetters(reasonNoPartition, m.err)...)
+		} else {
+			placed = append(placed, s)
+		}
+	}
+	return placed
 }
 
 // sortOut returns the segments that were entered in the ledger, and accounts for those that it had.
@@ -397,8 +435,7 @@ func knownRecords(ctx context.Context, conn *pgx.Conn, records []segment) ([]kno
 }
 
 // copyCanary fails when the table refuses even an empty record, and leaves nothing behind.
-func (t *transaction) copyCanary(ctx context.Context) error {
-	canary := t.stored[0]
+func (t *transaction) copyCanary(ctx context.Context, canary segment) error {
 	canary.Records, canary.Body = 1, []byte("{}\n")
 	if _, err := t.conn.Exec(ctx, "SAVEPOINT canary"); err != nil {
 		return err
