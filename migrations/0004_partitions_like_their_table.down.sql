@@ -1,0 +1,20 @@
+-- As step 2 makes it.
+CREATE OR REPLACE FUNCTION millrace_add_partition(parent regclass, child text, lower_bound text, upper_bound text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t record;
+BEGIN
+    SELECT c.relname, n.nspname INTO t FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid = parent AND c.relname IN ('logs', 'ledger') AND c.relkind = 'p'
+      AND pg_has_role(c.relowner, 'USAGE'); -- of the function's owner
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'millrace_add_partition: % is neither logs nor ledger', parent;
+    END IF;
+    IF child !~ ('^' || t.relname || '_[0-9]{8}(_[0-9]{4}(_[0-9])?)?$') THEN
+        RAISE EXCEPTION 'millrace_add_partition: % is not the name of a partition of %', child, t.relname;
+    END IF;
+    EXECUTE format('CREATE TABLE %1$I.%2$I (LIKE %1$I.%3$I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION)',
+        t.nspname, child, t.relname);
+    EXECUTE format('ALTER TABLE %1$I.%2$I ATTACH PARTITION %1$I.%3$I FOR VALUES FROM (%4$L) TO (%5$L)',
+        t.nspname, t.relname, child, lower_bound, upper_bound);
+END $$;
