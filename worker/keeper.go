@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -263,6 +264,10 @@ func (k *keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before ti
 		k.log.Warn("more partitions are due to be dropped than one round drops; if that is not what you expect, look at the clocks and at RETENTION",
 			"table", t.name, "due", due, "a_round", most, "ended_before", before.UTC().Format(time.RFC3339))
 	}
+	concurrently, err := detachesConcurrently(ctx, conn, t)
+	if err != nil {
+		return err
+	}
 	for _, p := range all {
 		if p.pending && strings.HasPrefix(p.comment, dropMark) {
 			if err := k.detach(ctx, conn, t, p.name, "FINALIZE"); err != nil {
@@ -289,6 +294,12 @@ func (k *keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before ti
 		if _, err := conn.Exec(ctx, fmt.Sprintf("COMMENT ON TABLE %s IS '%s'", pgx.Identifier{p.name}.Sanitize(), mark)); err != nil {
 			return fmt.Errorf("mark %s: %w", p.name, err)
 		}
+		if !concurrently {
+			if err := k.detachPlainly(ctx, conn, t, p.name); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := k.detach(ctx, conn, t, p.name, "CONCURRENTLY"); err != nil {
 			return err
 		}
@@ -301,6 +312,45 @@ func (k *keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before ti
 // lock_timeout: that would leave it pending for nothing.
 func (k *keeper) detach(ctx context.Context, conn *pgx.Conn, t table, name, how string) error {
 	return patiently(ctx, conn, detachTimeout, fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s %s", t.name, pgx.Identifier{name}.Sanitize(), how))
+}
+
+// detachesConcurrently reports whether the table's partitions can be detached without a lock that stops reads and writes.
+// Neither a table with a default partition can nor one that Citus distributes.
+func detachesConcurrently(ctx context.Context, conn *pgx.Conn, t table) (bool, error) {
+	var hasDefault bool
+	const sql = "SELECT partdefid <> 0 FROM pg_partitioned_table WHERE partrelid = $1::text::regclass"
+	if err := conn.QueryRow(ctx, sql, t.name).Scan(&hasDefault); err != nil {
+		return false, err
+	}
+	distributed, err := isDistributed(ctx, conn, t)
+	return !hasDefault && !distributed, err
+}
+
+// isDistributed reports whether Citus keeps the table's rows on other servers.
+func isDistributed(ctx context.Context, conn *pgx.Conn, t table) (bool, error) {
+	var citus, distributed bool
+	if err := conn.QueryRow(ctx, "SELECT to_regclass('pg_dist_partition') IS NOT NULL").Scan(&citus); err != nil || !citus {
+		return false, err
+	}
+	err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = $1::text::regclass)", t.name).Scan(&distributed)
+	return distributed, err
+}
+
+// detachPlainly takes a partition out of its table. Reads and writes wait behind it, so it gives up soon when there are
+// long ones, and the next round tries again.
+func (k *keeper) detachPlainly(ctx context.Context, conn *pgx.Conn, t table, name string) error {
+	sql := fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s", t.name, pgx.Identifier{name}.Sanitize())
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '1s'"); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, sql)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", sql, err)
+	}
+	return nil
 }
 
 // patiently runs a statement that waits for other transactions, within a time; zero is no limit.
@@ -402,10 +452,6 @@ func (x *indexer) tidy(ctx context.Context) error {
 	if err != nil || !leads {
 		return err
 	}
-	// One build is one process: ingest needs the other cores.
-	if _, err := conn.Exec(ctx, "SET max_parallel_maintenance_workers = 0"); err != nil {
-		return err
-	}
 	all, err := listPartitions(ctx, conn, x.logs)
 	if err != nil {
 		return err
@@ -442,13 +488,17 @@ func (x *indexer) index(ctx context.Context, conn *pgx.Conn, p partition) error 
 	case valid:
 		return nil
 	}
-	if x.now().Before(p.to.Add(closedAfter+indexPatience)) && !x.calm(ctx) {
+	calm := x.calm(ctx)
+	if x.now().Before(p.to.Add(closedAfter+indexPatience)) && !calm {
 		return nil
 	}
 	if err == nil { // the invalid one
-		if err := patiently(ctx, conn, 0, "DROP INDEX CONCURRENTLY "+pgx.Identifier{name}.Sanitize()); err != nil {
+		if err := x.dropInvalid(ctx, conn, name); err != nil {
 			return err
 		}
+	}
+	if _, err := conn.Exec(ctx, buildProcesses(conn, calm)); err != nil {
+		return err
 	}
 	began := time.Now()
 	err = patiently(ctx, conn, 0, fmt.Sprintf("CREATE INDEX CONCURRENTLY %s ON %s USING gin (data jsonb_path_ops)",
@@ -457,4 +507,29 @@ func (x *indexer) index(ctx context.Context, conn *pgx.Conn, p partition) error 
 		x.log.Info("indexed a closed partition", "table", p.name, "took", time.Since(began).Round(time.Millisecond))
 	}
 	return err
+}
+
+// buildProcesses returns the statement that says how many processes a build may take. PostgreSQL 18 is the first that builds
+// this kind of index in several. Busy streams need the other cores.
+func buildProcesses(conn *pgx.Conn, calm bool) string {
+	major, _, _ := strings.Cut(conn.PgConn().ParameterStatus("server_version"), ".")
+	if n, _ := strconv.Atoi(major); n >= 18 && calm { // a beta's "19beta1" is no number, and gets one process
+		return "RESET max_parallel_maintenance_workers"
+	}
+	return "SET max_parallel_maintenance_workers = 0"
+}
+
+// dropInvalid drops an index that a build left invalid. Citus may refuse to do so concurrently.
+func (x *indexer) dropInvalid(ctx context.Context, conn *pgx.Conn, name string) error {
+	distributed, err := isDistributed(ctx, conn, x.logs)
+	if err != nil {
+		return err
+	}
+	if !distributed {
+		return patiently(ctx, conn, 0, "DROP INDEX CONCURRENTLY "+pgx.Identifier{name}.Sanitize())
+	}
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '1s'; DROP INDEX "+pgx.Identifier{name}.Sanitize())
+		return err
+	})
 }
