@@ -113,6 +113,9 @@ func Status(ctx context.Context, conn *pgx.Conn) ([]Migration, error) {
 	if err := conn.QueryRow(ctx, "SELECT to_regclass('schema_migrations') IS NOT NULL").Scan(&present); err != nil || !present {
 		return all, err
 	}
+	if err := refuseForeign(ctx, conn); err != nil {
+		return all, err
+	}
 	rows, err := conn.Query(ctx, "SELECT version, name, applied_at FROM schema_migrations ORDER BY version")
 	if err != nil {
 		return nil, err
@@ -167,6 +170,9 @@ func locked(ctx context.Context, conn *pgx.Conn, f func([]Migration) error) (err
 	if encoding != "UTF8" {
 		return fmt.Errorf("migrations: the database's encoding is %s; JSON needs UTF8", encoding)
 	}
+	if err := refuseForeign(ctx, conn); err != nil {
+		return fmt.Errorf("migrations: %w", err)
+	}
 	if !present {
 		if _, err := conn.Exec(ctx, table); err != nil {
 			return fmt.Errorf("migrations: %w", err)
@@ -177,6 +183,39 @@ func locked(ctx context.Context, conn *pgx.Conn, f func([]Migration) error) (err
 		return fmt.Errorf("migrations: %w", err)
 	}
 	return f(all)
+}
+
+// refuseForeign returns an error when another program has made schema_migrations, or a table that a first migration would make.
+// Rails and golang-migrate have a schema_migrations, too.
+func refuseForeign(ctx context.Context, conn *pgx.Conn) error {
+	const columns = `SELECT coalesce(string_agg(attname || ' ' || format_type(atttypid, NULL), ', ' ORDER BY attnum), ''),
+		coalesce(array_agg(attname::text) @> ARRAY['version', 'name', 'applied_at'], false)
+		FROM pg_attribute WHERE attrelid = to_regclass('schema_migrations') AND attnum > 0 AND NOT attisdropped`
+	const elsewhere = "use another database, or another schema by search_path in the URL's options (…?search_path=millrace)"
+	var found string
+	var own bool
+	if err := conn.QueryRow(ctx, columns).Scan(&found, &own); err != nil {
+		return err
+	}
+	if found != "" {
+		if !own {
+			return fmt.Errorf("the table schema_migrations is another program's, it has (%s) and not (version, name, applied_at): %s", found, elsewhere)
+		}
+		var applied bool
+		if err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM schema_migrations)").Scan(&applied); err != nil || applied {
+			return err
+		}
+	}
+	var names string
+	const taken = `SELECT coalesce(string_agg(name, ', '), '') FROM unnest(ARRAY['logs', 'ledger', 'dead_letters', 'late_changes']) AS name
+		WHERE to_regclass(name) IS NOT NULL`
+	if err := conn.QueryRow(ctx, taken).Scan(&names); err != nil {
+		return err
+	}
+	if names != "" {
+		return fmt.Errorf("the database has tables of another program under names that Millrace needs, %s: %s", names, elsewhere)
+	}
+	return nil
 }
 
 // apply runs a step's statements and the note of it in one transaction.
