@@ -90,6 +90,9 @@ func (s *server) follow(w http.ResponseWriter, r *http.Request) error {
 		}
 		from = &p
 	}
+	if s.distributed.Load() {
+		return &failure{http.StatusNotImplemented, "the database is distributed by Citus, where new rows can't be followed: search instead"}
+	}
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Time{})
 	head := func() {

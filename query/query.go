@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -106,14 +107,15 @@ func Run(ctx context.Context, c Config) error {
 	defer stopProfiles()
 	var ready service.Ready
 	ready.Set(databaseCondition, "not reached yet")
-	working.Go(func() { watch(work, c.Postgres, &ready, log) })
+	distributed := new(atomic.Bool)
+	working.Go(func() { watch(work, c.Postgres, &ready, distributed, log) })
 	defer context.AfterFunc(ctx, func() { ready.Set("service", "shutting down") })()
 
 	m := newMetrics(places, &ready)
 	follow := &tail{connect: store.connect, log: log, metrics: m, most: c.Followers, wake: make(chan struct{}, 1)}
 	working.Go(func() { follow.run(work) })
 	s := &server{
-		store: store, cache: cache, tail: follow, keys: allowed, origins: origins, metrics: m, log: log, places: places,
+		store: store, cache: cache, tail: follow, distributed: distributed, keys: allowed, origins: origins, metrics: m, log: log, places: places,
 		exports:  make(chan struct{}, max(1, c.Connections/4)),
 		longest:  c.Timeout + storeSlack + writeTime,
 		timeText: fmt.Sprint(c.Timeout),
@@ -147,8 +149,9 @@ const (
 )
 
 // watch keeps ready's word on the database true until ctx is done. It has a connection of its own: a pool that
-// is busy with long queries is not a database that is down.
-func watch(ctx context.Context, db config.PostgresURL, ready *service.Ready, log *slog.Logger) {
+// is busy with long queries is not a database that is down. It sets distributed when Citus keeps the rows of logs on
+// other servers.
+func watch(ctx context.Context, db config.PostgresURL, ready *service.Ready, distributed *atomic.Bool, log *slog.Logger) {
 	var conn *pgx.Conn
 	leave := func() {
 		if conn != nil {
@@ -171,12 +174,28 @@ func watch(ctx context.Context, db config.PostgresURL, ready *service.Ready, log
 				return err
 			}
 		}
-		var present bool
-		err := conn.QueryRow(ctx, "SELECT to_regclass('logs') IS NOT NULL AND to_regclass('late_changes') IS NOT NULL").Scan(&present)
-		if err == nil && !present {
-			return errNoSchema
+		var present, own, citus bool
+		const schema = `SELECT to_regclass('logs') IS NOT NULL AND to_regclass('late_changes') IS NOT NULL,
+			(SELECT count(*) = 3 FROM pg_attribute WHERE attrelid = to_regclass('logs') AND attname IN ('id', 'inserted_at', 'data') AND NOT attisdropped),
+			to_regclass('pg_dist_partition') IS NOT NULL`
+		if err := conn.QueryRow(ctx, schema).Scan(&present, &own, &citus); err != nil {
+			return err
 		}
-		return err
+		if present && citus {
+			var is bool
+			err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = 'logs'::regclass)").Scan(&is)
+			if err != nil {
+				return err
+			}
+			distributed.Store(is)
+		}
+		switch {
+		case !present:
+			return errNoSchema
+		case !own:
+			return errForeign
+		}
+		return nil
 	}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
@@ -188,7 +207,7 @@ func watch(ctx context.Context, db config.PostgresURL, ready *service.Ready, log
 		}
 		reason := ""
 		switch {
-		case errors.Is(err, errNoSchema):
+		case errors.Is(err, errNoSchema), errors.Is(err, errForeign):
 			reason = err.Error()
 		case err != nil:
 			leave()

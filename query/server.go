@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,9 +35,12 @@ const (
 
 // server answers the requests. It may be used by many goroutines at once.
 type server struct {
-	store    *store
-	cache    *cache
-	tail     *tail
+	store *store
+	cache *cache
+	tail  *tail
+
+	distributed *atomic.Bool // that Citus keeps the rows on other servers, whose transaction ids the tail can't follow
+
 	keys     *keys.File
 	origins  origins
 	metrics  *metrics
@@ -369,6 +373,8 @@ func (s *server) judge(err error) *failure {
 			return tooLong
 		case pgErr.Code == "42P01": // undefined_table
 			return &failure{http.StatusServiceUnavailable, errNoSchema.Error()}
+		case pgErr.Code == "42703": // undefined_column; no column's name comes from a client
+			return &failure{http.StatusServiceUnavailable, errForeign.Error()}
 		case strings.HasPrefix(pgErr.Code, "22"), strings.HasPrefix(pgErr.Code, "54"): // data exception, limit exceeded
 			return &failure{http.StatusBadRequest, "q: the database can't look for that: " + pgErr.Message}
 		case strings.HasPrefix(pgErr.Code, "08"), // connection

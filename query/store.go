@@ -34,6 +34,7 @@ const (
 
 var (
 	errNoSchema = errors.New("the database has no logs table: run millrace migrate up")
+	errForeign  = errors.New("the database's table logs is another program's: use another database, or another schema by search_path")
 	errBusy     = errors.New("no database connection became free")
 	errBroken   = errors.New("the database connection is broken")
 )

@@ -53,7 +53,7 @@ export function follower({ onlogs, onchange, onfail }) {
         }
       } catch (error) {
         if (signal.aborted) return;
-        if (error.status >= 400 && error.status < 500 && error.status !== 429) return onfail(error);
+        if (error.status === 501 || (error.status >= 400 && error.status < 500 && error.status !== 429)) return onfail(error);
       }
       figures.connected = false;
       onchange();
