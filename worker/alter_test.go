@@ -93,3 +93,13 @@ func TestATableThatItsOwnerHasAlteredGoesOn(t *testing.T) {
 		})
 	}
 }
+
+func TestATableThatTakesNoRowsIsNamedAtTheStart(t *testing.T) {
+	for _, sql := range []string{"ALTER TABLE logs ADD COLUMN tenant text NOT NULL", ""} {
+		db := workerConn(t, testenv.Schema(t))
+		exec(t, db, sql)
+		if err := checkLogs(context.Background(), db); (err != nil) != (sql != "") {
+			t.Errorf("%q: got %v", sql, err)
+		}
+	}
+}

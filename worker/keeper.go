@@ -134,6 +134,7 @@ func (k *keeper) tidy(ctx context.Context) error {
 			failed = append(failed, name+": "+err.Error())
 		}
 	}
+	step("check", checkLogs(ctx, conn))
 	for _, t := range []table{k.parts.logs, k.parts.ledger} {
 		step("make ahead", k.makeAhead(ctx, conn, t))
 	}

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"millrace/internal/broker"
@@ -183,7 +184,10 @@ func migrate(ctx context.Context, c Config, l *link, log *slog.Logger) error {
 		return err
 	}
 	if !c.AutoMigrate {
-		return migrations.Pending(ctx, conn)
+		if err := migrations.Pending(ctx, conn); err != nil {
+			return err
+		}
+		return checkLogs(ctx, conn)
 	}
 	// Another worker's migration may take longer than the lock timeout of a session that stores rows.
 	if _, err := conn.Exec(ctx, "SET lock_timeout = 0"); err != nil {
@@ -193,7 +197,29 @@ func migrate(ctx context.Context, c Config, l *link, log *slog.Logger) error {
 	for _, m := range done {
 		log.Info("migrated the schema", "version", m.Version, "name", m.Name)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return checkLogs(ctx, conn)
+}
+
+// checkLogs returns an error when the table's owner has altered it so that it takes no rows of id, inserted_at and data.
+func checkLogs(ctx context.Context, conn *pgx.Conn) error {
+	const sql = `SELECT row_security_active('logs'::regclass), coalesce(string_agg(attname, ', '), '') FROM pg_attribute
+		WHERE attrelid = 'logs'::regclass AND attnum > 0 AND NOT attisdropped AND attnotnull AND NOT atthasdef AND attidentity = ''
+		AND attname NOT IN ('id', 'inserted_at', 'data')`
+	var secured bool
+	var columns string
+	if err := conn.QueryRow(ctx, sql).Scan(&secured, &columns); err != nil {
+		return err
+	}
+	if columns != "" {
+		return fmt.Errorf("logs: NOT NULL without a default, so no row can be stored: %s", columns)
+	}
+	if secured {
+		return errors.New("logs: row security applies to the worker's database user, and COPY is refused: give it BYPASSRLS")
+	}
+	return nil
 }
 
 // passes says whether err is the server's or the network's state, rather than what the database holds.
