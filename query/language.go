@@ -1,6 +1,7 @@
 package query
 
 import (
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -260,38 +261,10 @@ func storable(number string) bool {
 	return body.Single([]byte(`{"":`+number+`}`), scan.Limits{RecordBytes: scan.MaxRecordBytes, PieceBytes: 1}) == nil
 }
 
-// parseInstant reads an RFC 3339 time such as PostgreSQL can hold, to the microsecond; what is finer is cut off.
-// isInstant in statement.go is the same in SQL.
+// parseInstant reads an RFC 3339 time to the microsecond; what is finer is cut off, in the text's own notation.
+// isInstant and instantOf in statement.go are the same in SQL.
 func parseInstant(s string) (time.Time, bool) {
-	// The shape first: time.Parse also takes a comma, and is slow to refuse.
-	const shape = "0000-00-00T00:00:00"
-	if len(s) <= len(shape) {
-		return time.Time{}, false
-	}
-	for i := range len(shape) {
-		if digit := '0' <= s[i] && s[i] <= '9'; digit != (shape[i] == '0') || !digit && s[i] != shape[i] {
-			return time.Time{}, false
-		}
-	}
-	rest := s[len(shape):]
-	if rest[0] == '.' {
-		n := leadingDigits(rest[1:])
-		if n == 0 || n > 9 {
-			return time.Time{}, false
-		}
-		rest = rest[1+n:]
-	}
-	switch {
-	case rest == "Z":
-	case len(rest) == len("+00:00") && (rest[0] == '+' || rest[0] == '-') && leadingDigits(rest[1:]) == 2 &&
-		rest[3] == ':' && leadingDigits(rest[4:]) == 2 && rest[1:3] <= "15" && rest[4:] <= "59":
-	default:
-		return time.Time{}, false
-	}
-	at, err := time.Parse(time.RFC3339Nano, s)
-	if err != nil || s[:4] == "0000" {
-		return time.Time{}, false
-	}
-	// Cut off in the text's own notation, which for times before 1970 is not the same as towards zero.
-	return at.Add(-time.Duration(at.Nanosecond() % 1000)).UTC(), true
+	at, fraction, ok := parseRFC3339(s)
+	micros, _ := strconv.Atoi((fraction + "000000")[:6])
+	return at.Add(time.Duration(micros) * time.Microsecond), ok
 }

@@ -463,7 +463,7 @@ func (p *parser) bound(stop string) (b bound, err error) {
 		}
 		return bound{kind: numeric, number: parseDecimal(s)}, nil
 	}
-	if at, ok := parseInstant(s); ok && 1 <= at.Year() && at.Year() <= 9999 {
+	if at, ok := parseInstant(s); ok && 0 <= at.Year() && at.Year() <= 9999 {
 		return bound{kind: temporal, at: at}, nil
 	}
 	return b, p.fail(start, "not a number or a time (RFC 3339, such as 2026-03-04T12:00:00Z) at %d")

@@ -151,7 +151,7 @@ var badQueries = []struct{ q, want string }{
 	{"status:>*", "a number or a time is missing at 9"},
 	{"status:>5*", "not a number or a time (RFC 3339, such as 2026-03-04T12:00:00Z) at 9"},
 	{"at:>2026-02-30T00:00:00Z", "not a number or a time (RFC 3339, such as 2026-03-04T12:00:00Z) at 5"},
-	{"at:>0001-01-01T00:00:00+15:00", "not a number or a time"},
+	{"at:>0000-01-01T00:00:00+15:00", "not a number or a time"},
 	{"a:>1e999999", "no record can hold the number at 4"},
 	{"a:[1", "TO is missing at 5"},
 	{"a:[1 TO", "not a number or a time (RFC 3339, such as 2026-03-04T12:00:00Z) at 8"},
@@ -213,7 +213,7 @@ func TestEqualityAsksTheIndex(t *testing.T) {
 }
 
 // ours are the string constants that statements may hold.
-var ours = []string{"'string'", "'number'", "'boolean'", "'{}'", "'" + isInstant + "'", `'(\.[0-9]{6})[0-9]+'`, `'\1'`,
+var ours = []string{"'string'", "'number'", "'boolean'", "'{}'", "'" + isInstant + "'",
 	`'strict $.** ? (@.type() == "number" || @.type() == "boolean")'`}
 
 func FuzzQ(f *testing.F) {
@@ -238,7 +238,7 @@ func FuzzQ(f *testing.F) {
 		}
 		s := new(statement)
 		s.condition(n)
-		sql := s.sql.String()
+		sql := strings.ReplaceAll(s.sql.String(), instantOf, "")
 		for _, constant := range regexp.MustCompile(`'[^']*'`).FindAllString(sql, -1) {
 			if !slices.Contains(ours, constant) {
 				t.Errorf("parse(%q): SQL holds %s", q, constant)

@@ -209,23 +209,35 @@ func (s *statement) within(n within) {
 		s.predicate("exists(" + path + " ? (" + test + "))")
 		return
 	}
-	fmt.Fprintf(&s.sql, "EXISTS (SELECT FROM jsonb_path_query(data, %s) AS v WHERE CASE WHEN jsonb_typeof(v) = 'string' AND v #>> '{}' ~ '%s' THEN true",
-		s.arg(path+"[*]"), isInstant)
-	const at = ` AND regexp_replace(v #>> '{}', '(\.[0-9]{6})[0-9]+', '\1')::timestamptz `
+	// OFFSET 0 keeps the planner from writing the cast out for each bound.
+	fmt.Fprintf(&s.sql, "EXISTS (SELECT FROM (SELECT CASE WHEN jsonb_typeof(v) = 'string' AND v #>> '{}' ~ '%s' THEN %s END AS at FROM jsonb_path_query(data, %s) AS v OFFSET 0) AS times WHERE ",
+		isInstant, instantOf, s.arg(path+"[*]"))
 	if n.low.kind != open {
-		s.sql.WriteString(at + operator(">", n.low) + " " + s.arg(n.low.at))
+		s.sql.WriteString("at " + operator(">", n.low) + " " + s.arg(n.low.at))
+	}
+	if n.low.kind != open && n.high.kind != open {
+		s.sql.WriteString(" AND ")
 	}
 	if n.high.kind != open {
-		s.sql.WriteString(at + operator("<", n.high) + " " + s.arg(n.high.at))
+		s.sql.WriteString("at " + operator("<", n.high) + " " + s.arg(n.high.at))
 	}
-	s.sql.WriteString(" END)")
+	s.sql.WriteString(")")
 }
 
-// isInstant is what parseInstant takes, so that the cast of what it lets through never fails: days that the months
-// have, leap years, the offsets that PostgreSQL knows.
-const isInstant = `^(?!0000)(([0-9]{4}-((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31))` +
+// isInstant is what parseInstant takes, so that instantOf never fails on what it lets through: days that the months
+// have, leap years.
+const isInstant = `^(([0-9]{4}-((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31))` +
 	`|(([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-02-29))` +
-	`T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?(Z|[+-](0[0-9]|1[0-5]):[0-5][0-9])$`
+	`[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:([0-5][0-9]|60)(\.[0-9]+)?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
+
+// instantOf is the timestamptz of a text that isInstant lets through, to the microsecond. PostgreSQL's cast takes
+// nearly all of them, once the fraction has no more than six digits. What it does not take is put together of parts:
+// the year 0, which is 1 BC to it, the second 60 with a fraction, and offsets from 16:00 on.
+const instantOf = `CASE WHEN v #>> '{}' ~ '^0000|:60\.|[+-](1[6-9]|2[0-3]):[0-9]{2}$' THEN ` +
+	`(regexp_replace(left(v #>> '{}', 16), '^0000', '0001') || 'Z' || CASE WHEN v #>> '{}' ~ '^0000' THEN ' BC' ELSE '' END)::timestamptz` +
+	` + (substring(v #>> '{}' FROM '^.{17}([0-9]{2}(\.[0-9]{1,6})?)') || ' seconds')::interval` +
+	` - coalesce(substring(v #>> '{}' FROM '[+-][0-9]{2}:[0-9]{2}$'), '0')::interval` +
+	` ELSE regexp_replace(v #>> '{}', '(\.[0-9]{6})[0-9]+', '\1')::timestamptz END`
 
 func operator(sign string, b bound) string {
 	if b.inclusive {
