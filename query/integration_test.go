@@ -299,16 +299,7 @@ func TestOnlyThePartitionsOfTheWindowAreRead(t *testing.T) {
 	}
 	touched := func(st *statement) string {
 		t.Helper()
-		args := append([]any{pgx.QueryExecModeDescribeExec}, st.args...)
-		rows, err := db.Query(context.Background(), "EXPLAIN "+st.sql.String(), args...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil {
-			t.Fatal(err)
-		}
-		plan, out := strings.Join(lines, "\n"), ""
+		plan, out := explain(t, db, st), ""
 		for i, name := range names {
 			if strings.Contains(plan, name) {
 				out += fmt.Sprint(i)

@@ -179,8 +179,9 @@ func containments(path, values []string) []string {
 	return docs
 }
 
-// text adds that the pattern is in one of the record's values. The record's JSON is looked at first: that costs a
-// fifth, and most records don't have it there.
+// text adds that the pattern is in one of the record's values. The record's JSON is looked at first: that costs half,
+// and most records don't have it there. CASE keeps that order, which the planner turns round in an AND: it takes the
+// look at the JSON, a cast and a comparison, for dearer than the one operator.
 func (s *statement) text(p pattern) {
 	escaped := make(pattern, len(p))
 	for i, part := range p {
@@ -189,11 +190,11 @@ func (s *statement) text(p pattern) {
 	exact := foldRegexp(p)
 	sketch := foldRegexp(escaped)
 	re := s.arg(sketch)
-	fmt.Fprintf(&s.sql, "data::text ~ %s AND (data @@ %s", re, s.arg(`strict exists($.** ? (@ like_regex `+jsonString(exact)+` flag "s"))`))
+	fmt.Fprintf(&s.sql, "CASE WHEN data::text ~ %s THEN data @@ %s", re, s.arg(`strict exists($.** ? (@ like_regex `+jsonString(exact)+` flag "s"))`))
 	if p.numeric() {
 		fmt.Fprintf(&s.sql, ` OR EXISTS (SELECT FROM jsonb_path_query(data, 'strict $.** ? (@.type() == "number" || @.type() == "boolean")') AS v WHERE v #>> '{}' ~ %s)`, re)
 	}
-	s.sql.WriteByte(')')
+	s.sql.WriteString(" END")
 }
 
 func (s *statement) within(n within) {

@@ -1,0 +1,65 @@
+package query
+
+import (
+	"context"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/testenv"
+)
+
+// explain returns PostgreSQL's plan for a statement.
+func explain(t testing.TB, db *pgx.Conn, st *statement) string {
+	t.Helper()
+	args := append([]any{pgx.QueryExecModeDescribeExec}, st.args...)
+	rows, err := db.Query(context.Background(), "EXPLAIN "+st.sql.String(), args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// TestATextIsLookedForInTheJSONFirst reads the order of the two looks from the plan: the exact one costs twice as much.
+func TestATextIsLookedForInTheJSONFirst(t *testing.T) {
+	db := testenv.Connect(t, testenv.Database(t))
+	for _, sql := range []string{
+		"CREATE TABLE logs (id uuid, inserted_at timestamptz, data jsonb)",
+		`INSERT INTO logs SELECT gen_random_uuid(), now(), jsonb_build_object('level', 'info', 'trace_id', n, 'message', 'request ' || n) FROM generate_series(1, 5000) n`,
+		"CREATE INDEX ON logs USING gin (data jsonb_path_ops)",
+		"ANALYZE logs",
+	} {
+		if _, err := db.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const look = "CASE (data)::text ~ data @@ 'strict END "
+	for _, tt := range []struct {
+		q       string
+		looks   int
+		indexed bool
+	}{
+		{"upstream", 1, false}, {"555", 1, false}, {"NOT upstream", 1, false}, {"upstream OR level:error", 1, false}, {"upstream pool", 2, false},
+		{"trace_id:77 request", 1, true},
+	} {
+		filter, err := parse(tt.q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan := explain(t, db, countStatement(&search{to: latest, filter: filter}))
+		order := regexp.MustCompile(`\(data\)::text ~|data @@ 'strict|CASE|END`)
+		got := strings.Join(order.FindAllString(plan, -1), " ")
+		if want := strings.TrimSpace(strings.Repeat(look, tt.looks)); got != want {
+			t.Errorf("%s: the plan looks in the order %q, want %q\n%s", tt.q, got, want, plan)
+		}
+		if indexed := strings.Contains(plan, "Bitmap Index Scan"); indexed != tt.indexed {
+			t.Errorf("%s: the index is used: %t, want %t\n%s", tt.q, indexed, tt.indexed, plan)
+		}
+	}
+}
