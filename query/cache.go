@@ -89,7 +89,7 @@ func (c *cache) close() {
 func cacheKey(route string, q *search, g generation) string {
 	after := ""
 	if q.after != nil {
-		after = q.after.String()
+		after = fmt.Sprint(q.after.at.UnixMicro(), q.after.id, q.after.given)
 	}
 	h := sha256.New()
 	// The text of the bounds is in the cursor that the answer holds. %q keeps the parts apart.

@@ -5,6 +5,8 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"math"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -13,17 +15,30 @@ import (
 
 // A cursor is base64url of
 //
-//	version (1 byte), order (1), from (8), to (8), id of the last row (16), checksum (8)
+//	1 (1 byte), order (1), from (8), to (8), id of the last row (16), checksum (8)
+//	2 (1 byte), order (1), from (8), to (8), time of the last row (8), its id (16), given (4), checksum (8)
 //
-// big endian, from and to in Unix milliseconds. The window is in it so that all pages have the first one's, also
-// when the parameters count from now. The checksum is over what stands before it and over q, from and to as they
-// were asked for: a cursor that was altered, or came with another search, is refused. It is no secret; whoever
-// forges a cursor gets no more than the parameters would give.
+// big endian, from and to in Unix milliseconds, a row's time in microseconds. The window is in it so that all pages
+// have the first one's, also when the parameters count from now. The checksum is over what stands before it and over
+// q, from and to as they were asked for: a cursor that was altered, or came with another search, is refused. It is no
+// secret; whoever forges a cursor gets no more than the parameters would give.
+//
+// The second form is for rows that Millrace does not write: of one time and id, or of a time that is not the id's.
 const (
-	cursorVersion = 1
-	cursorBody    = 1 + 1 + 8 + 8 + 16
-	cursorBytes   = cursorBody + 8
+	cursorPlain     = 1
+	cursorPlainBody = 1 + 1 + 8 + 8 + 16
+	cursorExact     = 2
+	cursorExactBody = 1 + 1 + 8 + 8 + 8 + 16 + 4
+	checksumBytes   = 8
 )
+
+// position is a place in a search's order, behind a row.
+type position struct {
+	at time.Time
+	id uuid.UUID
+	// given is how many rows of this time and id stand before the place, where more may follow; 0: no more follow.
+	given int
+}
 
 var (
 	errCursor      = errors.New("not a cursor that this service gave out")
@@ -32,36 +47,63 @@ var (
 	base64url = base64.RawURLEncoding.Strict()
 )
 
-// cursor returns the text for a page that follows the row with this id.
-func (s *search) cursor(last uuid.UUID) string {
-	b := make([]byte, 0, cursorBytes)
-	b = append(b, cursorVersion, orderByte(s.ascending))
+// cursor returns the text for a page that follows a position.
+func (s *search) cursor(p position) string {
+	b := make([]byte, 0, cursorExactBody+checksumBytes)
+	plain := p.given == 0 && frame.IsV7(p.id) && frame.Time(p.id).Equal(p.at)
+	if plain {
+		b = append(b, cursorPlain)
+	} else {
+		b = append(b, cursorExact)
+	}
+	b = append(b, orderByte(s.ascending))
 	b = binary.BigEndian.AppendUint64(b, uint64(s.from))
 	b = binary.BigEndian.AppendUint64(b, uint64(s.to))
-	b = append(b, last[:]...)
+	if !plain {
+		b = binary.BigEndian.AppendUint64(b, uint64(p.at.UnixMicro()))
+	}
+	b = append(b, p.id[:]...)
+	if !plain {
+		b = binary.BigEndian.AppendUint32(b, uint32(p.given))
+	}
 	b = append(b, s.checksum(b)...)
 	return base64url.EncodeToString(b)
 }
 
 // resume takes the window and the place from a cursor. The rest of s must be filled.
 func (s *search) resume(cursor string) error {
-	if len(cursor) != base64url.EncodedLen(cursorBytes) { // also keeps out the line breaks that base64 skips
-		return errCursor
-	}
 	b, err := base64url.DecodeString(cursor)
-	if err != nil || len(b) != cursorBytes || b[0] != cursorVersion || b[1] > 1 {
+	// Its length keeps out the line breaks that base64 skips.
+	if err != nil || len(b) < cursorPlainBody || len(cursor) != base64url.EncodedLen(len(b)) || b[1] > 1 {
 		return errCursor
 	}
+	body := b[:len(b)-checksumBytes]
 	from, to := int64(binary.BigEndian.Uint64(b[2:])), int64(binary.BigEndian.Uint64(b[10:]))
-	last := uuid.UUID(b[18:cursorBody])
-	ms := frame.Millis(last)
-	if !frame.IsV7(last) || from < earliest || to > latest || ms < from || ms >= to {
+	var p position
+	switch {
+	case b[0] == cursorPlain && len(body) == cursorPlainBody:
+		p.id = uuid.UUID(b[18:])
+		p.at = frame.Time(p.id)
+		if !frame.IsV7(p.id) {
+			return errCursor
+		}
+	case b[0] == cursorExact && len(body) == cursorExactBody:
+		p.at = time.UnixMicro(int64(binary.BigEndian.Uint64(b[18:])))
+		p.id = uuid.UUID(b[26:])
+		given := binary.BigEndian.Uint32(b[42:])
+		if p.given = int(given); given > math.MaxInt32 {
+			return errCursor
+		}
+	default:
 		return errCursor
 	}
-	if b[1] != orderByte(s.ascending) || string(s.checksum(b[:cursorBody])) != string(b[cursorBody:]) {
+	if from < earliest || to > latest || p.at.Before(time.UnixMilli(from)) || !p.at.Before(time.UnixMilli(to)) {
+		return errCursor
+	}
+	if b[1] != orderByte(s.ascending) || string(s.checksum(body)) != string(b[len(body):]) {
 		return errCursorOther
 	}
-	s.from, s.to, s.after = from, to, &last
+	s.from, s.to, s.after = from, to, &p
 	return nil
 }
 
@@ -72,7 +114,7 @@ func (s *search) checksum(body []byte) []byte {
 		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(text))))
 		h.Write([]byte(text))
 	}
-	return h.Sum(nil)[:8]
+	return h.Sum(nil)[:checksumBytes]
 }
 
 func orderByte(ascending bool) byte {

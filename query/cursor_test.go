@@ -6,6 +6,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
+
+	"millrace/internal/frame"
 )
 
 func firstPage(t testing.TB, rawQuery string) *search {
@@ -17,20 +21,23 @@ func firstPage(t testing.TB, rawQuery string) *search {
 	return s
 }
 
+// after is behind the last row with an id.
+func after(id uuid.UUID) position { return position{at: frame.Time(id), id: id} }
+
 func TestACursorKeepsTheWindowOfTheFirstPage(t *testing.T) {
 	first := firstPage(t, "from=now-15m&q=a:1")
 	last := idAt(noon.Add(-time.Minute), 7)
-	next, err := parseSearch("from=now-15m&q=++a:1&limit=5&cursor="+first.cursor(last), pageTakes, noon.Add(time.Hour))
+	next, err := parseSearch("from=now-15m&q=++a:1&limit=5&cursor="+first.cursor(after(last)), pageTakes, noon.Add(time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if next.from != first.from || next.to != first.to || *next.after != last {
+	if next.from != first.from || next.to != first.to || *next.after != after(last) {
 		t.Errorf("got from %d, to %d, after %v, want %d, %d, %v", next.from, next.to, next.after, first.from, first.to, last)
 	}
 }
 
 func TestACursorOfAnotherSearchIsRefused(t *testing.T) {
-	cursor := firstPage(t, "from=now-15m&to=now&q=a:1").cursor(idAt(noon.Add(-time.Minute), 7))
+	cursor := firstPage(t, "from=now-15m&to=now&q=a:1").cursor(after(idAt(noon.Add(-time.Minute), 7)))
 	for _, other := range []string{
 		"from=now-15m&to=now&q=a:2", "from=now-15m&to=now", "from=now-16m&to=now&q=a:1", "from=now-15m&q=a:1", "to=now&q=a:1",
 		"from=now-15m&to=now&q=a:1&order=asc", "from=now-15m&to=now-0s&q=a:1", `from=now-15m&to=now&q=a:"1"`,
@@ -48,17 +55,26 @@ func TestACursorOfAnotherSearchIsRefused(t *testing.T) {
 
 func TestAnAlteredCursorIsRefused(t *testing.T) {
 	first := firstPage(t, "q=a:1")
-	cursor := first.cursor(idAt(noon.Add(-time.Minute), 7))
-	raw, err := base64url.DecodeString(cursor)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range raw {
-		for bit := range 8 {
-			altered := []byte(string(raw))
-			altered[i] ^= 1 << bit
-			if err := firstPage(t, "q=a:1").resume(base64url.EncodeToString(altered)); err == nil {
-				t.Errorf("byte %d, bit %d altered: taken", i, bit)
+	var (
+		cursor string
+		raw    []byte
+	)
+	for _, p := range []position{{noon.Add(-time.Minute), uuid.UUID{3}, 2}, after(idAt(noon.Add(-time.Minute), 7))} {
+		cursor = first.cursor(p)
+		var err error
+		if raw, err = base64url.DecodeString(cursor); err != nil {
+			t.Fatal(err)
+		}
+		if err := firstPage(t, "q=a:1").resume(cursor); err != nil {
+			t.Errorf("%+v: %v", p, err)
+		}
+		for i := range raw {
+			for bit := range 8 {
+				altered := []byte(string(raw))
+				altered[i] ^= 1 << bit
+				if err := firstPage(t, "q=a:1").resume(base64url.EncodeToString(altered)); err == nil {
+					t.Errorf("byte %d, bit %d altered: taken", i, bit)
+				}
 			}
 		}
 	}
@@ -73,10 +89,19 @@ func TestAnAlteredCursorIsRefused(t *testing.T) {
 	}
 }
 
+// TestACursorOfBeforeStillHolds has one that was given out when cursors had one form.
+func TestACursorOfBeforeStillHolds(t *testing.T) {
+	s := firstPage(t, "q=a:1")
+	if err := s.resume("AQAAAAGcs5HCAAAAAZy47wyAAZy4tzOgcACAAAAAAAAAB_0PVzorTyAF"); err != nil || *s.after != after(idAt(noon.Add(-time.Minute), 7)) {
+		t.Errorf("got %+v, %v", s.after, err)
+	}
+}
+
 func FuzzCursor(f *testing.F) {
 	first := firstPage(f, "q=a:1")
-	f.Add(first.cursor(idAt(noon.Add(-time.Minute), 7)))
-	f.Add(first.cursor(idAt(noon.Add(time.Hour), 7)))
+	f.Add(first.cursor(after(idAt(noon.Add(-time.Minute), 7))))
+	f.Add(first.cursor(after(idAt(noon.Add(time.Hour), 7))))
+	f.Add(first.cursor(position{noon.Add(-time.Minute).Add(time.Microsecond), uuid.UUID{1}, 3}))
 	f.Add(strings.Repeat("A", 56))
 	f.Fuzz(func(t *testing.T, cursor string) {
 		s := firstPage(t, "q=a:1")

@@ -107,6 +107,70 @@ func TestPagingNeitherRepeatsNorMissesARow(t *testing.T) {
 	}
 }
 
+// TestPagesOfRowsThatShareAnIDNeitherRepeatNorMissOne has rows that only foreign writers, or versions of before, make:
+// of one time and id, with equal contents among them, and of a time that is not the id's.
+func TestPagesOfRowsThatShareAnIDNeitherRepeatNorMissOne(t *testing.T) {
+	f := newFixture(t, nil)
+	at := time.Now().UTC().Truncate(time.Millisecond).Add(-time.Minute)
+	partition(t, f.db, at)
+	partition(t, f.db, at.Add(-24*time.Hour))
+	add := func(at time.Time, id uuid.UUID, data string) {
+		f.exec("INSERT INTO logs (id, inserted_at, data) VALUES ($1, $2, $3)", [16]byte(id), at, data)
+	}
+	want := make(map[string]int)
+	for n, doc := range []string{"x", "a", "b", "b", "c", "a", "z", "e"} {
+		id := 7 // the same for most
+		switch doc {
+		case "x":
+			id = 6
+		case "z":
+			id = 8
+		}
+		data := fmt.Sprintf(`{"n": %d, "doc": %q}`, n%2, doc)
+		add(at, idAt(at, id), data)
+		want[data]++
+	}
+	for n, at := range []time.Time{at.Add(400 * time.Microsecond), at.Add(400 * time.Microsecond), at.Add(401 * time.Microsecond), at.Add(-24 * time.Hour)} {
+		data := fmt.Sprintf(`{"n": %d, "doc": "of another time"}`, n)
+		add(at, idAt(time.Now().Add(-time.Hour), 3), data)
+		want[data]++
+		random := uuid.New()
+		data = fmt.Sprintf(`{"n": %d, "doc": "without a time"}`, n)
+		add(at, random, data)
+		want[data]++
+	}
+	for limit := 1; limit <= 17; limit++ {
+		var first []string
+		for _, order := range []string{"asc", "desc"} {
+			got := make(map[string]int)
+			var all []string
+			for cursor := ""; ; {
+				var page logsPage
+				f.ok(with("/logs", "from", "now-2d", "order", order, "limit", fmt.Sprint(limit), "cursor", cursor), &page)
+				for _, l := range page.Logs {
+					got[string(l.Data)]++
+					all = append(all, l.InsertedAt+l.ID+string(l.Data))
+				}
+				if page.Next == nil || len(all) > 100 {
+					break
+				}
+				cursor = *page.Next
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s, limit %d (-want +got):\n%s", order, limit, diff)
+			}
+			if order == "asc" {
+				first = all
+				continue
+			}
+			slices.Reverse(all)
+			if diff := cmp.Diff(first, all); diff != "" {
+				t.Errorf("limit %d, oldest first and newest first (-asc +desc):\n%s", limit, diff)
+			}
+		}
+	}
+}
+
 func TestAPageHasItsRowsAsTheyWereStored(t *testing.T) {
 	f := newFixture(t, nil)
 	at := time.Now().Truncate(time.Second).Add(-time.Minute)
@@ -308,11 +372,12 @@ func TestOnlyThePartitionsOfTheWindowAreRead(t *testing.T) {
 		return out
 	}
 	noon := func(i int) time.Time { return day.Add(time.Duration(i-1)*24*time.Hour + 12*time.Hour) }
-	after := idAt(noon(3), 1)
+	last := idAt(noon(3), 1)
+	end := after(last)
 	window := search{from: noon(1).UnixMilli(), to: noon(4).UnixMilli(), filter: all{equals{[]string{"a"}, "1", true}}, limit: 10}
 	descending, ascending, chart := window, window, window
 	chart.interval, chart.by = time.Hour.Milliseconds(), []string{"level"}
-	descending.after, ascending.after = &after, &after
+	descending.after, ascending.after = &end, &end
 	ascending.ascending = true
 	for _, tt := range []struct {
 		name string
@@ -325,7 +390,7 @@ func TestOnlyThePartitionsOfTheWindowAreRead(t *testing.T) {
 		{"count", countStatement(&window), "1234"},
 		{"histogram", histogramStatement(&chart), "1234"},
 		{"export", exportStatement(&window), "1234"},
-		{"by id", byIDStatement(after), "3"},
+		{"by id", byIDStatement(last), "3"},
 	} {
 		if got := touched(tt.st); got != tt.want {
 			t.Errorf("%s: touches partitions %s, want %s", tt.name, got, tt.want)

@@ -36,7 +36,7 @@ type search struct {
 	// Of a page, the order of an export too.
 	limit     int
 	ascending bool
-	after     *uuid.UUID // the last row of the page before; nil for the first page
+	after     *position // the end of the page before; nil for the first page
 
 	// Of a histogram.
 	interval int64    // milliseconds

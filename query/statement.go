@@ -31,20 +31,25 @@ func (s *statement) arg(v any) string {
 // records ends early instead of growing without bound.
 //
 // The data turns into text only after the innermost select has sorted and cut the rows: PostgreSQL would
-// otherwise do that to every row that matches.
+// otherwise do that to every row that matches. It is part of the order for the sake of rows that share a time and
+// an id; of others PostgreSQL compares no more than those.
 func pageStatement(q *search, maxBytes int) *statement {
 	s := new(statement)
 	direction := "DESC"
 	if q.ascending {
 		direction = "ASC"
 	}
-	order := fmt.Sprintf("inserted_at %s, id %[1]s", direction)
+	order := fmt.Sprintf("inserted_at %s, id %[1]s, data %[1]s", direction)
 	s.sql.WriteString("SELECT id, inserted_at, CASE WHEN sum(octet_length(body)) OVER page - octet_length(body) < ")
 	s.sql.WriteString(s.arg(maxBytes))
-	s.sql.WriteString("::bigint THEN body END FROM (SELECT id, inserted_at, data::text AS body FROM (SELECT id, inserted_at, data FROM logs")
+	s.sql.WriteString("::bigint THEN body END FROM (SELECT id, inserted_at, data, data::text AS body FROM (SELECT id, inserted_at, data FROM logs")
 	s.where(q)
-	fmt.Fprintf(&s.sql, " ORDER BY %s LIMIT %s) AS rows OFFSET 0) AS texts WINDOW page AS (ORDER BY %[1]s ROWS UNBOUNDED PRECEDING) ORDER BY %[1]s",
-		order, s.arg(q.limit+1))
+	given := 0
+	if q.after != nil {
+		given = q.after.given
+	}
+	fmt.Fprintf(&s.sql, " ORDER BY %s LIMIT %s OFFSET %s) AS rows OFFSET 0) AS texts WINDOW page AS (ORDER BY %[1]s ROWS UNBOUNDED PRECEDING) ORDER BY %[1]s",
+		order, s.arg(q.limit+1), s.arg(given))
 	return s
 }
 
@@ -67,17 +72,21 @@ func byIDStatement(id uuid.UUID) *statement {
 // where adds the conditions. The bounds on inserted_at stand on their own, the cursor's too: they decide which
 // partitions are read, which the comparison of rows alone does not.
 func (s *statement) where(q *search) {
-	from, to, beyond, than := q.from, q.to, "<", "<"
+	from, to := time.UnixMilli(q.from), time.UnixMilli(q.to)
+	below, beyond := "<", "<"
 	if q.after != nil {
-		if at := frame.Millis(*q.after); q.ascending {
-			from, than = at, ">"
+		if q.ascending {
+			from, beyond = q.after.at, ">"
 		} else {
-			to, beyond = at, "<="
+			to, below = q.after.at, "<="
+		}
+		if q.after.given > 0 {
+			beyond += "="
 		}
 	}
-	fmt.Fprintf(&s.sql, " WHERE inserted_at >= %s AND inserted_at %s %s", s.arg(time.UnixMilli(from)), beyond, s.arg(time.UnixMilli(to)))
+	fmt.Fprintf(&s.sql, " WHERE inserted_at >= %s AND inserted_at %s %s", s.arg(from), below, s.arg(to))
 	if q.after != nil {
-		fmt.Fprintf(&s.sql, " AND (inserted_at, id) %s (%s, %s)", than, s.arg(frame.Time(*q.after)), s.arg([16]byte(*q.after)))
+		fmt.Fprintf(&s.sql, " AND (inserted_at, id) %s (%s, %s)", beyond, s.arg(q.after.at), s.arg([16]byte(q.after.id)))
 	}
 	if everything, ok := q.filter.(all); !ok || len(everything) > 0 {
 		s.sql.WriteString(" AND ")

@@ -147,9 +147,12 @@ func (s *store) page(ctx context.Context, q *search) ([]byte, error) {
 	out := []byte(`{"logs":[`)
 	var (
 		n    int
-		last uuid.UUID
-		more bool
+		last position // its given counts the rows up to now
+		more bool     // the page's rows are all of a longer list
 	)
+	if q.after != nil {
+		last = *q.after
+	}
 	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
 		if err != nil {
@@ -165,14 +168,24 @@ func (s *store) page(ctx context.Context, q *search) ([]byte, error) {
 			if err := rows.Scan(&id, &at, &data); err != nil {
 				return err
 			}
-			if more = more || n == q.limit || data == nil; more {
-				continue // one row of the page after, or rows without their data
+			if more {
+				continue // rows without their data
+			}
+			same := last.id == id && last.at.Equal(at)
+			if more = n == q.limit || data == nil; more { // the first row of the page after
+				if !same {
+					last.given = 0
+				}
+				continue
 			}
 			if n++; n > 1 {
 				out = append(out, ',')
 			}
 			out = appendLog(out, id, at, data)
-			last = id
+			if !same {
+				last = position{at: at, id: id}
+			}
+			last.given++
 		}
 		return rows.Err()
 	})
