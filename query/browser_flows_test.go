@@ -39,6 +39,9 @@ func TestThePage(t *testing.T) {
 		{"a key is asked for where one is needed", keyFlow},
 		{"markup in logs stays text", markupFlow},
 		{"an export is the range", exportFlow},
+		{"the histogram's values are whole, and each finds what it counts", valuesFlow},
+		{"what another clock dated ahead is shown", aheadFlow},
+		{"bars of days are as long as the days", daysFlow},
 	} {
 		t.Run(flow.name, func(t *testing.T) { flow.run(t, browser) })
 	}
@@ -364,4 +367,87 @@ func exportFlow(t *testing.T, browser context.Context) {
 		text, err := os.ReadFile(files[0])
 		return err == nil && strings.Count(string(text), "\n") == 2 && strings.Contains(string(text), "three") && !strings.Contains(string(text), "one")
 	})
+}
+
+const legend = `[...document.querySelectorAll("#legend li")].map((e) => e.innerText.replace(/\s+/g, " "))`
+
+func valuesFlow(t *testing.T, browser context.Context) {
+	f, p := pageFixture(t, browser, nil)
+	start := "https://shop.example/" + strings.Repeat("x", 200)
+	with := func(message, more string) string { return `{"message": ` + strconv.Quote(message) + more + `}` }
+	insert(t, f.db, ago(10*time.Minute), 0,
+		with("a", `, "url": "`+start+`?a"`), with("a", `, "url": "`+start+`?a"`), with("a", `, "url": "`+start+`?a"`), with("b", `, "url": "`+start+`?b"`), with("b", `, "url": "`+start+`?b"`),
+		with("other", `, "url": "other"`), with("constructor", `, "url": "constructor"`), with("array", `, "url": ["other"]`),
+		with("too long", `, "url": "`+strings.Repeat("y", 5000)+`"`), with("null", `, "url": null`), with("none", ""), with("text", `, "url": "null"`))
+	p.open("/?by=url")
+	p.is(total, "12")
+	cut := start[:80] + "…"
+	p.is(legend, []string{cut + " 3", cut + " 2", `["other"] 1`, "constructor 1", "null 1", "other 1", "all other values 1", "without the field 2"})
+	pick := func(n int) {
+		eval[chromedp.Void](p, fmt.Sprintf(`document.querySelector("#legend li:nth-child(%d) button").click()`, n))
+	}
+	p.is(`document.querySelectorAll("#legend button").length`, 6) // neither the array nor the rest
+	p.until(`document.querySelector("#legend button").title.startsWith("` + start + `?a")`)
+	pick(1)
+	p.is(messages, []string{"a", "a", "a"})
+	p.is(total, "3")
+	eval[chromedp.Void](p, "history.back()")
+	p.is(total, "12")
+	p.is(`document.querySelectorAll("#legend button").length`, 6)
+	pick(5)
+	p.is(messages, []string{"text"})
+	eval[chromedp.Void](p, "history.back()")
+	p.is(total, "12")
+	p.is(`document.querySelectorAll("#legend button").length`, 6)
+	pick(8)
+	p.is(messages, []string{"none", "null"})
+	p.is(total, "2")
+	eval[chromedp.Void](p, "history.back()")
+	p.is(total, "12")
+	p.until(`document.querySelectorAll("#field-list summary").length === 2`)
+	eval[chromedp.Void](p, `[...document.querySelectorAll("#field-list summary")].find((e) => e.title === "url").click()`)
+	p.until(`document.querySelectorAll(".values li").length === 6`)
+	p.is(`[...document.querySelectorAll(".values button .name")].map((e) => e.textContent)`, []string{start[:200] + "…", start[:200] + "…", "other", "constructor", "null"})
+	eval[chromedp.Void](p, `document.querySelectorAll(".values button")[1].click()`)
+	p.is(messages, []string{"b", "b"})
+}
+
+func aheadFlow(t *testing.T, browser context.Context) {
+	f, p := pageFixture(t, browser, nil)
+	insert(t, f.db, ago(-4*time.Minute), 0, doc("info", "from tomorrow", ""))
+	for _, address := range []string{"/", "/?order=asc"} {
+		p.open(address)
+		p.is(messages, []string{"from tomorrow"})
+		p.is(total, "1")
+		p.until(`document.querySelectorAll("#field-list summary").length === 2`)
+	}
+	p.open("/")
+	p.is(messages, []string{"from tomorrow"})
+	p.is(total, "1")
+	p.walk("info")
+	p.press("\r") // zooms into its bar
+	p.is(messages, []string{"from tomorrow"})
+	p.is(total, "1")
+}
+
+func daysFlow(t *testing.T, browser context.Context) {
+	f, p := pageFixture(t, browser, nil) // in Europe/Berlin
+	day := time.Date(2026, 10, 24, 22, 0, 0, 0, time.UTC)
+	for n := range 3 {
+		partition(t, f.db, day.Add(time.Duration(n-1)*24*time.Hour))
+	}
+	insert(t, f.db, day, 0, doc("info", "first", ""))
+	insert(t, f.db, day.Add(25*time.Hour-time.Millisecond), 0, doc("info", "last", ""))
+	insert(t, f.db, day.Add(25*time.Hour), 0, doc("info", "next", ""))
+	p.open("/?from=2026-09-01T00:00:00Z&to=2026-12-25T00:00:00z")
+	p.is(total, "3")
+	p.walk("info")
+	p.until(`document.getElementById("tip").innerText.includes("Mon 26 Oct")`)
+	p.key(kb.ArrowLeft)
+	p.until(`document.getElementById("tip").innerText.includes("Sun 25 Oct")`)
+	p.press("\r")
+	p.is(messages, []string{"last", "first"})
+	p.is(total, "2")
+	p.is(parameter("from"), "2026-10-24T22:00:00.000Z")
+	p.is(parameter("to"), "2026-10-25T23:00:00.000Z")
 }

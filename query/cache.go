@@ -30,7 +30,7 @@ const (
 
 const (
 	// cachePrefix begins every key. Its number is the form of the answers: another form, another number.
-	cachePrefix = "millrace:query:1:"
+	cachePrefix = "millrace:query:2:"
 	// cacheTimeout bounds each word with Redis. What the cache saves is seconds; a healthy one takes less than
 	// a millisecond.
 	cacheTimeout = 200 * time.Millisecond

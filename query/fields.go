@@ -3,6 +3,7 @@ package query
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +23,8 @@ const (
 	// maxFields and maxValues are the longest lists that are answered with.
 	maxFields = 1000
 	maxValues = 100
+	// cutCharacters is how much is told of a value that no query can ask for.
+	cutCharacters = 1000
 	// fieldBytes is the longest path that is listed, fieldsKept how many are told apart: those of the newest records,
 	// of which each adds maxFields at most. Else one record of a megabyte could make gigabytes of paths.
 	fieldBytes = 512
@@ -145,15 +148,18 @@ func plainName(name string) string {
 }
 
 // values returns the answer to GET /logs/fields/{path}/values: the commonest strings, numbers, trues and falses of a
-// field in the newest records of the window.
+// field in the newest records of the window. A value that is longer than a query can ask for is told by its hash from
+// others that begin the same, and is answered with as the beginning of its text.
 func (s *store) values(ctx context.Context, q *search, path []string) ([]byte, error) {
 	st := new(statement)
 	st.sql.WriteString("WITH sample AS MATERIALIZED (SELECT data FROM logs")
 	st.where(q)
-	st.sql.WriteString(" ORDER BY inserted_at DESC LIMIT " + st.arg(sampleValues) + `)
-		SELECT (SELECT count(*) FROM sample), (CASE jsonb_typeof(v) WHEN 'string' THEN to_jsonb(left(v #>> '{}', ` + st.arg(groupName) + `)) ELSE v END)::text COLLATE "C" AS value, count(*)
-		FROM sample, jsonb_path_query(data, ` + st.arg(jsonPath(path)+"[*]") + `) AS v
-		WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean') GROUP BY 2 ORDER BY 3 DESC, 2 LIMIT ` + st.arg(maxValues))
+	st.sql.WriteString(" ORDER BY inserted_at DESC LIMIT " + st.arg(sampleValues) + ")")
+	fmt.Fprintf(&st.sql, ` SELECT (SELECT count(*) FROM sample), (CASE WHEN cut THEN to_jsonb(left(v #>> '{}', %s)) ELSE v END)::text COLLATE "C" AS value, cut, count(*)
+		FROM (SELECT v, octet_length(v #>> '{}') > %s AS cut FROM sample, jsonb_path_query(data, %s) AS v
+			WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean')) AS found
+		GROUP BY 2, 3, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END ORDER BY 4 DESC, 2, min(CASE WHEN cut THEN encode(sha256(convert_to(v #>> '{}', 'UTF8')), 'hex') END) LIMIT %s`,
+		st.arg(cutCharacters), st.arg(groupBytes), st.arg(jsonPath(path)+"[*]"), st.arg(maxValues))
 	var out []byte
 	sampled := int64(0)
 	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
@@ -163,14 +169,19 @@ func (s *store) values(ctx context.Context, q *search, path []string) ([]byte, e
 		}
 		var (
 			value string
+			cut   bool
 			n     int64
 		)
-		_, err = pgx.ForEachRow(rows, []any{&sampled, &value, &n}, func() error {
+		_, err = pgx.ForEachRow(rows, []any{&sampled, &value, &cut, &n}, func() error {
 			if len(out) > 0 {
 				out = append(out, ',')
 			}
 			out = append(append(out, `{"value":`...), value...)
-			out = append(strconv.AppendInt(append(out, `,"count":`...), n, 10), '}')
+			out = strconv.AppendInt(append(out, `,"count":`...), n, 10)
+			if cut {
+				out = append(out, `,"cut":true`...)
+			}
+			out = append(out, '}')
 			return nil
 		})
 		return err

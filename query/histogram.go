@@ -1,9 +1,11 @@
 package query
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,12 +25,13 @@ const (
 	// bucketGroups is how many of them a bucket remembers: the largest of all are found among those. So a field
 	// of a million values costs no more memory, and what the cache has leads to the same answer.
 	bucketGroups = 50
-	// groupName is the longest name of a group, in characters; longer values count with those that begin the same.
-	groupName = 100
-
-	// otherGroup is the group of values that are not among the top, noGroup that of records without the field.
-	otherGroup = "other"
-	noGroup    = "(none)"
+	// groupBytes is the longest value that is a group. No query can ask for a longer one, and it counts with the rest.
+	groupBytes = maxQueryBytes
+	// bucketBytes is how long the values are together that a bucket remembers: the largest groups always fit.
+	bucketBytes = topGroups * groupBytes
+	// histogramBytes bounds what the values take in an answer, which has them in every bucket. Only hundreds of
+	// buckets with values of kilobytes reach it; the smaller groups then count with the rest.
+	histogramBytes = 16 << 20
 )
 
 // maxStretches is how many queries fill the holes that the cache left.
@@ -49,30 +52,13 @@ var ladder = func() (steps []int64) {
 }()
 
 // chooseInterval returns the shortest interval of the ladder that makes few enough buckets.
-func chooseInterval(from, to int64) int64 {
+func chooseInterval(from, to int64, zone *time.Location) int64 {
 	for _, step := range ladder {
-		if countBuckets(from, to, step) <= aimBuckets {
+		if _, ok := bucketEdges(from, to, step, zone, aimBuckets); ok {
 			return step
 		}
 	}
 	return ladder[len(ladder)-1]
-}
-
-// countBuckets counts the buckets that hold a part of a window.
-func countBuckets(from, to, interval int64) int64 {
-	if from >= to {
-		return 0
-	}
-	return floor(to-1, interval)/interval - floor(from, interval)/interval + 1
-}
-
-// floor returns the beginning of the bucket that holds ms. Buckets are counted from 1970, in UTC.
-func floor(ms, interval int64) int64 {
-	start := ms - ms%interval
-	if start > ms {
-		start -= interval
-	}
-	return start
 }
 
 // parseInterval reads a whole number and a unit.
@@ -100,35 +86,47 @@ func intervalText(ms int64) string {
 
 // bucket is the counts of an interval; in the cache it is JSON.
 type bucket struct {
-	Count  int64   `json:"c"`
-	Groups []group `json:"g,omitempty"` // the largest, with the field's values
-	None   int64   `json:"n,omitempty"` // records without the field
+	Count   int64   `json:"c"`
+	Groups  []group `json:"g,omitempty"` // the largest, with the field's values
+	Missing int64   `json:"n,omitempty"` // records without the field
 }
 
 type group struct {
-	Name  string `json:"n"`
+	Value string `json:"n"`
 	Count int64  `json:"c"`
 }
 
 // histogramStatement counts by bucket, and by the largest groups of each when a field is asked for.
 func histogramStatement(q *search) *statement {
 	s := new(statement)
-	interval := s.arg(q.interval)
-	start := fmt.Sprintf("date_bin(%s::bigint * interval '1 millisecond', inserted_at, 'epoch') AS start", interval)
+	var start string
+	if areEven(q.edges, q.interval) {
+		start = fmt.Sprintf("date_bin(%s::bigint * interval '1 millisecond', inserted_at, %s)", s.arg(q.interval), s.arg(time.UnixMilli(q.edges[0])))
+	} else {
+		starts := make([]time.Time, len(q.edges)-1)
+		for i := range starts {
+			starts[i] = time.UnixMilli(q.edges[i])
+		}
+		start = fmt.Sprintf("(%[1]s::timestamptz[])[width_bucket(inserted_at, %[1]s::timestamptz[])]", s.arg(starts))
+	}
 	if q.by == nil {
-		fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, false, NULL::text, count(*) FROM (SELECT %s FROM logs", start)
+		fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, false, NULL::text, count(*) FROM (SELECT %s AS start FROM logs", start)
 		s.where(q)
 		s.sql.WriteString(") AS rows GROUP BY start ORDER BY 1")
 		return s
 	}
-	// The group of those without the field comes first, so that it is never among the other.
-	most := s.arg(bucketGroups + 1)
-	fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, rank > %s, (CASE WHEN rank <= %[1]s THEN name END) COLLATE \"C\", sum(n)::bigint "+
-		"FROM (SELECT start, name, n, row_number() OVER (PARTITION BY start ORDER BY name IS NOT NULL, n DESC, name COLLATE \"C\") AS rank "+
-		"FROM (SELECT start, name, count(*) AS n FROM (SELECT %s, left(data #>> %s, %s) AS name FROM logs",
-		most, start, s.arg(q.by), s.arg(groupName))
+	// A value that is too long to be a group is cut to one character more than that, so that it takes no more room.
+	// Those without the field come first in a bucket and the too long values last, so that neither takes a place.
+	most, longest := s.arg(bucketGroups+1), s.arg(groupBytes)
+	fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, value IS NULL, "+
+		"(CASE WHEN rank <= %s AND bytes <= %s AND octet_length(value) <= %s THEN value END) COLLATE \"C\" AS kept, sum(n)::bigint "+
+		"FROM (SELECT start, value, n, row_number() OVER largest AS rank, sum(octet_length(value)) OVER largest AS bytes "+
+		"FROM (SELECT start, value, count(*) AS n FROM (SELECT %s AS start, left(data #>> %s, %[3]s + 1) AS value FROM logs",
+		most, s.arg(bucketBytes), longest, start, s.arg(q.by))
 	s.where(q)
-	s.sql.WriteString(") AS rows GROUP BY start, name) AS groups) AS ranked GROUP BY 1, 2, 3 ORDER BY 1, 2, 4 DESC, 3")
+	fmt.Fprintf(&s.sql, ") AS rows GROUP BY start, value) AS groups WINDOW largest AS (PARTITION BY start "+
+		"ORDER BY value IS NOT NULL, octet_length(value) > %s, n DESC, value COLLATE \"C\" ROWS UNBOUNDED PRECEDING)) AS ranked "+
+		"GROUP BY 1, 2, 3 ORDER BY 1, 2, 4 DESC, 3", longest)
 	return s
 }
 
@@ -143,10 +141,10 @@ func (s *store) buckets(ctx context.Context, q *search) (map[int64]*bucket, erro
 		}
 		var (
 			start, n int64
-			rest     bool
-			name     *string
+			missing  bool
+			value    *string
 		)
-		_, err = pgx.ForEachRow(rows, []any{&start, &rest, &name, &n}, func() error {
+		_, err = pgx.ForEachRow(rows, []any{&start, &missing, &value, &n}, func() error {
 			b := all[start]
 			if b == nil {
 				b = new(bucket)
@@ -154,10 +152,10 @@ func (s *store) buckets(ctx context.Context, q *search) (map[int64]*bucket, erro
 			}
 			b.Count += n
 			switch {
-			case name != nil:
-				b.Groups = append(b.Groups, group{*name, n})
-			case !rest && q.by != nil:
-				b.None = n
+			case value != nil:
+				b.Groups = append(b.Groups, group{*value, n})
+			case missing:
+				b.Missing = n
 			}
 			return nil
 		})
@@ -181,7 +179,7 @@ func (s *store) changes(ctx context.Context, q *search) (until int64, g generati
 	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		b := new(pgx.Batch)
 		b.Queue(state).QueryRow(func(row pgx.Row) error { return row.Scan(&until, &g.schema, &g.created) })
-		b.Queue(sums, time.UnixMilli(floor(q.from, q.interval)), time.UnixMilli(q.to)).Query(func(rows pgx.Rows) error {
+		b.Queue(sums, time.UnixMilli(q.edges[0]), time.UnixMilli(q.to)).Query(func(rows pgx.Rows) error {
 			var l late
 			_, err := pgx.ForEachRow(rows, []any{&l.hour, &l.changes}, func() error {
 				hours = append(hours, l)
@@ -197,7 +195,7 @@ func (s *store) changes(ctx context.Context, q *search) (until int64, g generati
 // histogram returns the answer to GET /logs/histogram. Buckets that are closed and whole come out of the cache, or
 // go there; those at the ends of the window that it cuts, and those that are open, are counted each time.
 func (s *server) histogram(ctx context.Context, q *search) (body []byte, result string, err error) {
-	first, n := floor(q.from, q.interval), int(countBuckets(q.from, q.to, q.interval))
+	n := max(0, len(q.edges)-1)
 	buckets := make([]*bucket, n)
 	keys := make([]string, n) // empty: not for the cache
 	result = bypass
@@ -209,8 +207,7 @@ func (s *server) histogram(ctx context.Context, q *search) (body []byte, result 
 		}
 		var wanted []string
 		for i := range keys {
-			start := first + int64(i)*q.interval
-			end := start + q.interval
+			start, end := q.edges[i], q.edges[i+1]
 			if start < q.from || end > q.to || end > until {
 				continue
 			}
@@ -252,13 +249,13 @@ func (s *server) histogram(ctx context.Context, q *search) (body []byte, result 
 			j++
 		}
 		part := *q
-		part.from, part.to = max(q.from, first+int64(i)*q.interval), min(q.to, first+int64(j)*q.interval)
+		part.from, part.to, part.edges = max(q.from, q.edges[i]), min(q.to, q.edges[j]), q.edges[i:j+1]
 		if err := s.tally(ctx, &part, buckets[i:j], keys[i:j]); err != nil {
 			return nil, result, err
 		}
 		i = j
 	}
-	return renderHistogram(q, first, buckets), result, nil
+	return renderHistogram(q, buckets), result, nil
 }
 
 // stretches counts the runs of buckets that are not there.
@@ -278,10 +275,9 @@ func (s *server) tally(ctx context.Context, q *search, into []*bucket, keys []st
 		if err != nil {
 			return nil, err
 		}
-		first := floor(q.from, q.interval)
 		all := make([]*bucket, len(into))
 		for i := range all {
-			if all[i] = found[first+int64(i)*q.interval]; all[i] == nil {
+			if all[i] = found[q.edges[i]]; all[i] == nil {
 				all[i] = new(bucket)
 			}
 		}
@@ -303,8 +299,12 @@ func (s *server) tally(ctx context.Context, q *search, into []*bucket, keys []st
 	return err
 }
 
-func renderHistogram(q *search, first int64, buckets []*bucket) []byte {
-	top := topNames(buckets)
+func renderHistogram(q *search, buckets []*bucket) []byte {
+	// What lies ahead of now is there for the rows in it alone.
+	for len(buckets) > q.shown && buckets[len(buckets)-1].Count == 0 {
+		buckets = buckets[:len(buckets)-1]
+	}
+	top := topValues(buckets)
 	out := append([]byte(`{"interval":"`), intervalText(q.interval)...)
 	out = append(out, `","buckets":[`...)
 	for i, b := range buckets {
@@ -312,71 +312,79 @@ func renderHistogram(q *search, first int64, buckets []*bucket) []byte {
 			out = append(out, ',')
 		}
 		out = append(out, `{"start":"`...)
-		// A bucket that begins before the year 0 has no time in RFC 3339.
-		out = time.UnixMilli(max(earliest, first+int64(i)*q.interval)).UTC().AppendFormat(out, rfc3339)
+		out = appendEdge(out, q.edges[i])
 		out = append(out, `","count":`...)
 		out = strconv.AppendInt(out, b.Count, 10)
 		if q.by != nil {
-			out = append(out, `,"groups":{`...)
 			out = appendGroups(out, b, top)
-			out = append(out, '}')
 		}
 		out = append(out, '}')
 	}
-	return append(out, "]}\n"...)
+	out = append(out, ']')
+	if len(buckets) > 0 {
+		out = append(out, `,"end":"`...)
+		out = append(appendEdge(out, q.edges[len(buckets)]), '"')
+	}
+	return append(out, "}\n"...)
 }
 
-// topNames returns the largest groups over all buckets, the largest first.
-func topNames(buckets []*bucket) []string {
+// appendEdge adds a time. A bucket that begins before the year 0 has no time in RFC 3339, nor one that ends after 9999.
+func appendEdge(out []byte, ms int64) []byte {
+	return time.UnixMilli(min(max(earliest, ms), latest)).UTC().AppendFormat(out, rfc3339)
+}
+
+// topValue is one of the largest groups.
+type topValue struct {
+	value string
+	json  string // value as JSON has it, and the colon
+}
+
+// topValues returns the largest groups over all buckets, the largest first.
+func topValues(buckets []*bucket) (top []topValue) {
 	totals := make(map[string]int64)
+	in := make(map[string]int) // buckets
 	for _, b := range buckets {
 		for _, g := range b.Groups {
-			totals[g.Name] += g.Count
+			totals[g.Value] += g.Count
+			in[g.Value]++
 		}
 	}
-	names := make([]string, 0, len(totals))
-	for name := range totals {
-		names = append(names, name)
-	}
-	slices.SortFunc(names, func(a, b string) int {
-		if totals[a] != totals[b] {
-			return int(max(-1, min(1, totals[b]-totals[a])))
-		}
-		return strings.Compare(a, b)
+	values := slices.SortedFunc(maps.Keys(totals), func(a, b string) int {
+		return cmp.Or(cmp.Compare(totals[b], totals[a]), strings.Compare(a, b))
 	})
-	return names[:min(len(names), topGroups)]
+	bytes := 0
+	for _, value := range values[:min(len(values), topGroups)] {
+		json := jsonString(value) + ":"
+		if bytes += len(json) * in[value]; bytes > histogramBytes {
+			break
+		}
+		top = append(top, topValue{value, json})
+	}
+	return top
 }
 
-// appendGroups adds the members of a bucket's groups. A value that is called as the rest or the missing are counts
-// with those: names stay unique.
-func appendGroups(out []byte, b *bucket, top []string) []byte {
-	counts := map[string]int64{noGroup: b.None}
-	rest := b.Count - b.None
+// appendGroups adds what a bucket's records have in the field: the counts of the largest groups, and beside them, since
+// a value may have any name, those of the other values and of records without the field.
+func appendGroups(out []byte, b *bucket, top []topValue) []byte {
+	counts := make(map[string]int64, len(b.Groups))
 	for _, g := range b.Groups {
-		if slices.Contains(top, g.Name) {
-			counts[g.Name] += g.Count
-			rest -= g.Count
-		}
+		counts[g.Value] = g.Count
 	}
-	counts[otherGroup] += rest
-	names := slices.Clone(top)
-	for _, name := range []string{otherGroup, noGroup} {
-		if !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
+	rest := b.Count - b.Missing
+	out = append(out, `,"groups":{`...)
 	comma := false
-	for _, name := range names {
-		if counts[name] == 0 {
+	for _, t := range top {
+		n := counts[t.value]
+		if n == 0 {
 			continue
 		}
+		rest -= n
 		if comma {
 			out = append(out, ',')
 		}
 		comma = true
-		out = append(out, jsonString(name)...)
-		out = append(out, ':')
-		out = strconv.AppendInt(out, counts[name], 10)
+		out = strconv.AppendInt(append(out, t.json...), n, 10)
 	}
-	return out
+	out = strconv.AppendInt(append(out, `},"other":`...), rest, 10)
+	return strconv.AppendInt(append(out, `,"missing":`...), b.Missing, 10)
 }

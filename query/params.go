@@ -3,6 +3,7 @@ package query
 import (
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -40,6 +41,8 @@ type search struct {
 
 	// Of a histogram.
 	interval int64    // milliseconds
+	edges    []int64  // where its buckets begin, and where the last ends
+	shown    int      // how many buckets are in the answer whatever is in them
 	by       []string // the field to group by; nil: none
 }
 
@@ -48,7 +51,7 @@ var (
 	windowTakes    = []string{"from", "to", "q"}
 	pageTakes      = append(slices.Clone(windowTakes), "limit", "order", "cursor")
 	exportTakes    = append(slices.Clone(windowTakes), "order")
-	histogramTakes = append(slices.Clone(windowTakes), "interval", "by")
+	histogramTakes = append(slices.Clone(windowTakes), "interval", "by", "tz")
 	tailTakes      = []string{"q"}
 )
 
@@ -71,17 +74,8 @@ func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error
 		}
 	}
 	if slices.Contains(takes, "interval") {
-		if p["to"] == "" { // the hour ahead would be a row of empty buckets
-			s.to = max(s.from, now.UnixMilli())
-		}
-		switch text := p["interval"]; text {
-		case "", "auto":
-			s.interval = chooseInterval(s.from, s.to)
-		default:
-			var ok bool
-			if s.interval, ok = parseInterval(text); !ok || countBuckets(s.from, s.to, s.interval) > maxBuckets {
-				return nil, refused("interval", text, "auto, or a whole number with a unit (s m h d w) that makes at most "+strconv.Itoa(maxBuckets)+" buckets")
-			}
+		if err := s.buckets(p["interval"], p["tz"], p["to"] == "", now); err != nil {
+			return nil, err
 		}
 	}
 	if text := p["limit"]; text != "" {
@@ -130,6 +124,41 @@ func (s *search) window(from, to string, now time.Time) error {
 	s.from, s.fromText = start.ms, start.text
 	s.to, s.toText = end.ms, end.text
 	s.fixed = to != "" && !start.relative && !end.relative
+	return nil
+}
+
+// buckets takes the interval and the time zone of a histogram. Where the end was not given, rows that lie ahead of now
+// are counted as everywhere, but it has no row of empty buckets for the hour in which they may.
+func (s *search) buckets(interval, tz string, openEnd bool, now time.Time) error {
+	zone := time.UTC
+	if tz != "" {
+		var known bool
+		if zone, known = loadZone(tz); !known {
+			return refused("tz", tz, "the name of a time zone such as Europe/Berlin or UTC")
+		}
+	}
+	end := s.to
+	if openEnd {
+		end = max(s.from, now.UnixMilli())
+	}
+	switch interval {
+	case "", "auto":
+		if s.from == end {
+			s.interval = chooseInterval(s.from, s.to, zone)
+		} else {
+			s.interval = chooseInterval(s.from, end, zone)
+		}
+	default:
+		var ok bool
+		if s.interval, ok = parseInterval(interval); ok {
+			_, ok = bucketEdges(s.from, end, s.interval, zone, maxBuckets)
+		}
+		if !ok {
+			return refused("interval", interval, "auto, or a whole number with a unit (s m h d w) that makes at most "+strconv.Itoa(maxBuckets)+" buckets")
+		}
+	}
+	s.edges, _ = bucketEdges(s.from, s.to, s.interval, zone, math.MaxInt32)
+	s.shown, _ = slices.BinarySearch(s.edges, end)
 	return nil
 }
 

@@ -59,23 +59,40 @@ export async function fields(search, options) {
 export const values = async (path, search, options) =>
   (await json(`logs/fields/${encodeURIComponent(path)}/values`, search, options)).values;
 
-// histogram returns {from, to, step} in milliseconds, total, buckets, and their groups with totals.
+// histogram returns {from, to, step} in milliseconds, total, buckets of {start, end, count, counts}, and groups of
+// {name, total}; counts are by group. The rest and the missing are groups that no value has.
 export async function histogram(search, options) {
-  const answer = await json('logs/histogram', search, options);
-  const buckets = answer.buckets.map((bucket) => ({ start: Date.parse(bucket.start), count: bucket.count, groups: bucket.groups ?? {} }));
-  const step = milliseconds(answer.interval);
-  const totals = new Map();
-  for (const { groups } of buckets) {
-    for (const [name, n] of Object.entries(groups)) totals.set(name, (totals.get(name) ?? 0) + n);
+  let answer;
+  try {
+    answer = await json('logs/histogram', search, options);
+  } catch (error) {
+    if (!(error instanceof Failure && error.status === 400 && error.message.startsWith('tz: '))) throw error;
+    answer = await json('logs/histogram', { ...search, tz: '' }, options); // the service knows no such zone
   }
-  const groups = [...totals].map(([name, n]) => ({ name, total: n, missing: name === '(none)', other: name === 'other' }));
+  const values = new Map();
+  const other = { name: 'all other values', total: 0, other: true };
+  const missing = { name: 'without the field', total: 0, missing: true };
+  const all = { name: 'all', total: 0, other: true }; // without a field all of them are one group
+  const buckets = answer.buckets.map((bucket, i) => {
+    const counts = new Map();
+    const add = (group, n) => {
+      if (!n) return;
+      group.total += n;
+      counts.set(group, n);
+    };
+    for (const [name, n] of Object.entries(bucket.groups ?? {})) {
+      if (!values.has(name)) values.set(name, { name, total: 0 });
+      add(values.get(name), n);
+    }
+    if (search.by) {
+      add(other, bucket.other);
+      add(missing, bucket.missing);
+    } else add(all, bucket.count);
+    return { start: Date.parse(bucket.start), end: Date.parse(answer.buckets[i + 1]?.start ?? answer.end), count: bucket.count, counts };
+  });
+  const groups = [...values.values(), other, missing, all].filter((group) => group.total);
   const total = buckets.reduce((sum, bucket) => sum + bucket.count, 0);
-  // Without a field all of them are one group.
-  if (!search.by && total) {
-    groups.push({ name: 'all', total, other: true });
-    for (const bucket of buckets) bucket.groups = { all: bucket.count };
-  }
-  return { from: buckets[0]?.start, to: buckets.length ? buckets.at(-1).start + step : undefined, step, total, buckets, groups };
+  return { from: buckets[0]?.start, to: buckets.at(-1)?.end, step: milliseconds(answer.interval), total, buckets, groups };
 }
 
 // tail yields the events of a stream as {type, id, data} until it ends. EventSource can't send the key, hence by hand.

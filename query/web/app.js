@@ -11,7 +11,7 @@ import { follower, most } from './live.js';
 import { rangePicker, wider } from './range.js';
 import { searchBox } from './search.js';
 import { link, read } from './state.js';
-import { duration, iso, isRelative, resolve, zone } from './time.js';
+import { duration, iso, isRelative, resolve, zone, zoneName } from './time.js';
 
 const pageSize = 100;
 const byItself = 2000; // rows that scrolling loads; more take a click
@@ -24,12 +24,13 @@ let next = null; // the cursor of the page after the last
 let loading = false;
 let chartTimer = null;
 let fieldsOf = ''; // the window whose fields are known
+let newest = 0; // of the rows that were loaded, in ms
 
 const rows = list({ onfilter: filter, onaround: around, onopen: opened, linkTo: (log) => href({ ...pinned(), id: log.id }) });
 const histogram = chart({
   onzoom: (from, to) => go({ from: iso(Math.floor(from)), to: iso(Math.ceil(to)), live: '' }),
-  onpick: (group, exclude) => filter(group.missing ? `${exclude ? '' : '-'}${by()}:*`
-    : `${exclude ? '-' : ''}${by()}:${language.either(group.name)}`),
+  onpick: (group, exclude) => filter((exclude ? '-' : '') + conditionOf(group)),
+  ispickable: (group) => !group.other && !isJSON(group.name) && language.fits(conditionOf(group)),
 });
 const range = rangePicker({ onchange: (from, to) => go({ from, to, live: to === 'now' ? state.live : '' }) });
 const fields = fieldsPanel({ onfilter: filter, onload: fieldsLoaded });
@@ -61,7 +62,7 @@ const href = (wanted) => new URL(link(wanted), location.href).href;
 function pinned() {
   const seen = histogram.range();
   const fix = (text, edge) => (isRelative(text) ? iso(Math.round(edge ?? resolve(text))) : text);
-  return { ...state, live: '', from: fix(state.from, seen?.from), to: fix(state.to) };
+  return { ...state, live: '', from: fix(state.from, seen?.from), to: fix(state.to, Math.max(resolve(state.to), newest + 1)) };
 }
 
 function filter(condition) {
@@ -78,8 +79,27 @@ function opened(id) {
   history.replaceState(null, '', link(state));
 }
 
+// conditionOf is the search for what the histogram counts in a group, where null is missing, and "null" a text.
+function conditionOf(group) {
+  if (group.missing) return `(-${by()}:* OR (${by()}:null -${by()}:"null"))`;
+  return `${by()}:${group.name === 'null' ? '"null"' : language.either(group.name)}`;
+}
+
+// isJSON reports whether a text is an object's or an array's, which no search finds as a whole.
+function isJSON(text) {
+  if (!/^[[{]/.test(text)) return false;
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 const by = () => state.by || levelFields.find(fields.has) || 'level';
-const times = () => ({ from: state.from, to: state.to });
+
+// times is the window. One that ends now has no end for the service: what is dated a little ahead by another clock is in it.
+const times = () => ({ from: state.from, to: state.to === 'now' ? '' : state.to });
 
 // refresh shows the state anew. Answers to what was asked before are dropped.
 function refresh() {
@@ -146,7 +166,7 @@ async function loadChart(signal) {
   select.dataset.shown = field;
   $('overview').classList.add('loading');
   try {
-    const answer = await api.histogram({ ...times(), q: state.q, by: field === nothing ? '' : field }, { signal });
+    const answer = await api.histogram({ ...times(), q: state.q, by: field === nothing ? '' : field, tz: zoneName() }, { signal });
     if (signal.aborted || by() !== field) return;
     histogram.show(answer, field === nothing ? '' : field, answer.groups);
     $('total').textContent = count(answer.total);
@@ -170,6 +190,7 @@ async function loadFirst(signal) {
   const page = await load(signal, '');
   if (!page) return;
   rows.clear();
+  newest = 0;
   $('body').classList.remove('failed');
   showPage(page);
   const { id } = state;
@@ -212,6 +233,7 @@ async function load(signal, cursor) {
 
 function showPage(page) {
   rows.append(page.logs);
+  newest = Math.max(newest, ...page.logs.map((log) => Date.parse(log.inserted_at)));
   next = state.live ? null : page.next;
   $('more').hidden = !next;
   $('end-note').hidden = !!next || !rows.size() || state.live !== '';
@@ -355,7 +377,7 @@ function toggleFields() {
 async function save() {
   const { q, from, to } = pinned();
   try {
-    await api.save({ q, from, to }, `logs-${from.slice(0, 19).replaceAll(':', '')}.ndjson`,
+    await api.save({ q, from, to: state.to === 'now' ? '' : to }, `logs-${from.slice(0, 19).replaceAll(':', '')}.ndjson`,
       (bytes) => toast(`Exporting: ${count(Math.round(bytes / 1e5) / 10)} MB`));
   } catch (error) {
     if (error.name !== 'AbortError') toast(`The export failed: ${error.message}`);

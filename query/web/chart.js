@@ -1,11 +1,11 @@
 // The histogram: stacked bars that can be read off, walked along and dragged over.
-import { $, h, s } from './dom.js';
+import { $, h, s, shorten } from './dom.js';
 import { clock, date, span, ticks } from './time.js';
 import { known, order } from './levels.js';
 
 const height = 116;
 const margin = { top: 10, right: 4, bottom: 20, left: 44 };
-const longest = 100; // characters: the service cuts a group's name there
+const shown = 80; // characters of a value: the rest is in its title
 const palette = 8; // colours in style.css
 
 export const count = (n) => n.toLocaleString('en-US');
@@ -33,8 +33,12 @@ function levels(most) {
   return Array.from({ length: Math.floor(most / step) }, (_, i) => (i + 1) * step);
 }
 
-// chart draws into the figure. onzoom(from, to) is told of a drag, onpick(group, exclude) of a click on the legend.
-export function chart({ onzoom, onpick }) {
+// name shows a group: a value, or in other letters what is none.
+const name = (group) => h(group.other || group.missing ? 'em' : 'span', {}, group.name === '' ? '""' : shorten(group.name, shown));
+
+// chart draws into the figure. onzoom(from, to) is told of a drag, onpick(group, exclude) of a click on the legend, which
+// ispickable(group) allows.
+export function chart({ onzoom, onpick, ispickable }) {
   const figure = $('chart');
   const tip = $('tip');
   const legend = $('legend');
@@ -60,10 +64,10 @@ export function chart({ onzoom, onpick }) {
     const marks = ticks(data.from, data.to, Math.max(2, Math.floor(width / 110)));
     const bars = data.buckets.map((bucket) => {
       const left = x(Math.max(bucket.start, data.from));
-      const right = x(Math.min(bucket.start + data.step, data.to));
+      const right = x(Math.min(bucket.end, data.to));
       let top = floor;
       return data.groups.map((group) => {
-        const n = bucket.groups[group.name] ?? 0;
+        const n = bucket.counts.get(group) ?? 0;
         if (!n) return null;
         const tall = Math.max(y(n), 1.5); // one error among thousands must be seen
         top -= tall;
@@ -94,13 +98,13 @@ export function chart({ onzoom, onpick }) {
     const bucket = data?.buckets[index];
     tip.hidden = !bucket;
     if (!bucket) return drawing?.hover.setAttribute('width', 0);
-    const [left, right] = [x(Math.max(bucket.start, data.from)), x(Math.min(bucket.start + data.step, data.to))];
+    const [left, right] = [x(Math.max(bucket.start, data.from)), x(Math.min(bucket.end, data.to))];
     drawing.hover.setAttribute('x', left);
     drawing.hover.setAttribute('width', right - left);
     tip.replaceChildren(
-      h('strong', {}, span(bucket.start, bucket.start + data.step)),
-      h('dl', {}, data.groups.filter((group) => bucket.groups[group.name]).map((group) => [
-        h('dt', {}, h('i', { class: `dot fill-${group.class}` }), group.name), h('dd', {}, count(bucket.groups[group.name])),
+      h('strong', {}, span(bucket.start, bucket.end)),
+      h('dl', {}, data.groups.filter((group) => bucket.counts.has(group)).map((group) => [
+        h('dt', {}, h('i', { class: `dot fill-${group.class}` }), name(group)), h('dd', {}, count(bucket.counts.get(group))),
       ]), data.groups.length > 1 || !bucket.count ? [h('dt', {}, 'all'), h('dd', {}, count(bucket.count))] : null));
     const beside = right + 10 + tip.offsetWidth > drawing.width ? left - tip.offsetWidth - 10 : right + 10;
     tip.style.left = `${Math.max(0, beside)}px`;
@@ -112,7 +116,7 @@ export function chart({ onzoom, onpick }) {
   }
 
   const inside = (event) => event.clientX - figure.getBoundingClientRect().left;
-  const bucketAt = (pixel) => Math.min(data.buckets.length - 1, Math.floor((timeAt(pixel) - data.buckets[0].start) / data.step));
+  const bucketAt = (pixel) => Math.max(0, data.buckets.findLastIndex((bucket) => bucket.start <= timeAt(pixel)));
 
   figure.addEventListener('pointerdown', (event) => {
     if (event.button !== 0 || !drawing || !data?.buckets.length) return;
@@ -148,17 +152,18 @@ export function chart({ onzoom, onpick }) {
     else return;
     event.preventDefault();
   });
-  const zoomTo = (index) => data.step > 1 && onzoom(data.buckets[index].start, data.buckets[index].start + data.step);
+  const zoomTo = (index) => data.step > 1 && onzoom(data.buckets[index].start, data.buckets[index].end);
   new ResizeObserver(draw).observe(figure);
 
   function list(field) {
     legend.replaceChildren(...data.groups.map((group) => {
-      const text = [h('i', { class: `dot fill-${group.class}` }), h('span', {}, group.name), h('small', {}, short.format(group.total))];
-      return h('li', {}, field && !group.other && group.name.length < longest
+      const text = [h('i', { class: `dot fill-${group.class}` }), name(group), h('small', {}, short.format(group.total))];
+      const title = group.name.length > shown ? `${group.name}\n${count(group.total)}` : count(group.total);
+      return h('li', {}, field && ispickable(group)
         ? h('button', {
-          type: 'button', title: `${count(group.total)} · click: only these · Shift-click: without these`,
+          type: 'button', title: `${title} · click: only these · Shift-click: without these`,
           onclick: (event) => onpick(group, event.shiftKey),
-        }, text) : h('span', {}, text));
+        }, text) : h('span', { title }, text));
     }));
   }
 

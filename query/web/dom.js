@@ -25,6 +25,10 @@ function fill(element, attributes, children) {
   return element;
 }
 
+// shorten cuts a text for display, and marks that.
+export const shorten = (text, characters) =>
+  (text.length > characters ? `${text.slice(0, characters).replace(/[\ud800-\udbff]$/, '')}…` : text);
+
 // icon refers to a symbol of index.html.
 export const icon = (name) => s('svg', { class: 'icon', 'aria-hidden': 'true' }, s('use', { href: `#icon-${name}` }));
 

@@ -1,10 +1,11 @@
 // The fields that are there: the panel beside the rows, the choices of the histogram, the completions.
-import { $, h } from './dom.js';
+import { $, h, shorten } from './dom.js';
 import * as api from './api.js';
 import * as language from './language.js';
 import { count } from './chart.js';
 
 const filterFrom = 12; // fields: fewer need no box to find one in
+const valueShown = 200; // characters
 
 // fieldsPanel calls onfilter(condition). It remembers what it has read for as long as the window stays the same.
 export function fieldsPanel({ onfilter, onload }) {
@@ -46,13 +47,20 @@ export function fieldsPanel({ onfilter, onload }) {
     }
   }
 
-  function item(field, { value, count: n }, most) {
+  function item(field, { value, count: n, cut }, most) {
+    const text = cut ? `${value}…` : value === '' ? '""' : String(value);
+    const inside = [
+      h('span', { class: 'name' }, shorten(text, valueShown)), h('small', {}, count(n)),
+      h('meter', { min: 0, max: most, value: n, 'aria-hidden': 'true' }),
+    ];
     const condition = `${field.path}:${language.literal(value)}`;
-    const bar = h('meter', { min: 0, max: most, value: n, 'aria-hidden': 'true' });
+    if (cut || !language.fits(condition)) {
+      return h('li', {}, h('span', { title: `${text}\n${count(n)} of the sample · too long to search for` }, inside));
+    }
     return h('li', {}, h('button', {
       type: 'button', title: `${condition}\n${count(n)} of the sample · click: only these · Shift-click: without these`,
       onclick: (event) => onfilter((event.shiftKey ? '-' : '') + condition),
-    }, h('span', { class: 'name' }, value === '' ? '""' : String(value)), h('small', {}, count(n)), bar));
+    }, inside));
   }
 
   function valuesOf(path) {
@@ -81,7 +89,7 @@ export function fieldsPanel({ onfilter, onload }) {
       draw();
       onload();
     },
-    completions: async (path) => (await valuesOf(path)).map(({ value, count: n }) => ({ text: language.literal(value), count: n })),
+    completions: async (path) => (await valuesOf(path)).filter(({ cut }) => !cut).map(({ value, count: n }) => ({ text: language.literal(value), count: n })),
     names: () => known.map((field) => ({ text: field.path, count: field.count })),
     has: (path) => known.some((field) => field.path === path),
   };

@@ -53,6 +53,9 @@ export const literal = (value) => (typeof value !== 'string' ? String(value)
 // either writes a text that may have been a number, true, false or null: it then stands for both.
 export const either = (text) => (/^(?:AND|OR|NOT|TO)$/.test(text) || !readsAsOther.test(text) ? literal(text) : text);
 
+// fits reports whether the service takes a query this long.
+export const fits = (query) => new TextEncoder().encode(query).length <= 4096;
+
 export const condition = (names, value) => `${path(names)}:${literal(value)}`;
 
 // units are the stretches of a query between white space and parentheses at its top: level:error, -(a OR b), OR.

@@ -1,9 +1,10 @@
 // The search box: colours behind the text, the place of an error, and completion of fields and values.
-import { $, h } from './dom.js';
+import { $, h, shorten } from './dom.js';
 import * as language from './language.js';
 import { count } from './chart.js';
 
 const shown = 12; // completions at once
+const characters = 200; // of each
 
 // searchBox calls onsubmit(query); fieldNames() and valuesOf(path) give completions, [{text, count}].
 export function searchBox({ onsubmit, fieldNames, valuesOf }) {
@@ -54,7 +55,7 @@ export function searchBox({ onsubmit, fieldNames, valuesOf }) {
         event.preventDefault(); // the box keeps the focus
         accept(i);
       },
-    }, h('span', {}, option.text), h('small', {}, count(option.count)))));
+    }, h('span', {}, shorten(option.text, characters)), h('small', {}, count(option.count)))));
     box.hidden = false;
     input.setAttribute('aria-expanded', 'true');
   }

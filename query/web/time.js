@@ -17,7 +17,9 @@ export function resolve(text, now = Date.now()) {
   const ago = /^now(?:-(\d+)([smhdw]))?$/.exec(text);
   if (ago) return ago[1] ? now - ago[1] * unit[ago[2]] : now;
   if (/^\d+$/.test(text)) return Number(text) * (Number(text) < 1e11 ? 1000 : 1);
-  return Date.parse(text);
+  // JavaScript reads no small letters, and no second 60: that is the next minute's first.
+  const leap = /:60(?=[.+Z-])/i.test(text);
+  return Date.parse(text.toUpperCase().replace(/:60(?=[.+Z-])/, ':59').replace(/(\.\d{3})\d+/, '$1')) + (leap ? 1000 : 0);
 }
 
 export const iso = (ms) => new Date(ms).toISOString();
@@ -63,10 +65,13 @@ export function rangeName(from, to) {
   return Number.isNaN(start + end) ? `${from} – ${to}` : span(start, end);
 }
 
+// zoneName is the zone's name, undefined where the browser tells none.
+export const zoneName = () => Intl.DateTimeFormat().resolvedOptions().timeZone;
+
 export function zone() {
   const minutes = -new Date().getTimezoneOffset();
   const offset = Math.abs(minutes);
-  const name = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const name = zoneName();
   const utc = minutes === 0 ? 'UTC'
     : `UTC${minutes < 0 ? '−' : '+'}${Math.floor(offset / 60)}${offset % 60 ? `:${two(offset % 60)}` : ''}`;
   return name === 'UTC' || name === undefined ? utc : `${name}, ${utc}`;
