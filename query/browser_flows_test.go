@@ -35,6 +35,7 @@ func TestThePage(t *testing.T) {
 		{"live shows what is stored, and holds still when paused", tailFlow},
 		{"the address brings all of it back", addressFlow},
 		{"scrolling loads all rows in either order", scrollFlow},
+		{"rows that share an id are all shown", twinsFlow},
 		{"completions are of what is there", completionFlow},
 		{"a key is asked for where one is needed", keyFlow},
 		{"markup in logs stays text", markupFlow},
@@ -255,6 +256,20 @@ func scrollFlow(t *testing.T, browser context.Context) {
 		p.key("o")
 		p.until(messages + "[0] === " + strconv.Quote(want[0]))
 	}
+}
+
+func twinsFlow(t *testing.T, browser context.Context) {
+	f, p := pageFixture(t, browser, nil)
+	at := ago(10 * time.Minute)
+	var want []string
+	for i := range 250 { // the first page ends between two of them
+		insert(t, f.db, at, i/3, doc("info", fmt.Sprintf("%03d", i), ""))
+		want = append(want, fmt.Sprintf("%03d", i))
+	}
+	slices.Reverse(want)
+	p.open("/")
+	p.until(`(scrollTo(0, document.body.scrollHeight), !document.getElementById("end-note").hidden)`)
+	p.is(messages, want)
 }
 
 func completionFlow(t *testing.T, browser context.Context) {

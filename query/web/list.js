@@ -11,7 +11,11 @@ const pairsShown = 320;
 // list draws into #rows. onfilter(condition), onaround(ms) and onopen(id or '') are told what the reader does.
 export function list({ onfilter, onaround, onopen, linkTo }) {
   const box = $('rows');
-  const rows = new Map(); // by id, in any order
+  const rows = new Map(); // by id, in any order; rows that share one, which Millrace does not write, by their data too
+  const keyOf = ({ id, data }) => {
+    const there = rows.get(id);
+    return there && stringify(there.log.data) !== stringify(data) ? `${id} ${stringify(data)}` : id;
+  };
 
   function row(log) {
     const at = Date.parse(log.inserted_at);
@@ -35,7 +39,8 @@ export function list({ onfilter, onaround, onopen, linkTo }) {
       toggle(item);
     });
     line.addEventListener('focus', () => rove(line));
-    rows.set(log.id, item);
+    item.key = keyOf(log);
+    rows.set(item.key, item);
     return item;
   }
 
@@ -73,15 +78,15 @@ export function list({ onfilter, onaround, onopen, linkTo }) {
       box.replaceChildren();
     },
     append(logs) {
-      box.append(...logs.filter((log) => !rows.has(log.id)).map(row));
+      box.append(...logs.filter((log) => !rows.has(keyOf(log))).map(row));
       if (!box.querySelector('.line[tabindex="0"]')) first()?.setAttribute('tabindex', 0);
     },
     // prepend puts new logs, oldest first, on top, and lets the last ones go beyond most.
     prepend(logs, most) {
-      const fresh = logs.filter((log) => !rows.has(log.id)).map(row);
+      const fresh = logs.filter((log) => !rows.has(keyOf(log))).map(row);
       box.prepend(...fresh.reverse());
       while (rows.size > most) {
-        rows.delete(box.lastChild.log.id);
+        rows.delete(box.lastChild.key);
         box.lastChild.remove();
       }
       if (!box.querySelector('.line[tabindex="0"]')) first()?.setAttribute('tabindex', 0);
