@@ -25,6 +25,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"millrace/internal/keys"
 	"millrace/internal/testenv"
 )
@@ -373,5 +375,59 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 	}
 	if err := os.WriteFile("deploy/METRICS.md", []byte(doc.String()), 0o644); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestTheLogsDashboardTellsValuesFromTheRest has values that are called as the dashboard calls the rest and the missing.
+func TestTheLogsDashboardTellsValuesFromTheRest(t *testing.T) {
+	conn := testenv.Connect(t, testenv.Schema(t))
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec("CREATE TABLE logs_all PARTITION OF logs DEFAULT")
+	// Each value is there as often as it says, or in the order of the list a hundred times and more.
+	exec(`INSERT INTO logs SELECT gen_random_uuid(), now() - interval '1 minute', jsonb_build_object('level', v)
+		FROM generate_series(1, 14) v, generate_series(1, v)`)
+	exec(`INSERT INTO logs SELECT gen_random_uuid(), now() - interval '1 minute', jsonb_build_object('level', v)
+		FROM unnest(ARRAY['other', '(none)', '"other"', '"(none)"', NULL]) WITH ORDINALITY AS t (v, n), generate_series(1, 100 * n)`)
+	for title, inTop := range map[string]int{"Records by ${by}": 6, "Values of ${by}": 14} {
+		want := map[string]int{"(none)": 500, `"(none)"`: 200, `"\"other\""`: 300, `"\"(none)\""`: 400}
+		for n := 14 - inTop + 1; n <= 14; n++ {
+			want[fmt.Sprint(n)] = n
+		}
+		if inTop == 14 {
+			want["other"] = 100 // a table has no rest
+		} else {
+			want[`"other"`], want["other"] = 100, 1+2+3+4+5+6+7+8
+		}
+		sql := ""
+		for _, d := range dashboards(t) {
+			for _, panel := range d.Panels {
+				if d.file == "logs.json" && panel.Title == title {
+					sql = panelSQL(t, panel.Targets[0], map[string]string{"by": "level", "contains": "{}", "text": ""})
+				}
+			}
+		}
+		rows, err := conn.Query(t.Context(), sql)
+		if err != nil {
+			t.Fatalf("%s: %v", title, err)
+		}
+		got := make(map[string]int)
+		for rows.Next() {
+			values, err := rows.Values()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[values[len(values)-2].(string)] += int(values[len(values)-1].(int64))
+		}
+		if err := rows.Err(); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", title, diff)
+		}
 	}
 }

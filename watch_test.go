@@ -450,9 +450,9 @@ func everyPanelReturnsData(t *testing.T, p prometheusServer, db string) {
 	t.Logf("%d queries", queries)
 }
 
-// sqlRows runs a query of the PostgreSQL data source over the last two hours, its variables and macros replaced as
-// Grafana does, and returns the number of rows. The types of the columns must be those that Grafana's panels take.
-func (prometheusServer) sqlRows(t testing.TB, conn *pgx.Conn, target target, variables map[string]string) (int, error) {
+// panelSQL returns a query of the PostgreSQL data source over the last two hours, its variables and macros replaced as
+// Grafana does.
+func panelSQL(t testing.TB, target target, variables map[string]string) string {
 	t.Helper()
 	sql := regexp.MustCompile(`\$\{(\w+):sqlstring\}`).ReplaceAllStringFunc(target.RawSQL, func(s string) string {
 		value, ok := variables[strings.TrimSuffix(strings.TrimPrefix(s, "${"), ":sqlstring}")]
@@ -476,6 +476,14 @@ func (prometheusServer) sqlRows(t testing.TB, conn *pgx.Conn, target target, var
 		t.Fatalf("the test does not know the macro %s", m[1])
 		return ""
 	})
+	return sql
+}
+
+// sqlRows runs a query of the PostgreSQL data source and returns the number of rows. The types of the columns must be
+// those that Grafana's panels take.
+func (prometheusServer) sqlRows(t testing.TB, conn *pgx.Conn, target target, variables map[string]string) (int, error) {
+	t.Helper()
+	sql := panelSQL(t, target, variables)
 	if strings.Contains(sql, "$") {
 		return 0, fmt.Errorf("not replaced: %s", sql)
 	}

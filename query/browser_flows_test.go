@@ -465,4 +465,8 @@ func daysFlow(t *testing.T, browser context.Context) {
 	p.is(total, "2")
 	p.is(parameter("from"), "2026-10-24T22:00:00.000Z")
 	p.is(parameter("to"), "2026-10-25T23:00:00.000Z")
+	// Times in the address are read as the service reads them.
+	p.open("/?from=2016-12-31t15:59:60.000000001-08:00&to=2017-01-01T01:00:00z")
+	p.is(`document.getElementById("range-name").textContent`, "Sun 1 Jan, 01:00 – 02:00")
+	p.is(total, "0")
 }

@@ -158,7 +158,7 @@ func (s *store) values(ctx context.Context, q *search, path []string) ([]byte, e
 	fmt.Fprintf(&st.sql, ` SELECT (SELECT count(*) FROM sample), (CASE WHEN cut THEN to_jsonb(left(v #>> '{}', %s)) ELSE v END)::text COLLATE "C" AS value, cut, count(*)
 		FROM (SELECT v, octet_length(v #>> '{}') > %s AS cut FROM sample, jsonb_path_query(data, %s) AS v
 			WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean')) AS found
-		GROUP BY 2, 3, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END ORDER BY 4 DESC, 2, min(CASE WHEN cut THEN encode(sha256(convert_to(v #>> '{}', 'UTF8')), 'hex') END) LIMIT %s`,
+		GROUP BY 2, 3, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END ORDER BY 4 DESC, 2, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END LIMIT %s`,
 		st.arg(cutCharacters), st.arg(groupBytes), st.arg(jsonPath(path)+"[*]"), st.arg(maxValues))
 	var out []byte
 	sampled := int64(0)

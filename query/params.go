@@ -143,11 +143,11 @@ func (s *search) buckets(interval, tz string, openEnd bool, now time.Time) error
 	}
 	switch interval {
 	case "", "auto":
+		until := end
 		if s.from == end {
-			s.interval = chooseInterval(s.from, s.to, zone)
-		} else {
-			s.interval = chooseInterval(s.from, end, zone)
+			until = s.to
 		}
+		s.interval = chooseInterval(s.from, until, zone)
 	default:
 		var ok bool
 		if s.interval, ok = parseInterval(interval); ok {
