@@ -190,20 +190,22 @@ func containments(path, values []string) []string {
 
 // text adds that the pattern is in one of the record's values. The record's JSON is looked at first: that costs half,
 // and most records don't have it there. CASE keeps that order, which the planner turns round in an AND: it takes the
-// look at the JSON, a cast and a comparison, for dearer than the one operator.
+// look at the JSON, a cast and a comparison, for dearer than the one operator. What is done with the CASE's value tells
+// the planner that few records match: it takes every second for a match of a CASE that is a condition, and would then
+// rather read all rows in their order than look up those of a trace.
 func (s *statement) text(p pattern) {
 	escaped := make(pattern, len(p))
 	for i, part := range p {
 		escaped[i] = escapeJSON(part)
 	}
-	exact := foldRegexp(p)
-	sketch := foldRegexp(escaped)
-	re := s.arg(sketch)
-	fmt.Fprintf(&s.sql, "CASE WHEN data::text ~ %s THEN data @@ %s", re, s.arg(`strict exists($.** ? (@ like_regex `+jsonString(exact)+` flag "s"))`))
-	if p.numeric() {
-		fmt.Fprintf(&s.sql, ` OR EXISTS (SELECT FROM jsonb_path_query(data, 'strict $.** ? (@.type() == "number" || @.type() == "boolean")') AS v WHERE v #>> '{}' ~ %s)`, re)
+	re := s.arg(foldRegexp(escaped))
+	exact := s.arg(`strict exists($.** ? (@ like_regex ` + jsonString(foldRegexp(p)) + ` flag "s"))`)
+	if !p.numeric() {
+		fmt.Fprintf(&s.sql, "CASE WHEN data::text ~ %s THEN data END @@ %s", re, exact)
+		return
 	}
-	s.sql.WriteString(" END")
+	fmt.Fprintf(&s.sql, `CASE WHEN data::text ~ %s THEN (data @@ %s OR EXISTS (SELECT FROM jsonb_path_query(data, `+
+		`'strict $.** ? (@.type() == "number" || @.type() == "boolean")') AS v WHERE v #>> '{}' ~ %[1]s))::int END = 1`, re, exact)
 }
 
 func (s *statement) within(n within) {
