@@ -49,10 +49,14 @@ func TestDaysBeginWithTheirFirstMoment(t *testing.T) {
 		// A day's first moment is that at which its date, or a later one, is told for the first time.
 		var want []int64
 		last := local(from)
-		for at := from; at.Before(to); at = at.Add(time.Second) {
+		for at := from; at.Before(to); at = at.Add(time.Minute) {
 			if day := local(at); day > last {
+				first := at
+				for local(first.Add(-time.Second)) > last {
+					first = first.Add(-time.Second)
+				}
 				last = day
-				want = append(want, at.UnixMilli())
+				want = append(want, first.UnixMilli())
 			}
 		}
 		got, ok := bucketEdges(from.UnixMilli(), to.UnixMilli(), dayMillis, zone, maxBuckets)
