@@ -8,13 +8,17 @@ GOBUILD     := CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERS
 APT         := .ci/apt.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench chaos fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest watch watchers up down logs smoke terraform install balancer
+.PHONY: help run test test-newer bench chaos fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest watch watchers up down logs smoke terraform install balancer
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build servers ## everything on this machine, data in .millrace; Ctrl-C stops it
 	@exec bin/millrace run
+
+# Debian 13 in a folder: see .ci/newer.sh, which also runs single tests there.
+test-newer: ## the tests that talk to servers, on RabbitMQ 4, PostgreSQL 17 and Redis 8 (Debian 13 in a folder); as root or with sudo
+	.ci/newer.sh
 
 test: build servers compiler browser watchers balancer ## all tests, on private servers, with the race detector
 	bin/millrace stack -- go test -race -count=1 -timeout 15m ./...
