@@ -7,6 +7,7 @@ import (
 	"compress/zlib"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -660,14 +661,101 @@ func TestAMessageThatIsNotRoutedIsNotAcked(t *testing.T) {
 	}
 }
 
-func TestAnExchangeThatIsGoneIsDeclaredAnew(t *testing.T) {
+// Somebody's tap must not do in the place of the queue that workers read: RabbitMQ returns only what no queue at all took.
+func TestWhatAnotherProgramsQueueTakesIsNotAcked(t *testing.T) {
+	for name, tap := range map[string]func(t *testing.T, ch *amqp.Channel, exchange, queue string){
+		"a queue bound to the exchange": func(t *testing.T, ch *amqp.Channel, exchange, queue string) {
+			q, err := ch.QueueDeclare("", false, true, true, false, nil)
+			if err == nil {
+				err = ch.QueueBind(q.Name, queue, exchange, false, nil)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		},
+		"an exchange bound to the exchange": func(t *testing.T, ch *amqp.Channel, exchange, queue string) {
+			q, err := ch.QueueDeclare("", false, true, true, false, nil)
+			if err == nil {
+				fan := testenv.Name() // goes with its last queue
+				err = errors.Join(ch.ExchangeDeclare(fan, amqp.ExchangeFanout, false, true, false, false, nil),
+					ch.QueueBind(q.Name, "", fan, false, nil), ch.ExchangeBind(fan, queue, exchange, false, nil))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		for what, lose := range map[string]func(ch *amqp.Channel, exchange, queue string) error{
+			"unbound": func(ch *amqp.Channel, exchange, queue string) error {
+				return ch.QueueUnbind(queue, queue, exchange, nil)
+			},
+			"deleted": func(ch *amqp.Channel, _, queue string) error {
+				_, err := ch.QueueDelete(queue, false, false, false)
+				return err
+			},
+		} {
+			t.Run(name+", ours "+what, func(t *testing.T) {
+				a := start(t, func(c *Config) { c.Shards, c.PublishConnections = 1, 1 })
+				topology := broker.NewTopology(a.broker)
+				ch := testenv.Channel(t, a.broker)
+				tap(t, ch, topology.Exchange(), topology.Queue(0))
+				if err := lose(ch, topology.Exchange(), topology.Queue(0)); err != nil {
+					t.Fatal(err)
+				}
+				got := a.post(t, "/log", []byte(`{"a":1}`), nil)
+				if got.status != http.StatusAccepted {
+					t.Fatalf("got %d %s, want 202", got.status, got.body)
+				}
+				if n := len(a.published(t)); n != 1 {
+					t.Errorf("%d records are on the queue that was acked for, want 1", n)
+				}
+			})
+		}
+	}
+}
+
+// Frames do not need the exchange, which is for other programs' messages.
+func TestAnExchangeThatIsGoneStopsNothing(t *testing.T) {
 	a := start(t, func(c *Config) { c.Shards, c.PublishConnections = 1, 1 })
+	topology := broker.NewTopology(a.broker)
 	ch := testenv.Channel(t, a.broker)
-	if err := ch.ExchangeDelete(broker.NewTopology(a.broker).Exchange(), false, false); err != nil {
+	if err := ch.ExchangeDelete(topology.Exchange(), false, false); err != nil {
 		t.Fatal(err)
 	}
 	if got := a.post(t, "/log", []byte(`{"a":1}`), nil); got.status != http.StatusAccepted {
-		t.Errorf("got %d %s, want 202 after the exchange was declared anew", got.status, got.body)
+		t.Errorf("got %d %s, want 202", got.status, got.body)
+	}
+	if n := len(a.published(t)); n != 1 {
+		t.Errorf("%d records were published, want 1", n)
+	}
+}
+
+func TestBindingsThatWereTakenAwayAreMadeAgainForOtherPrograms(t *testing.T) {
+	a := start(t, func(c *Config) { c.Shards = 2 })
+	topology := broker.NewTopology(a.broker)
+	ch := testenv.Channel(t, a.broker)
+	for i := range 2 {
+		if err := ch.QueueUnbind(topology.Queue(i), topology.Queue(i), topology.Exchange(), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	startOn(t, a.broker, nil) // connects anew
+	returned := ch.NotifyReturn(make(chan amqp.Return, 1))
+	for i := range 2 {
+		testenv.Eventually(t, 30*time.Second, "a message of another program is routed", func() bool {
+			if err := ch.Publish(topology.Exchange(), topology.Queue(i), true, false, amqp.Publishing{}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := ch.QueueDeclarePassive(topology.Queue(i), true, false, false, false, nil); err != nil {
+				t.Fatal(err) // what was returned has come before the answer
+			}
+			select {
+			case <-returned:
+				return false
+			default:
+				return true
+			}
+		})
 	}
 }
 

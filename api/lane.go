@@ -18,6 +18,9 @@ const (
 	// while a confirm travels; more would only make the frames smaller.
 	window = 2
 
+	// bindPeriod is how often one of the links binds the queues for other programs, in case somebody has unbound them.
+	bindPeriod = time.Minute
+
 	// closeTimeout bounds the good-bye to a broker that may not answer.
 	closeTimeout = 2 * time.Second
 )
@@ -91,6 +94,9 @@ func (l *link) serve(ctx context.Context, conn *broker.Connection) (up bool) {
 		l.fail("the queues can't be declared", err)
 		return false
 	}
+	if l.number == 0 {
+		watching.Go(func() { l.keepBindings(conn) })
+	}
 	opened := make(chan bool, l.channels)
 	var lanes sync.WaitGroup
 	for range l.channels {
@@ -110,6 +116,33 @@ func (l *link) declare(by func() error) error {
 	l.declaring.Lock()
 	defer l.declaring.Unlock()
 	return by()
+}
+
+// keepBindings binds the queues to the exchange that other programs publish to, now and every bindPeriod, until the
+// connection ends. Frames do not wait for it, for they don't need it.
+func (l *link) keepBindings(conn *broker.Connection) {
+	ended := conn.NotifyClose(make(chan *amqp.Error, 1))
+	for {
+		if err := l.bind(conn); err != nil && !conn.IsClosed() {
+			l.log.Warn("other programs' messages may not reach the queues", "error", err)
+		}
+		select {
+		case <-time.After(bindPeriod):
+		case <-ended:
+			return
+		}
+	}
+}
+
+func (l *link) bind(conn *broker.Connection) error {
+	ch, err := conn.Channel()
+	if err != nil {
+		return err
+	}
+	if err := l.topology.Bind(ch); err != nil {
+		return err // the channel is closed, or the connection will be
+	}
+	return ch.Close()
 }
 
 // redeclare declares everything, for a message was not routed or a channel ended.
@@ -270,7 +303,7 @@ func (l *lane) feed(received <-chan struct{}) error {
 		l.outstanding = append(l.outstanding, s)
 		l.mu.Unlock()
 		body, encoding := l.compress.Compress(f.body)
-		err := l.ch.Publish(l.topology.Exchange(), queue, true, false, amqp.Publishing{
+		err := l.ch.Publish(broker.DefaultExchange, queue, true, false, amqp.Publishing{
 			Headers:         frame.Headers(f.segments),
 			ContentType:     frame.ContentType,
 			ContentEncoding: encoding,

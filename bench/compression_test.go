@@ -10,6 +10,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"millrace/bench/ceiling"
+	"millrace/internal/broker"
 	"millrace/internal/frame"
 	"millrace/internal/testenv"
 )
@@ -87,7 +88,7 @@ func BenchmarkSweepCompression(b *testing.B) {
 						}
 						encoding += time.Since(began)
 						bytes += len(body)
-						err = out.Publish(q.topology.Exchange(), q.topology.Queue(0), true, false, amqp.Publishing{
+						err = out.Publish(broker.DefaultExchange, q.topology.Queue(0), true, false, amqp.Publishing{
 							Headers: frame.Headers([]frame.Segment{{Base: frame.NewBase(), Records: each}}), DeliveryMode: amqp.Persistent, Type: frame.Type, Body: body})
 						if err != nil {
 							b.Fatal(err)

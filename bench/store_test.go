@@ -23,6 +23,7 @@ import (
 
 	"millrace/bench/ceiling"
 	"millrace/bench/load"
+	"millrace/internal/broker"
 	"millrace/internal/config"
 	"millrace/internal/frame"
 	"millrace/internal/testenv"
@@ -95,7 +96,7 @@ func (q *queues) fill(b testing.TB, rows int, all [][]byte, each int) int {
 		for sent*each < rows && sent-confirmed < window {
 			f := frames[sent%len(frames)]
 			f.Headers = frame.Headers([]frame.Segment{{Base: frame.NewBase(), Records: each}})
-			if err := ch.Publish(q.topology.Exchange(), q.topology.Queue(sent%q.topology.Shards()), true, false, f); err != nil {
+			if err := ch.Publish(broker.DefaultExchange, q.topology.Queue(sent%q.topology.Shards()), true, false, f); err != nil {
 				b.Fatal(err)
 			}
 			sent++

@@ -140,7 +140,7 @@ func newPublisher(t testing.TB, c Config) *publisher {
 }
 
 func (p *publisher) send(queue int, m amqp.Publishing) {
-	p.sendTo(p.topology.Exchange(), p.topology.Queue(queue), m)
+	p.sendTo(broker.DefaultExchange, p.topology.Queue(queue), m)
 }
 
 func (p *publisher) sendTo(exchange, key string, m amqp.Publishing) {

@@ -238,7 +238,7 @@ func TestForeignMessagesAreStored(t *testing.T) {
 	keyed := amqp.Publishing{MessageId: key.String(), Body: []byte(`[{"n":0},{"n":1}]`)}
 	p.send(0, keyed)
 	p.send(0, keyed)
-	p.send(0, amqp.Publishing{Type: "order.created", Body: []byte(`{"n": 2}`)})
+	p.sendTo(p.topology.Exchange(), p.topology.Queue(0), amqp.Publishing{Type: "order.created", Body: []byte(`{"n": 2}`)})
 	p.send(0, amqp.Publishing{MessageId: "not a uuid", Body: []byte(`{"n": 3}`)})
 	stale := baseAt(time.Now().Add(-30 * 24 * time.Hour))
 	p.send(0, amqp.Publishing{MessageId: stale.String(), Body: []byte(`{"n": 4}`)})

@@ -67,7 +67,7 @@ func (p *Publisher) Run(b testing.TB, d time.Duration) float64 {
 				for time.Since(start) < d && sent-confirmed < p.width.Window {
 					f := p.frame
 					f.Headers = frame.Headers([]frame.Segment{{Base: frame.NewBase(), Records: p.records}})
-					if err := ch.Publish(p.topology.Exchange(), p.topology.Queue(0), true, false, f); err != nil {
+					if err := ch.Publish(broker.DefaultExchange, p.topology.Queue(0), true, false, f); err != nil {
 						b.Error(err)
 						break
 					}

@@ -40,6 +40,11 @@ const (
 	dialTimeout = 5 * time.Second
 )
 
+// DefaultExchange is where frames are published, with a queue's name as the routing key: RabbitMQ's own exchange, which
+// hands a message to the queue of that name and to no other. Through an exchange that others may bind to, a frame could
+// find somebody's queue in the place of ours, and RabbitMQ would confirm it all the same.
+const DefaultExchange = ""
+
 // Topology names the exchange and the queues of an installation.
 type Topology struct {
 	name     string
@@ -56,7 +61,7 @@ func NewTopology(c config.Broker) Topology {
 	return t
 }
 
-// Exchange is the direct exchange that frames are published to, with a queue's name as the routing key.
+// Exchange is the direct exchange for other programs' messages, with a queue's name as the routing key.
 func (t Topology) Exchange() string { return t.name }
 
 // Shards is the number of queues.
@@ -65,7 +70,7 @@ func (t Topology) Shards() int { return t.shards }
 // Limited says whether the queues refuse messages when they are full.
 func (t Topology) Limited() bool { return t.maxBytes > 0 }
 
-// Queue is the name of queue i, and its routing key.
+// Queue is the name of queue i, and its routing key in both exchanges.
 func (t Topology) Queue(i int) string { return t.name + "." + strconv.Itoa(i) }
 
 // DeadQueue is the name of the queue that RabbitMQ sets frames aside in.
@@ -102,11 +107,11 @@ func (t Topology) DeliveryLimit(queue string) int {
 	return deliveryLimit
 }
 
-// Ensure declares what is missing, and checks the rest. A binding that alone is missing it can't see: messages then
-// come back as unroutable, and Declare mends it.
+// Ensure declares what is missing, and checks the rest. A binding that alone is missing it can't see; frames don't
+// need it, and the API mends it beside them.
 //
-// Declare binds, and RabbitMQ before 4 writes a binding down on all nodes of a cluster also when it is there: while one of
-// them hangs, connecting anew to the others would hang with it until they give it up, a minute by default.
+// RabbitMQ before 4 writes a binding down on all nodes of a cluster also when it is there: while one of them hangs,
+// connecting anew to the others would hang with it until they give it up, a minute by default.
 func (t Topology) Ensure(conn *amqp.Connection) error {
 	if _, err := t.ParkedIsOld(conn); err != nil {
 		return err
@@ -153,15 +158,20 @@ func (t Topology) there(conn *amqp.Connection) (bool, error) {
 // Declare makes sure that the exchange and the queues are there, the parked queue aside, which Ensure declares. A queue
 // that exists with other arguments is an error that says what to do; RabbitMQ has then closed the channel.
 func (t Topology) Declare(ch *amqp.Channel) error {
+	if err := t.declareQueues(ch); err != nil {
+		return err
+	}
+	return t.Bind(ch)
+}
+
+// Bind makes sure that the exchange is there and the queues, which must exist, are bound to it.
+func (t Topology) Bind(ch *amqp.Channel) error {
 	err := ch.ExchangeDeclare(t.Exchange(), amqp.ExchangeDirect, true, false, false, false, nil)
 	if _, refused := refusal(err); refused {
 		return fmt.Errorf("there is an exchange %s of another kind, which Millrace did not make (%w): %s", t.Exchange(), err, foreignAdvice)
 	}
 	if err != nil {
 		return fmt.Errorf("declare exchange %s: %w", t.Exchange(), err)
-	}
-	if err := t.declareQueues(ch); err != nil {
-		return err
 	}
 	for i := range t.shards {
 		if err := ch.QueueBind(t.Queue(i), t.Queue(i), t.Exchange(), false, nil); err != nil {

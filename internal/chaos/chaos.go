@@ -337,7 +337,7 @@ func (r *run) chosen() (faults []fault) {
 			some = true
 			take = take || begins(f.name, w)
 		}
-		if (take || !some) && f.missing == "" {
+		if (take || !some) && f.missing == "" && !f.planned {
 			faults = append(faults, f)
 		}
 	}

@@ -181,6 +181,11 @@ var plants = map[string]plant{
 	},
 	"frames are not mandatory": {
 		edits: []Edit{{"api/lane.go", `queue, true, false, amqp.Publishing{`, `queue, false, false, amqp.Publishing{`}},
+		plan:  []Step{{Fault: "RabbitMQ: empty queue deleted", Target: "all", Hold: 2 * time.Second}},
+		want:  lost,
+	},
+	"frames go through an exchange that others change, and are not mandatory": {
+		edits: []Edit{{"api/lane.go", `(broker.DefaultExchange, queue, true, false, amqp.Publishing{`, `(l.topology.Exchange(), queue, false, false, amqp.Publishing{`}},
 		plan:  []Step{{Fault: "RabbitMQ: queue unbound", Target: "all", Hold: time.Second}},
 		want:  lost,
 	},

@@ -33,6 +33,7 @@ type fault struct {
 	strike  strike
 	touches func(target string) []string // parts; two faults at once touch different ones
 	missing string                       // why it can't be had here
+	planned bool                         // only of a plan: beside a second fault it could lose what was acked
 }
 
 // fullDisk is the one fault that may end a server.
@@ -87,6 +88,8 @@ func (s *system) faults(o Options, l *load) []fault {
 		[]string{"set_policy", "chaos", `^logs\.[0-9]+$`, `{"max-length-bytes":1}`, "--apply-to", "queues"}, []string{"clear_policy", "chaos"}))
 	server("RabbitMQ: queue unbound", []string{"all"}, 0, 3, strikeUnbind)
 	server("RabbitMQ: exchange deleted", []string{"all"}, 0, 1, strikeExchange)
+	server("RabbitMQ: empty queue deleted", []string{"all"}, 0, 2, strikeDelete)
+	all[len(all)-1].planned = true
 
 	if len(s.brokers) > 1 {
 		leader := []string{"leader"}
@@ -361,8 +364,7 @@ func strikeEachNode(ctx context.Context, s *system, _ string, hold time.Duration
 	return nil
 }
 
-// strikeUnbind takes the queues' bindings away: what is published has nowhere to go. That the APIs bind them again, when
-// a message comes back to them, is what is under test; nothing else heals it.
+// strikeUnbind takes the queues' bindings away: what other programs publish has nowhere to go. Frames don't need them.
 func strikeUnbind(ctx context.Context, s *system, _ string, hold time.Duration, _ *rand.Rand) error {
 	err := s.onChannel(ctx, func(ch *amqp.Channel) error {
 		for i := range s.topology.Shards() {
@@ -373,14 +375,56 @@ func strikeUnbind(ctx context.Context, s *system, _ string, hold time.Duration, 
 		return nil
 	})
 	pause(ctx, hold)
-	return err
+	return errors.Join(err, s.bind(ctx))
+}
+
+// bind binds the queues again, sooner than the APIs do.
+func (s *system) bind(ctx context.Context) error {
+	ctx, cancel := healing(ctx)
+	defer cancel()
+	return again(ctx, func() error { return s.onChannel(ctx, s.topology.Bind) })
 }
 
 // strikeExchange deletes the exchange, which ends every channel that publishes to it.
 func strikeExchange(ctx context.Context, s *system, _ string, hold time.Duration, _ *rand.Rand) error {
 	err := s.onChannel(ctx, func(ch *amqp.Channel) error { return ch.ExchangeDelete(s.topology.Exchange(), false, false) })
 	pause(ctx, hold)
-	return err
+	return errors.Join(err, s.bind(ctx))
+}
+
+// strikeDelete deletes the queues while nothing is in them: the APIs stand still until the workers have stored all of it.
+// The workers, which would declare the queues at once, stand still from then on: the APIs have to do it.
+func strikeDelete(ctx context.Context, s *system, _ string, hold time.Duration, _ *rand.Rand) error {
+	signal := func(kind string, sig syscall.Signal) (errs error) {
+		for _, u := range s.named(kind) {
+			errs = errors.Join(errs, u.signal(sig))
+		}
+		return errs
+	}
+	err := signal("api", syscall.SIGSTOP)
+	err = errors.Join(err, s.onChannel(ctx, func(ch *amqp.Channel) error {
+		for still := 0; still < 30 && ctx.Err() == nil; still++ { // three seconds: a batch that was delivered is stored in one
+			for i := range s.topology.Shards() {
+				q, err := ch.QueueDeclarePassive(s.topology.Queue(i), true, false, false, false, nil)
+				if err != nil {
+					return err
+				}
+				if q.Messages > 0 {
+					still = 0
+				}
+			}
+			pause(ctx, 100*time.Millisecond)
+		}
+		err := signal("worker", syscall.SIGSTOP)
+		for i := range s.topology.Shards() {
+			_, deleted := ch.QueueDelete(s.topology.Queue(i), false, false, false)
+			err = errors.Join(err, deleted)
+		}
+		return err
+	}))
+	err = errors.Join(err, signal("api", syscall.SIGCONT))
+	pause(ctx, hold)
+	return errors.Join(err, signal("worker", syscall.SIGCONT))
 }
 
 const ofWorkers = ` FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'millrace worker'`

@@ -23,6 +23,7 @@ type rules struct {
 	workerIDs    bool // ids are made by the worker: a redelivery has others
 	answerFirst  bool // 202 before the confirm
 	notMandatory bool // what has no queue is confirmed all the same
+	anyQueue     bool // what another program's queue took in the place of ours is confirmed
 	movingBounds bool // where a request is cut into segments depends on what else is in the frame
 	keyIsBase    bool // ids count up from the keys themselves; the other request's key is the next one
 	forgetsBlind bool // the ledger forgets by a clock, and nobody notes what it has forgotten
@@ -74,7 +75,7 @@ type scope struct {
 type state struct {
 	clients [2]client
 	apis    [2]api
-	bound   bool     // there is a queue for what is published
+	bound   bool     // our queue is there for what is published
 	queue   [8]uint8 // frames
 	workers [2]worker
 	ledger  uint8    // segments
@@ -249,7 +250,7 @@ func (s state) next(r rules, in scope, yield func(step, state)) {
 	if s.bound && s.faults > 0 {
 		s.bound = false
 		s.faults--
-		yield(step{what: "the queue is unbound", fault: true}, s)
+		yield(step{what: "the queue is deleted while it is empty", fault: true}, s)
 	}
 }
 
@@ -321,6 +322,9 @@ func (s state) stepAPI(r rules, i int, yield func(step, state)) {
 				unknown.faults--
 				yield(step{what: "the broker takes a frame, and its confirm does not reach " + name, frame: f, fault: true}, unknown)
 			}
+		case r.anyQueue:
+			confirm()
+			yield(step{what: "the broker gives a frame to another program's queue and confirms it to " + name, frame: f}, n)
 		case r.notMandatory:
 			confirm()
 			yield(step{what: "the broker drops a frame and confirms it to " + name, frame: f}, n)
@@ -525,6 +529,7 @@ func TestEachRuleOfTheProtocolIsNeeded(t *testing.T) {
 		{"ids made in the worker", rules{workerIDs: true}, scopes[0], "twice"},
 		{"202 before the confirm", rules{answerFirst: true}, scopes[0], "lost"},
 		{"not mandatory", rules{notMandatory: true}, scopes[0], "lost"},
+		{"content with any queue", rules{anyQueue: true}, scopes[0], "lost"},
 		{"segments that depend on the frame", rules{movingBounds: true}, scopes[0], "twice"},
 		{"the base of the ids is the key itself", rules{keyIsBase: true}, scopes[1], "under one id"},
 		{"a ledger that forgets by a clock", rules{forgetsBlind: true}, scopes[2], "twice"},
