@@ -18,6 +18,10 @@ const (
 	// while a confirm travels; more would only make the frames smaller.
 	window = 2
 
+	// probeBody is what a probe holds: a message without records, as other programs may send it too. Workers of any
+	// version acknowledge it and store nothing.
+	probeBody = "[]"
+
 	// bindPeriod is how often one of the links binds the queues for other programs, in case somebody has unbound them.
 	bindPeriod = time.Minute
 
@@ -302,19 +306,19 @@ func (l *lane) feed(received <-chan struct{}) error {
 		l.mu.Lock()
 		l.outstanding = append(l.outstanding, s)
 		l.mu.Unlock()
-		body, encoding := l.compress.Compress(f.body)
-		err := l.ch.Publish(broker.DefaultExchange, queue, true, false, amqp.Publishing{
-			Headers:         frame.Headers(f.segments),
-			ContentType:     frame.ContentType,
-			ContentEncoding: encoding,
-			DeliveryMode:    amqp.Persistent,
-			CorrelationId:   s.id,
-			MessageId:       f.segments[0].Base.String(),
-			Timestamp:       s.at,
-			Type:            frame.Type,
-			Body:            body,
-		})
-		if err != nil {
+		m := amqp.Publishing{
+			DeliveryMode:  amqp.Persistent,
+			CorrelationId: s.id,
+			Timestamp:     s.at,
+		}
+		if f.probe {
+			m.ContentType, m.Body = "application/json", f.body
+		} else {
+			m.Headers, m.MessageId = frame.Headers(f.segments), f.segments[0].Base.String()
+			m.ContentType, m.Type = frame.ContentType, frame.Type
+			m.Body, m.ContentEncoding = l.compress.Compress(f.body)
+		}
+		if err := l.ch.Publish(broker.DefaultExchange, queue, true, false, m); err != nil {
 			return err // the frame is among the outstanding ones: receive gives it back
 		}
 	}
@@ -337,8 +341,10 @@ func (l *lane) receive() {
 		case c.Ack:
 			took, done = time.Since(s.at), true
 			l.confirmedAfter(s.at)
-			l.metrics.confirmSeconds.Observe(took.Seconds())
-			l.metrics.frameRecords.Observe(float64(s.frame.records))
+			if !s.frame.probe {
+				l.metrics.confirmSeconds.Observe(took.Seconds())
+				l.metrics.frameRecords.Observe(float64(s.frame.records))
+			}
 		default:
 			l.refused(s.frame, time.Now())
 		}
@@ -426,14 +432,22 @@ func (l *lane) open() {
 	l.lanes[l] = true
 	l.trouble = nil
 	l.report()
+	l.probe(time.Now())
 }
 
 // end has the lane take no more frames, and wakes it up when it waits for one.
 func (l *lane) end() {
 	l.publisher.mu.Lock()
 	defer l.publisher.mu.Unlock()
-	l.ended = true
-	delete(l.lanes, l)
+	if !l.ended {
+		l.ended = true
+		delete(l.lanes, l)
+		t := asked
+		if len(l.lanes) == 0 {
+			t = doubted // whoever serves the next ones has to prove himself
+		}
+		l.question(t, time.Now())
+	}
 	l.report()
 	l.work.Broadcast()
 }

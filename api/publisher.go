@@ -27,6 +27,9 @@ var (
 	errBlocked        = errors.New("RabbitMQ blocks publishers until it has memory and disk again")
 	errNoBroker       = errors.New("no connection to RabbitMQ")
 	errUnroutable     = errors.New("RabbitMQ has no queue for the records")
+
+	// errUnproven is for /ready alone: requests are taken all the same, and the first confirm ends it.
+	errUnproven = errors.New("RabbitMQ has confirmed nothing since the service started, lost its connections, or waited for a confirm in vain")
 )
 
 const (
@@ -62,8 +65,21 @@ const (
 	election   = 5 * time.Second
 	retryPause = 100 * time.Millisecond
 
+	// probePause is the pause between two probes, while nothing else asks RabbitMQ for a confirm.
+	probePause = time.Second
+
 	// watchPeriod is how often deadlines are looked at; a request may outlive its deadline by so much.
 	watchPeriod = 20 * time.Millisecond
+)
+
+// trust is whether a confirm can be expected. A connection alone says little: RabbitMQ keeps connections, and takes
+// frames, also where the queue has no majority (4.3 always, 3.x with the default of cluster_partition_handling).
+type trust int
+
+const (
+	doubted trust = iota // not ready until a confirm comes
+	asked                // there is a reason to doubt: ready, but a confirm is wanted
+	proven
 )
 
 // pending is a frame on its way to a confirm. The fields down to not belong to the publisher's mutex until a lane has taken
@@ -77,6 +93,7 @@ type pending struct {
 	records  int
 	requests int
 	attempts int
+	probe    bool      // a message that holds nothing, sent for its confirm alone
 	not      time.Time // to be published before; of those that were refused
 
 	settled atomic.Bool
@@ -150,10 +167,17 @@ type publisher struct {
 	lanes    map[*lane]bool
 	trouble  error // why there is no lane, nil while there is one
 	blocked  map[*link]string
-	stopping bool   // no requests are to come
-	ended    bool   // nobody publishes any more
-	shard    int    // next queue
-	added    uint64 // requests so far
+	stopping bool // no requests are to come
+	ended    bool // nobody publishes any more
+	shard    int  // next queue
+
+	trust        trust
+	questionedAt time.Time // since then trust is not proven: a confirm proves it for what was published later
+	refusedSince time.Time // since then RabbitMQ has refused everything; zero once it has confirmed something
+	probeAt      time.Time // earliest time of the next probe
+	vain         bool      // it was logged that confirms don't come
+
+	added uint64 // requests so far
 }
 
 func newPublisher(c Config, log *slog.Logger, m *metrics, ready *service.Ready) *publisher {
@@ -206,6 +230,8 @@ func (p *publisher) report() {
 	var down *error
 	if err := p.fault(); err != nil {
 		down, reason = &err, err.Error()
+	} else if p.trust == doubted {
+		reason = errUnproven.Error()
 	}
 	p.down.Store(down)
 	for _, why := range p.blocked {
@@ -418,7 +444,13 @@ func (p *publisher) giveBack(frames []*pending) {
 func (p *publisher) refused(f *pending, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.refusedSince.IsZero() {
+		p.refusedSince = now
+	}
 	if p.topology.Limited() || now.Sub(f.begun) > election {
+		if !p.topology.Limited() || now.Sub(p.refusedSince) > election { // a queue that is full for a moment is no reason to doubt
+			p.inVain(f, now)
+		}
 		f.settle(errRefused)
 		return
 	}
@@ -448,6 +480,53 @@ func (p *publisher) confirmedAfter(at time.Time) {
 	if at.After(p.latest) {
 		p.latest = at
 	}
+	p.refusedSince = time.Time{}
+	if p.trust != proven && !at.Before(p.questionedAt) {
+		if p.vain {
+			p.vain = false
+			p.log.Info("RabbitMQ confirms again")
+		}
+		p.trust = proven
+		p.report()
+	}
+}
+
+// question lowers the trust to t, until something that is published from now on is confirmed. The caller holds the mutex.
+func (p *publisher) question(t trust, now time.Time) {
+	p.questionedAt = now
+	if p.trust > t {
+		p.trust = t
+		p.report()
+	}
+}
+
+// inVain doubts RabbitMQ because it has not confirmed f, unless it has confirmed what was published later. The caller
+// holds the mutex.
+func (p *publisher) inVain(f *pending, now time.Time) {
+	if f.attempts == 0 || p.latest.After(f.begun) {
+		return
+	}
+	if !p.vain {
+		p.vain = true
+		p.log.Warn("RabbitMQ does not confirm; not ready until it does")
+	}
+	p.question(doubted, now)
+}
+
+// probe sends a message that holds nothing when a confirm is wanted and nothing that is under way may bring one. The
+// caller holds the mutex.
+func (p *publisher) probe(now time.Time) {
+	if p.trust == proven || p.stopping || p.fault() != nil || now.Before(p.probeAt) ||
+		slices.ContainsFunc(p.live, func(f *pending) bool { return !f.settled.Load() }) {
+		return
+	}
+	p.probeAt = now.Add(probePause)
+	f := p.newFrame(now)
+	f.probe = true
+	f.body = append(f.body, probeBody...)
+	p.live = append(p.live, f)
+	p.sealed = append(p.sealed, f)
+	p.wake()
 }
 
 // run keeps the links up until ctx is done and all frames are settled, or flush is done, and returns when every
@@ -466,6 +545,11 @@ func (p *publisher) run(ctx, flush context.Context) {
 	p.mu.Lock()
 	p.stopping = true
 	p.report()
+	for _, f := range p.live {
+		if f.probe {
+			f.settle(errStopping) // nobody waits for it
+		}
+	}
 	p.mu.Unlock()
 	for p.unsettled() && broker.Sleep(flush, watchPeriod) == nil {
 	}
@@ -495,6 +579,9 @@ func (p *publisher) watch(ctx context.Context) {
 			p.expire(now, errConfirmTimeout)
 			p.retry(now)
 			p.look()
+			p.mu.Lock()
+			p.probe(now)
+			p.mu.Unlock()
 			lanes, since := p.publishing(now)
 			for _, l := range lanes {
 				if l.stuck(since) {
@@ -532,6 +619,9 @@ func (p *publisher) expire(now time.Time, err error) {
 		if !f.settled.Load() {
 			if !now.IsZero() && now.Sub(f.begun) < p.timeout {
 				break // the others are younger
+			}
+			if !now.IsZero() {
+				p.inVain(f, now) // before the client can ask
 			}
 			late = f.settle(err) || late
 		}

@@ -11,7 +11,9 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	amqp "github.com/rabbitmq/amqp091-go"
 
+	"millrace/internal/broker"
 	"millrace/internal/frame"
 	"millrace/internal/testenv"
 )
@@ -168,6 +170,23 @@ func TestADeadMessageIsReplayedThroughTheLedger(t *testing.T) {
 	}
 	distinct(t, db, 6)
 	want(t, db, 1, "SELECT count(*) FROM dead_letters")
+}
+
+// TestAMessageWithoutRecordsIsAcknowledgedAndLeavesNothing: it is what an API sends to see whether RabbitMQ confirms.
+func TestAMessageWithoutRecordsIsAcknowledgedAndLeavesNothing(t *testing.T) {
+	c := testConfig(t, 1)
+	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
+	p.sendTo(broker.DefaultExchange, p.topology.Queue(0), amqp.Publishing{ContentType: "application/json", DeliveryMode: amqp.Persistent, Body: []byte("[]")})
+	p.send(0, aFrame(frame.NewBase(), 5))
+	w := start(t, c)
+	want(t, db, 5, allLogs)
+	if err := w.stop(); err != nil {
+		t.Error(err)
+	}
+	if n := p.waiting(); n != 0 {
+		t.Errorf("%d messages came back when the worker stopped, want 0", n)
+	}
+	want(t, db, 0, "SELECT count(*) FROM dead_letters")
 }
 
 // TestAFrameThatRabbitMQGaveUpIsReplayedOnce: its readers have died over it, or so it seems, and four people replay

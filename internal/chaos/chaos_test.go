@@ -180,12 +180,12 @@ var plants = map[string]plant{
 		want:  doubled,
 	},
 	"frames are not mandatory": {
-		edits: []Edit{{"api/lane.go", `queue, true, false, amqp.Publishing{`, `queue, false, false, amqp.Publishing{`}},
+		edits: []Edit{{"api/lane.go", `queue, true, false, m)`, `queue, false, false, m)`}},
 		plan:  []Step{{Fault: "RabbitMQ: empty queue deleted", Target: "all", Hold: 2 * time.Second}},
 		want:  lost,
 	},
 	"frames go through an exchange that others change, and are not mandatory": {
-		edits: []Edit{{"api/lane.go", `(broker.DefaultExchange, queue, true, false, amqp.Publishing{`, `(l.topology.Exchange(), queue, false, false, amqp.Publishing{`}},
+		edits: []Edit{{"api/lane.go", `(broker.DefaultExchange, queue, true, false, m)`, `(l.topology.Exchange(), queue, false, false, m)`}},
 		plan:  []Step{{Fault: "RabbitMQ: queue unbound", Target: "all", Hold: time.Second}},
 		want:  lost,
 	},
@@ -200,13 +200,13 @@ var plants = map[string]plant{
 		}},
 		want: lost,
 	},
-	"the worker nacks what it can't store": {
+	"the worker gives back what it can't store": {
 		edits: []Edit{
 			{"worker/stream.go", `		case time.Since(received) > s.config.maxHold:`, `		case true || time.Since(received) > s.config.maxHold:`},
 			{"worker/stream.go", `			return b.total(), err
 `, `			for i, c := range consumers {
-				if b.frames[i] > 0 {
-					_ = c.channel.Nack(b.tags[i], true, true)
+				for n := range b.frames[i] {
+					_ = c.channel.Reject(b.tags[i]-uint64(n), true)
 				}
 			}
 			g.finished.Add(1)
