@@ -853,6 +853,46 @@ func TestMissingServersAreOneLine(t *testing.T) {
 	}
 }
 
+func TestRabbitMQsVersionIsThatOfItsFolder(t *testing.T) {
+	for _, c := range []struct {
+		files        []string
+		major, minor int
+	}{
+		{[]string{"rabbit-4.3.6/ebin", "rabbit_common-9.9.9/ebin"}, 4, 3},
+		{[]string{"rabbit-3.10.8.ez"}, 3, 10},
+		{[]string{"rabbit-4.3.0-rc.2"}, 4, 3},
+		{[]string{"rabbitmq_prometheus-4.3.6"}, 0, 0},
+		{nil, 0, 0},
+	} {
+		home := t.TempDir()
+		script := filepath.Join(home, "sbin/rabbitmq-server")
+		for _, dir := range append([]string{"../sbin"}, c.files...) {
+			if err := os.MkdirAll(filepath.Join(home, "plugins", dir), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(script, nil, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		link := filepath.Join(t.TempDir(), "rabbitmq-server")
+		if err := os.Symlink(script, link); err != nil {
+			t.Fatal(err)
+		}
+		if major, minor := rabbitMQVersion(link); major != c.major || minor != c.minor {
+			t.Errorf("with %q: got %d.%d, want %d.%d", c.files, major, minor, c.major, c.minor)
+		}
+		e := &rabbitEngine{script: link}
+		if got, want := e.since(4, 3), c.major == 4; got != want {
+			t.Errorf("with %q: 4.3 or newer %v, want %v", c.files, got, want)
+		}
+	}
+	if path, err := findRabbitMQ(); err == nil {
+		if major, _ := rabbitMQVersion(path); major < 3 {
+			t.Errorf("the version of the RabbitMQ at %s can't be told", path)
+		}
+	}
+}
+
 func TestNothingNeededIsAStack(t *testing.T) {
 	s := start(t, "", Need{})
 	if env := s.Env(); !slices.Equal(env, nil) {

@@ -19,7 +19,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// rabbitConf holds only settings that every RabbitMQ from 3.10 to 4.x takes.
+// rabbitConf holds only settings that every RabbitMQ from 3.10 to 4.x takes. What only newer ones know is added by their
+// version: RabbitMQ does not start with a setting that it does not know.
 const rabbitConf = `listeners.tcp.1 = 127.0.0.1:%d
 default_user = %s
 default_pass = %s
@@ -59,18 +60,32 @@ management.tcp.port = %d
 // not need it, since Raft decides for them: but the node would still take connections and publishes that nobody
 // confirms, and exchanges, bindings and users (Mnesia) would go different ways on the two sides, which with the
 // default, ignore, stays so until somebody restarts nodes. Paused, it drops its clients at once, who go to the others,
-// and comes back by itself.
+// and comes back by itself. It is for Mnesia alone. RabbitMQ 4.3, and a new 4.2, have Khepri in its place, for which Raft
+// decides, too: there the setting does nothing, and a node without a majority keeps its clients and confirms nothing.
 //
 // net_ticktime: a node that hangs (stopped by SIGSTOP, or cut off by a network that drops packets) is given up after so
 // many seconds, a quarter more or less. Until then whatever writes to Mnesia waits for it, on all nodes: a declaration,
 // a binding, and the note of which node leads a queue now, without which new channels find no leader. The default, 60, is
-// that long without a confirm.
+// that long without a confirm. (Khepri waits for a majority alone.)
 //
 // The log of quorum queues is held in memory up to the size of its file, on each node.
 const clusterConf = `
 cluster_partition_handling = pause_minority
 net_ticktime = 10
 raft.wal_max_size_bytes = 67108864
+`
+
+// disconnectedConf is for clusters since RabbitMQ 4.3. A worker's frames that were on their way through a node that died
+// go back to the queue after so many milliseconds, to other workers. Versions before give them back at once; the default,
+// a minute, would be a minute that those records can't be searched.
+const disconnectedConf = `
+consumer_disconnected_timeout = 1000
+`
+
+// withoutManagement is for RabbitMQ since 4.0, with rabbitMetrics. Statistics for the management plugin are deprecated, and
+// RabbitMQ 4.3 warns of them at each start, though nobody makes them here.
+const withoutManagement = `
+deprecated_features.permit.management_metrics_collection = false
 `
 
 // rabbitEngine is RabbitMQ, or one node of a cluster.
@@ -172,6 +187,28 @@ func findEPMD() (string, error) {
 	return "", exec.ErrNotFound
 }
 
+// rabbitMQVersion returns the version of the server whose start script is given, as RabbitMQ's folder of plugins tells it;
+// 0, 0 where it does not.
+func rabbitMQVersion(script string) (major, minor int) {
+	real, err := filepath.EvalSymlinks(script)
+	if err != nil {
+		return 0, 0
+	}
+	found, _ := filepath.Glob(filepath.Join(filepath.Dir(real), "../plugins/rabbit-[0-9]*"))
+	for _, path := range found {
+		if n, _ := fmt.Sscanf(filepath.Base(path), "rabbit-%d.%d.", &major, &minor); n == 2 {
+			return major, minor
+		}
+	}
+	return 0, 0
+}
+
+// since reports whether the server is of a version or newer. Of one that can't be told it reports false.
+func (e *rabbitEngine) since(major, minor int) bool {
+	haveMajor, haveMinor := rabbitMQVersion(e.script)
+	return haveMajor > major || haveMajor == major && haveMinor >= minor
+}
+
 func (e *rabbitEngine) file(name string) string {
 	return filepath.Join(e.local.dir, e.name, name)
 }
@@ -224,6 +261,9 @@ func (e *rabbitEngine) launch(port int) (*process, error) {
 	args := ""
 	if e.number > 0 {
 		conf = append(conf, clusterConf...)
+		if e.since(4, 3) {
+			conf = append(conf, disconnectedConf...)
+		}
 		for i := range min(e.number, 2) { // the first, whom the others join, and this one
 			conf = fmt.Appendf(conf, "cluster_formation.classic_config.nodes.%d = %s\n", i+1, rabbitNode([]int{1, e.number}[i]))
 		}
@@ -237,6 +277,9 @@ func (e *rabbitEngine) launch(port int) (*process, error) {
 			e.last = port
 		}
 		conf = fmt.Appendf(conf, rabbitMetrics, e.metrics)
+		if e.since(4, 0) {
+			conf = append(conf, withoutManagement...)
+		}
 	}
 	if e.local.management {
 		if e.api == 0 {
