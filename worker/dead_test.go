@@ -202,7 +202,7 @@ func TestAFrameThatRabbitMQGaveUpIsReplayedOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		if ok {
-			if err := d.Nack(false, true); err != nil {
+			if err := d.Reject(true); err != nil { // since RabbitMQ 4.3 a nack is no failed delivery
 				t.Fatal(err)
 			}
 			return false

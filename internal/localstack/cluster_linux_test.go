@@ -75,6 +75,17 @@ func serves(t testing.TB, s *Stack, node string, want bool) {
 	}
 }
 
+// pauses reports whether a node without a majority stops serving: with Khepri, which RabbitMQ 4.3 always has in the
+// place of Mnesia, it goes on.
+func pauses(t testing.TB, s *Stack, node string) bool {
+	t.Helper()
+	khepri, err := s.RabbitMQCtlOn(t.Context(), node, "eval", "rabbit_feature_flags:is_enabled(khepri_db).")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(khepri) != "true"
+}
+
 func TestAClusterOutlivesItsNodesAndItsRuns(t *testing.T) {
 	dir := t.TempDir()
 	s := startCluster(t, dir)
@@ -107,7 +118,9 @@ func TestAClusterOutlivesItsNodesAndItsRuns(t *testing.T) {
 	if err := s.Isolate(t.Context(), lead); err != nil {
 		t.Fatal(err)
 	}
-	serves(t, s, lead, false)
+	if pauses(t, s, others[0]) {
+		serves(t, s, lead, false)
+	}
 	publishSoon(t, s.BrokerURL(others[0]), "third")
 	if err := s.Rejoin(t.Context(), lead); err != nil {
 		t.Fatal(err)
