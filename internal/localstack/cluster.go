@@ -85,6 +85,14 @@ var (
 	raftMember  = regexp.MustCompile(`millrace(-\d+)?@localhost`)
 )
 
+// PausesMinorities reports whether a node that sees no majority of the others stops serving clients. It does not where
+// RabbitMQ keeps its definitions in Khepri, as 4.3 always does, in the place of Mnesia: it then keeps its clients, and
+// confirms and delivers nothing.
+func (s *Stack) PausesMinorities(ctx context.Context) (bool, error) {
+	khepri, err := s.RabbitMQCtlOn(ctx, s.brokers[0], "eval", "rabbit_feature_flags:is_enabled(khepri_db).")
+	return strings.TrimSpace(khepri) != "true", err
+}
+
 // Isolate cuts a node off from the others, as a network would: its connections to them end, and it neither makes nor
 // takes new ones until Rejoin. Clients reach it as before.
 func (s *Stack) Isolate(ctx context.Context, node string) error {

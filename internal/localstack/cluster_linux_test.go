@@ -75,21 +75,14 @@ func serves(t testing.TB, s *Stack, node string, want bool) {
 	}
 }
 
-// pauses reports whether a node without a majority stops serving: with Khepri, which RabbitMQ 4.3 always has in the
-// place of Mnesia, it goes on.
-func pauses(t testing.TB, s *Stack, node string) bool {
-	t.Helper()
-	khepri, err := s.RabbitMQCtlOn(t.Context(), node, "eval", "rabbit_feature_flags:is_enabled(khepri_db).")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSpace(khepri) != "true"
-}
-
 func TestAClusterOutlivesItsNodesAndItsRuns(t *testing.T) {
 	dir := t.TempDir()
 	s := startCluster(t, dir)
 	nodes := s.Brokers()
+	pauses, err := s.PausesMinorities(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	if got := strings.Split(s.RabbitMQURL, ","); len(got) != 3 || got[1] != s.BrokerURL(nodes[1]) {
 		t.Errorf("RabbitMQURL is %s", s.RabbitMQURL)
 	}
@@ -118,7 +111,7 @@ func TestAClusterOutlivesItsNodesAndItsRuns(t *testing.T) {
 	if err := s.Isolate(t.Context(), lead); err != nil {
 		t.Fatal(err)
 	}
-	if pauses(t, s, others[0]) {
+	if pauses {
 		serves(t, s, lead, false)
 	}
 	publishSoon(t, s.BrokerURL(others[0]), "third")
