@@ -20,7 +20,7 @@ import (
 // itself goes on: it takes connections, channels and frames, and confirms nothing, as without a majority.
 func TestReadyMeansThatAConfirmWouldCome(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
-	b := config.Broker{URLs: config.BrokerURLs{stack.RabbitMQURL}, Shards: 1, Name: testenv.Name()}
+	b := config.Broker{URLs: config.Brokers(stack.RabbitMQURL), Shards: 1, Name: testenv.Name()}
 	a := startOn(t, b, func(c *Config) { c.ConfirmTimeout, c.PublishConnections = 2*time.Second, 2 })
 	ready := func(a *testAPI) string {
 		got := a.get(t, "/ready")
