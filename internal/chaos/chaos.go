@@ -153,7 +153,8 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 			r.load.right.Store(math.MaxInt64 / 2)
 		}
 	}
-	r.poison = &poison{maker: m, urls: config.Brokers(r.stack.RabbitMQURL), topology: r.topology, every: 700 * time.Millisecond, report: r.mismatch}
+	r.poison = &poison{maker: m, urls: config.Brokers(r.stack.RabbitMQURL), topology: r.topology, exchange: &r.exchange, every: 700 * time.Millisecond, report: r.mismatch}
+	r.late = &late{maker: m, binary: o.Binary}
 	r.known = r.faults(o, r.load)
 	if err := r.checkFaults(); err != nil {
 		return nil, err
@@ -337,7 +338,7 @@ func (r *run) chosen() (faults []fault) {
 			some = true
 			take = take || begins(f.name, w)
 		}
-		if (take || !some) && f.missing == "" && !f.planned {
+		if (take || !some) && f.missing == "" {
 			faults = append(faults, f)
 		}
 	}
@@ -440,13 +441,13 @@ func (r *run) settle(ctx context.Context, patience time.Duration) (full, stored 
 }
 
 // allStored waits until the records with these ids are in logs.
-func (r *run) allStored(ctx context.Context, ids []uuid.UUID) bool {
+func (s *system) allStored(ctx context.Context, ids []uuid.UUID) bool {
 	times := make([]time.Time, len(ids))
 	for i, id := range ids {
 		times[i] = frame.Time(id)
 	}
 	for ; ctx.Err() == nil; pause(ctx, 50*time.Millisecond) {
-		conn, err := r.connect(ctx)
+		conn, err := s.connect(ctx)
 		if err != nil {
 			continue
 		}

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	amqp "github.com/rabbitmq/amqp091-go"
 
 	"millrace/internal/broker"
 	"millrace/internal/config"
@@ -33,11 +32,15 @@ type fault struct {
 	strike  strike
 	touches func(target string) []string // parts; two faults at once touch different ones
 	missing string                       // why it can't be had here
-	planned bool                         // only of a plan: beside a second fault it could lose what was acked
 }
 
-// fullDisk is the one fault that may end a server.
-const fullDisk = "PostgreSQL: disk full"
+const (
+	// fullDisk is the one fault that may end a server.
+	fullDisk = "PostgreSQL: disk full"
+
+	// unshielded is a fault that Millrace can't withstand.
+	unshielded = "RabbitMQ: a policy that empties queues, without Millrace's own"
+)
 
 // healTimeout bounds the healing of one fault.
 const healTimeout = 90 * time.Second
@@ -84,12 +87,17 @@ func (s *system) faults(o Options, l *load) []fault {
 	server("RabbitMQ: disk alarm", s.brokers, 1, 6, strikeCtl(
 		[]string{"set_disk_free_limit", "1000000000000000"}, []string{"set_disk_free_limit", "1GB"}))
 	server("RabbitMQ: connections closed", s.brokers[:1], 0, 0, strikeCtl([]string{"close_all_connections", "chaos"}, nil))
+	// An operator's policy: it adds to the one of Millrace's own, which no other can displace.
 	server("RabbitMQ: queue at its length limit", s.brokers[:1], 1, 6, strikeCtl(
-		[]string{"set_policy", "chaos", `^logs\.[0-9]+$`, `{"max-length-bytes":1}`, "--apply-to", "queues"}, []string{"clear_policy", "chaos"}))
+		[]string{"set_operator_policy", "chaos", `^logs\.[0-9]+$`, `{"max-length-bytes":1}`, "--apply-to", "queues"}, []string{"clear_operator_policy", "chaos"}))
 	server("RabbitMQ: queue unbound", []string{"all"}, 0, 3, strikeUnbind)
 	server("RabbitMQ: exchange deleted", []string{"all"}, 0, 1, strikeExchange)
-	server("RabbitMQ: empty queue deleted", []string{"all"}, 0, 2, strikeDelete)
-	all[len(all)-1].planned = true
+	server("RabbitMQ: somebody's tap in the place of the queue", []string{"all"}, 1, 4, strikeTap)
+	add(fault{name: "RabbitMQ: a policy that empties queues", targets: s.brokers[:1], least: seconds(1), most: seconds(6), strike: strikePolicy,
+		touches: func(string) []string { return []string{rabbitmq, postgres} }})
+	add(fault{name: unshielded, targets: s.brokers[:1], least: seconds(1), most: seconds(6), strike: strikeUnshielded,
+		missing: "it loses records, as it must"})
+	add(fault{name: "RabbitMQ: an empty queue deleted", targets: []string{"all"}, most: seconds(2), strike: strikeQueueDeleted, touches: everything})
 
 	if len(s.brokers) > 1 {
 		leader := []string{"leader"}
@@ -110,6 +118,10 @@ func (s *system) faults(o Options, l *load) []fault {
 	server("PostgreSQL: a session's process SIGKILL", one, 0, 0, strikeBackend)
 	server("PostgreSQL: read only", one, 1, 6, strikeReadOnly)
 	server("PostgreSQL: lock on the parent table", one, 1, 14, strikeLock)
+	add(fault{name: "PostgreSQL: late records beside a slow export", targets: one, least: seconds(1), most: seconds(3), touches: everything,
+		strike: func(ctx context.Context, s *system, _ string, hold time.Duration, _ *rand.Rand) error {
+			return s.late.strike(ctx, s, l, hold)
+		}})
 	server(fullDisk, one, 1, 5, strikeDisk)
 	if s.disk == nil {
 		all[len(all)-1].missing = s.noDisk.Error()
@@ -162,9 +174,15 @@ func (s *system) faults(o Options, l *load) []fault {
 	wire("reset in place of a COMMIT's answer", workerPostgres, down, "COMMIT\x00", none)
 
 	// Clocks.
-	add(fault{name: "clock of an API stepped", targets: []string{"api2"}, least: seconds(1), most: seconds(4), strike: strikeClock})
-	if o.ClockBinary == "" {
-		all[len(all)-1].missing = "no binary with a clock that can be stepped"
+	for _, f := range []fault{
+		{name: "clock of an API stepped", least: seconds(1), most: seconds(4), strike: strikeClock},
+		{name: "clock of an API ahead for a second", least: seconds(1), most: seconds(1), strike: strikeGlitch},
+	} {
+		f.targets = []string{"api2"}
+		if o.ClockBinary == "" {
+			f.missing = "no binary with a clock that can be stepped"
+		}
+		add(f)
 	}
 	add(fault{name: "clock of the clients stepped", targets: []string{"clients"}, least: seconds(1), most: seconds(4), touches: nothing,
 		strike: func(ctx context.Context, _ *system, _ string, hold time.Duration, rng *rand.Rand) error {
@@ -364,69 +382,6 @@ func strikeEachNode(ctx context.Context, s *system, _ string, hold time.Duration
 	return nil
 }
 
-// strikeUnbind takes the queues' bindings away: what other programs publish has nowhere to go. Frames don't need them.
-func strikeUnbind(ctx context.Context, s *system, _ string, hold time.Duration, _ *rand.Rand) error {
-	err := s.onChannel(ctx, func(ch *amqp.Channel) error {
-		for i := range s.topology.Shards() {
-			if err := ch.QueueUnbind(s.topology.Queue(i), s.topology.Queue(i), s.topology.Exchange(), nil); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	pause(ctx, hold)
-	return errors.Join(err, s.bind(ctx))
-}
-
-// bind binds the queues again, sooner than the APIs do.
-func (s *system) bind(ctx context.Context) error {
-	ctx, cancel := healing(ctx)
-	defer cancel()
-	return again(ctx, func() error { return s.onChannel(ctx, s.topology.Bind) })
-}
-
-// strikeExchange deletes the exchange, which ends every channel that publishes to it.
-func strikeExchange(ctx context.Context, s *system, _ string, hold time.Duration, _ *rand.Rand) error {
-	err := s.onChannel(ctx, func(ch *amqp.Channel) error { return ch.ExchangeDelete(s.topology.Exchange(), false, false) })
-	pause(ctx, hold)
-	return errors.Join(err, s.bind(ctx))
-}
-
-// strikeDelete deletes the queues while nothing is in them: the APIs stand still until the workers have stored all of it.
-// The workers, which would declare the queues at once, stand still from then on: the APIs have to do it.
-func strikeDelete(ctx context.Context, s *system, _ string, hold time.Duration, _ *rand.Rand) error {
-	signal := func(kind string, sig syscall.Signal) (errs error) {
-		for _, u := range s.named(kind) {
-			errs = errors.Join(errs, u.signal(sig))
-		}
-		return errs
-	}
-	err := signal("api", syscall.SIGSTOP)
-	err = errors.Join(err, s.onChannel(ctx, func(ch *amqp.Channel) error {
-		for still := 0; still < 30 && ctx.Err() == nil; still++ { // three seconds: a batch that was delivered is stored in one
-			for i := range s.topology.Shards() {
-				q, err := ch.QueueDeclarePassive(s.topology.Queue(i), true, false, false, false, nil)
-				if err != nil {
-					return err
-				}
-				if q.Messages > 0 {
-					still = 0
-				}
-			}
-			pause(ctx, 100*time.Millisecond)
-		}
-		err := signal("worker", syscall.SIGSTOP)
-		for i := range s.topology.Shards() {
-			_, deleted := ch.QueueDelete(s.topology.Queue(i), false, false, false)
-			err = errors.Join(err, deleted)
-		}
-		return err
-	}))
-	err = errors.Join(err, signal("api", syscall.SIGCONT))
-	pause(ctx, hold)
-	return errors.Join(err, signal("worker", syscall.SIGCONT))
-}
-
 const ofWorkers = ` FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'millrace worker'`
 
 func strikeTerminate(ctx context.Context, s *system, _ string, hold time.Duration, rng *rand.Rand) error {
@@ -471,16 +426,20 @@ func strikeReadOnly(ctx context.Context, s *system, _ string, hold time.Duration
 }
 
 func strikeLock(ctx context.Context, s *system, _ string, hold time.Duration, rng *rand.Rand) error {
+	return s.whileLocked(ctx, []string{"logs", "ledger"}[rng.IntN(2)], func() { pause(ctx, hold) })
+}
+
+// whileLocked calls f while a table is locked against everybody else.
+func (s *system) whileLocked(ctx context.Context, table string, f func()) error {
 	conn, err := s.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) // which ends the transaction
-	table := []string{"logs", "ledger"}[rng.IntN(2)]
 	if _, err := conn.Exec(ctx, "BEGIN; LOCK TABLE "+table+" IN ACCESS EXCLUSIVE MODE"); err != nil {
 		return err
 	}
-	pause(ctx, hold)
+	f()
 	return nil
 }
 
@@ -560,17 +519,19 @@ var clockSteps = []time.Duration{
 	-9 * 24 * time.Hour, -25 * time.Hour, -time.Hour, -3 * time.Second, 90 * time.Second, 3 * time.Hour, 30 * time.Hour,
 }
 
-// strikeClock steps the clock that api2 makes ids by, there and back. Back does not take effect on ids, which never go
-// back, until the process is another one: so it is killed every second time.
-func strikeClock(ctx context.Context, s *system, target string, hold time.Duration, rng *rand.Rand) error {
+// strikeClock steps the clock that api2 makes ids by, there and back.
+func strikeClock(ctx context.Context, s *system, _ string, hold time.Duration, rng *rand.Rand) error {
 	err := s.setClock(clockSteps[rng.IntN(len(clockSteps))])
 	pause(ctx, hold)
-	err = errors.Join(err, s.setClock(0))
-	if rng.IntN(2) == 0 {
-		u := s.unit(target)
-		err = errors.Join(err, u.kill(), u.start())
-	}
-	return err
+	return errors.Join(err, s.setClock(0))
+}
+
+// strikeGlitch has the clock that api2 makes ids by jump far ahead, and back after a second, as some virtual machines' do.
+// What is posted later must not be dated ahead: see load.checkTime.
+func strikeGlitch(ctx context.Context, s *system, _ string, hold time.Duration, _ *rand.Rand) error {
+	err := s.setClock(30 * time.Hour)
+	pause(ctx, hold)
+	return errors.Join(err, s.setClock(0))
 }
 
 // pause waits for d, or until ctx is done.

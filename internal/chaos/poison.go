@@ -3,6 +3,7 @@ package chaos
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -18,6 +19,7 @@ type poison struct {
 	*maker
 	urls     config.BrokerURLs
 	topology broker.Topology
+	exchange *sync.RWMutex // see system
 	every    time.Duration
 	report   func(mismatch, string, ...any)
 
@@ -42,6 +44,8 @@ func (p *poison) run(ctx, giveUp context.Context) {
 	}
 	defer drop()
 	publish := func(m amqp.Publishing) error {
+		p.exchange.RLock()
+		defer p.exchange.RUnlock()
 		if conn == nil {
 			c, err := broker.Dial(giveUp, p.urls, "chaos poison")
 			if err != nil {

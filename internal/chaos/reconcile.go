@@ -128,6 +128,9 @@ func (r *run) reconcile(ctx context.Context) (*Report, error) {
 			tell(poisoner, number, q)
 		}
 	}
+	for number, q := range r.late.sent {
+		tell(latecomer, number, q)
+	}
 	if err := r.checkDead(ctx, report); err != nil {
 		return nil, err
 	}
@@ -165,9 +168,12 @@ func (r *run) checkIDs(ctx context.Context) error {
 func (r *run) check(id uuid.UUID, at time.Time, text string, want []byte) []byte {
 	client, number, record, ok := parseRecord(text)
 	var q *sent
-	if client == poisoner {
+	switch client {
+	case poisoner:
 		q = r.poison.find(number)
-	} else {
+	case latecomer:
+		q = r.late.find(number)
+	default:
 		q = r.load.find(client, number)
 	}
 	if !ok || q == nil {

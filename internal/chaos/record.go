@@ -79,6 +79,9 @@ func (m *maker) shape(client, number int) shape {
 		}
 		return s
 	}
+	if client == latecomer {
+		return shape{records: 1 + rng.IntN(4), bad: -1, keyed: true, form: typedFrame}
+	}
 	s := shape{records: 1, bad: -1, keyed: rng.IntN(10) > 0, encoding: []string{"", "", "gzip", "zstd"}[rng.IntN(4)]}
 	switch {
 	case rng.IntN(2) == 0:

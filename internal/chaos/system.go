@@ -62,8 +62,11 @@ type system struct {
 	units    []*unit
 	clock    string                     // path of the file with the offset of api2's clock
 	onClock  func(offset time.Duration) // is told before it changes; may be nil
+	late     *late
 	surprise func(error)
 	closing  []func() error
+
+	exchange sync.RWMutex // held, to read, by who publishes to the exchange; to write, while it must be left alone
 
 	mu    sync.Mutex
 	kills map[string]int // SIGKILLs of servers, by name
