@@ -8,7 +8,7 @@ GOBUILD     := CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERS
 APT         := .ci/apt.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newer bench chaos fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest watch watchers up down logs smoke terraform install balancer
+.PHONY: help run test test-newer bench chaos chaos-newer fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest watch watchers up down logs smoke terraform install balancer
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,10 @@ chaos: build servers ## anything killed, cut and filled up for DURATION (1h), an
 	@go build -o bin/chaos-run ./internal/chaos/run
 	@bin/chaos-run -seed $(SEED) -duration $(DURATION) -rounds $(ROUNDS) -rate $(RATE) -brokers $(BROKERS) \
 		-every $(FAULT_EVERY) -faults "$(FAULTS)" -out bin/chaos
+
+chaos-newer: ## the same on Debian 13's servers, RabbitMQ 4, PostgreSQL 17 and Redis 8; report in bin/chaos-newer
+	.ci/newer.sh chaos -seed $(SEED) -duration $(DURATION) -rounds $(ROUNDS) -rate $(RATE) -brokers $(BROKERS) -every $(FAULT_EVERY) $(if $(FAULTS),-faults "$(FAULTS)")
+chaos-newer: ROUNDS ?= 5
 
 PROFILES := bench/profiles/$(STAMP)
 profile: build servers ## CPU and allocation profiles of API and worker under load, and where the time goes

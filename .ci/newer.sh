@@ -5,6 +5,7 @@
 #
 #   .ci/newer.sh              what make test-newer runs
 #   .ci/newer.sh PATTERN PACKAGE…   the tests of these packages that match PATTERN
+#   .ci/newer.sh chaos ARGUMENT…    the fault proof, with its command's arguments; its report is in bin/chaos-newer
 #
 # The exit status is 77 where the machine can't do it: no root and no sudo without a password, no apt, no leave to mount.
 set -euo pipefail
@@ -76,13 +77,18 @@ rm -rf bin/newer
 mkdir -p bin/newer
 export CGO_ENABLED=0
 go build -o bin/newer/millrace .
+inside=tests
 plan=()
 add() { # PATTERN PACKAGE
 	local binary=$(tr / - <<<"${2/#./main}").test
 	go test -c -o "bin/newer/$binary" "./$2"
 	plan+=("$2 $binary $1")
 }
-if [ $# -gt 1 ]; then
+if [ "${1:-}" = chaos ]; then
+	inside="bin/newer/chaos -binaries bin/newer -out /tmp/report $(printf '%q ' "${@:2}")"
+	go build -o bin/newer/chaos ./internal/chaos/run
+	bin/newer/chaos -build bin/newer
+elif [ $# -gt 1 ]; then
 	for package in "${@:2}"; do add "$1" "$package"; done
 else
 	for package in "${tests[@]}"; do add . "$package"; done
@@ -91,7 +97,14 @@ fi
 printf '%s\n' "${plan[@]}" >bin/newer/plan
 
 work=$(mktemp -d)
-trap 'as_root rm -rf --one-file-system "$work"' EXIT
+finish() {
+	if [ -d "$work/report" ]; then
+		rm -rf bin/chaos-newer
+		cp -r "$work/report" bin/chaos-newer
+	fi
+	as_root rm -rf --one-file-system "$work"
+}
+trap finish EXIT
 chmod 1777 "$work"
 # shellcheck disable=SC2016 # expanded within
 as_root unshare --mount --uts --pid --fork --kill-child bash -euc '
@@ -102,9 +115,10 @@ as_root unshare --mount --uts --pid --fork --kill-child bash -euc '
 	mount --bind "$work" "$debian/tmp"
 	mount --bind "$PWD" "$debian/srv"
 	mount -o remount,bind,ro "$debian/srv"
-	exec chroot "$debian" env -i PATH="$PATH" HOME=/tmp LANG=C.UTF-8 bash -euc "$3"
+	exec chroot "$debian" env -i PATH="$PATH" HOME=/tmp LANG=C.UTF-8 bash -euc "$3" newer "$4"
 ' newer "$debian" "$work" '
 	cd /srv
+	[ "$1" = tests ] || eval "exec $1"
 	bin/newer/millrace stack -- bash -uc '\''
 		failed=0
 		while read -r package binary pattern; do
@@ -119,4 +133,4 @@ as_root unshare --mount --uts --pid --fork --kill-child bash -euc '
 		done </srv/bin/newer/plan
 		exit $failed
 	'\''
-'
+' "$inside"

@@ -43,7 +43,12 @@ func run(ctx context.Context) (ok bool, err error) {
 	flag.BoolVar(&o.KeepFiles, "keep", false, "keep the folder with the processes' logs")
 	faults := flag.String("faults", "", "beginnings of the names of the faults that strike, comma-separated; -NAME leaves out")
 	out := flag.String("out", "bin/chaos", "folder for report.md and resources.svg")
+	build := flag.String("build", "", "only build the binaries that a run needs, into this folder")
+	binaries := flag.String("binaries", "", "folder with such binaries; empty: they are built")
 	flag.Parse()
+	if *build != "" {
+		return true, buildInto(ctx, *build, &o)
+	}
 	if *faults != "" {
 		for name := range strings.SplitSeq(*faults, ",") {
 			o.Faults = append(o.Faults, strings.TrimSpace(name))
@@ -52,17 +57,19 @@ func run(ctx context.Context) (ok bool, err error) {
 	if o.Seed == 0 {
 		o.Seed = rand.Uint64() >> 32
 	}
-	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-bin-", chaos.Folder, os.Getpid()))
-	if err != nil {
+	if *binaries == "" {
+		dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-bin-", chaos.Folder, os.Getpid()))
+		if err != nil {
+			return false, err
+		}
+		defer os.RemoveAll(dir)
+		if err := buildInto(ctx, dir, &o); err != nil {
+			return false, err
+		}
+	} else if *binaries, err = filepath.Abs(*binaries); err != nil {
 		return false, err
-	}
-	defer os.RemoveAll(dir)
-	o.Binary, o.ClockBinary = filepath.Join(dir, "millrace"), filepath.Join(dir, "millrace-clock")
-	if err := chaos.Build(ctx, ".", o.Binary); err != nil {
-		return false, err
-	}
-	if err := chaos.BuildClock(ctx, ".", o.ClockBinary); err != nil {
-		return false, err
+	} else {
+		name(*binaries, &o)
 	}
 	report, err := chaos.Run(ctx, o)
 	if err != nil {
@@ -74,4 +81,18 @@ func run(ctx context.Context) (ok bool, err error) {
 	}
 	fmt.Printf("%s has the whole report\n", filepath.Join(*out, "report.md"))
 	return report.OK(), nil
+}
+
+// name notes where the binaries of a run are.
+func name(dir string, o *chaos.Options) {
+	o.Binary, o.ClockBinary = filepath.Join(dir, "millrace"), filepath.Join(dir, "millrace-clock")
+}
+
+// buildInto builds them there.
+func buildInto(ctx context.Context, dir string, o *chaos.Options) error {
+	name(dir, o)
+	if err := chaos.Build(ctx, ".", o.Binary); err != nil {
+		return err
+	}
+	return chaos.BuildClock(ctx, ".", o.ClockBinary)
 }
