@@ -83,6 +83,7 @@ func listenOn(t *testing.T, b config.Broker, mend func(*Config)) *testAPI {
 	case addr := <-listening:
 		a.url = "http://" + addr.String()
 	case err := <-done:
+		done <- err // for stop
 		t.Fatalf("Run: %v", err)
 	}
 	return a

@@ -153,7 +153,11 @@ func TestWhatIsReservedFollowsWhatCame(t *testing.T) {
 			open = append(open, conn)
 		}
 		if name != "Content-Length" { // of which nothing is known before 8 KiB have come
-			testenv.Eventually(t, 9*time.Second, name+": all have begun", func() bool { return a.inflightBytes(t) >= clients*firstBytes })
+			least := int64(clients * firstBytes)
+			if name == "chunked" { // its bytes come by way of the request's own memory
+				least = clients * minBuffer
+			}
+			testenv.Eventually(t, 9*time.Second, name+": all have begun", func() bool { return a.inflightBytes(t) >= least })
 		}
 		if got, most := a.inflightBytes(t), int64(clients*max(firstBytes, 4*len(begin))); got > most {
 			t.Errorf("%s: %d clients hold %d bytes, want at most %d", name, clients, got, most)
@@ -254,7 +258,8 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 		file.use(c)
 		c.MaxConnections = most
 	})
-	header.Set("Connection", "close") // each request on a connection of its own
+	header.Set("Connection", "close")                           // each request on a connection of its own,
+	a.client.Transport.(*http.Transport).CloseIdleConnections() // also the first: that one is a stranger's so far
 	for name, said := range map[string]string{
 		"nothing":                     "",
 		"a request, and then nothing": "GET /health HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -270,10 +275,10 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 			open = append(open, conn)
 		}
 		for i := range most {
-			if got := a.do(t, http.MethodPost, "/log", strings.NewReader(`{"a":1}`), header); got.status != http.StatusAccepted {
-				t.Errorf("%s: request %d with a key got %d %s, want 202", name, i, got.status, got.body)
-				break
-			}
+			// On a busy machine the requests before may not have left yet: for a moment there is no room.
+			testenv.Eventually(t, 9*time.Second, fmt.Sprintf("%s: request %d with a key is taken", name, i), func() bool {
+				return a.do(t, http.MethodPost, "/log", strings.NewReader(`{"a":1}`), header).status == http.StatusAccepted
+			})
 		}
 		for _, conn := range open {
 			_ = conn.Close() // it may be closed

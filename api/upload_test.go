@@ -17,6 +17,7 @@ import (
 
 	"millrace/internal/keys"
 	"millrace/internal/scan"
+	"millrace/internal/service"
 	"millrace/internal/testenv"
 )
 
@@ -295,7 +296,7 @@ func TestALongUploadWaitsForItsKeysLimit(t *testing.T) {
 func TestARevokedKeysUploadEnds(t *testing.T) {
 	secret := "mr_SECRET"
 	key := func(s string) string {
-		return keys.Key{Name: s, Hash: sha256.Sum256([]byte(s)), Scopes: []string{keys.Write}}.String()
+		return keys.Key{Name: strings.TrimPrefix(s, "mr_"), Hash: sha256.Sum256([]byte(s)), Scopes: []string{keys.Write}}.String()
 	}
 	file := newKeyFile(t, key(secret), key("other"))
 	a := startForUploads(t, file.use)
@@ -395,7 +396,7 @@ func FuzzUpload(f *testing.F) {
 			conn.cuts[0] = byte(max(int(cuts[0]), head))
 		}
 		a.answers = a.answers[:0]
-		_ = a.ServeConn(&trackedConn{Conn: conn, listener: &listener{slack: time.Millisecond}, between: true})
+		_ = a.ServeConn(&trackedConn{Conn: conn, listener: &listener{slack: time.Millisecond}, place: service.NewConnections(1).Open(func() {}), between: true})
 		resp, err := http.ReadResponse(bufio.NewReader(&conn.out), nil)
 		if err != nil {
 			t.Fatalf("no answer: %v", err)

@@ -26,6 +26,7 @@ import (
 	"millrace/internal/config"
 	"millrace/internal/frame"
 	"millrace/internal/keys"
+	"millrace/internal/service"
 	"millrace/internal/testenv"
 )
 
@@ -759,6 +760,9 @@ func TestHostileRequestsAreRefused(t *testing.T) {
 	for _, tt := range badParameters {
 		if strings.Contains(tt.query, "2026-03-04T13") {
 			continue // is about the tests' noon
+		}
+		if len(tt.query) > service.MaxHeaderBytes {
+			continue // is not read whole: TestQueriesReadNoBodiesAndBoundHeaders
 		}
 		r := f.get("/logs?" + tt.query)
 		var e struct{ Error string }

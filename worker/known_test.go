@@ -169,6 +169,20 @@ func TestARefusedRecordStaysBesideAnotherOfItsID(t *testing.T) {
 	}
 }
 
+func TestARefusedRecordOfAMessageThatIsDeliveredAgainIsOneLetter(t *testing.T) {
+	ctx := context.Background()
+	db := workerConn(t, testenv.Schema(t))
+	key := frame.NewBase()
+	for range 3 {
+		segments, dead := decodeForeign(delivery(key.String(), "{}\n{broken"), &origin{messageID: key.String()}, time.Now())
+		if _, err := store(ctx, db, newPartitions(24*time.Hour), segments, dead, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(t, db, 1, "SELECT count(*) FROM logs")
+	want(t, db, 1, "SELECT count(*) FROM dead_letters")
+}
+
 // TestTheLedgerForgetsNothingUnnoticed: a worker that can't know of a dropped partition, and whose clock is a week behind,
 // looks for old segments among the rows.
 func TestTheLedgerForgetsNothingUnnoticed(t *testing.T) {

@@ -585,9 +585,9 @@ func (t *transaction) insertDead(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// The ids of messages' letters are made of what is in them. Those of records' are the records': the letter that has
-	// such an id may be of another record.
-	refused = slices.DeleteFunc(refused, func(d deadLetter) bool { return !d.recordID.Valid })
+	// The ids of most letters are made of what is in them. Where it is the record's, the letter that has it may be of
+	// another record.
+	refused = slices.DeleteFunc(refused, func(d deadLetter) bool { return !d.recordID.Valid || d.recordID.UUID != d.id })
 	if len(refused) == 0 {
 		return nil
 	}
