@@ -94,7 +94,7 @@ func (s *system) faults(o Options, l *load) []fault {
 	server("RabbitMQ: exchange deleted", []string{"all"}, 0, 1, strikeExchange)
 	server("RabbitMQ: somebody's tap in the place of the queue", []string{"all"}, 1, 4, strikeTap)
 	add(fault{name: "RabbitMQ: a policy that empties queues", targets: s.brokers[:1], least: seconds(1), most: seconds(6), strike: strikePolicy,
-		touches: func(string) []string { return []string{rabbitmq, postgres} }})
+		touches: func(string) []string { return []string{rabbitmq, "worker1", "worker2"} }})
 	add(fault{name: unshielded, targets: s.brokers[:1], least: seconds(1), most: seconds(6), strike: strikeUnshielded,
 		missing: "it loses records, as it must"})
 	add(fault{name: "RabbitMQ: an empty queue deleted", targets: []string{"all"}, most: seconds(2), strike: strikeQueueDeleted, touches: everything})
@@ -426,20 +426,16 @@ func strikeReadOnly(ctx context.Context, s *system, _ string, hold time.Duration
 }
 
 func strikeLock(ctx context.Context, s *system, _ string, hold time.Duration, rng *rand.Rand) error {
-	return s.whileLocked(ctx, []string{"logs", "ledger"}[rng.IntN(2)], func() { pause(ctx, hold) })
-}
-
-// whileLocked calls f while a table is locked against everybody else.
-func (s *system) whileLocked(ctx context.Context, table string, f func()) error {
 	conn, err := s.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) // which ends the transaction
+	table := []string{"logs", "ledger"}[rng.IntN(2)]
 	if _, err := conn.Exec(ctx, "BEGIN; LOCK TABLE "+table+" IN ACCESS EXCLUSIVE MODE"); err != nil {
 		return err
 	}
-	f()
+	pause(ctx, hold)
 	return nil
 }
 

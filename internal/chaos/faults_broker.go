@@ -147,14 +147,20 @@ func (s *system) held(ctx context.Context) (n int, err error) {
 	return n, nil
 }
 
-// strikePolicy sets a policy that expires and drops what waits, as RabbitMQ's documentation shows it for all queues, while
-// the database is locked so that frames do wait. The policy of Millrace's own must win.
+// strikePolicy sets a policy that expires, drops or deletes what waits, as RabbitMQ's documentation shows it for all queues,
+// while no worker runs: what a worker holds does not wait. The policy of Millrace's own must win.
 func strikePolicy(ctx context.Context, s *system, target string, hold time.Duration, rng *rand.Rand) error {
 	policy := []string{`{"message-ttl":200}`, `{"max-length":1,"overflow":"drop-head"}`, `{"expires":1000}`}[rng.IntN(3)]
-	var err error
+	var errs []error
+	for _, u := range s.named("worker") {
+		errs = append(errs, u.kill())
+	}
 	set := strikeCtl([]string{"set_policy", "chaos", ".*", policy, "--apply-to", "queues"}, []string{"clear_policy", "chaos"})
-	lockErr := s.whileLocked(ctx, "logs", func() { err = set(ctx, s, target, hold, rng) })
-	return errors.Join(err, lockErr)
+	errs = append(errs, set(ctx, s, target, hold, rng))
+	for _, u := range s.named("worker") {
+		errs = append(errs, u.start())
+	}
+	return errors.Join(errs...)
 }
 
 // strikeUnshielded does what strikePolicy does after it has taken Millrace's own policies away: records are lost then. It is
