@@ -64,6 +64,7 @@ type origin struct {
 }
 
 func originOf(d *amqp.Delivery, queue string) *origin {
+	frame.Mend(d.Headers)
 	return &origin{queue: queue, typ: d.Type, contentType: d.ContentType, encoding: d.ContentEncoding, messageID: d.MessageId, headers: d.Headers}
 }
 

@@ -84,6 +84,13 @@ func Headers(segments []Segment) map[string]any {
 	return map[string]any{header: b}
 }
 
+// Mend makes bytes again of the header that holds the segments. RabbitMQ 4 gives it back as a string from a stream.
+func Mend(headers map[string]any) {
+	if text, ok := headers[header].(string); ok {
+		headers[header] = []byte(text)
+	}
+}
+
 // Span is a segment with the bytes of its records: NDJSON, each record ended by a newline.
 type Span struct {
 	Segment
