@@ -4,10 +4,15 @@
 package testenv
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
+	"fmt"
+	"net"
 	"net/url"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -41,8 +46,8 @@ func Database(t testing.TB) config.PostgresURL {
 	t.Helper()
 	admin := server(t, "POSTGRES_URL")
 	name := Name()
-	exec(t, admin, "CREATE DATABASE "+name)
-	t.Cleanup(func() { exec(t, admin, "DROP DATABASE "+name+" WITH (FORCE)") })
+	run(t, admin, "CREATE DATABASE "+name)
+	t.Cleanup(func() { run(t, admin, "DROP DATABASE "+name+" WITH (FORCE)") })
 	u, err := url.Parse(admin)
 	if err != nil {
 		t.Fatalf("POSTGRES_URL: %v", err)
@@ -78,7 +83,7 @@ func Connect(t testing.TB, db config.PostgresURL) *pgx.Conn {
 	return conn
 }
 
-func exec(t testing.TB, db, sql string) {
+func run(t testing.TB, db, sql string) {
 	t.Helper()
 	ctx := context.Background()
 	conn, err := pgx.Connect(ctx, db)
@@ -205,4 +210,71 @@ func Eventually(t testing.TB, within time.Duration, what string, ok func() bool)
 		}
 		time.Sleep(5 * time.Millisecond) // polls a condition of another process; nothing can signal it
 	}
+}
+
+// Pooler starts PgBouncer in front of a database, with that pool_mode, until the test ends, and returns the URL that leads
+// through it. Where PgBouncer is not installed the test is skipped.
+func Pooler(t testing.TB, db config.PostgresURL, mode string) config.PostgresURL {
+	t.Helper()
+	program := ""
+	for _, name := range []string{"pgbouncer", "/usr/sbin/pgbouncer"} {
+		if path, err := exec.LookPath(name); err == nil {
+			program = path
+			break
+		}
+	}
+	if program == "" {
+		t.Skip("pgbouncer is not installed: make test installs it where it can")
+	}
+	u, err := url.Parse(string(db))
+	if err != nil {
+		t.Fatal(err)
+	}
+	password, _ := u.User.Password()
+	name, addr := strings.TrimPrefix(u.Path, "/"), FreeAddress(t)
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "pgbouncer.ini")
+	text := fmt.Sprintf(`[databases]
+%s = host=%s port=%s user=%s password='%s'
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = %s
+unix_socket_dir =
+auth_type = any
+pool_mode = %s
+default_pool_size = 20
+ignore_startup_parameters = extra_float_digits,options,search_path
+`, name, u.Hostname(), u.Port(), u.User.Username(), strings.ReplaceAll(password, "'", "''"), port, mode)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"-q", file}
+	if os.Geteuid() == 0 { // which it refuses to run as; it reads its file before it becomes somebody else
+		args = append([]string{"-u", "nobody"}, args...)
+	}
+	var log bytes.Buffer
+	pooler := exec.Command(program, args...)
+	pooler.Stdout, pooler.Stderr = &log, &log
+	if err := pooler.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = pooler.Process.Kill() // nothing to stop in order
+		_ = pooler.Wait()
+		if t.Failed() {
+			t.Logf("pgbouncer wrote:\n%s", log.String())
+		}
+	})
+	Eventually(t, Patience, "pgbouncer listens", func() bool {
+		conn, err := net.Dial("tcp", addr)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil
+	})
+	u.Host = addr
+	return config.PostgresURL(u.String())
 }
