@@ -3,13 +3,20 @@ package worker
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"net/url"
 	osexec "os/exec"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"millrace/internal/config"
 	"millrace/internal/frame"
+	"millrace/internal/service"
 	"millrace/internal/testenv"
 )
 
@@ -57,6 +64,11 @@ func TestATableThatItsOwnerHasAlteredGoesOn(t *testing.T) {
 				t.Fatal(err)
 			}
 			exec(t, db, c.sql)
+			for _, at := range []time.Time{rehearsedTime, time.Now()} {
+				if err := rehearse(ctx, db, at); err != nil {
+					t.Errorf("rehearsal: %v", err)
+				}
+			}
 			goesOn := func(db *pgx.Conn, rows int) {
 				t.Helper()
 				p := newPartitions(time.Hour)
@@ -94,12 +106,122 @@ func TestATableThatItsOwnerHasAlteredGoesOn(t *testing.T) {
 	}
 }
 
-func TestATableThatTakesNoRowsIsNamedAtTheStart(t *testing.T) {
-	for _, sql := range []string{"ALTER TABLE logs ADD COLUMN tenant text NOT NULL", ""} {
+func TestATableThatTakesNoRowsIsNamed(t *testing.T) {
+	const trigger = "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN %s RETURN NEW; END $$; CREATE TRIGGER t BEFORE INSERT ON logs FOR EACH ROW EXECUTE FUNCTION f()"
+	cases := []struct{ name, sql, named string }{
+		{"a column without a default", "ALTER TABLE logs ADD COLUMN tenant text NOT NULL", "column tenant is NOT NULL without a default"},
+		{"a column of a domain without a default", "CREATE DOMAIN tenant_name AS text NOT NULL; ALTER TABLE logs ADD COLUMN tenant tenant_name", "column tenant is NOT NULL without a default"},
+		{"another type", "ALTER TABLE logs ALTER data TYPE text", "column data is of type text, not jsonb"},
+		{"another name", "ALTER TABLE logs RENAME data TO record", "column data is missing"},
+		{"a row that is moved to another partition", fmt.Sprintf(trigger, "NEW.inserted_at := NEW.inserted_at + interval '1 year';"), "moving row to another partition"},
+		{"a trigger that needs what is not there", fmt.Sprintf(trigger, "INSERT INTO audit VALUES (1);"), `relation "audit" does not exist`},
+		{"a partition that can't be made", "DROP FUNCTION millrace_add_partition", "millrace_add_partition"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			db := workerConn(t, testenv.Schema(t))
+			exec(t, db, c.sql)
+			err := rehearse(context.Background(), db, rehearsedTime)
+			if !errors.As(err, new(tableError)) || !strings.Contains(err.Error(), c.named) {
+				t.Errorf("got %v, want it to name %q", err, c.named)
+			}
+		})
+	}
+}
+
+// What is wrong with an empty record is not what is wrong with all.
+func TestATableThatRefusesSomeRowsIsNotNamed(t *testing.T) {
+	for _, sql := range []string{
+		"",
+		"ALTER TABLE logs ADD CHECK (data ? 'level')",
+		"ALTER TABLE logs ADD COLUMN level text NOT NULL GENERATED ALWAYS AS (data->>'level') STORED",
+		"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.data = '{}' THEN RAISE 'empty'; END IF; RETURN NEW; END $$; CREATE TRIGGER t BEFORE INSERT ON logs FOR EACH ROW EXECUTE FUNCTION f()",
+	} {
 		db := workerConn(t, testenv.Schema(t))
 		exec(t, db, sql)
-		if err := checkLogs(context.Background(), db); (err != nil) != (sql != "") {
-			t.Errorf("%q: got %v", sql, err)
+		for _, at := range []time.Time{rehearsedTime, time.Now()} {
+			if err := rehearse(context.Background(), db, at); err != nil {
+				t.Errorf("%q: got %v", sql, err)
+			}
+		}
+		if n := count(t, db, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'logs'::regclass"); n != 0 {
+			t.Errorf("%q: the rehearsal has left %d partitions", sql, n)
+		}
+	}
+}
+
+// Rights and row security are those of the user who stores rows, not of the tables' owner.
+func TestWhatTheUserWhoStoresRowsMayNotDoIsNamed(t *testing.T) {
+	for name, c := range map[string]struct{ sql, named string }{
+		"no INSERT":     {"REVOKE INSERT ON logs FROM %s", "permission denied for table logs"},
+		"no EXECUTE":    {"REVOKE EXECUTE ON FUNCTION millrace_add_partition FROM %s", "permission denied for function millrace_add_partition"},
+		"row security":  {"ALTER TABLE logs ENABLE ROW LEVEL SECURITY", "row-level security"},
+		"no schema":     {"REVOKE USAGE ON SCHEMA public FROM public, %s", "logs"},
+		"all it needs":  {"", ""},
+		"BYPASSRLS too": {"ALTER ROLE %s BYPASSRLS; ALTER TABLE logs ENABLE ROW LEVEL SECURITY", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := testenv.Schema(t)
+			owner := workerConn(t, db)
+			user := testenv.Name()
+			exec(t, owner, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD 'x'", user))
+			t.Cleanup(func() { exec(t, owner, fmt.Sprintf("DROP OWNED BY %s; DROP ROLE %s", user, user)) })
+			exec(t, owner, fmt.Sprintf("GRANT INSERT, SELECT (id, inserted_at) ON logs TO %[1]s; GRANT EXECUTE ON FUNCTION millrace_add_partition TO %[1]s", user))
+			exec(t, owner, strings.ReplaceAll(c.sql, "%s", user))
+			u, err := url.Parse(string(db))
+			if err != nil {
+				t.Fatal(err)
+			}
+			u.User = url.UserPassword(user, "x")
+			conn, err := connect(context.Background(), config.PostgresURL(u.String()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close(context.Background())
+			err = rehearse(context.Background(), conn, rehearsedTime)
+			switch {
+			case c.named == "" && err != nil:
+				t.Errorf("got %v", err)
+			case c.named != "" && (!errors.As(err, new(tableError)) || !strings.Contains(err.Error(), c.named)):
+				t.Errorf("got %v, want it to name %q", err, c.named)
+			}
+		})
+	}
+}
+
+func TestAWorkerWaitsForItsTableAndGoesOnByItself(t *testing.T) {
+	c := testConfig(t, 1)
+	db := workerConn(t, c.Postgres)
+	exec(t, db, "ALTER TABLE logs ADD COLUMN tenant text NOT NULL")
+	w := start(t, c)
+	testenv.Eventually(t, testenv.Patience, "/ready names the column", func() bool {
+		return strings.Contains(w.get("/ready"), "column tenant is NOT NULL without a default")
+	})
+	p := newPublisher(t, c)
+	p.send(0, aFrame(frame.NewBase(), 3))
+	exec(t, db, "ALTER TABLE logs ALTER tenant SET DEFAULT 'a'")
+	want(t, db, 3, allLogs)
+}
+
+func TestATableThatIsAlteredLaterIsNamedInEveryRound(t *testing.T) {
+	url := testenv.Schema(t)
+	db := workerConn(t, url)
+	var closing sync.WaitGroup
+	defer closing.Wait()
+	var ready service.Ready
+	k := testKeeper(db, newPartitions(time.Hour), 0)
+	k.writer = link{url: url, closing: &closing}
+	k.postgres = &condition{name: "postgres", ready: &ready, log: testLog(t)}
+	for _, step := range []struct {
+		sql   string
+		names bool
+	}{{"", false}, {"ALTER TABLE logs ADD COLUMN tenant text NOT NULL", true}, {"ALTER TABLE logs DROP COLUMN tenant", false}} {
+		exec(t, db, step.sql)
+		if err := errors.Join(k.tidy(context.Background()), k.rehearse(context.Background())); err != nil {
+			t.Fatal(err)
+		}
+		if reason := k.postgres.failed["rehearsal"]; strings.Contains(reason, "tenant") != step.names {
+			t.Errorf("%q: got the reason %q", step.sql, reason)
 		}
 	}
 }

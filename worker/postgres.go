@@ -38,11 +38,11 @@ SET tcp_keepalives_count = 3;
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
 SELECT current_setting('server_version_num')`
 
-// connect opens a connection for the worker's own use.
-func connect(ctx context.Context, url config.PostgresURL) (*pgx.Conn, error) {
+// parseURL returns how a database is connected to.
+func parseURL(url config.PostgresURL) (*pgx.ConnConfig, error) {
 	c, err := config.Parse(url, pgx.ParseConfig)
 	if err != nil {
-		return nil, fmt.Errorf("POSTGRES_URL: %w", err)
+		return nil, err
 	}
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = connectTimeout
@@ -51,6 +51,15 @@ func connect(ctx context.Context, url config.PostgresURL) (*pgx.Conn, error) {
 		c.RuntimeParams["application_name"] = "millrace worker"
 	}
 	c.DialFunc = (&net.Dialer{Timeout: c.ConnectTimeout, KeepAlive: 15 * time.Second}).DialContext
+	return c, nil
+}
+
+// connect opens a connection for the worker's own use.
+func connect(ctx context.Context, url config.PostgresURL) (*pgx.Conn, error) {
+	c, err := parseURL(url)
+	if err != nil {
+		return nil, fmt.Errorf("POSTGRES_URL: %w", err)
+	}
 	c.AfterConnect = func(ctx context.Context, conn *pgconn.PgConn) error {
 		results, err := conn.Exec(ctx, sessionSettings).ReadAll()
 		if err != nil {

@@ -12,12 +12,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"millrace/internal/broker"
 	"millrace/internal/config"
 	"millrace/internal/policy"
+	"millrace/internal/pooler"
 	"millrace/internal/service"
 	"millrace/migrations"
 )
@@ -75,7 +75,7 @@ func Run(ctx context.Context, c Config) error {
 	newLink := func() link { return link{url: c.Postgres, closing: &closing} }
 	ownerLink := func() link { return link{url: cmp.Or(c.Owner, c.Postgres), closing: &closing} }
 
-	if err := prepare(ctx, c, ownerLink(), postgres, log); err != nil {
+	if err := prepare(ctx, c, ownerLink(), newLink(), postgres, log); err != nil {
 		if ctx.Err() != nil {
 			return failure(ctx)
 		}
@@ -121,7 +121,10 @@ func Run(ctx context.Context, c Config) error {
 		broker: &condition{name: "rabbitmq: parked messages", log: log}, // nothing waits for it
 	}
 	working.Go(func() { parked.run(ctx) })
-	k := &keeper{leader: leader{link: ownerLink(), key: keeperLock}, parts: parts, retention: c.Retention, log: log, now: time.Now, due: m.due}
+	k := &keeper{
+		leader: leader{link: ownerLink(), key: keeperLock}, writer: newLink(), parts: parts, retention: c.Retention, log: log, now: time.Now,
+		due: m.due, postgres: postgres,
+	}
 	working.Go(func() { k.run(ctx) })
 	if c.IndexClosed {
 		x := &indexer{leader: leader{link: ownerLink(), key: indexerLock}, logs: parts.logs, retention: c.Retention, calm: busy.calm, log: log, now: time.Now}
@@ -161,17 +164,24 @@ func failure(ctx context.Context) error {
 	return nil
 }
 
-// prepare brings the schema up to date, or checks that it is. It waits for a database that is out of reach; an
-// error that waiting does not cure is returned.
-func prepare(ctx context.Context, c Config, l link, postgres *condition, log *slog.Logger) error {
-	defer l.drop()
+// prepare brings the schema up to date, or checks that it is, and that rows can be stored. It waits for a database that is
+// out of reach, and for logs to take rows; an error that waiting does not cure is returned.
+func prepare(ctx context.Context, c Config, owner, writer link, postgres *condition, log *slog.Logger) error {
+	defer owner.drop()
+	defer writer.drop()
 	for wait := broker.NewBackoff(); ; {
-		err := migrate(ctx, c, &l, log)
-		if err == nil || ctx.Err() != nil || !passes(err, &l) {
+		err := migrate(ctx, c, &owner, log)
+		passing := passes(err, &owner)
+		if err == nil {
+			err = rehearseAtStart(ctx, &writer)
+			passing = errors.As(err, new(tableError)) || passes(err, &writer)
+		}
+		if err == nil || ctx.Err() != nil || !passing {
 			return err
 		}
 		postgres.fail("worker", err)
-		l.drop()
+		owner.drop()
+		writer.drop()
 		if err := broker.Sleep(ctx, wait.NextBackOff()); err != nil {
 			return err
 		}
@@ -179,15 +189,15 @@ func prepare(ctx context.Context, c Config, l link, postgres *condition, log *sl
 }
 
 func migrate(ctx context.Context, c Config, l *link, log *slog.Logger) error {
+	if err := checkPooler(ctx, c); err != nil {
+		return err
+	}
 	conn, err := l.open(ctx)
 	if err != nil {
 		return err
 	}
 	if !c.AutoMigrate {
-		if err := migrations.Pending(ctx, conn); err != nil {
-			return err
-		}
-		return checkLogs(ctx, conn)
+		return migrations.Pending(ctx, conn)
 	}
 	// Another worker's migration may take longer than the lock timeout of a session that stores rows.
 	if _, err := conn.Exec(ctx, "SET lock_timeout = 0"); err != nil {
@@ -197,33 +207,41 @@ func migrate(ctx context.Context, c Config, l *link, log *slog.Logger) error {
 	for _, m := range done {
 		log.Info("migrated the schema", "version", m.Version, "name", m.Name)
 	}
-	if err != nil {
-		return err
-	}
-	return checkLogs(ctx, conn)
+	return err
 }
 
-// checkLogs returns an error when the table's owner has altered it so that it takes no rows of id, inserted_at and data.
-func checkLogs(ctx context.Context, conn *pgx.Conn) error {
-	const sql = `SELECT row_security_active('logs'::regclass), coalesce(string_agg(attname, ', '), '') FROM pg_attribute
-		WHERE attrelid = 'logs'::regclass AND attnum > 0 AND NOT attisdropped AND attnotnull AND NOT atthasdef AND attidentity = ''
-		AND attname NOT IN ('id', 'inserted_at', 'data')`
-	var secured bool
-	var columns string
-	if err := conn.QueryRow(ctx, sql).Scan(&secured, &columns); err != nil {
-		return err
-	}
-	if columns != "" {
-		return fmt.Errorf("logs: NOT NULL without a default, so no row can be stored: %s", columns)
-	}
-	if secured {
-		return errors.New("logs: row security applies to the worker's database user, and COPY is refused: give it BYPASSRLS")
+// checkPooler returns an error when a URL leads through a pooler that the worker can't work with. It must be known before a
+// session of such a pooler has got settings and locks, which would stay there.
+func checkPooler(ctx context.Context, c Config) error {
+	for _, to := range []struct {
+		name string
+		url  config.PostgresURL
+	}{{"POSTGRES_URL", c.Postgres}, {"POSTGRES_OWNER_URL", c.Owner}} {
+		if to.url == "" {
+			continue
+		}
+		parsed, err := parseURL(to.url)
+		if err != nil {
+			return fmt.Errorf("%s: %w", to.name, err)
+		}
+		ctx, cancel := context.WithTimeout(ctx, poolerTimeout)
+		err = pooler.Check(ctx, &parsed.Config)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("%s: %w", to.name, err)
+		}
 	}
 	return nil
 }
 
+// poolerTimeout bounds the look for a pooler: it waits for two connections at most.
+const poolerTimeout = 4 * connectTimeout
+
 // passes says whether err is the server's or the network's state, rather than what the database holds.
 func passes(err error, l *link) bool {
+	if errors.Is(err, pooler.ErrTransactions) {
+		return false
+	}
 	if l.conn == nil || l.conn.IsClosed() {
 		return true
 	}
