@@ -41,6 +41,7 @@ import (
 	"millrace/internal/config"
 	"millrace/internal/keys"
 	"millrace/internal/localstack"
+	"millrace/internal/pooler"
 	"millrace/internal/service"
 	"millrace/migrations"
 	"millrace/query"
@@ -519,6 +520,9 @@ func open(ctx context.Context, owner, url config.PostgresURL) (*pgx.Conn, error)
 	}
 	c, err := config.Parse(url, pgx.ParseConfig)
 	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if err := pooler.Check(ctx, &c.Config); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return pgx.ConnectConfig(ctx, c)

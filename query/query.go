@@ -168,20 +168,18 @@ func watch(ctx context.Context, db config.PostgresURL, ready *service.Ready, dis
 		if conn == nil {
 			c, err := config.Parse(db, pgx.ParseConfig)
 			if err == nil {
+				c.DefaultQueryExecMode = execMode
 				conn, err = pgx.ConnectConfig(ctx, c)
 			}
 			if err != nil {
 				return err
 			}
 		}
-		var present, own, citus bool
-		const schema = `SELECT to_regclass('logs') IS NOT NULL AND to_regclass('late_changes') IS NOT NULL,
-			(SELECT count(*) = 3 FROM pg_attribute WHERE attrelid = to_regclass('logs') AND attname IN ('id', 'inserted_at', 'data') AND NOT attisdropped),
-			to_regclass('pg_dist_partition') IS NOT NULL`
-		if err := conn.QueryRow(ctx, schema).Scan(&present, &own, &citus); err != nil {
+		found, err := lookAtSchema(ctx, conn)
+		if err != nil {
 			return err
 		}
-		if present && citus {
+		if found.present && found.citus {
 			var is bool
 			err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = 'logs'::regclass)").Scan(&is)
 			if err != nil {
@@ -189,13 +187,7 @@ func watch(ctx context.Context, db config.PostgresURL, ready *service.Ready, dis
 			}
 			distributed.Store(is)
 		}
-		switch {
-		case !present:
-			return errNoSchema
-		case !own:
-			return errForeign
-		}
-		return nil
+		return found.fault()
 	}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()

@@ -374,7 +374,9 @@ func (s *server) judge(err error) *failure {
 		case pgErr.Code == "42P01": // undefined_table
 			return &failure{http.StatusServiceUnavailable, errNoSchema.Error()}
 		case pgErr.Code == "42703": // undefined_column; no column's name comes from a client
-			return &failure{http.StatusServiceUnavailable, errForeign.Error()}
+			if fault := s.store.schemaFault(); fault != nil {
+				return &failure{http.StatusServiceUnavailable, fault.Error()}
+			}
 		case strings.HasPrefix(pgErr.Code, "22"), strings.HasPrefix(pgErr.Code, "54"): // data exception, limit exceeded
 			return &failure{http.StatusBadRequest, "q: the database can't look for that: " + pgErr.Message}
 		case strings.HasPrefix(pgErr.Code, "08"), // connection

@@ -45,6 +45,10 @@ type store struct {
 	timeout time.Duration
 }
 
+// execMode has statements planned anew each time: what is a good plan depends on the window and on what is looked for. It
+// leaves nothing in a session, so that the service works behind a pooler that lends servers by transaction.
+const execMode = pgx.QueryExecModeCacheDescribe
+
 // newStore connects to nothing yet.
 func newStore(c Config) (*store, error) {
 	pc, err := config.Parse(c.Postgres, pgxpool.ParseConfig)
@@ -56,8 +60,7 @@ func newStore(c Config) (*store, error) {
 	if pc.ConnConfig.RuntimeParams["application_name"] == "" {
 		pc.ConnConfig.RuntimeParams["application_name"] = "millrace query"
 	}
-	// Statements are planned anew each time: what is a good plan depends on the window and on what is looked for.
-	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	pc.ConnConfig.DefaultQueryExecMode = execMode
 	// A client that goes costs the server its statement, not us the connection.
 	pc.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: time.Second}
@@ -139,6 +142,46 @@ func (s *store) start(ctx context.Context, timeout time.Duration) (*pgxpool.Conn
 		return nil, nil, err
 	}
 	return conn, tx, nil
+}
+
+// schema is what a look at the catalog tells.
+type schema struct {
+	present bool // the tables are there
+	own     bool // logs has the columns that are read
+	citus   bool // Citus is installed
+}
+
+// fault returns what is wrong with the schema.
+func (f schema) fault() error {
+	switch {
+	case !f.present:
+		return errNoSchema
+	case !f.own:
+		return errForeign
+	}
+	return nil
+}
+
+// lookAtSchema reads the catalog.
+func lookAtSchema(ctx context.Context, db interface {
+	QueryRow(context.Context, string, ...any) pgx.Row
+}) (f schema, err error) {
+	const sql = `SELECT to_regclass('logs') IS NOT NULL AND to_regclass('late_changes') IS NOT NULL,
+		(SELECT count(*) = 3 FROM pg_attribute WHERE attrelid = to_regclass('logs') AND attname IN ('id', 'inserted_at', 'data') AND NOT attisdropped),
+		to_regclass('pg_dist_partition') IS NOT NULL`
+	err = db.QueryRow(ctx, sql).Scan(&f.present, &f.own, &f.citus)
+	return f, err
+}
+
+// schemaFault returns what is wrong with the schema, or nil when it is in order or can't be looked at.
+func (s *store) schemaFault() error {
+	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	defer cancel()
+	found, err := lookAtSchema(ctx, s.pool)
+	if err != nil {
+		return nil
+	}
+	return found.fault()
 }
 
 // page returns the answer to GET /logs.
