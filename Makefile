@@ -8,7 +8,7 @@ GOBUILD     := CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERS
 APT         := .ci/apt.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newer bench chaos chaos-newer fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest watch watchers up down logs smoke terraform install balancer
+.PHONY: help run test test-newer bench chaos chaos-newer fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest watch watchers up down logs smoke terraform install balancer pooler
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ run: build servers ## everything on this machine, data in .millrace; Ctrl-C stop
 test-newer: ## the tests that talk to servers, on RabbitMQ 4, PostgreSQL 17 and Redis 8 (Debian 13 in a folder); as root or with sudo
 	.ci/newer.sh
 
-test: build servers compiler browser watchers balancer ## all tests, on private servers, with the race detector
+test: build servers compiler browser watchers balancer pooler ## all tests, on private servers, with the race detector
 	bin/millrace stack -- go test -race -count=1 -timeout 15m ./...
 	go test -count=1 ./internal/direct # with the race detector it makes other calls
 
@@ -184,3 +184,6 @@ watchers:
 
 balancer:
 	$(call install,$$(command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || echo haproxy),the test of the balancer is skipped)
+
+pooler:
+	$(call install,$$(command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || echo pgbouncer),the tests behind a pooler are skipped)

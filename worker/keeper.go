@@ -106,40 +106,17 @@ func (l *leader) rounds(ctx context.Context, log *slog.Logger, what string, tidy
 // all the same: there may be nobody else.
 type keeper struct {
 	leader
-	writer    link // as the user who stores rows
 	parts     *partitions
 	retention time.Duration // zero: keep
 	log       *slog.Logger
 	now       func() time.Time
 	due       *prometheus.GaugeVec // partitions of a table that are left to be dropped by later rounds; may be nil
-	postgres  *condition           // which fails while logs takes no rows; may be nil
 	told      bool                 // that the user does not own the tables
 }
 
 // run works until ctx is done.
 func (k *keeper) run(ctx context.Context) {
-	k.rounds(ctx, k.log, "partitions could not be looked after", func(ctx context.Context) error {
-		return errors.Join(k.tidy(ctx), k.rehearse(ctx))
-	})
-}
-
-// rehearse finds out whether logs takes rows of the present, also where none come in. What it refuses is in /ready.
-func (k *keeper) rehearse(ctx context.Context) error {
-	defer k.writer.drop()
-	conn, err := k.writer.open(ctx)
-	if err != nil {
-		return err
-	}
-	err = rehearse(ctx, conn, k.now())
-	switch {
-	case k.postgres == nil:
-	case errors.As(err, new(tableError)):
-		k.postgres.fail("rehearsal", err)
-		return nil // it is in the log
-	case err == nil:
-		k.postgres.hold("rehearsal")
-	}
-	return err
+	k.rounds(ctx, k.log, "partitions could not be looked after", k.tidy)
 }
 
 // tidy is one round. The steps don't need each other: one that fails doesn't keep the next from its turn.

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"millrace/internal/broker"
 	"millrace/internal/frame"
 )
 
@@ -49,6 +50,47 @@ const (
 	pastSQL = `SELECT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = 'logs'::regclass AND partdefid <> 0)
 		OR to_regclass('pg_dist_partition') IS NOT NULL OR to_regclass($1) IS NOT NULL`
 )
+
+// rehearser finds out whether logs takes rows of the present, also where none come in. What refuses them is in /ready.
+type rehearser struct {
+	link     link // as the user who stores rows
+	postgres *condition
+}
+
+// rehearsalName is what a rehearser is called among the streams.
+const rehearsalName = "rehearsal"
+
+// run rehearses every minute until ctx is done, and sooner while the table takes no rows.
+func (r *rehearser) run(ctx context.Context) {
+	wait := broker.NewBackoff()
+	for pause := rehearsalInterval; broker.Sleep(ctx, pause) == nil; {
+		if pause = rehearsalInterval; r.rehearse(ctx) {
+			wait.Reset()
+		} else {
+			pause = wait.NextBackOff()
+		}
+	}
+}
+
+// rehearsalInterval is the pause between two rehearsals.
+const rehearsalInterval = time.Minute
+
+// rehearse is one rehearsal. It reports false while the table takes no rows. What else goes wrong, the streams tell of.
+func (r *rehearser) rehearse(ctx context.Context) bool {
+	defer r.link.drop()
+	conn, err := r.link.open(ctx)
+	if err == nil {
+		err = rehearse(ctx, conn, time.Now())
+	}
+	switch {
+	case errors.As(err, new(tableError)):
+		r.postgres.fail(rehearsalName, err)
+		return false
+	case err == nil:
+		r.postgres.hold(rehearsalName)
+	}
+	return true
+}
 
 // rehearseAtStart is rehearse in a partition that is made for it, as others will be, and then in the present one if there is one.
 func rehearseAtStart(ctx context.Context, l *link) error {

@@ -121,11 +121,10 @@ func Run(ctx context.Context, c Config) error {
 		broker: &condition{name: "rabbitmq: parked messages", log: log}, // nothing waits for it
 	}
 	working.Go(func() { parked.run(ctx) })
-	k := &keeper{
-		leader: leader{link: ownerLink(), key: keeperLock}, writer: newLink(), parts: parts, retention: c.Retention, log: log, now: time.Now,
-		due: m.due, postgres: postgres,
-	}
+	k := &keeper{leader: leader{link: ownerLink(), key: keeperLock}, parts: parts, retention: c.Retention, log: log, now: time.Now, due: m.due}
 	working.Go(func() { k.run(ctx) })
+	r := &rehearser{link: newLink(), postgres: postgres}
+	working.Go(func() { r.run(ctx) })
 	if c.IndexClosed {
 		x := &indexer{leader: leader{link: ownerLink(), key: indexerLock}, logs: parts.logs, retention: c.Retention, calm: busy.calm, log: log, now: time.Now}
 		working.Go(func() { x.run(ctx) })
