@@ -78,12 +78,25 @@ func (c *canary) look(ctx context.Context) (found []Harm, err error) {
 	if err != nil {
 		return nil, err
 	}
+	empty := false
+	if here == 0 && !gone && c.messages > 0 {
+		// RabbitMQ also counts none when the queue's leader does not answer within a quarter of a second. A leader that has
+		// confirmed a message does answer.
+		published, err := c.fill(ctx, 1, 0)
+		if err != nil {
+			return nil, err
+		}
+		if here, gone, err = c.count(); err != nil {
+			return nil, err
+		}
+		empty = here <= published
+	}
 	now := time.Now()
 	switch {
 	case c.messages == 0: // the first look
 	case gone:
 		c.harm(now, expires, "is gone: a policy deletes queues that nobody reads (expires), or somebody deleted it")
-	case here == 0:
+	case empty:
 		c.harm(now, messageTTL, "has lost its messages: a policy lets messages expire (message-ttl), or somebody purged it")
 	case here < c.messages:
 		c.harm(now, maxLength, "has lost messages: a policy cuts queues (max-length, overflow)")
