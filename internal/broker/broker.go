@@ -249,6 +249,14 @@ func (t Topology) RenewParked(conn *amqp.Connection) (stays bool, err error) {
 	if q.Messages > 0 {
 		return true, ch.Close()
 	}
+	// RabbitMQ also counts none when the queue's leader does not answer within a quarter of a second.
+	_, found, err := ch.Get(t.ParkedQueue(), false)
+	if err != nil {
+		return false, err
+	}
+	if found {
+		return true, ch.Close() // which gives the message back
+	}
 	// RabbitMQ does not take if-empty for quorum queues, so a message may come in between; it would have been
 	// given to a hundred and twenty readers before.
 	lost, err := ch.QueueDelete(t.ParkedQueue(), false, false, false)

@@ -13,6 +13,7 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/config"
+	"millrace/internal/localstack"
 	"millrace/internal/testenv"
 )
 
@@ -187,5 +188,51 @@ func TestWhatIsSomebodyElsesIsNamedWithAdviceThatCanBeFollowed(t *testing.T) {
 				t.Errorf("got %q, which blames a setting", err)
 			}
 		})
+	}
+}
+
+// TestAParkedQueueWhoseLeaderIsSlowIsNotReplaced stops what decides about the queue for a moment. RabbitMQ then counts no
+// message.
+func TestAParkedQueueWhoseLeaderIsSlowIsNotReplaced(t *testing.T) {
+	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
+	c := config.Broker{URLs: config.Brokers(stack.RabbitMQURL), Name: testenv.Name()}
+	topology, ch := broker.NewTopology(c), testenv.Channel(t, c)
+	if _, err := ch.QueueDeclare(topology.ParkedQueue(), true, false, false, false, amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum}); err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.Confirm(false); err != nil {
+		t.Fatal(err)
+	}
+	confirm, err := ch.PublishWithDeferredConfirm("", topology.ParkedQueue(), true, false, amqp.Publishing{DeliveryMode: amqp.Persistent})
+	if err != nil || !confirm.Wait() {
+		t.Fatalf("the message was not confirmed: %v", err)
+	}
+	leader := func(do string) {
+		t.Helper()
+		if err := stack.RabbitMQCtl(context.Background(), "eval", "ok = sys:"+do+"('%2F_"+topology.ParkedQueue()+"')."); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conn, err := broker.Dial(t.Context(), c.URLs, t.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.End(time.Second)
+	leader("suspend")
+	renewed := make(chan struct{})
+	go func() {
+		defer close(renewed)
+		if stays, err := topology.RenewParked(conn.Connection); !stays || err != nil {
+			t.Errorf("got %v, %v; want the queue to stay", stays, err)
+		}
+	}()
+	select {
+	case <-renewed:
+	case <-time.After(time.Second):
+	}
+	leader("resume")
+	<-renewed
+	if d, there, err := ch.Get(topology.ParkedQueue(), true); !there || err != nil {
+		t.Errorf("got %v, %v, %v; want the message", d.Body, there, err)
 	}
 }
