@@ -120,10 +120,11 @@ func (r *parkedReader) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.sameStream(ctx, conn, at); err != nil {
+	from, err := r.sameStream(ctx, conn, at)
+	if err != nil {
 		return err
 	}
-	ch, deliveries, there, err := r.consumeStream(conn, at.next)
+	ch, deliveries, there, err := r.consumeStream(conn, from)
 	if err != nil {
 		return err
 	}
@@ -136,7 +137,7 @@ func (r *parkedReader) session(ctx context.Context) error {
 		select {
 		case d, ok := <-deliveries:
 			if !ok {
-				if there && !received {
+				if there && from == at.next && !received {
 					return errors.Join(r.died(ctx, at.next), closeReason(closed))
 				}
 				return errors.Join(fmt.Errorf("RabbitMQ ended the consumer of %s", r.topology.LastStream()), closeReason(closed))
@@ -229,25 +230,28 @@ func (r *parkedReader) place(ctx context.Context) (at place, err error) {
 	return at, nil
 }
 
-// sameStream finds out whether somebody has deleted the stream: another one is read from its start.
-func (r *parkedReader) sameStream(ctx context.Context, conn *broker.Connection, at place) error {
+// sameStream finds out whether somebody has deleted the stream: another one is read from its start. It returns the offset
+// to read from.
+func (r *parkedReader) sameStream(ctx context.Context, conn *broker.Connection, at place) (from int64, err error) {
 	if at.next == 0 || !at.first.Valid {
-		return nil
+		return at.next, nil
 	}
 	ch, deliveries, _, err := r.consumeStream(conn, 0)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	select {
 	case d, ok := <-deliveries:
 		if ok && offsetOf(&d) == 0 && digest(&d) != at.first.UUID {
-			return errors.Join(r.restart(ctx, at), ch.Close())
+			return 0, errors.Join(r.restart(ctx, at), ch.Close())
 		}
-	case <-time.After(parkedIdle): // it is empty, and will be seen to be another when something comes
+	case <-time.After(parkedIdle):
+		// It is empty, so it is another one. Its first message shows that, and would not come to who reads from at.next.
+		return 0, ch.Close()
 	case <-ctx.Done():
-		return ctx.Err()
+		return 0, ctx.Err()
 	}
-	return ch.Close()
+	return at.next, ch.Close()
 }
 
 // restart begins the stream anew, and returns errAnew.
@@ -330,7 +334,7 @@ func (r *parkedReader) storeStream(ctx context.Context, at place, batch []amqp.D
 		d := &batch[i]
 		offset := offsetOf(d)
 		if offset < behind.next {
-			return at, r.restart(ctx, at)
+			return at, errAnew // see sameStream
 		}
 		if offset == 0 {
 			behind.first = uuid.NullUUID{UUID: digest(d), Valid: true}

@@ -2,10 +2,12 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"millrace/internal/broker"
@@ -144,6 +146,40 @@ func TestAStreamThatWasDeletedIsReadFromItsStart(t *testing.T) {
 	send("four")
 	start(t, c)
 	want(t, db, 1, "SELECT count(*) FROM dead_letters WHERE payload = 'four'")
+}
+
+// TestTheFirstMessageOfAnotherStreamIsNotPassedOver: the stream that was deleted is empty when the reader looks for it.
+// RabbitMQ gives a reader nothing from before the place that it asks for.
+func TestTheFirstMessageOfAnotherStreamIsNotPassedOver(t *testing.T) {
+	c := testConfig(t, 1)
+	ensure(t, c)
+	p, r := newPublisher(t, c), readerFor(t, c)
+	conn, err := broker.Dial(t.Context(), c.URLs, t.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.End(time.Second)
+	at := place{first: uuid.NullUUID{UUID: uuid.New(), Valid: true}, next: 3}
+	from, err := r.sameStream(t.Context(), conn, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, deliveries, _, err := r.consumeStream(conn, from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.sendTo("", p.topology.LastStream(), amqp.Publishing{DeliveryMode: amqp.Persistent, Type: frame.Type, Body: []byte("one")})
+	select {
+	case d := <-deliveries:
+		if _, err := r.storeStream(t.Context(), at, []amqp.Delivery{d}); !errors.Is(err, errAnew) {
+			t.Errorf("got %v, want that the session begins anew", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("the message does not come")
+	}
+	if _, err := r.sameStream(t.Context(), conn, at); !errors.Is(err, errAnew) {
+		t.Errorf("got %v, want that the stream is seen to be another", err)
+	}
 }
 
 func TestAMessageOfTheStreamThatNoReaderSurvivesIsSteppedOver(t *testing.T) {
