@@ -74,6 +74,11 @@ func dayStart(day int64, zone *time.Location) int64 {
 			return at.UnixMilli()
 		}
 		_, change := at.ZoneBounds()
+		if !change.IsZero() && !change.After(at) {
+			// On the last day of leap years that are told by a rule, ZoneBounds ends before the time it is asked about. No
+			// zone changes its clocks then.
+			change = at.Truncate(24 * time.Hour).Add(24 * time.Hour)
+		}
 		if change.IsZero() || start < change.Unix() {
 			return 1000 * start
 		}

@@ -29,6 +29,9 @@ func TestDaysBeginWithTheirFirstMoment(t *testing.T) {
 		{"Pacific/Kiritimati", "2025-12-28", "2026-01-05"},
 		{"Pacific/Kiritimati", "1994-12-28", "1995-01-05"},
 		{"America/Juneau", "1867-10-15", "1867-10-22"}, // October 18 twice
+		{"Europe/Berlin", "2040-12-28", "2041-01-05"},  // a leap year told by a rule: time.ZoneBounds misses its last day
+		{"America/New_York", "2040-12-28", "2041-01-05"},
+		{"Australia/Sydney", "2048-12-28", "2049-01-05"},
 	} {
 		zone, ok := loadZone(tt.zone)
 		if !ok {
