@@ -725,6 +725,53 @@ func TestWhatAnotherProgramsQueueTakesIsNotAcked(t *testing.T) {
 	}
 }
 
+// RabbitMQ confirms what a queue of that name takes, of whatever kind it is and however short it lives.
+func TestAQueueOfAnotherKindInThePlaceOfOursIsNoticed(t *testing.T) {
+	for name, declare := range map[string]func(ch *amqp.Channel, queue string) error{
+		"a transient classic queue": func(ch *amqp.Channel, queue string) error {
+			_, err := ch.QueueDeclare(queue, false, false, false, false, nil)
+			return err
+		},
+		"a durable classic queue": func(ch *amqp.Channel, queue string) error {
+			_, err := ch.QueueDeclare(queue, true, false, false, false, nil)
+			return err
+		},
+		"a queue for one connection": func(ch *amqp.Channel, queue string) error {
+			_, err := ch.QueueDeclare(queue, false, false, true, false, nil)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := start(t, func(c *Config) { c.Shards, c.PublishConnections = 1, 2 })
+			queue := broker.NewTopology(a.broker).Queue(0)
+			ch := testenv.Channel(t, a.broker)
+			remove := func() {
+				if _, err := ch.QueueDelete(queue, false, false, false); err != nil {
+					t.Fatal(err)
+				}
+			}
+			remove()
+			if err := declare(ch, queue); err != nil {
+				t.Fatal(err)
+			}
+			testenv.Eventually(t, 30*time.Second, "nothing is accepted", func() bool {
+				return a.post(t, "/log", []byte(`{"a":1}`), nil).status == http.StatusServiceUnavailable
+			})
+			testenv.Eventually(t, 30*time.Second, "/ready names the queue", func() bool {
+				got := a.get(t, "/ready")
+				return got.status == http.StatusServiceUnavailable && strings.Contains(got.body, queue)
+			})
+			remove()
+			testenv.Eventually(t, 30*time.Second, "records are accepted again", func() bool {
+				return a.post(t, "/log", []byte(`{"a":1}`), nil).status == http.StatusAccepted
+			})
+			if len(a.published(t)) == 0 {
+				t.Error("what was accepted last is not on our queue")
+			}
+		})
+	}
+}
+
 // Frames do not need the exchange, which is for other programs' messages.
 func TestAnExchangeThatIsGoneStopsNothing(t *testing.T) {
 	a := start(t, func(c *Config) { c.Shards, c.PublishConnections = 1, 1 })

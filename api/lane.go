@@ -25,6 +25,9 @@ const (
 	// bindPeriod is how often one of the links binds the queues for other programs, in case somebody has unbound them.
 	bindPeriod = time.Minute
 
+	// queuePeriod is how often each link looks whether the queues are still those that were declared.
+	queuePeriod = 5 * time.Second
+
 	// closeTimeout bounds the good-bye to a broker that may not answer.
 	closeTimeout = 2 * time.Second
 )
@@ -101,6 +104,7 @@ func (l *link) serve(ctx context.Context, conn *broker.Connection) (up bool) {
 	if l.number == 0 {
 		watching.Go(func() { l.keepBindings(conn) })
 	}
+	watching.Go(func() { l.watchQueues(conn) })
 	opened := make(chan bool, l.channels)
 	var lanes sync.WaitGroup
 	for range l.channels {
@@ -133,6 +137,24 @@ func (l *link) keepBindings(conn *broker.Connection) {
 		select {
 		case <-time.After(bindPeriod):
 		case <-ended:
+			return
+		}
+	}
+}
+
+// watchQueues gives the connection up when another queue is in the place of one that frames are published to. The next
+// connection serves once that is gone. It returns when the connection ends.
+func (l *link) watchQueues(conn *broker.Connection) {
+	ended := conn.NotifyClose(make(chan *amqp.Error, 1))
+	for {
+		select {
+		case <-time.After(queuePeriod):
+		case <-ended:
+			return
+		}
+		if err := l.topology.Foreign(conn.Connection); err != nil {
+			l.fail("what was accepted since the last look, at most "+queuePeriod.String()+" ago, may be in a queue that is not ours", err)
+			conn.End(closeTimeout)
 			return
 		}
 	}

@@ -187,14 +187,49 @@ func (t Topology) declareQueues(ch *amqp.Channel) error {
 		return err
 	}
 	for i := range t.shards {
-		args := workQueue(deliveryLimit, t.DeadQueue())
-		if t.maxBytes > 0 {
-			args[amqp.QueueMaxLenBytesArg] = t.maxBytes
-		}
-		if err := t.declareQueue(ch, t.Queue(i), args); err != nil {
+		if err := t.declareQueue(ch, t.Queue(i), t.frameQueue()); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// frameQueue returns the arguments of a queue that frames are published to.
+func (t Topology) frameQueue() amqp.Table {
+	args := workQueue(deliveryLimit, t.DeadQueue())
+	if t.maxBytes > 0 {
+		args[amqp.QueueMaxLenBytesArg] = t.maxBytes
+	}
+	return args
+}
+
+// Foreign returns an error if somebody has put another queue in the place of one that frames are published to: RabbitMQ
+// confirms what such a queue takes, be it gone with the next restart. It says nothing of queues that are missing, or while
+// RabbitMQ can't be asked: then nothing is confirmed either.
+func (t Topology) Foreign(conn *amqp.Connection) error {
+	ch, err := conn.Channel()
+	if err != nil {
+		return nil
+	}
+	for i := range t.shards {
+		// Whoever misses a queue declares it, one at a time.
+		_, err := ch.QueueDeclarePassive(t.Queue(i), true, false, false, false, nil)
+		reason, refused := refusal(err)
+		if err == nil {
+			err = t.declareQueue(ch, t.Queue(i), t.frameQueue())
+			reason, refused = refusal(err)
+		} else if refused {
+			err = fmt.Errorf("the queue %s is another program's alone: %w", t.Queue(i), err)
+		}
+		switch {
+		case err == nil:
+		case refused && !strings.Contains(reason, "'"+amqp.QueueMaxLenBytesArg+"'"):
+			return err
+		default:
+			return nil // the channel is closed, or the connection will be
+		}
+	}
+	_ = ch.Close() // the connection may have ended
 	return nil
 }
 
