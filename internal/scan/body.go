@@ -96,7 +96,8 @@ func (b *Body) Batch(src []byte, lim Limits) *Error {
 // its line, or src where that is not line-delimited, as told at Batch. It is for
 // bodies of which IsLines told that they are NDJSON.
 func (b *Body) Lines(src []byte, lim Limits) *Error {
-	i, err := b.begin(src, lim)
+	// A format that bodies come in by mistake is told by their beginning, which IsLines has seen.
+	i, err := b.skip(src, lim)
 	if err != nil {
 		return err
 	}
@@ -133,9 +134,23 @@ func (b *Body) Single(src []byte, lim Limits) *Error {
 	return b.finish(nil)
 }
 
-// begin makes b ready for src and returns the offset of its first byte that is
-// neither white space nor of a byte-order mark.
+// begin is skip, and refuses a body that is in another format than JSON.
 func (b *Body) begin(src []byte, lim Limits) (int, *Error) {
+	i, err := b.skip(src, lim)
+	if err != nil {
+		return 0, err
+	}
+	if c := src[i]; c != '{' && c != '[' || i+1 < len(src) && src[i+1] == 0 {
+		if name := foreign(src); name != "" {
+			return 0, b.finish(&Error{Reason: Format, Msg: name})
+		}
+	}
+	return i, nil
+}
+
+// skip makes b ready for src and returns the offset of its first byte that is
+// neither white space nor of a byte-order mark.
+func (b *Body) skip(src []byte, lim Limits) (int, *Error) {
 	b.Reset()
 	b.src, b.lim = src, lim
 	i := skipSpace(src, 0)
@@ -144,11 +159,6 @@ func (b *Body) begin(src []byte, lim Limits) (int, *Error) {
 	}
 	if i == len(src) {
 		return 0, b.finish(b.refusal(&fault{reason: Empty}))
-	}
-	if c := src[i]; c != '{' && c != '[' || i+1 < len(src) && src[i+1] == 0 {
-		if name := foreign(src); name != "" {
-			return 0, b.finish(&Error{Reason: Format, Msg: name})
-		}
 	}
 	return i, nil
 }

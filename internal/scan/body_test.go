@@ -224,6 +224,8 @@ func TestLines(t *testing.T) {
 		{name: "an array", src: "[{\"a\":1}]\n{\"b\":2}\n", want: `{"b":2}`, errs: "0"},
 		{name: "the first line cut short", src: "{\"a\":\n{\"b\":2}\n", want: `{"b":2}`, errs: "0"},
 		{name: "lines of text", src: "panic: oops\n{\"b\":2}\n\tat x\n", want: `{"b":2}`, errs: "0 2"},
+		{name: "zeros, as a crash leaves them in a file", src: "\x00\x00\x00\n{\"b\":2}\n", want: `{"b":2}`, errs: "0"},
+		{name: "what a format begins with", src: "PK\x03\x04\n{\"b\":2}\n\x1f\x8b\n", want: `{"b":2}`, errs: "0 2"},
 		{name: "what continues a record", src: "{\"b\":2}\n{\"a\":\n}\n", body: "unexpected end of line before a value at byte 13"},
 		{name: "nothing", src: "\n \n", body: "the body is empty at byte 0"},
 	} {
