@@ -25,6 +25,8 @@ var commandsThatRead = map[string][]string{
 	"REDIS_URL":          {"query", "run"},
 	"KEYS_FILE":          {"api", "query", "run"},
 	"CORS_ORIGINS":       {"query", "run"},
+	"API_ADDR":           {"api", "run"},
+	"LOG_LEVEL":          {"api", "worker", "query", "run"},
 	"TLS_CERT_FILE":      {"api", "query", "run"},
 	"TLS_KEY_FILE":       {"api", "query", "run"},
 	"TLS_CLIENT_CA_FILE": {"api", "query", "run"},
@@ -103,6 +105,8 @@ func TestARefusedSettingIsNamedAndItsSecretIsNot(t *testing.T) {
 		{"KEYS_FILE", "mr_hush", "name of a file"},
 		{"KEYS_FILE", "name 0123 write\nhush 4567 read\n", "name of a file"},
 		{"CORS_ORIGINS", "https://user:hush@h", "without user and password"},
+		{"API_ADDR", "amqp://user:hush@h/", "takes host:port"},
+		{"LOG_LEVEL", "postgres://user:hush@h/d", "takes debug, info"},
 		{"TLS_CERT_FILE", pem, "name of a file"},
 		{"TLS_KEY_FILE", pem, "name of a file"},
 		{"TLS_CLIENT_CA_FILE", pem, "name of a file"},
@@ -125,22 +129,24 @@ func TestARefusedSettingIsNamedAndItsSecretIsNot(t *testing.T) {
 }
 
 func TestAMistakeInTheSettingsFileShowsNoneOfIt(t *testing.T) {
-	for _, command := range []string{"api", "worker", "query", "run", "migrate status", "dead list", "health", "stack -- true"} {
-		t.Run(command, func(t *testing.T) {
-			t.Parallel()
-			dir := t.TempDir()
-			file := "LOG_LEVEL=info\n# the next one has no name\nhush! amqp://user:hush@h/\nROWS=1\n"
-			if err := os.WriteFile(filepath.Join(dir, ".env"), []byte(file), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			got := ended(t, startMillrace(t, dir, nil, strings.Fields(command)...))
-			if want := "millrace: .env: line 3 is not NAME=value"; !strings.HasPrefix(got, want) {
-				t.Errorf("want %q", want)
-			}
-			if strings.Contains(got, marker) {
-				t.Error("the secret is shown")
-			}
-		})
+	for name, line := range map[string]string{"no name": "hush! amqp://user:hush@h/", "nothing before =": "=amqp://user:hush@h/"} {
+		for _, command := range []string{"api", "worker", "query", "run", "migrate status", "dead list", "health", "stack -- true"} {
+			t.Run(name+", "+command, func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				file := "LOG_LEVEL=info\n# the next one has no name\n" + line + "\nROWS=1\n"
+				if err := os.WriteFile(filepath.Join(dir, ".env"), []byte(file), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				got := ended(t, startMillrace(t, dir, nil, strings.Fields(command)...))
+				if want := "millrace: .env: line 3 is not NAME=value"; !strings.HasPrefix(got, want) {
+					t.Errorf("want %q", want)
+				}
+				if strings.Contains(got, marker) {
+					t.Error("the secret is shown")
+				}
+			})
+		}
 	}
 }
 

@@ -49,14 +49,18 @@ func Load(dst any) error {
 // Environ returns the variables of .env in the working directory, if there is one, overlaid by the
 // environment's. Empty ones are left out: empty means unset.
 func Environ() (map[string]string, error) {
-	environ, err := godotenv.Read(".env")
+	text, err := os.ReadFile(".env")
+	var environ map[string]string
+	if err == nil {
+		environ, err = parseFile(string(text))
+	}
 	var path *fs.PathError
 	switch {
 	case err == nil || errors.Is(err, fs.ErrNotExist):
 	case errors.As(err, &path):
 		return nil, fmt.Errorf(".env: %w", path.Err)
 	default: // the library's error repeats what it could not read
-		return nil, fmt.Errorf(".env: line %d is not NAME=value", lineOfMistake(".env"))
+		return nil, fmt.Errorf(".env: line %d is not NAME=value", lineOfMistake(string(text)))
 	}
 	if environ == nil {
 		environ = make(map[string]string)
@@ -66,24 +70,29 @@ func Environ() (map[string]string, error) {
 		environ[k] = v
 	}
 	for k, v := range environ {
-		if v == "" {
+		if k == "" || v == "" { // without a name it would be the value of every field that is no setting
 			delete(environ, k)
 		}
 	}
 	return environ, nil
 }
 
-// lineOfMistake returns the number of the line at which godotenv begins not to understand a file: the first one after
-// the most lines that it does.
-func lineOfMistake(name string) int {
-	text, err := os.ReadFile(name)
-	if err != nil {
-		return 0
+// parseFile parses what .env holds. Unlike godotenv it takes no value without a name.
+func parseFile(text string) (map[string]string, error) {
+	environ, err := godotenv.Unmarshal(text)
+	if _, found := environ[""]; err == nil && found {
+		return nil, errors.New("a value without a name")
 	}
-	lines := strings.SplitAfter(string(text), "\n")
+	return environ, err
+}
+
+// lineOfMistake returns the number of the line at which a file begins not to be understood: the first one after the most
+// lines that are.
+func lineOfMistake(text string) int {
+	lines := strings.SplitAfter(text, "\n")
 	understood := len(lines)
 	for ; understood > 0; understood-- {
-		if _, err := godotenv.Unmarshal(strings.Join(lines[:understood], "")); err == nil {
+		if _, err := parseFile(strings.Join(lines[:understood], "")); err == nil {
 			break
 		}
 	}
@@ -165,13 +174,13 @@ func check(f reflect.StructField, value any, got string) error {
 	return nil
 }
 
-// refused is the error for a value that is not taken because of err. Where the value may be a secret, err says what is
-// wrong without repeating it.
+// refused is the error for a value that is not taken because of err. Where the value is a secret, err says what is
+// wrong without repeating it; that of another setting may be one by a slip.
 func refused(f reflect.StructField, got string, err error) error {
 	if _, ok := reflect.Zero(f.Type).Interface().(interface{ Check() error }); ok {
 		return fmt.Errorf("%s: %w", f.Tag.Get("env"), err)
 	}
-	return fmt.Errorf("%s: got %q, takes %s", f.Tag.Get("env"), got, takes(f))
+	return fmt.Errorf("%s: got %s, takes %s", f.Tag.Get("env"), Shown(got), takes(f))
 }
 
 // longestFileName is PATH_MAX of Linux.
