@@ -269,10 +269,20 @@ func (t Topology) ParkedIsOld(conn *amqp.Connection) (old bool, err error) {
 // reports whether the old queue stays because it is not. One caller at a time may renew it: a second one might delete
 // what the first has made.
 func (t Topology) RenewParked(conn *amqp.Connection) (stays bool, err error) {
-	old, err := t.ParkedIsOld(conn)
-	if err != nil || !old {
-		return false, err
+	for {
+		old, err := t.ParkedIsOld(conn)
+		if err != nil || !old {
+			return false, err
+		}
+		if stays, err = t.deleteParked(conn); stays || err != nil {
+			return stays, err
+		}
+		// Who looked at this moment with ParkedIsOld may have made the old one again, empty.
 	}
+}
+
+// deleteParked deletes the parked queue if it is empty, and reports whether it is not.
+func (t Topology) deleteParked(conn *amqp.Connection) (stays bool, err error) {
 	ch, err := conn.Channel()
 	if err != nil {
 		return false, err
@@ -301,8 +311,7 @@ func (t Topology) RenewParked(conn *amqp.Connection) (stays bool, err error) {
 	if lost > 0 {
 		err = fmt.Errorf("%d messages that no reader survives came into queue %s while it was replaced, and are gone", lost, t.ParkedQueue())
 	}
-	_, again := t.ParkedIsOld(conn)
-	return false, errors.Join(err, again, ch.Close())
+	return false, errors.Join(err, ch.Close())
 }
 
 // workQueue returns the arguments of a queue whose messages go to dead after limit deliveries, and are kept until

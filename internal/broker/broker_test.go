@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -235,4 +236,74 @@ func TestAParkedQueueWhoseLeaderIsSlowIsNotReplaced(t *testing.T) {
 	if d, there, err := ch.Get(topology.ParkedQueue(), true); !there || err != nil {
 		t.Errorf("got %v, %v, %v; want the message", d.Body, there, err)
 	}
+}
+
+// TestAParkedQueueIsReplacedBesideOneWhoLooks: who looks whether the queue is old may make the old one again when it is deleted
+// in between.
+func TestAParkedQueueIsReplacedBesideOneWhoLooks(t *testing.T) {
+	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
+	c := config.Broker{URLs: config.Brokers(stack.RabbitMQURL), Name: testenv.Name()}
+	topology := broker.NewTopology(c)
+	old := amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum}
+	// RabbitMQ 3.10 may end a connection with an INTERNAL_ERROR when two declare a queue at once.
+	with := func(do func(conn *broker.Connection) error) error {
+		conn, err := broker.Dial(t.Context(), c.URLs, t.Name())
+		if err != nil {
+			return err
+		}
+		defer conn.End(time.Second)
+		return do(conn)
+	}
+	declareOld := func(conn *broker.Connection) error {
+		ch, err := conn.Channel()
+		if err != nil {
+			return err
+		}
+		_, err = ch.QueueDeclare(topology.ParkedQueue(), true, false, false, false, old)
+		return err
+	}
+	stop := make(chan struct{})
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		for tick := time.NewTicker(5 * time.Millisecond); ; {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				_ = with(func(conn *broker.Connection) error {
+					_, err := topology.ParkedIsOld(conn.Connection)
+					return err
+				})
+			}
+		}
+	})
+	for range 10 {
+		err := with(func(conn *broker.Connection) error {
+			ch, err := conn.Channel()
+			if err != nil {
+				return err
+			}
+			if _, err := ch.QueueDelete(topology.ParkedQueue(), false, false, false); err != nil {
+				return err
+			}
+			return declareOld(conn)
+		})
+		if err != nil {
+			continue // who looks was sooner, with the new queue
+		}
+		testenv.Eventually(t, 30*time.Second, "the queue is replaced", func() bool {
+			return with(func(conn *broker.Connection) error {
+				stays, err := topology.RenewParked(conn.Connection)
+				if stays {
+					t.Error("the queue stays, and is empty")
+				}
+				return err
+			}) == nil
+		})
+		if err := with(declareOld); err == nil {
+			t.Fatal("the old queue is there, and was said to be replaced")
+		}
+	}
+	close(stop)
+	looking.Wait()
 }
