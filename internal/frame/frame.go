@@ -84,9 +84,10 @@ func Headers(segments []Segment) map[string]any {
 	return map[string]any{header: b}
 }
 
-// Mend makes bytes again of the header that holds the segments. RabbitMQ 4 gives it back as a string from a stream.
+// Mend makes bytes again of the header that holds the segments: RabbitMQ 4 gives it back as a string from a stream. A string that
+// cannot hold any stays as it is.
 func Mend(headers map[string]any) {
-	if text, ok := headers[header].(string); ok {
+	if text, ok := headers[header].(string); ok && text != "" && len(text)%segmentSize == 0 {
 		headers[header] = []byte(text)
 	}
 }
