@@ -186,13 +186,15 @@ func refused(f reflect.StructField, got string, err error) error {
 // longestFileName is PATH_MAX of Linux.
 const longestFileName = 4096
 
-// checkFileName refuses what is not the name of a file but may be a file's secret content, which an error of opening
-// it would repeat.
+// checkFileName refuses what is not the name of a file but may be a file's secret content or hold a password, which an error of
+// opening it would repeat.
 func checkFileName(f reflect.StructField, value string) error {
 	switch {
 	case strings.ContainsFunc(value, unicode.IsControl), strings.HasPrefix(value, "-----BEGIN"), len(value) > longestFileName,
 		strings.HasPrefix(value, KeyPrefix):
 		return fmt.Errorf("%s: takes the name of a file, not what it contains", f.Tag.Get("env"))
+	case strings.Contains(value, "://"):
+		return fmt.Errorf("%s: takes the name of a file, not a URL", f.Tag.Get("env"))
 	}
 	return nil
 }

@@ -54,7 +54,7 @@ func TestASecretShowsWhereItLeadsHoweverItIsPrinted(t *testing.T) {
 
 func TestWellWrittenURLsAreTaken(t *testing.T) {
 	for _, value := range []string{
-		"amqp://h", "amqp://h/", "amqps://u:p@h:5671/v?heartbeat=10&cacertfile=/ca.pem", "amqp://u:p%23%2F%3F%40@[::1]:5672/%2F", "amqp://u:p:q@h/", "amqp://u:p@q@h/",
+		"amqp://h", "amqp://h/", "amqps://u:p@h:5671/v?heartbeat=10&cacertfile=/ca.pem&auth_mechanism=EXTERNAL", "amqp://u:p%23%2F%3F%40@[::1]:5672/%2F", "amqp://u:p:q@h/", "amqp://u:p@q@h/",
 		"AMQP://h/",
 	} {
 		if err := BrokerURL(value).Check(); err != nil {

@@ -196,7 +196,7 @@ var anyText, wholeNumber = values{}, values{number: true}
 // rabbitMQParameters are those of the AMQP client's ParseURI, and those of other clients that it passes over. See
 // https://www.rabbitmq.com/docs/uri-query-parameters.
 var rabbitMQParameters = map[string]values{
-	"certfile": anyText, "keyfile": anyText, "cacertfile": anyText, "server_name_indication": anyText, "auth_mechanism": anyText,
+	"certfile": anyText, "keyfile": anyText, "cacertfile": anyText, "server_name_indication": anyText, "auth_mechanism": oneOf("plain", "amqplain", "external", "PLAIN", "AMQPLAIN", "EXTERNAL"),
 	"heartbeat": wholeNumber, "connection_timeout": wholeNumber, "channel_max": wholeNumber, "verify": anyText, "depth": wholeNumber,
 	"fail_if_no_peer_cert": anyText, "password": anyText,
 }
