@@ -91,7 +91,9 @@ func (l *listener) track(conn net.Conn) net.Conn {
 	if place == nil {
 		return nil
 	}
-	return &trackedConn{Conn: conn, listener: l, place: place, between: true}
+	tracked := &trackedConn{Conn: conn, listener: l, place: place, between: true}
+	tracked.settled = tracked.settle
+	return tracked
 }
 
 // turnAway tells a client that there is no room, without keeping the next one waiting. What it sends is read, since
@@ -142,6 +144,10 @@ type trackedConn struct {
 	answer  []byte // prepared
 	head    int    // bytes of its header, without the empty line
 	posted  int    // bytes of the answer that were written
+
+	settled func(confirmed bool) // settle, made once
+	of      budget               // and the bytes that the request holds of it until then
+	held    int64
 
 	upload *upload // whose body is being read, nil for most
 }

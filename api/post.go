@@ -7,58 +7,29 @@ import (
 )
 
 const (
-	// perPost is how many answers one goroutine writes. Some hundred requests wait for one confirm. Were each woken to
-	// write its own answer, the processor would go through as many stacks and much of fasthttp between two answers, and the
-	// clients would have theirs later by that time. In groups this small the other processors share the work.
-	perPost = 16
-
 	// maxPost is how long the body of a prepared answer may be. It has to fit into fasthttp's buffer of 4 KiB with its
 	// header, so that the first Write has all of it.
 	maxPost = 1 << 10
 )
 
-// post is a group of prepared answers. They are written as soon as the frame that their requests wait for is confirmed,
-// and then the requests' goroutines go on, which by then often find the next requests there. So what they count is
-// counted just after the client has its answer; the bytes that they hold are given back before.
-type post struct {
-	answers []prepared
-	done    chan struct{} // closed when they are written, or the frame failed
+// budget is what a request's bytes are given back to.
+type budget interface{ release(bytes int64) }
+
+// hold makes the prepared answer wait for the call of the function that it returns, and the n bytes of b, too, which the
+// request holds. If that tells of a confirm the answer is written at once, and then the request's goroutine goes on, which
+// by then often finds the next request there. So what it counts is counted just after the client has its answer; the bytes
+// are given back before.
+func (c *trackedConn) hold(b budget, n int64) (settled func(confirmed bool)) {
+	c.of, c.held = b, n
+	return c.settled
 }
 
-// prepared is an answer, and the bytes that its request holds until then.
-type prepared struct {
-	conn *trackedConn
-	held reservation
-}
-
-// end gives back what the requests hold, and has the answers written if their frame was confirmed.
-func (p *post) end(confirmed bool) {
-	for _, a := range p.answers {
-		a.held.release()
-		if confirmed {
-			a.conn.post()
-		}
+// settle gives back what the request holds, and writes the prepared answer if its frame was confirmed.
+func (c *trackedConn) settle(confirmed bool) {
+	c.of.release(c.held)
+	if confirmed {
+		c.post()
 	}
-	close(p.done)
-}
-
-// enlist has a's answer written when the frame is confirmed. The channel is closed after that, or when it turns out that
-// the frame is not.
-func (f *pending) enlist(a prepared) <-chan struct{} {
-	f.postMu.Lock()
-	defer f.postMu.Unlock()
-	if f.settled.Load() {
-		a.held.release()
-		return f.done
-	}
-	last := len(f.posts) - 1
-	if last < 0 || len(f.posts[last].answers) == perPost {
-		f.posts = append(f.posts, &post{make([]prepared, 0, perPost), make(chan struct{})})
-		last++
-	}
-	p := f.posts[last]
-	p.answers = append(p.answers, a)
-	return p.done
 }
 
 // prepare makes the answer in ctx, and keeps it as fasthttp will write it. It says false, and makes none, where fasthttp

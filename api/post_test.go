@@ -226,7 +226,7 @@ func TestWhatWasPostedBeforeTheEndIsNotWrittenAgain(t *testing.T) {
 
 // The answers of a frame's requests are written when it is confirmed, in groups, and none when it is not.
 func TestAFramesAnswersArePostedWhenItIsConfirmed(t *testing.T) {
-	const clients = 2*perPost + 8
+	const clients = 2*perGroup + 8
 	for _, outcome := range []error{nil, errConfirmTimeout} {
 		inflight := &inflight{limit: clients}
 		f := &pending{done: make(chan struct{})}
@@ -240,9 +240,14 @@ func TestAFramesAnswersArePostedWhenItIsConfirmed(t *testing.T) {
 			if !conn.prepare(ctx, 202, []byte("{}")) {
 				t.Error("the answer could not be prepared")
 			}
-			done := f.enlist(prepared{conn, reservation{inflight, 1}})
+			called, ok := f.onSettled(conn.hold(inflight, 1))
 			enlisted <- true
-			<-done
+			if ok {
+				<-called
+			} else {
+				inflight.release(1)
+				<-f.done
+			}
 			if f.err != nil {
 				answer(ctx, 503, []byte("not"))
 			} else if late {

@@ -68,6 +68,11 @@ const (
 	// probePause is the pause between two probes, while nothing else asks RabbitMQ for a confirm.
 	probePause = time.Second
 
+	// perGroup is how many requests one goroutine tells of their frame's confirm. Some hundred requests wait for one confirm.
+	// Were each woken to write its own answer, the processor would go through as many stacks and much of fasthttp between two
+	// answers, and the clients would have theirs later by that time. In groups this small the other processors share the work.
+	perGroup = 16
+
 	// watchPeriod is how often deadlines are looked at; a request may outlive its deadline by so much.
 	watchPeriod = 20 * time.Millisecond
 )
@@ -100,8 +105,39 @@ type pending struct {
 	done    chan struct{}
 	err     error
 
-	postMu sync.Mutex
-	posts  []*post // nil once settled
+	callsMu sync.Mutex
+	calls   []*calls // nil once settled
+}
+
+// calls is a group of functions to be called, one after the other, when a frame is settled.
+type calls struct {
+	functions []func(confirmed bool)
+	done      chan struct{} // closed after the last
+}
+
+func (c *calls) make(confirmed bool) {
+	for _, f := range c.functions {
+		f(confirmed)
+	}
+	close(c.done)
+}
+
+// onSettled has call called once f is settled, unless it is: then it returns false. It returns a channel that is closed after
+// the call. call says whether RabbitMQ has confirmed f. It must not block: others are called after it.
+func (f *pending) onSettled(call func(confirmed bool)) (called <-chan struct{}, ok bool) {
+	f.callsMu.Lock()
+	defer f.callsMu.Unlock()
+	if f.settled.Load() {
+		return nil, false
+	}
+	last := len(f.calls) - 1
+	if last < 0 || len(f.calls[last].functions) == perGroup {
+		f.calls = append(f.calls, &calls{make([]func(bool), 0, perGroup), make(chan struct{})})
+		last++
+	}
+	group := f.calls[last]
+	group.functions = append(group.functions, call)
+	return group.done, true
 }
 
 // settle ends the wait of all requests that have records in the frame. It says whether this call did.
@@ -111,15 +147,15 @@ func (f *pending) settle(err error) bool {
 	}
 	f.err = err
 	close(f.done)
-	f.postMu.Lock()
-	posts := f.posts
-	f.posts = nil
-	f.postMu.Unlock()
-	for i, p := range posts {
-		if err == nil && i < len(posts)-1 {
-			go p.end(true)
+	f.callsMu.Lock()
+	groups := f.calls
+	f.calls = nil
+	f.callsMu.Unlock()
+	for i, group := range groups {
+		if err == nil && i < len(groups)-1 {
+			go group.make(true)
 		} else {
-			p.end(err == nil)
+			group.make(err == nil)
 		}
 	}
 	return true

@@ -311,9 +311,14 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, no
 	var err error
 	if conn, ok := ctx.Conn().(*trackedConn); ok && !wantIDs && len(w.tickets) == 1 && conn.prepare(ctx, status, w.answer) {
 		// It keeps nothing that the next request could use, which will find that in the processor's cache.
-		f, a := w.tickets[0].frame, prepared{conn, body.hand()}
+		f, held := w.tickets[0].frame, body.hand()
 		letGo()
-		<-f.enlist(a)
+		if called, ok := f.onSettled(conn.hold(held.of, held.bytes)); ok {
+			<-called
+		} else {
+			held.release()
+			<-f.done
+		}
 		err = f.err
 	} else {
 		if !wantIDs {
