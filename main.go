@@ -79,7 +79,6 @@ func init() {
 				if os.Getenv("GOMEMLIMIT") == "" {
 					debug.SetMemoryLimit(c.MemoryLimit())
 				}
-				c.Alone = true
 				return api.Run(ctx, c)
 			})
 		}},

@@ -13,7 +13,6 @@ import (
 
 	"millrace/internal/keys"
 	"millrace/internal/policy"
-	"millrace/internal/procs"
 	"millrace/internal/service"
 )
 
@@ -94,9 +93,6 @@ func Run(ctx context.Context, c Config) error {
 	publisher.Go(func() { p.run(publishing, flush) })
 	publisher.Go(func() { policies.Run(publishing) })
 	publisher.Go(func() { keyFile.Watch(publishing, c.Reload, log) })
-	if c.Alone {
-		publisher.Go(func() { procs.Follow(publishing, p.requests) })
-	}
 	connections := newListener(ln, service.WithinDescriptors("MAX_CONNECTIONS", c.MaxConnections, log), min(httpServer.ReadTimeout, httpServer.WriteTimeout), func() {
 		m.routes["other"].count(fasthttp.StatusServiceUnavailable)
 		m.unavailable.WithLabelValues("connections").Inc()

@@ -34,10 +34,6 @@ type Config struct {
 	// OnListen, when set, is called once with the address that the API listens on.
 	OnListen func(net.Addr)
 
-	// Alone says that nothing else runs in the process: then it uses no more processors than its load asks for, unless the
-	// environment sets GOMAXPROCS.
-	Alone bool
-
 	policyInterval time.Duration // zero is the default
 
 	timeouts *timeouts // nil is the default; tests have less time

@@ -14,7 +14,6 @@ import (
 	"millrace/internal/broker"
 	"millrace/internal/config"
 	"millrace/internal/frame"
-	"millrace/internal/procs"
 	"millrace/internal/scan"
 	"millrace/internal/service"
 )
@@ -185,7 +184,6 @@ type publisher struct {
 
 	down      atomic.Pointer[error] // why a publish would not be confirmed, nil when it can be expected to be
 	bodies    sync.Pool             // of *[]byte: frame bodies
-	large     atomic.Uint64         // bodies so far that took a while to be scanned
 	declaring sync.Mutex            // held while queues are declared
 
 	mu       sync.Mutex
@@ -212,8 +210,6 @@ type publisher struct {
 	refusedSince time.Time // since then RabbitMQ has refused everything; zero once it has confirmed something
 	probeAt      time.Time // earliest time of the next probe
 	vain         bool      // it was logged that confirms don't come
-
-	added uint64 // requests so far
 }
 
 func newPublisher(c Config, log *slog.Logger, m *metrics, ready *service.Ready) *publisher {
@@ -298,7 +294,6 @@ func (p *publisher) add(dst []ticket, ndjson []byte, pieces []scan.Piece, key *u
 	case len(p.blocked) > 0:
 		return dst, errBlocked
 	}
-	p.added++
 	now := time.Now() // under the mutex, so that no frame begins before an older one
 	index := 0
 	for i, piece := range pieces {
@@ -340,13 +335,6 @@ func (p *publisher) add(dst []ticket, ndjson []byte, pieces []scan.Piece, key *u
 		}
 	}
 	return dst, nil
-}
-
-// requests is how many have handed records over, and how many are known to take long.
-func (p *publisher) requests() procs.Tasks {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return procs.Tasks{All: p.added, Long: p.large.Load()}
 }
 
 // wake tells a lane that there is work. While a link is blocked any of the waiting lanes may be the one that

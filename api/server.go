@@ -402,7 +402,6 @@ func (s *server) beginScan(n int) (end func()) {
 	if n <= step {
 		return func() {}
 	}
-	s.publisher.large.Add(1)
 	s.scanning <- struct{}{}
 	return func() { <-s.scanning }
 }

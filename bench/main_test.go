@@ -51,7 +51,6 @@ func TestMain(m *testing.M) {
 func runAPI() error {
 	var c api.Config
 	c.OnListen = func(a net.Addr) { fmt.Println(a) }
-	c.Alone = true // as millrace api has it
 	return runService(&c, &c.Name, &c.Log, func(ctx context.Context) error { return api.Run(ctx, c) })
 }
 
