@@ -11,6 +11,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"millrace/api/publish"
 	"millrace/internal/keys"
 	"millrace/internal/policy"
 	"millrace/internal/service"
@@ -76,7 +77,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := errors.Join(keyFile.Register(registry), registry.Register(keyUse{keyFile}), service.RegisterCertificate(registry, c.Access)); err != nil {
 		return errors.Join(err, ln.Close())
 	}
-	p := newPublisher(c, log, m, ready)
+	p := newPublisher(c, log, publish.NewMetrics(registry), ready)
 	handler := newServer(c, log, p, keyFile, m, inflight, ready, registry)
 	httpServer := handler.http()
 	policies := policy.New(policy.Options{Broker: c.Broker, Log: log, Registry: registry, Canary: true, Interval: c.policyInterval, Report: func(found []policy.Harm) {
@@ -90,7 +91,7 @@ func Run(ctx context.Context, c Config) error {
 	flush, endFlush := context.WithCancel(context.WithoutCancel(ctx))
 	defer endFlush()
 	var publisher sync.WaitGroup
-	publisher.Go(func() { p.run(publishing, flush) })
+	publisher.Go(func() { p.Run(publishing, flush) })
 	publisher.Go(func() { policies.Run(publishing) })
 	publisher.Go(func() { keyFile.Watch(publishing, c.Reload, log) })
 	connections := newListener(ln, service.WithinDescriptors("MAX_CONNECTIONS", c.MaxConnections, log), min(httpServer.ReadTimeout, httpServer.WriteTimeout), func() {
@@ -107,7 +108,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 
 	<-serving.Done()
-	ready.Set("shutdown", errStopping.Error())
+	ready.Set("shutdown", publish.ErrStopping.Error())
 	if ctx.Err() != nil {
 		time.Sleep(c.ShutdownDelay) // for load balancers to see it, while requests are still taken
 	}
@@ -133,6 +134,20 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	return nil
+}
+
+func newPublisher(c Config, log *slog.Logger, m *publish.Metrics, ready *service.Ready) *publish.Publisher {
+	return publish.New(publish.Options{
+		Broker:      c.Broker,
+		Connections: c.PublishConnections,
+		Channels:    c.PublishChannels,
+		FrameBytes:  int(c.FrameBytes),
+		Compression: c.FrameCompression,
+		Timeout:     c.ConfirmTimeout,
+		Log:         log,
+		Metrics:     m,
+		Ready:       ready,
+	})
 }
 
 // fasthttpLogger passes on what fasthttp logs of single connections, without what it quotes of their bytes: a header has the

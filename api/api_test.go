@@ -26,6 +26,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"millrace/api/publish"
 	"millrace/internal/broker"
 	"millrace/internal/config"
 	"millrace/internal/frame"
@@ -171,7 +172,7 @@ func (a *testAPI) spans(t testing.TB) []frame.Span {
 			if !ok {
 				break
 			}
-			if d.Type == "" && string(d.Body) == probeBody {
+			if d.Type == "" && string(d.Body) == publish.ProbeBody {
 				continue
 			}
 			if d.Type != frame.Type || d.ContentType != frame.ContentType || d.DeliveryMode != amqp.Persistent {

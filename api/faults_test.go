@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"millrace/api/publish"
 	"millrace/internal/broker"
 	"millrace/internal/config"
 	"millrace/internal/frame"
@@ -217,7 +218,7 @@ func TestWhateverHappensToAPublishNothingIsLostOrDoubled(t *testing.T) {
 			}
 			testenv.Eventually(t, 20*time.Second, "the API gives the connections up", func() bool {
 				got, err := a.try("/log", `{"client":"probe"}`, nil)
-				return err == nil && strings.Contains(got.body, errNoBroker.Error())
+				return err == nil && strings.Contains(got.body, publish.ErrNoBroker.Error())
 			})
 			if err := stack.Signal("rabbitmq", syscall.SIGCONT); err != nil {
 				t.Error(err)
@@ -269,7 +270,7 @@ func TestWhateverHappensToAPublishNothingIsLostOrDoubled(t *testing.T) {
 				return err == nil && resp.StatusCode == http.StatusServiceUnavailable && strings.Contains(string(b), "low on memory")
 			})
 			got, err := a.try("/log", `{"client":"probe"}`, nil)
-			if err != nil || got.status != http.StatusServiceUnavailable || !strings.Contains(got.body, errBlocked.Error()) { // at the deadline it would say so
+			if err != nil || got.status != http.StatusServiceUnavailable || !strings.Contains(got.body, publish.ErrBlocked.Error()) { // at the deadline it would say so
 				t.Errorf("got %d %s, error %v, want 503 at once", got.status, got.body, err)
 			}
 			ctl(t, "set_vm_memory_high_watermark", "0.4")

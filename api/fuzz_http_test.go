@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/valyala/fasthttp"
 
+	"millrace/api/publish"
 	"millrace/internal/frame"
 	"millrace/internal/keys"
 	"millrace/internal/service"
@@ -42,8 +43,12 @@ func newFuzzedAPI(f *testing.F) *fuzzedAPI {
 	c.Log = slog.New(slog.DiscardHandler)
 	ready, registry := new(service.Ready), service.NewRegistry()
 	m := newMetrics(registry, new(inflight))
-	p := newPublisher(c, c.Log, m, ready)
-	confirmFrames(f, p)
+	p := newPublisher(c, c.Log, publish.NewMetrics(registry), ready)
+	f.Cleanup(p.ConfirmAll(func(segments []frame.Segment, body []byte) {
+		if _, err := frame.Parse(nil, frame.Headers(segments), body); err != nil {
+			panic(err) // a fuzz target's own failures can't be told from here
+		}
+	}))
 
 	a := &fuzzedAPI{secret: "mr_SECRET"}
 	keyFile, err := keys.Open(newKeyFile(f,
@@ -77,36 +82,6 @@ func newFuzzedAPI(f *testing.F) *fuzzedAPI {
 		return status
 	}
 	return a
-}
-
-// confirmFrames stands in for RabbitMQ: it confirms every frame that p has, and looks at it.
-func confirmFrames(f *testing.F, p *publisher) {
-	l := &lane{link: &link{publisher: p}}
-	p.lanes[l], p.trust = true, proven
-	p.report()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			pending, _ := p.take(l)
-			if pending == nil {
-				return
-			}
-			if _, err := frame.Parse(nil, frame.Headers(pending.segments), pending.body); err != nil {
-				panic(err) // a fuzz target's own failures can't be told from here
-			}
-			p.came(0, pending)
-			pending.settle(nil)
-			p.expire(time.Now().Add(-p.timeout), errConfirmTimeout) // lets go of those that are settled
-		}
-	}()
-	f.Cleanup(func() {
-		p.mu.Lock()
-		l.ended = true
-		p.work.Broadcast()
-		p.mu.Unlock()
-		<-done
-	})
 }
 
 // written is a connection whose client has sent all and listens.

@@ -7,20 +7,17 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"millrace/api/publish"
 	"millrace/internal/keys"
 	"millrace/internal/scan"
 )
 
 // metrics are the service's own, beside those of the runtime.
 type metrics struct {
-	routes         map[string]*route // for every path that is served, and "other"
-	accepted       prometheus.Counter
-	rejected       [scan.NumReasons]prometheus.Counter
-	unavailable    *prometheus.CounterVec
-	confirmSeconds prometheus.Histogram
-	frameRecords   prometheus.Histogram
-	connected      prometheus.Gauge
-	blocked        prometheus.Gauge
+	routes      map[string]*route // for every path that is served, and "other"
+	accepted    prometheus.Counter
+	rejected    [scan.NumReasons]prometheus.Counter
+	unavailable *prometheus.CounterVec
 }
 
 // route counts the requests of one path. It keeps its series, which saves looking up their labels on every request.
@@ -51,24 +48,6 @@ func newMetrics(r *prometheus.Registry, inflight *inflight) *metrics {
 			Name: "millrace_api_unavailable_total",
 			Help: "Requests answered 503, by reason.",
 		}, []string{"reason"}),
-		confirmSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "millrace_api_publish_confirm_seconds",
-			Help:    "Time from a frame's publish to its confirm.",
-			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
-		}),
-		frameRecords: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "millrace_api_frame_records",
-			Help:    "Records in a confirmed frame.",
-			Buckets: prometheus.ExponentialBuckets(1, 2, 13), // 1 to 4096
-		}),
-		connected: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "millrace_broker_connected",
-			Help: "1 while there is a channel to publish on.",
-		}),
-		blocked: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "millrace_broker_blocked",
-			Help: "1 while RabbitMQ blocks publishers.",
-		}),
 	}
 	rejected := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "millrace_api_records_rejected_total",
@@ -91,7 +70,7 @@ func newMetrics(r *prometheus.Registry, inflight *inflight) *metrics {
 	for _, name := range []string{"/log", "/log/batch", "/health", "/ready", "/metrics", "other"} {
 		m.routes[name] = &route{name: name, requests: requests, seconds: seconds.WithLabelValues(name)}
 	}
-	r.MustRegister(requests, seconds, m.accepted, rejected, m.unavailable, held, limit, m.confirmSeconds, m.frameRecords, m.connected, m.blocked)
+	r.MustRegister(requests, seconds, m.accepted, rejected, m.unavailable, held, limit)
 	return m
 }
 
@@ -104,15 +83,15 @@ func unavailableReason(err error) string {
 	switch {
 	case errors.As(err, &harmful):
 		return "policy"
-	case errors.Is(err, errBlocked):
+	case errors.Is(err, publish.ErrBlocked):
 		return "blocked"
-	case errors.Is(err, errConfirmTimeout):
+	case errors.Is(err, publish.ErrConfirmTimeout):
 		return "confirm_timeout"
-	case errors.Is(err, errRefused):
+	case errors.Is(err, publish.ErrRefused):
 		return "refused"
-	case errors.Is(err, errUnroutable):
+	case errors.Is(err, publish.ErrUnroutable):
 		return "unroutable"
-	case errors.Is(err, errStopping):
+	case errors.Is(err, publish.ErrStopping):
 		return "stopping"
 	}
 	return "no_broker" // none, or one that can't be worked with

@@ -3,6 +3,7 @@ package api
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -226,10 +228,12 @@ func TestWhatWasPostedBeforeTheEndIsNotWrittenAgain(t *testing.T) {
 
 // The answers of a frame's requests are written when it is confirmed, in groups, and none when it is not.
 func TestAFramesAnswersArePostedWhenItIsConfirmed(t *testing.T) {
-	const clients = 2*perGroup + 8
-	for _, outcome := range []error{nil, errConfirmTimeout} {
+	const clients = 40
+	for _, outcome := range []error{nil, errors.New("not confirmed")} {
 		inflight := &inflight{limit: clients}
-		f := &pending{done: make(chan struct{})}
+		var mu sync.Mutex
+		var calls []func(confirmed bool) // as the publisher keeps them
+		called := make(chan struct{})
 		enlisted := make(chan bool, clients)
 		var settled atomic.Bool
 		addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *trackedConn) {
@@ -240,15 +244,17 @@ func TestAFramesAnswersArePostedWhenItIsConfirmed(t *testing.T) {
 			if !conn.prepare(ctx, 202, []byte("{}")) {
 				t.Error("the answer could not be prepared")
 			}
-			called, ok := f.onSettled(conn.hold(inflight, 1))
-			enlisted <- true
-			if ok {
-				<-called
-			} else {
+			settled := conn.hold(inflight, 1)
+			if late {
 				inflight.release(1)
-				<-f.done
+			} else {
+				mu.Lock()
+				calls = append(calls, settled)
+				mu.Unlock()
 			}
-			if f.err != nil {
+			enlisted <- true
+			<-called
+			if outcome != nil {
 				answer(ctx, 503, []byte("not"))
 			} else if late {
 				if conn.posted > 0 {
@@ -289,9 +295,10 @@ func TestAFramesAnswersArePostedWhenItIsConfirmed(t *testing.T) {
 			}
 		}
 		ask()
-		if !f.settle(outcome) || f.settle(nil) {
-			t.Error("a frame is not settled once")
+		for _, call := range calls {
+			call(outcome == nil)
 		}
+		close(called)
 		hear()
 		settled.Store(true)
 		ask()

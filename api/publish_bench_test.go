@@ -10,6 +10,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"millrace/api/publish"
 	"millrace/bench/ceiling"
 	"millrace/internal/broker"
 	"millrace/internal/frame"
@@ -34,13 +35,13 @@ func BenchmarkPublish(b *testing.B) {
 			if err := topology.Declare(ch); err != nil {
 				b.Fatal(err)
 			}
-			p := newPublisher(c, c.Log, newMetrics(service.NewRegistry(), new(inflight)), new(service.Ready))
+			p := newPublisher(c, c.Log, publish.NewMetrics(service.NewRegistry()), new(service.Ready))
 			ctx, cancel := context.WithCancel(b.Context())
 			var running sync.WaitGroup
-			running.Go(func() { p.run(ctx, context.WithoutCancel(ctx)) })
+			running.Go(func() { p.Run(ctx, context.WithoutCancel(ctx)) })
 			defer running.Wait()
 			defer cancel()
-			testenv.Eventually(b, 10*time.Second, "the publisher is connected", func() bool { return p.usable() == nil })
+			testenv.Eventually(b, 10*time.Second, "the publisher is connected", func() bool { return p.Usable() == nil })
 
 			body := ceiling.Bodies(1, shape.records, ceiling.RecordBytes)[0]
 			var scanned scan.Body
@@ -69,22 +70,22 @@ func purge(b *testing.B, ch *amqp.Channel, topology broker.Topology) {
 }
 
 // publishFor has callers publish a body over and over for a round, and returns the records confirmed in a second.
-func publishFor(b *testing.B, p *publisher, body scan.Body, callers int) float64 {
+func publishFor(b *testing.B, p *publish.Publisher, body scan.Body, callers int) float64 {
 	var confirmed atomic.Int64
 	var all sync.WaitGroup
 	start := time.Now()
 	for range callers {
 		all.Go(func() {
-			var tickets []ticket
+			var tickets []publish.Ticket
 			for time.Since(start) < ceiling.Round {
 				var err error
-				if tickets, err = p.add(tickets[:0], body.NDJSON, body.Pieces, nil); err != nil {
+				if tickets, err = p.Add(tickets[:0], body.NDJSON, body.Pieces, nil); err != nil {
 					b.Error(err)
 					return
 				}
 				for _, t := range tickets {
-					if <-t.frame.done; t.frame.err != nil {
-						b.Error(t.frame.err)
+					if <-t.Frame.Done(); t.Frame.Err() != nil {
+						b.Error(t.Frame.Err())
 						return
 					}
 				}

@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/valyala/fasthttp"
 
+	"millrace/api/publish"
 	"millrace/internal/frame"
 	"millrace/internal/keys"
 	"millrace/internal/policy"
@@ -56,7 +57,7 @@ var newline = []byte("\n")
 // server answers the API's requests.
 type server struct {
 	log       *slog.Logger
-	publisher *publisher
+	publisher *publish.Publisher
 	keys      *keys.File
 	bodies    *bodyReader
 	limits    scan.Limits
@@ -93,7 +94,7 @@ func (s *server) harmed(found []policy.Harm) {
 
 // usable returns nil when records that are accepted can be expected to be confirmed, and to stay where they are.
 func (s *server) usable() error {
-	if err := s.publisher.usable(); err != nil {
+	if err := s.publisher.Usable(); err != nil {
 		return err
 	}
 	if err := s.loses.Load(); err != nil {
@@ -105,14 +106,14 @@ func (s *server) usable() error {
 // scratch is what a request works with, and keeps while it waits for its confirms where its answer is not prepared. Its memory
 // is used again by the next.
 type scratch struct {
-	tickets []ticket
+	tickets []publish.Ticket
 	answer  []byte
 }
 
 // errMadeRoom is for a request that came while its connection was closed for another. Nobody gets to see it.
 var errMadeRoom = refuse(fasthttp.StatusServiceUnavailable, "the connection was closed for another one (MAX_CONNECTIONS)")
 
-func newServer(c Config, log *slog.Logger, p *publisher, keyFile *keys.File, m *metrics, inflight *inflight, ready *service.Ready, registry *prometheus.Registry) *server {
+func newServer(c Config, log *slog.Logger, p *publish.Publisher, keyFile *keys.File, m *metrics, inflight *inflight, ready *service.Ready, registry *prometheus.Registry) *server {
 	common := http.NewServeMux()
 	service.Handle(common, ready, registry)
 	s := &server{
@@ -311,20 +312,20 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, no
 	var err error
 	if conn, ok := ctx.Conn().(*trackedConn); ok && !wantIDs && len(w.tickets) == 1 && conn.prepare(ctx, status, w.answer) {
 		// It keeps nothing that the next request could use, which will find that in the processor's cache.
-		f, held := w.tickets[0].frame, body.hand()
+		f, held := w.tickets[0].Frame, body.hand()
 		letGo()
-		if called, ok := f.onSettled(conn.hold(held.of, held.bytes)); ok {
+		if called, ok := f.OnSettled(conn.hold(held.of, held.bytes)); ok {
 			<-called
 		} else {
 			held.release()
-			<-f.done
+			<-f.Done()
 		}
-		err = f.err
+		err = f.Err()
 	} else {
 		if !wantIDs {
 			answer(ctx, status, w.answer) // unless it fails
 		}
-		err = wait(w.tickets)
+		err = publish.Wait(w.tickets)
 	}
 	if err != nil {
 		return 0, s.unavailable(err)
@@ -334,18 +335,6 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, no
 		answerWithIDs(ctx, status, w)
 	}
 	return accepted, nil
-}
-
-// wait returns when all frames with a request's records are settled, or one has failed.
-func wait(tickets []ticket) error {
-	// The last frame first: where RabbitMQ blocks, it is the one that was not sent and is refused at once.
-	for _, t := range slices.Backward(tickets) {
-		<-t.frame.done
-		if t.frame.err != nil {
-			return t.frame.err
-		}
-	}
-	return nil
 }
 
 // publish hands the body's records to the publisher, prepares the answer in w, and lets go of all else. It says which
@@ -377,12 +366,12 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, singl
 		return 0, 0, limited(ctx, key, wait)
 	}
 	var down error
-	if w.tickets, down = s.publisher.add(w.tickets[:0], records.NDJSON, records.Pieces, base); down != nil {
+	if w.tickets, down = s.publisher.Add(w.tickets[:0], records.NDJSON, records.Pieces, base); down != nil {
 		return 0, 0, s.unavailable(down)
 	}
 	status = fasthttp.StatusAccepted
 	if single {
-		w.answer = appendID(append(w.answer[:0], `{"id":`...), w.tickets[0].base)
+		w.answer = appendID(append(w.answer[:0], `{"id":`...), w.tickets[0].Base)
 		w.answer = append(w.answer, '}')
 	} else {
 		w.answer = appendBatchAnswer(w.answer[:0], records)
@@ -632,8 +621,8 @@ func answerWithIDs(ctx *fasthttp.RequestCtx, status int, w *scratch) {
 	ids.buf = append(ids.buf, `,"ids":[`...)
 	n := 0
 	for _, t := range w.tickets {
-		ids.runs = append(ids.runs, frame.Segment{Base: t.base, Records: t.records})
-		n += t.records
+		ids.runs = append(ids.runs, frame.Segment{Base: t.Base, Records: t.Records})
+		n += t.Records
 	}
 	beginJSON(ctx, status)
 	ctx.SetBodyStream(ids, len(ids.buf)+max(0, n*idLength-1)+len(`]}`))

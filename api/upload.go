@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/valyala/fasthttp"
 
+	"millrace/api/publish"
 	"millrace/internal/keys"
 	"millrace/internal/scan"
 )
@@ -36,7 +37,7 @@ type upload struct {
 	conn    *trackedConn
 	key     *keys.Key
 	body    *body
-	tickets []ticket
+	tickets []publish.Ticket
 
 	// A Read puts bytes into scratch, so that the buffer can be given back while it waits; but into the buffer itself when
 	// the Read before filled its room, because then more has come.
@@ -379,9 +380,9 @@ func (u *upload) publish(records *scan.Body) *refusal {
 		}
 	}
 	var err error
-	u.tickets, err = s.publisher.add(u.tickets[:0], records.NDJSON, records.Pieces, nil)
+	u.tickets, err = s.publisher.Add(u.tickets[:0], records.NDJSON, records.Pieces, nil)
 	if err == nil {
-		err = wait(u.tickets)
+		err = publish.Wait(u.tickets)
 	}
 	clear(u.tickets)
 	if err != nil {
@@ -407,7 +408,7 @@ func (u *upload) sleep(d time.Duration) *refusal {
 func (u *upload) ended() *refusal {
 	select {
 	case <-u.ctx.Done():
-		return u.server.unavailable(errStopping)
+		return u.server.unavailable(publish.ErrStopping)
 	case <-u.key.Gone():
 		return refuse(fasthttp.StatusUnauthorized, "the API key is no longer known, or lacks the scope %s", keys.Write)
 	default:

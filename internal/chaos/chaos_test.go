@@ -182,19 +182,19 @@ var plants = map[string]plant{
 		want:  doubled,
 	},
 	"frames are not mandatory": {
-		edits: []Edit{{"api/lane.go", `queue, true, false, m)`, `queue, false, false, m)`}},
+		edits: []Edit{{"api/publish/lane.go", `queue, true, false, m)`, `queue, false, false, m)`}},
 		plan:  []Step{{Fault: "RabbitMQ: an empty queue deleted", Target: "all", Hold: 2 * time.Second}},
 		want:  lost,
 	},
 	"frames go through an exchange that others change": {
-		edits: []Edit{{"api/lane.go", `(broker.DefaultExchange, queue, true, false, m)`, `(l.topology.Exchange(), queue, true, false, m)`}},
+		edits: []Edit{{"api/publish/lane.go", `(broker.DefaultExchange, queue, true, false, m)`, `(l.topology.Exchange(), queue, true, false, m)`}},
 		plan:  []Step{{Fault: "RabbitMQ: somebody's tap in the place of the queue", Target: "all", Hold: time.Second}},
 		want:  lost,
 	},
 	"202 comes before the confirm": {
 		edits: []Edit{
 			{"api/server.go", `; ok && !wantIDs && `, `; ok && false && `},
-			{"api/server.go", `slices.Backward(tickets) {`, `slices.Backward(tickets[:0]) {`},
+			{"api/publish/publisher.go", `slices.Backward(tickets) {`, `slices.Backward(tickets[:0]) {`},
 		},
 		plan: []Step{{
 			Fault: "RabbitMQ: frozen (SIGSTOP)", Target: "rabbitmq", Hold: 2 * time.Second,

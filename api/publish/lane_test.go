@@ -1,6 +1,7 @@
-package api
+package publish
 
 import (
+	"log/slog"
 	"testing"
 	"time"
 
@@ -12,12 +13,26 @@ import (
 	"millrace/internal/service"
 )
 
+// testOptions are as the settings' defaults have them.
+func testOptions(t testing.TB) Options {
+	return Options{
+		Connections: 4,
+		Channels:    1,
+		FrameBytes:  64 << 10,
+		Compression: "s2",
+		Timeout:     10 * time.Second,
+		Log:         slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Metrics:     NewMetrics(service.NewRegistry()),
+		Ready:       new(service.Ready),
+	}
+}
+
 // testLane is a lane without a channel, for what does not need one.
 func testLane(t *testing.T) *lane {
 	t.Helper()
-	p := newPublisher(defaults(t), defaults(t).Log, newMetrics(service.NewRegistry(), new(inflight)), new(service.Ready))
+	p := New(testOptions(t))
 	return &lane{
-		link:     &link{publisher: p, reset: make(chan struct{}, 1)},
+		link:     &link{Publisher: p, reset: make(chan struct{}, 1)},
 		confirms: make(chan amqp.Confirmation, window),
 		returns:  make(chan amqp.Return, window),
 		slots:    make(chan struct{}, window),
@@ -25,7 +40,7 @@ func testLane(t *testing.T) *lane {
 }
 
 // send makes l have published a frame, under the id that a return would name.
-func (l *lane) send(id string) *pending {
+func (l *lane) send(id string) *Frame {
 	f := l.newFrame(time.Now())
 	f.attempts = 1
 	l.outstanding = append(l.outstanding, sent{f, id, time.Now()})
@@ -71,7 +86,7 @@ func TestANackIsAnsweredWhenTheQueueMayBeFull(t *testing.T) {
 	l.confirms <- amqp.Confirmation{DeliveryTag: 1, Ack: false}
 	close(l.confirms)
 	l.receive()
-	if !f.settled.Load() || f.err != errRefused || len(l.later) > 0 {
+	if !f.settled.Load() || f.err != ErrRefused || len(l.later) > 0 {
 		t.Errorf("settled %v, error %v, %d to be published again", f.settled.Load(), f.err, len(l.later))
 	}
 }
@@ -89,7 +104,7 @@ func TestANackOfAQueueWithoutALimitIsOutlivedForTheTimeOfAnElection(t *testing.T
 	if l.retry(now.Add(retryPause)); len(l.sealed) != 1 || l.sealed[0] != f || len(l.later) > 0 {
 		t.Fatalf("%d to be published after the pause, %d waiting", len(l.sealed), len(l.later))
 	}
-	if l.refused(f, f.begun.Add(election+1)); !f.settled.Load() || f.err != errRefused {
+	if l.refused(f, f.begun.Add(election+1)); !f.settled.Load() || f.err != ErrRefused {
 		t.Errorf("after the time of an election: settled %v, error %v", f.settled.Load(), f.err)
 	}
 }
@@ -125,13 +140,13 @@ func TestALaneThatFallsBehindTheOthersIsGivenUp(t *testing.T) {
 
 func TestFramesRunOutOfTimeInOrder(t *testing.T) {
 	l := testLane(t)
-	p := l.publisher
+	p := l.Publisher
 	now := time.Now()
 	for i := range 3 {
 		p.live = append(p.live, p.newFrame(now.Add(time.Duration(i)*time.Second)))
 	}
-	frames := append([]*pending(nil), p.live...)
-	p.expire(now.Add(p.timeout+1500*time.Millisecond), errConfirmTimeout)
+	frames := append([]*Frame(nil), p.live...)
+	p.expire(now.Add(p.timeout+1500*time.Millisecond), ErrConfirmTimeout)
 	for i, want := range []bool{true, true, false} {
 		if got := frames[i].settled.Load(); got != want {
 			t.Errorf("frame %d: settled %v, want %v", i, got, want)
@@ -144,26 +159,26 @@ func TestFramesRunOutOfTimeInOrder(t *testing.T) {
 
 func TestWhatWasNotSentIsRefusedWhenRabbitMQBlocks(t *testing.T) {
 	l := testLane(t)
-	p := l.publisher
+	p := l.Publisher
 	outstanding := l.send("1")
 	p.live = append(p.live, outstanding)
-	add := func() *pending {
+	add := func() *Frame {
 		t.Helper()
-		tickets, err := p.add(nil, []byte("{}\n"), []scan.Piece{{Start: 0, End: 3, Records: 1}}, nil)
+		tickets, err := p.Add(nil, []byte("{}\n"), []scan.Piece{{Start: 0, End: 3, Records: 1}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return tickets[0].frame
+		return tickets[0].Frame
 	}
 	sealed := add()
-	p.sealed, p.open = []*pending{sealed}, nil
+	p.sealed, p.open = []*Frame{sealed}, nil
 	unknown := add()
 	unknown.attempts = 1
 	p.sealed, p.open = append(p.sealed, unknown), nil
 	open := add()
 	l.setBlocked(amqp.Blocking{Active: true, Reason: "memory"})
-	for name, f := range map[string]*pending{"the sealed frame": sealed, "the open frame": open} {
-		if !f.settled.Load() || f.err != errBlocked {
+	for name, f := range map[string]*Frame{"the sealed frame": sealed, "the open frame": open} {
+		if !f.settled.Load() || f.err != ErrBlocked {
 			t.Errorf("%s: settled %v, error %v, want it refused", name, f.settled.Load(), f.err)
 		}
 	}
@@ -173,8 +188,8 @@ func TestWhatWasNotSentIsRefusedWhenRabbitMQBlocks(t *testing.T) {
 	if len(p.sealed) != 1 || p.sealed[0] != unknown || p.open != nil {
 		t.Errorf("%d sealed frames and the open one %v are kept, want the one of unknown outcome alone", len(p.sealed), p.open)
 	}
-	if _, err := p.add(nil, []byte("{}\n"), []scan.Piece{{Start: 0, End: 3, Records: 1}}, nil); err != errBlocked {
-		t.Errorf("add: got %v, want %v", err, errBlocked)
+	if _, err := p.Add(nil, []byte("{}\n"), []scan.Piece{{Start: 0, End: 3, Records: 1}}, nil); err != ErrBlocked {
+		t.Errorf("add: got %v, want %v", err, ErrBlocked)
 	}
 	l.setBlocked(amqp.Blocking{})
 	add()
@@ -182,10 +197,10 @@ func TestWhatWasNotSentIsRefusedWhenRabbitMQBlocks(t *testing.T) {
 
 func TestFramesOutOfTimeAreLetGoOf(t *testing.T) {
 	l := testLane(t)
-	p := l.publisher
+	p := l.Publisher
 	old := p.newFrame(time.Now().Add(-2 * p.timeout))
-	p.live, p.sealed = []*pending{old}, []*pending{old}
-	p.expire(time.Now(), errConfirmTimeout)
+	p.live, p.sealed = []*Frame{old}, []*Frame{old}
+	p.expire(time.Now(), ErrConfirmTimeout)
 	if len(p.live) > 0 || len(p.sealed) > 0 {
 		t.Errorf("%d live and %d sealed frames are kept, want none: no lane may ever come to take them", len(p.live), len(p.sealed))
 	}

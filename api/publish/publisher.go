@@ -1,4 +1,4 @@
-package api
+package publish
 
 import (
 	"context"
@@ -20,12 +20,12 @@ import (
 
 // Why a frame was not confirmed. The client is answered 503 with the text.
 var (
-	errConfirmTimeout = errors.New("RabbitMQ did not confirm in time; the records may or may not be stored")
-	errRefused        = errors.New("RabbitMQ refused the records: the queue is full, or it has an error of its own")
-	errStopping       = errors.New("the service is shutting down")
-	errBlocked        = errors.New("RabbitMQ blocks publishers until it has memory and disk again")
-	errNoBroker       = errors.New("no connection to RabbitMQ")
-	errUnroutable     = errors.New("RabbitMQ has no queue for the records")
+	ErrConfirmTimeout = errors.New("RabbitMQ did not confirm in time; the records may or may not be stored")
+	ErrRefused        = errors.New("RabbitMQ refused the records: the queue is full, or it has an error of its own")
+	ErrStopping       = errors.New("the service is shutting down")
+	ErrBlocked        = errors.New("RabbitMQ blocks publishers until it has memory and disk again")
+	ErrNoBroker       = errors.New("no connection to RabbitMQ")
+	ErrUnroutable     = errors.New("RabbitMQ has no queue for the records")
 
 	// errUnproven is for /ready alone: requests are taken all the same, and the first confirm ends it.
 	errUnproven = errors.New("RabbitMQ has confirmed nothing since the service started, lost its connections, or waited for a confirm in vain")
@@ -72,6 +72,9 @@ const (
 	// answers, and the clients would have theirs later by that time. In groups this small the other processors share the work.
 	perGroup = 16
 
+	// maxPooled is how large a frame's body may be to be used again.
+	maxPooled = 1 << 20
+
 	// watchPeriod is how often deadlines are looked at; a request may outlive its deadline by so much.
 	watchPeriod = 20 * time.Millisecond
 )
@@ -86,9 +89,9 @@ const (
 	proven
 )
 
-// pending is a frame on its way to a confirm. The fields down to not belong to the publisher's mutex until a lane has taken
+// Frame is a frame on its way to a confirm. The fields down to not belong to the publisher's mutex until a lane has taken
 // the frame, then to that lane; err may be read once done is closed.
-type pending struct {
+type Frame struct {
 	body     []byte
 	segments []frame.Segment
 	keyed    bool      // the last segment belongs to one keyed request
@@ -108,6 +111,12 @@ type pending struct {
 	calls   []*calls // nil once settled
 }
 
+// Done returns a channel that is closed once f is settled.
+func (f *Frame) Done() <-chan struct{} { return f.done }
+
+// Err returns why f was not confirmed, nil if it was. It may be called once f is settled.
+func (f *Frame) Err() error { return f.err }
+
 // calls is a group of functions to be called, one after the other, when a frame is settled.
 type calls struct {
 	functions []func(confirmed bool)
@@ -121,9 +130,9 @@ func (c *calls) make(confirmed bool) {
 	close(c.done)
 }
 
-// onSettled has call called once f is settled, unless it is: then it returns false. It returns a channel that is closed after
+// OnSettled has call called once f is settled, unless it is: then it returns false. It returns a channel that is closed after
 // the call. call says whether RabbitMQ has confirmed f. It must not block: others are called after it.
-func (f *pending) onSettled(call func(confirmed bool)) (called <-chan struct{}, ok bool) {
+func (f *Frame) OnSettled(call func(confirmed bool)) (called <-chan struct{}, ok bool) {
 	f.callsMu.Lock()
 	defer f.callsMu.Unlock()
 	if f.settled.Load() {
@@ -140,7 +149,7 @@ func (f *pending) onSettled(call func(confirmed bool)) (called <-chan struct{}, 
 }
 
 // settle ends the wait of all requests that have records in the frame. It says whether this call did.
-func (f *pending) settle(err error) bool {
+func (f *Frame) settle(err error) bool {
 	if !f.settled.CompareAndSwap(false, true) {
 		return false
 	}
@@ -160,17 +169,29 @@ func (f *pending) settle(err error) bool {
 	return true
 }
 
-// ticket is a request's share of a frame: records with the ids that count up from base.
-type ticket struct {
-	frame   *pending
-	base    uuid.UUID
-	records int
+// Ticket is a request's share of a frame: records with the ids that count up from base.
+type Ticket struct {
+	Frame   *Frame
+	Base    uuid.UUID
+	Records int
 }
 
-// publisher gathers the records of concurrent requests into frames and has them published. There is no timer in
+// Wait returns when all frames with a request's records are settled, or one has failed.
+func Wait(tickets []Ticket) error {
+	// The last frame first: where RabbitMQ blocks, it is the one that was not sent and is refused at once.
+	for _, t := range slices.Backward(tickets) {
+		<-t.Frame.Done()
+		if t.Frame.err != nil {
+			return t.Frame.err
+		}
+	}
+	return nil
+}
+
+// Publisher gathers the records of concurrent requests into frames and has them published. There is no timer in
 // its path: a lane takes the frame under construction as it is when no frame is outstanding, so that a lone request
 // waits for nothing, and while one travels to the disk the next grows by itself (group commit).
-type publisher struct {
+type Publisher struct {
 	log        *slog.Logger
 	topology   broker.Topology
 	urls       config.BrokerURLs
@@ -179,7 +200,7 @@ type publisher struct {
 	frameBytes int
 	compress   string
 	timeout    time.Duration
-	metrics    *metrics
+	metrics    *Metrics
 	ready      *service.Ready
 
 	down      atomic.Pointer[error] // why a publish would not be confirmed, nil when it can be expected to be
@@ -188,10 +209,10 @@ type publisher struct {
 
 	mu       sync.Mutex
 	work     sync.Cond   // signalled when a frame may be taken
-	open     *pending    // under construction, nil when empty
-	sealed   []*pending  // full, or published before with unknown outcome; oldest first
-	later    []*pending  // refused, to be published again
-	live     []*pending  // all that may be unsettled, oldest first
+	open     *Frame      // under construction, nil when empty
+	sealed   []*Frame    // full, or published before with unknown outcome; oldest first
+	later    []*Frame    // refused, to be published again
+	live     []*Frame    // all that may be unsettled, oldest first
 	latest   time.Time   // when the frame was published that was published last of those confirmed
 	out      int         // frames published and not confirmed
 	waiting  int         // requests in them
@@ -212,19 +233,33 @@ type publisher struct {
 	vain         bool      // it was logged that confirms don't come
 }
 
-func newPublisher(c Config, log *slog.Logger, m *metrics, ready *service.Ready) *publisher {
-	p := &publisher{
-		log:        log,
-		topology:   broker.NewTopology(c.Broker),
-		urls:       c.URLs,
-		links:      c.PublishConnections,
-		channels:   c.PublishChannels,
+// Options are what a publisher needs. The settings are those of package api.
+type Options struct {
+	Broker      config.Broker
+	Connections int
+	Channels    int // on each connection
+	FrameBytes  int
+	Compression string
+	Timeout     time.Duration // longest wait for a frame's confirm
+	Log         *slog.Logger
+	Metrics     *Metrics
+	Ready       *service.Ready
+}
+
+// New returns a publisher that does nothing until Run is called.
+func New(o Options) *Publisher {
+	p := &Publisher{
+		log:        o.Log,
+		topology:   broker.NewTopology(o.Broker),
+		urls:       o.Broker.URLs,
+		links:      o.Connections,
+		channels:   o.Channels,
 		lanes:      make(map[*lane]bool),
-		frameBytes: int(c.FrameBytes),
-		compress:   c.FrameCompression,
-		timeout:    c.ConfirmTimeout,
-		metrics:    m,
-		ready:      ready,
+		frameBytes: o.FrameBytes,
+		compress:   o.Compression,
+		timeout:    o.Timeout,
+		metrics:    o.Metrics,
+		ready:      o.Ready,
 		blocked:    make(map[*link]string),
 	}
 	p.work.L = &p.mu
@@ -234,30 +269,30 @@ func newPublisher(c Config, log *slog.Logger, m *metrics, ready *service.Ready) 
 	return p
 }
 
-// usable returns nil when a publish can be expected to be confirmed.
-func (p *publisher) usable() error {
+// Usable returns nil when a publish can be expected to be confirmed.
+func (p *Publisher) Usable() error {
 	if err := p.down.Load(); err != nil {
 		return *err
 	}
 	return nil
 }
 
-func (p *publisher) fault() error {
+func (p *Publisher) fault() error {
 	switch {
 	case p.stopping:
-		return errStopping
+		return ErrStopping
 	case len(p.blocked) > 0:
-		return errBlocked
+		return ErrBlocked
 	case len(p.lanes) == 0 && p.trouble != nil:
 		return p.trouble
 	case len(p.lanes) == 0:
-		return errNoBroker
+		return ErrNoBroker
 	}
 	return nil
 }
 
 // report tells requests, /ready and the metrics how the broker is. The caller holds the mutex, or is the only one yet.
-func (p *publisher) report() {
+func (p *Publisher) report() {
 	reason := ""
 	var down *error
 	if err := p.fault(); err != nil {
@@ -275,24 +310,17 @@ func (p *publisher) report() {
 	p.metrics.blocked.Set(boolean(len(p.blocked) > 0))
 }
 
-func boolean(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-// add hands a request's records over and appends its tickets to dst. key is the base of a keyed request's ids, or nil. The
+// Add hands a request's records over and appends its tickets to dst. key is the base of a keyed request's ids, or nil. The
 // pieces become the segments of a keyed request as they are, so that they are the same every time. The error says why
 // none was taken.
-func (p *publisher) add(dst []ticket, ndjson []byte, pieces []scan.Piece, key *uuid.UUID) ([]ticket, error) {
+func (p *Publisher) Add(dst []Ticket, ndjson []byte, pieces []scan.Piece, key *uuid.UUID) ([]Ticket, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
 	case p.ended:
-		return dst, errStopping
+		return dst, ErrStopping
 	case len(p.blocked) > 0:
-		return dst, errBlocked
+		return dst, ErrBlocked
 	}
 	now := time.Now() // under the mutex, so that no frame begins before an older one
 	index := 0
@@ -324,7 +352,7 @@ func (p *publisher) add(dst []ticket, ndjson []byte, pieces []scan.Piece, key *u
 			f.requests++
 		}
 		f.records += piece.Records
-		dst = append(dst, ticket{f, base, piece.Records})
+		dst = append(dst, Ticket{f, base, piece.Records})
 		index += piece.Records
 		if len(f.body) >= p.frameBytes || len(f.segments) == frame.MaxSegments {
 			p.sealed = append(p.sealed, f)
@@ -339,7 +367,7 @@ func (p *publisher) add(dst []ticket, ndjson []byte, pieces []scan.Piece, key *u
 
 // wake tells a lane that there is work. While a link is blocked any of the waiting lanes may be the one that
 // can't do it, so all are told.
-func (p *publisher) wake() {
+func (p *Publisher) wake() {
 	if len(p.blocked) > 0 {
 		p.work.Broadcast()
 	} else {
@@ -347,8 +375,8 @@ func (p *publisher) wake() {
 	}
 }
 
-func (p *publisher) newFrame(now time.Time) *pending {
-	f := &pending{done: make(chan struct{}), begun: now}
+func (p *Publisher) newFrame(now time.Time) *Frame {
+	f := &Frame{done: make(chan struct{}), begun: now}
 	if b, ok := p.bodies.Get().(*[]byte); ok {
 		f.body = (*b)[:0]
 	}
@@ -357,7 +385,7 @@ func (p *publisher) newFrame(now time.Time) *pending {
 
 // recycle takes a confirmed frame's memory back. A frame that was published twice may still be in the hands of
 // a connection that is going down, so its memory is left to the garbage collector.
-func (p *publisher) recycle(f *pending) {
+func (p *Publisher) recycle(f *Frame) {
 	if body := f.body; f.attempts == 1 && cap(body) <= maxPooled {
 		f.body = nil
 		p.bodies.Put(&body)
@@ -365,7 +393,7 @@ func (p *publisher) recycle(f *pending) {
 }
 
 // take waits for a frame that l may publish, and for the next queue's turn. It returns nil when l must end.
-func (p *publisher) take(l *lane) (f *pending, queue string) {
+func (p *Publisher) take(l *lane) (f *Frame, queue string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
@@ -386,12 +414,12 @@ func (p *publisher) take(l *lane) (f *pending, queue string) {
 	}
 }
 
-func (p *publisher) isBlocked(l *link) bool {
+func (p *Publisher) isBlocked(l *link) bool {
 	_, blocked := p.blocked[l]
 	return blocked
 }
 
-func (p *publisher) next() *pending {
+func (p *Publisher) next() *Frame {
 	for len(p.sealed) > 0 {
 		f := p.sealed[0]
 		p.sealed[0] = nil
@@ -412,7 +440,7 @@ func (p *publisher) next() *pending {
 }
 
 // ripe says whether there is a frame to take.
-func (p *publisher) ripe(now time.Time) bool {
+func (p *Publisher) ripe(now time.Time) bool {
 	f := p.open
 	switch {
 	case len(p.sealed) > 0:
@@ -426,7 +454,7 @@ func (p *publisher) ripe(now time.Time) bool {
 }
 
 // came says that frames are not outstanding any more. took is how long the last of them was, 0 when not known.
-func (p *publisher) came(took time.Duration, frames ...*pending) {
+func (p *Publisher) came(took time.Duration, frames ...*Frame) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.herd = p.waiting
@@ -448,7 +476,7 @@ func (p *publisher) came(took time.Duration, frames ...*pending) {
 }
 
 // look has the open frame taken when it has waited long enough.
-func (p *publisher) look() {
+func (p *Publisher) look() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ripe(time.Now()) {
@@ -457,7 +485,7 @@ func (p *publisher) look() {
 }
 
 // giveBack returns frames whose outcome is unknown, to be published again before all others.
-func (p *publisher) giveBack(frames []*pending) {
+func (p *Publisher) giveBack(frames []*Frame) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.sealed = append(frames, p.sealed...)
@@ -465,7 +493,7 @@ func (p *publisher) giveBack(frames []*pending) {
 }
 
 // refused takes care of a frame that RabbitMQ did not take.
-func (p *publisher) refused(f *pending, now time.Time) {
+func (p *Publisher) refused(f *Frame, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.refusedSince.IsZero() {
@@ -475,7 +503,7 @@ func (p *publisher) refused(f *pending, now time.Time) {
 		if !p.topology.Limited() || now.Sub(p.refusedSince) > election { // a queue that is full for a moment is no reason to doubt
 			p.inVain(f, now)
 		}
-		f.settle(errRefused)
+		f.settle(ErrRefused)
 		return
 	}
 	f.not = now.Add(retryPause)
@@ -483,7 +511,7 @@ func (p *publisher) refused(f *pending, now time.Time) {
 }
 
 // retry has the refused frames published again whose pause is over.
-func (p *publisher) retry(now time.Time) {
+func (p *Publisher) retry(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := 0
@@ -498,7 +526,7 @@ func (p *publisher) retry(now time.Time) {
 }
 
 // confirmedAfter takes note of a confirm by when its frame was published.
-func (p *publisher) confirmedAfter(at time.Time) {
+func (p *Publisher) confirmedAfter(at time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if at.After(p.latest) {
@@ -516,7 +544,7 @@ func (p *publisher) confirmedAfter(at time.Time) {
 }
 
 // question lowers the trust to t, until something that is published from now on is confirmed. The caller holds the mutex.
-func (p *publisher) question(t trust, now time.Time) {
+func (p *Publisher) question(t trust, now time.Time) {
 	p.questionedAt = now
 	if p.trust > t {
 		p.trust = t
@@ -526,7 +554,7 @@ func (p *publisher) question(t trust, now time.Time) {
 
 // inVain doubts RabbitMQ because it has not confirmed f, unless it has confirmed what was published later. The caller
 // holds the mutex.
-func (p *publisher) inVain(f *pending, now time.Time) {
+func (p *Publisher) inVain(f *Frame, now time.Time) {
 	if f.attempts == 0 || p.latest.After(f.begun) {
 		return
 	}
@@ -539,28 +567,28 @@ func (p *publisher) inVain(f *pending, now time.Time) {
 
 // probe sends a message that holds nothing when a confirm is wanted and nothing that is under way may bring one. The
 // caller holds the mutex.
-func (p *publisher) probe(now time.Time) {
+func (p *Publisher) probe(now time.Time) {
 	if p.trust == proven || p.stopping || p.fault() != nil || now.Before(p.probeAt) ||
-		slices.ContainsFunc(p.live, func(f *pending) bool { return !f.settled.Load() }) {
+		slices.ContainsFunc(p.live, func(f *Frame) bool { return !f.settled.Load() }) {
 		return
 	}
 	p.probeAt = now.Add(probePause)
 	f := p.newFrame(now)
 	f.probe = true
-	f.body = append(f.body, probeBody...)
+	f.body = append(f.body, ProbeBody...)
 	p.live = append(p.live, f)
 	p.sealed = append(p.sealed, f)
 	p.wake()
 }
 
-// run keeps the links up until ctx is done and all frames are settled, or flush is done, and returns when every
+// Run keeps the links up until ctx is done and all frames are settled, or flush is done, and returns when every
 // goroutine it started has ended. Records that are added later are refused.
-func (p *publisher) run(ctx, flush context.Context) {
+func (p *Publisher) Run(ctx, flush context.Context) {
 	var links, watch sync.WaitGroup
 	up, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	for i := range p.links {
-		l := &link{publisher: p, number: i, reset: make(chan struct{}, 1)}
+		l := &link{Publisher: p, number: i, reset: make(chan struct{}, 1)}
 		links.Go(func() { l.run(up) })
 	}
 	watch.Go(func() { p.watch(up) })
@@ -571,7 +599,7 @@ func (p *publisher) run(ctx, flush context.Context) {
 	p.report()
 	for _, f := range p.live {
 		if f.probe {
-			f.settle(errStopping) // nobody waits for it
+			f.settle(ErrStopping) // nobody waits for it
 		}
 	}
 	p.mu.Unlock()
@@ -584,23 +612,23 @@ func (p *publisher) run(ctx, flush context.Context) {
 	p.mu.Lock()
 	p.ended = true
 	p.mu.Unlock()
-	p.expire(time.Time{}, errStopping)
+	p.expire(time.Time{}, ErrStopping)
 }
 
-func (p *publisher) unsettled() bool {
+func (p *Publisher) unsettled() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.ContainsFunc(p.live, func(f *pending) bool { return !f.settled.Load() })
+	return slices.ContainsFunc(p.live, func(f *Frame) bool { return !f.settled.Load() })
 }
 
 // watch settles frames that run out of time, and has the connections of lanes whose confirms do not come given up.
-func (p *publisher) watch(ctx context.Context) {
+func (p *Publisher) watch(ctx context.Context) {
 	tick := time.NewTicker(watchPeriod)
 	defer tick.Stop()
 	for {
 		select {
 		case now := <-tick.C:
-			p.expire(now, errConfirmTimeout)
+			p.expire(now, ErrConfirmTimeout)
 			p.retry(now)
 			p.look()
 			p.mu.Lock()
@@ -619,7 +647,7 @@ func (p *publisher) watch(ctx context.Context) {
 }
 
 // publishing returns the lanes that RabbitMQ does not block, and since when their frames should be confirmed by now.
-func (p *publisher) publishing(now time.Time) (lanes []*lane, since time.Time) {
+func (p *Publisher) publishing(now time.Time) (lanes []*lane, since time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	since = now.Add(-p.timeout)
@@ -635,7 +663,7 @@ func (p *publisher) publishing(now time.Time) (lanes []*lane, since time.Time) {
 }
 
 // expire settles all frames whose deadline is before now, or all there are when now is zero.
-func (p *publisher) expire(now time.Time, err error) {
+func (p *Publisher) expire(now time.Time, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n, late := 0, false
@@ -660,7 +688,7 @@ func (p *publisher) expire(now time.Time, err error) {
 
 // refuseUnsent settles the frames that were never published, so that nothing of them can be stored. The caller holds
 // the mutex.
-func (p *publisher) refuseUnsent(err error) {
+func (p *Publisher) refuseUnsent(err error) {
 	for _, f := range p.live {
 		if f.attempts == 0 {
 			f.settle(err)
@@ -670,9 +698,9 @@ func (p *publisher) refuseUnsent(err error) {
 }
 
 // drop lets go of settled frames that no lane has taken: while none does, nothing else would free their memory.
-func (p *publisher) drop() {
-	p.sealed = slices.DeleteFunc(p.sealed, func(f *pending) bool { return f.settled.Load() })
-	p.later = slices.DeleteFunc(p.later, func(f *pending) bool { return f.settled.Load() })
+func (p *Publisher) drop() {
+	p.sealed = slices.DeleteFunc(p.sealed, func(f *Frame) bool { return f.settled.Load() })
+	p.later = slices.DeleteFunc(p.later, func(f *Frame) bool { return f.settled.Load() })
 	if p.open != nil && p.open.settled.Load() {
 		p.open = nil
 	}

@@ -1,0 +1,258 @@
+package publish
+
+import (
+	"strconv"
+	"sync"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"millrace/internal/broker"
+	"millrace/internal/frame"
+)
+
+const (
+	// window is how many frames a lane may have published and not yet seen confirmed. Two keep the channel busy
+	// while a confirm travels; more would only make the frames smaller.
+	window = 2
+
+	// ProbeBody is what a probe holds: a message without records, as other programs may send it too. Workers of any
+	// version acknowledge it and store nothing.
+	ProbeBody = "[]"
+)
+
+// lane is a channel to publish on, in confirm mode.
+type lane struct {
+	*link
+	ch       *amqp.Channel
+	confirms chan amqp.Confirmation
+	returns  chan amqp.Return
+	closed   chan *amqp.Error
+	compress *frame.Compressor
+	slots    chan struct{} // holds one for each frame that is published and not confirmed
+	sequence uint64
+
+	ended      bool // under the publisher's mutex: takes no more frames
+	unroutable bool // a frame was returned; set by receive, read when it has ended
+
+	mu           sync.Mutex
+	outstanding  []sent    // by delivery tag
+	refusedSince time.Time // since then RabbitMQ refuses what the lane publishes; zero while it confirms
+	refusedLast  time.Time // when it did so last
+}
+
+// sent is a frame that was published. id is unique on its lane, to tell which frame a return means.
+type sent struct {
+	frame *Frame
+	id    string
+	at    time.Time
+}
+
+func (l *link) openLane(conn *broker.Connection) (*lane, error) {
+	ch, err := conn.Channel()
+	if err != nil {
+		return nil, err
+	}
+	if err := ch.Confirm(false); err != nil {
+		return nil, err
+	}
+	compress, err := frame.NewCompressor(l.Publisher.compress)
+	if err != nil {
+		return nil, err
+	}
+	// The buffers hold all that can come, so that the library never waits for the receiver, or gives up on it.
+	return &lane{
+		link:     l,
+		ch:       ch,
+		compress: compress,
+		confirms: ch.NotifyPublish(make(chan amqp.Confirmation, window)),
+		returns:  ch.NotifyReturn(make(chan amqp.Return, window)),
+		closed:   ch.NotifyClose(make(chan *amqp.Error, 1)),
+		slots:    make(chan struct{}, window),
+	}, nil
+}
+
+// publish sends frames until the channel ends, and returns why it did.
+func (l *lane) publish() error {
+	l.open()
+	received := make(chan struct{})
+	go func() {
+		l.receive()
+		close(received)
+	}()
+	err := l.feed(received)
+	closeErr := l.ch.Close()
+	<-received
+	switch reason := <-l.closed; {
+	case reason != nil:
+		return reason
+	case l.unroutable:
+		return ErrUnroutable
+	case err != nil:
+		return err
+	}
+	return closeErr
+}
+
+// feed publishes frames until the lane takes no more.
+func (l *lane) feed(received <-chan struct{}) error {
+	for {
+		select {
+		case l.slots <- struct{}{}:
+		case <-received:
+			return nil
+		}
+		f, queue := l.take(l)
+		if f == nil {
+			return nil
+		}
+		l.sequence++
+		s := sent{f, strconv.FormatUint(l.sequence, 10), time.Now()}
+		l.mu.Lock()
+		l.outstanding = append(l.outstanding, s)
+		l.mu.Unlock()
+		m := amqp.Publishing{
+			DeliveryMode:  amqp.Persistent,
+			CorrelationId: s.id,
+			Timestamp:     s.at,
+		}
+		if f.probe {
+			m.ContentType, m.Body = "application/json", f.body
+		} else {
+			m.Headers, m.MessageId = frame.Headers(f.segments), f.segments[0].Base.String()
+			m.ContentType, m.Type = frame.ContentType, frame.Type
+			m.Body, m.ContentEncoding = l.compress.Compress(f.body)
+		}
+		if err := l.ch.Publish(broker.DefaultExchange, queue, true, false, m); err != nil {
+			return err // the frame is among the outstanding ones: receive gives it back
+		}
+	}
+}
+
+// receive settles frames as their confirms come, until the channel is closed, and gives back those left.
+func (l *lane) receive() {
+	returned := make(map[string]bool)
+	for c := range l.confirms {
+		l.collectReturns(returned)
+		s := l.confirmed()
+		var took time.Duration
+		done := false
+		switch {
+		case c.Ack && returned[s.id]:
+			delete(returned, s.id)
+			l.unroutable = true
+			l.end() // first, so that this lane does not take the frame again
+			l.giveBack([]*Frame{s.frame})
+		case c.Ack:
+			took, done = time.Since(s.at), true
+			l.confirmedAfter(s.at)
+			if !s.frame.probe {
+				l.metrics.confirmSeconds.Observe(took.Seconds())
+				l.metrics.frameRecords.Observe(float64(s.frame.records))
+			}
+		default:
+			l.refused(s.frame, time.Now())
+		}
+		l.outcome(c.Ack, time.Now())
+		l.came(took, s.frame) // before the clients get their answers: those who come again would be counted twice
+		if done {
+			s.frame.settle(nil)
+			l.recycle(s.frame)
+		}
+		<-l.slots
+	}
+	l.end()
+	unknown := l.unknown()
+	l.came(0, unknown...)
+	l.giveBack(unknown)
+}
+
+// collectReturns notes the messages that could not be routed. One is returned before it is acked. The library
+// closes the channel of returns before that of confirms.
+func (l *lane) collectReturns(returned map[string]bool) {
+	for {
+		select {
+		case r, ok := <-l.returns:
+			if !ok {
+				l.returns = nil
+				return
+			}
+			returned[r.CorrelationId] = true
+		default:
+			return
+		}
+	}
+}
+
+// confirmed returns the frame that was published first of those outstanding. The library hands confirms over
+// in the order of publishing.
+func (l *lane) confirmed() sent {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.outstanding[0]
+	l.outstanding[0] = sent{}
+	l.outstanding = l.outstanding[1:]
+	return s
+}
+
+// unknown returns the frames whose confirms can't come any more.
+func (l *lane) unknown() []*Frame {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var frames []*Frame
+	for _, s := range l.outstanding {
+		frames = append(frames, s.frame)
+	}
+	l.outstanding = nil
+	return frames
+}
+
+// stuck says whether a frame was published before since and is not confirmed, or frames have been refused, and none
+// confirmed, from before until after it.
+func (l *lane) stuck(since time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.outstanding) > 0 && l.outstanding[0].at.Before(since) ||
+		!l.refusedSince.IsZero() && l.refusedSince.Before(since) && l.refusedLast.After(since)
+}
+
+// outcome keeps since when the lane's frames are refused.
+func (l *lane) outcome(ack bool, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case ack:
+		l.refusedSince = time.Time{}
+		return
+	case l.refusedSince.IsZero():
+		l.refusedSince = now
+	}
+	l.refusedLast = now
+}
+
+// open lets the lane take frames.
+func (l *lane) open() {
+	l.Publisher.mu.Lock()
+	defer l.Publisher.mu.Unlock()
+	l.lanes[l] = true
+	l.trouble = nil
+	l.report()
+	l.probe(time.Now())
+}
+
+// end has the lane take no more frames, and wakes it up when it waits for one.
+func (l *lane) end() {
+	l.Publisher.mu.Lock()
+	defer l.Publisher.mu.Unlock()
+	if !l.ended {
+		l.ended = true
+		delete(l.lanes, l)
+		t := asked
+		if len(l.lanes) == 0 {
+			t = doubted // whoever serves the next ones has to prove himself
+		}
+		l.question(t, time.Now())
+	}
+	l.report()
+	l.work.Broadcast()
+}

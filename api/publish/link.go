@@ -1,0 +1,229 @@
+package publish
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"millrace/internal/broker"
+)
+
+const (
+	// bindPeriod is how often one of the links binds the queues for other programs, in case somebody has unbound them.
+	bindPeriod = time.Minute
+
+	// queuePeriod is how often each link looks whether the queues are still those that were declared.
+	queuePeriod = 5 * time.Second
+
+	// closeTimeout bounds the good-bye to a broker that may not answer.
+	closeTimeout = 2 * time.Second
+)
+
+// link is a connection to publish on and its lanes. One connection of the client library is one mutex and one
+// socket, so a few connections carry more than one with many channels.
+type link struct {
+	*Publisher
+	number int
+	reset  chan struct{} // holds one when the connection is to be given up
+}
+
+// giveUp has the connection closed, without waiting for it.
+func (l *link) giveUp() {
+	select {
+	case l.reset <- struct{}{}:
+	default:
+	}
+}
+
+// run connects, runs the lanes until the connection ends, and connects again, until ctx is done.
+func (l *link) run(ctx context.Context) {
+	wait := broker.NewBackoff()
+	for {
+		conn, err := broker.Redial(ctx, l.log, l.urls, fmt.Sprintf("millrace api %d", l.number))
+		if err != nil {
+			return
+		}
+		if l.serve(ctx, conn) {
+			wait.Reset()
+		}
+		if broker.Sleep(ctx, wait.NextBackOff()) != nil {
+			return
+		}
+	}
+}
+
+// serve runs the lanes on conn until it ends. It says whether any lane could be opened.
+func (l *link) serve(ctx context.Context, conn *broker.Connection) (up bool) {
+	// From here on the end of ctx ends whatever waits for the broker.
+	stop := context.AfterFunc(ctx, func() { conn.End(closeTimeout) })
+	defer stop()
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer conn.End(closeTimeout)
+	select {
+	case <-l.reset: // meant for the connection before
+	default:
+	}
+	ended := conn.NotifyClose(make(chan *amqp.Error, 1))
+	watching.Go(func() {
+		select {
+		case <-l.reset:
+			l.log.Warn("RabbitMQ does not confirm; connecting anew")
+			conn.End(0) // the frames shall be on their way elsewhere
+		case err := <-ended: // nil when closed from this side
+			if err != nil {
+				l.log.Warn("RabbitMQ ended a connection", "error", err)
+			}
+		}
+	})
+	blockings := conn.NotifyBlocked(make(chan amqp.Blocking, 1))
+	watching.Go(func() {
+		for b := range blockings { // closed with the connection
+			l.setBlocked(b)
+		}
+		l.setBlocked(amqp.Blocking{})
+	})
+
+	if err := l.declare(func() error { return l.topology.Ensure(conn.Connection) }); err != nil {
+		l.fail("the queues can't be declared", err)
+		return false
+	}
+	if l.number == 0 {
+		watching.Go(func() { l.keepBindings(conn) })
+	}
+	watching.Go(func() { l.watchQueues(conn) })
+	opened := make(chan bool, l.channels)
+	var lanes sync.WaitGroup
+	for range l.channels {
+		lanes.Go(func() { opened <- l.serveLane(ctx, conn) })
+	}
+	lanes.Wait()
+	close(opened)
+	for one := range opened {
+		up = up || one
+	}
+	return up
+}
+
+// declare makes sure that the queues are there, one link at a time: RabbitMQ may fail two declarations of the
+// same quorum queue that run at once.
+func (l *link) declare(by func() error) error {
+	l.declaring.Lock()
+	defer l.declaring.Unlock()
+	return by()
+}
+
+// keepBindings binds the queues to the exchange that other programs publish to, now and every bindPeriod, until the
+// connection ends. Frames do not wait for it, for they don't need it.
+func (l *link) keepBindings(conn *broker.Connection) {
+	ended := conn.NotifyClose(make(chan *amqp.Error, 1))
+	for {
+		if err := l.bind(conn); err != nil && !conn.IsClosed() {
+			l.log.Warn("other programs' messages may not reach the queues", "error", err)
+		}
+		select {
+		case <-time.After(bindPeriod):
+		case <-ended:
+			return
+		}
+	}
+}
+
+// watchQueues gives the connection up when another queue is in the place of one that frames are published to. The next
+// connection serves once that is gone. It returns when the connection ends.
+func (l *link) watchQueues(conn *broker.Connection) {
+	ended := conn.NotifyClose(make(chan *amqp.Error, 1))
+	for {
+		select {
+		case <-time.After(queuePeriod):
+		case <-ended:
+			return
+		}
+		if err := l.topology.Foreign(conn.Connection); err != nil {
+			l.fail("what was accepted since the last look, at most "+queuePeriod.String()+" ago, may be in a queue that is not ours", err)
+			conn.End(closeTimeout)
+			return
+		}
+	}
+}
+
+func (l *link) bind(conn *broker.Connection) error {
+	ch, err := conn.Channel()
+	if err != nil {
+		return err
+	}
+	if err := l.topology.Bind(ch); err != nil {
+		return err // the channel is closed, or the connection will be
+	}
+	return ch.Close()
+}
+
+// redeclare declares everything, for a message was not routed or a channel ended.
+func (l *link) redeclare(conn *broker.Connection) error {
+	ch, err := conn.Channel()
+	if err != nil {
+		return err
+	}
+	if err := l.topology.Declare(ch); err != nil {
+		return err // the channel is closed, or the connection will be
+	}
+	return ch.Close()
+}
+
+// fail logs why there is no lane, and lets /ready and the clients know.
+func (l *link) fail(what string, err error) {
+	l.log.Error(what, "error", err)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.trouble = fmt.Errorf("%s: %w", what, err)
+	l.report()
+}
+
+func (l *link) setBlocked(b amqp.Blocking) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.isBlocked(l) == b.Active {
+		return
+	}
+	if b.Active {
+		l.blocked[l] = b.Reason
+		l.refuseUnsent(ErrBlocked) // those that were sent may be confirmed yet
+		l.log.Warn("RabbitMQ blocks publishers", "reason", b.Reason)
+	} else {
+		delete(l.blocked, l)
+		l.log.Info("RabbitMQ takes messages again")
+	}
+	l.report()
+	l.work.Broadcast()
+}
+
+// serveLane opens a channel and publishes on it, and opens another when it ends, until the connection does. It
+// says whether a channel could be opened.
+func (l *link) serveLane(ctx context.Context, conn *broker.Connection) (up bool) {
+	for wait := broker.NewBackoff(); ; {
+		lane, err := l.openLane(conn)
+		if err == nil {
+			up = true
+			began := time.Now()
+			err = lane.publish()
+			if time.Since(began) > time.Minute {
+				wait.Reset()
+			}
+		}
+		if conn.IsClosed() {
+			return up
+		}
+		l.fail("a channel ended", err)
+		if broker.Sleep(ctx, wait.NextBackOff()) != nil {
+			return up
+		}
+		if err := l.declare(func() error { return l.redeclare(conn) }); err != nil {
+			l.fail("the queues can't be declared", err)
+			conn.End(closeTimeout)
+			return up
+		}
+	}
+}
