@@ -11,19 +11,15 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"millrace/api/front"
 	"millrace/api/publish"
 	"millrace/internal/keys"
 	"millrace/internal/policy"
 	"millrace/internal/service"
 )
 
-const (
-	// headerBytes is the largest request header.
-	headerBytes = 8 << 10
-
-	// maxHeaderLines is how many fields it may have. Shippers and proxies send some 20.
-	maxHeaderLines = 128
-)
+// maxHeaderLines is how many fields a request's header may have. Shippers and proxies send some 20.
+const maxHeaderLines = 128
 
 // timeouts are how long connections may take over things.
 type timeouts struct {
@@ -94,7 +90,7 @@ func Run(ctx context.Context, c Config) error {
 	publisher.Go(func() { p.Run(publishing, flush) })
 	publisher.Go(func() { policies.Run(publishing) })
 	publisher.Go(func() { keyFile.Watch(publishing, c.Reload, log) })
-	connections := newListener(ln, service.WithinDescriptors("MAX_CONNECTIONS", c.MaxConnections, log), min(httpServer.ReadTimeout, httpServer.WriteTimeout), func() {
+	connections := front.NewListener(ln, service.WithinDescriptors("MAX_CONNECTIONS", c.MaxConnections, log), min(httpServer.ReadTimeout, httpServer.WriteTimeout), func() {
 		m.routes["other"].count(fasthttp.StatusServiceUnavailable)
 		m.unavailable.WithLabelValues("connections").Inc()
 	})
@@ -114,17 +110,17 @@ func Run(ctx context.Context, c Config) error {
 	}
 	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownTimeout)
 	defer cancel()
-	connections.stopPosts()
+	connections.StopEarly()
 	err = httpServer.ShutdownWithContext(deadline)
 	// Shutdown knows nothing of a Serve that has only just begun.
 	if closeErr := ln.Close(); closeErr != nil && !errors.Is(closeErr, net.ErrClosed) {
 		log.Warn("close of the listener", "error", closeErr)
 	}
 	if err != nil && !errors.Is(err, net.ErrClosed) {
-		log.Warn("requests were still under way at the end of SHUTDOWN_TIMEOUT", "connections", connections.closeAll(), "error", err)
+		log.Warn("requests were still under way at the end of SHUTDOWN_TIMEOUT", "connections", connections.CloseAll(), "error", err)
 	}
 	server.Wait()
-	connections.wait()
+	connections.Wait()
 	stopPublishing()
 	stopFlush := context.AfterFunc(deadline, endFlush)
 	publisher.Wait()

@@ -26,6 +26,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"millrace/api/front"
 	"millrace/api/publish"
 	"millrace/internal/broker"
 	"millrace/internal/config"
@@ -625,7 +626,7 @@ func TestMethodsAndLengths(t *testing.T) {
 	if got := a.raw(t, chunked); !strings.HasPrefix(got, "HTTP/1.1 202 ") {
 		t.Errorf("chunked: got %s, want 202", got)
 	}
-	if got := a.raw(t, "POST /log HTTP/1.1\r\nHost: x\r\nX: "+strings.Repeat("x", headerBytes)+"\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 431 ") {
+	if got := a.raw(t, "POST /log HTTP/1.1\r\nHost: x\r\nX: "+strings.Repeat("x", front.HeaderBytes)+"\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 431 ") {
 		t.Errorf("large header: got %.100s, want 431", got)
 	}
 }

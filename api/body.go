@@ -69,7 +69,8 @@ func (b *inflight) reserve(n int64) bool {
 	return true
 }
 
-func (b *inflight) release(n int64) { b.used.Add(-n) }
+// Release gives n bytes back.
+func (b *inflight) Release(n int64) { b.used.Add(-n) }
 
 // bodyReader reads and decodes request bodies into memory that it accounts for.
 type bodyReader struct {
@@ -127,7 +128,7 @@ func (b *body) bytes() []byte { return *b.buf }
 // shrink gives the buffer back, for n bytes of records are all that is left of the request.
 func (b *body) shrink(n int64) {
 	b.drop()
-	b.reader.inflight.release(b.reserved - n)
+	b.reader.inflight.Release(b.reserved - n)
 	b.reserved = n
 }
 
@@ -144,7 +145,7 @@ type reservation struct {
 	bytes int64
 }
 
-func (r reservation) release() { r.of.release(r.bytes) }
+func (r reservation) release() { r.of.Release(r.bytes) }
 
 // hand returns the bytes that b holds, which then are no longer b's.
 func (b *body) hand() reservation {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"millrace/api/front"
 	"millrace/internal/keys"
 	"millrace/internal/testenv"
 )
@@ -291,7 +292,7 @@ func TestAConnectionHoldsLittleBetweenRequests(t *testing.T) {
 	a := start(t, nil)
 	const clients = 200
 	fields := new(strings.Builder)
-	for i := 0; fields.Len() < headerBytes-1024; i++ {
+	for i := 0; fields.Len() < front.HeaderBytes-1024; i++ {
 		fmt.Fprintf(fields, "%x:\r\n", i)
 	}
 	requests := []string{

@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/valyala/fasthttp"
 
+	"millrace/api/front"
 	"millrace/api/publish"
 	"millrace/internal/frame"
 	"millrace/internal/keys"
@@ -181,7 +182,7 @@ func FuzzConnection(f *testing.F) {
 		"GET /\xff\x00" + head + "\r\n",
 		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 		"\x16\x03\x01\x02\x00\x01",
-		"GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", headerBytes) + "\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", front.HeaderBytes) + "\r\n\r\n",
 		"GET / HTTP/1.1\r\n folded: x\r\nno colon\r\n: no name\r\n\r\n",
 	} {
 		f.Add([]byte(wire))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"millrace/api/front"
 	"millrace/internal/service"
 )
 
@@ -19,6 +20,9 @@ const (
 	// maxNeedless is how much of a body is read and thrown away where none belongs, so that a client that sends a few bytes
 	// with every request is answered. fasthttp's own adaptor for net/http would keep all of it.
 	maxNeedless = 64 << 10
+
+	// maxRaw is how long an answer may be that is handed to fasthttp as it is.
+	maxRaw = 1 << 10
 
 	// maxReports is how many answers of some 50 KiB wait at once for clients to take them.
 	maxReports = 64
@@ -57,12 +61,12 @@ func (s *server) report(ctx *fasthttp.RequestCtx, path string) {
 		}
 	}
 	// Not SetBody: the connection would keep the copy's memory until it is closed.
-	if made.Body.Len() <= maxPost {
+	if made.Body.Len() <= maxRaw {
 		ctx.Response.SetBodyRaw(made.Body.Bytes())
 		return
 	}
 	body := &reportBody{Reader: bytes.NewReader(made.Body.Bytes()), of: &s.reports}
-	if conn, ok := ctx.Conn().(*trackedConn); ok {
+	if conn, ok := ctx.Conn().(*front.Conn); ok {
 		body.conn = conn
 		s.reports.begin(body)
 	}
@@ -79,7 +83,7 @@ type reports struct {
 // reportBody is such an answer.
 type reportBody struct {
 	*bytes.Reader
-	conn *trackedConn
+	conn *front.Conn
 	of   *reports
 }
 
@@ -93,7 +97,7 @@ func (r *reports) begin(body *reportBody) {
 	r.waiting = append(r.waiting, body)
 	r.mu.Unlock()
 	if oldest != nil {
-		oldest.conn.place.Cut()
+		oldest.conn.Place.Cut()
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"net"
 	"net/http"
 	"runtime"
@@ -25,6 +24,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/valyala/fasthttp"
 
+	"millrace/api/front"
 	"millrace/api/publish"
 	"millrace/internal/frame"
 	"millrace/internal/keys"
@@ -47,9 +47,6 @@ const (
 
 	// maxQuery is how long a query string may be. fasthttp keeps some 60 bytes a parameter with the connection.
 	maxQuery = 512
-
-	// retryAfter is what a client that was answered 503 should wait, in seconds.
-	retryAfter = "1"
 )
 
 var newline = []byte("\n")
@@ -137,24 +134,10 @@ func newServer(c Config, log *slog.Logger, p *publish.Publisher, keyFile *keys.F
 
 // http returns the HTTP server around s.
 func (s *server) http() *fasthttp.Server {
-	return &fasthttp.Server{
-		Handler:                      s.handle,
-		ErrorHandler:                 s.fault,
-		ExpectHandler:                s.expect,
-		ReadBufferSize:               headerBytes,
-		Concurrency:                  math.MaxInt32, // the listener bounds it: fasthttp would answer in plain text
-		ReadTimeout:                  s.timeouts.header,
-		WriteTimeout:                 s.timeouts.write,
-		IdleTimeout:                  s.timeouts.idle,
-		MaxRequestBodySize:           int(s.bodies.maxBytes),
-		StreamRequestBody:            true, // so that a body is read only once there is room for it
-		DisablePreParseMultipartForm: true,
-		NoDefaultServerHeader:        true,
-		LazyRequestTime:              true, // nobody asks for it
-		CloseOnShutdown:              true,
-		SecureErrorLogMessage:        true, // headline cuts what is left of quotes
-		Logger:                       fasthttpLogger{s.log},
-	}
+	h := front.NewServer(front.Timeouts{Header: s.timeouts.header, Idle: s.timeouts.idle, Write: s.timeouts.write}, int(s.bodies.maxBytes))
+	h.Handler, h.ErrorHandler, h.ExpectHandler = s.handle, s.fault, s.expect
+	h.Logger = fasthttpLogger{s.log}
+	return h
 }
 
 func (s *server) handle(ctx *fasthttp.RequestCtx) {
@@ -164,12 +147,12 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 	if route == nil {
 		route = s.metrics.routes["other"]
 	}
-	conn, tracked := ctx.Conn().(*trackedConn)
+	conn, tracked := ctx.Conn().(*front.Conn)
 	if tracked {
-		conn.begin()
+		conn.Begin()
 		defer func() {
-			conn.end()
-			conn.place.Leave(start)
+			conn.End()
+			conn.Place.Leave(start)
 		}()
 	}
 	var key *keys.Key
@@ -203,7 +186,7 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 		}
 		var bad *refusal
 		key, bad = s.admit(ctx, start)
-		if bad == nil && tracked && !conn.place.Enter() {
+		if bad == nil && tracked && !conn.Place.Enter() {
 			bad = errMadeRoom
 		}
 		if bad == nil {
@@ -310,11 +293,11 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, no
 		return 0, bad
 	}
 	var err error
-	if conn, ok := ctx.Conn().(*trackedConn); ok && !wantIDs && len(w.tickets) == 1 && conn.prepare(ctx, status, w.answer) {
+	if conn, ok := ctx.Conn().(*front.Conn); ok && !wantIDs && len(w.tickets) == 1 && conn.Prepare(ctx, status, w.answer) {
 		// It keeps nothing that the next request could use, which will find that in the processor's cache.
 		f, held := w.tickets[0].Frame, body.hand()
 		letGo()
-		if called, ok := f.OnSettled(conn.hold(held.of, held.bytes)); ok {
+		if called, ok := f.OnSettled(conn.Hold(held.of, held.bytes)); ok {
 			<-called
 		} else {
 			held.release()
@@ -514,7 +497,7 @@ func (s *server) drain(ctx *fasthttp.RequestCtx) {
 // setRetryAfter says when to come again where the status says that a request may be sent again.
 func setRetryAfter(ctx *fasthttp.RequestCtx, status int) {
 	if status == fasthttp.StatusServiceUnavailable {
-		ctx.Response.Header.Set(fasthttp.HeaderRetryAfter, retryAfter)
+		ctx.Response.Header.Set(fasthttp.HeaderRetryAfter, front.RetryAfter)
 	}
 }
 
@@ -536,7 +519,7 @@ func (s *server) fault(ctx *fasthttp.RequestCtx, err error) {
 	r := refuse(fasthttp.StatusBadRequest, "the request can't be read: %s", headline(err))
 	switch {
 	case errors.As(err, &small):
-		r = refuse(fasthttp.StatusRequestHeaderFieldsTooLarge, "the header is larger than %d bytes", headerBytes)
+		r = refuse(fasthttp.StatusRequestHeaderFieldsTooLarge, "the header is larger than %d bytes", front.HeaderBytes)
 		drainHeader(ctx.Conn())
 	case errors.As(err, &timeout) && timeout.Timeout():
 		r = refuse(fasthttp.StatusRequestTimeout, "the request did not arrive in time")

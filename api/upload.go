@@ -2,7 +2,6 @@ package api
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/valyala/fasthttp"
 
+	"millrace/api/front"
 	"millrace/api/publish"
 	"millrace/internal/keys"
 	"millrace/internal/scan"
@@ -30,11 +30,11 @@ const (
 // all parts. Before the first part a fault refuses the body whole; after it a fault ends the upload, and the answer says
 // what is stored.
 //
-// All of it happens on the request's own goroutine: while that waits for bytes, trackedConn calls idle now and then.
+// All of it happens on the request's own goroutine: while that waits for bytes, front.Conn calls Idle now and then.
 type upload struct {
 	server  *server
 	ctx     *fasthttp.RequestCtx
-	conn    *trackedConn
+	conn    *front.Conn
 	key     *keys.Key
 	body    *body
 	tickets []publish.Ticket
@@ -72,7 +72,7 @@ func (s *server) newUpload(ctx *fasthttp.RequestCtx, key *keys.Key, single bool,
 	if single || base != nil || wantIDs || ctx.Request.Header.ContentLength() != -1 || ctx.RequestBodyStream() == nil {
 		return nil
 	}
-	conn, ok := ctx.Conn().(*trackedConn)
+	conn, ok := ctx.Conn().(*front.Conn)
 	if encoding, bad := contentEncoding(ctx); !ok || bad != nil || encoding != "" {
 		return nil
 	}
@@ -117,8 +117,11 @@ func (u *upload) read() (*body, *refusal) {
 
 // receive reads until the body ends, and returns what else ended it.
 func (u *upload) receive() *refusal {
-	u.conn.upload = u
-	defer func() { u.conn.upload, u.direct = nil, false }()
+	u.conn.SetIdler(u)
+	defer func() {
+		u.conn.SetIdler(nil)
+		u.direct = false
+	}()
 	for {
 		u.makeRoom()
 		if err := u.conn.SetReadDeadline(time.Now().Add(u.server.timeouts.part)); err != nil {
@@ -234,9 +237,9 @@ func (u *upload) cut() {
 	}
 }
 
-// idle is called while a Read waits: nothing has come for a while. p is where trackedConn would put what comes. It reports
+// Idle is called while a Read waits: nothing has come for a while. p is where front.Conn would put what comes. It reports
 // whether to wait on, or else whether to return from the Read without an error.
-func (u *upload) idle(p []byte) (wait, handBack bool) {
+func (u *upload) Idle(p []byte) (wait, handBack bool) {
 	now := time.Now()
 	if u.direct && &p[0] == &u.room[0] {
 		return false, true // the next Read is into scratch
@@ -433,26 +436,4 @@ func (u *upload) answer(bad *refusal) {
 	}
 	setRetryAfter(u.ctx, status)
 	answer(u.ctx, status, b)
-}
-
-// waitIdly goes on with a Read that has timed out, for an upload.
-func (c *trackedConn) waitIdly(p []byte, n int, err error) (int, error) {
-	for {
-		var timeout interface{ Timeout() bool }
-		if n > 0 || err == nil || !errors.As(err, &timeout) || !timeout.Timeout() {
-			return n, err
-		}
-		wait, handBack := c.upload.idle(p)
-		switch {
-		case handBack:
-			return 0, nil
-		case !wait:
-			return 0, err
-		}
-		if err := c.Conn.SetReadDeadline(c.readBy); err != nil {
-			return 0, err
-		}
-		c.readEnds = c.readBy
-		n, err = c.Conn.Read(p)
-	}
 }

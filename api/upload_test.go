@@ -15,9 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"millrace/api/front"
 	"millrace/internal/keys"
 	"millrace/internal/scan"
-	"millrace/internal/service"
 	"millrace/internal/testenv"
 )
 
@@ -396,7 +396,7 @@ func FuzzUpload(f *testing.F) {
 			conn.cuts[0] = byte(max(int(cuts[0]), head))
 		}
 		a.answers = a.answers[:0]
-		_ = a.ServeConn(&trackedConn{Conn: conn, listener: &listener{slack: time.Millisecond}, place: service.NewConnections(1).Open(func() {}), between: true})
+		_ = a.ServeConn(front.NewListener(nil, 1, 16*time.Millisecond, nil).Track(conn))
 		resp, err := http.ReadResponse(bufio.NewReader(&conn.out), nil)
 		if err != nil {
 			t.Fatalf("no answer: %v", err)

@@ -1,4 +1,4 @@
-package api
+package front
 
 import (
 	"bufio"
@@ -6,8 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"math/rand/v2"
+	"log"
 	"net"
 	"net/http"
 	"regexp"
@@ -23,7 +22,7 @@ import (
 )
 
 // servePosts serves handler on connections that are tracked. It skips the test where none is posted on.
-func servePosts(t *testing.T, handler func(*fasthttp.RequestCtx, *trackedConn)) (addr string) {
+func servePosts(t *testing.T, handler func(*fasthttp.RequestCtx, *Conn)) (addr string) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
 		t.Skip("answers are only posted on Linux")
@@ -32,16 +31,16 @@ func servePosts(t *testing.T, handler func(*fasthttp.RequestCtx, *trackedConn)) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := (&server{bodies: &bodyReader{maxBytes: 1 << 20}, timeouts: defaultTimeouts}).http()
+	s := NewServer(Timeouts{Header: 10 * time.Second, Idle: 2 * time.Minute, Write: 30 * time.Second}, 1<<20)
 	s.Handler = func(ctx *fasthttp.RequestCtx) {
-		conn := ctx.Conn().(*trackedConn)
-		conn.begin()
-		defer conn.end()
+		conn := ctx.Conn().(*Conn)
+		conn.Begin()
+		defer conn.End()
 		handler(ctx, conn)
 	}
-	s.ErrorHandler, s.ExpectHandler, s.Logger = nil, nil, fasthttpLogger{slog.New(slog.DiscardHandler)}
+	s.Logger = log.New(io.Discard, "", 0)
 	served := make(chan error)
-	go func() { served <- s.Serve(newListener(inner, 100, time.Minute, func() {})) }()
+	go func() { served <- s.Serve(NewListener(inner, 100, time.Minute, func() {})) }()
 	t.Cleanup(func() {
 		if err := s.Shutdown(); err != nil {
 			t.Error(err)
@@ -53,6 +52,18 @@ func servePosts(t *testing.T, handler func(*fasthttp.RequestCtx, *trackedConn)) 
 	return inner.Addr().String()
 }
 
+// answer answers a request as the API does where no answer is prepared.
+func answer(ctx *fasthttp.RequestCtx, status int, json []byte) {
+	ctx.SetStatusCode(status)
+	ctx.SetContentType("application/json")
+	ctx.SetBody(json)
+}
+
+// held are bytes that requests hold.
+type held struct{ atomic.Int64 }
+
+func (h *held) Release(n int64) { h.Add(-n) }
+
 var date = regexp.MustCompile(`Date: [^\r]*`)
 
 func TestAnswersArePreparedAsFasthttpWritesThem(t *testing.T) {
@@ -61,7 +72,7 @@ func TestAnswersArePreparedAsFasthttpWritesThem(t *testing.T) {
 		answer string
 	}
 	var prepared chan preparation
-	addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *trackedConn) {
+	addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *Conn) {
 		if _, err := io.Copy(io.Discard, ctx.RequestBodyStream()); err != nil {
 			t.Error(err)
 		}
@@ -70,7 +81,7 @@ func TestAnswersArePreparedAsFasthttpWritesThem(t *testing.T) {
 			status, size = 207, maxPost+1
 		}
 		json := bytes.Repeat([]byte("x"), size)
-		ok := conn.prepare(ctx, status, json)
+		ok := conn.Prepare(ctx, status, json)
 		if !ok {
 			answer(ctx, status, json)
 		}
@@ -154,8 +165,8 @@ func TestAnswersArePreparedAsFasthttpWritesThem(t *testing.T) {
 
 func TestAnAnswerThatWasPostedInPartIsWrittenOnce(t *testing.T) {
 	requests := 0
-	addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *trackedConn) {
-		if !conn.prepare(ctx, 202, []byte(strconv.Itoa(requests))) {
+	addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *Conn) {
+		if !conn.Prepare(ctx, 202, []byte(strconv.Itoa(requests))) {
 			t.Error("the answer could not be prepared")
 		}
 		whole := conn.answer
@@ -187,13 +198,13 @@ func TestWhatWasPostedBeforeTheEndIsNotWrittenAgain(t *testing.T) {
 	const one = "POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
 	for _, c := range []struct{ posted, requests int }{{1, 1}, {1000, 1}, {1, 2}, {1000, 2}} {
 		served := 0
-		addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *trackedConn) {
+		addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *Conn) {
 			served++
 			json := []byte(strconv.Itoa(served))
 			if served > 1 {
 				answer(ctx, 202, json)
 			} else {
-				if !conn.prepare(ctx, 202, json) {
+				if !conn.Prepare(ctx, 202, json) {
 					t.Error("the answer could not be prepared")
 				}
 				whole := conn.answer
@@ -202,7 +213,7 @@ func TestWhatWasPostedBeforeTheEndIsNotWrittenAgain(t *testing.T) {
 				conn.answer = whole
 			}
 			if served == c.requests {
-				conn.listener.stopPosts()
+				conn.listener.StopEarly()
 				ctx.Response.Header.SetConnectionClose()
 			}
 		})
@@ -230,23 +241,21 @@ func TestWhatWasPostedBeforeTheEndIsNotWrittenAgain(t *testing.T) {
 func TestAFramesAnswersArePostedWhenItIsConfirmed(t *testing.T) {
 	const clients = 40
 	for _, outcome := range []error{nil, errors.New("not confirmed")} {
-		inflight := &inflight{limit: clients}
+		held := new(held)
 		var mu sync.Mutex
 		var calls []func(confirmed bool) // as the publisher keeps them
 		called := make(chan struct{})
 		enlisted := make(chan bool, clients)
 		var settled atomic.Bool
-		addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *trackedConn) {
-			if !inflight.reserve(1) {
-				t.Error("there is no room for a byte")
-			}
+		addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *Conn) {
+			held.Add(1)
 			late := settled.Load()
-			if !conn.prepare(ctx, 202, []byte("{}")) {
+			if !conn.Prepare(ctx, 202, []byte("{}")) {
 				t.Error("the answer could not be prepared")
 			}
-			settled := conn.hold(inflight, 1)
+			settled := conn.Hold(held, 1)
 			if late {
-				inflight.release(1)
+				held.Release(1)
 			} else {
 				mu.Lock()
 				calls = append(calls, settled)
@@ -303,103 +312,8 @@ func TestAFramesAnswersArePostedWhenItIsConfirmed(t *testing.T) {
 		settled.Store(true)
 		ask()
 		hear()
-		if n := inflight.used.Load(); n != 0 {
+		if n := held.Load(); n != 0 {
 			t.Errorf("%d bytes are held after all", n)
-		}
-	}
-}
-
-// A client that has its answer may send again at once, on another connection too: nothing of the request is under way.
-func TestBytesAreGivenBackBeforeTheAnswer(t *testing.T) {
-	a := start(t, func(c *Config) { c.MaxInflightBytes, c.MaxBodyBytes = 1<<20, 1<<20 })
-	body := `{"a":"` + strings.Repeat("x", 600<<10) + `"}`
-	var conns []net.Conn
-	for range 2 {
-		conns = append(conns, dial(t, strings.TrimPrefix(a.url, "http://")))
-	}
-	for i := range 300 {
-		conn := conns[i%2]
-		if _, err := fmt.Fprintf(conn, "POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body); err != nil {
-			t.Fatal(err)
-		}
-		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if b, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 202 {
-			t.Fatalf("request %d: got %d %s, %v", i, resp.StatusCode, b, err)
-		}
-	}
-}
-
-// A client may send requests without waiting for answers, cut in any way; it gets one answer to each, in order.
-func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
-	a := start(t, nil)
-	const seed = 1
-	random := rand.New(rand.NewPCG(seed, seed))
-	batch := func(good, bad int) string {
-		return strings.Repeat("{\"a\":1}\n", good) + strings.Repeat("no\n", bad)
-	}
-	kinds := []struct {
-		path, body string
-		status     int
-		answer     string // how it begins
-	}{
-		{"/log", `{"a":1}`, 202, `{"id":"`},
-		{"/log", `{"a":1}`, 202, `{"id":"`},
-		{"/log", `no`, 400, `{"error":`},
-		{"/log/batch", batch(3, 0), 202, `{"accepted":3,"rejected":0}`},
-		{"/log/batch", batch(4, 1), 207, `{"accepted":4,"rejected":1,`},
-		{"/log/batch?ids=true", batch(300, 0), 202, `{"accepted":300,`}, // more than fasthttp's buffer
-		{"/log/batch", batch(1, 50), 207, `{"accepted":1,"rejected":50,`},
-		{"/nothing", "", 404, `{"error":`},
-	}
-	seen := make(map[string]bool)
-	for range 60 {
-		var stream strings.Builder
-		var want []int // of kinds
-		for range 1 + random.IntN(20) {
-			want = append(want, random.IntN(len(kinds)))
-			k := kinds[want[len(want)-1]]
-			fmt.Fprintf(&stream, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", k.path, len(k.body), k.body)
-		}
-		conn := dial(t, strings.TrimPrefix(a.url, "http://"))
-		go func() {
-			for rest := stream.String(); rest != ""; {
-				n := min(len(rest), 1+rand.IntN(200))
-				if _, err := io.WriteString(conn, rest[:n]); err != nil {
-					t.Error(err)
-					return
-				}
-				rest = rest[n:]
-				if rand.IntN(4) == 0 {
-					time.Sleep(time.Millisecond)
-				}
-			}
-			if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
-				t.Error(err)
-			}
-		}()
-		r := bufio.NewReader(conn)
-		for i, kind := range want {
-			resp, err := http.ReadResponse(r, nil)
-			if err != nil {
-				t.Fatalf("answer %d of %d: %v", i, len(want), err)
-			}
-			b, err := io.ReadAll(resp.Body)
-			if k := kinds[kind]; err != nil || resp.StatusCode != k.status || !strings.HasPrefix(string(b), k.answer) {
-				t.Fatalf("answer %d of %d: got %d %.100s, %v, want %d %s", i, len(want), resp.StatusCode, b, err, k.status, k.answer)
-			}
-			if kinds[kind].answer == `{"id":"` && seen[string(b)] {
-				t.Errorf("answer %d of %d: %s came twice", i, len(want), b)
-			}
-			seen[string(b)] = true
-		}
-		if rest, err := io.ReadAll(r); err != nil || len(rest) > 0 {
-			t.Errorf("after the last answer comes %.100q, %v", rest, err)
-		}
-		if err := conn.Close(); err != nil {
-			t.Fatal(err)
 		}
 	}
 }

@@ -1,0 +1,156 @@
+package front
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"time"
+
+	"millrace/internal/service"
+)
+
+// Conn is a connection that is served. It is for one goroutine at a time, but for Close.
+//
+// It sets deadlines as late and as rarely as it can: fasthttp moves them three times a request, and the runtime's timers
+// for them cost more than reading its header. And it may have written an answer before fasthttp does: see Prepare.
+type Conn struct {
+	net.Conn
+	listener *Listener
+	Place    *service.Connection // it belongs to the request under way
+	readBy   time.Time           // the deadline asked for ...
+	readEnds time.Time           // ... and the one in force, for the next Read
+	writeBy  time.Time           // the one in force
+
+	between bool   // a request is over and nothing was read since
+	moves   int    // of the read deadline since then
+	clear   bool   // fasthttp's buffers were empty when the request began
+	answer  []byte // prepared
+	head    int    // bytes of its header, without the empty line
+	posted  int    // bytes of the answer that were written
+
+	settled func(confirmed bool) // settle, made once
+	of      Budget               // and the bytes that the request holds of it until then
+	held    int64
+
+	idler Idler // nil for most
+}
+
+// early says whether the deadline in force does for the one asked for.
+func (l *Listener) early(inForce, asked time.Time) bool {
+	d := asked.Sub(inForce)
+	return d >= 0 && d < l.slack
+}
+
+// SetReadDeadline is for the Reads to come. A request that came whole needs none between its first byte and the next
+// request's.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	c.readBy = t
+	c.moves++
+	return nil
+}
+
+func (c *Conn) Read(p []byte) (int, error) {
+	if !c.listener.early(c.readEnds, c.readBy) {
+		if err := c.Conn.SetReadDeadline(c.readBy); err != nil {
+			return 0, err
+		}
+		c.readEnds = c.readBy
+	}
+	if c.between {
+		// fasthttp moves the deadline to wait for a request's first byte, and again when it has it. After one move it waits,
+		// so nothing is in its buffer for reading; and then it has written all answers there were.
+		c.between, c.clear = false, c.moves == 1
+	}
+	n, err := c.Conn.Read(p)
+	if c.idler != nil {
+		return c.waitIdly(p, n, err)
+	}
+	return n, err
+}
+
+// Write leaves out the answer that p begins with when it was posted, and completes it when that was only in part.
+func (c *Conn) Write(p []byte) (int, error) {
+	if c.posted == 0 {
+		return c.Conn.Write(p)
+	}
+	rest, done := c.answer[c.posted:], len(c.answer)
+	c.posted = 0
+	if len(rest) > 0 {
+		if _, err := c.Conn.Write(rest); err != nil {
+			return 0, err
+		}
+	}
+	switch {
+	case !c.same(p): // it has one more header by now, which says that the connection closes
+		return 0, net.ErrClosed
+	case done == len(p):
+		return done, nil
+	}
+	n, err := c.Conn.Write(p[done:])
+	return done + n, err
+}
+
+// same says whether p begins with an answer like the prepared one. Its date may differ.
+func (c *Conn) same(p []byte) bool {
+	const status = len("HTTP/1.1 202")
+	return len(p) >= len(c.answer) && bytes.Equal(p[:status], c.answer[:status]) && bytes.HasPrefix(p[c.head:], []byte("\r\n\r\n"))
+}
+
+// Begin and End tell of a request, from when its header was read until fasthttp has its answer.
+func (c *Conn) Begin() {
+	if c.between {
+		c.clear = false // it came with the one before
+	}
+}
+
+func (c *Conn) End() { c.between, c.moves = true, 0 }
+
+// SetWriteDeadline moves the deadline when that makes a difference.
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	if c.listener.early(c.writeBy, t) {
+		return nil
+	}
+	c.writeBy = t
+	return c.Conn.SetWriteDeadline(t)
+}
+
+func (c *Conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+func (c *Conn) Close() error {
+	c.Place.Close()
+	return c.Conn.Close()
+}
+
+// Idler has something to do while a connection waits for bytes.
+type Idler interface {
+	// Idle is called in a Read whose deadline has passed without a byte. p is where the Read would put what comes. It reports
+	// whether to wait on, or else whether to return from the Read without an error.
+	Idle(p []byte) (wait, handBack bool)
+}
+
+// SetIdler has i called in Reads to come, nobody if it is nil.
+func (c *Conn) SetIdler(i Idler) { c.idler = i }
+
+// waitIdly goes on with a Read that has timed out, for the one that SetIdler has named.
+func (c *Conn) waitIdly(p []byte, n int, err error) (int, error) {
+	for {
+		var timeout interface{ Timeout() bool }
+		if n > 0 || err == nil || !errors.As(err, &timeout) || !timeout.Timeout() {
+			return n, err
+		}
+		wait, handBack := c.idler.Idle(p)
+		switch {
+		case handBack:
+			return 0, nil
+		case !wait:
+			return 0, err
+		}
+		if err := c.Conn.SetReadDeadline(c.readBy); err != nil {
+			return 0, err
+		}
+		c.readEnds = c.readBy
+		n, err = c.Conn.Read(p)
+	}
+}

@@ -1,0 +1,132 @@
+package front
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"millrace/internal/direct"
+	"millrace/internal/service"
+)
+
+const (
+	// partings is how many connections beyond the limit are told so at once. It bounds what they cost; the others are
+	// closed without a word.
+	partings = 64
+
+	// partingTime is how long a connection beyond the limit is kept to be told so, a TLS handshake included.
+	partingTime = time.Second
+
+	// maxDrain is how much is read of what a client sends that is turned away.
+	maxDrain = 64 << 20
+
+	// RetryAfter is what a client that was answered 503 should wait, in seconds.
+	RetryAfter = "1"
+
+	// acceptPause is the wait before the next try when the process has no file descriptor left.
+	acceptPause = 50 * time.Millisecond
+)
+
+// Listener accepts connections of which at most limit are served at once. One more takes the place of an idle one, or is told that there is none.
+// The listener knows the open ones, so that they can be closed when waiting for them must end.
+type Listener struct {
+	net.Listener
+	slack  time.Duration // how much earlier than asked for a read or write may time out
+	answer []byte        // for a connection beyond the limit: a whole HTTP response
+	turned func()        // counts one
+
+	connections *service.Connections
+
+	closing atomic.Bool // nothing more is posted
+
+	parting  sync.WaitGroup
+	partings chan struct{}
+}
+
+// NewListener makes a listener of ln. deadline is the shortest that connections are given; each may be a sixteenth of it
+// early. turned is called for every connection beyond the limit.
+func NewListener(ln net.Listener, limit int, deadline time.Duration, turned func()) *Listener {
+	body := fmt.Sprintf(`{"error":"%d connections are open, the most that are served (MAX_CONNECTIONS)"}`, limit)
+	return &Listener{
+		Listener: ln,
+		slack:    deadline / 16,
+		answer: fmt.Appendf(nil, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/json\r\n"+
+			"Content-Length: %d\r\nRetry-After: %s\r\n\r\n%s", len(body), RetryAfter, body),
+		turned:      turned,
+		connections: service.NewConnections(limit),
+		partings:    make(chan struct{}, partings),
+	}
+}
+
+// Accept returns the next connection that is served.
+func (l *Listener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		switch {
+		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):
+			if !l.connections.MakeRoom() {
+				time.Sleep(acceptPause) // fasthttp would take it for the end; it passes when other connections close
+			}
+			continue
+		case err != nil:
+			return nil, err
+		}
+		if tracked := l.Track(conn); tracked != nil {
+			return tracked, nil
+		}
+		l.turned()
+		l.turnAway(conn)
+	}
+}
+
+// Track returns nil when there is no room for the connection.
+func (l *Listener) Track(conn net.Conn) *Conn {
+	conn = direct.New(conn)
+	cut := conn
+	if secure, ok := conn.(*tls.Conn); ok {
+		cut = secure.NetConn() // Close would wait for the client to take its good-bye
+	}
+	place := l.connections.Open(func() { _ = cut.Close() }) // there is nobody to tell
+	if place == nil {
+		return nil
+	}
+	tracked := &Conn{Conn: conn, listener: l, Place: place, between: true}
+	tracked.settled = tracked.settle
+	return tracked
+}
+
+// turnAway tells a client that there is no room, without keeping the next one waiting. What it sends is read, since
+// closing a connection with unread bytes would reset it, and the client would not see why.
+func (l *Listener) turnAway(conn net.Conn) {
+	select {
+	case l.partings <- struct{}{}:
+	default:
+		_ = conn.Close() // there is nobody to tell
+		return
+	}
+	l.parting.Go(func() {
+		defer func() { <-l.partings }()
+		defer conn.Close() // the client has been told, or is gone
+		if conn.SetDeadline(time.Now().Add(partingTime)) != nil {
+			return
+		}
+		if _, err := conn.Write(l.answer); err != nil {
+			return
+		}
+		if half, ok := conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+			_, _ = io.Copy(io.Discard, io.LimitReader(conn, maxDrain)) // as a courtesy; it may fail
+		}
+	})
+}
+
+// CloseAll closes the open connections and says how many they were.
+func (l *Listener) CloseAll() int { return l.connections.CutAll() }
+
+// Wait returns when the last connection beyond the limit is gone, once Accept has ended.
+func (l *Listener) Wait() { l.parting.Wait() }

@@ -1,0 +1,37 @@
+package front
+
+import (
+	"math"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// HeaderBytes is the largest request header.
+const HeaderBytes = 8 << 10
+
+// Timeouts are how long connections may take over things.
+type Timeouts struct {
+	Header time.Duration // a request's header and the first step of its body, from the first byte; a new connection's, from its opening
+	Idle   time.Duration // between requests
+	Write  time.Duration // taking an answer
+}
+
+// NewServer returns an HTTP server for the connections of a Listener, which depend on these options. It lacks its handlers and
+// its log.
+func NewServer(t Timeouts, bodyBytes int) *fasthttp.Server {
+	return &fasthttp.Server{
+		ReadBufferSize:               HeaderBytes,
+		Concurrency:                  math.MaxInt32, // the listener bounds it: fasthttp would answer in plain text
+		ReadTimeout:                  t.Header,
+		WriteTimeout:                 t.Write,
+		IdleTimeout:                  t.Idle,
+		MaxRequestBodySize:           bodyBytes,
+		StreamRequestBody:            true, // so that a body is read only once there is room for it
+		DisablePreParseMultipartForm: true,
+		NoDefaultServerHeader:        true,
+		LazyRequestTime:              true, // nobody asks for it
+		CloseOnShutdown:              true,
+		SecureErrorLogMessage:        true, // the log's user cuts what is left of quotes
+	}
+}
