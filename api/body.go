@@ -1,21 +1,14 @@
 package api
 
 import (
-	"bufio"
 	"bytes"
-	"cmp"
-	"compress/flate"
-	"compress/zlib"
 	"errors"
 	"fmt"
 	"io"
 	"math/bits"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/valyala/fasthttp"
 )
@@ -31,46 +24,6 @@ func (r *refusal) Error() string { return r.msg }
 func refuse(status int, format string, args ...any) *refusal {
 	return &refusal{status, fmt.Sprintf(format, args...)}
 }
-
-var errBusy = refuse(fasthttp.StatusServiceUnavailable, "too many bytes are under way (MAX_INFLIGHT_BYTES)")
-
-// inflight bounds the memory of requests under way: a body's buffer while it is read, its decoder, then its records in
-// frames until they are confirmed. Bodies that are still to come share three quarters of it, so that slow uploads leave
-// room for what has arrived.
-type inflight struct {
-	limit     int64
-	used      atomic.Int64
-	awaited   atomic.Int64 // of it by bodies of which more is to come
-	mostAwait int64        // 0 is limit
-}
-
-// newInflight returns a bound of limit bytes, under which a body of largest bytes can come.
-func newInflight(limit, largest int64) *inflight {
-	return &inflight{limit: limit, mostAwait: max(limit/4*3, min(largest, limit))}
-}
-
-// await is reserve for a body of which more is to come. settled gives the bytes back to those that are awaited.
-func (b *inflight) await(n int64) bool {
-	if b.awaited.Add(n) > cmp.Or(b.mostAwait, b.limit) || !b.reserve(n) {
-		b.awaited.Add(-n)
-		return false
-	}
-	return true
-}
-
-func (b *inflight) settled(n int64) { b.awaited.Add(-n) }
-
-// reserve takes n bytes, or says that they are not to be had.
-func (b *inflight) reserve(n int64) bool {
-	if b.used.Add(n) > b.limit {
-		b.used.Add(-n)
-		return false
-	}
-	return true
-}
-
-// Release gives n bytes back.
-func (b *inflight) Release(n int64) { b.used.Add(-n) }
 
 // bodyReader reads and decodes request bodies into memory that it accounts for.
 type bodyReader struct {
@@ -138,14 +91,6 @@ func (b *body) drop() {
 		b.buf = nil
 	}
 }
-
-// reservation is bytes that a request holds.
-type reservation struct {
-	of    *inflight
-	bytes int64
-}
-
-func (r reservation) release() { r.of.Release(r.bytes) }
 
 // hand returns the bytes that b holds, which then are no longer b's.
 func (b *body) hand() reservation {
@@ -278,10 +223,6 @@ func (b *body) receive(encoding string, length int64, extend func() error) *refu
 		}
 	}
 }
-
-// encodedSlack is how much larger than n the encoded form of n bytes may be: the formats store what they can't compress in
-// blocks with a header of a few bytes each.
-func encodedSlack(n int64) int64 { return n/512 + 1<<10 }
 
 // arrived tells that no more of the body is to come.
 func (b *body) arrived() {
@@ -418,27 +359,6 @@ func (b *body) unreadable(encoding string, err error) *refusal {
 	return refuse(fasthttp.StatusBadRequest, "the body is not %s, as Content-Encoding says: %v after %d bytes", encoding, err, wire.n)
 }
 
-// zstdNotTaken returns why a body is not taken that is zstd, as its first bytes tell and err, nil for other bodies.
-func zstdNotTaken(begin []byte, err error) *refusal {
-	var header zstd.Header
-	if header.Decode(begin) != nil {
-		return nil
-	}
-	window := header.WindowSize
-	if header.SingleSegment {
-		window = header.FrameContentSize // all of it is the window
-	}
-	switch {
-	case errors.Is(err, zstd.ErrUnknownDictionary):
-		return refuse(fasthttp.StatusBadRequest, "the body was compressed with a zstd dictionary, number %d; takes zstd without one", header.DictionaryID)
-	case !errors.Is(err, zstd.ErrWindowSizeExceeded) && !errors.Is(err, zstd.ErrDecoderSizeExceeded):
-		return nil
-	case window > zstdWindow:
-		return refuse(fasthttp.StatusBadRequest, "the body's zstd window is %d MiB, takes at most %d MiB: compress it without --long and --ultra", (window+1<<20-1)>>20, zstdWindow>>20)
-	}
-	return nil
-}
-
 // countingReader remembers how far the wire was read and how that ended. To fasthttp a connection that ends before
 // Content-Length bytes have come is an ordinary end; here it is an error.
 type countingReader struct {
@@ -460,160 +380,6 @@ func (c *countingReader) Read(p []byte) (int, error) {
 	}
 	if err != nil {
 		c.err = err
-	}
-	return n, err
-}
-
-// contentEncoding returns the request's one encoding, "" for none.
-func contentEncoding(ctx *fasthttp.RequestCtx) (string, *refusal) {
-	lines := ctx.Request.Header.PeekAll(fasthttp.HeaderContentEncoding)
-	if len(lines) == 0 {
-		return "", nil
-	}
-	name := strings.ToLower(strings.TrimSpace(string(bytes.Join(lines, []byte(", ")))))
-	switch name {
-	case "", "identity":
-		return "", nil
-	case "x-gzip":
-		return "gzip", nil
-	case "gzip", "zstd", "deflate":
-		return name, nil
-	}
-	return "", refuse(fasthttp.StatusUnsupportedMediaType, "Content-Encoding: got %q, takes gzip, zstd, deflate or identity", name)
-}
-
-var gzipReaders, zstdReaders sync.Pool
-
-// zstdWindow is the largest window a zstd body may ask for: 8 MiB, what RFC 8878 wants every decoder to take.
-const zstdWindow = 8 << 20
-
-// decoderBytes is about what the decoder of an encoded body takes. For zstd it depends on the largest window that one of
-// the body's frames asks for.
-func decoderBytes(encoding string, encoded []byte) int64 {
-	const tables = 64 << 10 // gzip's and DEFLATE's window of 32 KiB included
-	if encoding != "zstd" {
-		return tables
-	}
-	window := largestWindow(encoded)
-	return tables + window + 3*min(window, 128<<10) // and what holds one block in its three forms
-}
-
-// largestWindow returns the largest window that a zstd body's frames ask for, up to zstdWindow. It goes as far as it can
-// tell one from the next, as the decoder does.
-func largestWindow(encoded []byte) int64 {
-	var largest uint64
-	for rest := encoded; ; {
-		var h zstd.Header
-		var err error
-		if rest, err = h.DecodeAndStrip(rest); err != nil {
-			break
-		}
-		if h.Skippable {
-			if uint64(h.SkippableSize) > uint64(len(rest)) {
-				break
-			}
-			rest = rest[h.SkippableSize:]
-			continue
-		}
-		window := h.WindowSize
-		if h.SingleSegment {
-			window = max(h.FrameContentSize, zstd.MinWindowSize)
-		}
-		largest = max(largest, min(window, zstdWindow))
-		if rest = afterBlocks(rest); rest == nil {
-			break
-		}
-		if h.HasCheckSum {
-			rest = rest[min(4, len(rest)):]
-		}
-	}
-	return int64(largest)
-}
-
-// afterBlocks returns what follows the blocks of a zstd frame, nil if they don't end. RFC 8878, 3.1.1.2.
-func afterBlocks(rest []byte) []byte {
-	for len(rest) >= 3 {
-		header := int(rest[0]) | int(rest[1])<<8 | int(rest[2])<<16
-		size := header >> 3
-		if header>>1&3 == 1 { // one byte, repeated
-			size = 1
-		}
-		if rest = rest[3:]; size > len(rest) {
-			return nil
-		}
-		rest = rest[size:]
-		if header&1 != 0 {
-			return rest
-		}
-	}
-	return nil
-}
-
-// decoder returns a reader of the decoded body. The second result gives it back.
-func decoder(encoding string, wire io.Reader) (io.Reader, func(), error) {
-	switch encoding {
-	case "gzip":
-		r, ok := gzipReaders.Get().(*gzip.Reader)
-		if !ok {
-			r = new(gzip.Reader)
-		}
-		if err := r.Reset(wire); err != nil {
-			return nil, nil, err
-		}
-		return r, func() { gzipReaders.Put(r) }, nil
-	case "zstd":
-		r, ok := zstdReaders.Get().(*zstd.Decoder)
-		if !ok {
-			var err error
-			// One goroutine's worth of work: requests are what runs side by side.
-			if r, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdWindow)); err != nil {
-				return nil, nil, err
-			}
-		}
-		if err := r.Reset(wire); err != nil {
-			return nil, nil, err
-		}
-		return r, func() {
-			_ = r.Reset(nil) // lets go of the wire; always nil for a nil reader
-			zstdReaders.Put(r)
-		}, nil
-	case "deflate":
-		return deflateReader(wire)
-	}
-	return wire, func() {}, nil
-}
-
-// deflateReader reads zlib's format, which is what RFC 9110 means by deflate, and bare DEFLATE, which some clients
-// send. The first two bytes tell: RFC 1950 makes a zlib header a multiple of 31 with 8 in its low four bits.
-func deflateReader(wire io.Reader) (io.Reader, func(), error) {
-	buffered := bufio.NewReader(wire) // an io.ByteReader: the decoders read no byte more than they need
-	header, err := buffered.Peek(2)
-	if err != nil {
-		return nil, nil, err
-	}
-	var r io.Reader
-	if header[0]&0x0f == 8 && (int(header[0])<<8|int(header[1]))%31 == 0 {
-		r, err = zlib.NewReader(buffered)
-	} else {
-		r = flate.NewReader(buffered)
-	}
-	return &wholeReader{r, buffered}, func() {}, err
-}
-
-// wholeReader makes anything that follows the end of a compressed stream an error.
-type wholeReader struct {
-	r    io.Reader
-	wire *bufio.Reader
-}
-
-func (w *wholeReader) Read(p []byte) (int, error) {
-	n, err := w.r.Read(p)
-	if err == io.EOF {
-		if _, more := w.wire.ReadByte(); more == nil {
-			err = errors.New("data follows its end")
-		} else if more != io.EOF {
-			err = more
-		}
 	}
 	return n, err
 }

@@ -1,0 +1,195 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"compress/flate"
+	"compress/zlib"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/valyala/fasthttp"
+)
+
+// contentEncoding returns the request's one encoding, "" for none.
+func contentEncoding(ctx *fasthttp.RequestCtx) (string, *refusal) {
+	lines := ctx.Request.Header.PeekAll(fasthttp.HeaderContentEncoding)
+	if len(lines) == 0 {
+		return "", nil
+	}
+	name := strings.ToLower(strings.TrimSpace(string(bytes.Join(lines, []byte(", ")))))
+	switch name {
+	case "", "identity":
+		return "", nil
+	case "x-gzip":
+		return "gzip", nil
+	case "gzip", "zstd", "deflate":
+		return name, nil
+	}
+	return "", refuse(fasthttp.StatusUnsupportedMediaType, "Content-Encoding: got %q, takes gzip, zstd, deflate or identity", name)
+}
+
+var gzipReaders, zstdReaders sync.Pool
+
+// zstdWindow is the largest window a zstd body may ask for: 8 MiB, what RFC 8878 wants every decoder to take.
+const zstdWindow = 8 << 20
+
+// encodedSlack is how much larger than n the encoded form of n bytes may be: the formats store what they can't compress in
+// blocks with a header of a few bytes each.
+func encodedSlack(n int64) int64 { return n/512 + 1<<10 }
+
+// decoderBytes is about what the decoder of an encoded body takes. For zstd it depends on the largest window that one of
+// the body's frames asks for.
+func decoderBytes(encoding string, encoded []byte) int64 {
+	const tables = 64 << 10 // gzip's and DEFLATE's window of 32 KiB included
+	if encoding != "zstd" {
+		return tables
+	}
+	window := largestWindow(encoded)
+	return tables + window + 3*min(window, 128<<10) // and what holds one block in its three forms
+}
+
+// largestWindow returns the largest window that a zstd body's frames ask for, up to zstdWindow. It goes as far as it can
+// tell one from the next, as the decoder does.
+func largestWindow(encoded []byte) int64 {
+	var largest uint64
+	for rest := encoded; ; {
+		var h zstd.Header
+		var err error
+		if rest, err = h.DecodeAndStrip(rest); err != nil {
+			break
+		}
+		if h.Skippable {
+			if uint64(h.SkippableSize) > uint64(len(rest)) {
+				break
+			}
+			rest = rest[h.SkippableSize:]
+			continue
+		}
+		window := h.WindowSize
+		if h.SingleSegment {
+			window = max(h.FrameContentSize, zstd.MinWindowSize)
+		}
+		largest = max(largest, min(window, zstdWindow))
+		if rest = afterBlocks(rest); rest == nil {
+			break
+		}
+		if h.HasCheckSum {
+			rest = rest[min(4, len(rest)):]
+		}
+	}
+	return int64(largest)
+}
+
+// afterBlocks returns what follows the blocks of a zstd frame, nil if they don't end. RFC 8878, 3.1.1.2.
+func afterBlocks(rest []byte) []byte {
+	for len(rest) >= 3 {
+		header := int(rest[0]) | int(rest[1])<<8 | int(rest[2])<<16
+		size := header >> 3
+		if header>>1&3 == 1 { // one byte, repeated
+			size = 1
+		}
+		if rest = rest[3:]; size > len(rest) {
+			return nil
+		}
+		rest = rest[size:]
+		if header&1 != 0 {
+			return rest
+		}
+	}
+	return nil
+}
+
+// decoder returns a reader of the decoded body. The second result gives it back.
+func decoder(encoding string, wire io.Reader) (io.Reader, func(), error) {
+	switch encoding {
+	case "gzip":
+		r, ok := gzipReaders.Get().(*gzip.Reader)
+		if !ok {
+			r = new(gzip.Reader)
+		}
+		if err := r.Reset(wire); err != nil {
+			return nil, nil, err
+		}
+		return r, func() { gzipReaders.Put(r) }, nil
+	case "zstd":
+		r, ok := zstdReaders.Get().(*zstd.Decoder)
+		if !ok {
+			var err error
+			// One goroutine's worth of work: requests are what runs side by side.
+			if r, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdWindow)); err != nil {
+				return nil, nil, err
+			}
+		}
+		if err := r.Reset(wire); err != nil {
+			return nil, nil, err
+		}
+		return r, func() {
+			_ = r.Reset(nil) // lets go of the wire; always nil for a nil reader
+			zstdReaders.Put(r)
+		}, nil
+	case "deflate":
+		return deflateReader(wire)
+	}
+	return wire, func() {}, nil
+}
+
+// deflateReader reads zlib's format, which is what RFC 9110 means by deflate, and bare DEFLATE, which some clients
+// send. The first two bytes tell: RFC 1950 makes a zlib header a multiple of 31 with 8 in its low four bits.
+func deflateReader(wire io.Reader) (io.Reader, func(), error) {
+	buffered := bufio.NewReader(wire) // an io.ByteReader: the decoders read no byte more than they need
+	header, err := buffered.Peek(2)
+	if err != nil {
+		return nil, nil, err
+	}
+	var r io.Reader
+	if header[0]&0x0f == 8 && (int(header[0])<<8|int(header[1]))%31 == 0 {
+		r, err = zlib.NewReader(buffered)
+	} else {
+		r = flate.NewReader(buffered)
+	}
+	return &wholeReader{r, buffered}, func() {}, err
+}
+
+// wholeReader makes anything that follows the end of a compressed stream an error.
+type wholeReader struct {
+	r    io.Reader
+	wire *bufio.Reader
+}
+
+func (w *wholeReader) Read(p []byte) (int, error) {
+	n, err := w.r.Read(p)
+	if err == io.EOF {
+		if _, more := w.wire.ReadByte(); more == nil {
+			err = errors.New("data follows its end")
+		} else if more != io.EOF {
+			err = more
+		}
+	}
+	return n, err
+}
+
+// zstdNotTaken returns why a body is not taken that is zstd, as its first bytes tell and err, nil for other bodies.
+func zstdNotTaken(begin []byte, err error) *refusal {
+	var header zstd.Header
+	if header.Decode(begin) != nil {
+		return nil
+	}
+	window := header.WindowSize
+	if header.SingleSegment {
+		window = header.FrameContentSize // all of it is the window
+	}
+	switch {
+	case errors.Is(err, zstd.ErrUnknownDictionary):
+		return refuse(fasthttp.StatusBadRequest, "the body was compressed with a zstd dictionary, number %d; takes zstd without one", header.DictionaryID)
+	case !errors.Is(err, zstd.ErrWindowSizeExceeded) && !errors.Is(err, zstd.ErrDecoderSizeExceeded):
+		return nil
+	case window > zstdWindow:
+		return refuse(fasthttp.StatusBadRequest, "the body's zstd window is %d MiB, takes at most %d MiB: compress it without --long and --ultra", (window+1<<20-1)>>20, zstdWindow>>20)
+	}
+	return nil
+}

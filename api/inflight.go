@@ -1,0 +1,56 @@
+package api
+
+import (
+	"cmp"
+	"sync/atomic"
+
+	"github.com/valyala/fasthttp"
+)
+
+var errBusy = refuse(fasthttp.StatusServiceUnavailable, "too many bytes are under way (MAX_INFLIGHT_BYTES)")
+
+// inflight bounds the memory of requests under way: a body's buffer while it is read, its decoder, then its records in
+// frames until they are confirmed. Bodies that are still to come share three quarters of it, so that slow uploads leave
+// room for what has arrived.
+type inflight struct {
+	limit     int64
+	used      atomic.Int64
+	awaited   atomic.Int64 // of it by bodies of which more is to come
+	mostAwait int64        // 0 is limit
+}
+
+// newInflight returns a bound of limit bytes, under which a body of largest bytes can come.
+func newInflight(limit, largest int64) *inflight {
+	return &inflight{limit: limit, mostAwait: max(limit/4*3, min(largest, limit))}
+}
+
+// await is reserve for a body of which more is to come. settled gives the bytes back to those that are awaited.
+func (b *inflight) await(n int64) bool {
+	if b.awaited.Add(n) > cmp.Or(b.mostAwait, b.limit) || !b.reserve(n) {
+		b.awaited.Add(-n)
+		return false
+	}
+	return true
+}
+
+func (b *inflight) settled(n int64) { b.awaited.Add(-n) }
+
+// reserve takes n bytes, or says that they are not to be had.
+func (b *inflight) reserve(n int64) bool {
+	if b.used.Add(n) > b.limit {
+		b.used.Add(-n)
+		return false
+	}
+	return true
+}
+
+// Release gives n bytes back.
+func (b *inflight) Release(n int64) { b.used.Add(-n) }
+
+// reservation is bytes that a request holds.
+type reservation struct {
+	of    *inflight
+	bytes int64
+}
+
+func (r reservation) release() { r.of.Release(r.bytes) }
