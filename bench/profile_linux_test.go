@@ -61,7 +61,7 @@ var stagesOf = map[string][]stage{
 		"confirms: read and handed on", `millrace/api/publish\.\(\*lane\)\.receive|amqp091-go\.\(\*(Connection\)\.(reader|dispatch)|Channel\)\.(dispatch|recv)|confirms)`,
 		"AMQP: the kernel's write", writing+`.*amqp091-go`,
 		"AMQP: the rest of publishing", `amqp091-go`,
-		"frame: records put together, taken, settled", `millrace/api/publish\.\(\*(Publisher|lane|Frame)\)`,
+		"frame: records put together, taken, settled", `millrace/api/publish\.\(\*(Publisher|lane|Frame|gather|framePool)\)`,
 		"metrics and profiles, for this", measuring,
 		"HTTP: the kernel's read", reading,
 		"HTTP: bodies", `millrace/api\.\(\*body`,

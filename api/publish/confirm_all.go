@@ -9,9 +9,9 @@ import (
 // ConfirmAll stands in for RabbitMQ in tests: it has p take every frame for confirmed, once look has seen it. The result
 // ends that, and waits until it has ended. Run must not be called.
 func (p *Publisher) ConfirmAll(look func(segments []frame.Segment, body []byte)) (stop func()) {
-	l := &lane{link: &link{Publisher: p}}
+	l := &lane{link: &link{pub: p}, pub: p}
 	p.lanes[l], p.trust = true, proven
-	p.report()
+	p.reportLocked()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -21,9 +21,9 @@ func (p *Publisher) ConfirmAll(look func(segments []frame.Segment, body []byte))
 				return
 			}
 			look(f.segments, f.body)
-			p.came(0, f)
+			p.answered(0, f)
 			f.settle(nil)
-			p.expire(time.Now().Add(-p.timeout), ErrConfirmTimeout) // lets go of those that are settled
+			p.expire(time.Now().Add(-p.timeout)) // lets go of those that are settled
 		}
 	}()
 	return func() {

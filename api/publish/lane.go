@@ -23,7 +23,8 @@ const (
 
 // lane is a channel to publish on, in confirm mode.
 type lane struct {
-	*link
+	link     *link
+	pub      *Publisher // the link's
 	ch       *amqp.Channel
 	confirms chan amqp.Confirmation
 	returns  chan amqp.Return
@@ -32,7 +33,7 @@ type lane struct {
 	slots    chan struct{} // holds one for each frame that is published and not confirmed
 	sequence uint64
 
-	ended      bool // under the publisher's mutex: takes no more frames
+	ended      bool // takes no more frames; the publisher's mutex guards it
 	unroutable bool // a frame was returned; set by receive, read when it has ended
 
 	mu           sync.Mutex
@@ -56,13 +57,14 @@ func (l *link) openLane(conn *broker.Connection) (*lane, error) {
 	if err := ch.Confirm(false); err != nil {
 		return nil, err
 	}
-	compress, err := frame.NewCompressor(l.Publisher.compress)
+	compress, err := frame.NewCompressor(l.pub.compress)
 	if err != nil {
 		return nil, err
 	}
 	// The buffers hold all that can come, so that the library never waits for the receiver, or gives up on it.
 	return &lane{
 		link:     l,
+		pub:      l.pub,
 		ch:       ch,
 		compress: compress,
 		confirms: ch.NotifyPublish(make(chan amqp.Confirmation, window)),
@@ -102,7 +104,7 @@ func (l *lane) feed(received <-chan struct{}) error {
 		case <-received:
 			return nil
 		}
-		f, queue := l.take(l)
+		f, queue := l.pub.take(l)
 		if f == nil {
 			return nil
 		}
@@ -134,7 +136,7 @@ func (l *lane) receive() {
 	returned := make(map[string]bool)
 	for c := range l.confirms {
 		l.collectReturns(returned)
-		s := l.confirmed()
+		s := l.takeFirst()
 		var took time.Duration
 		done := false
 		switch {
@@ -142,29 +144,29 @@ func (l *lane) receive() {
 			delete(returned, s.id)
 			l.unroutable = true
 			l.end() // first, so that this lane does not take the frame again
-			l.giveBack([]*Frame{s.frame})
+			l.pub.giveBack([]*Frame{s.frame})
 		case c.Ack:
 			took, done = time.Since(s.at), true
-			l.confirmedAfter(s.at)
+			l.pub.confirmed(s.at)
 			if !s.frame.probe {
-				l.metrics.confirmSeconds.Observe(took.Seconds())
-				l.metrics.frameRecords.Observe(float64(s.frame.records))
+				l.pub.metrics.confirmSeconds.Observe(took.Seconds())
+				l.pub.metrics.frameRecords.Observe(float64(s.frame.records))
 			}
 		default:
-			l.refused(s.frame, time.Now())
+			l.pub.refused(s.frame, time.Now())
 		}
-		l.outcome(c.Ack, time.Now())
-		l.came(took, s.frame) // before the clients get their answers: those who come again would be counted twice
+		l.noteOutcome(c.Ack, time.Now())
+		l.pub.answered(took, s.frame) // before the clients get their answers: those who come again would be counted twice
 		if done {
 			s.frame.settle(nil)
-			l.recycle(s.frame)
+			l.pub.frames.recycle(s.frame)
 		}
 		<-l.slots
 	}
 	l.end()
-	unknown := l.unknown()
-	l.came(0, unknown...)
-	l.giveBack(unknown)
+	unknown := l.takeAll()
+	l.pub.answered(0, unknown...)
+	l.pub.giveBack(unknown)
 }
 
 // collectReturns notes the messages that could not be routed. One is returned before it is acked. The library
@@ -184,9 +186,9 @@ func (l *lane) collectReturns(returned map[string]bool) {
 	}
 }
 
-// confirmed returns the frame that was published first of those outstanding. The library hands confirms over
+// takeFirst returns the frame that was published first of those outstanding. The library hands confirms over
 // in the order of publishing.
-func (l *lane) confirmed() sent {
+func (l *lane) takeFirst() sent {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.outstanding[0]
@@ -195,8 +197,8 @@ func (l *lane) confirmed() sent {
 	return s
 }
 
-// unknown returns the frames whose confirms can't come any more.
-func (l *lane) unknown() []*Frame {
+// takeAll returns the outstanding frames, whose confirms can't come any more.
+func (l *lane) takeAll() []*Frame {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var frames []*Frame
@@ -207,17 +209,17 @@ func (l *lane) unknown() []*Frame {
 	return frames
 }
 
-// stuck says whether a frame was published before since and is not confirmed, or frames have been refused, and none
+// isStuck reports whether a frame was published before since and is not confirmed, or frames have been refused, and none
 // confirmed, from before until after it.
-func (l *lane) stuck(since time.Time) bool {
+func (l *lane) isStuck(since time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.outstanding) > 0 && l.outstanding[0].at.Before(since) ||
 		!l.refusedSince.IsZero() && l.refusedSince.Before(since) && l.refusedLast.After(since)
 }
 
-// outcome keeps since when the lane's frames are refused.
-func (l *lane) outcome(ack bool, now time.Time) {
+// noteOutcome keeps since when the lane's frames are refused.
+func (l *lane) noteOutcome(ack bool, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -232,27 +234,27 @@ func (l *lane) outcome(ack bool, now time.Time) {
 
 // open lets the lane take frames.
 func (l *lane) open() {
-	l.Publisher.mu.Lock()
-	defer l.Publisher.mu.Unlock()
-	l.lanes[l] = true
-	l.trouble = nil
-	l.report()
-	l.probe(time.Now())
+	l.pub.mu.Lock()
+	defer l.pub.mu.Unlock()
+	l.pub.lanes[l] = true
+	l.pub.noLaneReason = nil
+	l.pub.reportLocked()
+	l.pub.probeLocked(time.Now())
 }
 
 // end has the lane take no more frames, and wakes it up when it waits for one.
 func (l *lane) end() {
-	l.Publisher.mu.Lock()
-	defer l.Publisher.mu.Unlock()
+	l.pub.mu.Lock()
+	defer l.pub.mu.Unlock()
 	if !l.ended {
 		l.ended = true
-		delete(l.lanes, l)
+		delete(l.pub.lanes, l)
 		t := asked
-		if len(l.lanes) == 0 {
+		if len(l.pub.lanes) == 0 {
 			t = doubted // whoever serves the next ones has to prove himself
 		}
-		l.question(t, time.Now())
+		l.pub.questionLocked(t, time.Now())
 	}
-	l.report()
-	l.work.Broadcast()
+	l.pub.reportLocked()
+	l.pub.work.Broadcast()
 }

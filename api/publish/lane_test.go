@@ -32,7 +32,8 @@ func testLane(t *testing.T) *lane {
 	t.Helper()
 	p := New(testOptions(t))
 	return &lane{
-		link:     &link{Publisher: p, reset: make(chan struct{}, 1)},
+		link:     &link{pub: p, reset: make(chan struct{}, 1)},
+		pub:      p,
 		confirms: make(chan amqp.Confirmation, window),
 		returns:  make(chan amqp.Return, window),
 		slots:    make(chan struct{}, window),
@@ -41,7 +42,7 @@ func testLane(t *testing.T) *lane {
 
 // send makes l have published a frame, under the id that a return would name.
 func (l *lane) send(id string) *Frame {
-	f := l.newFrame(time.Now())
+	f := l.pub.frames.get(time.Now())
 	f.attempts = 1
 	l.outstanding = append(l.outstanding, sent{f, id, time.Now()})
 	l.slots <- struct{}{}
@@ -58,7 +59,7 @@ func TestConfirmsThatComeWithTheEndOfTheChannelCount(t *testing.T) {
 	if !confirmed.settled.Load() || confirmed.err != nil {
 		t.Errorf("the confirmed frame: settled %v, error %v", confirmed.settled.Load(), confirmed.err)
 	}
-	if unknown.settled.Load() || len(l.sealed) != 1 || l.sealed[0] != unknown {
+	if unknown.settled.Load() || len(l.pub.gather.sealed) != 1 || l.pub.gather.sealed[0] != unknown {
 		t.Error("the frame whose outcome is unknown was not given back")
 	}
 }
@@ -74,20 +75,20 @@ func TestAReturnMeansItsOwnFrameOnly(t *testing.T) {
 	if !routed.settled.Load() || returned.settled.Load() || !l.unroutable {
 		t.Errorf("settled: routed %v, returned %v; unroutable %v", routed.settled.Load(), returned.settled.Load(), l.unroutable)
 	}
-	if len(l.sealed) != 1 || l.sealed[0] != returned {
+	if len(l.pub.gather.sealed) != 1 || l.pub.gather.sealed[0] != returned {
 		t.Error("the returned frame was not given back")
 	}
 }
 
 func TestANackIsAnsweredWhenTheQueueMayBeFull(t *testing.T) {
 	l := testLane(t)
-	l.topology = broker.NewTopology(config.Broker{MaxBytes: 1 << 20})
+	l.pub.topology = broker.NewTopology(config.Broker{MaxBytes: 1 << 20})
 	f := l.send("1")
 	l.confirms <- amqp.Confirmation{DeliveryTag: 1, Ack: false}
 	close(l.confirms)
 	l.receive()
-	if !f.settled.Load() || f.err != ErrRefused || len(l.later) > 0 {
-		t.Errorf("settled %v, error %v, %d to be published again", f.settled.Load(), f.err, len(l.later))
+	if !f.settled.Load() || f.err != ErrRefused || len(l.pub.gather.refused) > 0 {
+		t.Errorf("settled %v, error %v, %d to be published again", f.settled.Load(), f.err, len(l.pub.gather.refused))
 	}
 }
 
@@ -98,70 +99,70 @@ func TestANackOfAQueueWithoutALimitIsOutlivedForTheTimeOfAnElection(t *testing.T
 	close(l.confirms)
 	l.receive()
 	now := time.Now()
-	if l.retry(now); f.settled.Load() || len(l.sealed) > 0 {
-		t.Fatalf("settled %v, %d published again at once", f.settled.Load(), len(l.sealed))
+	if l.pub.retry(now); f.settled.Load() || len(l.pub.gather.sealed) > 0 {
+		t.Fatalf("settled %v, %d published again at once", f.settled.Load(), len(l.pub.gather.sealed))
 	}
-	if l.retry(now.Add(retryPause)); len(l.sealed) != 1 || l.sealed[0] != f || len(l.later) > 0 {
-		t.Fatalf("%d to be published after the pause, %d waiting", len(l.sealed), len(l.later))
+	if l.pub.retry(now.Add(retryPause)); len(l.pub.gather.sealed) != 1 || l.pub.gather.sealed[0] != f || len(l.pub.gather.refused) > 0 {
+		t.Fatalf("%d to be published after the pause, %d waiting", len(l.pub.gather.sealed), len(l.pub.gather.refused))
 	}
-	if l.refused(f, f.begun.Add(election+1)); !f.settled.Load() || f.err != ErrRefused {
+	if l.pub.refused(f, f.begun.Add(electionTime+1)); !f.settled.Load() || f.err != ErrRefused {
 		t.Errorf("after the time of an election: settled %v, error %v", f.settled.Load(), f.err)
 	}
 }
 
 func TestALaneThatFallsBehindTheOthersIsGivenUp(t *testing.T) {
 	l := testLane(t)
-	l.lanes[l] = true
+	l.pub.lanes[l] = true
 	stuck := func() bool {
-		lanes, since := l.publishing(time.Now())
-		return len(lanes) == 1 && lanes[0].stuck(since)
+		lanes, since := l.pub.watched(time.Now())
+		return len(lanes) == 1 && lanes[0].isStuck(since)
 	}
 	l.send("1")
 	at := l.outstanding[0].at
-	if l.confirmedAfter(at.Add(straggle)); stuck() {
+	if l.pub.confirmed(at.Add(maxLag)); stuck() {
 		t.Error("given up though the other's frame is but a moment younger")
 	}
-	if l.confirmedAfter(at.Add(straggle + 1)); !stuck() {
+	if l.pub.confirmed(at.Add(maxLag + 1)); !stuck() {
 		t.Error("not given up though what was published much later is confirmed")
 	}
 
 	l.outstanding = nil
-	l.outcome(false, at)
+	l.noteOutcome(false, at)
 	if stuck() {
 		t.Error("given up for one refusal")
 	}
-	if l.outcome(false, at.Add(2)); !stuck() {
+	if l.noteOutcome(false, at.Add(2)); !stuck() {
 		t.Error("not given up though it is refused what others have confirmed")
 	}
-	if l.outcome(true, at.Add(3)); stuck() {
+	if l.noteOutcome(true, at.Add(3)); stuck() {
 		t.Error("given up though it has a confirm")
 	}
 }
 
 func TestFramesRunOutOfTimeInOrder(t *testing.T) {
 	l := testLane(t)
-	p := l.Publisher
+	p := l.pub
 	now := time.Now()
 	for i := range 3 {
-		p.live = append(p.live, p.newFrame(now.Add(time.Duration(i)*time.Second)))
+		p.gather.unsettled = append(p.gather.unsettled, p.frames.get(now.Add(time.Duration(i)*time.Second)))
 	}
-	frames := append([]*Frame(nil), p.live...)
-	p.expire(now.Add(p.timeout+1500*time.Millisecond), ErrConfirmTimeout)
+	frames := append([]*Frame(nil), p.gather.unsettled...)
+	p.expire(now.Add(p.timeout + 1500*time.Millisecond))
 	for i, want := range []bool{true, true, false} {
 		if got := frames[i].settled.Load(); got != want {
 			t.Errorf("frame %d: settled %v, want %v", i, got, want)
 		}
 	}
-	if len(p.live) != 1 {
-		t.Errorf("%d frames are still watched, want 1", len(p.live))
+	if len(p.gather.unsettled) != 1 {
+		t.Errorf("%d frames are still watched, want 1", len(p.gather.unsettled))
 	}
 }
 
 func TestWhatWasNotSentIsRefusedWhenRabbitMQBlocks(t *testing.T) {
 	l := testLane(t)
-	p := l.Publisher
+	p := l.pub
 	outstanding := l.send("1")
-	p.live = append(p.live, outstanding)
+	p.gather.unsettled = append(p.gather.unsettled, outstanding)
 	add := func() *Frame {
 		t.Helper()
 		tickets, err := p.Add(nil, []byte("{}\n"), []scan.Piece{{Start: 0, End: 3, Records: 1}}, nil)
@@ -171,12 +172,12 @@ func TestWhatWasNotSentIsRefusedWhenRabbitMQBlocks(t *testing.T) {
 		return tickets[0].Frame
 	}
 	sealed := add()
-	p.sealed, p.open = []*Frame{sealed}, nil
+	p.gather.sealed, p.gather.open = []*Frame{sealed}, nil
 	unknown := add()
 	unknown.attempts = 1
-	p.sealed, p.open = append(p.sealed, unknown), nil
+	p.gather.sealed, p.gather.open = append(p.gather.sealed, unknown), nil
 	open := add()
-	l.setBlocked(amqp.Blocking{Active: true, Reason: "memory"})
+	l.link.setBlocked(amqp.Blocking{Active: true, Reason: "memory"})
 	for name, f := range map[string]*Frame{"the sealed frame": sealed, "the open frame": open} {
 		if !f.settled.Load() || f.err != ErrBlocked {
 			t.Errorf("%s: settled %v, error %v, want it refused", name, f.settled.Load(), f.err)
@@ -185,23 +186,23 @@ func TestWhatWasNotSentIsRefusedWhenRabbitMQBlocks(t *testing.T) {
 	if outstanding.settled.Load() || unknown.settled.Load() {
 		t.Error("a frame that was published was refused")
 	}
-	if len(p.sealed) != 1 || p.sealed[0] != unknown || p.open != nil {
-		t.Errorf("%d sealed frames and the open one %v are kept, want the one of unknown outcome alone", len(p.sealed), p.open)
+	if len(p.gather.sealed) != 1 || p.gather.sealed[0] != unknown || p.gather.open != nil {
+		t.Errorf("%d sealed frames and the open one %v are kept, want the one of unknown outcome alone", len(p.gather.sealed), p.gather.open)
 	}
 	if _, err := p.Add(nil, []byte("{}\n"), []scan.Piece{{Start: 0, End: 3, Records: 1}}, nil); err != ErrBlocked {
 		t.Errorf("add: got %v, want %v", err, ErrBlocked)
 	}
-	l.setBlocked(amqp.Blocking{})
+	l.link.setBlocked(amqp.Blocking{})
 	add()
 }
 
 func TestFramesOutOfTimeAreLetGoOf(t *testing.T) {
 	l := testLane(t)
-	p := l.Publisher
-	old := p.newFrame(time.Now().Add(-2 * p.timeout))
-	p.live, p.sealed = []*Frame{old}, []*Frame{old}
-	p.expire(time.Now(), ErrConfirmTimeout)
-	if len(p.live) > 0 || len(p.sealed) > 0 {
-		t.Errorf("%d live and %d sealed frames are kept, want none: no lane may ever come to take them", len(p.live), len(p.sealed))
+	p := l.pub
+	old := p.frames.get(time.Now().Add(-2 * p.timeout))
+	p.gather.unsettled, p.gather.sealed = []*Frame{old}, []*Frame{old}
+	p.expire(time.Now())
+	if len(p.gather.unsettled) > 0 || len(p.gather.sealed) > 0 {
+		t.Errorf("%d live and %d sealed frames are kept, want none: no lane may ever come to take them", len(p.gather.unsettled), len(p.gather.sealed))
 	}
 }

@@ -25,7 +25,7 @@ const (
 // link is a connection to publish on and its lanes. One connection of the client library is one mutex and one
 // socket, so a few connections carry more than one with many channels.
 type link struct {
-	*Publisher
+	pub    *Publisher
 	number int
 	reset  chan struct{} // holds one when the connection is to be given up
 }
@@ -42,7 +42,7 @@ func (l *link) giveUp() {
 func (l *link) run(ctx context.Context) {
 	wait := broker.NewBackoff()
 	for {
-		conn, err := broker.Redial(ctx, l.log, l.urls, fmt.Sprintf("millrace api %d", l.number))
+		conn, err := broker.Redial(ctx, l.pub.log, l.pub.urls, fmt.Sprintf("millrace api %d", l.number))
 		if err != nil {
 			return
 		}
@@ -55,7 +55,7 @@ func (l *link) run(ctx context.Context) {
 	}
 }
 
-// serve runs the lanes on conn until it ends. It says whether any lane could be opened.
+// serve runs the lanes on conn until it ends. It reports whether any lane could be opened.
 func (l *link) serve(ctx context.Context, conn *broker.Connection) (up bool) {
 	// From here on the end of ctx ends whatever waits for the broker.
 	stop := context.AfterFunc(ctx, func() { conn.End(closeTimeout) })
@@ -71,11 +71,11 @@ func (l *link) serve(ctx context.Context, conn *broker.Connection) (up bool) {
 	watching.Go(func() {
 		select {
 		case <-l.reset:
-			l.log.Warn("RabbitMQ does not confirm; connecting anew")
+			l.pub.log.Warn("RabbitMQ does not confirm; connecting anew")
 			conn.End(0) // the frames shall be on their way elsewhere
 		case err := <-ended: // nil when closed from this side
 			if err != nil {
-				l.log.Warn("RabbitMQ ended a connection", "error", err)
+				l.pub.log.Warn("RabbitMQ ended a connection", "error", err)
 			}
 		}
 	})
@@ -87,7 +87,7 @@ func (l *link) serve(ctx context.Context, conn *broker.Connection) (up bool) {
 		l.setBlocked(amqp.Blocking{})
 	})
 
-	if err := l.declare(func() error { return l.topology.Ensure(conn.Connection) }); err != nil {
+	if err := l.declareAlone(func() error { return l.pub.topology.Ensure(conn.Connection) }); err != nil {
 		l.fail("the queues can't be declared", err)
 		return false
 	}
@@ -95,9 +95,9 @@ func (l *link) serve(ctx context.Context, conn *broker.Connection) (up bool) {
 		watching.Go(func() { l.keepBindings(conn) })
 	}
 	watching.Go(func() { l.watchQueues(conn) })
-	opened := make(chan bool, l.channels)
+	opened := make(chan bool, l.pub.channels)
 	var lanes sync.WaitGroup
-	for range l.channels {
+	for range l.pub.channels {
 		lanes.Go(func() { opened <- l.serveLane(ctx, conn) })
 	}
 	lanes.Wait()
@@ -108,12 +108,12 @@ func (l *link) serve(ctx context.Context, conn *broker.Connection) (up bool) {
 	return up
 }
 
-// declare makes sure that the queues are there, one link at a time: RabbitMQ may fail two declarations of the
-// same quorum queue that run at once.
-func (l *link) declare(by func() error) error {
-	l.declaring.Lock()
-	defer l.declaring.Unlock()
-	return by()
+// declareAlone calls declare while no other link declares anything: RabbitMQ may fail two declarations of the same quorum
+// queue that run at once.
+func (l *link) declareAlone(declare func() error) error {
+	l.pub.declaring.Lock()
+	defer l.pub.declaring.Unlock()
+	return declare()
 }
 
 // keepBindings binds the queues to the exchange that other programs publish to, now and every bindPeriod, until the
@@ -122,7 +122,7 @@ func (l *link) keepBindings(conn *broker.Connection) {
 	ended := conn.NotifyClose(make(chan *amqp.Error, 1))
 	for {
 		if err := l.bind(conn); err != nil && !conn.IsClosed() {
-			l.log.Warn("other programs' messages may not reach the queues", "error", err)
+			l.pub.log.Warn("other programs' messages may not reach the queues", "error", err)
 		}
 		select {
 		case <-time.After(bindPeriod):
@@ -142,7 +142,7 @@ func (l *link) watchQueues(conn *broker.Connection) {
 		case <-ended:
 			return
 		}
-		if err := l.topology.Foreign(conn.Connection); err != nil {
+		if err := l.pub.topology.Foreign(conn.Connection); err != nil {
 			l.fail("what was accepted since the last look, at most "+queuePeriod.String()+" ago, may be in a queue that is not ours", err)
 			conn.End(closeTimeout)
 			return
@@ -155,7 +155,7 @@ func (l *link) bind(conn *broker.Connection) error {
 	if err != nil {
 		return err
 	}
-	if err := l.topology.Bind(ch); err != nil {
+	if err := l.pub.topology.Bind(ch); err != nil {
 		return err // the channel is closed, or the connection will be
 	}
 	return ch.Close()
@@ -167,7 +167,7 @@ func (l *link) redeclare(conn *broker.Connection) error {
 	if err != nil {
 		return err
 	}
-	if err := l.topology.Declare(ch); err != nil {
+	if err := l.pub.topology.Declare(ch); err != nil {
 		return err // the channel is closed, or the connection will be
 	}
 	return ch.Close()
@@ -175,33 +175,33 @@ func (l *link) redeclare(conn *broker.Connection) error {
 
 // fail logs why there is no lane, and lets /ready and the clients know.
 func (l *link) fail(what string, err error) {
-	l.log.Error(what, "error", err)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.trouble = fmt.Errorf("%s: %w", what, err)
-	l.report()
+	l.pub.log.Error(what, "error", err)
+	l.pub.mu.Lock()
+	defer l.pub.mu.Unlock()
+	l.pub.noLaneReason = fmt.Errorf("%s: %w", what, err)
+	l.pub.reportLocked()
 }
 
 func (l *link) setBlocked(b amqp.Blocking) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.isBlocked(l) == b.Active {
+	l.pub.mu.Lock()
+	defer l.pub.mu.Unlock()
+	if l.pub.isBlockedLocked(l) == b.Active {
 		return
 	}
 	if b.Active {
-		l.blocked[l] = b.Reason
-		l.refuseUnsent(ErrBlocked) // those that were sent may be confirmed yet
-		l.log.Warn("RabbitMQ blocks publishers", "reason", b.Reason)
+		l.pub.blocked[l] = b.Reason
+		l.pub.refuseUnsentLocked(ErrBlocked) // those that were sent may be confirmed yet
+		l.pub.log.Warn("RabbitMQ blocks publishers", "reason", b.Reason)
 	} else {
-		delete(l.blocked, l)
-		l.log.Info("RabbitMQ takes messages again")
+		delete(l.pub.blocked, l)
+		l.pub.log.Info("RabbitMQ takes messages again")
 	}
-	l.report()
-	l.work.Broadcast()
+	l.pub.reportLocked()
+	l.pub.work.Broadcast()
 }
 
 // serveLane opens a channel and publishes on it, and opens another when it ends, until the connection does. It
-// says whether a channel could be opened.
+// reports whether a channel could be opened.
 func (l *link) serveLane(ctx context.Context, conn *broker.Connection) (up bool) {
 	for wait := broker.NewBackoff(); ; {
 		lane, err := l.openLane(conn)
@@ -220,7 +220,7 @@ func (l *link) serveLane(ctx context.Context, conn *broker.Connection) (up bool)
 		if broker.Sleep(ctx, wait.NextBackOff()) != nil {
 			return up
 		}
-		if err := l.declare(func() error { return l.redeclare(conn) }); err != nil {
+		if err := l.declareAlone(func() error { return l.redeclare(conn) }); err != nil {
 			l.fail("the queues can't be declared", err)
 			conn.End(closeTimeout)
 			return up

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,7 +12,6 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/config"
-	"millrace/internal/frame"
 	"millrace/internal/scan"
 	"millrace/internal/service"
 )
@@ -32,54 +30,25 @@ var (
 )
 
 const (
-	// sameBase is how long records without a key share a segment's base id: its time is theirs.
-	sameBase = 5 * time.Millisecond
-
-	// eager is how many frames may be outstanding, over all lanes, while one is published before it is full: none.
-	// What has arrived when the last confirm came makes the next frame. More would only make the frames smaller,
-	// and RabbitMQ's cost is by the frame; the measurements are in DESIGN.md. Full frames go out on every lane there is.
-	eager = 1
-
-	// patience is how old a frame may get that way. It is far above a confirm's time: one slow channel must not
-	// hold up the others.
-	patience = 20 * time.Millisecond
-
-	// Clients that were just answered come again. Waiting for them makes one frame of their next requests, where
-	// taking the first at once makes two, a tiny one and the others'; and while RabbitMQ has the processor to
-	// itself, it confirms sooner. The wait is at most regather times what the last confirm took, and maxRegather,
-	// so that traffic that doesn't depend on the answers is held up by no more than that. A client that is alone
-	// never waits: it is all there is to wait for.
-	regather    = 6
-	maxRegather = 10 * time.Millisecond
-
-	// A node of a cluster may hang, or be cut off from the others, while they go on. It then does not confirm, or refuses
-	// everything, and does not close its connections. straggle is how much later a frame may have been published that was
-	// confirmed elsewhere before a lane is given up. On one node the lanes' confirms come within milliseconds of each
+	// maxLag is how much later a frame may have been published that was confirmed elsewhere before a lane is given up. A node
+	// of a cluster may hang, or be cut off from the others, while they go on. It then does not confirm, or refuses
+	// everything, and does not close its connections. On one node the lanes' confirms come within milliseconds of each
 	// other, also while all wait seconds for its disk.
-	straggle = 2 * time.Second
+	maxLag = 2 * time.Second
 
-	// A quorum queue without a leader refuses what comes on a new channel, as one that is full does. The election after
-	// a node's death takes one second or two: so long a refused frame is published again, after a moment each time. A
-	// queue that has a limit is full rather.
-	election   = 5 * time.Second
-	retryPause = 100 * time.Millisecond
+	// electionTime is how long a refused frame is published again. A quorum queue without a leader refuses what comes on a
+	// new channel, as one that is full does, and the election after a node's death takes one second or two. A queue that has
+	// a limit is full rather.
+	electionTime = 5 * time.Second
 
 	// probePause is the pause between two probes, while nothing else asks RabbitMQ for a confirm.
 	probePause = time.Second
-
-	// perGroup is how many requests one goroutine tells of their frame's confirm. Some hundred requests wait for one confirm.
-	// Were each woken to write its own answer, the processor would go through as many stacks and much of fasthttp between two
-	// answers, and the clients would have theirs later by that time. In groups this small the other processors share the work.
-	perGroup = 16
-
-	// maxPooled is how large a frame's body may be to be used again.
-	maxPooled = 1 << 20
 
 	// watchPeriod is how often deadlines are looked at; a request may outlive its deadline by so much.
 	watchPeriod = 20 * time.Millisecond
 )
 
-// trust is whether a confirm can be expected. A connection alone says little: RabbitMQ keeps connections, and takes
+// trust tells whether a confirm can be expected. A connection alone says little: RabbitMQ keeps connections, and takes
 // frames, also where the queue has no majority (4.3 always, 3.x with the default of cluster_partition_handling).
 type trust int
 
@@ -89,187 +58,78 @@ const (
 	proven
 )
 
-// Frame is a frame on its way to a confirm. The fields down to not belong to the publisher's mutex until a lane has taken
-// the frame, then to that lane; err may be read once done is closed.
-type Frame struct {
-	body     []byte
-	segments []frame.Segment
-	keyed    bool      // the last segment belongs to one keyed request
-	since    time.Time // when the last segment was begun
-	begun    time.Time // when the frame was; its deadline counts from here
-	records  int
-	requests int
-	attempts int
-	probe    bool      // a message that holds nothing, sent for its confirm alone
-	not      time.Time // to be published before; of those that were refused
-
-	settled atomic.Bool
-	done    chan struct{}
-	err     error
-
-	callsMu sync.Mutex
-	calls   []*calls // nil once settled
-}
-
-// Done returns a channel that is closed once f is settled.
-func (f *Frame) Done() <-chan struct{} { return f.done }
-
-// Err returns why f was not confirmed, nil if it was. It may be called once f is settled.
-func (f *Frame) Err() error { return f.err }
-
-// calls is a group of functions to be called, one after the other, when a frame is settled.
-type calls struct {
-	functions []func(confirmed bool)
-	done      chan struct{} // closed after the last
-}
-
-func (c *calls) make(confirmed bool) {
-	for _, f := range c.functions {
-		f(confirmed)
-	}
-	close(c.done)
-}
-
-// OnSettled has call called once f is settled, unless it is: then it returns false. It returns a channel that is closed after
-// the call. call says whether RabbitMQ has confirmed f. It must not block: others are called after it.
-func (f *Frame) OnSettled(call func(confirmed bool)) (called <-chan struct{}, ok bool) {
-	f.callsMu.Lock()
-	defer f.callsMu.Unlock()
-	if f.settled.Load() {
-		return nil, false
-	}
-	last := len(f.calls) - 1
-	if last < 0 || len(f.calls[last].functions) == perGroup {
-		f.calls = append(f.calls, &calls{make([]func(bool), 0, perGroup), make(chan struct{})})
-		last++
-	}
-	group := f.calls[last]
-	group.functions = append(group.functions, call)
-	return group.done, true
-}
-
-// settle ends the wait of all requests that have records in the frame. It says whether this call did.
-func (f *Frame) settle(err error) bool {
-	if !f.settled.CompareAndSwap(false, true) {
-		return false
-	}
-	f.err = err
-	close(f.done)
-	f.callsMu.Lock()
-	groups := f.calls
-	f.calls = nil
-	f.callsMu.Unlock()
-	for i, group := range groups {
-		if err == nil && i < len(groups)-1 {
-			go group.make(true)
-		} else {
-			group.make(err == nil)
-		}
-	}
-	return true
-}
-
-// Ticket is a request's share of a frame: records with the ids that count up from base.
-type Ticket struct {
-	Frame   *Frame
-	Base    uuid.UUID
-	Records int
-}
-
-// Wait returns when all frames with a request's records are settled, or one has failed.
-func Wait(tickets []Ticket) error {
-	// The last frame first: where RabbitMQ blocks, it is the one that was not sent and is refused at once.
-	for _, t := range slices.Backward(tickets) {
-		<-t.Frame.Done()
-		if t.Frame.err != nil {
-			return t.Frame.err
-		}
-	}
-	return nil
-}
-
-// Publisher gathers the records of concurrent requests into frames and has them published. There is no timer in
-// its path: a lane takes the frame under construction as it is when no frame is outstanding, so that a lone request
-// waits for nothing, and while one travels to the disk the next grows by itself (group commit).
-type Publisher struct {
-	log        *slog.Logger
-	topology   broker.Topology
-	urls       config.BrokerURLs
-	links      int
-	channels   int // a link
-	frameBytes int
-	compress   string
-	timeout    time.Duration
-	metrics    *Metrics
-	ready      *service.Ready
-
-	down      atomic.Pointer[error] // why a publish would not be confirmed, nil when it can be expected to be
-	bodies    sync.Pool             // of *[]byte: frame bodies
-	declaring sync.Mutex            // held while queues are declared
-
-	mu       sync.Mutex
-	work     sync.Cond   // signalled when a frame may be taken
-	open     *Frame      // under construction, nil when empty
-	sealed   []*Frame    // full, or published before with unknown outcome; oldest first
-	later    []*Frame    // refused, to be published again
-	live     []*Frame    // all that may be unsettled, oldest first
-	latest   time.Time   // when the frame was published that was published last of those confirmed
-	out      int         // frames published and not confirmed
-	waiting  int         // requests in them
-	herd     int         // requests that the open frame should hold before it is taken ...
-	until    time.Time   // ... but for this time
-	timer    *time.Timer // rings then
-	lanes    map[*lane]bool
-	trouble  error // why there is no lane, nil while there is one
-	blocked  map[*link]string
-	stopping bool // no requests are to come
-	ended    bool // nobody publishes any more
-	shard    int  // next queue
-
-	trust        trust
-	questionedAt time.Time // since then trust is not proven: a confirm proves it for what was published later
-	refusedSince time.Time // since then RabbitMQ has refused everything; zero once it has confirmed something
-	probeAt      time.Time // earliest time of the next probe
-	vain         bool      // it was logged that confirms don't come
-}
-
 // Options are what a publisher needs. The settings are those of package api.
 type Options struct {
 	Broker      config.Broker
 	Connections int
-	Channels    int // on each connection
-	FrameBytes  int
-	Compression string
+	Channels    int           // on each connection
+	FrameBytes  int           // size at which a frame takes no more records
+	Compression string        // of frames, as frame.NewCompressor takes it
 	Timeout     time.Duration // longest wait for a frame's confirm
 	Log         *slog.Logger
 	Metrics     *Metrics
 	Ready       *service.Ready
 }
 
+// Publisher gathers the records of concurrent requests into frames and has RabbitMQ confirm them. Which frame is published
+// when is told in gather.go. Any goroutine may call its exported methods.
+type Publisher struct {
+	log       *slog.Logger
+	topology  broker.Topology
+	urls      config.BrokerURLs
+	links     int
+	channels  int // a link
+	compress  string
+	timeout   time.Duration
+	metrics   *Metrics
+	ready     *service.Ready
+	down      atomic.Pointer[error] // why a publish would not be confirmed, nil when it can be expected to be
+	declaring sync.Mutex            // held while queues are declared
+	frames    framePool
+
+	mu            sync.Mutex // guards what follows
+	work          sync.Cond  // signalled when a frame may be taken
+	gather        gather
+	timer         *time.Timer // rings when the open frame has waited long enough
+	lastConfirmed time.Time   // when the frame was published that was published last of those confirmed
+	lanes         map[*lane]bool
+	noLaneReason  error // why there is no lane, nil while there is one
+	blocked       map[*link]string
+	stopping      bool // no requests are to come
+	ended         bool // nobody publishes any more
+	shard         int  // whose queue had the last frame
+
+	trust          trust
+	questionedAt   time.Time // since then trust is not proven: a confirm proves it for what was published later
+	refusedSince   time.Time // since then RabbitMQ has refused everything; zero once it has confirmed something
+	probeAt        time.Time // earliest time of the next probe
+	loggedNoAnswer bool      // it was logged that confirms don't come
+}
+
 // New returns a publisher that does nothing until Run is called.
 func New(o Options) *Publisher {
 	p := &Publisher{
-		log:        o.Log,
-		topology:   broker.NewTopology(o.Broker),
-		urls:       o.Broker.URLs,
-		links:      o.Connections,
-		channels:   o.Channels,
-		lanes:      make(map[*lane]bool),
-		frameBytes: o.FrameBytes,
-		compress:   o.Compression,
-		timeout:    o.Timeout,
-		metrics:    o.Metrics,
-		ready:      o.Ready,
-		blocked:    make(map[*link]string),
+		log:      o.Log,
+		topology: broker.NewTopology(o.Broker),
+		urls:     o.Broker.URLs,
+		links:    o.Connections,
+		channels: o.Channels,
+		lanes:    make(map[*lane]bool),
+		compress: o.Compression,
+		timeout:  o.Timeout,
+		metrics:  o.Metrics,
+		ready:    o.Ready,
+		blocked:  make(map[*link]string),
 	}
+	p.gather = gather{frameBytes: o.FrameBytes, frames: &p.frames}
 	p.work.L = &p.mu
-	p.timer = time.AfterFunc(time.Hour, p.look)
+	p.timer = time.AfterFunc(time.Hour, p.wakeIfDue)
 	p.timer.Stop() // until there is something to wait for
-	p.report()
+	p.reportLocked()
 	return p
 }
 
-// Usable returns nil when a publish can be expected to be confirmed.
+// Usable returns nil when a publish can be expected to be confirmed, else why not.
 func (p *Publisher) Usable() error {
 	if err := p.down.Load(); err != nil {
 		return *err
@@ -277,25 +137,26 @@ func (p *Publisher) Usable() error {
 	return nil
 }
 
-func (p *Publisher) fault() error {
+// unusableLocked returns why a publish would not be confirmed.
+func (p *Publisher) unusableLocked() error {
 	switch {
 	case p.stopping:
 		return ErrStopping
 	case len(p.blocked) > 0:
 		return ErrBlocked
-	case len(p.lanes) == 0 && p.trouble != nil:
-		return p.trouble
+	case len(p.lanes) == 0 && p.noLaneReason != nil:
+		return p.noLaneReason
 	case len(p.lanes) == 0:
 		return ErrNoBroker
 	}
 	return nil
 }
 
-// report tells requests, /ready and the metrics how the broker is. The caller holds the mutex, or is the only one yet.
-func (p *Publisher) report() {
+// reportLocked tells requests, /ready and the metrics how the broker is.
+func (p *Publisher) reportLocked() {
 	reason := ""
 	var down *error
-	if err := p.fault(); err != nil {
+	if err := p.unusableLocked(); err != nil {
 		down, reason = &err, err.Error()
 	} else if p.trust == doubted {
 		reason = errUnproven.Error()
@@ -325,49 +186,18 @@ func (p *Publisher) Add(dst []Ticket, ndjson []byte, pieces []scan.Piece, key *u
 	now := time.Now() // under the mutex, so that no frame begins before an older one
 	index := 0
 	for i, piece := range pieces {
-		f := p.open
-		if f == nil {
-			f = p.newFrame(now)
-			p.open = f
-			p.live = append(p.live, f)
-		}
-		var base uuid.UUID
-		last := len(f.segments) - 1
-		switch {
-		case key != nil:
-			base = frame.ID(*key, index)
-			f.segments = append(f.segments, frame.Segment{Base: base, Records: piece.Records})
-			f.keyed = true
-		case last >= 0 && !f.keyed && now.Sub(f.since) < sameBase:
-			s := &f.segments[last]
-			base = frame.ID(s.Base, s.Records)
-			s.Records += piece.Records
-		default:
-			base = frame.NewBase()
-			f.segments = append(f.segments, frame.Segment{Base: base, Records: piece.Records})
-			f.keyed, f.since = false, now
-		}
-		f.body = append(f.body, ndjson[piece.Start:piece.End]...)
-		if i == 0 {
-			f.requests++
-		}
-		f.records += piece.Records
-		dst = append(dst, Ticket{f, base, piece.Records})
+		dst = append(dst, p.gather.put(now, ndjson[piece.Start:piece.End], piece.Records, key, index, i == 0))
 		index += piece.Records
-		if len(f.body) >= p.frameBytes || len(f.segments) == frame.MaxSegments {
-			p.sealed = append(p.sealed, f)
-			p.open = nil
-		}
-		if p.ripe(now) {
-			p.wake()
+		if p.gather.due(now) {
+			p.wakeLocked()
 		}
 	}
 	return dst, nil
 }
 
-// wake tells a lane that there is work. While a link is blocked any of the waiting lanes may be the one that
-// can't do it, so all are told.
-func (p *Publisher) wake() {
+// wakeLocked tells a lane that there is work. While a link is blocked any of the waiting lanes may be the one that can't do
+// it, so all are told.
+func (p *Publisher) wakeLocked() {
 	if len(p.blocked) > 0 {
 		p.work.Broadcast()
 	} else {
@@ -375,20 +205,12 @@ func (p *Publisher) wake() {
 	}
 }
 
-func (p *Publisher) newFrame(now time.Time) *Frame {
-	f := &Frame{done: make(chan struct{}), begun: now}
-	if b, ok := p.bodies.Get().(*[]byte); ok {
-		f.body = (*b)[:0]
-	}
-	return f
-}
-
-// recycle takes a confirmed frame's memory back. A frame that was published twice may still be in the hands of
-// a connection that is going down, so its memory is left to the garbage collector.
-func (p *Publisher) recycle(f *Frame) {
-	if body := f.body; f.attempts == 1 && cap(body) <= maxPooled {
-		f.body = nil
-		p.bodies.Put(&body)
+// wakeIfDue has the open frame taken when it has waited long enough.
+func (p *Publisher) wakeIfDue() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gather.due(time.Now()) {
+		p.wakeLocked()
 	}
 }
 
@@ -398,14 +220,11 @@ func (p *Publisher) take(l *lane) (f *Frame, queue string) {
 	defer p.mu.Unlock()
 	for {
 		if l.ended {
-			p.wake() // what woke this lane was meant for one that can publish
+			p.wakeLocked() // what woke this lane was meant for one that can publish
 			return nil, ""
 		}
-		if !p.isBlocked(l.link) {
-			if f := p.next(); f != nil {
-				f.attempts++
-				p.out++
-				p.waiting += f.requests
+		if !p.isBlockedLocked(l.link) {
+			if f := p.gather.take(time.Now()); f != nil {
 				p.shard = (p.shard + 1) % p.topology.Shards()
 				return f, p.topology.Queue(p.shard)
 			}
@@ -414,73 +233,23 @@ func (p *Publisher) take(l *lane) (f *Frame, queue string) {
 	}
 }
 
-func (p *Publisher) isBlocked(l *link) bool {
+// isBlockedLocked reports whether RabbitMQ takes no messages from l.
+func (p *Publisher) isBlockedLocked(l *link) bool {
 	_, blocked := p.blocked[l]
 	return blocked
 }
 
-func (p *Publisher) next() *Frame {
-	for len(p.sealed) > 0 {
-		f := p.sealed[0]
-		p.sealed[0] = nil
-		p.sealed = p.sealed[1:]
-		if !f.settled.Load() {
-			return f
-		}
-	}
-	if !p.ripe(time.Now()) {
-		return nil
-	}
-	f := p.open
-	p.open = nil
-	if f.settled.Load() {
-		return nil
-	}
-	return f
-}
-
-// ripe says whether there is a frame to take.
-func (p *Publisher) ripe(now time.Time) bool {
-	f := p.open
-	switch {
-	case len(p.sealed) > 0:
-		return true
-	case f == nil:
-		return false
-	case now.Sub(f.begun) >= patience:
-		return true
-	}
-	return p.out < eager && (f.requests >= p.herd || !now.Before(p.until))
-}
-
-// came says that frames are not outstanding any more. took is how long the last of them was, 0 when not known.
-func (p *Publisher) came(took time.Duration, frames ...*Frame) {
+// answered notes that frames are not outstanding any more: RabbitMQ has answered, or can't. took is how long the confirm of
+// the last of them took, 0 when that is not known.
+func (p *Publisher) answered(took time.Duration, frames ...*Frame) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.herd = p.waiting
-	if p.open != nil {
-		p.herd += p.open.requests
-	}
-	p.out -= len(frames)
-	for _, f := range frames {
-		p.waiting -= f.requests
-	}
 	now := time.Now()
-	wait := min(regather*took, maxRegather)
-	p.until = now.Add(wait)
-	if p.ripe(now) {
-		p.wake()
+	wait := p.gather.answered(now, took, frames...)
+	if p.gather.due(now) {
+		p.wakeLocked()
 	} else {
 		p.timer.Reset(wait)
-	}
-}
-
-// look has the open frame taken when it has waited long enough.
-func (p *Publisher) look() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.ripe(time.Now()) {
-		p.wake()
 	}
 }
 
@@ -488,7 +257,7 @@ func (p *Publisher) look() {
 func (p *Publisher) giveBack(frames []*Frame) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.sealed = append(frames, p.sealed...)
+	p.gather.giveBack(frames)
 	p.work.Broadcast()
 }
 
@@ -499,86 +268,72 @@ func (p *Publisher) refused(f *Frame, now time.Time) {
 	if p.refusedSince.IsZero() {
 		p.refusedSince = now
 	}
-	if p.topology.Limited() || now.Sub(f.begun) > election {
-		if !p.topology.Limited() || now.Sub(p.refusedSince) > election { // a queue that is full for a moment is no reason to doubt
-			p.inVain(f, now)
+	if p.topology.Limited() || now.Sub(f.begun) > electionTime {
+		if !p.topology.Limited() || now.Sub(p.refusedSince) > electionTime { // a queue that is full for a moment is no reason to doubt
+			p.unconfirmedLocked(f, now)
 		}
 		f.settle(ErrRefused)
 		return
 	}
-	f.not = now.Add(retryPause)
-	p.later = append(p.later, f)
+	p.gather.retryLater(f, now)
 }
 
 // retry has the refused frames published again whose pause is over.
 func (p *Publisher) retry(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := 0
-	for n < len(p.later) && !now.Before(p.later[n].not) {
-		n++
-	}
-	if n > 0 {
-		p.sealed = append(slices.Clone(p.later[:n]), p.sealed...)
-		p.later = slices.Delete(p.later, 0, n)
+	if p.gather.retry(now) {
 		p.work.Broadcast()
 	}
 }
 
-// confirmedAfter takes note of a confirm by when its frame was published.
-func (p *Publisher) confirmedAfter(at time.Time) {
+// confirmed takes note of the confirm of a frame that was published at a time.
+func (p *Publisher) confirmed(publishedAt time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if at.After(p.latest) {
-		p.latest = at
+	if publishedAt.After(p.lastConfirmed) {
+		p.lastConfirmed = publishedAt
 	}
 	p.refusedSince = time.Time{}
-	if p.trust != proven && !at.Before(p.questionedAt) {
-		if p.vain {
-			p.vain = false
+	if p.trust != proven && !publishedAt.Before(p.questionedAt) {
+		if p.loggedNoAnswer {
+			p.loggedNoAnswer = false
 			p.log.Info("RabbitMQ confirms again")
 		}
 		p.trust = proven
-		p.report()
+		p.reportLocked()
 	}
 }
 
-// question lowers the trust to t, until something that is published from now on is confirmed. The caller holds the mutex.
-func (p *Publisher) question(t trust, now time.Time) {
+// questionLocked lowers the trust to t, until something that is published from now on is confirmed.
+func (p *Publisher) questionLocked(t trust, now time.Time) {
 	p.questionedAt = now
 	if p.trust > t {
 		p.trust = t
-		p.report()
+		p.reportLocked()
 	}
 }
 
-// inVain doubts RabbitMQ because it has not confirmed f, unless it has confirmed what was published later. The caller
-// holds the mutex.
-func (p *Publisher) inVain(f *Frame, now time.Time) {
-	if f.attempts == 0 || p.latest.After(f.begun) {
+// unconfirmedLocked doubts RabbitMQ because it has not confirmed f, unless it has confirmed what was published later.
+func (p *Publisher) unconfirmedLocked(f *Frame, now time.Time) {
+	if f.attempts == 0 || p.lastConfirmed.After(f.begun) {
 		return
 	}
-	if !p.vain {
-		p.vain = true
+	if !p.loggedNoAnswer {
+		p.loggedNoAnswer = true
 		p.log.Warn("RabbitMQ does not confirm; not ready until it does")
 	}
-	p.question(doubted, now)
+	p.questionLocked(doubted, now)
 }
 
-// probe sends a message that holds nothing when a confirm is wanted and nothing that is under way may bring one. The
-// caller holds the mutex.
-func (p *Publisher) probe(now time.Time) {
-	if p.trust == proven || p.stopping || p.fault() != nil || now.Before(p.probeAt) ||
-		slices.ContainsFunc(p.live, func(f *Frame) bool { return !f.settled.Load() }) {
+// probeLocked sends a message that holds nothing when a confirm is wanted and nothing that is under way may bring one.
+func (p *Publisher) probeLocked(now time.Time) {
+	if p.trust == proven || p.stopping || p.unusableLocked() != nil || now.Before(p.probeAt) || !p.gather.allSettled() {
 		return
 	}
 	p.probeAt = now.Add(probePause)
-	f := p.newFrame(now)
-	f.probe = true
-	f.body = append(f.body, ProbeBody...)
-	p.live = append(p.live, f)
-	p.sealed = append(p.sealed, f)
-	p.wake()
+	p.gather.putProbe(now, ProbeBody)
+	p.wakeLocked()
 }
 
 // Run keeps the links up until ctx is done and all frames are settled, or flush is done, and returns when every
@@ -588,7 +343,7 @@ func (p *Publisher) Run(ctx, flush context.Context) {
 	up, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	for i := range p.links {
-		l := &link{Publisher: p, number: i, reset: make(chan struct{}, 1)}
+		l := &link{pub: p, number: i, reset: make(chan struct{}, 1)}
 		links.Go(func() { l.run(up) })
 	}
 	watch.Go(func() { p.watch(up) })
@@ -596,48 +351,51 @@ func (p *Publisher) Run(ctx, flush context.Context) {
 	<-ctx.Done()
 	p.mu.Lock()
 	p.stopping = true
-	p.report()
-	for _, f := range p.live {
+	p.reportLocked()
+	for _, f := range p.gather.unsettled {
 		if f.probe {
 			f.settle(ErrStopping) // nobody waits for it
 		}
 	}
 	p.mu.Unlock()
-	for p.unsettled() && broker.Sleep(flush, watchPeriod) == nil {
+	for !p.allSettled() && broker.Sleep(flush, watchPeriod) == nil {
 	}
 	cut()
 	links.Wait()
 	watch.Wait()
 
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.ended = true
-	p.mu.Unlock()
-	p.expire(time.Time{}, ErrStopping)
+	for _, f := range p.gather.takeExpired(time.Now()) { // all there are
+		f.settle(ErrStopping)
+	}
+	p.gather.dropSettled()
 }
 
-func (p *Publisher) unsettled() bool {
+func (p *Publisher) allSettled() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.ContainsFunc(p.live, func(f *Frame) bool { return !f.settled.Load() })
+	return p.gather.allSettled()
 }
 
-// watch settles frames that run out of time, and has the connections of lanes whose confirms do not come given up.
+// watch settles frames that run out of time, and gives up the connections of lanes whose confirms do not come.
 func (p *Publisher) watch(ctx context.Context) {
 	tick := time.NewTicker(watchPeriod)
 	defer tick.Stop()
 	for {
 		select {
 		case now := <-tick.C:
-			p.expire(now, ErrConfirmTimeout)
+			p.expire(now)
 			p.retry(now)
-			p.look()
+			p.wakeIfDue()
 			p.mu.Lock()
-			p.probe(now)
+			p.probeLocked(now)
 			p.mu.Unlock()
-			lanes, since := p.publishing(now)
+			lanes, since := p.watched(now)
 			for _, l := range lanes {
-				if l.stuck(since) {
-					l.giveUp()
+				if l.isStuck(since) {
+					l.link.giveUp()
 				}
 			}
 		case <-ctx.Done():
@@ -646,62 +404,40 @@ func (p *Publisher) watch(ctx context.Context) {
 	}
 }
 
-// publishing returns the lanes that RabbitMQ does not block, and since when their frames should be confirmed by now.
-func (p *Publisher) publishing(now time.Time) (lanes []*lane, since time.Time) {
+// watched returns the lanes that RabbitMQ does not block. What they published before since should be confirmed by now.
+func (p *Publisher) watched(now time.Time) (lanes []*lane, since time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	since = now.Add(-p.timeout)
-	if s := p.latest.Add(-straggle); s.After(since) {
+	if s := p.lastConfirmed.Add(-maxLag); s.After(since) {
 		since = s
 	}
 	for l := range p.lanes {
-		if !p.isBlocked(l.link) {
+		if !p.isBlockedLocked(l.link) {
 			lanes = append(lanes, l)
 		}
 	}
 	return lanes, since
 }
 
-// expire settles all frames whose deadline is before now, or all there are when now is zero.
-func (p *Publisher) expire(now time.Time, err error) {
+// expire settles all frames whose deadline is before now.
+func (p *Publisher) expire(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n, late := 0, false
-	for _, f := range p.live {
-		if !f.settled.Load() {
-			if !now.IsZero() && now.Sub(f.begun) < p.timeout {
-				break // the others are younger
-			}
-			if !now.IsZero() {
-				p.inVain(f, now) // before the client can ask
-			}
-			late = f.settle(err) || late
-		}
-		n++
+	late := false
+	for _, f := range p.gather.takeExpired(now.Add(-p.timeout)) {
+		p.unconfirmedLocked(f, now) // before the client can ask
+		late = f.settle(ErrConfirmTimeout) || late
 	}
-	clear(p.live[:n])
-	p.live = p.live[n:]
 	if late {
-		p.drop()
+		p.gather.dropSettled()
 	}
 }
 
-// refuseUnsent settles the frames that were never published, so that nothing of them can be stored. The caller holds
-// the mutex.
-func (p *Publisher) refuseUnsent(err error) {
-	for _, f := range p.live {
-		if f.attempts == 0 {
-			f.settle(err)
-		}
+// refuseUnsentLocked settles the frames that were never published, so that nothing of them can be stored.
+func (p *Publisher) refuseUnsentLocked(err error) {
+	for _, f := range p.gather.unsent() {
+		f.settle(err)
 	}
-	p.drop()
-}
-
-// drop lets go of settled frames that no lane has taken: while none does, nothing else would free their memory.
-func (p *Publisher) drop() {
-	p.sealed = slices.DeleteFunc(p.sealed, func(f *Frame) bool { return f.settled.Load() })
-	p.later = slices.DeleteFunc(p.later, func(f *Frame) bool { return f.settled.Load() })
-	if p.open != nil && p.open.settled.Load() {
-		p.open = nil
-	}
+	p.gather.dropSettled()
 }

@@ -6,7 +6,7 @@ import (
 )
 
 func TestWhoWaitsForAFrameIsToldOnce(t *testing.T) {
-	const callers = 2*perGroup + 8
+	const callers = 2*callsPerGroup + 8
 	for _, outcome := range []error{nil, ErrConfirmTimeout} {
 		f := &Frame{done: make(chan struct{})}
 		var told, wrong atomic.Int64

@@ -187,14 +187,14 @@ var plants = map[string]plant{
 		want:  lost,
 	},
 	"frames go through an exchange that others change": {
-		edits: []Edit{{"api/publish/lane.go", `(broker.DefaultExchange, queue, true, false, m)`, `(l.topology.Exchange(), queue, true, false, m)`}},
+		edits: []Edit{{"api/publish/lane.go", `(broker.DefaultExchange, queue, true, false, m)`, `(l.pub.topology.Exchange(), queue, true, false, m)`}},
 		plan:  []Step{{Fault: "RabbitMQ: somebody's tap in the place of the queue", Target: "all", Hold: time.Second}},
 		want:  lost,
 	},
 	"202 comes before the confirm": {
 		edits: []Edit{
 			{"api/server.go", `; ok && !wantIDs && `, `; ok && false && `},
-			{"api/publish/publisher.go", `slices.Backward(tickets) {`, `slices.Backward(tickets[:0]) {`},
+			{"api/publish/frame.go", `slices.Backward(tickets) {`, `slices.Backward(tickets[:0]) {`},
 		},
 		plan: []Step{{
 			Fault: "RabbitMQ: frozen (SIGSTOP)", Target: "rabbitmq", Hold: 2 * time.Second,
