@@ -22,7 +22,6 @@ test-newer: ## the tests that talk to servers, on RabbitMQ 4, PostgreSQL 17 and 
 
 test: build servers compiler browser watchers balancer pooler ## all tests, on private servers, with the race detector
 	bin/millrace stack -- go test -race -count=1 -timeout 15m ./...
-	go test -count=1 ./internal/direct # with the race detector it makes other calls
 
 # It keeps what it sees in .millrace. The credentials come from millrace run, which leaves them there.
 watch: watchers ## Prometheus on http://127.0.0.1:9090 that watches make run, which runs beside it

@@ -37,7 +37,14 @@ func TestBytesAreGivenBackBeforeTheAnswer(t *testing.T) {
 
 // A client may send requests without waiting for answers, cut in any way; it gets one answer to each, in order.
 func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
-	a := start(t, nil)
+	for _, plain := range []bool{false, true} {
+		t.Run(fmt.Sprintf("plain=%v", plain), func(t *testing.T) {
+			testPipelinedRequests(t, start(t, func(c *Config) { c.PlainAnswers = plain }))
+		})
+	}
+}
+
+func testPipelinedRequests(t *testing.T, a *testAPI) {
 	const seed = 1
 	random := rand.New(rand.NewPCG(seed, seed))
 	batch := func(good, bad int) string {

@@ -90,9 +90,14 @@ func Run(ctx context.Context, c Config) error {
 	publisher.Go(func() { p.Run(publishing, flush) })
 	publisher.Go(func() { policies.Run(publishing) })
 	publisher.Go(func() { keyFile.Watch(publishing, c.Reload, log) })
-	connections := front.NewListener(ln, service.WithinDescriptors("MAX_CONNECTIONS", c.MaxConnections, log), min(httpServer.ReadTimeout, httpServer.WriteTimeout), func() {
-		m.routes["other"].count(fasthttp.StatusServiceUnavailable)
-		m.unavailable.WithLabelValues("connections").Inc()
+	connections := front.NewListener(ln, front.Options{
+		Limit:    service.WithinDescriptors("MAX_CONNECTIONS", c.MaxConnections, log),
+		Deadline: min(httpServer.ReadTimeout, httpServer.WriteTimeout),
+		TurnAway: func() {
+			m.routes["other"].count(fasthttp.StatusServiceUnavailable)
+			m.unavailable.WithLabelValues("connections").Inc()
+		},
+		Plain: c.PlainAnswers,
 	})
 	serving, stopServing := context.WithCancelCause(ctx)
 	defer stopServing(nil)

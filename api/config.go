@@ -34,6 +34,9 @@ type Config struct {
 	// OnListen, when set, is called once with the address that the API listens on.
 	OnListen func(net.Addr)
 
+	// PlainAnswers turns off early answers: all are written by fasthttp, through package net. A benchmark compares both ways.
+	PlainAnswers bool
+
 	policyInterval time.Duration // zero is the default
 
 	timeouts *timeouts // nil is the default; tests have less time

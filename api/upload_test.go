@@ -396,7 +396,7 @@ func FuzzUpload(f *testing.F) {
 			conn.cuts[0] = byte(max(int(cuts[0]), head))
 		}
 		a.answers = a.answers[:0]
-		_ = a.ServeConn(front.NewListener(nil, 1, 16*time.Millisecond, nil).Track(conn))
+		_ = a.ServeConn(front.NewListener(nil, front.Options{Limit: 1, Deadline: 16 * time.Millisecond}).Track(conn))
 		resp, err := http.ReadResponse(bufio.NewReader(&conn.out), nil)
 		if err != nil {
 			t.Fatalf("no answer: %v", err)

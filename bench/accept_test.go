@@ -96,6 +96,33 @@ func waitReady(b *testing.B, c *load.Client) {
 	})
 }
 
+// BenchmarkAcceptEarly posts one record a request. The ceiling is the same API without early answers and what they need
+// (api/front, internal/direct). They stay as long as the ratio says that they pay: 1.05 and more.
+func BenchmarkAcceptEarly(b *testing.B) {
+	for _, connections := range []int{64, 256} {
+		b.Run(fmt.Sprintf("connections=%d", connections), func(b *testing.B) {
+			var requests [][]byte
+			for _, body := range bodies(256, 1) {
+				requests = append(requests, load.Post("/log", body))
+			}
+			q := newQueues(b)
+			early := startServer(b, "api", q.Name, "API_ADDR=127.0.0.1:0").dial(b, connections, requests...)
+			without := startServer(b, "api", q.Name, "API_ADDR=127.0.0.1:0", plain+"=yes").dial(b, connections, requests...)
+			waitReady(b, early)
+			waitReady(b, without)
+			t := ceiling.NewTurns("req/s")
+			for b.Loop() {
+				q.purge(b)
+				p := run(b, early, ceiling.Round)
+				q.purge(b)
+				t.Add(p.Rate(), run(b, without, ceiling.Round).Rate())
+				t.Also("p99-ms", ms(p.Quantile(.99)))
+			}
+			t.Report(b)
+		})
+	}
+}
+
 // BenchmarkAcceptBatch posts batches of 500 records. The ceiling is a publisher that sends ready-made frames of the
 // same size, compressed as the API compresses them, to the same kind of queue and waits for their confirms.
 func BenchmarkAcceptBatch(b *testing.B) {

@@ -28,6 +28,9 @@ import (
 // child names the role that a process of this test binary has: a server, in a process of its own as in real life.
 const child = "MILLRACE_BENCH_CHILD"
 
+// plain, when set, has the API leave all answers to fasthttp.
+const plain = "MILLRACE_BENCH_PLAIN"
+
 func TestMain(m *testing.M) {
 	var err error
 	switch os.Getenv(child) {
@@ -51,6 +54,7 @@ func TestMain(m *testing.M) {
 func runAPI() error {
 	var c api.Config
 	c.OnListen = func(a net.Addr) { fmt.Println(a) }
+	c.PlainAnswers = os.Getenv(plain) != ""
 	return runService(&c, &c.Name, &c.Log, func(ctx context.Context) error { return api.Run(ctx, c) })
 }
 

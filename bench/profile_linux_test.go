@@ -57,7 +57,7 @@ var stagesOf = map[string][]stage{
 		"scanner", `millrace/internal/scan\.`,
 		"compression of frames", `frame\.\(\*Compressor\)`,
 		"decoding of bodies", `millrace/api\.decoder`,
-		"HTTP: the kernel's write", `front\.\(\*Conn\)\.(post|Write)`,
+		"HTTP: the kernel's write", `front\.\(\*Conn\)\.(writeEarly|Write)`,
 		"confirms: read and handed on", `millrace/api/publish\.\(\*lane\)\.receive|amqp091-go\.\(\*(Connection\)\.(reader|dispatch)|Channel\)\.(dispatch|recv)|confirms)`,
 		"AMQP: the kernel's write", writing+`.*amqp091-go`,
 		"AMQP: the rest of publishing", `amqp091-go`,

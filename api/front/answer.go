@@ -1,42 +1,20 @@
 package front
 
-import (
-	"github.com/valyala/fasthttp"
+import "github.com/valyala/fasthttp"
 
-	"millrace/internal/direct"
-)
+// An early answer is written by whoever learns of the confirm, before the request's goroutine is woken. The request's handler
+// makes it with Prepare, and has the function that Hold returns called at the confirm. Then it returns, and fasthttp writes the
+// same bytes: Conn.Write leaves out those that have been written.
 
-const (
-	// maxPost is how long the body of a prepared answer may be. It has to fit into fasthttp's buffer of 4 KiB with its
-	// header, so that the first Write has all of it.
-	maxPost = 1 << 10
-)
+// maxPrepared is how long the body of a prepared answer may be. It has to fit into fasthttp's buffer of 4 KiB with its
+// header, so that the first Write has all of it.
+const maxPrepared = 1 << 10
 
-// Budget is what a request's bytes are given back to.
-type Budget interface{ Release(bytes int64) }
-
-// Hold makes the prepared answer wait for the call of the function that it returns, and the n bytes of b, too, which the
-// request holds. If that tells of a confirm the answer is written at once, and then the request's goroutine goes on, which
-// by then often finds the next request there. So what it counts is counted just after the client has its answer; the bytes
-// are given back before.
-func (c *Conn) Hold(b Budget, n int64) (settled func(confirmed bool)) {
-	c.of, c.held = b, n
-	return c.settled
-}
-
-// settle gives back what the request holds, and writes the prepared answer if its frame was confirmed.
-func (c *Conn) settle(confirmed bool) {
-	c.of.Release(c.held)
-	if confirmed {
-		c.post()
-	}
-}
-
-// Prepare makes the answer in ctx, and keeps it as fasthttp will write it. It says false, and makes none, where fasthttp
-// could write something else, or something before it.
+// Prepare makes the answer in ctx, and keeps it as fasthttp will write it. It reports false, and prepares nothing, if fasthttp
+// might write other bytes, or other bytes first.
 func (c *Conn) Prepare(ctx *fasthttp.RequestCtx, status int, json []byte) bool {
 	request := &ctx.Request.Header
-	if _, ok := c.Conn.(*direct.Conn); !ok || !c.clear || !request.IsHTTP11() || request.ConnectionClose() || len(json) > maxPost {
+	if c.socket == nil || !c.clear || !request.IsHTTP11() || request.ConnectionClose() || len(json) > maxPrepared {
 		return false
 	}
 	ctx.SetStatusCode(status)
@@ -49,12 +27,32 @@ func (c *Conn) Prepare(ctx *fasthttp.RequestCtx, status int, json []byte) bool {
 	return true
 }
 
-// post writes the prepared answer as far as the socket takes it at once. Write does the rest.
-func (c *Conn) post() {
-	if !c.listener.closing.Load() {
-		c.posted = c.Conn.(*direct.Conn).Try(c.answer)
+// Budget is what a request's bytes are given back to.
+type Budget interface{ Release(bytes int64) }
+
+// Hold returns a function for the end of the request's wait. It gives back n bytes to b. If the records were confirmed it writes
+// the prepared answer. Then the request's goroutine may go on, which by then often finds the next request there. So what the
+// request counts is counted just after the client has its answer, and its bytes are given back before.
+//
+// The function may be called by any goroutine, once, before the handler returns. It does not block.
+func (c *Conn) Hold(b Budget, n int64) (settled func(confirmed bool)) {
+	c.budget, c.held = b, n
+	return c.settled
+}
+
+func (c *Conn) settle(confirmed bool) {
+	c.budget.Release(c.held)
+	if confirmed {
+		c.writeEarly()
+	}
+}
+
+// writeEarly writes the prepared answer as far as the socket takes it at once. Write does the rest.
+func (c *Conn) writeEarly() {
+	if !c.listener.stopping.Load() {
+		c.early = c.socket.Try(c.answer)
 	}
 }
 
 // StopEarly leaves all answers to fasthttp, which is about to add that the connection closes.
-func (l *Listener) StopEarly() { l.closing.Store(true) }
+func (l *Listener) StopEarly() { l.stopping.Store(true) }

@@ -21,11 +21,11 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// servePosts serves handler on connections that are tracked. It skips the test where none is posted on.
-func servePosts(t *testing.T, handler func(*fasthttp.RequestCtx, *Conn)) (addr string) {
+// serveEarly serves handler on connections of a Listener. It skips the test where no answer is written early.
+func serveEarly(t *testing.T, handler func(*fasthttp.RequestCtx, *Conn)) (addr string) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
-		t.Skip("answers are only posted on Linux")
+		t.Skip("answers are written early on Linux alone")
 	}
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -40,7 +40,7 @@ func servePosts(t *testing.T, handler func(*fasthttp.RequestCtx, *Conn)) (addr s
 	}
 	s.Logger = log.New(io.Discard, "", 0)
 	served := make(chan error)
-	go func() { served <- s.Serve(NewListener(inner, 100, time.Minute, func() {})) }()
+	go func() { served <- s.Serve(NewListener(inner, Options{Limit: 100, Deadline: time.Minute})) }()
 	t.Cleanup(func() {
 		if err := s.Shutdown(); err != nil {
 			t.Error(err)
@@ -72,13 +72,13 @@ func TestAnswersArePreparedAsFasthttpWritesThem(t *testing.T) {
 		answer string
 	}
 	var prepared chan preparation
-	addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *Conn) {
+	addr := serveEarly(t, func(ctx *fasthttp.RequestCtx, conn *Conn) {
 		if _, err := io.Copy(io.Discard, ctx.RequestBodyStream()); err != nil {
 			t.Error(err)
 		}
 		status, size := 202, 50
 		if string(ctx.Path()) == "/large" {
-			status, size = 207, maxPost+1
+			status, size = 207, maxPrepared+1
 		}
 		json := bytes.Repeat([]byte("x"), size)
 		ok := conn.Prepare(ctx, status, json)
@@ -163,15 +163,15 @@ func TestAnswersArePreparedAsFasthttpWritesThem(t *testing.T) {
 	}
 }
 
-func TestAnAnswerThatWasPostedInPartIsWrittenOnce(t *testing.T) {
+func TestAnAnswerThatWasWrittenEarlyInPartIsWrittenOnce(t *testing.T) {
 	requests := 0
-	addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *Conn) {
+	addr := serveEarly(t, func(ctx *fasthttp.RequestCtx, conn *Conn) {
 		if !conn.Prepare(ctx, 202, []byte(strconv.Itoa(requests))) {
 			t.Error("the answer could not be prepared")
 		}
 		whole := conn.answer
 		conn.answer = whole[:min(requests, len(whole))]
-		conn.post()
+		conn.writeEarly()
 		requests++
 	})
 	conn := dial(t, addr)
@@ -193,12 +193,12 @@ func TestAnAnswerThatWasPostedInPartIsWrittenOnce(t *testing.T) {
 	}
 }
 
-// When a request that ends the connection is answered, fasthttp says so in a header that what was posted lacks.
-func TestWhatWasPostedBeforeTheEndIsNotWrittenAgain(t *testing.T) {
+// When a request that ends the connection is answered, fasthttp says so in a header that what was written early lacks.
+func TestWhatWasWrittenEarlyBeforeTheEndIsNotWrittenAgain(t *testing.T) {
 	const one = "POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
-	for _, c := range []struct{ posted, requests int }{{1, 1}, {1000, 1}, {1, 2}, {1000, 2}} {
+	for _, c := range []struct{ early, requests int }{{1, 1}, {1000, 1}, {1, 2}, {1000, 2}} {
 		served := 0
-		addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *Conn) {
+		addr := serveEarly(t, func(ctx *fasthttp.RequestCtx, conn *Conn) {
 			served++
 			json := []byte(strconv.Itoa(served))
 			if served > 1 {
@@ -208,8 +208,8 @@ func TestWhatWasPostedBeforeTheEndIsNotWrittenAgain(t *testing.T) {
 					t.Error("the answer could not be prepared")
 				}
 				whole := conn.answer
-				conn.answer = whole[:min(c.posted, len(whole))]
-				conn.post()
+				conn.answer = whole[:min(c.early, len(whole))]
+				conn.writeEarly()
 				conn.answer = whole
 			}
 			if served == c.requests {
@@ -238,7 +238,7 @@ func TestWhatWasPostedBeforeTheEndIsNotWrittenAgain(t *testing.T) {
 }
 
 // The answers of a frame's requests are written when it is confirmed, in groups, and none when it is not.
-func TestAFramesAnswersArePostedWhenItIsConfirmed(t *testing.T) {
+func TestAFramesAnswersAreWrittenWhenItIsConfirmed(t *testing.T) {
 	const clients = 40
 	for _, outcome := range []error{nil, errors.New("not confirmed")} {
 		held := new(held)
@@ -247,7 +247,7 @@ func TestAFramesAnswersArePostedWhenItIsConfirmed(t *testing.T) {
 		called := make(chan struct{})
 		enlisted := make(chan bool, clients)
 		var settled atomic.Bool
-		addr := servePosts(t, func(ctx *fasthttp.RequestCtx, conn *Conn) {
+		addr := serveEarly(t, func(ctx *fasthttp.RequestCtx, conn *Conn) {
 			held.Add(1)
 			late := settled.Load()
 			if !conn.Prepare(ctx, 202, []byte("{}")) {
@@ -266,11 +266,11 @@ func TestAFramesAnswersArePostedWhenItIsConfirmed(t *testing.T) {
 			if outcome != nil {
 				answer(ctx, 503, []byte("not"))
 			} else if late {
-				if conn.posted > 0 {
-					t.Error("an answer was posted that nobody was to post")
+				if conn.early > 0 {
+					t.Error("an answer was written early that nobody was to write")
 				}
-			} else if conn.posted != len(conn.answer) {
-				t.Errorf("of %d bytes %d were posted", len(conn.answer), conn.posted)
+			} else if conn.early != len(conn.answer) {
+				t.Errorf("of %d bytes %d were written", len(conn.answer), conn.early)
 			}
 		})
 		var conns []net.Conn

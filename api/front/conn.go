@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"millrace/internal/direct"
 	"millrace/internal/service"
 )
 
@@ -16,27 +17,29 @@ import (
 type Conn struct {
 	net.Conn
 	listener *Listener
-	Place    *service.Connection // it belongs to the request under way
+	Place    *service.Connection // among all connections; the request under way may use it
 	readBy   time.Time           // the deadline asked for ...
 	readEnds time.Time           // ... and the one in force, for the next Read
 	writeBy  time.Time           // the one in force
 
-	between bool   // a request is over and nothing was read since
-	moves   int    // of the read deadline since then
-	clear   bool   // fasthttp's buffers were empty when the request began
-	answer  []byte // prepared
-	head    int    // bytes of its header, without the empty line
-	posted  int    // bytes of the answer that were written
+	// What early answers need; see answer.go.
+	socket  *direct.Conn // nil where no answer is written early
+	between bool         // a request is over and nothing was read since
+	moves   int          // of the read deadline since then
+	clear   bool         // fasthttp's buffers were empty when the request began
+	answer  []byte       // the prepared answer
+	head    int          // bytes of its header, without the empty line
+	early   int          // bytes of the answer that were written early
 
 	settled func(confirmed bool) // settle, made once
-	of      Budget               // and the bytes that the request holds of it until then
-	held    int64
+	budget  Budget               // what the request's bytes are given back to
+	held    int64                // the request's bytes
 
 	idler Idler // nil for most
 }
 
-// early says whether the deadline in force does for the one asked for.
-func (l *Listener) early(inForce, asked time.Time) bool {
+// does reports whether the deadline in force does for the one that is asked for.
+func (l *Listener) does(inForce, asked time.Time) bool {
 	d := asked.Sub(inForce)
 	return d >= 0 && d < l.slack
 }
@@ -50,7 +53,7 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 }
 
 func (c *Conn) Read(p []byte) (int, error) {
-	if !c.listener.early(c.readEnds, c.readBy) {
+	if !c.listener.does(c.readEnds, c.readBy) {
 		if err := c.Conn.SetReadDeadline(c.readBy); err != nil {
 			return 0, err
 		}
@@ -68,13 +71,13 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write leaves out the answer that p begins with when it was posted, and completes it when that was only in part.
+// Write leaves out the answer that p begins with if it was written early, and completes it if it was only in part.
 func (c *Conn) Write(p []byte) (int, error) {
-	if c.posted == 0 {
+	if c.early == 0 {
 		return c.Conn.Write(p)
 	}
-	rest, done := c.answer[c.posted:], len(c.answer)
-	c.posted = 0
+	rest, done := c.answer[c.early:], len(c.answer)
+	c.early = 0
 	if len(rest) > 0 {
 		if _, err := c.Conn.Write(rest); err != nil {
 			return 0, err
@@ -90,7 +93,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return done + n, err
 }
 
-// same says whether p begins with an answer like the prepared one. Its date may differ.
+// same reports whether p begins with an answer like the prepared one. Its date may differ.
 func (c *Conn) same(p []byte) bool {
 	const status = len("HTTP/1.1 202")
 	return len(p) >= len(c.answer) && bytes.Equal(p[:status], c.answer[:status]) && bytes.HasPrefix(p[c.head:], []byte("\r\n\r\n"))
@@ -107,7 +110,7 @@ func (c *Conn) End() { c.between, c.moves = true, 0 }
 
 // SetWriteDeadline moves the deadline when that makes a difference.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
-	if c.listener.early(c.writeBy, t) {
+	if c.listener.does(c.writeBy, t) {
 		return nil
 	}
 	c.writeBy = t

@@ -33,33 +33,45 @@ const (
 	acceptPause = 50 * time.Millisecond
 )
 
-// Listener accepts connections of which at most limit are served at once. One more takes the place of an idle one, or is told that there is none.
-// The listener knows the open ones, so that they can be closed when waiting for them must end.
+// Options are what a listener needs.
+type Options struct {
+	Limit    int           // most connections that are served at once
+	Deadline time.Duration // the shortest that connections are given; each may end a sixteenth of it early
+	TurnAway func()        // called for every connection beyond the limit; nil is nothing
+
+	// Plain leaves all answers to fasthttp, and sockets to package net. It is the switch that turns off early answers, and
+	// what they need. It is there to show what those are worth.
+	Plain bool
+}
+
+// Listener serves a bounded number of connections at once. One more takes the place of an idle one, or is told that there is
+// none. The listener knows the open ones, so that they can be closed when waiting for them must end.
 type Listener struct {
 	net.Listener
-	slack  time.Duration // how much earlier than asked for a read or write may time out
-	answer []byte        // for a connection beyond the limit: a whole HTTP response
-	turned func()        // counts one
+	slack    time.Duration // how much earlier than asked for a read or write may time out
+	answer   []byte        // for a connection beyond the limit: a whole HTTP response
+	turnAway func()
+	plain    bool
 
 	connections *service.Connections
 
-	closing atomic.Bool // nothing more is posted
+	stopping atomic.Bool // no more answers are written early
 
 	parting  sync.WaitGroup
-	partings chan struct{}
+	partings chan struct{} // holds one for each connection that is being told that there is no room
 }
 
-// NewListener makes a listener of ln. deadline is the shortest that connections are given; each may be a sixteenth of it
-// early. turned is called for every connection beyond the limit.
-func NewListener(ln net.Listener, limit int, deadline time.Duration, turned func()) *Listener {
-	body := fmt.Sprintf(`{"error":"%d connections are open, the most that are served (MAX_CONNECTIONS)"}`, limit)
+// NewListener makes a listener of ln.
+func NewListener(ln net.Listener, o Options) *Listener {
+	body := fmt.Sprintf(`{"error":"%d connections are open, the most that are served (MAX_CONNECTIONS)"}`, o.Limit)
 	return &Listener{
 		Listener: ln,
-		slack:    deadline / 16,
+		slack:    o.Deadline / 16,
 		answer: fmt.Appendf(nil, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/json\r\n"+
 			"Content-Length: %d\r\nRetry-After: %s\r\n\r\n%s", len(body), RetryAfter, body),
-		turned:      turned,
-		connections: service.NewConnections(limit),
+		turnAway:    o.TurnAway,
+		plain:       o.Plain,
+		connections: service.NewConnections(o.Limit),
 		partings:    make(chan struct{}, partings),
 	}
 }
@@ -80,30 +92,34 @@ func (l *Listener) Accept() (net.Conn, error) {
 		if tracked := l.Track(conn); tracked != nil {
 			return tracked, nil
 		}
-		l.turned()
-		l.turnAway(conn)
+		if l.turnAway != nil {
+			l.turnAway()
+		}
+		l.part(conn)
 	}
 }
 
-// Track returns nil when there is no room for the connection.
+// Track returns conn as one that is served, or nil when there is no room for it. Accept calls it.
 func (l *Listener) Track(conn net.Conn) *Conn {
-	conn = direct.New(conn)
-	cut := conn
+	c := &Conn{Conn: conn, listener: l, between: true}
+	if !l.plain {
+		c.Conn = direct.New(conn)
+		c.socket, _ = c.Conn.(*direct.Conn)
+	}
+	c.settled = c.settle
+	cut := c.Conn
 	if secure, ok := conn.(*tls.Conn); ok {
 		cut = secure.NetConn() // Close would wait for the client to take its good-bye
 	}
-	place := l.connections.Open(func() { _ = cut.Close() }) // there is nobody to tell
-	if place == nil {
+	if c.Place = l.connections.Open(func() { _ = cut.Close() }); c.Place == nil { // there is nobody to tell
 		return nil
 	}
-	tracked := &Conn{Conn: conn, listener: l, Place: place, between: true}
-	tracked.settled = tracked.settle
-	return tracked
+	return c
 }
 
-// turnAway tells a client that there is no room, without keeping the next one waiting. What it sends is read, since
+// part tells a client that there is no room, without keeping the next one waiting. What it sends is read, since
 // closing a connection with unread bytes would reset it, and the client would not see why.
-func (l *Listener) turnAway(conn net.Conn) {
+func (l *Listener) part(conn net.Conn) {
 	select {
 	case l.partings <- struct{}{}:
 	default:
@@ -125,7 +141,7 @@ func (l *Listener) turnAway(conn net.Conn) {
 	})
 }
 
-// CloseAll closes the open connections and says how many they were.
+// CloseAll closes the open connections and returns how many they were.
 func (l *Listener) CloseAll() int { return l.connections.CutAll() }
 
 // Wait returns when the last connection beyond the limit is gone, once Accept has ended.

@@ -58,7 +58,7 @@ func TestATLSClientBeyondTheLimitIsToldSoAndASilentOneHoldsUpNobody(t *testing.T
 		t.Fatal(err)
 	}
 	var turned atomic.Int64
-	l := NewListener(tls.NewListener(inner, config), 0, time.Minute, func() { turned.Add(1) })
+	l := NewListener(tls.NewListener(inner, config), Options{Deadline: time.Minute, TurnAway: func() { turned.Add(1) }})
 	done := make(chan error)
 	go func() {
 		_, err := l.Accept()
@@ -102,7 +102,7 @@ func TestTheAPIOutlivesALackOfFileDescriptors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := NewListener(&exhausted{inner, 3}, 1, time.Minute, func() {})
+	l := NewListener(&exhausted{inner, 3}, Options{Limit: 1, Deadline: time.Minute})
 	dial(t, inner.Addr().String())
 	conn, err := l.Accept()
 	if err != nil {

@@ -25,11 +25,12 @@ func (l line) units() []string {
 
 // Ceilings of several lines.
 const (
-	validator   = "goccy/go-json `Valid`, which only validates"
-	onlyS2      = "s2 alone, into a buffer that is there"
-	readyMade   = "a publisher of ready-made compressed 64 KiB frames"
-	onlyAnswers = "a fasthttp handler that only answers 202"
-	onlyCopy    = "two sessions of `pgx.CopyFrom`, alone on the machine"
+	validator    = "goccy/go-json `Valid`, which only validates"
+	onlyS2       = "s2 alone, into a buffer that is there"
+	readyMade    = "a publisher of ready-made compressed 64 KiB frames"
+	onlyAnswers  = "a fasthttp handler that only answers 202"
+	withoutEarly = "the same API without them"
+	onlyCopy     = "two sessions of `pgx.CopyFrom`, alone on the machine"
 )
 
 var lines = slices.Concat([]line{
@@ -46,6 +47,8 @@ var lines = slices.Concat([]line{
 	{"AcceptOne/connections=1", "one record a request, confirmed, 1 connection", onlyAnswers, []string{"p50-ms", "p99-ms", "load-cores"}, false},
 	{"AcceptOne/connections=64", "one record a request, 64 connections", onlyAnswers, []string{"p50-ms", "p99-ms", "load-cores"}, true},
 	{"AcceptOne/connections=256", "one record a request, 256 connections", onlyAnswers, []string{"p50-ms", "p99-ms", "load-cores"}, true},
+	{"AcceptEarly/connections=64", "early answers, 64 connections", withoutEarly, []string{"p99-ms"}, false},
+	{"AcceptEarly/connections=256", "early answers, 256 connections", withoutEarly, []string{"p99-ms"}, false},
 	{"AcceptBatch", "batches of 500, confirmed", readyMade, []string{"p99-ms", "load-cores"}, true},
 	{"Slowloris", "one record a request, beside 200 connections that send a byte a second", "the same API without them", nil, false},
 	{"Drain/streams=1", "backlog stored, one stream", "one session of `pgx.CopyFrom` from memory", []string{"psql-rows/s", "resident-MiB"}, false},

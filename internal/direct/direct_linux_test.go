@@ -179,3 +179,25 @@ func TestOnlyTCPIsDirect(t *testing.T) {
 		t.Errorf("of a TCP connection it made a %T", near)
 	}
 }
+
+// The race detector must see what package net would have it see: it is run over the calls that are shipped.
+func TestWhatIsSentHappensBeforeItIsReceived(t *testing.T) {
+	near, far := pair(t, direct.New)
+	for _, way := range []struct{ from, to net.Conn }{{near, far}, {far, near}} {
+		shared := 0
+		var sending sync.WaitGroup
+		sending.Go(func() {
+			shared = 1
+			if _, err := way.from.Write([]byte("x")); err != nil {
+				t.Error(err)
+			}
+		})
+		if _, err := io.ReadFull(way.to, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if shared != 1 {
+			t.Errorf("got %d, want 1", shared)
+		}
+		sending.Wait()
+	}
+}
