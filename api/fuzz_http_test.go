@@ -38,7 +38,7 @@ type answered struct {
 	status       int
 }
 
-func newFuzzedAPI(f *testing.F) *fuzzedAPI {
+func newFuzzedAPI(f testing.TB) *fuzzedAPI {
 	f.Helper()
 	c := defaults(f)
 	c.Log = slog.New(slog.DiscardHandler)
