@@ -26,6 +26,9 @@ type Body struct {
 	Errors     []RecordError // the first MaxErrors, by index
 	RejectedBy [NumReasons]int
 
+	KeepVerdicts bool      // a Verdict is kept for every record
+	Verdicts     []Verdict // by index, if they are kept
+
 	s     scanner // s.out[:taken] is NDJSON under construction
 	taken int
 	src   []byte
@@ -46,9 +49,9 @@ type Body struct {
 // Reset empties b and keeps its buffers.
 func (b *Body) Reset() {
 	// Not a literal with all of them: it would be made elsewhere and copied, which shows beside a short record's scan.
-	ndjson, pieces, errors, deep := b.NDJSON, b.Pieces, b.Errors, b.s.deep
+	ndjson, pieces, errors, deep, keep, verdicts := b.NDJSON, b.Pieces, b.Errors, b.s.deep, b.KeepVerdicts, b.Verdicts
 	*b = Body{}
-	b.NDJSON, b.Pieces, b.Errors = ndjson[:0], pieces[:0], errors[:0]
+	b.NDJSON, b.Pieces, b.Errors, b.KeepVerdicts, b.Verdicts = ndjson[:0], pieces[:0], errors[:0], keep, verdicts[:0]
 	b.s.out, b.s.deep = ndjson[:cap(ndjson)], deep[:0]
 }
 
@@ -346,6 +349,9 @@ func (b *Body) take(at int) bool {
 	s.n++
 	b.taken = s.n
 	b.Accepted++
+	if b.KeepVerdicts {
+		b.Verdicts = append(b.Verdicts, accepted)
+	}
 	if b.taken-b.pieceAt >= b.lim.PieceBytes {
 		b.closePiece()
 	}
@@ -359,6 +365,9 @@ func (b *Body) reject(f *fault) {
 	}
 	if len(b.Errors) < MaxErrors {
 		b.Errors = append(b.Errors, RecordError{b.Accepted + b.Rejected, f.err(b.src)})
+	}
+	if b.KeepVerdicts {
+		b.Verdicts = append(b.Verdicts, Verdict(f.reason)+1)
 	}
 	b.Rejected++
 	b.RejectedBy[f.reason]++
@@ -385,6 +394,9 @@ func (b *Body) leaveLine() {
 	index := b.lineAccepted + b.lineRejected
 	for n := len(b.Errors); n > 0 && b.Errors[n-1].Index >= index; n-- {
 		b.Errors = b.Errors[:n-1]
+	}
+	if b.KeepVerdicts {
+		b.Verdicts = b.Verdicts[:index]
 	}
 	for n := len(b.Pieces); n > 0 && b.Pieces[n-1].End > b.lineTaken; n-- {
 		b.pieceAt = b.Pieces[n-1].Start

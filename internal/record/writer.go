@@ -1,0 +1,254 @@
+package record
+
+import (
+	"math"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"millrace/internal/scan"
+)
+
+// Writer writes the members of a JSON object. Whatever is written, the object is one that jsonb takes: what can't be stored in
+// a string is replaced, and a number is never too large. Of members with the same key jsonb keeps the last.
+//
+// A Writer is good for the call that it is handed to.
+type Writer struct {
+	b         []byte
+	depth     int  // how many containers are open
+	tooDeep   bool // a container was left out
+	repaired  bool // something in a string was replaced
+	unchecked bool // b holds JSON that was not made here
+}
+
+func (w *Writer) begin() { *w = Writer{b: append(w.b[:0], '{'), depth: 1} }
+
+// Repaired reports whether something that was written could not be stored as it was: in a string a NUL, or bytes that are not
+// UTF-8. Each is U+FFFD in the record.
+func (w *Writer) Repaired() bool { return w.repaired }
+
+// String writes a member whose value is a string.
+func (w *Writer) String(key, value string) {
+	w.key(key)
+	appendString(w, value)
+}
+
+// Text is String for a value in bytes.
+func (w *Writer) Text(key string, value []byte) {
+	w.key(key)
+	appendString(w, value)
+}
+
+// Int writes a member whose value is an integer.
+func (w *Writer) Int(key string, value int64) {
+	w.key(key)
+	w.b = strconv.AppendInt(w.b, value, 10)
+}
+
+// Uint writes a member whose value is an integer that is not negative.
+func (w *Writer) Uint(key string, value uint64) {
+	w.key(key)
+	w.b = strconv.AppendUint(w.b, value, 10)
+}
+
+// Float writes a member whose value is a number. NaN and the infinities are no JSON: they are written as strings.
+func (w *Writer) Float(key string, value float64) {
+	w.key(key)
+	w.float(value)
+}
+
+// Bool writes a member that is true or false.
+func (w *Writer) Bool(key string, value bool) {
+	w.key(key)
+	w.b = strconv.AppendBool(w.b, value)
+}
+
+// Null writes a member that is null.
+func (w *Writer) Null(key string) {
+	w.key(key)
+	w.b = append(w.b, "null"...)
+}
+
+// Time writes a member whose value is a time, in UTC as of RFC 3339, with as many digits of a second as it has.
+func (w *Writer) Time(key string, t time.Time) {
+	w.key(key)
+	w.b = append(w.b, '"')
+	w.b = t.UTC().AppendFormat(w.b, time.RFC3339Nano)
+	w.b = append(w.b, '"')
+}
+
+// JSON writes a member whose value is JSON that came from outside. The whole record is then checked: if value is not JSON, or
+// jsonb can't hold it, the record is refused.
+func (w *Writer) JSON(key string, value []byte) {
+	w.key(key)
+	w.unchecked = true
+	w.b = append(w.b, value...)
+}
+
+// Object writes a member whose value is an object, whose members fill writes.
+func (w *Writer) Object(key string, fill func(w *Writer)) {
+	w.key(key)
+	w.object(fill)
+}
+
+// Array writes a member whose value is an array, whose elements fill writes.
+func (w *Writer) Array(key string, fill func(a Elements)) {
+	w.key(key)
+	w.array(fill)
+}
+
+// Elements writes the elements of an array. Its methods are as those of Writer.
+type Elements struct{ w *Writer }
+
+// String writes an element that is a string.
+func (a Elements) String(value string) {
+	a.w.comma()
+	appendString(a.w, value)
+}
+
+// Text is String for a value in bytes.
+func (a Elements) Text(value []byte) {
+	a.w.comma()
+	appendString(a.w, value)
+}
+
+// Int writes an element that is an integer.
+func (a Elements) Int(value int64) {
+	a.w.comma()
+	a.w.b = strconv.AppendInt(a.w.b, value, 10)
+}
+
+// Uint writes an element that is an integer that is not negative.
+func (a Elements) Uint(value uint64) {
+	a.w.comma()
+	a.w.b = strconv.AppendUint(a.w.b, value, 10)
+}
+
+// Float writes an element that is a number, or a string as Writer.Float has it.
+func (a Elements) Float(value float64) {
+	a.w.comma()
+	a.w.float(value)
+}
+
+// Bool writes an element that is true or false.
+func (a Elements) Bool(value bool) {
+	a.w.comma()
+	a.w.b = strconv.AppendBool(a.w.b, value)
+}
+
+// Null writes an element that is null.
+func (a Elements) Null() {
+	a.w.comma()
+	a.w.b = append(a.w.b, "null"...)
+}
+
+// Object writes an element that is an object, whose members fill writes.
+func (a Elements) Object(fill func(w *Writer)) {
+	a.w.comma()
+	a.w.object(fill)
+}
+
+// Array writes an element that is an array, whose elements fill writes.
+func (a Elements) Array(fill func(a Elements)) {
+	a.w.comma()
+	a.w.array(fill)
+}
+
+// comma writes a comma unless a container was just opened. No value ends in what opens one.
+func (w *Writer) comma() {
+	if last := w.b[len(w.b)-1]; last != '{' && last != '[' {
+		w.b = append(w.b, ',')
+	}
+}
+
+func (w *Writer) key(key string) {
+	w.comma()
+	appendString(w, key)
+	w.b = append(w.b, ':')
+}
+
+func (w *Writer) object(fill func(w *Writer)) {
+	w.b = append(w.b, '{')
+	if w.enter() {
+		fill(w)
+		w.depth--
+	}
+	w.b = append(w.b, '}')
+}
+
+func (w *Writer) array(fill func(a Elements)) {
+	w.b = append(w.b, '[')
+	if w.enter() {
+		fill(Elements{w})
+		w.depth--
+	}
+	w.b = append(w.b, ']')
+}
+
+// enter reports whether one more container may be opened.
+func (w *Writer) enter() bool {
+	if w.depth == scan.MaxDepth {
+		w.tooDeep = true
+		return false
+	}
+	w.depth++
+	return true
+}
+
+// float writes a number without an exponent: a record's length counts its numbers as PostgreSQL writes them.
+func (w *Writer) float(f float64) {
+	switch {
+	case math.IsNaN(f):
+		w.b = append(w.b, `"NaN"`...)
+	case math.IsInf(f, 1):
+		w.b = append(w.b, `"Infinity"`...)
+	case math.IsInf(f, -1):
+		w.b = append(w.b, `"-Infinity"`...)
+	default:
+		w.b = strconv.AppendFloat(w.b, f, 'f', -1, 64)
+	}
+}
+
+// replacement stands for what a string can't hold.
+const replacement = "\ufffd"
+
+// appendString writes s in quotes.
+func appendString[T string | []byte](w *Writer, s T) {
+	b := append(w.b, '"')
+	from := 0 // of what is not written yet
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c >= ' ' && c != '"' && c != '\\' && c < utf8.RuneSelf {
+			i++
+			continue
+		}
+		if c >= utf8.RuneSelf {
+			r, size := utf8.DecodeRuneInString(string(s[i:min(len(s), i+utf8.UTFMax)]))
+			if r != utf8.RuneError || size > 1 {
+				i += size
+				continue
+			}
+		}
+		b = append(b, s[from:i]...)
+		switch {
+		case c >= utf8.RuneSelf, c == 0:
+			b = append(b, replacement...)
+			w.repaired = true
+		case c == '"', c == '\\':
+			b = append(b, '\\', c)
+		case c == '\n':
+			b = append(b, `\n`...)
+		case c == '\r':
+			b = append(b, `\r`...)
+		case c == '\t':
+			b = append(b, `\t`...)
+		default:
+			const hex = "0123456789abcdef"
+			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+		}
+		i++
+		from = i
+	}
+	b = append(b, s[from:]...)
+	w.b = append(b, '"')
+}

@@ -1,0 +1,84 @@
+package scan
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestRecordsThatComeOneByOneAreThoseOfABody(t *testing.T) {
+	sources := []string{
+		`{"a":1}`, " {\"a\" : [1, 2]}\r\n", "\ufeff{}", `5`, `{"a":`, `{"a":1}{"b":2}`, ``, `{"a":"` + "\xff" + `"}`, `{"b":"\u0000"}`,
+		`{"long":"` + strings.Repeat("x", 200) + `"}`, `{"z":null}`,
+	}
+	var b Body
+	b.KeepVerdicts = true
+	b.Begin(Limits{RecordBytes: 100, PieceBytes: 20})
+	var got []bool
+	at := 0
+	for _, src := range sources {
+		got = append(got, b.Add([]byte(src), at))
+		at += len(src)
+	}
+	got = append(got, b.Append([]byte(`{"built":true}`)), b.Append(bytes.Repeat([]byte("x"), 101)))
+	b.Refuse(Syntax, at)
+	b.End()
+
+	want := []bool{true, true, true, false, false, false, false, false, false, false, true, true, false}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("accepted (-want +got):\n%s", diff)
+	}
+	if want := "{\"a\":1}\n{\"a\":[1,2]}\n{}\n{\"z\":null}\n{\"built\":true}\n"; string(b.NDJSON) != want {
+		t.Errorf("got %q, want %q", b.NDJSON, want)
+	}
+	if diff := cmp.Diff([]Piece{{0, 20, 2}, {20, 49, 3}}, b.Pieces); diff != "" {
+		t.Errorf("pieces (-want +got):\n%s", diff)
+	}
+	if b.Accepted != 5 || b.Rejected != 9 || len(b.Verdicts) != 14 || len(b.Errors) != 9 {
+		t.Errorf("%d accepted, %d rejected, %d verdicts, %d errors", b.Accepted, b.Rejected, len(b.Verdicts), len(b.Errors))
+	}
+	for i, ok := range append(want, false) {
+		if b.Verdicts[i].Accepted() != ok {
+			t.Errorf("the verdict of record %d: accepted %v, want %v", i, !ok, ok)
+		}
+	}
+	for _, e := range b.Errors {
+		if b.Verdicts[e.Index].Reason() != e.Err.Reason {
+			t.Errorf("record %d was refused for %v, and its verdict says %v", e.Index, e.Err.Reason, b.Verdicts[e.Index].Reason())
+		}
+	}
+	if e := b.Errors[0]; e.Index != 3 || e.Err.Offset != len(sources[0])+len(sources[1])+len(sources[2]) {
+		t.Errorf("the first error is of record %d at byte %d", e.Index, e.Err.Offset)
+	}
+}
+
+// Verdicts are as many as records, and agree with the errors, also where lines are scanned again.
+func FuzzVerdicts(f *testing.F) {
+	f.Add([]byte("{\"a\":1}\n{\"a\":[\n{}\n5\n{\"b\":2}{\"c\":}\n{}"))
+	f.Add([]byte(`[{"a":1},5,{"b":"\u0000"}]`))
+	f.Fuzz(func(t *testing.T, src []byte) {
+		b := Body{KeepVerdicts: true}
+		if b.Batch(src, Limits{RecordBytes: 100, PieceBytes: 50}) != nil {
+			return
+		}
+		counts := [NumReasons]int{}
+		accepted := 0
+		for _, v := range b.Verdicts {
+			if v.Accepted() {
+				accepted++
+			} else {
+				counts[v.Reason()]++
+			}
+		}
+		if accepted != b.Accepted || counts != b.RejectedBy {
+			t.Errorf("verdicts tell of %d accepted and %v, the body of %d and %v", accepted, counts, b.Accepted, b.RejectedBy)
+		}
+		for _, e := range b.Errors {
+			if v := b.Verdicts[e.Index]; v.Accepted() || v.Reason() != e.Err.Reason {
+				t.Errorf("record %d was refused for %v, its verdict is %d", e.Index, e.Err.Reason, v)
+			}
+		}
+	})
+}
