@@ -14,6 +14,7 @@ import (
 	"millrace/bench/ceiling"
 	"millrace/internal/broker"
 	"millrace/internal/frame"
+	"millrace/internal/record"
 	"millrace/internal/scan"
 	"millrace/internal/service"
 	"millrace/internal/testenv"
@@ -44,8 +45,8 @@ func BenchmarkPublish(b *testing.B) {
 			testenv.Eventually(b, 10*time.Second, "the publisher is connected", func() bool { return p.Usable() == nil })
 
 			body := ceiling.Bodies(1, shape.records, ceiling.RecordBytes)[0]
-			var scanned scan.Body
-			if err := scanned.Batch(body, scan.Limits{RecordBytes: 1 << 20, PieceBytes: frame.SegmentBytes}); err != nil {
+			scanned := &record.List{Limits: scan.Limits{RecordBytes: 1 << 20, PieceBytes: frame.SegmentBytes}}
+			if err := scanned.Split(body); err != nil {
 				b.Fatal(err)
 			}
 			full := ceiling.Bodies(1, shape.frame, ceiling.RecordBytes)[0]
@@ -70,7 +71,7 @@ func purge(b *testing.B, ch *amqp.Channel, topology broker.Topology) {
 }
 
 // publishFor has callers publish a body over and over for a round, and returns the records confirmed in a second.
-func publishFor(b *testing.B, p *publish.Publisher, body scan.Body, callers int) float64 {
+func publishFor(b *testing.B, p *publish.Publisher, body *record.List, callers int) float64 {
 	var confirmed atomic.Int64
 	var all sync.WaitGroup
 	start := time.Now()
@@ -79,7 +80,7 @@ func publishFor(b *testing.B, p *publish.Publisher, body scan.Body, callers int)
 			var tickets []publish.Ticket
 			for time.Since(start) < ceiling.Round {
 				var err error
-				if tickets, err = p.Add(tickets[:0], body.NDJSON, body.Pieces, nil); err != nil {
+				if tickets, err = p.Add(tickets[:0], body, nil); err != nil {
 					b.Error(err)
 					return
 				}

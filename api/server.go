@@ -29,6 +29,7 @@ import (
 	"millrace/internal/frame"
 	"millrace/internal/keys"
 	"millrace/internal/policy"
+	"millrace/internal/record"
 	"millrace/internal/scan"
 	"millrace/internal/service"
 )
@@ -61,7 +62,7 @@ type server struct {
 	metrics   *metrics
 	common    *http.ServeMux // health, ready, metrics
 	reports   reports
-	records   sync.Pool // of *scan.Body
+	records   sync.Pool // of *record.List
 	scratch   sync.Pool // of *scratch
 	uploads   sync.Pool // of *upload
 	timeouts  timeouts
@@ -331,9 +332,9 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, singl
 	defer s.freeRecords(records)
 	var err *scan.Error
 	if single {
-		err = records.Single(text, s.limits)
+		err = records.Single(text)
 	} else {
-		err = records.Batch(text, s.limits)
+		err = records.Split(text)
 	}
 	if err != nil {
 		s.metrics.rejected[err.Reason].Inc()
@@ -349,7 +350,7 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, singl
 		return 0, 0, limited(ctx, key, wait)
 	}
 	var down error
-	if w.tickets, down = s.publisher.Add(w.tickets[:0], records.NDJSON, records.Pieces, base); down != nil {
+	if w.tickets, down = s.publisher.Add(w.tickets[:0], records, base); down != nil {
 		return 0, 0, s.unavailable(down)
 	}
 	status = fasthttp.StatusAccepted
@@ -378,21 +379,22 @@ func (s *server) beginScan(n int) (end func()) {
 	return func() { <-s.scanning }
 }
 
-func (s *server) newRecords() *scan.Body {
-	if records, ok := s.records.Get().(*scan.Body); ok {
+func (s *server) newRecords() *record.List {
+	if records, ok := s.records.Get().(*record.List); ok {
+		records.Reset()
 		return records
 	}
-	return new(scan.Body)
+	return &record.List{Limits: s.limits}
 }
 
-func (s *server) freeRecords(records *scan.Body) {
+func (s *server) freeRecords(records *record.List) {
 	if cap(records.NDJSON) <= maxPooled+step {
 		s.records.Put(records)
 	}
 }
 
 // countRejected counts the records that were refused in a body that was not.
-func (s *server) countRejected(records *scan.Body) {
+func (s *server) countRejected(records *record.List) {
 	for reason, n := range records.RejectedBy {
 		if n > 0 {
 			s.metrics.rejected[reason].Add(float64(n))
@@ -401,7 +403,7 @@ func (s *server) countRejected(records *scan.Body) {
 }
 
 // batchStatus is the status of the answer to a batch whose accepted records are confirmed.
-func batchStatus(records *scan.Body) int {
+func batchStatus(records *record.List) int {
 	switch {
 	case records.Rejected == 0:
 		return fasthttp.StatusAccepted
@@ -566,7 +568,7 @@ func drainHeader(conn net.Conn) {
 	}
 }
 
-func appendBatchAnswer(b []byte, records *scan.Body) []byte {
+func appendBatchAnswer(b []byte, records *record.List) []byte {
 	b = append(b, `{"accepted":`...)
 	b = strconv.AppendInt(b, int64(records.Accepted), 10)
 	b = append(b, `,"rejected":`...)

@@ -12,6 +12,7 @@ import (
 	"millrace/api/front"
 	"millrace/api/publish"
 	"millrace/internal/keys"
+	"millrace/internal/record"
 	"millrace/internal/scan"
 )
 
@@ -343,20 +344,20 @@ func (u *upload) take(text []byte) *refusal {
 }
 
 // scan cuts text into records. It reports whether the body is NDJSON.
-func (u *upload) scan(records *scan.Body, text []byte) (isLines bool, err *scan.Error) {
+func (u *upload) scan(records *record.List, text []byte) (isLines bool, err *scan.Error) {
 	s := u.server
 	defer s.beginScan(len(text))()
 	if u.inParts {
-		return true, records.Lines(text, s.limits)
+		return true, records.Lines(text)
 	}
 	other := s.newRecords()
 	defer s.freeRecords(other)
-	return records.IsLines(other, text, s.limits), nil
+	return records.IsLines(other, text), nil
 }
 
 // publish returns when the records are confirmed. It waits for the key's limit and for RabbitMQ, and lets the client wait:
 // nothing is read meanwhile.
-func (u *upload) publish(records *scan.Body) *refusal {
+func (u *upload) publish(records *record.List) *refusal {
 	s := u.server
 	for waited := time.Duration(0); ; {
 		wait := u.key.Take(records.Accepted, time.Now())
@@ -383,7 +384,7 @@ func (u *upload) publish(records *scan.Body) *refusal {
 		}
 	}
 	var err error
-	u.tickets, err = s.publisher.Add(u.tickets[:0], records.NDJSON, records.Pieces, nil)
+	u.tickets, err = s.publisher.Add(u.tickets[:0], records, nil)
 	if err == nil {
 		err = publish.Wait(u.tickets)
 	}
@@ -421,7 +422,7 @@ func (u *upload) ended() *refusal {
 
 // answer says what the parts came to, and what ended the upload.
 func (u *upload) answer(bad *refusal) {
-	total := scan.Body{Accepted: u.accepted, Rejected: u.rejected, Errors: u.errors}
+	total := record.List{Body: scan.Body{Accepted: u.accepted, Rejected: u.rejected, Errors: u.errors}}
 	b := appendBatchAnswer(nil, &total)
 	status := batchStatus(&total)
 	if bad != nil {

@@ -17,7 +17,7 @@ import (
 
 	"millrace/api/front"
 	"millrace/internal/keys"
-	"millrace/internal/scan"
+	"millrace/internal/record"
 	"millrace/internal/testenv"
 )
 
@@ -408,8 +408,8 @@ func FuzzUpload(f *testing.F) {
 		if used := a.api.bodies.inflight.used.Load(); used != 0 {
 			t.Fatalf("%d bytes are still reserved", used)
 		}
-		var lines, whole scan.Body
-		if len(body) > 1<<16 || !lines.IsLines(&whole, body, a.api.limits) {
+		lines, whole := record.List{Limits: a.api.limits}, record.List{Limits: a.api.limits}
+		if len(body) > 1<<16 || !lines.IsLines(&whole, body) {
 			return
 		}
 		if want := appendBatchAnswer(nil, &lines); resp.StatusCode != batchStatus(&whole) || !bytes.Equal(answer, want) && !bytes.Equal(answer, appendBatchAnswer(nil, &whole)) {

@@ -9,7 +9,6 @@ import (
 	"github.com/google/uuid"
 
 	"millrace/internal/frame"
-	"millrace/internal/scan"
 )
 
 const line = "{}\n"
@@ -254,7 +253,7 @@ func TestALaneIsWokenWhenAFrameIsDue(t *testing.T) {
 		})
 		add := func(n int) {
 			for range n {
-				if _, err := p.Add(nil, []byte(line), []scan.Piece{{Start: 0, End: len(line), Records: 1}}, nil); err != nil {
+				if _, err := p.Add(nil, oneRecord(t), nil); err != nil {
 					t.Error(err)
 				}
 			}

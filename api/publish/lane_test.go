@@ -9,6 +9,7 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/config"
+	"millrace/internal/record"
 	"millrace/internal/scan"
 	"millrace/internal/service"
 )
@@ -25,6 +26,16 @@ func testOptions(t testing.TB) Options {
 		Metrics:     NewMetrics(service.NewRegistry()),
 		Ready:       new(service.Ready),
 	}
+}
+
+// oneRecord is a request's only record.
+func oneRecord(t testing.TB) *record.List {
+	t.Helper()
+	records := &record.List{Limits: scan.Limits{RecordBytes: 1 << 10, PieceBytes: 64 << 10}}
+	if err := records.Single([]byte(line)); err != nil {
+		t.Fatal(err)
+	}
+	return records
 }
 
 // testLane is a lane without a channel, for what does not need one.
@@ -165,7 +176,7 @@ func TestWhatWasNotSentIsRefusedWhenRabbitMQBlocks(t *testing.T) {
 	p.gather.unsettled = append(p.gather.unsettled, outstanding)
 	add := func() *Frame {
 		t.Helper()
-		tickets, err := p.Add(nil, []byte("{}\n"), []scan.Piece{{Start: 0, End: 3, Records: 1}}, nil)
+		tickets, err := p.Add(nil, oneRecord(t), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -189,7 +200,7 @@ func TestWhatWasNotSentIsRefusedWhenRabbitMQBlocks(t *testing.T) {
 	if len(p.gather.sealed) != 1 || p.gather.sealed[0] != unknown || p.gather.open != nil {
 		t.Errorf("%d sealed frames and the open one %v are kept, want the one of unknown outcome alone", len(p.gather.sealed), p.gather.open)
 	}
-	if _, err := p.Add(nil, []byte("{}\n"), []scan.Piece{{Start: 0, End: 3, Records: 1}}, nil); err != ErrBlocked {
+	if _, err := p.Add(nil, oneRecord(t), nil); err != ErrBlocked {
 		t.Errorf("add: got %v, want %v", err, ErrBlocked)
 	}
 	l.link.setBlocked(amqp.Blocking{})

@@ -12,7 +12,7 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/config"
-	"millrace/internal/scan"
+	"millrace/internal/record"
 	"millrace/internal/service"
 )
 
@@ -172,9 +172,9 @@ func (p *Publisher) reportLocked() {
 }
 
 // Add hands a request's records over and appends its tickets to dst. key is the base of a keyed request's ids, or nil. The
-// pieces become the segments of a keyed request as they are, so that they are the same every time. The error says why
-// none was taken.
-func (p *Publisher) Add(dst []Ticket, ndjson []byte, pieces []scan.Piece, key *uuid.UUID) ([]Ticket, error) {
+// pieces of a keyed request become segments as they are, so that they are the same every time. Add keeps nothing of records.
+// The error says why none was taken.
+func (p *Publisher) Add(dst []Ticket, records *record.List, key *uuid.UUID) ([]Ticket, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
@@ -185,8 +185,8 @@ func (p *Publisher) Add(dst []Ticket, ndjson []byte, pieces []scan.Piece, key *u
 	}
 	now := time.Now() // under the mutex, so that no frame begins before an older one
 	index := 0
-	for i, piece := range pieces {
-		dst = append(dst, p.gather.put(now, ndjson[piece.Start:piece.End], piece.Records, key, index, i == 0))
+	for i, piece := range records.Pieces {
+		dst = append(dst, p.gather.put(now, records.NDJSON[piece.Start:piece.End], piece.Records, key, index, i == 0))
 		index += piece.Records
 		if p.gather.due(now) {
 			p.wakeLocked()
