@@ -69,12 +69,13 @@ func Run(ctx context.Context, c Config) error {
 		registry = service.NewRegistry()
 		inflight = newInflight(int64(c.MaxInflightBytes), int64(c.MaxBodyBytes))
 	)
-	m := newMetrics(registry, inflight)
+	served := newEndpoints(c.protocolsOrAll())
+	m := newMetrics(registry, inflight, served)
 	if err := errors.Join(keyFile.Register(registry), registry.Register(keyUse{keyFile}), service.RegisterCertificate(registry, c.Access)); err != nil {
 		return errors.Join(err, ln.Close())
 	}
 	p := newPublisher(c, log, publish.NewMetrics(registry), ready)
-	handler := newServer(c, log, p, keyFile, m, inflight, ready, registry)
+	handler := newServer(c, log, p, keyFile, served, m, inflight, ready, registry)
 	httpServer := handler.http()
 	policies := policy.New(policy.Options{Broker: c.Broker, Log: log, Registry: registry, Canary: true, Interval: c.policyInterval, Report: func(found []policy.Harm) {
 		ready.Set("policies", policy.Sentence(found))
@@ -94,7 +95,7 @@ func Run(ctx context.Context, c Config) error {
 		Limit:    service.WithinDescriptors("MAX_CONNECTIONS", c.MaxConnections, log),
 		Deadline: min(httpServer.ReadTimeout, httpServer.WriteTimeout),
 		TurnAway: func() {
-			m.routes["other"].count(fasthttp.StatusServiceUnavailable)
+			m.other.count(fasthttp.StatusServiceUnavailable)
 			m.unavailable.WithLabelValues("connections").Inc()
 		},
 		Plain: c.PlainAnswers,

@@ -3,7 +3,6 @@ package api
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"math/bits"
 	"sync"
@@ -11,18 +10,15 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/valyala/fasthttp"
+
+	"millrace/api/protocol"
 )
 
-// refusal is an answer other than 2xx: its status and what was wrong.
-type refusal struct {
-	status int
-	msg    string
-}
-
-func (r *refusal) Error() string { return r.msg }
+// refusal is why a request is not taken.
+type refusal = protocol.Refusal
 
 func refuse(status int, format string, args ...any) *refusal {
-	return &refusal{status, fmt.Sprintf(format, args...)}
+	return protocol.Refuse(status, format, args...)
 }
 
 // bodyReader reads and decodes request bodies into memory that it accounts for.

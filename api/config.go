@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"millrace/api/protocol"
 	"millrace/internal/config"
 	"millrace/internal/keys"
 	"millrace/internal/service"
@@ -39,7 +40,16 @@ type Config struct {
 
 	policyInterval time.Duration // zero is the default
 
+	protocols []protocol.Protocol // nil is all that there are; tests add some
+
 	timeouts *timeouts // nil is the default; tests have less time
+}
+
+func (c *Config) protocolsOrAll() []protocol.Protocol {
+	if c.protocols == nil {
+		return protocol.All
+	}
+	return c.protocols
 }
 
 // connectionBytes is what an idle connection holds: its goroutine, the buffers of its header and of its answers.

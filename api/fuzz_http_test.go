@@ -18,6 +18,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"millrace/api/front"
+	"millrace/api/protocol"
 	"millrace/api/publish"
 	"millrace/internal/frame"
 	"millrace/internal/keys"
@@ -43,7 +44,8 @@ func newFuzzedAPI(f testing.TB) *fuzzedAPI {
 	c := defaults(f)
 	c.Log = slog.New(slog.DiscardHandler)
 	ready, registry := new(service.Ready), service.NewRegistry()
-	m := newMetrics(registry, new(inflight))
+	served := newEndpoints(protocol.All)
+	m := newMetrics(registry, new(inflight), served)
 	p := newPublisher(c, c.Log, publish.NewMetrics(registry), ready)
 	f.Cleanup(p.ConfirmAll(func(segments []frame.Segment, body []byte) {
 		if _, err := frame.Parse(nil, frame.Headers(segments), body); err != nil {
@@ -60,7 +62,7 @@ func newFuzzedAPI(f testing.TB) *fuzzedAPI {
 		f.Fatal(err)
 	}
 	c.MaxBodyBytes, c.MaxRecordBytes = 1<<16, 1<<12
-	s := newServer(c, c.Log, p, keyFile, m, &inflight{limit: 1 << 20}, ready, registry)
+	s := newServer(c, c.Log, p, keyFile, served, m, &inflight{limit: 1 << 20}, ready, registry)
 	a.Server, a.api = s.http(), s
 	record := func(ctx *fasthttp.RequestCtx, method, path string) {
 		a.answers = append(a.answers, answered{method, path, ctx.Response.StatusCode()})

@@ -44,8 +44,8 @@ func FuzzRequest(f *testing.F) {
 
 		body, bad := r.read(&ctx)
 		if bad != nil {
-			if bad.status < 400 || bad.msg == "" {
-				t.Errorf("refused with status %d, %q", bad.status, bad.msg)
+			if bad.Status < 400 || bad.Msg == "" {
+				t.Errorf("refused with status %d, %q", bad.Status, bad.Msg)
 			}
 		} else {
 			if n := len(body.bytes()); n > maxBody {

@@ -14,7 +14,7 @@ import (
 
 // metrics are the service's own, beside those of the runtime.
 type metrics struct {
-	routes      map[string]*route // for every path that is served, and "other"
+	other       *route // requests to paths that are not served, and those that can't be read
 	accepted    prometheus.Counter
 	rejected    [scan.NumReasons]prometheus.Counter
 	unavailable *prometheus.CounterVec
@@ -28,7 +28,8 @@ type route struct {
 	codes    [600]atomic.Pointer[prometheus.Counter] // by HTTP status
 }
 
-func newMetrics(r *prometheus.Registry, inflight *inflight) *metrics {
+// newMetrics returns metrics that are registered with r. Each endpoint gets its own.
+func newMetrics(r *prometheus.Registry, inflight *inflight, served *endpoints) *metrics {
 	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "millrace_api_requests_total",
 		Help: "Requests answered.",
@@ -39,7 +40,6 @@ func newMetrics(r *prometheus.Registry, inflight *inflight) *metrics {
 		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15), // 0.5 ms to 8 s
 	}, []string{"route"})
 	m := &metrics{
-		routes: make(map[string]*route),
 		accepted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "millrace_api_records_accepted_total",
 			Help: "Records confirmed by RabbitMQ and answered as accepted.",
@@ -67,9 +67,10 @@ func newMetrics(r *prometheus.Registry, inflight *inflight) *metrics {
 		Name: "millrace_api_inflight_limit_bytes",
 		Help: "Most bytes that requests under way may hold (MAX_INFLIGHT_BYTES).",
 	}, func() float64 { return float64(inflight.limit) })
-	for _, name := range []string{"/log", "/log/batch", "/health", "/ready", "/metrics", "other"} {
-		m.routes[name] = &route{name: name, requests: requests, seconds: seconds.WithLabelValues(name)}
+	for _, e := range served.all() {
+		e.metrics = &route{name: e.path, requests: requests, seconds: seconds.WithLabelValues(e.path)}
 	}
+	m.other = served.other.metrics
 	r.MustRegister(requests, seconds, m.accepted, rejected, m.unavailable, held, limit)
 	return m
 }

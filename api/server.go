@@ -3,7 +3,6 @@ package api
 import (
 	"bytes"
 	"cmp"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -19,12 +18,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	json "github.com/goccy/go-json"
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/valyala/fasthttp"
 
 	"millrace/api/front"
+	"millrace/api/protocol"
 	"millrace/api/publish"
 	"millrace/internal/frame"
 	"millrace/internal/keys"
@@ -45,9 +44,6 @@ const (
 	// maxDrain is how much of a refused body is read all the same, so that a client that sends first and
 	// listens later gets to see the answer instead of a reset connection.
 	maxDrain = 64 << 20
-
-	// maxQuery is how long a query string may be. fasthttp keeps some 60 bytes a parameter with the connection.
-	maxQuery = 512
 )
 
 var newline = []byte("\n")
@@ -59,6 +55,7 @@ type server struct {
 	keys      *keys.File
 	bodies    *bodyReader
 	limits    scan.Limits
+	endpoints *endpoints
 	metrics   *metrics
 	common    *http.ServeMux // health, ready, metrics
 	reports   reports
@@ -101,17 +98,18 @@ func (s *server) usable() error {
 	return nil
 }
 
-// scratch is what a request works with, and keeps while it waits for its confirms where its answer is not prepared. Its memory
-// is used again by the next.
+// scratch holds what a request works with. It goes back to the pool before the wait for the confirm if the answer was prepared
+// (api/front), else after it.
 type scratch struct {
 	tickets []publish.Ticket
-	answer  []byte
+	ids     []frame.Segment // the tickets'
+	answer  []byte          // its memory
 }
 
 // errMadeRoom is for a request that came while its connection was closed for another. Nobody gets to see it.
 var errMadeRoom = refuse(fasthttp.StatusServiceUnavailable, "the connection was closed for another one (MAX_CONNECTIONS)")
 
-func newServer(c Config, log *slog.Logger, p *publish.Publisher, keyFile *keys.File, m *metrics, inflight *inflight, ready *service.Ready, registry *prometheus.Registry) *server {
+func newServer(c Config, log *slog.Logger, p *publish.Publisher, keyFile *keys.File, served *endpoints, m *metrics, inflight *inflight, ready *service.Ready, registry *prometheus.Registry) *server {
 	common := http.NewServeMux()
 	service.Handle(common, ready, registry)
 	s := &server{
@@ -119,6 +117,7 @@ func newServer(c Config, log *slog.Logger, p *publish.Publisher, keyFile *keys.F
 		publisher: p,
 		keys:      keyFile,
 		limits:    scan.Limits{RecordBytes: int(c.MaxRecordBytes), PieceBytes: frame.SegmentBytes},
+		endpoints: served,
 		metrics:   m,
 		common:    common,
 		timeouts:  defaultTimeouts,
@@ -144,10 +143,7 @@ func (s *server) http() *fasthttp.Server {
 func (s *server) handle(ctx *fasthttp.RequestCtx) {
 	start := time.Now()
 	path := ctx.Path()
-	route := s.metrics.routes[string(path)]
-	if route == nil {
-		route = s.metrics.routes["other"]
-	}
+	e := s.endpoints.find(path)
 	conn, tracked := ctx.Conn().(*front.Conn)
 	if tracked {
 		conn.Begin()
@@ -161,60 +157,47 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.Error("panic while answering a request; this is a bug", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			s.refuse(ctx, refuse(fasthttp.StatusInternalServerError, "internal error"))
+			s.refuse(ctx, e, refuse(fasthttp.StatusInternalServerError, "internal error"))
 		}
-		route.count(ctx.Response.StatusCode())
+		e.metrics.count(ctx.Response.StatusCode())
 		key.Answered(ctx.Response.StatusCode(), records)
-		route.seconds.Observe(time.Since(start).Seconds())
+		e.metrics.seconds.Observe(time.Since(start).Seconds())
 	}()
 	if bytes.Count(ctx.Request.Header.RawHeaders(), newline) > maxHeaderLines {
-		s.refuse(ctx, refuse(fasthttp.StatusRequestHeaderFieldsTooLarge, "the header has more than %d fields", maxHeaderLines))
+		s.refuse(ctx, e, refuse(fasthttp.StatusRequestHeaderFieldsTooLarge, "the header has more than %d fields", maxHeaderLines))
 		// fasthttp keeps some 60 bytes a field with the connection, which is more than the whole header.
 		ctx.Request.Header = fasthttp.RequestHeader{}
 		ctx.SetConnectionClose()
 		return
 	}
-	switch string(path) {
-	case "/log", "/log/batch":
-		if !takes(ctx) {
-			methods := "POST"
-			if string(path) == "/log/batch" {
-				methods = "POST, PUT"
-			}
-			ctx.Response.Header.Set(fasthttp.HeaderAllow, methods)
-			s.refuse(ctx, refuse(fasthttp.StatusMethodNotAllowed, "%s %s: takes %s", ctx.Method(), path, methods))
-			return
-		}
-		var bad *refusal
+	var bad *refusal
+	switch {
+	case !e.found:
+		bad = refuse(fasthttp.StatusNotFound, "no such path: %s; there are %s", path, s.endpoints.paths)
+	case !e.takes(ctx.Method()):
+		ctx.Response.Header.Set(fasthttp.HeaderAllow, strings.Join(e.methods, ", "))
+		bad = refuse(fasthttp.StatusMethodNotAllowed, "%s %s: takes %s", ctx.Method(), path, e.takesWhat())
+	case e.records:
 		key, bad = s.admit(ctx, start)
 		if bad == nil && tracked && !conn.Place.Enter() {
 			bad = errMadeRoom
 		}
 		if bad == nil {
-			records, bad = s.ingest(ctx, key, string(path) == "/log", start)
+			records, bad = s.ingest(ctx, e, key, start)
 		}
-		if bad != nil {
-			s.refuse(ctx, bad)
-		}
-	case "/health", "/ready", "/metrics":
-		if !ctx.IsGet() && !ctx.IsHead() {
-			ctx.Response.Header.Set(fasthttp.HeaderAllow, "GET, HEAD")
-			s.refuse(ctx, refuse(fasthttp.StatusMethodNotAllowed, "%s %s: takes GET", ctx.Method(), path))
-			return
-		}
-		if bad := s.bodyless(ctx, path); bad != nil {
-			s.refuse(ctx, bad)
-			return
-		}
-		s.report(ctx, string(path))
 	default:
-		s.refuse(ctx, refuse(fasthttp.StatusNotFound, "no such path: %s; there are POST /log, POST /log/batch, GET /health, GET /ready and GET /metrics", path))
+		if bad = s.bodyless(ctx, path); bad == nil {
+			s.report(ctx, e.path)
+		}
+	}
+	if bad != nil {
+		s.refuse(ctx, e, bad)
 	}
 }
 
-// takes reports whether a request to /log or /log/batch has a method that its path takes. curl -T sends PUT.
-func takes(ctx *fasthttp.RequestCtx) bool {
-	return ctx.IsPost() || ctx.IsPut() && string(ctx.Path()) == "/log/batch"
+// requestOf is what a protocol is told of a request.
+func requestOf(ctx *fasthttp.RequestCtx) protocol.Request {
+	return protocol.Request{Path: ctx.Path(), Query: ctx.URI().QueryString(), Header: &ctx.Request.Header}
 }
 
 // admit says whose request it is, nil where no keys are asked for, and refuses it by what the header alone says of
@@ -246,20 +229,28 @@ func limited(ctx *fasthttp.RequestCtx, key *keys.Key, wait time.Duration) *refus
 }
 
 // ingest takes the records of a request and answers when they are durable. It returns how many they are.
-func (s *server) ingest(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, now time.Time) (int, *refusal) {
+func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, now time.Time) (int, *refusal) {
 	base, bad := baseOfKey(ctx.Request.Header.PeekAll("Idempotency-Key"), now)
 	if bad != nil {
 		return 0, bad
 	}
-	wantIDs, bad := wantIDs(ctx, single)
+	request := requestOf(ctx)
+	exchange, bad := e.protocol.Open(request)
 	if bad != nil {
 		return 0, bad
+	}
+	if _, ok := exchange.(protocol.Shim); ok {
+		if bad := s.bodyless(ctx, request.Path); bad != nil {
+			return 0, bad
+		}
+		send(ctx, exchange.Answer(nil, request, protocol.Outcome{}))
+		return 0, nil
 	}
 	if err := s.usable(); err != nil {
 		return 0, s.unavailable(err)
 	}
 	var body *body
-	if u := s.newUpload(ctx, key, single, base, wantIDs); u != nil {
+	if u := s.newUpload(ctx, key, exchange, base); u != nil {
 		body, bad = u.read()
 		inParts, accepted := u.inParts, u.accepted
 		s.letGo(u)
@@ -289,12 +280,13 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, no
 			letGo()
 		}
 	}()
-	status, accepted, bad := s.publish(ctx, w, body, single, key, base)
+	answer, accepted, bad := s.publish(ctx, w, body, exchange, key, base)
 	if bad != nil {
 		return 0, bad
 	}
+	begin(ctx, answer)
 	var err error
-	if conn, ok := ctx.Conn().(*front.Conn); ok && !wantIDs && len(w.tickets) == 1 && conn.Prepare(ctx, status, w.answer) {
+	if conn, ok := ctx.Conn().(*front.Conn); ok && answer.Stream == nil && len(w.tickets) == 1 && conn.Prepare(ctx, answer.Body) {
 		// It keeps nothing that the next request could use, which will find that in the processor's cache.
 		f, held := w.tickets[0].Frame, body.hand()
 		letGo()
@@ -306,8 +298,8 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, no
 		}
 		err = f.Err()
 	} else {
-		if !wantIDs {
-			answer(ctx, status, w.answer) // unless it fails
+		if answer.Stream == nil {
+			ctx.SetBody(answer.Body) // unless it fails
 		}
 		err = publish.Wait(w.tickets)
 	}
@@ -315,59 +307,45 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, no
 		return 0, s.unavailable(err)
 	}
 	s.metrics.accepted.Add(float64(accepted))
-	if wantIDs {
-		answerWithIDs(ctx, status, w)
+	if answer.Stream != nil {
+		ctx.SetBodyStream(answer.Stream, answer.StreamBytes)
 	}
 	return accepted, nil
 }
 
-// publish hands the body's records to the publisher, prepares the answer in w, and lets go of all else. It says which
-// status the answer has once the records are confirmed, and how many they are.
-func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, single bool, key *keys.Key, base *uuid.UUID) (status, accepted int, bad *refusal) {
+// publish hands the body's records to the publisher and lets go of all else. It returns the answer for when the records are
+// confirmed, and how many they are.
+func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, exchange protocol.Exchange, key *keys.Key, base *uuid.UUID) (answer protocol.Answer, accepted int, bad *refusal) {
 	text := body.bytes()
 	if len(text) > step {
 		defer s.beginScan(len(text))()
 	}
 	records := s.newRecords()
 	defer s.freeRecords(records)
-	var err *scan.Error
-	if single {
-		err = records.Single(text)
-	} else {
-		err = records.Split(text)
-	}
-	if err != nil {
-		s.metrics.rejected[err.Reason].Inc()
-		bad := s.refused(err)
-		if hint := hint(ctx, text, err, single); hint != "" {
-			bad.msg = hint + ": " + bad.msg
-		}
-		return 0, 0, bad
+	request := requestOf(ctx)
+	if bad := exchange.Decode(request, text, records); bad != nil {
+		s.countRefused(bad)
+		return answer, 0, bad
 	}
 	s.countRejected(records)
 	// Not with the time of the request's header: the body may have taken long.
 	if wait := key.Take(records.Accepted, time.Now()); wait > 0 {
-		return 0, 0, limited(ctx, key, wait)
+		return answer, 0, limited(ctx, key, wait)
 	}
 	var down error
 	if w.tickets, down = s.publisher.Add(w.tickets[:0], records, base); down != nil {
-		return 0, 0, s.unavailable(down)
+		return answer, 0, s.unavailable(down)
 	}
-	status = fasthttp.StatusAccepted
-	if single {
-		w.answer = appendID(append(w.answer[:0], `{"id":`...), w.tickets[0].Base)
-		w.answer = append(w.answer, '}')
-	} else {
-		w.answer = appendBatchAnswer(w.answer[:0], records)
-		status = batchStatus(records)
-		if status == fasthttp.StatusBadRequest {
-			if hint := hint(ctx, text, &records.Errors[0].Err, false); hint != "" {
-				w.answer = withError(w.answer, hint)
-			}
-		}
+	w.ids = w.ids[:0]
+	for _, t := range w.tickets {
+		w.ids = append(w.ids, frame.Segment{Base: t.Base, Records: t.Records})
+	}
+	answer = exchange.Answer(w.answer[:0], request, protocol.Outcome{Records: records, IDs: w.ids, Body: text})
+	if answer.Stream == nil {
+		w.answer = answer.Body
 	}
 	body.shrink(int64(len(records.NDJSON)))
-	return status, records.Accepted, nil
+	return answer, records.Accepted, nil
 }
 
 // beginScan waits until a body of n bytes may be scanned: one large body a processor at a time. The result ends that.
@@ -393,6 +371,13 @@ func (s *server) freeRecords(records *record.List) {
 	}
 }
 
+// countRefused counts a body that was refused whole for what it holds.
+func (s *server) countRefused(bad *refusal) {
+	if bad.Body != nil {
+		s.metrics.rejected[bad.Body.Reason].Inc()
+	}
+}
+
 // countRejected counts the records that were refused in a body that was not.
 func (s *server) countRejected(records *record.List) {
 	for reason, n := range records.RejectedBy {
@@ -400,17 +385,6 @@ func (s *server) countRejected(records *record.List) {
 			s.metrics.rejected[reason].Add(float64(n))
 		}
 	}
-}
-
-// batchStatus is the status of the answer to a batch whose accepted records are confirmed.
-func batchStatus(records *record.List) int {
-	switch {
-	case records.Rejected == 0:
-		return fasthttp.StatusAccepted
-	case records.Accepted == 0:
-		return fasthttp.StatusBadRequest
-	}
-	return fasthttp.StatusMultiStatus
 }
 
 func (s *server) release(w *scratch) {
@@ -422,14 +396,6 @@ func (s *server) release(w *scratch) {
 func (s *server) unavailable(err error) *refusal {
 	s.metrics.unavailable.WithLabelValues(unavailableReason(err)).Inc()
 	return refuse(fasthttp.StatusServiceUnavailable, "%v", err)
-}
-
-// refused answers for a body that is refused whole.
-func (s *server) refused(err *scan.Error) *refusal {
-	if err.Reason == scan.TooLarge {
-		return refuse(fasthttp.StatusRequestEntityTooLarge, "%v (MAX_RECORD_BYTES)", err)
-	}
-	return refuse(fasthttp.StatusBadRequest, "%v", err)
 }
 
 // baseOfKey reads the header Idempotency-Key, given by its lines, and returns the base of the ids of what comes under it,
@@ -458,34 +424,12 @@ func baseOfKey(lines [][]byte, now time.Time) (*uuid.UUID, *refusal) {
 	return &base, nil
 }
 
-// wantIDs reads the query string: ids=true asks for the ids of a batch.
-func wantIDs(ctx *fasthttp.RequestCtx, single bool) (bool, *refusal) {
-	if len(ctx.URI().QueryString()) == 0 {
-		return false, nil // QueryArgs would set up its tables all the same
-	}
-	if n := len(ctx.URI().QueryString()); n > maxQuery {
-		return false, refuse(fasthttp.StatusBadRequest, "the query string has %d bytes, and takes at most %d", n, maxQuery)
-	}
-	want := false
-	for k, v := range ctx.QueryArgs().All() {
-		if string(k) != "ids" || single {
-			return false, refuse(fasthttp.StatusBadRequest, "unknown query parameter %q", k)
-		}
-		b, err := strconv.ParseBool(string(v))
-		if err != nil {
-			return false, refuse(fasthttp.StatusBadRequest, "ids: got %q, takes true or false", v)
-		}
-		want = b
-	}
-	return want, nil
-}
-
 // refuse answers a request that is not taken.
-func (s *server) refuse(ctx *fasthttp.RequestCtx, r *refusal) {
+func (s *server) refuse(ctx *fasthttp.RequestCtx, e *endpoint, r *refusal) {
 	s.drain(ctx)
-	setRetryAfter(ctx, r.status)
-	b := append([]byte(`{"error":`), quote(r.msg)...)
-	answer(ctx, r.status, append(b, '}'))
+	answer := e.protocol.Refuse(nil, requestOf(ctx), r)
+	setRetryAfter(ctx, answer.Status)
+	send(ctx, answer)
 }
 
 // drain reads what still comes of a body that is refused.
@@ -503,15 +447,25 @@ func setRetryAfter(ctx *fasthttp.RequestCtx, status int) {
 	}
 }
 
-func answer(ctx *fasthttp.RequestCtx, status int, json []byte) {
-	beginJSON(ctx, status)
-	ctx.SetBody(json)
+// send answers a request.
+func send(ctx *fasthttp.RequestCtx, a protocol.Answer) {
+	begin(ctx, a)
+	if a.Stream != nil {
+		ctx.SetBodyStream(a.Stream, a.StreamBytes)
+	} else {
+		ctx.SetBody(a.Body)
+	}
 }
 
-// beginJSON makes the header of an answer, but for its length.
-func beginJSON(ctx *fasthttp.RequestCtx, status int) {
-	ctx.SetStatusCode(status)
-	ctx.SetContentType("application/json")
+// begin makes the header of an answer, but for its length.
+func begin(ctx *fasthttp.RequestCtx, a protocol.Answer) {
+	ctx.SetStatusCode(a.Status)
+	if a.ContentType != "" {
+		ctx.SetContentType(a.ContentType)
+	}
+	for _, field := range a.Header {
+		ctx.Response.Header.Set(field[0], field[1])
+	}
 }
 
 // fault answers a request that fasthttp could not read.
@@ -528,8 +482,8 @@ func (s *server) fault(ctx *fasthttp.RequestCtx, err error) {
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
 		r = s.bodies.tooLarge()
 	}
-	s.metrics.routes["other"].count(r.status)
-	s.refuse(ctx, r)
+	s.metrics.other.count(r.Status)
+	s.refuse(ctx, s.endpoints.other, r)
 }
 
 // headline is the beginning of what fasthttp says of a request. The rest quotes the request, secrets included.
@@ -542,16 +496,17 @@ func headline(err error) string {
 
 // expect answers Expect: 100-continue before the body is sent, when the header alone shows that it is not taken.
 func (s *server) expect(ctx *fasthttp.RequestCtx) int {
-	switch path := string(ctx.Path()); {
-	case path != "/log" && path != "/log/batch", !takes(ctx):
+	e := s.endpoints.find(ctx.Path())
+	switch {
+	case !e.records, !e.takes(ctx.Method()):
 		s.handle(ctx) // which needs no body to refuse it
 	case int64(ctx.Request.Header.ContentLength()) > s.bodies.maxBytes:
-		s.refuse(ctx, s.bodies.tooLarge())
-		s.metrics.routes[path].count(ctx.Response.StatusCode())
+		s.refuse(ctx, e, s.bodies.tooLarge())
+		e.metrics.count(ctx.Response.StatusCode())
 	default:
 		if key, bad := s.admit(ctx, time.Now()); bad != nil {
-			s.refuse(ctx, bad)
-			s.metrics.routes[path].count(ctx.Response.StatusCode())
+			s.refuse(ctx, e, bad)
+			e.metrics.count(ctx.Response.StatusCode())
 			key.Answered(ctx.Response.StatusCode(), 0)
 			break
 		}
@@ -566,112 +521,4 @@ func drainHeader(conn net.Conn) {
 	if conn.SetReadDeadline(time.Now().Add(50*time.Millisecond)) == nil {
 		_, _ = io.CopyN(io.Discard, conn, 1<<20) // as a courtesy; it may fail
 	}
-}
-
-func appendBatchAnswer(b []byte, records *record.List) []byte {
-	b = append(b, `{"accepted":`...)
-	b = strconv.AppendInt(b, int64(records.Accepted), 10)
-	b = append(b, `,"rejected":`...)
-	b = strconv.AppendInt(b, int64(records.Rejected), 10)
-	if len(records.Errors) > 0 {
-		b = append(b, `,"errors":[`...)
-		for i, e := range records.Errors {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = append(b, `{"index":`...)
-			b = strconv.AppendInt(b, int64(e.Index), 10)
-			b = append(b, `,"error":`...)
-			b = append(b, quote(e.Err.Error())...)
-			b = append(b, '}')
-		}
-		b = append(b, ']')
-	}
-	return append(b, '}')
-}
-
-// withError adds an error of the whole to the answer of a batch.
-func withError(b []byte, msg string) []byte {
-	b = append(append(b[:len(b)-1], `,"error":`...), quote(msg)...)
-	return append(b, '}')
-}
-
-// idLength is the length of an id in an answer, with its quotes and a comma.
-const idLength = len(`"01a20966-5bf7-7eb9-8db3-0bb4f191b246",`)
-
-// answerWithIDs adds the records' ids to the prepared answer. They are made as they are sent: the ids of one body of
-// MAX_BODY_BYTES can be thirteen times its size.
-func answerWithIDs(ctx *fasthttp.RequestCtx, status int, w *scratch) {
-	ids := &idReader{buf: append([]byte(nil), w.answer[:len(w.answer)-1]...)}
-	ids.buf = append(ids.buf, `,"ids":[`...)
-	n := 0
-	for _, t := range w.tickets {
-		ids.runs = append(ids.runs, frame.Segment{Base: t.Base, Records: t.Records})
-		n += t.Records
-	}
-	beginJSON(ctx, status)
-	ctx.SetBodyStream(ids, len(ids.buf)+max(0, n*idLength-1)+len(`]}`))
-}
-
-// idReader reads an answer that ends in ids.
-type idReader struct {
-	buf  []byte          // what was made and not read; its end is the next id's place
-	runs []frame.Segment // whose ids follow
-	k    int             // the next of the first run
-	done bool
-}
-
-func (r *idReader) Read(p []byte) (int, error) {
-	if len(r.buf) == 0 {
-		if r.done {
-			return 0, io.EOF
-		}
-		r.fill()
-	}
-	n := copy(p, r.buf)
-	r.buf = r.buf[n:]
-	return n, nil
-}
-
-// fill makes the next ids, some 4 KiB of them.
-func (r *idReader) fill() {
-	b := make([]byte, 0, 4<<10)
-	for len(r.runs) > 0 && len(b)+idLength+len(`]}`) <= cap(b) {
-		run := r.runs[0]
-		b = appendID(b, frame.ID(run.Base, r.k))
-		if r.k++; r.k == run.Records {
-			r.runs, r.k = r.runs[1:], 0
-		}
-		if len(r.runs) > 0 {
-			b = append(b, ',')
-		}
-	}
-	if len(r.runs) == 0 {
-		b = append(b, `]}`...)
-		r.done = true
-	}
-	r.buf = b
-}
-
-func appendID(b []byte, id uuid.UUID) []byte {
-	b = append(b, '"')
-	for i, n := range []int{4, 2, 2, 2, 6} { // the bytes between the hyphens
-		if i > 0 {
-			b = append(b, '-')
-		}
-		b = hex.AppendEncode(b, id[:n])
-		copy(id[:], id[n:])
-	}
-	return append(b, '"')
-}
-
-// quote returns s as a JSON string.
-func quote(s string) []byte {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(s); err != nil {
-		return []byte(`"internal error"`) // a string can always be encoded
-	}
-	return bytes.TrimSpace(b.Bytes())
 }

@@ -1,8 +1,6 @@
 package api
 
 import (
-	"bytes"
-	"fmt"
 	"io"
 	"time"
 
@@ -10,6 +8,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"millrace/api/front"
+	"millrace/api/protocol"
 	"millrace/api/publish"
 	"millrace/internal/keys"
 	"millrace/internal/record"
@@ -36,6 +35,7 @@ type upload struct {
 	server  *server
 	ctx     *fasthttp.RequestCtx
 	conn    *front.Conn
+	parts   protocol.Parts
 	key     *keys.Key
 	body    *body
 	tickets []publish.Ticket
@@ -68,9 +68,13 @@ type upload struct {
 
 // newUpload returns an upload for a request whose body may be taken in parts, nil for others. A body with an Idempotency-Key
 // is taken whole, because its segments depend on all of its records; an encoded one because its decoder would hold memory
-// while it waits; one whose ids are asked for because all of them would have to be kept.
-func (s *server) newUpload(ctx *fasthttp.RequestCtx, key *keys.Key, single bool, base *uuid.UUID, wantIDs bool) *upload {
-	if single || base != nil || wantIDs || ctx.Request.Header.ContentLength() != -1 || ctx.RequestBodyStream() == nil {
+// while it waits.
+func (s *server) newUpload(ctx *fasthttp.RequestCtx, key *keys.Key, exchange protocol.Exchange, base *uuid.UUID) *upload {
+	if base != nil || ctx.Request.Header.ContentLength() != -1 || ctx.RequestBodyStream() == nil {
+		return nil
+	}
+	parts, ok := exchange.(protocol.Parts)
+	if !ok {
 		return nil
 	}
 	conn, ok := ctx.Conn().(*front.Conn)
@@ -82,7 +86,7 @@ func (s *server) newUpload(ctx *fasthttp.RequestCtx, key *keys.Key, single bool,
 		u = new(upload)
 	}
 	now := time.Now()
-	u.server, u.ctx, u.conn, u.key = s, ctx, conn, key
+	u.server, u.ctx, u.conn, u.parts, u.key = s, ctx, conn, parts, key
 	u.began, u.tryAt, u.sinceAt, u.lastAt, u.stepAt = now, now.Add(s.timeouts.part), now, now, now
 	u.stepEnd, u.enough = step, uploadPart
 	u.body = s.bodies.newBody()
@@ -162,10 +166,10 @@ func (u *upload) text() []byte {
 	return u.body.bytes()[u.taken:]
 }
 
-// completeLines is text up to the end of its last line that has one.
-func (u *upload) completeLines() []byte {
+// complete is the beginning of text that is complete records.
+func (u *upload) complete() []byte {
 	text := u.text()
-	return text[:bytes.LastIndexByte(text, '\n')+1]
+	return text[:u.parts.Complete(text)]
 }
 
 // makeRoom decides where the next Read puts its bytes.
@@ -201,7 +205,7 @@ func (u *upload) store(p []byte) *refusal {
 	u.cut()
 	most := int(u.server.bodies.maxBytes)
 	if len(u.text())+len(p) > most {
-		if bad := u.takeLines(); bad != nil {
+		if bad := u.takeComplete(); bad != nil {
 			return bad
 		}
 	}
@@ -267,7 +271,7 @@ func (u *upload) advance(now time.Time) *refusal {
 		}
 		return nil
 	case !u.inParts && !now.Before(u.tryAt), u.inParts && now.Sub(u.sinceAt) >= times.part, u.inParts && len(u.text()) >= u.enough:
-		if bad := u.takeLines(); bad != nil {
+		if bad := u.takeComplete(); bad != nil {
 			return bad
 		}
 	}
@@ -279,25 +283,25 @@ func (u *upload) advance(now time.Time) *refusal {
 	return nil
 }
 
-// takeLines takes the complete lines that have come, if the body is known to be NDJSON or they show it to be.
-func (u *upload) takeLines() *refusal {
+// takeComplete takes the complete lines that have come, if the body is known to be NDJSON or they show it to be.
+func (u *upload) takeComplete() *refusal {
 	now := time.Now()
 	u.tryAt = now.Add(now.Sub(u.began)) // so that the looks cost time linear in the body
 	u.sinceAt = now
-	lines := u.completeLines()
-	if len(lines) == 0 {
+	complete := u.complete()
+	if len(complete) == 0 {
 		u.enough = max(uploadPart, 2*len(u.text()))
 		return nil
 	}
 	u.enough = uploadPart
-	return u.take(lines)
+	return u.take(complete)
 }
 
 // takeRest takes what has come of a body that was taken in parts: all of it where the body ended, else its complete lines.
 func (u *upload) takeRest(ended bool) *refusal {
 	rest := u.text()
 	if !ended {
-		rest = u.completeLines()
+		rest = u.complete()
 	}
 	if u.failed || len(rest) == 0 {
 		return nil
@@ -310,17 +314,17 @@ func (u *upload) take(text []byte) *refusal {
 	s := u.server
 	records := s.newRecords()
 	defer s.freeRecords(records)
-	isLines, err := u.scan(records, text)
+	inParts, err := u.scan(records, text)
 	switch {
-	case err != nil && err.Reason == scan.Empty:
 	case err != nil:
 		u.failed = true
-		s.metrics.rejected[err.Reason].Inc()
 		err.Offset += u.offset + u.taken
-		return s.refused(err)
-	case !isLines:
+		bad := protocol.UnreadableBody(err)
+		s.countRefused(bad)
+		return bad
+	case !inParts:
 		return nil
-	default:
+	case records.Accepted+records.Rejected > 0:
 		if bad := u.publish(records); bad != nil {
 			u.failed = true
 			return bad
@@ -343,16 +347,16 @@ func (u *upload) take(text []byte) *refusal {
 	return nil
 }
 
-// scan cuts text into records. It reports whether the body is NDJSON.
-func (u *upload) scan(records *record.List, text []byte) (isLines bool, err *scan.Error) {
+// scan cuts text into records. It reports whether the body can be taken in parts.
+func (u *upload) scan(records *record.List, text []byte) (inParts bool, err *scan.Error) {
 	s := u.server
 	defer s.beginScan(len(text))()
 	if u.inParts {
-		return true, records.Lines(text)
+		return true, u.parts.Part(text, records)
 	}
-	other := s.newRecords()
-	defer s.freeRecords(other)
-	return records.IsLines(other, text), nil
+	spare := s.newRecords()
+	defer s.freeRecords(spare)
+	return u.parts.First(text, records, spare), nil
 }
 
 // publish returns when the records are confirmed. It waits for the key's limit and for RabbitMQ, and lets the client wait:
@@ -423,18 +427,15 @@ func (u *upload) ended() *refusal {
 // answer says what the parts came to, and what ended the upload.
 func (u *upload) answer(bad *refusal) {
 	total := record.List{Body: scan.Body{Accepted: u.accepted, Rejected: u.rejected, Errors: u.errors}}
-	b := appendBatchAnswer(nil, &total)
-	status := batchStatus(&total)
 	if bad != nil {
-		status = bad.status
-		msg := fmt.Sprintf("%s; the body was taken in parts, and the %d records accepted before are stored", bad.msg, u.accepted)
-		b = withError(b, msg)
 		if bad == errBusy {
 			u.server.metrics.unavailable.WithLabelValues("inflight").Inc()
 		}
+		bad = refuse(bad.Status, "%s; the body was taken in parts, and the %d records accepted before are stored", bad.Msg, u.accepted)
 		u.server.drain(u.ctx)
 		u.ctx.SetConnectionClose() // the rest of the body may still come
 	}
-	setRetryAfter(u.ctx, status)
-	answer(u.ctx, status, b)
+	answer := u.parts.AnswerParts(nil, requestOf(u.ctx), &total, bad)
+	setRetryAfter(u.ctx, answer.Status)
+	send(u.ctx, answer)
 }

@@ -10,20 +10,18 @@ import "github.com/valyala/fasthttp"
 // header, so that the first Write has all of it.
 const maxPrepared = 1 << 10
 
-// Prepare makes the answer in ctx, and keeps it as fasthttp will write it. It reports false, and prepares nothing, if fasthttp
+// Prepare gives the answer whose header ctx has its body, and keeps it as fasthttp will write it. It reports false, and prepares nothing, if fasthttp
 // might write other bytes, or other bytes first.
-func (c *Conn) Prepare(ctx *fasthttp.RequestCtx, status int, json []byte) bool {
+func (c *Conn) Prepare(ctx *fasthttp.RequestCtx, body []byte) bool {
 	request := &ctx.Request.Header
-	if c.socket == nil || !c.clear || !request.IsHTTP11() || request.ConnectionClose() || len(json) > maxPrepared {
+	if c.socket == nil || !c.clear || !request.IsHTTP11() || request.ConnectionClose() || len(body) > maxPrepared || ctx.Response.StatusCode() == fasthttp.StatusNoContent {
 		return false
 	}
-	ctx.SetStatusCode(status)
-	ctx.SetContentType("application/json")
-	ctx.Response.Header.SetContentLength(len(json))
+	ctx.Response.Header.SetContentLength(len(body))
 	c.answer = ctx.Response.Header.AppendBytes(c.answer[:0])
 	c.head = len(c.answer) - len("\r\n\r\n")
-	c.answer = append(c.answer, json...)
-	ctx.Response.SetBodyRaw(c.answer[len(c.answer)-len(json):])
+	c.answer = append(c.answer, body...)
+	ctx.Response.SetBodyRaw(c.answer[len(c.answer)-len(body):])
 	return true
 }
 

@@ -59,6 +59,13 @@ func answer(ctx *fasthttp.RequestCtx, status int, json []byte) {
 	ctx.SetBody(json)
 }
 
+// prepare prepares an answer.
+func prepare(ctx *fasthttp.RequestCtx, conn *Conn, status int, json []byte) bool {
+	ctx.SetStatusCode(status)
+	ctx.SetContentType("application/json")
+	return conn.Prepare(ctx, json)
+}
+
 // held are bytes that requests hold.
 type held struct{ atomic.Int64 }
 
@@ -81,7 +88,7 @@ func TestAnswersArePreparedAsFasthttpWritesThem(t *testing.T) {
 			status, size = 207, maxPrepared+1
 		}
 		json := bytes.Repeat([]byte("x"), size)
-		ok := conn.Prepare(ctx, status, json)
+		ok := prepare(ctx, conn, status, json)
 		if !ok {
 			answer(ctx, status, json)
 		}
@@ -166,7 +173,7 @@ func TestAnswersArePreparedAsFasthttpWritesThem(t *testing.T) {
 func TestAnAnswerThatWasWrittenEarlyInPartIsWrittenOnce(t *testing.T) {
 	requests := 0
 	addr := serveEarly(t, func(ctx *fasthttp.RequestCtx, conn *Conn) {
-		if !conn.Prepare(ctx, 202, []byte(strconv.Itoa(requests))) {
+		if !prepare(ctx, conn, 202, []byte(strconv.Itoa(requests))) {
 			t.Error("the answer could not be prepared")
 		}
 		whole := conn.answer
@@ -204,7 +211,7 @@ func TestWhatWasWrittenEarlyBeforeTheEndIsNotWrittenAgain(t *testing.T) {
 			if served > 1 {
 				answer(ctx, 202, json)
 			} else {
-				if !conn.Prepare(ctx, 202, json) {
+				if !prepare(ctx, conn, 202, json) {
 					t.Error("the answer could not be prepared")
 				}
 				whole := conn.answer
@@ -250,7 +257,7 @@ func TestAFramesAnswersAreWrittenWhenItIsConfirmed(t *testing.T) {
 		addr := serveEarly(t, func(ctx *fasthttp.RequestCtx, conn *Conn) {
 			held.Add(1)
 			late := settled.Load()
-			if !conn.Prepare(ctx, 202, []byte("{}")) {
+			if !prepare(ctx, conn, 202, []byte("{}")) {
 				t.Error("the answer could not be prepared")
 			}
 			settled := conn.Hold(held, 1)

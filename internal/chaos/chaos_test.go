@@ -193,7 +193,7 @@ var plants = map[string]plant{
 	},
 	"202 comes before the confirm": {
 		edits: []Edit{
-			{"api/server.go", `; ok && !wantIDs && `, `; ok && false && `},
+			{"api/server.go", `; ok && answer.Stream == nil && `, `; ok && false && `},
 			{"api/publish/frame.go", `slices.Backward(tickets) {`, `slices.Backward(tickets[:0]) {`},
 		},
 		plan: []Step{{

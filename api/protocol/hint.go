@@ -1,22 +1,20 @@
-package api
+package protocol
 
 import (
 	"bytes"
 	"strings"
-
-	"github.com/valyala/fasthttp"
 
 	"millrace/internal/scan"
 )
 
 // hint returns what a body is of which no record could be taken, and what to send instead, "" when it does not show. err is
 // what was wrong with it, or with its first record.
-func hint(ctx *fasthttp.RequestCtx, text []byte, err *scan.Error, single bool) string {
+func hint(header Header, text []byte, err *scan.Error, isSingle bool) string {
 	if err.Reason == scan.Format || err.Reason == scan.Empty {
 		return "" // says it itself
 	}
 	text = bytes.TrimLeft(text, " \t\r\n")
-	content, _, _ := strings.Cut(strings.ToLower(string(ctx.Request.Header.ContentType())), ";")
+	content, _, _ := strings.Cut(strings.ToLower(string(header.Peek("Content-Type"))), ";")
 	content = strings.TrimSpace(content)
 	begins := func(with string) bool { return bytes.HasPrefix(text, []byte(with)) }
 	json := begins("{") || begins("[") || begins(`"`)
@@ -29,9 +27,9 @@ func hint(ctx *fasthttp.RequestCtx, text []byte, err *scan.Error, single bool) s
 		return "the body is a form (name=value&…), as Python's logging.HTTPHandler sends; takes JSON"
 	case begins("<"):
 		return "the body looks like HTML or XML; takes JSON"
-	case single && err.Reason == scan.NotObject && begins("["):
+	case isSingle && err.Reason == scan.NotObject && begins("["):
 		return "POST /log takes one object; POST /log/batch takes arrays"
-	case single && strings.HasSuffix(err.Msg, scan.NothingMore):
+	case isSingle && strings.HasSuffix(err.Msg, scan.NothingMore):
 		return "POST /log takes one object; POST /log/batch takes several"
 	case strings.HasPrefix(content, "text/plain") && !json:
 		return "the body is text; takes JSON, an object a line"
