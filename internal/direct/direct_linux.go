@@ -61,7 +61,7 @@ func New(conn net.Conn) net.Conn {
 	return c
 }
 
-// all goes on until everything is done, and says whether it is.
+// all goes on until everything is done, and reports whether it is.
 func (t *transfer) all(fd uintptr) bool {
 	for len(t.rest) > 0 && t.err == nil {
 		if !t.step(fd) {
@@ -71,7 +71,7 @@ func (t *transfer) all(fd uintptr) bool {
 	return true
 }
 
-// step makes one system call. It says false when the socket would have to be waited for.
+// step makes one system call. It reports false when the socket would have to be waited for.
 func (t *transfer) step(fd uintptr) bool {
 	for {
 		n, errno := t.call(int(fd), t.rest[:min(len(t.rest), most)])
