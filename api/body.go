@@ -56,6 +56,7 @@ func (r *bodyReader) get(n int64) *[]byte {
 	return &b
 }
 
+// put takes a buffer back.
 func (r *bodyReader) put(b *[]byte) {
 	if n := int64(cap(*b)); n <= maxPooled {
 		*b = (*b)[:0]
@@ -68,19 +69,20 @@ type body struct {
 	reader   *bodyReader
 	wire     countingReader
 	buf      *[]byte // nil once dropped
-	reserved int64
-	awaited  int64 // of it while more of the body is to come
+	reserved int64   // bytes of inflight that the request holds
+	awaited  int64   // the part of reserved that is awaited, while more of the body is to come
 }
 
 func (b *body) bytes() []byte { return *b.buf }
 
-// shrink gives the buffer back, for n bytes of records are all that is left of the request.
+// shrink gives the buffer back. n bytes of records are all that is left of the request.
 func (b *body) shrink(n int64) {
 	b.drop()
 	b.reader.inflight.Release(b.reserved - n)
 	b.reserved = n
 }
 
+// drop gives the buffer back.
 func (b *body) drop() {
 	if b.buf != nil {
 		b.reader.put(b.buf)
@@ -88,17 +90,18 @@ func (b *body) drop() {
 	}
 }
 
-// hand returns the bytes that b holds, which then are no longer b's.
-func (b *body) hand() reservation {
+// handOver returns the bytes that b holds, which then are no longer b's.
+func (b *body) handOver() reservation {
 	r := reservation{b.reader.inflight, b.reserved}
 	b.reserved = 0
 	return r
 }
 
+// close gives back what b holds, and b itself.
 func (b *body) close() {
 	b.drop()
 	b.arrived()
-	b.hand().release()
+	b.handOver().release()
 	b.wire = countingReader{}
 	b.reader.free.Put(b)
 }
@@ -223,7 +226,7 @@ func (b *body) receive(encoding string, length int64, extend func() error) *refu
 // arrived tells that no more of the body is to come.
 func (b *body) arrived() {
 	if b.awaited > 0 {
-		b.reader.inflight.settled(b.awaited)
+		b.reader.inflight.arrived(b.awaited)
 		b.awaited = 0
 	}
 }
@@ -291,8 +294,8 @@ func (b *body) noRoom(needs int64) *refusal {
 	return errBusy
 }
 
-// grow moves the body to a buffer for n bytes, or says that they are not to be had. awaited says that more of the body is to
-// come.
+// grow moves the body to a buffer for n bytes. It reports false if they are not to be had. awaited says that more of the body
+// is to come.
 func (b *body) grow(n int64, awaited bool) bool {
 	if n <= maxPooled {
 		n = minBuffer << size(n)

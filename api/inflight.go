@@ -15,8 +15,8 @@ var errBusy = refuse(fasthttp.StatusServiceUnavailable, "too many bytes are unde
 type inflight struct {
 	limit     int64
 	used      atomic.Int64
-	awaited   atomic.Int64 // of it by bodies of which more is to come
-	mostAwait int64        // 0 is limit
+	awaited   atomic.Int64 // the part of used that bodies hold of which more is to come
+	mostAwait int64        // bound of awaited; 0 is limit
 }
 
 // newInflight returns a bound of limit bytes, under which a body of largest bytes can come.
@@ -24,7 +24,7 @@ func newInflight(limit, largest int64) *inflight {
 	return &inflight{limit: limit, mostAwait: max(limit/4*3, min(largest, limit))}
 }
 
-// await is reserve for a body of which more is to come. settled gives the bytes back to those that are awaited.
+// await is reserve for a body of which more is to come. arrived tells that no more is.
 func (b *inflight) await(n int64) bool {
 	if b.awaited.Add(n) > cmp.Or(b.mostAwait, b.limit) || !b.reserve(n) {
 		b.awaited.Add(-n)
@@ -33,9 +33,10 @@ func (b *inflight) await(n int64) bool {
 	return true
 }
 
-func (b *inflight) settled(n int64) { b.awaited.Add(-n) }
+// arrived takes n bytes out of those that are awaited. They stay in use.
+func (b *inflight) arrived(n int64) { b.awaited.Add(-n) }
 
-// reserve takes n bytes, or says that they are not to be had.
+// reserve takes n bytes. It reports false, and takes none, if they are not to be had.
 func (b *inflight) reserve(n int64) bool {
 	if b.used.Add(n) > b.limit {
 		b.used.Add(-n)
@@ -47,7 +48,7 @@ func (b *inflight) reserve(n int64) bool {
 // Release gives n bytes back.
 func (b *inflight) Release(n int64) { b.used.Add(-n) }
 
-// reservation is bytes that a request holds.
+// reservation is the bytes that a request holds.
 type reservation struct {
 	of    *inflight
 	bytes int64

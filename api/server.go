@@ -69,7 +69,7 @@ type server struct {
 	loses atomic.Pointer[policyError]
 }
 
-// policyError says how a policy may lose records that were accepted.
+// policyError is that a policy may lose records that were accepted, and how.
 type policyError struct{ how string }
 
 func (e *policyError) Error() string {
@@ -200,7 +200,7 @@ func requestOf(ctx *fasthttp.RequestCtx) protocol.Request {
 	return protocol.Request{Path: ctx.Path(), Query: ctx.URI().QueryString(), Header: &ctx.Request.Header}
 }
 
-// admit says whose request it is, nil where no keys are asked for, and refuses it by what the header alone says of
+// admit returns whose request it is, nil where no keys are asked for. It refuses the request by what the header alone says of
 // its key.
 func (s *server) admit(ctx *fasthttp.RequestCtx, now time.Time) (*keys.Key, *refusal) {
 	if s.keys == nil {
@@ -287,8 +287,8 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 	begin(ctx, answer)
 	var err error
 	if conn, ok := ctx.Conn().(*front.Conn); ok && answer.Stream == nil && len(w.tickets) == 1 && conn.Prepare(ctx, answer.Body) {
-		// It keeps nothing that the next request could use, which will find that in the processor's cache.
-		f, held := w.tickets[0].Frame, body.hand()
+		// While it waits it keeps nothing that the next request could use. That finds it in the processor's cache.
+		f, held := w.tickets[0].Frame, body.handOver()
 		letGo()
 		if called, ok := f.OnSettled(conn.Hold(held.of, held.bytes)); ok {
 			<-called
@@ -348,7 +348,8 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, excha
 	return answer, records.Accepted, nil
 }
 
-// beginScan waits until a body of n bytes may be scanned: one large body a processor at a time. The result ends that.
+// beginScan waits until a body of n bytes may be scanned: large ones are scanned one a processor at a time. The caller calls end
+// once it is scanned.
 func (s *server) beginScan(n int) (end func()) {
 	if n <= step {
 		return func() {}
@@ -440,7 +441,7 @@ func (s *server) drain(ctx *fasthttp.RequestCtx) {
 	}
 }
 
-// setRetryAfter says when to come again where the status says that a request may be sent again.
+// setRetryAfter tells the client when to send again, if its request may be sent again.
 func setRetryAfter(ctx *fasthttp.RequestCtx, status int) {
 	if status == fasthttp.StatusServiceUnavailable {
 		ctx.Response.Header.Set(fasthttp.HeaderRetryAfter, front.RetryAfter)

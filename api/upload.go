@@ -24,9 +24,9 @@ const (
 	retryUpload = 50 * time.Millisecond
 )
 
-// upload reads the body of a chunked request to /log/batch. One that ends soon is handed on whole, like any other body. One
-// that goes on, such as that of tail -f log | curl -T -, is taken in parts once what has come shows it to be NDJSON: its
-// complete lines are published and confirmed, and their memory is given back, while it lasts. The answer at its end counts
+// upload reads the body of a chunked request whose protocol can take it in parts. A body that ends soon is handed on whole, like any other. One
+// that goes on, such as that of tail -f log | curl -T -, is taken in parts once its beginning shows that it can be: its
+// complete records are published and confirmed, and their memory is given back, while it lasts. The answer at its end counts
 // all parts. Before the first part a fault refuses the body whole; after it a fault ends the upload, and the answer says
 // what is stored.
 //
@@ -47,19 +47,19 @@ type upload struct {
 	direct  bool // room is in the buffer, which then must stay where it is
 	filled  bool // the Read before filled its room
 
-	began   time.Time
-	tryAt   time.Time // when to look next whether the body is NDJSON
-	sinceAt time.Time // since when the buffer holds bytes that are not taken
-	lastAt  time.Time // when the last bytes came
-	stepAt  time.Time // when the step under way began, which ends at stepEnd bytes
-	stepEnd int64
+	began        time.Time
+	tryAt        time.Time // when to look next whether the body can be taken in parts
+	untakenSince time.Time // since when the buffer holds bytes that are not taken
+	lastBytesAt  time.Time // when the last bytes came
+	stepBegan    time.Time // when the step under way began, which ends at stepEnd bytes
+	stepEnd      int64
 
-	inParts bool // the first part is stored
-	failed  bool // a part was not taken: no other may be
-	taken   int  // bytes at the beginning of the buffer that were
-	enough  int  // bytes that make a part without waiting
-	offset  int  // bytes of the body before the buffer
-	stopped *refusal
+	inParts   bool // the first part is stored
+	failed    bool // a part was not taken: no other may be
+	taken     int  // bytes at the beginning of the buffer that were
+	partBytes int  // bytes that make a part without waiting
+	offset    int  // bytes of the body before the buffer
+	stopped   *refusal
 
 	// What the parts came to.
 	accepted, rejected int
@@ -87,8 +87,8 @@ func (s *server) newUpload(ctx *fasthttp.RequestCtx, key *keys.Key, exchange pro
 	}
 	now := time.Now()
 	u.server, u.ctx, u.conn, u.parts, u.key = s, ctx, conn, parts, key
-	u.began, u.tryAt, u.sinceAt, u.lastAt, u.stepAt = now, now.Add(s.timeouts.part), now, now, now
-	u.stepEnd, u.enough = step, uploadPart
+	u.began, u.tryAt, u.untakenSince, u.lastBytesAt, u.stepBegan = now, now.Add(s.timeouts.part), now, now, now
+	u.stepEnd, u.partBytes = step, uploadPart
 	u.body = s.bodies.newBody()
 	u.body.wire = countingReader{r: ctx.RequestBodyStream(), length: -1}
 	return u
@@ -191,13 +191,13 @@ func (u *upload) makeRoom() {
 // arrived takes note that bytes have come.
 func (u *upload) arrived() {
 	now := time.Now()
-	u.lastAt = now
+	u.lastBytesAt = now
 	if len(u.text()) == 0 {
-		u.sinceAt = now
+		u.untakenSince = now
 	} else if u.body.wire.n < u.stepEnd {
 		return
 	}
-	u.stepAt, u.stepEnd = now, u.body.wire.n+step
+	u.stepBegan, u.stepEnd = now, u.body.wire.n+step
 }
 
 // store adds bytes from scratch to the buffer.
@@ -230,7 +230,7 @@ func (u *upload) store(p []byte) *refusal {
 	return nil
 }
 
-// grow makes the buffer n bytes large, or says that they are not to be had.
+// grow makes the buffer n bytes large. It reports false if they are not to be had.
 func (u *upload) grow(n int64) bool { return u.body.grow(n, true) }
 
 // cut gives back the memory of what was taken, unless a Read may still write into the buffer.
@@ -256,7 +256,7 @@ func (u *upload) Idle(p []byte) (wait, handBack bool) {
 	return true, false
 }
 
-// advance does what is due: it takes a part, or says why the upload must end.
+// advance does what is due: it takes a part, or returns why the upload must end.
 func (u *upload) advance(now time.Time) *refusal {
 	times := &u.server.timeouts
 	if u.inParts {
@@ -266,38 +266,39 @@ func (u *upload) advance(now time.Time) *refusal {
 	}
 	switch {
 	case u.inParts && len(u.text()) == 0:
-		if now.Sub(u.lastAt) > times.pause {
+		if now.Sub(u.lastBytesAt) > times.pause {
 			return refuse(fasthttp.StatusRequestTimeout, "nothing more came for %v", times.pause)
 		}
 		return nil
-	case !u.inParts && !now.Before(u.tryAt), u.inParts && now.Sub(u.sinceAt) >= times.part, u.inParts && len(u.text()) >= u.enough:
+	case !u.inParts && !now.Before(u.tryAt), u.inParts && now.Sub(u.untakenSince) >= times.part, u.inParts && len(u.text()) >= u.partBytes:
 		if bad := u.takeComplete(); bad != nil {
 			return bad
 		}
 	}
 	if len(u.text()) > 0 || !u.inParts {
-		if now.Sub(u.stepAt) > times.step {
+		if now.Sub(u.stepBegan) > times.step {
 			return refuse(fasthttp.StatusRequestTimeout, "the body did not arrive in time: %d bytes came", u.body.wire.n)
 		}
 	}
 	return nil
 }
 
-// takeComplete takes the complete lines that have come, if the body is known to be NDJSON or they show it to be.
+// takeComplete takes the complete records that have come, if the body is known to be one that can be taken in parts, or they
+// show it to be.
 func (u *upload) takeComplete() *refusal {
 	now := time.Now()
 	u.tryAt = now.Add(now.Sub(u.began)) // so that the looks cost time linear in the body
-	u.sinceAt = now
+	u.untakenSince = now
 	complete := u.complete()
 	if len(complete) == 0 {
-		u.enough = max(uploadPart, 2*len(u.text()))
+		u.partBytes = max(uploadPart, 2*len(u.text()))
 		return nil
 	}
-	u.enough = uploadPart
+	u.partBytes = uploadPart
 	return u.take(complete)
 }
 
-// takeRest takes what has come of a body that was taken in parts: all of it where the body ended, else its complete lines.
+// takeRest takes what has come of a body that was taken in parts: all of it if the body ended, else its complete records.
 func (u *upload) takeRest(ended bool) *refusal {
 	rest := u.text()
 	if !ended {
@@ -343,7 +344,7 @@ func (u *upload) take(text []byte) *refusal {
 	u.taken += len(text)
 	u.cut()
 	now := time.Now()
-	u.sinceAt, u.lastAt, u.stepAt, u.stepEnd = now, now, now, u.body.wire.n+step
+	u.untakenSince, u.lastBytesAt, u.stepBegan, u.stepEnd = now, now, now, u.body.wire.n+step
 	return nil
 }
 
@@ -424,7 +425,7 @@ func (u *upload) ended() *refusal {
 	}
 }
 
-// answer says what the parts came to, and what ended the upload.
+// answer tells the client what the parts came to, and what ended the upload.
 func (u *upload) answer(bad *refusal) {
 	total := record.List{Body: scan.Body{Accepted: u.accepted, Rejected: u.rejected, Errors: u.errors}}
 	if bad != nil {

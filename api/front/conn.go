@@ -18,14 +18,15 @@ type Conn struct {
 	net.Conn
 	listener *Listener
 	Place    *service.Connection // among all connections; the request under way may use it
-	readBy   time.Time           // the deadline asked for ...
-	readEnds time.Time           // ... and the one in force, for the next Read
-	writeBy  time.Time           // the one in force
+
+	readDeadlineAsked   time.Time
+	readDeadlineInForce time.Time // set anew in the next Read
+	writeDeadline       time.Time // in force
 
 	// What early answers need; see answer.go.
 	socket  *direct.Conn // nil where no answer is written early
 	between bool         // a request is over and nothing was read since
-	moves   int          // of the read deadline since then
+	moves   int          // how often the read deadline was moved since then
 	clear   bool         // fasthttp's buffers were empty when the request began
 	answer  []byte       // the prepared answer
 	head    int          // bytes of its header, without the empty line
@@ -38,26 +39,27 @@ type Conn struct {
 	idler Idler // nil for most
 }
 
-// does reports whether the deadline in force does for the one that is asked for.
-func (l *Listener) does(inForce, asked time.Time) bool {
+// isNear reports whether the deadline in force is near enough to the one that is asked for to stay.
+func (l *Listener) isNear(inForce, asked time.Time) bool {
 	d := asked.Sub(inForce)
 	return d >= 0 && d < l.slack
 }
 
-// SetReadDeadline is for the Reads to come. A request that came whole needs none between its first byte and the next
-// request's.
+// SetReadDeadline sets the deadline of the Reads to come. A request that came whole needs none between its first byte and the
+// next request's, so it is put off to the next Read.
 func (c *Conn) SetReadDeadline(t time.Time) error {
-	c.readBy = t
+	c.readDeadlineAsked = t
 	c.moves++
 	return nil
 }
 
+// Read is net.Conn's.
 func (c *Conn) Read(p []byte) (int, error) {
-	if !c.listener.does(c.readEnds, c.readBy) {
-		if err := c.Conn.SetReadDeadline(c.readBy); err != nil {
+	if !c.listener.isNear(c.readDeadlineInForce, c.readDeadlineAsked) {
+		if err := c.Conn.SetReadDeadline(c.readDeadlineAsked); err != nil {
 			return 0, err
 		}
-		c.readEnds = c.readBy
+		c.readDeadlineInForce = c.readDeadlineAsked
 	}
 	if c.between {
 		// fasthttp moves the deadline to wait for a request's first byte, and again when it has it. After one move it waits,
@@ -84,7 +86,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 		}
 	}
 	switch {
-	case !c.same(p): // it has one more header by now, which says that the connection closes
+	case !c.isPrepared(p): // it has one more header by now, which says that the connection closes
 		return 0, net.ErrClosed
 	case done == len(p):
 		return done, nil
@@ -93,34 +95,37 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return done + n, err
 }
 
-// same reports whether p begins with an answer like the prepared one. Its date may differ.
-func (c *Conn) same(p []byte) bool {
+// isPrepared reports whether p begins with an answer like the prepared one. Its date may differ.
+func (c *Conn) isPrepared(p []byte) bool {
 	const status = len("HTTP/1.1 202")
 	return len(p) >= len(c.answer) && bytes.Equal(p[:status], c.answer[:status]) && bytes.HasPrefix(p[c.head:], []byte("\r\n\r\n"))
 }
 
-// Begin and End tell of a request, from when its header was read until fasthttp has its answer.
+// Begin is called when a request's header was read.
 func (c *Conn) Begin() {
 	if c.between {
 		c.clear = false // it came with the one before
 	}
 }
 
+// End is called when fasthttp has the request's answer.
 func (c *Conn) End() { c.between, c.moves = true, 0 }
 
-// SetWriteDeadline moves the deadline when that makes a difference.
+// SetWriteDeadline sets the deadline of Writes, unless the one in force is near enough.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
-	if c.listener.does(c.writeBy, t) {
+	if c.listener.isNear(c.writeDeadline, t) {
 		return nil
 	}
-	c.writeBy = t
+	c.writeDeadline = t
 	return c.Conn.SetWriteDeadline(t)
 }
 
+// SetDeadline sets both deadlines.
 func (c *Conn) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
+// Close is net.Conn's. It makes room for another connection.
 func (c *Conn) Close() error {
 	c.Place.Close()
 	return c.Conn.Close()
@@ -150,10 +155,10 @@ func (c *Conn) waitIdly(p []byte, n int, err error) (int, error) {
 		case !wait:
 			return 0, err
 		}
-		if err := c.Conn.SetReadDeadline(c.readBy); err != nil {
+		if err := c.Conn.SetReadDeadline(c.readDeadlineAsked); err != nil {
 			return 0, err
 		}
-		c.readEnds = c.readBy
+		c.readDeadlineInForce = c.readDeadlineAsked
 		n, err = c.Conn.Read(p)
 	}
 }
