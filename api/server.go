@@ -157,7 +157,7 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.Error("panic while answering a request; this is a bug", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			s.refuse(ctx, e, refuse(fasthttp.StatusInternalServerError, "internal error"))
+			s.refuse(ctx, s.endpoints.other, refuse(fasthttp.StatusInternalServerError, "internal error")) // e's protocol may be what panicked
 		}
 		e.metrics.count(ctx.Response.StatusCode())
 		key.Answered(ctx.Response.StatusCode(), records)
@@ -360,7 +360,7 @@ func (s *server) beginScan(n int) (end func()) {
 
 func (s *server) newRecords() *record.List {
 	if records, ok := s.records.Get().(*record.List); ok {
-		records.Reset()
+		records.Clear()
 		return records
 	}
 	return &record.List{Limits: s.limits}

@@ -21,10 +21,15 @@ type List struct {
 	writer Writer
 }
 
-// Reset empties l and keeps its memory. No verdicts are kept until KeepVerdicts is set again.
-func (l *List) Reset() {
+// Clear empties l for another request and keeps its memory. No verdicts are kept until KeepVerdicts is set again.
+func (l *List) Clear() {
+	// Not Reset: whatever fills l resets the rest, which shows beside a short record's scan.
 	l.KeepVerdicts = false
-	l.Body.Reset()
+	l.NDJSON, l.Pieces, l.Errors, l.Verdicts = l.NDJSON[:0], l.Pieces[:0], l.Errors[:0], l.Verdicts[:0]
+	if l.Rejected > 0 {
+		clear(l.RejectedBy[:])
+	}
+	l.Accepted, l.Rejected = 0, 0
 }
 
 // Single takes text as exactly one record. Any fault is an error, and leaves l empty.

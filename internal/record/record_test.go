@@ -89,7 +89,7 @@ func TestWhatIsRefusedOfBuiltRecordsHarmsNoOther(t *testing.T) {
 	if len(lines) != 4 || lines[1] != `{"j":{"a":[1]}}` || lines[3] != `{"added":true}` {
 		t.Errorf("got %q", lines)
 	}
-	l.Reset()
+	l.Clear()
 	if l.KeepVerdicts || l.Single([]byte("{}")) != nil || len(l.Verdicts) > 0 {
 		t.Error("verdicts are kept for the next request")
 	}

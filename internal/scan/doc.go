@@ -21,6 +21,9 @@
 // working memory, which are 2^24 array elements or 2^23 members. A record of up
 // to [MaxRecordBytes] can't reach those, so they are not counted.
 //
+// Records that do not come as a body of JSON are taken one by one (add.go). Their
+// verdicts, and those of any body's records, are kept when asked for: a byte each.
+//
 // A byte-order mark where a record or an array could begin is passed over: it is
 // part of no record. What a fault costs, in each form of body, is told in body.go.
 //
