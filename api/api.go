@@ -94,7 +94,7 @@ func Run(ctx context.Context, c Config) error {
 	connections := front.NewListener(ln, front.Options{
 		Limit:    service.WithinDescriptors("MAX_CONNECTIONS", c.MaxConnections, log),
 		Deadline: min(httpServer.ReadTimeout, httpServer.WriteTimeout),
-		TurnAway: func() {
+		OnTurnAway: func() {
 			m.other.count(fasthttp.StatusServiceUnavailable)
 			m.unavailable.WithLabelValues("connections").Inc()
 		},

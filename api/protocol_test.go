@@ -53,7 +53,9 @@ func (*who) Answer(dst []byte, _ protocol.Request, _ protocol.Outcome) protocol.
 type lines struct{ index string }
 
 func (l *lines) Decode(r protocol.Request, body []byte, records *record.List) *protocol.Refusal {
-	l.index = strings.Split(string(r.Path), "/")[2]
+	if l.index = strings.Split(string(r.Path), "/")[2]; l.index == "bug" {
+		panic("a bug of the protocol")
+	}
 	records.KeepVerdicts = true
 	records.Begin()
 	at := 0
@@ -103,6 +105,9 @@ func TestAProtocolNeedsNothingButItself(t *testing.T) {
 	want("a shim without a key", "GET", "/sample", "", nil, 401, "refused: no known API key in Authorization: Bearer or X-API-Key")
 	want("another method", "POST", "/sample/x/lines", "", header, 405, "refused: POST /sample/x/lines: takes PUT")
 	want("a large body", "PUT", "/sample/x/lines", strings.Repeat("x", 17<<20), header, 413, "refused: the body is larger than 16777216 bytes (MAX_BODY_BYTES, decoded)")
+	if got := a.do(t, "PUT", "/sample/bug/lines", strings.NewReader("one"), header); got.status != 500 || got.body != `{"error":"internal error"}` {
+		t.Errorf("a panic: got %d %s, want 500", got.status, got.body)
+	}
 	header.Del("X-Sample")
 	want("what the protocol refuses", "PUT", "/sample/x/lines", "one", header, 415, "refused: no X-Sample")
 	if got := a.post(t, "/sample//lines", nil, header); got.status != http.StatusNotFound || !strings.Contains(got.body, "GET /sample, PUT /sample/*/lines, GET /health") {

@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// partings is how many connections beyond the limit are told so at once. It bounds what they cost; the others are
+	// maxPartings is how many connections beyond the limit are told so at once. It bounds what they cost; the others are
 	// closed without a word.
-	partings = 64
+	maxPartings = 64
 
 	// partingTime is how long a connection beyond the limit is kept to be told so, a TLS handshake included.
 	partingTime = time.Second
@@ -35,9 +35,9 @@ const (
 
 // Options are what a listener needs.
 type Options struct {
-	Limit    int           // most connections that are served at once
-	Deadline time.Duration // the shortest that connections are given; each may end a sixteenth of it early
-	TurnAway func()        // called for every connection beyond the limit; nil is nothing
+	Limit      int           // most connections that are served at once
+	Deadline   time.Duration // the shortest that connections are given; each may end a sixteenth of it early
+	OnTurnAway func()        // called for every connection beyond the limit; nil is nothing
 
 	// Plain leaves all answers to fasthttp, and sockets to package net. It is the switch that turns off early answers, and
 	// what they need. It is there to show what those are worth.
@@ -48,10 +48,10 @@ type Options struct {
 // none. The listener knows the open ones, so that they can be closed when waiting for them must end.
 type Listener struct {
 	net.Listener
-	slack    time.Duration // how much earlier than asked for a read or write may time out
-	answer   []byte        // for a connection beyond the limit: a whole HTTP response
-	turnAway func()
-	plain    bool
+	slack      time.Duration // how much earlier than asked for a read or write may time out
+	answer     []byte        // for a connection beyond the limit: a whole HTTP response
+	onTurnAway func()
+	plain      bool
 
 	connections *service.Connections
 
@@ -69,10 +69,10 @@ func NewListener(ln net.Listener, o Options) *Listener {
 		slack:    o.Deadline / 16,
 		answer: fmt.Appendf(nil, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/json\r\n"+
 			"Content-Length: %d\r\nRetry-After: %s\r\n\r\n%s", len(body), RetryAfter, body),
-		turnAway:    o.TurnAway,
+		onTurnAway:  o.OnTurnAway,
 		plain:       o.Plain,
 		connections: service.NewConnections(o.Limit),
-		partings:    make(chan struct{}, partings),
+		partings:    make(chan struct{}, maxPartings),
 	}
 }
 
@@ -92,10 +92,10 @@ func (l *Listener) Accept() (net.Conn, error) {
 		if tracked := l.Track(conn); tracked != nil {
 			return tracked, nil
 		}
-		if l.turnAway != nil {
-			l.turnAway()
+		if l.onTurnAway != nil {
+			l.onTurnAway()
 		}
-		l.part(conn)
+		l.turnAway(conn)
 	}
 }
 
@@ -117,9 +117,9 @@ func (l *Listener) Track(conn net.Conn) *Conn {
 	return c
 }
 
-// part tells a client that there is no room, without keeping the next one waiting. What it sends is read, since
+// turnAway tells a client that there is no room, without keeping the next one waiting. What it sends is read, since
 // closing a connection with unread bytes would reset it, and the client would not see why.
-func (l *Listener) part(conn net.Conn) {
+func (l *Listener) turnAway(conn net.Conn) {
 	select {
 	case l.partings <- struct{}{}:
 	default:

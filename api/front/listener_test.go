@@ -58,16 +58,16 @@ func TestATLSClientBeyondTheLimitIsToldSoAndASilentOneHoldsUpNobody(t *testing.T
 		t.Fatal(err)
 	}
 	var turned atomic.Int64
-	l := NewListener(tls.NewListener(inner, config), Options{Deadline: time.Minute, TurnAway: func() { turned.Add(1) }})
+	l := NewListener(tls.NewListener(inner, config), Options{Deadline: time.Minute, OnTurnAway: func() { turned.Add(1) }})
 	done := make(chan error)
 	go func() {
 		_, err := l.Accept()
 		done <- err
 	}()
-	for range 2 * partings {
+	for range 2 * maxPartings {
 		dial(t, inner.Addr().String()) // and says nothing
 	}
-	testenv.Eventually(t, 5*time.Second, "all are accepted", func() bool { return turned.Load() == 2*partings })
+	testenv.Eventually(t, 5*time.Second, "all are accepted", func() bool { return turned.Load() == 2*maxPartings })
 	testenv.Eventually(t, 5*time.Second, "those who say nothing are gone", func() bool { return len(l.partings) == 0 })
 	conn, err := tls.Dial("tcp", inner.Addr().String(), &tls.Config{InsecureSkipVerify: true}) // its certificate is not the point
 	if err != nil {
