@@ -21,7 +21,7 @@ test-newer: ## the tests that talk to servers, on RabbitMQ 4, PostgreSQL 17 and 
 	.ci/newer.sh
 
 test: build servers compiler browser watchers balancer pooler ## all tests, on private servers, with the race detector
-	bin/millrace stack -- go test -race -count=1 -timeout 15m ./...
+	bin/millrace stack -- go test -race -count=1 -timeout 40m ./...
 	go test -count=1 ./internal/direct # with the race detector it makes other calls
 
 # It keeps what it sees in .millrace. The credentials come from millrace run, which leaves them there.

@@ -123,7 +123,7 @@ as_root unshare --mount --uts --pid --fork --kill-child bash -euc '
 		failed=0
 		while read -r package binary pattern; do
 			began=$SECONDS
-			if (cd "/srv/$package" && "/srv/bin/newer/$binary" -test.timeout 15m -test.run "$pattern" >"/tmp/$binary.out" 2>&1); then
+			if (cd "/srv/$package" && "/srv/bin/newer/$binary" -test.timeout 40m -test.run "$pattern" >"/tmp/$binary.out" 2>&1); then
 				echo "ok    $package ($((SECONDS - began)) s)"
 			else
 				failed=1

@@ -48,7 +48,7 @@ const (
 const (
 	// startTimeout bounds one server's start. RabbitMQ, the slowest, takes 5 s on
 	// two free cores; the rest is for recovery after a crash and loaded machines.
-	startTimeout = 2 * time.Minute
+	startTimeout = 4 * time.Minute
 	// stopTimeout bounds Stop when its context has no deadline.
 	stopTimeout = 30 * time.Second
 )
