@@ -1,11 +1,11 @@
-// Package protocol is a model of how a record gets from a client to the table once, checked in full. It has no code of
+// Package model is a model of how a record gets from a client to the table once, checked in full. It has no code of
 // the product, and starts no goroutine.
 //
 // It is the protocol in small: up to two requests, one of them keyed, large enough for two segments and sent again after no
 // answer; two APIs, a queue, two workers, the ledger, and up to two faults. Scopes that each leave one of these out are
 // explored in every interleaving. What the model calls one step is one in Millrace too: PostgreSQL's commit, RabbitMQ's
 // taking of a message.
-package protocol
+package model
 
 import (
 	"fmt"
