@@ -14,8 +14,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"millrace/internal/broker"
 	"millrace/internal/frame"
+	"millrace/internal/retry"
 )
 
 const (
@@ -95,7 +95,7 @@ func (l *leader) rounds(ctx context.Context, log *slog.Logger, what string, tidy
 			log.Warn(what+", trying again", "error", err, "retry_in", keeperInterval)
 			l.link.rollback(ctx)
 		}
-		if broker.Sleep(ctx, keeperInterval) != nil {
+		if retry.Sleep(ctx, keeperInterval) != nil {
 			return
 		}
 	}
@@ -423,7 +423,7 @@ type load struct {
 // calm watches the streams for a while and says whether they could do twice as much.
 func (l *load) calm(ctx context.Context) bool {
 	before := l.busy.Load()
-	if broker.Sleep(ctx, loadWindow) != nil {
+	if retry.Sleep(ctx, loadWindow) != nil {
 		return false
 	}
 	return time.Duration(l.busy.Load()-before) < loadWindow*time.Duration(l.streams)/2

@@ -15,6 +15,7 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/config"
+	"millrace/internal/retry"
 )
 
 const (
@@ -79,7 +80,7 @@ type place struct {
 // run reads until ctx is done. It owns the link.
 func (r *parkedReader) run(ctx context.Context) {
 	defer r.link.drop()
-	wait := broker.NewBackoff()
+	wait := retry.NewBackoff()
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := r.session(ctx)
@@ -94,7 +95,7 @@ func (r *parkedReader) run(ctx context.Context) {
 		if time.Since(began) > time.Minute {
 			wait.Reset()
 		}
-		if broker.Sleep(ctx, wait.NextBackOff()) != nil {
+		if retry.Sleep(ctx, wait.NextBackOff()) != nil {
 			return
 		}
 	}

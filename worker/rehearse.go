@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"millrace/internal/broker"
 	"millrace/internal/frame"
+	"millrace/internal/retry"
 )
 
 // A user may alter logs in ways that leave no row of id, inserted_at and data valid. The catalog tells of some of them, and a
@@ -62,8 +62,8 @@ const rehearsalName = "rehearsal"
 
 // run rehearses every minute until ctx is done, and sooner while the table takes no rows.
 func (r *rehearser) run(ctx context.Context) {
-	wait := broker.NewBackoff()
-	for pause := rehearsalInterval; broker.Sleep(ctx, pause) == nil; {
+	wait := retry.NewBackoff()
+	for pause := rehearsalInterval; retry.Sleep(ctx, pause) == nil; {
 		if pause = rehearsalInterval; r.rehearse(ctx) {
 			wait.Reset()
 		} else {

@@ -12,6 +12,7 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/frame"
+	"millrace/internal/retry"
 )
 
 const (
@@ -96,7 +97,7 @@ func streamQueues(i, n, shards int) []int {
 // how many frames it had to leave to RabbitMQ. It owns the link.
 func (s *stream) run(ctx, hard context.Context) (left int) {
 	defer s.link.drop()
-	pause := broker.NewBackoff()
+	pause := retry.NewBackoff()
 	for ctx.Err() == nil {
 		// The consumer opens only when the database answers: frames that can't be stored stay in the queue.
 		if err := s.awaitPostgres(ctx); err != nil {
@@ -133,7 +134,7 @@ func (s *stream) run(ctx, hard context.Context) (left int) {
 		if s.consumed && s.deaths <= quickDeaths {
 			wait = quickPause
 		}
-		if broker.Sleep(ctx, wait) != nil {
+		if retry.Sleep(ctx, wait) != nil {
 			return 0
 		}
 	}
@@ -142,7 +143,7 @@ func (s *stream) run(ctx, hard context.Context) (left int) {
 
 // awaitPostgres waits until the database answers, and takes the stuck batch if there is one. The error is ctx's.
 func (s *stream) awaitPostgres(ctx context.Context) error {
-	for wait := broker.NewBackoff(); ; {
+	for wait := retry.NewBackoff(); ; {
 		err := s.ping(ctx)
 		if err == nil && s.stuck != nil {
 			began := time.Now()
@@ -163,7 +164,7 @@ func (s *stream) awaitPostgres(ctx context.Context) error {
 			return ctx.Err()
 		}
 		s.postgres.fail(s.name, err)
-		if err := broker.Sleep(ctx, wait.NextBackOff()); err != nil {
+		if err := retry.Sleep(ctx, wait.NextBackOff()); err != nil {
 			return err
 		}
 	}
@@ -313,7 +314,7 @@ func (s *stream) watchBlocked(blockings <-chan amqp.Blocking) {
 // in RabbitMQ.
 func (s *stream) save(ctx, hard, lost context.Context, b *batch) error {
 	received := time.Now()
-	wait := broker.NewBackoff()
+	wait := retry.NewBackoff()
 	made, lastTries := 0, 0
 	for {
 		began := time.Now()

@@ -18,6 +18,7 @@ import (
 	"millrace/internal/config"
 	"millrace/internal/policy"
 	"millrace/internal/pooler"
+	"millrace/internal/retry"
 	"millrace/internal/service"
 	"millrace/migrations"
 )
@@ -168,7 +169,7 @@ func failure(ctx context.Context) error {
 func prepare(ctx context.Context, c Config, owner, writer link, postgres *condition, log *slog.Logger) error {
 	defer owner.drop()
 	defer writer.drop()
-	for wait := broker.NewBackoff(); ; {
+	for wait := retry.NewBackoff(); ; {
 		err := migrate(ctx, c, &owner, log)
 		passing := passes(err, &owner)
 		if err == nil {
@@ -181,7 +182,7 @@ func prepare(ctx context.Context, c Config, owner, writer link, postgres *condit
 		postgres.fail("worker", err)
 		owner.drop()
 		writer.drop()
-		if err := broker.Sleep(ctx, wait.NextBackOff()); err != nil {
+		if err := retry.Sleep(ctx, wait.NextBackOff()); err != nil {
 			return err
 		}
 	}
