@@ -40,7 +40,7 @@ import (
 	"millrace/internal/config"
 	"millrace/internal/keys"
 	"millrace/internal/localstack"
-	"millrace/internal/pooler"
+	"millrace/internal/pg"
 	"millrace/internal/retry"
 	"millrace/internal/service"
 	"millrace/migrations"
@@ -522,7 +522,7 @@ func open(ctx context.Context, owner, url config.PostgresURL) (*pgx.Conn, error)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	if err := pooler.Check(ctx, &c.Config); err != nil {
+	if err := pg.CheckPooler(ctx, &c.Config); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return pgx.ConnectConfig(ctx, c)

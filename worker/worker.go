@@ -16,8 +16,8 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/config"
+	"millrace/internal/pg"
 	"millrace/internal/policy"
-	"millrace/internal/pooler"
 	"millrace/internal/retry"
 	"millrace/internal/service"
 	"millrace/migrations"
@@ -225,7 +225,7 @@ func checkPooler(ctx context.Context, c Config) error {
 			return fmt.Errorf("%s: %w", to.name, err)
 		}
 		ctx, cancel := context.WithTimeout(ctx, poolerTimeout)
-		err = pooler.Check(ctx, &parsed.Config)
+		err = pg.CheckPooler(ctx, &parsed.Config)
 		cancel()
 		if err != nil {
 			return fmt.Errorf("%s: %w", to.name, err)
@@ -239,7 +239,7 @@ const poolerTimeout = 4 * connectTimeout
 
 // passes says whether err is the server's or the network's state, rather than what the database holds.
 func passes(err error, l *link) bool {
-	if errors.Is(err, pooler.ErrTransactions) {
+	if errors.Is(err, pg.ErrTransactionPooler) {
 		return false
 	}
 	if l.conn == nil || l.conn.IsClosed() {
