@@ -17,6 +17,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"millrace/internal/frame"
+	"millrace/internal/pg"
 	"millrace/internal/scan"
 )
 
@@ -268,7 +269,7 @@ func (s segment) record(err error) deadLetter {
 		id:       s.Base,
 		recordID: uuid.NullUUID{UUID: s.Base, Valid: true},
 		reason:   reasonData,
-		err:      printable(serverMessage(err)),
+		err:      printable(pg.Message(err)),
 		payload:  bytes.TrimSuffix(s.Body, []byte("\n")),
 		from:     s.from,
 	}

@@ -1,9 +1,10 @@
 package worker
 
 import (
+	"cmp"
 	"errors"
 
-	"github.com/jackc/pgx/v5/pgconn"
+	"millrace/internal/pg"
 )
 
 // errorClass says what a failed transaction calls for.
@@ -34,66 +35,28 @@ func (e copyError) Unwrap() error { return e.error }
 
 // classify sorts the error of a transaction.
 func classify(err error) errorClass {
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
-		return outage
-	}
 	switch {
-	case pg.Code == "42P01":
-		return noPartition // undefined_table: a partition dropped under a running statement
-	case pg.Code == "23514" && pg.ConstraintName == "" && pg.TableName != "":
-		// check_violation: the routing of rows to partitions reports itself under it, with the table and without a
-		// constraint. The message would tell too, but it is translated.
+	case pg.ClassOf(err) == "":
+		return outage
+	case pg.CodeOf(err) == pg.UndefinedTable: // a partition dropped under a running statement
 		return noPartition
-	}
-	if !errors.As(err, new(copyError)) {
+	case pg.IsUnrouted(err):
+		return noPartition
+	case !errors.As(err, new(copyError)):
 		return outage
 	}
-	switch sqlClass(pg.Code) {
-	case "22", "23", "54": // data exception, integrity constraint violation, program limit exceeded
+	switch pg.ClassOf(err) {
+	case pg.DataException, pg.IntegrityViolation, pg.LimitExceeded:
 		return badRecord
-	case "08", "25", "28", "40", "42", "53", "55", "57", "58":
-		// connection, transaction state, authorization, rollback, schema and rights, resources, object state,
-		// operator intervention, system error
+	case pg.ConnectionException, pg.TransactionState, pg.InvalidAuthorization, pg.TransactionRollback, pg.AccessRule,
+		pg.InsufficientResources, pg.ObjectState, pg.OperatorIntervention, pg.SystemError:
 		return outage
 	}
 	return doubtful
-}
-
-// isReadOnly says that the transaction was not let to write.
-func isReadOnly(err error) bool {
-	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == "25006"
 }
 
 // connectionLabel stands for errors that no server reported.
 const connectionLabel = "connection"
 
 // retryLabel is the class of err's SQLSTATE, for the metric of retries.
-func retryLabel(err error) string {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		return sqlClass(pg.Code)
-	}
-	return connectionLabel
-}
-
-// sqlClass is the class of an SQLSTATE, its first two characters.
-func sqlClass(code string) string {
-	if len(code) < 2 {
-		return "unknown"
-	}
-	return code[:2]
-}
-
-// serverMessage is what PostgreSQL said, with its SQLSTATE, or else err's text.
-func serverMessage(err error) string {
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
-		return err.Error()
-	}
-	if pg.Detail == "" {
-		return pg.Error()
-	}
-	return pg.Error() + ": " + pg.Detail
-}
+func retryLabel(err error) string { return cmp.Or(string(pg.ClassOf(err)), connectionLabel) }

@@ -12,9 +12,9 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"millrace/internal/frame"
+	"millrace/internal/pg"
 )
 
 const (
@@ -323,14 +323,10 @@ func (p *partitions) ahead(now time.Time) time.Duration {
 
 // isObstacle reports whether the database refuses one partition rather than any.
 func isObstacle(err error) bool {
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
-		return false
-	}
-	switch pg.Code {
-	case "23514", // a default partition holds rows of that range
-		"42P17", // it would overlap another
-		"42P07": // somebody else has just made a table of that name
+	switch pg.CodeOf(err) {
+	case pg.CheckViolation, // a default partition holds rows of that range
+		pg.InvalidObjectDefinition, // it would overlap another
+		pg.DuplicateTable:          // somebody else has just made a table of that name
 		return true
 	}
 	return false
@@ -339,8 +335,7 @@ func isObstacle(err error) bool {
 // lockedForLong reports whether err is that of a lock that somebody else holds, and locks have kept partitions from being made
 // for longer than lockPatience. It is told every result of createPartition.
 func (p *partitions) lockedForLong(err error) bool {
-	var pg *pgconn.PgError
-	locked := errors.As(err, &pg) && pg.Code == "55P03"
+	locked := pg.CodeOf(err) == pg.LockNotAvailable
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !locked {

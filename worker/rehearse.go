@@ -8,9 +8,9 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"millrace/internal/frame"
+	"millrace/internal/pg"
 	"millrace/internal/retry"
 )
 
@@ -118,12 +118,14 @@ func rehearse(ctx context.Context, conn *pgx.Conn, at time.Time) error {
 	if err == nil {
 		err = tryRow(ctx, conn, at)
 	}
-	switch class := classOf(err); {
-	case class == "":
+	if isObstacle(err) { // somebody has just made a partition of that time
+		return nil
+	}
+	switch pg.ClassOf(err) {
+	case "":
 		return err // nil, or the connection's
-	case isObstacle(err): // somebody has just made a partition of that time
-	case class == "0A", class == "28", class == "42": // not supported, authorization, schema and rights: whatever is in a row
-		return tableError{fmt.Errorf("logs takes no rows: %s", serverMessage(err))}
+	case pg.FeatureNotSupported, pg.InvalidAuthorization, pg.AccessRule: // whatever is in a row
+		return tableError{fmt.Errorf("logs takes no rows: %s", pg.Message(err))}
 	}
 	return nil
 }
@@ -178,13 +180,4 @@ func rehearsePartition(ctx context.Context, conn *pgx.Conn, tx pgx.Tx) (made boo
 	_, err = tx.Exec(ctx, "SELECT millrace_add_partition($1::text::regclass, $2, $3, $4)",
 		t.name, name, t.bound(rehearsedTime), t.bound(rehearsedTime.Add(t.interval)))
 	return err == nil, err
-}
-
-// classOf returns the class of err's SQLSTATE, or "" when no server reported it.
-func classOf(err error) string {
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
-		return ""
-	}
-	return sqlClass(pg.Code)
 }

@@ -12,6 +12,7 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/frame"
+	"millrace/internal/pg"
 	"millrace/internal/retry"
 )
 
@@ -368,7 +369,7 @@ func (s *stream) try(ctx context.Context, b *batch) (outcome, error) {
 		return outcome{}, err
 	}
 	out, err := store(ctx, conn, s.parts, b.segments, b.dead, nil)
-	if isReadOnly(err) {
+	if pg.CodeOf(err) == pg.ReadOnlyTransaction {
 		s.link.drop() // a session keeps the default that it began with
 	}
 	return out, err

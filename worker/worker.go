@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"millrace/internal/broker"
 	"millrace/internal/config"
 	"millrace/internal/pg"
@@ -237,7 +235,7 @@ func checkPooler(ctx context.Context, c Config) error {
 // poolerTimeout bounds the look for a pooler: it waits for two connections at most.
 const poolerTimeout = 4 * connectTimeout
 
-// passes says whether err is the server's or the network's state, rather than what the database holds.
+// passes reports whether err is the server's or the network's state, rather than what the database holds.
 func passes(err error, l *link) bool {
 	if errors.Is(err, pg.ErrTransactionPooler) {
 		return false
@@ -245,12 +243,8 @@ func passes(err error, l *link) bool {
 	if l.conn == nil || l.conn.IsClosed() {
 		return true
 	}
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
-		return false
-	}
-	switch sqlClass(pg.Code) {
-	case "25", "40", "53", "55", "57": // read only, rollback, resources, locks, operator
+	switch pg.ClassOf(err) {
+	case pg.TransactionState, pg.TransactionRollback, pg.InsufficientResources, pg.ObjectState, pg.OperatorIntervention:
 		return true
 	}
 	return false
