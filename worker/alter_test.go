@@ -209,7 +209,7 @@ func TestATableThatIsAlteredLaterIsNamedInEveryRound(t *testing.T) {
 	var closing sync.WaitGroup
 	defer closing.Wait()
 	var ready service.Ready
-	r := &rehearser{link: link{url: url, closing: &closing}, postgres: &condition{name: "postgres", ready: &ready, log: testLog(t)}}
+	r := &rehearser{link: newLink(url, &closing), postgres: &condition{name: "postgres", ready: &ready, log: testLog(t)}}
 	for _, step := range []struct {
 		sql   string
 		names bool

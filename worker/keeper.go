@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"millrace/internal/frame"
+	"millrace/internal/pg"
 	"millrace/internal/retry"
 )
 
@@ -62,7 +63,7 @@ const (
 
 // leader is a connection with the advisory lock that makes its holder the only one of all workers.
 type leader struct {
-	link  link
+	link  pg.Link
 	key   int64
 	leads bool
 	owns  bool // the connection's user may do what only the tables' owner may; others don't lead
@@ -70,13 +71,10 @@ type leader struct {
 
 // lead returns the connection, and whether it holds the lock.
 func (l *leader) lead(ctx context.Context) (*pgx.Conn, bool, error) {
-	if l.link.conn != nil && l.link.conn.IsClosed() {
-		l.link.drop()
-	}
-	if l.link.conn == nil {
+	if !l.link.IsOpen() {
 		l.leads = false // the lock went with its session
 	}
-	conn, err := l.link.open(ctx)
+	conn, err := l.link.Open(ctx)
 	if err != nil || l.leads {
 		return conn, l.leads, err
 	}
@@ -89,11 +87,11 @@ func (l *leader) lead(ctx context.Context) (*pgx.Conn, bool, error) {
 
 // rounds calls tidy every so often until ctx is done. It owns the link.
 func (l *leader) rounds(ctx context.Context, log *slog.Logger, what string, tidy func(context.Context) error) {
-	defer l.link.drop()
+	defer l.link.Drop()
 	for {
 		if err := tidy(ctx); err != nil && ctx.Err() == nil {
 			log.Warn(what+", trying again", "error", err, "retry_in", keeperInterval)
-			l.link.rollback(ctx)
+			l.link.Rollback(ctx)
 		}
 		if retry.Sleep(ctx, keeperInterval) != nil {
 			return

@@ -15,6 +15,7 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/config"
+	"millrace/internal/pg"
 	"millrace/internal/retry"
 )
 
@@ -53,7 +54,7 @@ var errAnew = errors.New("to be begun anew")
 type parkedReader struct {
 	urls     config.BrokerURLs
 	topology broker.Topology
-	link     link
+	link     pg.Link
 	parts    *partitions
 	metrics  *metrics
 	broker   *condition
@@ -79,7 +80,7 @@ type place struct {
 
 // run reads until ctx is done. It owns the link.
 func (r *parkedReader) run(ctx context.Context) {
-	defer r.link.drop()
+	defer r.link.Drop()
 	wait := retry.NewBackoff()
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -87,7 +88,7 @@ func (r *parkedReader) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		r.link.rollback(ctx)
+		r.link.Rollback(ctx)
 		r.parts.forget()
 		if !errors.Is(err, errAnew) {
 			r.broker.fail("parked", err)
@@ -197,7 +198,7 @@ func (r *parkedReader) renew(ctx context.Context, conn *broker.Connection) (old 
 	if time.Now().Before(r.renewAt) {
 		return r.topology.ParkedIsOld(conn.Connection)
 	}
-	db, err := r.link.open(ctx)
+	db, err := r.link.Open(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -217,7 +218,7 @@ func (r *parkedReader) renew(ctx context.Context, conn *broker.Connection) (old 
 
 // place reads how far the stream has been read.
 func (r *parkedReader) place(ctx context.Context) (at place, err error) {
-	db, err := r.link.open(ctx)
+	db, err := r.link.Open(ctx)
 	if err != nil {
 		return at, err
 	}
@@ -257,7 +258,7 @@ func (r *parkedReader) sameStream(ctx context.Context, conn *broker.Connection, 
 
 // restart begins the stream anew, and returns errAnew.
 func (r *parkedReader) restart(ctx context.Context, at place) error {
-	db, err := r.link.open(ctx)
+	db, err := r.link.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -297,7 +298,7 @@ func (r *parkedReader) died(ctx context.Context, offset int64) error {
 	if r.streamDeaths++; r.streamDeaths < parkedDeaths {
 		return nil
 	}
-	db, err := r.link.open(ctx)
+	db, err := r.link.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -361,7 +362,7 @@ func (r *parkedReader) letter(d *amqp.Delivery) deadLetter {
 
 // store stores dead letters. final, unless nil, belongs to the transaction.
 func (r *parkedReader) store(ctx context.Context, letters []deadLetter, final func(*pgx.Conn) error) error {
-	db, err := r.link.open(ctx)
+	db, err := r.link.Open(ctx)
 	if err != nil {
 		return err
 	}

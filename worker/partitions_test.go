@@ -17,6 +17,7 @@ import (
 
 	"millrace/internal/config"
 	"millrace/internal/frame"
+	"millrace/internal/pg"
 	"millrace/internal/testenv"
 )
 
@@ -254,16 +255,21 @@ func workerConn(t testing.TB, url config.PostgresURL) *pgx.Conn {
 	return conn
 }
 
+// linkTo returns a link that has the test's connection.
+func linkTo(conn *pgx.Conn) pg.Link {
+	return pg.NewLink(func(context.Context) (*pgx.Conn, error) { return conn, nil }, nil)
+}
+
 func testKeeper(conn *pgx.Conn, p *partitions, retention time.Duration) *keeper {
 	return &keeper{
-		leader: leader{link: link{conn: conn}, key: keeperLock}, parts: p, retention: retention,
+		leader: leader{link: linkTo(conn), key: keeperLock}, parts: p, retention: retention,
 		log: slog.New(slog.DiscardHandler), now: time.Now,
 	}
 }
 
 func testIndexer(conn *pgx.Conn, p *partitions) *indexer {
 	return &indexer{
-		leader: leader{link: link{conn: conn}, key: indexerLock}, logs: p.logs, calm: func(context.Context) bool { return true },
+		leader: leader{link: linkTo(conn), key: indexerLock}, logs: p.logs, calm: func(context.Context) bool { return true },
 		log: slog.New(slog.DiscardHandler), now: time.Now,
 	}
 }

@@ -53,7 +53,7 @@ const (
 
 // rehearser finds out whether logs takes rows of the present, also where none come in. What refuses them is in /ready.
 type rehearser struct {
-	link     link // as the user who stores rows
+	link     pg.Link // as the user who stores rows
 	postgres *condition
 }
 
@@ -77,8 +77,8 @@ const rehearsalInterval = time.Minute
 
 // rehearse is one rehearsal. It reports false while the table takes no rows. What else goes wrong, the streams tell of.
 func (r *rehearser) rehearse(ctx context.Context) bool {
-	defer r.link.drop()
-	conn, err := r.link.open(ctx)
+	defer r.link.Drop()
+	conn, err := r.link.Open(ctx)
 	if err == nil {
 		err = rehearse(ctx, conn, time.Now())
 	}
@@ -93,8 +93,8 @@ func (r *rehearser) rehearse(ctx context.Context) bool {
 }
 
 // rehearseAtStart is rehearse in a partition that is made for it, as others will be, and then in the present one if there is one.
-func rehearseAtStart(ctx context.Context, l *link) error {
-	conn, err := l.open(ctx)
+func rehearseAtStart(ctx context.Context, l *pg.Link) error {
+	conn, err := l.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func rehearseAtStart(ctx context.Context, l *link) error {
 // says that no row would be taken. What may be said about this one row, by a constraint or a trigger that looks into it, is
 // none. Neither is a lock that somebody holds, or a time without a partition: partitions are made.
 func rehearse(ctx context.Context, conn *pgx.Conn, at time.Time) error {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout+rehearsalLockTimeout)
+	ctx, cancel := context.WithTimeout(ctx, pg.ConnectTimeout+rehearsalLockTimeout)
 	defer cancel()
 	var found string
 	err := conn.QueryRow(ctx, columnsSQL).Scan(&found)

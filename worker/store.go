@@ -52,6 +52,10 @@ const (
 	// doubtMargin is added to the time before which segments are looked for among the rows, so that a limit that moves
 	// with the clock is not asked for again at once.
 	doubtMargin = time.Minute
+
+	// attemptTimeout bounds one transaction. A batch takes tens of milliseconds; this is for a network that
+	// went silent, and far from the worst stall of a busy disk.
+	attemptTimeout = 2 * time.Minute
 )
 
 // deadLetter is something that can't be stored.

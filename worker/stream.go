@@ -61,7 +61,7 @@ type stream struct {
 	most   int // frames of a queue that are held
 
 	topology broker.Topology
-	link     link
+	link     pg.Link
 	parts    *partitions
 	metrics  *metrics
 	load     *load
@@ -97,7 +97,7 @@ func streamQueues(i, n, shards int) []int {
 // run moves frames until ctx is done; then it stores what it has gathered, unless hard ends before. It returns
 // how many frames it had to leave to RabbitMQ. It owns the link.
 func (s *stream) run(ctx, hard context.Context) (left int) {
-	defer s.link.drop()
+	defer s.link.Drop()
 	pause := retry.NewBackoff()
 	for ctx.Err() == nil {
 		// The consumer opens only when the database answers: frames that can't be stored stay in the queue.
@@ -153,7 +153,7 @@ func (s *stream) awaitPostgres(ctx context.Context) error {
 				s.count(s.stuck, out, time.Since(began))
 				s.stuck = nil
 			} else {
-				s.link.rollback(ctx)
+				s.link.Rollback(ctx)
 				s.parts.forget()
 			}
 		}
@@ -173,11 +173,11 @@ func (s *stream) awaitPostgres(ctx context.Context) error {
 
 // ping asks for the schema and for leave to write.
 func (s *stream) ping(ctx context.Context) error {
-	conn, err := s.link.open(ctx)
+	conn, err := s.link.Open(ctx)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, pg.ConnectTimeout)
 	defer cancel()
 	var readOnly string
 	err = conn.QueryRow(ctx, "SELECT current_setting('transaction_read_only') FROM (SELECT count(*) FROM (SELECT FROM ledger LIMIT 0) AS l) AS c").Scan(&readOnly)
@@ -185,7 +185,7 @@ func (s *stream) ping(ctx context.Context) error {
 		err = errors.New("the database is read only")
 	}
 	if err != nil {
-		s.link.drop() // the next connection may lead to another server
+		s.link.Drop() // the next connection may lead to another server
 	}
 	return err
 }
@@ -325,7 +325,7 @@ func (s *stream) save(ctx, hard, lost context.Context, b *batch) error {
 			s.count(b, out, time.Since(began))
 			return nil
 		}
-		s.link.rollback(hard)
+		s.link.Rollback(hard)
 		s.parts.forget()
 		s.metrics.retries.WithLabelValues(retryLabel(err)).Inc()
 		if classify(err) == noPartition && made < 3 {
@@ -364,13 +364,13 @@ func (s *stream) try(ctx context.Context, b *batch) (outcome, error) {
 			<-told // before the caller says how it ended
 		}
 	}()
-	conn, err := s.link.open(ctx)
+	conn, err := s.link.Open(ctx)
 	if err != nil {
 		return outcome{}, err
 	}
 	out, err := store(ctx, conn, s.parts, b.segments, b.dead, nil)
 	if pg.CodeOf(err) == pg.ReadOnlyTransaction {
-		s.link.drop() // a session keeps the default that it began with
+		s.link.Drop() // a session keeps the default that it began with
 	}
 	return out, err
 }

@@ -71,10 +71,10 @@ func Run(ctx context.Context, c Config) error {
 
 	var closing sync.WaitGroup // of connections, in the background
 	defer closing.Wait()
-	newLink := func() link { return link{url: c.Postgres, closing: &closing} }
-	ownerLink := func() link { return link{url: cmp.Or(c.Owner, c.Postgres), closing: &closing} }
+	writerLink := func() pg.Link { return newLink(c.Postgres, &closing) }
+	ownerLink := func() pg.Link { return newLink(cmp.Or(c.Owner, c.Postgres), &closing) }
 
-	if err := prepare(ctx, c, ownerLink(), newLink(), postgres, log); err != nil {
+	if err := prepare(ctx, c, ownerLink(), writerLink(), postgres, log); err != nil {
 		if ctx.Err() != nil {
 			return failure(ctx)
 		}
@@ -85,7 +85,7 @@ func Run(ctx context.Context, c Config) error {
 	busy := &load{streams: c.Streams}
 	newStream := func(name string) *stream {
 		s := &stream{
-			name: name, config: c, decode: decode, most: c.Prefetch, topology: topology, link: newLink(), parts: parts,
+			name: name, config: c, decode: decode, most: c.Prefetch, topology: topology, link: writerLink(), parts: parts,
 			metrics: m, load: busy, postgres: postgres, rabbitmq: rabbitmq, log: log,
 		}
 		postgres.pending(name)
@@ -116,13 +116,13 @@ func Run(ctx context.Context, c Config) error {
 		working.Go(func() { left.Add(int64(s.run(ctx, hard))) })
 	}
 	parked := &parkedReader{
-		urls: c.URLs, topology: topology, link: newLink(), parts: parts, metrics: m, gauge: m.parked, log: log, renewAt: time.Now().Add(c.renewAfter),
+		urls: c.URLs, topology: topology, link: writerLink(), parts: parts, metrics: m, gauge: m.parked, log: log, renewAt: time.Now().Add(c.renewAfter),
 		broker: &condition{name: "rabbitmq: parked messages", log: log}, // nothing waits for it
 	}
 	working.Go(func() { parked.run(ctx) })
 	k := &keeper{leader: leader{link: ownerLink(), key: keeperLock}, parts: parts, retention: c.Retention, log: log, now: time.Now, due: m.due}
 	working.Go(func() { k.run(ctx) })
-	r := &rehearser{link: newLink(), postgres: postgres}
+	r := &rehearser{link: writerLink(), postgres: postgres}
 	working.Go(func() { r.run(ctx) })
 	if c.IndexClosed {
 		x := &indexer{leader: leader{link: ownerLink(), key: indexerLock}, logs: parts.logs, retention: c.Retention, calm: busy.calm, log: log, now: time.Now}
@@ -164,9 +164,9 @@ func failure(ctx context.Context) error {
 
 // prepare brings the schema up to date, or checks that it is, and that rows can be stored. It waits for a database that is
 // out of reach, and for logs to take rows; an error that waiting does not cure is returned.
-func prepare(ctx context.Context, c Config, owner, writer link, postgres *condition, log *slog.Logger) error {
-	defer owner.drop()
-	defer writer.drop()
+func prepare(ctx context.Context, c Config, owner, writer pg.Link, postgres *condition, log *slog.Logger) error {
+	defer owner.Drop()
+	defer writer.Drop()
 	for wait := retry.NewBackoff(); ; {
 		err := migrate(ctx, c, &owner, log)
 		passing := passes(err, &owner)
@@ -178,19 +178,19 @@ func prepare(ctx context.Context, c Config, owner, writer link, postgres *condit
 			return err
 		}
 		postgres.fail("worker", err)
-		owner.drop()
-		writer.drop()
+		owner.Drop()
+		writer.Drop()
 		if err := retry.Sleep(ctx, wait.NextBackOff()); err != nil {
 			return err
 		}
 	}
 }
 
-func migrate(ctx context.Context, c Config, l *link, log *slog.Logger) error {
+func migrate(ctx context.Context, c Config, l *pg.Link, log *slog.Logger) error {
 	if err := checkPooler(ctx, c); err != nil {
 		return err
 	}
-	conn, err := l.open(ctx)
+	conn, err := l.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -233,14 +233,14 @@ func checkPooler(ctx context.Context, c Config) error {
 }
 
 // poolerTimeout bounds the look for a pooler: it waits for two connections at most.
-const poolerTimeout = 4 * connectTimeout
+const poolerTimeout = 4 * pg.ConnectTimeout
 
 // passes reports whether err is the server's or the network's state, rather than what the database holds.
-func passes(err error, l *link) bool {
+func passes(err error, l *pg.Link) bool {
 	if errors.Is(err, pg.ErrTransactionPooler) {
 		return false
 	}
-	if l.conn == nil || l.conn.IsClosed() {
+	if !l.IsOpen() {
 		return true
 	}
 	switch pg.ClassOf(err) {
