@@ -518,7 +518,7 @@ func open(ctx context.Context, owner, url config.PostgresURL) (*pgx.Conn, error)
 	if url == "" {
 		return nil, config.Missing(name)
 	}
-	c, err := config.Parse(url, pgx.ParseConfig)
+	c, err := pg.ParseURL(url, "millrace")
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
