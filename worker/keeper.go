@@ -8,7 +8,6 @@ import (
 	"math"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -410,21 +409,6 @@ func (k *keeper) dropDetached(ctx context.Context, conn *pgx.Conn, t table, befo
 		k.log.Info("dropped a partition", "table", o.Name, "from", from, "to", to)
 	}
 	return nil
-}
-
-// load tells how busy the streams are.
-type load struct {
-	streams int
-	busy    atomic.Int64 // nanoseconds of all streams in which a batch was being stored
-}
-
-// calm watches the streams for a while and says whether they could do twice as much.
-func (l *load) calm(ctx context.Context) bool {
-	before := l.busy.Load()
-	if retry.Sleep(ctx, loadWindow) != nil {
-		return false
-	}
-	return time.Duration(l.busy.Load()-before) < loadWindow*time.Duration(l.streams)/2
 }
 
 // indexer gives partitions that no longer grow the index for searches in data, the oldest first. The open one

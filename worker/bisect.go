@@ -1,0 +1,124 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"regexp"
+	"slices"
+	"strconv"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"millrace/internal/frame"
+)
+
+// copyCanary fails when the table refuses even an empty record, and leaves nothing behind.
+func (t *transaction) copyCanary(ctx context.Context, canary segment) error {
+	canary.Records, canary.Body = 1, []byte("{}\n")
+	if _, err := t.conn.Exec(ctx, "SAVEPOINT canary"); err != nil {
+		return err
+	}
+	if err := copyRows(ctx, t.conn, []segment{canary}); err != nil {
+		return err
+	}
+	_, err := t.conn.Exec(ctx, "ROLLBACK TO SAVEPOINT canary; RELEASE SAVEPOINT canary")
+	return err
+}
+
+// copyGood copies the segments' records except the bad ones, which become dead letters. PostgreSQL says which row it
+// was that it refused: what is before it is copied, and then it is the first of the rest, and bad. Where it
+// doesn't say so the batch is halved, and a bad record costs about two COPYs for every halving.
+func (t *transaction) copyGood(ctx context.Context, segments []segment) error {
+	for len(segments) > 0 {
+		refusal, err := t.copySaved(ctx, segments)
+		if refusal == nil {
+			return err
+		}
+		n, row := records(segments), refusedRow(refusal)
+		switch {
+		case n == 1 || row == 1:
+			bad, after := split(segments, 1)
+			t.rows--
+			t.letters = append(t.letters, bad[0].record(refusal))
+			segments = after
+		case row > 1 && row <= n:
+			before, rest := split(segments, row-1)
+			if err := t.copyGood(ctx, before); err != nil {
+				return err
+			}
+			segments = rest
+		default:
+			first, second := split(segments, n/2)
+			if err := t.copyGood(ctx, first); err != nil {
+				return err
+			}
+			segments = second
+		}
+	}
+	return nil
+}
+
+// copySaved copies the segments' records, or none of them if one is refused.
+func (t *transaction) copySaved(ctx context.Context, segments []segment) (refusal, err error) {
+	t.watchdog.moved()
+	if _, err := t.conn.Exec(ctx, "SAVEPOINT bisect"); err != nil {
+		return nil, err
+	}
+	err = copyRows(ctx, t.conn, segments)
+	if err == nil {
+		_, err = t.conn.Exec(ctx, "RELEASE SAVEPOINT bisect")
+		return nil, err
+	}
+	if class := classify(err); class != badRecord && !(t.doubtful && class == doubtful) || t.conn.IsClosed() {
+		return nil, err
+	}
+	refusal = err
+	_, err = t.conn.Exec(ctx, "ROLLBACK TO SAVEPOINT bisect; RELEASE SAVEPOINT bisect")
+	if err != nil {
+		return nil, err
+	}
+	return refusal, nil
+}
+
+// copyContext is where PostgreSQL says which row of a COPY an error is about, in any of its languages.
+var copyContext = regexp.MustCompile(`(?m)^COPY logs, \D*(\d+)`)
+
+// refusedRow returns the number of the row that a COPY failed at, counted from 1, or 0 when that is not known.
+func refusedRow(err error) int {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return 0
+	}
+	m := copyContext.FindStringSubmatch(pg.Where)
+	if m == nil {
+		return 0
+	}
+	row, err := strconv.Atoi(m[1])
+	if err != nil {
+		return 0
+	}
+	return row
+}
+
+// split parts segments after n records.
+func split(segments []segment, n int) (first, second []segment) {
+	for i, s := range segments {
+		if n == 0 {
+			return segments[:i], segments[i:]
+		}
+		if n >= s.Records {
+			n -= s.Records
+			continue
+		}
+		end := 0
+		for range n {
+			end += bytes.IndexByte(s.Body[end:], '\n') + 1
+		}
+		a, b := s, s
+		a.Records, a.Body = n, s.Body[:end]
+		b.Base, b.Records, b.Body = frame.ID(s.Base, n), s.Records-n, s.Body[end:]
+		return slices.Concat(segments[:i], []segment{a}), slices.Concat([]segment{b}, segments[i+1:])
+	}
+	return segments, nil
+}

@@ -1,0 +1,133 @@
+package worker
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"millrace/internal/frame"
+	"millrace/internal/scan"
+)
+
+const (
+	// A foreign message_id is taken as the key of its ids only near the present: the ledger does not remember
+	// longer, and partitions are not made for any time that somebody writes down.
+	foreignPast   = ledgerKeep
+	foreignFuture = time.Hour
+)
+
+// decodeForeign takes a message of another program: JSON in any form that the API takes.
+func decodeForeign(d *amqp.Delivery, from *origin, now time.Time) ([]segment, []deadLetter) {
+	limits := scan.Limits{RecordBytes: scan.MaxRecordBytes, PieceBytes: frame.SegmentBytes}
+	var body scan.Body
+	if err := body.Batch(d.Body, limits); err != nil {
+		return nil, []deadLetter{from.message(d.Body, err.Reason.String(), err.Error())}
+	}
+	key, err := uuid.Parse(d.MessageId)
+	base := frame.BaseOfKey(key)
+	if t := frame.Time(key); err != nil || !frame.IsV7(key) || t.Before(now.Add(-foreignPast)) || t.After(now.Add(foreignFuture)) {
+		base = frame.NewBase()
+	}
+	segments := make([]segment, 0, len(body.Pieces))
+	records := 0
+	for _, p := range body.Pieces {
+		span := frame.Span{
+			Segment: frame.Segment{Base: frame.ID(base, records), Records: p.Records},
+			Body:    body.NDJSON[p.Start:p.End],
+		}
+		segments = append(segments, segment{Span: span, sum: xxhash.Sum64(span.Body), from: from})
+		records += p.Records
+	}
+	return segments, refusedRecords(d, from, &body, base)
+}
+
+// refusedRecords sets aside what the scanner refused: each record that can be cut out of the message, and the
+// message once for those that can't.
+func refusedRecords(d *amqp.Delivery, from *origin, body *scan.Body, base uuid.UUID) []deadLetter {
+	if body.Rejected == 0 {
+		return nil
+	}
+	var dead []deadLetter
+	uncut := body.Rejected - len(body.Errors) // the scanner words only the first ones
+	reason, detail := "", ""
+	delimited := lineDelimited(d.Body, body.Errors)
+	for _, e := range body.Errors {
+		why := fmt.Sprintf("record %d: %s", e.Index, e.Err.Error())
+		var record []byte
+		if delimited {
+			record = cutRecord(d.Body, &e.Err)
+		}
+		if record != nil {
+			letter := from.message(record, e.Err.Reason.String(), why)
+			// Its place in the message and its text tell a redelivery from any other record.
+			letter.id = uuid.NewSHA1(base, fmt.Appendf(nil, "refused record %d %s", e.Index, record))
+			letter.recordID = uuid.NullUUID{UUID: frame.NewBase(), Valid: true}
+			dead = append(dead, letter)
+			continue
+		}
+		uncut++
+		reason, detail = cmp.Or(reason, e.Err.Reason.String()), cmp.Or(detail, why)
+	}
+	if uncut > 0 {
+		if reason == "" {
+			last := body.Errors[len(body.Errors)-1]
+			reason, detail = last.Err.Reason.String(), fmt.Sprintf("after record %d", last.Index)
+		}
+		dead = append(dead, from.message(d.Body, reason, fmt.Sprintf("%d records refused, the others are stored; %s", uncut, detail)))
+	}
+	return dead
+}
+
+// cutRecord returns the line that a refusal points into, if that line is the refused record and nothing else.
+// The body must be line-delimited.
+func cutRecord(body []byte, e *scan.Error) []byte {
+	start, end := lineAt(body, e.Offset)
+	line := bytes.TrimSpace(body[start:end])
+	if e.Reason == scan.Syntax {
+		return line // broken JSON costs a line when it does not cost the message
+	}
+	var b scan.Body
+	err := b.Batch(line, scan.Limits{RecordBytes: scan.MaxRecordBytes, PieceBytes: frame.SegmentBytes})
+	if err != nil || b.Accepted != 0 || b.Rejected != 1 {
+		return nil
+	}
+	return line
+}
+
+// lineDelimited says whether surely no record of the body goes over a line's end: each line starts with '{' and
+// ends with '}', or was refused for its syntax, which costs a line. A record that went on would have to do so
+// with one of ",]}".
+func lineDelimited(body []byte, refused []scan.RecordError) bool {
+	broken := make(map[int]bool)
+	for _, e := range refused {
+		if e.Err.Reason == scan.Syntax {
+			start, _ := lineAt(body, e.Err.Offset)
+			broken[start] = true
+		}
+	}
+	for start := 0; start < len(body); {
+		_, end := lineAt(body, start)
+		line := bytes.TrimSpace(body[start:end])
+		if len(line) > 0 && !broken[start] && (line[0] != '{' || line[len(line)-1] != '}') {
+			return false
+		}
+		start = end + 1
+	}
+	return true
+}
+
+// lineAt returns the range of the line that an offset lies in, without its newline.
+func lineAt(body []byte, offset int) (start, end int) {
+	at := min(offset, len(body))
+	start = bytes.LastIndexByte(body[:at], '\n') + 1
+	end = len(body)
+	if n := bytes.IndexByte(body[at:], '\n'); n >= 0 {
+		end = at + n
+	}
+	return start, end
+}
