@@ -34,7 +34,7 @@ func TestARecordWithoutAPartitionHarmsNoNeighbour(t *testing.T) {
 		}},
 		{name: "tables that have all its names", obstruct: func(t *testing.T, url config.PostgresURL, db *pgx.Conn) func() {
 			exec(t, db, "ALTER TABLE logs DETACH PARTITION logs_20260301")
-			for _, name := range partitionNames(table{name: "logs", interval: 24 * time.Hour}, at("2026-03-01 00:00"))[1:] {
+			for _, name := range []string{"logs_20260301_0000", "logs_20260301_0000_2", "logs_20260301_0000_3", "logs_20260301_0000_4"} {
 				exec(t, db, "CREATE TABLE "+name+" ()")
 			}
 			return func() { exec(t, db, "DROP TABLE logs_20260301") }
@@ -140,7 +140,7 @@ func TestALockThatLastsHoldsUpNoNeighbour(t *testing.T) {
 	if _, err := store(ctx, db, p, batch, nil, nil); err == nil {
 		t.Fatal("it did not wait for the lock")
 	}
-	p.lockedSince = p.lockedSince.Add(-lockPatience)
+	p.lockPatience = 0
 	out, err := store(ctx, db, p, batch, nil, nil)
 	if err != nil || out.rows != 1 || out.dead[reasonNoPartition] != 1 {
 		t.Errorf("got %+v, %v, want a row and a letter", out, err)

@@ -105,6 +105,7 @@ type keeper struct {
 	leader
 	parts     *partitions
 	retention time.Duration // zero: keep
+	remember  time.Duration // how long the ledger remembers a segment, from the end of its partition
 	log       *slog.Logger
 	now       func() time.Time
 	due       *prometheus.GaugeVec // partitions of a table that are left to be dropped by later rounds; may be nil
@@ -222,7 +223,7 @@ func (k *keeper) forget(ctx context.Context, conn *pgx.Conn, now time.Time) erro
 	case frame.Time(youngest).Before(now):
 		now = frame.Time(youngest)
 	}
-	return k.dropOld(ctx, conn, k.parts.ledger, now.Add(-ledgerKeep), mostDrops)
+	return k.dropOld(ctx, conn, k.parts.ledger, now.Add(-k.remember), mostDrops)
 }
 
 // makeAhead makes partitions from now on without a gap.

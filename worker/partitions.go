@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"regexp"
 	"slices"
 	"sync"
@@ -26,6 +27,9 @@ const (
 	// lockPatience is how long late records, and their batches with them, wait for a lock that somebody holds on the
 	// tables. A schema change takes seconds; what takes longer shall not stop the new records.
 	lockPatience = 30 * time.Second
+
+	// ownMinute is the length of the partition that createMinute makes.
+	ownMinute = time.Minute
 )
 
 // table is a partitioned table. Both are divided by time: logs by inserted_at, the ledger by the time that its
@@ -163,6 +167,8 @@ type partitions struct {
 	known map[string][]timeRange // by table
 	stale map[string]bool        // tables whose catalog is to be read before known is relied on
 
+	lockPatience time.Duration // lockPatience, unless a test is in a hurry
+
 	forgotten   time.Time // before this the ledger may have forgotten segments, as the last transaction was told
 	lockedSince time.Time // when a lock first kept a partition from being made; zero: none does
 }
@@ -173,6 +179,8 @@ func newPartitions(interval time.Duration) *partitions {
 		ledger: table{name: "ledger", interval: ledgerInterval},
 		known:  make(map[string][]timeRange),
 		stale:  map[string]bool{"logs": true, "ledger": true},
+
+		lockPatience: lockPatience,
 	}
 }
 
@@ -191,15 +199,15 @@ type misplaced struct {
 	ledgered bool // the ledger can take the segment
 }
 
-// forSegments makes sure that every segment has its partitions. It returns those that can't have them, by their
-// base ids; the others don't wait for them. It must be called outside of a transaction.
-func (p *partitions) forSegments(ctx context.Context, conn *pgx.Conn, segments []segment) (map[uuid.UUID]misplaced, error) {
+// provide makes sure that segments with these base ids have their partitions. It returns those that can't have them; the others
+// don't wait for them. It must be called outside of a transaction.
+func (p *partitions) provide(ctx context.Context, conn *pgx.Conn, bases iter.Seq[uuid.UUID]) (map[uuid.UUID]misplaced, error) {
 	var apart map[uuid.UUID]misplaced
 	for _, t := range []table{p.logs, p.ledger} {
 		var last, obstructed timeRange
 		var why obstacle
-		for i := range segments {
-			at := frame.Time(segments[i].Base)
+		for base := range bases {
+			at := frame.Time(base)
 			if last.contains(at) {
 				continue
 			}
@@ -219,7 +227,7 @@ func (p *partitions) forSegments(ctx context.Context, conn *pgx.Conn, segments [
 			if apart == nil {
 				apart = make(map[uuid.UUID]misplaced)
 			}
-			apart[segments[i].Base] = misplaced{err: why.error, ledgered: t.name != p.ledger.name}
+			apart[base] = misplaced{err: why.error, ledgered: t.name != p.ledger.name}
 		}
 	}
 	return apart, nil
@@ -345,7 +353,7 @@ func (p *partitions) lockedForLong(err error) bool {
 	if p.lockedSince.IsZero() {
 		p.lockedSince = time.Now()
 	}
-	return time.Since(p.lockedSince) > lockPatience
+	return time.Since(p.lockedSince) > p.lockPatience
 }
 
 // createPartition makes the partition that holds at, unless another worker was faster. The database's function does
@@ -389,9 +397,44 @@ func createPartition(ctx context.Context, conn *pgx.Conn, t table, at time.Time)
 		if name == "" {
 			return obstacle{fmt.Errorf("tables that are not partitions have all its names, %s and so on", partitionNames(t, made.from)[0])}
 		}
-		_, err = tx.Exec(ctx, "SELECT millrace_add_partition($1::text::regclass, $2, $3, $4)",
-			t.name, name, t.bound(made.from), t.bound(made.to))
-		return err
+		return addPartition(ctx, tx, t, name, made)
 	})
 	return made, err
+}
+
+// addPartition calls the database's function that makes a partition.
+func addPartition(ctx context.Context, tx pgx.Tx, t table, name string, r timeRange) error {
+	_, err := tx.Exec(ctx, "SELECT millrace_add_partition($1::text::regclass, $2, $3, $4)", t.name, name, t.bound(r.from), t.bound(r.to))
+	return err
+}
+
+// costlySQL says whether a minute's partition can't be made for nothing: a default partition would have to be searched for rows
+// of it, Citus would make it on other servers, or another table has its name.
+const costlySQL = `SELECT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = 'logs'::regclass AND partdefid <> 0)
+	OR to_regclass('pg_dist_partition') IS NOT NULL OR to_regclass($1) IS NOT NULL`
+
+// createMinute makes a partition of logs for the minute that begins at a time, within a transaction that is to be rolled back. It
+// makes none, and reports so, where that would cost something or another partition has some of the minute.
+func createMinute(ctx context.Context, tx pgx.Tx, at time.Time) (made bool, err error) {
+	t := table{name: "logs", interval: ownMinute}
+	minute := timeRange{at, at.Add(ownMinute)}
+	name := partitionNames(t, at)[0]
+	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(partitionLock)); err != nil {
+		return false, err
+	}
+	var costly bool
+	if err := tx.QueryRow(ctx, costlySQL, name).Scan(&costly); err != nil || costly {
+		return false, err
+	}
+	existing, err := listPartitions(ctx, tx.Conn(), t)
+	if err != nil {
+		return false, err
+	}
+	for _, p := range existing {
+		if p.from.Before(minute.to) && p.to.After(minute.from) {
+			return false, nil
+		}
+	}
+	err = addPartition(ctx, tx, t, name, minute)
+	return err == nil, err
 }

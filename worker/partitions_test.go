@@ -262,7 +262,7 @@ func linkTo(conn *pgx.Conn) pg.Link {
 
 func testKeeper(conn *pgx.Conn, p *partitions, retention time.Duration) *keeper {
 	return &keeper{
-		leader: leader{link: linkTo(conn), key: keeperLock}, parts: p, retention: retention,
+		leader: leader{link: linkTo(conn), key: keeperLock}, parts: p, retention: retention, remember: ledgerKeep,
 		log: slog.New(slog.DiscardHandler), now: time.Now,
 	}
 }

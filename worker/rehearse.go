@@ -26,30 +26,23 @@ func (e tableError) Unwrap() error { return e.error }
 // that a partition's name can have.
 var rehearsedTime = time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC)
 
-const (
-	// columnsSQL lists what the table's definition tells. A column that is generated has a default.
-	columnsSQL = `SELECT coalesce(string_agg(what, '; '), '') FROM (
-		SELECT format('column %s is NOT NULL without a default', a.attname) AS what
-		FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-		WHERE a.attrelid = 'logs'::regclass AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.atthasdef AND a.attidentity = ''
-		  AND a.attname NOT IN ('id', 'inserted_at', 'data')
-		  AND (a.attnotnull OR t.typtype = 'd' AND t.typnotnull AND t.typdefault IS NULL)
-		UNION ALL
-		SELECT CASE
-			WHEN a.attname IS NULL THEN format('column %s is missing', want.name)
-			WHEN a.attgenerated <> '' THEN format('column %s is generated', want.name)
-			ELSE format('column %s is of type %s, not %s', want.name, format_type(a.atttypid, a.atttypmod), format_type(want.type, NULL)) END
-		FROM (VALUES ('id', 'uuid'::regtype), ('inserted_at', 'timestamptz'), ('data', 'jsonb')) AS want (name, type)
-		LEFT JOIN pg_attribute a ON a.attrelid = 'logs'::regclass AND a.attname = want.name AND NOT a.attisdropped
-		LEFT JOIN pg_type t ON t.oid = a.atttypid
-		WHERE a.attname IS NULL OR a.attgenerated <> '' OR CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END <> want.type
-	) AS found`
-
-	// pastSQL says whether a partition of the rehearsal's own can be made for nothing: no other holds its time, a default
-	// partition would have to be searched for rows of it, and Citus would make it on other servers.
-	pastSQL = `SELECT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = 'logs'::regclass AND partdefid <> 0)
-		OR to_regclass('pg_dist_partition') IS NOT NULL OR to_regclass($1) IS NOT NULL`
-)
+// columnsSQL lists what the table's definition tells. A column that is generated has a default.
+const columnsSQL = `SELECT coalesce(string_agg(what, '; '), '') FROM (
+	SELECT format('column %s is NOT NULL without a default', a.attname) AS what
+	FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+	WHERE a.attrelid = 'logs'::regclass AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.atthasdef AND a.attidentity = ''
+	  AND a.attname NOT IN ('id', 'inserted_at', 'data')
+	  AND (a.attnotnull OR t.typtype = 'd' AND t.typnotnull AND t.typdefault IS NULL)
+	UNION ALL
+	SELECT CASE
+		WHEN a.attname IS NULL THEN format('column %s is missing', want.name)
+		WHEN a.attgenerated <> '' THEN format('column %s is generated', want.name)
+		ELSE format('column %s is of type %s, not %s', want.name, format_type(a.atttypid, a.atttypmod), format_type(want.type, NULL)) END
+	FROM (VALUES ('id', 'uuid'::regtype), ('inserted_at', 'timestamptz'), ('data', 'jsonb')) AS want (name, type)
+	LEFT JOIN pg_attribute a ON a.attrelid = 'logs'::regclass AND a.attname = want.name AND NOT a.attisdropped
+	LEFT JOIN pg_type t ON t.oid = a.atttypid
+	WHERE a.attname IS NULL OR a.attgenerated <> '' OR CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END <> want.type
+) AS found`
 
 // rehearser finds out whether logs takes rows of the present, also where none come in. What refuses them is in /ready.
 type rehearser struct {
@@ -144,7 +137,7 @@ func tryRow(ctx context.Context, conn *pgx.Conn, at time.Time) error {
 		return err
 	}
 	if at.Equal(rehearsedTime) {
-		if made, err := rehearsePartition(ctx, conn, tx); err != nil || !made {
+		if made, err := createMinute(ctx, tx, at); err != nil || !made {
 			return err
 		}
 	}
@@ -155,29 +148,4 @@ func tryRow(ctx context.Context, conn *pgx.Conn, at time.Time) error {
 	}
 	canary := frame.Segment{Base: uuid.UUID(id), Records: 1}
 	return copyRows(ctx, conn, []segment{{Span: frame.Span{Segment: canary, Body: []byte("{}\n")}}})
-}
-
-// rehearsePartition makes the rehearsal's own partition, unless that would cost something.
-func rehearsePartition(ctx context.Context, conn *pgx.Conn, tx pgx.Tx) (made bool, err error) {
-	t := table{name: "logs", interval: time.Minute}
-	name := partitionNames(t, rehearsedTime)[0]
-	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(partitionLock)); err != nil {
-		return false, err
-	}
-	var costly bool
-	if err := tx.QueryRow(ctx, pastSQL, name).Scan(&costly); err != nil || costly {
-		return false, err
-	}
-	existing, err := listPartitions(ctx, conn, t)
-	if err != nil {
-		return false, err
-	}
-	for _, p := range existing {
-		if p.from.Before(rehearsedTime.Add(t.interval)) && p.to.After(rehearsedTime) {
-			return false, nil
-		}
-	}
-	_, err = tx.Exec(ctx, "SELECT millrace_add_partition($1::text::regclass, $2, $3, $4)",
-		t.name, name, t.bound(rehearsedTime), t.bound(rehearsedTime.Add(t.interval)))
-	return err == nil, err
 }

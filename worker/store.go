@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 
@@ -58,7 +59,7 @@ type outcome struct {
 func store(ctx context.Context, conn *pgx.Conn, parts *partitions, segments []segment, dead []deadLetter, final func(outcome) error) (outcome, error) {
 	ctx, w := watch(ctx, attemptTimeout)
 	defer w.stop()
-	apart, err := parts.forSegments(ctx, conn, segments)
+	apart, err := parts.provide(ctx, conn, bases(segments))
 	if err != nil {
 		return outcome{}, err
 	}
@@ -74,6 +75,17 @@ func store(ctx context.Context, conn *pgx.Conn, parts *partitions, segments []se
 		err = t.run(ctx, segments, final)
 	}
 	return t.outcome, err
+}
+
+// bases goes over the segments' base ids.
+func bases(segments []segment) iter.Seq[uuid.UUID] {
+	return func(yield func(uuid.UUID) bool) {
+		for i := range segments {
+			if !yield(segments[i].Base) {
+				return
+			}
+		}
+	}
 }
 
 // watchdog ends a context when nothing has moved for a while.
