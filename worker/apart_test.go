@@ -10,6 +10,7 @@ import (
 	"millrace/internal/config"
 	"millrace/internal/frame"
 	"millrace/internal/testenv"
+	"millrace/worker/partition"
 )
 
 // TestARecordWithoutAPartitionHarmsNoNeighbour: each case keeps one late record's partition from being made. Its neighbours are
@@ -45,13 +46,13 @@ func TestARecordWithoutAPartitionHarmsNoNeighbour(t *testing.T) {
 			url := testenv.Schema(t)
 			db, side := workerConn(t, url), testenv.Connect(t, url)
 			ctx := context.Background()
-			p := newPartitions(24 * time.Hour)
+			p := partition.New(24 * time.Hour)
 			first := segmentOf(baseAt(at("2026-03-01 10:00")), `{"first":1}`)
 			if _, err := store(ctx, db, p, []segment{first}, nil, nil); err != nil {
 				t.Fatal(err)
 			}
 			remove := c.obstruct(t, url, side)
-			p.forget()
+			p.MarkStale()
 			before := count(t, side, allLogs)
 			batch := func() []segment {
 				return []segment{segmentOf(late, `{"late":1}`, `{"late":2}`), segmentOf(frame.NewBase(), `{"now":1}`)}
@@ -118,7 +119,7 @@ func TestAPartitionOfThePresentIsWaitedFor(t *testing.T) {
 	db, side := workerConn(t, url), testenv.Connect(t, url)
 	exec(t, side, "CREATE TABLE logs_other PARTITION OF logs DEFAULT")
 	exec(t, side, "INSERT INTO logs VALUES (gen_random_uuid(), now(), '{}')")
-	_, err := store(context.Background(), db, newPartitions(24*time.Hour), []segment{segmentOf(frame.NewBase(), `{}`)}, nil, nil)
+	_, err := store(context.Background(), db, partition.New(24*time.Hour), []segment{segmentOf(frame.NewBase(), `{}`)}, nil, nil)
 	if err == nil {
 		t.Error("it was set aside")
 	}
@@ -129,7 +130,7 @@ func TestALockThatLastsHoldsUpNoNeighbour(t *testing.T) {
 	url := testenv.Schema(t)
 	db, side := workerConn(t, url), testenv.Connect(t, url)
 	ctx := context.Background()
-	p := newPartitions(24 * time.Hour)
+	p := partition.New(24 * time.Hour)
 	if _, err := store(ctx, db, p, []segment{segmentOf(frame.NewBase(), `{}`)}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +141,7 @@ func TestALockThatLastsHoldsUpNoNeighbour(t *testing.T) {
 	if _, err := store(ctx, db, p, batch, nil, nil); err == nil {
 		t.Fatal("it did not wait for the lock")
 	}
-	p.lockPatience = 0
+	p.LockPatience = 0
 	out, err := store(ctx, db, p, batch, nil, nil)
 	if err != nil || out.rows != 1 || out.dead[reasonNoPartition] != 1 {
 		t.Errorf("got %+v, %v, want a row and a letter", out, err)

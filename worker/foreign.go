@@ -12,12 +12,13 @@ import (
 
 	"millrace/internal/frame"
 	"millrace/internal/scan"
+	"millrace/worker/partition"
 )
 
 const (
 	// A foreign message_id is taken as the key of its ids only near the present: the ledger does not remember
 	// longer, and partitions are not made for any time that somebody writes down.
-	foreignPast   = ledgerKeep
+	foreignPast   = partition.LedgerKeep
 	foreignFuture = time.Hour
 )
 

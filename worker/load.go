@@ -8,6 +8,9 @@ import (
 	"millrace/internal/retry"
 )
 
+// loadWindow is how long the streams are watched before they are said to be busy or not.
+const loadWindow = 2 * time.Second
+
 // load tells how busy the streams are.
 type load struct {
 	streams int

@@ -253,3 +253,22 @@ func distinct(t testing.TB, conn *pgx.Conn, rows int) {
 		t.Errorf("rows: got %d, want %d", got, rows)
 	}
 }
+
+// workerConn is a connection with the worker's session settings.
+func workerConn(t testing.TB, url config.PostgresURL) *pgx.Conn {
+	t.Helper()
+	conn, err := connect(context.Background(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+func at(s string) time.Time {
+	t, err := time.Parse("2006-01-02 15:04", s)
+	if err != nil {
+		panic(err)
+	}
+	return t
+}

@@ -17,6 +17,7 @@ import (
 	"millrace/internal/config"
 	"millrace/internal/pg"
 	"millrace/internal/retry"
+	"millrace/worker/partition"
 )
 
 const (
@@ -41,6 +42,9 @@ const (
 	// renewAfter is how long a worker waits before it replaces the parked queue of an earlier version: an API of that
 	// version refuses the new queue when it connects anew, so a rolling upgrade should be over.
 	renewAfter = 10 * time.Minute
+
+	// parkedLock is held by the worker that replaces the parked queue, "mrparked" in ASCII.
+	parkedLock = 0x6d727061726b6564
 )
 
 // errAnew ends a session whose beginning has to be done again, which is no failure.
@@ -55,7 +59,7 @@ type parkedReader struct {
 	urls     config.BrokerURLs
 	topology broker.Topology
 	link     pg.Link
-	parts    *partitions
+	parts    *partition.Set
 	metrics  *metrics
 	broker   *condition
 	gauge    prometheus.Gauge
@@ -89,7 +93,7 @@ func (r *parkedReader) run(ctx context.Context) {
 			return
 		}
 		r.link.Rollback(ctx)
-		r.parts.forget()
+		r.parts.MarkStale()
 		if !errors.Is(err, errAnew) {
 			r.broker.fail("parked", err)
 		}

@@ -12,6 +12,7 @@ import (
 	"millrace/internal/frame"
 	"millrace/internal/pg"
 	"millrace/internal/retry"
+	"millrace/worker/partition"
 )
 
 // A user may alter logs in ways that leave no row of id, inserted_at and data valid. The catalog tells of some of them, and a
@@ -111,7 +112,7 @@ func rehearse(ctx context.Context, conn *pgx.Conn, at time.Time) error {
 	if err == nil {
 		err = tryRow(ctx, conn, at)
 	}
-	if isObstacle(err) { // somebody has just made a partition of that time
+	if partition.IsObstacle(err) { // somebody has just made a partition of that time
 		return nil
 	}
 	switch pg.ClassOf(err) {
@@ -137,7 +138,7 @@ func tryRow(ctx context.Context, conn *pgx.Conn, at time.Time) error {
 		return err
 	}
 	if at.Equal(rehearsedTime) {
-		if made, err := createMinute(ctx, tx, at); err != nil || !made {
+		if made, err := partition.CreateMinute(ctx, tx, at); err != nil || !made {
 			return err
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"millrace/internal/frame"
 	"millrace/internal/scan"
+	"millrace/worker/partition"
 )
 
 // DeadLetter is a row of dead_letters.
@@ -95,7 +96,7 @@ func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, rete
 		return nil, fmt.Errorf("replay: %w", err)
 	}
 	// A partition that is missing for so old a record is a day's, whatever the setting, clipped to what exists.
-	parts := newPartitions(24 * time.Hour)
+	parts := partition.New(24 * time.Hour)
 	done := make([]Replayed, 0, len(ids))
 	for _, id := range ids {
 		r := Replayed{ID: id}
@@ -131,7 +132,7 @@ type keeping struct {
 // knownRetention returns the shorter one of a retention and of that which the keeper has noted.
 func knownRetention(ctx context.Context, conn *pgx.Conn, retention time.Duration) (keeping, error) {
 	k := keeping{retention: retention, from: "RETENTION here"}
-	noted, _, err := notedRetention(ctx, conn)
+	noted, _, err := partition.NotedRetention(ctx, conn)
 	if err == nil {
 		err = conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&k.now)
 	}
@@ -157,7 +158,7 @@ func (k keeping) check(at time.Time) error {
 var errGone = errors.New("there is no such dead letter")
 
 // replayRecord stores a record beside the ledger: its segment is entered there already, with its neighbours.
-func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partitions, letter DeadLetter, keep keeping) (int, error) {
+func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partition.Set, letter DeadLetter, keep keeping) (int, error) {
 	id := letter.RecordID.UUID
 	var body scan.Body
 	if err := body.Single(letter.Payload, scan.Limits{RecordBytes: scan.MaxRecordBytes, PieceBytes: frame.SegmentBytes}); err != nil {
@@ -170,7 +171,7 @@ func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partitions, letter
 	if err := keep.check(at); err != nil {
 		return 0, err
 	}
-	if _, err := parts.ensure(ctx, conn, parts.logs, at); err != nil {
+	if err := parts.EnsureLogs(ctx, conn, at); err != nil {
 		return 0, err
 	}
 	stored := 0
@@ -194,7 +195,7 @@ func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partitions, letter
 			[16]byte(id), at, string(letter.Payload)); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, "INSERT INTO late_changes (hour) VALUES (date_trunc('hour', $1::timestamptz))"+lateAgainSQL, at)
+		_, err = tx.Exec(ctx, "INSERT INTO late_changes (hour) VALUES (date_trunc('hour', $1::timestamptz))"+partition.LateAgainSQL, at)
 		return err
 	})
 	if err != nil {
@@ -204,7 +205,7 @@ func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partitions, letter
 }
 
 // replayMessage stores a message as the worker would that got it now.
-func replayMessage(ctx context.Context, conn *pgx.Conn, parts *partitions, letter DeadLetter, keep keeping) (int, error) {
+func replayMessage(ctx context.Context, conn *pgx.Conn, parts *partition.Set, letter DeadLetter, keep keeping) (int, error) {
 	d, err := letter.delivery()
 	if err != nil {
 		return 0, err

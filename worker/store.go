@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"millrace/internal/frame"
+	"millrace/worker/partition"
 )
 
 const (
@@ -24,16 +25,13 @@ const (
 	ledgerSelectSQL = `SELECT id, records, checksum FROM ledger WHERE id = ANY($1::uuid[])`
 
 	// forgottenSQL is the time before which the ledger may have forgotten a segment: what the keepers have noted, or by
-	// the database's clock, for partitions that somebody drops by hand, a day less than ledgerKeep.
+	// the database's clock, for partitions that somebody drops by hand, a day less than partition.LedgerKeep.
 	forgottenSQL = `SELECT greatest(now() - interval '6 days', (SELECT max(value::timestamptz) FROM settings WHERE name = 'ledger_forgotten'))`
 
 	// lateSQL notes hours in which rows appear that are no longer new, by the database's clock.
 	lateSQL = `INSERT INTO late_changes (hour)
 		SELECT date_trunc('hour', at) FROM unnest($1::timestamptz[]) AS t (at)
-		WHERE at < clock_timestamp() - interval '30 seconds' ORDER BY 1` + lateAgainSQL
-
-	// lateAgainSQL counts another change in an hour that has one.
-	lateAgainSQL = ` ON CONFLICT (hour, slot) DO UPDATE SET changes = late_changes.changes + 1`
+		WHERE at < clock_timestamp() - interval '30 seconds' ORDER BY 1` + partition.LateAgainSQL
 
 	// doubtMargin is added to the time before which segments are looked for among the rows, so that a limit that moves
 	// with the clock is not asked for again at once.
@@ -56,10 +54,10 @@ type outcome struct {
 // store stores segments and dead letters in one transaction, each once. final, unless nil, runs last and can
 // refuse the commit. After an error nothing is stored, unless it was the answer to the commit that was lost, and
 // the connection may be in a failed transaction or closed. store sorts segments.
-func store(ctx context.Context, conn *pgx.Conn, parts *partitions, segments []segment, dead []deadLetter, final func(outcome) error) (outcome, error) {
+func store(ctx context.Context, conn *pgx.Conn, parts *partition.Set, segments []segment, dead []deadLetter, final func(outcome) error) (outcome, error) {
 	ctx, w := watch(ctx, attemptTimeout)
 	defer w.stop()
-	apart, err := parts.provide(ctx, conn, bases(segments))
+	apart, err := parts.Provide(ctx, conn, bases(segments))
 	if err != nil {
 		return outcome{}, err
 	}
@@ -112,11 +110,11 @@ func (w watchdog) stop() {
 type transaction struct {
 	outcome
 	conn     *pgx.Conn
-	parts    *partitions
+	parts    *partition.Set
 	letters  []deadLetter
-	apart    map[uuid.UUID]misplaced // segments that become dead letters, because they have no partition
-	careful  bool                    // search for bad records
-	doubtful bool                    // if an empty record is taken, what is refused is bad whatever the reason
+	apart    map[uuid.UUID]partition.Misplaced // segments that become dead letters, because they have no partition
+	careful  bool                              // search for bad records
+	doubtful bool                              // if an empty record is taken, what is refused is bad whatever the reason
 	watchdog watchdog
 }
 
@@ -157,12 +155,12 @@ func (t *transaction) run(ctx context.Context, segments []segment, final func(ou
 // begin starts the transaction and enters the segments in the ledger. Those that are new are then in t.stored.
 func (t *transaction) begin(ctx context.Context, segments []segment) error {
 	started := *t
-	for forgotten := t.parts.forgottenUntil(); ; {
+	for forgotten := t.parts.ForgottenUntil(); ; {
 		until, err := t.enter(ctx, segments, forgotten)
 		if err != nil {
 			return err
 		}
-		t.parts.learnForgotten(until)
+		t.parts.LearnForgotten(until)
 		// A segment that is new to the ledger, and was not looked for elsewhere, must be one that it can't have forgotten.
 		if !slices.ContainsFunc(t.stored, func(s segment) bool {
 			at := frame.Time(s.Base)
@@ -243,7 +241,7 @@ func (t *transaction) unledgered(segments []segment) (ledgered, without []segmen
 		return segments, nil
 	}
 	for _, s := range segments {
-		if m, ok := t.apart[s.Base]; ok && !m.ledgered {
+		if m, ok := t.apart[s.Base]; ok && !m.Ledgered {
 			without = append(without, s)
 		} else {
 			ledgered = append(ledgered, s)
@@ -260,7 +258,7 @@ func (t *transaction) setApart(segments []segment) []segment {
 	var placed []segment
 	for _, s := range segments {
 		if m, ok := t.apart[s.Base]; ok {
-			t.letters = append(t.letters, s.recordLetters(reasonNoPartition, m.err)...)
+			t.letters = append(t.letters, s.recordLetters(reasonNoPartition, m.Err)...)
 		} else {
 			placed = append(placed, s)
 		}

@@ -14,6 +14,7 @@ import (
 	"millrace/internal/frame"
 	"millrace/internal/pg"
 	"millrace/internal/retry"
+	"millrace/worker/partition"
 )
 
 const (
@@ -62,7 +63,7 @@ type stream struct {
 
 	topology broker.Topology
 	link     pg.Link
-	parts    *partitions
+	parts    *partition.Set
 	metrics  *metrics
 	load     *load
 	postgres *condition
@@ -154,7 +155,7 @@ func (s *stream) awaitPostgres(ctx context.Context) error {
 				s.stuck = nil
 			} else {
 				s.link.Rollback(ctx)
-				s.parts.forget()
+				s.parts.MarkStale()
 			}
 		}
 		if err == nil {
@@ -326,7 +327,7 @@ func (s *stream) save(ctx, hard, lost context.Context, b *batch) error {
 			return nil
 		}
 		s.link.Rollback(hard)
-		s.parts.forget()
+		s.parts.MarkStale()
 		s.metrics.retries.WithLabelValues(retryLabel(err)).Inc()
 		if classify(err) == noPartition && made < 3 {
 			made++

@@ -19,6 +19,7 @@ import (
 	"millrace/internal/retry"
 	"millrace/internal/service"
 	"millrace/migrations"
+	"millrace/worker/partition"
 )
 
 // Run moves frames into the database until ctx is done, then stores what it holds and returns nil. Servers that
@@ -45,8 +46,8 @@ func Run(ctx context.Context, c Config) error {
 	}
 
 	registry := service.NewRegistry()
-	parts := newPartitions(c.PartitionInterval)
-	m := newMetrics(registry, func() time.Duration { return parts.ahead(time.Now()) }, c.PartitionInterval)
+	parts := partition.New(c.PartitionInterval)
+	m := newMetrics(registry, func() time.Duration { return parts.Ahead(time.Now()) }, c.PartitionInterval)
 	policies := policy.New(policy.Options{Broker: c.Broker, Log: log, Registry: registry})
 	var ready service.Ready
 	postgres := &condition{name: "postgres", ready: &ready, log: log, gauge: m.database}
@@ -120,13 +121,15 @@ func Run(ctx context.Context, c Config) error {
 		broker: &condition{name: "rabbitmq: parked messages", log: log}, // nothing waits for it
 	}
 	working.Go(func() { parked.run(ctx) })
-	k := &keeper{leader: leader{link: ownerLink(), key: keeperLock}, parts: parts, retention: c.Retention, remember: ledgerKeep, log: log, now: time.Now, due: m.due}
-	working.Go(func() { k.run(ctx) })
+	k := &partition.Keeper{
+		Link: ownerLink(), Partitions: parts, Retention: c.Retention, Remember: partition.LedgerKeep, Log: log, Now: time.Now, Due: m.due,
+	}
+	working.Go(func() { k.Run(ctx) })
 	r := &rehearser{link: writerLink(), postgres: postgres}
 	working.Go(func() { r.run(ctx) })
 	if c.IndexClosed {
-		x := &indexer{leader: leader{link: ownerLink(), key: indexerLock}, logs: parts.logs, retention: c.Retention, calm: busy.calm, log: log, now: time.Now}
-		working.Go(func() { x.run(ctx) })
+		x := &partition.Indexer{Link: ownerLink(), Partitions: parts, Retention: c.Retention, Calm: busy.calm, Log: log, Now: time.Now}
+		working.Go(func() { x.Run(ctx) })
 	}
 	working.Go(func() { policies.Run(ctx) }) // what harms the queues is no reason to stop emptying them
 	log.Info("worker is up", "address", ln.Addr().String(), "streams", c.Streams, "queues", topology.Shards())

@@ -235,7 +235,7 @@ var plants = map[string]plant{
 		want: lost,
 	},
 	"a late record holds up its batch": {
-		edits: []Edit{{"worker/partitions.go", `if !errors.As(err, &why) || time.Since(at).Abs() < present {`, `if !errors.As(err, &why) || true {`}},
+		edits: []Edit{{"worker/partition/set.go", `if !errors.As(err, &why) || time.Since(at).Abs() < present {`, `if !errors.As(err, &why) || true {`}},
 		plan:  []Step{{Fault: "PostgreSQL: late records beside a slow export", Target: "postgres", Hold: time.Second}},
 		want:  stuck,
 	},

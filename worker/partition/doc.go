@@ -1,0 +1,2 @@
+// Package partition looks after the partitions of logs and of the ledger.
+package partition
