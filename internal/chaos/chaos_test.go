@@ -260,6 +260,20 @@ var plants = map[string]plant{
 	},
 }
 
+// TestPlantedBugsAreWhereTheyGo finds the text that each bug replaces, also where nothing can be built or run.
+func TestPlantedBugsAreWhereTheyGo(t *testing.T) {
+	for name, p := range plants {
+		for _, e := range p.edits {
+			text, err := os.ReadFile(filepath.Join(top, e.File))
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			} else if n := strings.Count(string(text), e.Old); n != 1 {
+				t.Errorf("%s: %s has %d times the text to be replaced, want once: %q", name, e.File, n, e.Old)
+			}
+		}
+	}
+}
+
 // TestPlantedBugsAreCaught builds millrace with one bug at a time.
 func TestPlantedBugsAreCaught(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{Postgres: true, RabbitMQ: true, Redis: true})
