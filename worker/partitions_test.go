@@ -121,7 +121,7 @@ func TestABuildThatWaitsHoldsUpNothing(t *testing.T) {
 	w := start(t, c)
 	testenv.Eventually(t, 20*time.Second, "the build waits", func() bool { return building() == 1 })
 	// A round that ends just before the hour leaves hardly more than the intervals ahead, which shrink until the next.
-	reach := (partition.IntervalsAhead*time.Hour - partition.KeeperInterval).Seconds()
+	reach := (partition.IntervalsAhead*time.Hour - partition.RoundInterval).Seconds()
 	testenv.Eventually(t, 20*time.Second, "partitions are ahead", func() bool { return w.metric("millrace_partition_ahead_seconds") >= reach })
 	p.send(0, aFrame(baseAt(time.Now().Add(-10*time.Hour)), 3)) // needs a partition
 	p.send(0, aFrame(frame.NewBase(), 3))

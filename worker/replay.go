@@ -195,7 +195,7 @@ func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partition.Set, let
 			[16]byte(id), at, string(letter.Payload)); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, "INSERT INTO late_changes (hour) VALUES (date_trunc('hour', $1::timestamptz))"+partition.LateAgainSQL, at)
+		_, err = tx.Exec(ctx, partition.NoteChangesSQL("SELECT date_trunc('hour', $1::timestamptz)"), at)
 		return err
 	})
 	if err != nil {

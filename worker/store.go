@@ -28,11 +28,6 @@ const (
 	// the database's clock, for partitions that somebody drops by hand, a day less than partition.LedgerKeep.
 	forgottenSQL = `SELECT greatest(now() - interval '6 days', (SELECT max(value::timestamptz) FROM settings WHERE name = 'ledger_forgotten'))`
 
-	// lateSQL notes hours in which rows appear that are no longer new, by the database's clock.
-	lateSQL = `INSERT INTO late_changes (hour)
-		SELECT date_trunc('hour', at) FROM unnest($1::timestamptz[]) AS t (at)
-		WHERE at < clock_timestamp() - interval '30 seconds' ORDER BY 1` + partition.LateAgainSQL
-
 	// doubtMargin is added to the time before which segments are looked for among the rows, so that a limit that moves
 	// with the clock is not asked for again at once.
 	doubtMargin = time.Minute
@@ -41,6 +36,10 @@ const (
 	// went silent, and far from the worst stall of a busy disk.
 	attemptTimeout = 2 * time.Minute
 )
+
+// lateSQL notes the hours of rows that are no longer new when they are stored, by the database's clock.
+var lateSQL = partition.NoteChangesSQL(`SELECT date_trunc('hour', at) FROM unnest($1::timestamptz[]) AS t (at)
+	WHERE at < clock_timestamp() - interval '30 seconds' ORDER BY 1`)
 
 // outcome is what a transaction did.
 type outcome struct {

@@ -10,7 +10,7 @@ import (
 // IntervalsAhead is how many partitions follow the current one.
 const IntervalsAhead = 2
 
-// makeAhead makes partitions from now on without a gap.
+// makeAhead makes the table's partitions from now on, without a gap, until IntervalsAhead follow the current one.
 func (k *Keeper) makeAhead(ctx context.Context, conn *pgx.Conn, t table) error {
 	if err := k.Partitions.refresh(ctx, conn, t); err != nil {
 		return err
@@ -26,11 +26,11 @@ func (k *Keeper) makeAhead(ctx context.Context, conn *pgx.Conn, t table) error {
 	return nil
 }
 
-// Ahead returns how far the known partitions of logs reach from now without a gap.
-func (p *Set) Ahead(now time.Time) time.Duration {
+// Ahead returns how far from now the known partitions of logs reach without a gap.
+func (s *Set) Ahead(now time.Time) time.Duration {
 	end := now
 	for {
-		r, ok := p.lookup(p.logs, end)
+		r, ok := s.lookup(s.logs, end)
 		if !ok {
 			return end.Sub(now)
 		}

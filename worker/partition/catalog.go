@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,7 +19,19 @@ type partition struct {
 	comment string // see dropMark
 }
 
-const listPartitionsSQL = `
+// closedAfter is how long after its end a partition still gets rows as a matter of course.
+const closedAfter = time.Hour
+
+// closed reports whether few rows come in any more.
+func (p partition) closed(now time.Time) bool { return !p.to.Add(closedAfter).After(now) }
+
+// marked reports whether retention has marked the partition, to detach and drop it.
+func (p partition) marked() bool { return strings.HasPrefix(p.comment, dropMark) }
+
+// quoted returns the partition's name as SQL takes it.
+func (p partition) quoted() string { return pgx.Identifier{p.name}.Sanitize() }
+
+const listSQL = `
 SELECT c.relname, coalesce(pg_get_expr(c.relpartbound, c.oid), ''), i.inhdetachpending,
        coalesce(obj_description(c.oid, 'pg_class'), '')
 FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
@@ -26,10 +39,9 @@ WHERE i.inhparent = $1::text::regclass`
 
 var boundsPattern = regexp.MustCompile(`^FOR VALUES FROM \((?:'([^']+)'|MINVALUE)\) TO \((?:'([^']+)'|MAXVALUE)\)$`)
 
-// listPartitions returns the table's partitions in order of time. A default partition is left out: it holds no
-// range.
-func listPartitions(ctx context.Context, conn *pgx.Conn, t table) ([]partition, error) {
-	rows, err := conn.Query(ctx, listPartitionsSQL, t.name)
+// list returns the table's partitions in order of time, without a default partition, which has no range.
+func list(ctx context.Context, conn *pgx.Conn, t table) ([]partition, error) {
+	rows, err := conn.Query(ctx, listSQL, t.name)
 	if err != nil {
 		return nil, fmt.Errorf("list partitions of %s: %w", t.name, err)
 	}

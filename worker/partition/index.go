@@ -14,19 +14,13 @@ import (
 	"millrace/internal/pg"
 )
 
-const (
-	// closedAfter is how long after its end a partition still gets rows as a matter of course.
-	closedAfter = time.Hour
+// indexPatience is how long a build may be put off, from the time that the partition is closed, because the streams are busy.
+// One build beside streams that work as fast as they can takes a third of their speed on two cores (268,000 rows/s without
+// it, 178,000 with). It takes nothing of a speed that leaves room for it.
+const indexPatience = 6 * time.Hour
 
-	// indexPatience is how long after that a build may be put off because the streams are busy. One build beside
-	// streams that work as fast as they can takes a third of their speed on two cores (268,000 rows/s without it,
-	// 178,000 with), and nothing of a speed that leaves room for it.
-	indexPatience = 6 * time.Hour
-)
-
-// Indexer gives partitions that no longer grow the index for searches in data, the oldest first. The open one
-// goes without: it would cut COPY to a quarter of its speed. Of all workers one builds at a time, beside the
-// keeper: a build waits for every transaction that was there before it.
+// Indexer gives closed partitions of logs the index for searches in data, the oldest first. Of all workers one builds at a time. It
+// is not the keeper's work, because a build waits for every transaction that began before it.
 type Indexer struct {
 	Link       pg.Link // as the user who owns the tables
 	Partitions *Set
@@ -38,18 +32,18 @@ type Indexer struct {
 	leader leader
 }
 
-// Run works until ctx is done. It owns the link. A build that is cut short by that is begun anew by the next leader.
+// Run works until ctx is done. It owns the link. The next leader begins a build anew that was cut short.
 func (x *Indexer) Run(ctx context.Context) {
 	rounds(ctx, &x.Link, x.Log, "closed partitions could not be indexed", x.Round)
 }
 
-// Round is one round. A partition that can't be indexed doesn't keep the others from it.
+// Round is one round. It goes on to the other partitions when one can't be indexed.
 func (x *Indexer) Round(ctx context.Context) error {
 	conn, leads, err := x.leader.lead(ctx, &x.Link, indexerLock)
 	if err != nil || !leads {
 		return err
 	}
-	all, err := listPartitions(ctx, conn, x.Partitions.logs)
+	all, err := list(ctx, conn, x.Partitions.logs)
 	if err != nil {
 		return err
 	}
@@ -59,7 +53,7 @@ func (x *Indexer) Round(ctx context.Context) error {
 	}
 	var failed []error
 	for _, p := range all {
-		if p.pending || p.to.Add(closedAfter).After(now) || !x.Partitions.logs.ownName(p.name) ||
+		if p.pending || !p.closed(now) || !x.Partitions.logs.ownName(p.name) ||
 			x.Retention > 0 && !p.to.After(now.Add(-x.Retention)) {
 			continue
 		}
@@ -73,7 +67,7 @@ func (x *Indexer) Round(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-// index gives a partition its index, in place of one that a build left invalid.
+// index gives a partition its index, unless the streams are too busy. It replaces an index that a build left invalid.
 func (x *Indexer) index(ctx context.Context, conn *pgx.Conn, p partition) error {
 	name := p.name + "_data_idx"
 	var valid bool
@@ -106,8 +100,8 @@ func (x *Indexer) index(ctx context.Context, conn *pgx.Conn, p partition) error 
 	return err
 }
 
-// buildProcesses returns the statement that says how many processes a build may take. PostgreSQL 18 is the first that builds
-// this kind of index in several. Busy streams need the other cores.
+// buildProcesses returns the statement that says how many processes a build may use: one while the streams are busy, for they need
+// the other cores. PostgreSQL 18 is the first that builds this kind of index in several processes.
 func buildProcesses(conn *pgx.Conn, calm bool) string {
 	major, _, _ := strings.Cut(conn.PgConn().ParameterStatus("server_version"), ".")
 	if n, _ := strconv.Atoi(major); n >= 18 && calm { // a beta's "19beta1" is no number, and gets one process

@@ -3,9 +3,11 @@ package partition
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
+	"millrace/internal/pg"
 	"millrace/internal/testenv"
 )
 
@@ -118,4 +120,20 @@ func TestADetachThatWasCutShortIsFinished(t *testing.T) {
 	if got := count(t, reader, "SELECT count(*) FROM late_changes"); got < 24 {
 		t.Errorf("late changes: got %d, want the hours of the day that was dropped", got)
 	}
+}
+
+// TestAStepThatFailsStopsNoOther: no partition can be made, and old ones are dropped all the same.
+func TestAStepThatFailsStopsNoOther(t *testing.T) {
+	db := workerConn(t, testenv.Schema(t))
+	p := New(24 * time.Hour)
+	put(t, db, p, time.Now().AddDate(0, 0, -30))
+	exec(t, db, "DROP FUNCTION millrace_add_partition")
+	err := testKeeper(db, p, 24*time.Hour).Round(context.Background())
+	if err == nil || strings.Count(err.Error(), "make ahead: partition of ") != 2 {
+		t.Errorf("got %v, want an error for both tables", err)
+	}
+	if pg.CodeOf(err) != "42883" { // undefined_function
+		t.Errorf("got %v, want the server's error", err)
+	}
+	want(t, db, 0, allLogs)
 }

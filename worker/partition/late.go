@@ -1,6 +1,7 @@
 package partition
 
-import ()
-
-// LateAgainSQL counts another change in an hour that has one.
-const LateAgainSQL = ` ON CONFLICT (hour, slot) DO UPDATE SET changes = late_changes.changes + 1`
+// NoteChangesSQL returns the statement that notes a change in hours that are no longer new. hours is a SELECT that returns them.
+// The query service reads there which of its cached answers are out of date.
+func NoteChangesSQL(hours string) string {
+	return "INSERT INTO late_changes (hour) " + hours + " ON CONFLICT (hour, slot) DO UPDATE SET changes = late_changes.changes + 1"
+}

@@ -18,17 +18,17 @@ const (
 	keeperLock  = 0x6d726b6565706572
 	indexerLock = 0x6d72696e646578
 
-	// KeeperInterval is the time from the end of one round to the next.
-	KeeperInterval = time.Minute
+	// RoundInterval is the time from the end of one round to the beginning of the next.
+	RoundInterval = time.Minute
 )
 
-// leader says whether a connection has the advisory lock that makes its holder the only one of all workers.
+// leader knows whether a connection holds an advisory lock. Of all workers the one that holds it leads.
 type leader struct {
 	leads bool
-	owns  bool // the connection's user may do what only the tables' owner may; others don't lead
+	owns  bool // the connection's user may do what only the tables' owner may; no other user leads
 }
 
-// lead returns the connection, and whether it holds the lock.
+// lead returns the link's connection, and whether it holds the lock. It takes the lock if that is free.
 func (l *leader) lead(ctx context.Context, link *pg.Link, key int64) (*pgx.Conn, bool, error) {
 	if !link.IsOpen() {
 		l.leads = false // the lock went with its session
@@ -44,22 +44,22 @@ func (l *leader) lead(ctx context.Context, link *pg.Link, key int64) (*pgx.Conn,
 	return conn, l.leads, err
 }
 
-// rounds calls round every so often until ctx is done. It owns the link.
+// rounds calls round every RoundInterval until ctx is done, and logs its errors: what failed, and why. It owns the link.
 func rounds(ctx context.Context, link *pg.Link, log *slog.Logger, what string, round func(context.Context) error) {
 	defer link.Drop()
 	for {
 		if err := round(ctx); err != nil && ctx.Err() == nil {
-			log.Warn(what+", trying again", "error", err, "retry_in", KeeperInterval)
+			log.Warn(what+", trying again", "error", err, "retry_in", RoundInterval)
 			link.Rollback(ctx)
 		}
-		if retry.Sleep(ctx, KeeperInterval) != nil {
+		if retry.Sleep(ctx, RoundInterval) != nil {
 			return
 		}
 	}
 }
 
-// earlierClock returns the earlier one of a time by the worker's clock and of the database's: one that is wrong must not
-// drop anything by itself.
+// earlierClock returns the earlier of two times: now by the worker's clock, and now by the database's. One wrong clock alone must not
+// drop anything.
 func earlierClock(ctx context.Context, conn *pgx.Conn, now time.Time) (time.Time, error) {
 	var there time.Time
 	if err := conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&there); err != nil {
@@ -71,7 +71,8 @@ func earlierClock(ctx context.Context, conn *pgx.Conn, now time.Time) (time.Time
 	return now, nil
 }
 
-// patiently runs a statement that waits for other transactions, within a time; zero is no limit.
+// patiently runs a statement that waits for other transactions, for a time at most; zero is no limit. Afterwards the session has the
+// timeouts again that the worker gives it.
 func patiently(ctx context.Context, conn *pgx.Conn, within time.Duration, sql string) error {
 	if _, err := conn.Exec(ctx, fmt.Sprintf("SET lock_timeout = 0; SET statement_timeout = %d", within.Milliseconds())); err != nil {
 		return err

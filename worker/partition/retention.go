@@ -14,31 +14,31 @@ import (
 )
 
 const (
-	// LedgerKeep is how long the ledger remembers a segment, from the end of its partition.
+	// LedgerKeep is how long the ledger remembers a segment, from the end of the segment's partition.
 	LedgerKeep = 7 * 24 * time.Hour
 
-	// mostDrops is how many partitions of a table one round drops, unless RETENTION was shortened: a clock that is wrong
-	// then costs two a minute, and an operator has the time to see it.
+	// mostDrops is how many partitions of a table one round drops, unless RETENTION was shortened. So a wrong clock costs two
+	// partitions a minute, and an operator has the time to see it.
 	mostDrops = 2
 
-	// DetachTimeout bounds the wait of a detach for the transactions under way. One that runs out is left
-	// pending and finished later.
+	// DetachTimeout is how long a detach waits for the transactions under way. A detach that waits longer stays pending, and a
+	// later round finishes it.
 	DetachTimeout = 50 * time.Second
 
-	// dropMark begins the comment on a partition that retention is about to detach and drop, and is followed by
-	// its range. A table that was detached by somebody else, to be kept, does not have it.
+	// dropMark begins the comment on a partition that retention is about to detach and drop. The partition's range follows. A
+	// table that somebody else has detached, to keep it, does not have the mark.
 	dropMark = "millrace: to be dropped, "
 
-	noteSQL = `INSERT INTO settings (name, value) VALUES ($1, $2)
-
+	// noteSQL notes the retention that the keeper goes by.
+	noteSQL = `INSERT INTO settings (name, value) VALUES ('retention', $1)
 		ON CONFLICT (name) DO UPDATE SET value = excluded.value, changed_at = now() WHERE settings.value <> excluded.value`
 
-	// noteForgottenSQL notes that the ledger is about to forget what is before a time.
+	// noteForgottenSQL notes that the ledger is about to forget segments from before a time.
 	noteForgottenSQL = `INSERT INTO settings (name, value) VALUES ('ledger_forgotten', $1)
 		ON CONFLICT (name) DO UPDATE SET value = excluded.value, changed_at = now() WHERE settings.value::timestamptz < excluded.value::timestamptz`
 )
 
-// NotedRetention returns the retention that the keeper went by last, zero for ever, and whether one was noted.
+// NotedRetention returns the retention that the keeper went by last, and whether one was noted. Zero means that rows are kept.
 func NotedRetention(ctx context.Context, conn *pgx.Conn) (time.Duration, bool, error) {
 	var text string
 	err := conn.QueryRow(ctx, "SELECT value FROM settings WHERE name = 'retention'").Scan(&text)
@@ -55,28 +55,28 @@ func NotedRetention(ctx context.Context, conn *pgx.Conn) (time.Duration, bool, e
 	return d, true, nil
 }
 
-// retain drops the partitions of logs that are older than the retention: all at once where it was shortened, else some a
-// round. It notes the retention, for the next leader and for replays.
+// retain drops the partitions of logs that are older than the retention: all of them if it was shortened, else at most mostDrops. It
+// notes the retention, for the next leader and for replays.
 func (k *Keeper) retain(ctx context.Context, conn *pgx.Conn, now time.Time) error {
-	noted, was, err := NotedRetention(ctx, conn)
+	noted, isNoted, err := NotedRetention(ctx, conn)
 	if err != nil {
 		return err
 	}
 	if k.Retention > 0 {
 		most := mostDrops
-		if was && (noted == 0 || k.Retention < noted) {
+		if isNoted && (noted == 0 || k.Retention < noted) {
 			most = math.MaxInt
 		}
 		if err := k.dropOld(ctx, conn, k.Partitions.logs, now.Add(-k.Retention), most); err != nil {
 			return err
 		}
 	}
-	_, err = conn.Exec(ctx, noteSQL, "retention", k.Retention.String())
+	_, err = conn.Exec(ctx, noteSQL, k.Retention.String())
 	return err
 }
 
-// forget drops partitions of the ledger. Its own youngest entry, too, must show that their time has passed: where nothing
-// comes in, nothing needs to be forgotten.
+// forget drops old partitions of the ledger. Their age counts from the ledger's youngest entry: while nothing comes in, nothing needs
+// to be forgotten.
 func (k *Keeper) forget(ctx context.Context, conn *pgx.Conn, now time.Time) error {
 	var youngest [16]byte
 	err := conn.QueryRow(ctx, "SELECT id FROM ledger ORDER BY id DESC LIMIT 1").Scan(&youngest)
@@ -90,10 +90,10 @@ func (k *Keeper) forget(ctx context.Context, conn *pgx.Conn, now time.Time) erro
 	return k.dropOld(ctx, conn, k.Partitions.ledger, now.Add(-k.Remember), mostDrops)
 }
 
-// dropOld detaches and drops the partitions that ended before a time, at most so many and the oldest first, and finishes
-// what an earlier round or leader had begun.
+// dropOld detaches and drops the partitions that ended before a time, the oldest first and at most so many. It also finishes what an
+// earlier round or leader has begun.
 func (k *Keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before time.Time, most int) error {
-	all, err := listPartitions(ctx, conn, t)
+	all, err := list(ctx, conn, t)
 	if err != nil {
 		return err
 	}
@@ -115,15 +115,15 @@ func (k *Keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before ti
 		return err
 	}
 	for _, p := range all {
-		if p.pending && strings.HasPrefix(p.comment, dropMark) {
-			if err := k.detach(ctx, conn, t, p.name, "FINALIZE"); err != nil {
+		if p.pending && p.marked() {
+			if err := detach(ctx, conn, t, p, "FINALIZE"); err != nil {
 				return err
 			}
 			continue
 		}
-		if p.to.After(before) && !p.pending && strings.HasPrefix(p.comment, dropMark) {
-			// Retention was longer when it was marked, and shall not be remembered when somebody detaches it.
-			if _, err := conn.Exec(ctx, fmt.Sprintf("COMMENT ON TABLE %s IS NULL", pgx.Identifier{p.name}.Sanitize())); err != nil {
+		if p.to.After(before) && !p.pending && p.marked() {
+			// Retention was shorter when it was marked. With the mark it would be dropped if somebody detached it.
+			if _, err := conn.Exec(ctx, fmt.Sprintf("COMMENT ON TABLE %s IS NULL", p.quoted())); err != nil {
 				return fmt.Errorf("unmark %s: %w", p.name, err)
 			}
 		}
@@ -131,22 +131,22 @@ func (k *Keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before ti
 			continue
 		}
 		most--
-		if t.name == "ledger" { // committed before anything is gone, see transaction.begin
+		if t.name == "ledger" { // it must be committed before anything is gone: the worker's transactions read it
 			if _, err := conn.Exec(ctx, noteForgottenSQL, p.to.UTC().Format(time.RFC3339)); err != nil {
 				return fmt.Errorf("note what the ledger forgets: %w", err)
 			}
 		}
 		mark := dropMark + p.from.Format(time.RFC3339) + "/" + p.to.Format(time.RFC3339)
-		if _, err := conn.Exec(ctx, fmt.Sprintf("COMMENT ON TABLE %s IS '%s'", pgx.Identifier{p.name}.Sanitize(), mark)); err != nil {
+		if _, err := conn.Exec(ctx, fmt.Sprintf("COMMENT ON TABLE %s IS '%s'", p.quoted(), mark)); err != nil {
 			return fmt.Errorf("mark %s: %w", p.name, err)
 		}
 		if !concurrently {
-			if err := k.detachPlainly(ctx, conn, t, p.name); err != nil {
+			if err := detachPlainly(ctx, conn, t, p); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := k.detach(ctx, conn, t, p.name, "CONCURRENTLY"); err != nil {
+		if err := detach(ctx, conn, t, p, "CONCURRENTLY"); err != nil {
 			return err
 		}
 	}
@@ -154,14 +154,14 @@ func (k *Keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before ti
 	return k.dropDetached(ctx, conn, t, before)
 }
 
-// detach takes a partition out of its table. It does not run in a transaction, and must not be cut short by
-// lock_timeout: that would leave it pending for nothing.
-func (k *Keeper) detach(ctx context.Context, conn *pgx.Conn, t table, name, how string) error {
-	return patiently(ctx, conn, DetachTimeout, fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s %s", t.name, pgx.Identifier{name}.Sanitize(), how))
+// detach takes a partition out of its table, without a lock that stops reads and writes. It can't run in a transaction. It is not
+// cut short by lock_timeout, which would leave it pending for nothing.
+func detach(ctx context.Context, conn *pgx.Conn, t table, p partition, how string) error {
+	return patiently(ctx, conn, DetachTimeout, fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s %s", t.name, p.quoted(), how))
 }
 
-// detachesConcurrently reports whether the table's partitions can be detached without a lock that stops reads and writes.
-// Neither a table with a default partition can nor one that Citus distributes.
+// detachesConcurrently reports whether the table's partitions can be detached without a lock that stops reads and writes. They can't
+// if the table has a default partition, or if Citus distributes it.
 func detachesConcurrently(ctx context.Context, conn *pgx.Conn, t table) (bool, error) {
 	var hasDefault bool
 	const sql = "SELECT partdefid <> 0 FROM pg_partitioned_table WHERE partrelid = $1::text::regclass"
@@ -172,10 +172,10 @@ func detachesConcurrently(ctx context.Context, conn *pgx.Conn, t table) (bool, e
 	return !hasDefault && !distributed, err
 }
 
-// detachPlainly takes a partition out of its table. Reads and writes wait behind it, so it gives up soon when there are
-// long ones, and the next round tries again.
-func (k *Keeper) detachPlainly(ctx context.Context, conn *pgx.Conn, t table, name string) error {
-	sql := fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s", t.name, pgx.Identifier{name}.Sanitize())
+// detachPlainly takes a partition out of its table. Reads and writes wait behind it. So it gives up soon if it has to wait itself, and
+// the next round tries again.
+func detachPlainly(ctx context.Context, conn *pgx.Conn, t table, p partition) error {
+	sql := fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s", t.name, p.quoted())
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '1s'"); err != nil {
 			return err
@@ -189,8 +189,8 @@ func (k *Keeper) detachPlainly(ctx context.Context, conn *pgx.Conn, t table, nam
 	return nil
 }
 
-// dropDetached drops the tables that carry the mark, are no partitions any more and ended before a time. The hours that lost rows are
-// noted in the same transaction.
+// dropDetached drops the tables that carry the mark, are no longer partitions and ended before a time. It notes the hours that lost
+// rows, in the same transaction.
 func (k *Keeper) dropDetached(ctx context.Context, conn *pgx.Conn, t table, before time.Time) error {
 	const marked = `SELECT c.relname, d.description FROM pg_class c
 		JOIN pg_description d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
@@ -216,9 +216,8 @@ func (k *Keeper) dropDetached(ctx context.Context, conn *pgx.Conn, t table, befo
 		}
 		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 			if t.name == "logs" {
-				const note = `INSERT INTO late_changes (hour)
-					SELECT generate_series(date_trunc('hour', $1::text::timestamptz), $2::text::timestamptz - interval '1 us', interval '1 hour')` + LateAgainSQL
-				if _, err := tx.Exec(ctx, note, from, to); err != nil {
+				hours := "SELECT generate_series(date_trunc('hour', $1::text::timestamptz), $2::text::timestamptz - interval '1 us', interval '1 hour')"
+				if _, err := tx.Exec(ctx, NoteChangesSQL(hours), from, to); err != nil {
 					return err
 				}
 			}

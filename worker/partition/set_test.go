@@ -16,7 +16,7 @@ import (
 func listed(t *testing.T, db *pgx.Conn, tab table) []string {
 	t.Helper()
 	exec(t, db, "SET TimeZone = 'UTC'")
-	all, err := listPartitions(context.Background(), db, tab)
+	all, err := list(context.Background(), db, tab)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"millrace/internal/frame"
 )
 
+// ledgerInterval is the length of the ledger's partitions.
 const ledgerInterval = 24 * time.Hour
 
 // table is a partitioned table. Both are divided by time: logs by inserted_at, the ledger by the time that its
@@ -29,10 +30,11 @@ func (t table) bound(at time.Time) string {
 	return at.UTC().Format("2006-01-02 15:04:05.999999-07")
 }
 
-// endOfTime is PostgreSQL's last year, and stands for no bound above.
+// endOfTime stands for no upper bound. It is PostgreSQL's last year.
 var endOfTime = time.Date(294276, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// parseBound reads what bound or PostgreSQL wrote. The zero time stands for no bound below.
+// parseBound parses a bound as PostgreSQL's catalog has it, in a session with the time zone UTC and the date style ISO. The zero
+// time stands for no lower bound.
 func (t table) parseBound(s string) (time.Time, error) {
 	switch s {
 	case "-infinity":
@@ -48,13 +50,13 @@ func (t table) parseBound(s string) (time.Time, error) {
 	return at.UTC(), err
 }
 
-// timeRange is half open.
+// timeRange is half open: it contains from and not to.
 type timeRange struct{ from, to time.Time }
 
 func (r timeRange) contains(t time.Time) bool { return !t.Before(r.from) && t.Before(r.to) }
 
-// slot returns the range of a new partition that is to hold at: the interval that at lies in, less what
-// existing partitions have of it. Clipping lets the interval change without a day of overlap.
+// slot returns the range of a new partition for a time: the interval that the time lies in, less what existing partitions have
+// of it. So the interval may change, and no partition overlaps another.
 func slot(at time.Time, interval time.Duration, existing []partition) timeRange {
 	from := at.UTC().Truncate(interval) // Truncate counts from a midnight in UTC
 	r := timeRange{from, from.Add(interval)}
@@ -69,9 +71,9 @@ func slot(at time.Time, interval time.Duration, existing []partition) timeRange 
 	return r
 }
 
-// partitionNames are the names that a partition may have, in order of preference. All but the first are for
+// names returns the names that a partition may have, in order of preference. All but the first are for
 // ranges that don't start with a day, and for names that are taken by tables that somebody has detached to keep.
-func partitionNames(t table, from time.Time) []string {
+func (t table) names(from time.Time) []string {
 	day, minute := t.name+"_"+from.UTC().Format("20060102"), t.name+"_"+from.UTC().Format("20060102_1504")
 	names := []string{minute, minute + "_2", minute + "_3", minute + "_4"}
 	if t.interval == 24*time.Hour && from.Equal(from.Truncate(24*time.Hour)) {
@@ -80,7 +82,8 @@ func partitionNames(t table, from time.Time) []string {
 	return names
 }
 
-// ownName recognises the names that partitionNames makes. Nothing else is ever dropped.
+// ownName reports whether names makes such a name. Tables with other names are never dropped. The database's function
+// millrace_add_partition takes the same names.
 func (t table) ownName(name string) bool {
 	return regexp.MustCompile(`^` + t.name + `_\d{8}(_\d{4}(_\d)?)?$`).MatchString(name)
 }

@@ -1,10 +1,14 @@
 package partition
 
 import (
+	"context"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+
+	"millrace/internal/testenv"
 )
 
 func at(s string) time.Time {
@@ -44,7 +48,7 @@ func TestASlotIsAnIntervalLessWhatExists(t *testing.T) {
 func TestOnlyOwnNamesAreRecognised(t *testing.T) {
 	logs := table{name: "logs", interval: 24 * time.Hour}
 	for _, from := range []string{"2026-03-01 00:00", "2026-03-01 07:00"} {
-		for _, name := range partitionNames(logs, at(from)) {
+		for _, name := range logs.names(at(from)) {
 			if !logs.ownName(name) {
 				t.Errorf("%s is not recognised", name)
 			}
@@ -55,11 +59,35 @@ func TestOnlyOwnNamesAreRecognised(t *testing.T) {
 			t.Errorf("%s is recognised", name)
 		}
 	}
-	if got := partitionNames(logs, at("2026-03-01 00:00"))[0]; got != "logs_20260301" {
+	if got := logs.names(at("2026-03-01 00:00"))[0]; got != "logs_20260301" {
 		t.Errorf("got %s", got)
 	}
-	if got := partitionNames(logs, at("2026-03-01 07:00"))[0]; got != "logs_20260301_0700" {
+	if got := logs.names(at("2026-03-01 07:00"))[0]; got != "logs_20260301_0700" {
 		t.Errorf("got %s", got)
+	}
+}
+
+// TestTheDatabaseTakesTheSameNames: the function that makes partitions has a pattern of its own.
+func TestTheDatabaseTakesTheSameNames(t *testing.T) {
+	db := workerConn(t, testenv.Schema(t))
+	ctx := context.Background()
+	logs := table{name: "logs", interval: 24 * time.Hour}
+	names := []string{"logs_archive", "logs_20260301_keep", "xlogs_20260301", "ledger_20260301", "logs_2026030", "logs_20260301_0700_", "logs_20260301_0700_22"}
+	for _, name := range append(names, logs.names(at("2026-03-01 00:00"))...) {
+		tx, err := db.Begin(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = add(ctx, tx, logs, name, between("2026-03-01 00:00", "2026-03-02 00:00"))
+		if err != nil && !strings.Contains(err.Error(), "is not the name of a partition") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if taken := err == nil; taken != logs.ownName(name) {
+			t.Errorf("%s: the database takes it: %v", name, taken)
+		}
+		if err := tx.Rollback(ctx); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
