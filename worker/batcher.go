@@ -12,13 +12,13 @@ type item struct {
 	redelivered bool
 	size        int // bytes of the delivery's body
 	segments    []segment
-	dead        []deadLetter
+	dead        []DeadLetter
 }
 
 // batch is what one transaction stores. Its frames are acknowledged together.
 type batch struct {
 	segments []segment
-	dead     []deadLetter
+	dead     []DeadLetter
 	frames   []int    // by source
 	tags     []uint64 // by source: of the last frame
 	rows     int
@@ -42,7 +42,7 @@ func (b *batch) add(it item) {
 		b.bytes += len(s.Body)
 	}
 	for _, d := range it.dead {
-		b.bytes += len(d.payload)
+		b.bytes += len(d.Payload)
 	}
 	if it.redelivered {
 		b.again++

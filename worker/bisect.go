@@ -40,7 +40,7 @@ func (t *transaction) copyGood(ctx context.Context, segments []segment) error {
 		case n == 1 || row == 1:
 			bad, after := split(segments, 1)
 			t.rows--
-			t.letters = append(t.letters, bad[0].record(refusal))
+			t.letters = append(t.letters, bad[0].letter(reasonData, refusal))
 			segments = after
 		case row > 1 && row <= n:
 			before, rest := split(segments, row-1)

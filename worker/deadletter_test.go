@@ -42,7 +42,7 @@ func TestTheDeadLetterOfAMessageHasTheSameIDAtEachDelivery(t *testing.T) {
 		m.Body = m.Body[:len(m.Body)-1]
 		d := amqp.Delivery{Type: m.Type, MessageId: m.MessageId, Headers: amqp.Table(m.Headers), Body: m.Body}
 		a, b := decode(&d, "logs.0", time.Now()), decode(&d, "logs.0", time.Now())
-		if len(a.dead) != 1 || a.dead[0].id != b.dead[0].id {
+		if len(a.dead) != 1 || a.dead[0].ID != b.dead[0].ID {
 			t.Errorf("%s: got %v and %v", name, a.dead, b.dead)
 		}
 	}

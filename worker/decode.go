@@ -46,7 +46,7 @@ func decode(d *amqp.Delivery, queue string, now time.Time) item {
 	case d.Type == frame.Type:
 		spans, err := parseFrame(d)
 		if err != nil {
-			it.dead = []deadLetter{from.message(d.Body, reasonUndecodable, err.Error())}
+			it.dead = []DeadLetter{from.letter(d.Body, reasonUndecodable, err.Error())}
 			return it
 		}
 		it.segments = make([]segment, len(spans))
@@ -54,7 +54,7 @@ func decode(d *amqp.Delivery, queue string, now time.Time) item {
 			it.segments[i] = segment{Span: s, sum: xxhash.Sum64(s.Body), from: from}
 		}
 	case strings.HasPrefix(d.Type, ownTypes):
-		it.dead = []deadLetter{from.message(d.Body, reasonUnknownType, fmt.Sprintf("this worker knows %s, not %s", frame.Type, d.Type))}
+		it.dead = []DeadLetter{from.letter(d.Body, reasonUnknownType, fmt.Sprintf("this worker knows %s, not %s", frame.Type, d.Type))}
 	default:
 		it.segments, it.dead = decodeForeign(d, from, now)
 	}
@@ -93,6 +93,6 @@ func decodeDead(d *amqp.Delivery, queue string, _ time.Time) item {
 	return item{
 		tag:         d.DeliveryTag,
 		redelivered: d.Redelivered,
-		dead:        []deadLetter{from.message(d.Body, reason, "set aside by RabbitMQ: "+cmp.Or(why, "no reason given"))},
+		dead:        []DeadLetter{from.letter(d.Body, reason, "set aside by RabbitMQ: "+cmp.Or(why, "no reason given"))},
 	}
 }

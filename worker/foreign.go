@@ -23,11 +23,11 @@ const (
 )
 
 // decodeForeign takes a message of another program: JSON in any form that the API takes.
-func decodeForeign(d *amqp.Delivery, from *origin, now time.Time) ([]segment, []deadLetter) {
+func decodeForeign(d *amqp.Delivery, from *origin, now time.Time) ([]segment, []DeadLetter) {
 	limits := scan.Limits{RecordBytes: scan.MaxRecordBytes, PieceBytes: frame.SegmentBytes}
 	var body scan.Body
 	if err := body.Batch(d.Body, limits); err != nil {
-		return nil, []deadLetter{from.message(d.Body, err.Reason.String(), err.Error())}
+		return nil, []DeadLetter{from.letter(d.Body, err.Reason.String(), err.Error())}
 	}
 	key, err := uuid.Parse(d.MessageId)
 	base := frame.BaseOfKey(key)
@@ -49,11 +49,11 @@ func decodeForeign(d *amqp.Delivery, from *origin, now time.Time) ([]segment, []
 
 // refusedRecords sets aside what the scanner refused: each record that can be cut out of the message, and the
 // message once for those that can't.
-func refusedRecords(d *amqp.Delivery, from *origin, body *scan.Body, base uuid.UUID) []deadLetter {
+func refusedRecords(d *amqp.Delivery, from *origin, body *scan.Body, base uuid.UUID) []DeadLetter {
 	if body.Rejected == 0 {
 		return nil
 	}
-	var dead []deadLetter
+	var dead []DeadLetter
 	uncut := body.Rejected - len(body.Errors) // the scanner words only the first ones
 	reason, detail := "", ""
 	delimited := lineDelimited(d.Body, body.Errors)
@@ -64,10 +64,10 @@ func refusedRecords(d *amqp.Delivery, from *origin, body *scan.Body, base uuid.U
 			record = cutRecord(d.Body, &e.Err)
 		}
 		if record != nil {
-			letter := from.message(record, e.Err.Reason.String(), why)
+			letter := from.letter(record, e.Err.Reason.String(), why)
 			// Its place in the message and its text tell a redelivery from any other record.
-			letter.id = uuid.NewSHA1(base, fmt.Appendf(nil, "refused record %d %s", e.Index, record))
-			letter.recordID = uuid.NullUUID{UUID: frame.NewBase(), Valid: true}
+			letter.ID = uuid.NewSHA1(base, fmt.Appendf(nil, "refused record %d %s", e.Index, record))
+			letter.RecordID = uuid.NullUUID{UUID: frame.NewBase(), Valid: true}
 			dead = append(dead, letter)
 			continue
 		}
@@ -79,7 +79,7 @@ func refusedRecords(d *amqp.Delivery, from *origin, body *scan.Body, base uuid.U
 			last := body.Errors[len(body.Errors)-1]
 			reason, detail = last.Err.Reason.String(), fmt.Sprintf("after record %d", last.Index)
 		}
-		dead = append(dead, from.message(d.Body, reason, fmt.Sprintf("%d records refused, the others are stored; %s", uncut, detail)))
+		dead = append(dead, from.letter(d.Body, reason, fmt.Sprintf("%d records refused, the others are stored; %s", uncut, detail)))
 	}
 	return dead
 }

@@ -33,15 +33,15 @@ func TestRefusedRecordsAreCutOutOrTheMessageIsKept(t *testing.T) {
 		var payloads []string
 		ids := make(map[uuid.UUID]bool)
 		for _, l := range it.dead {
-			ids[l.id] = true
-			if string(l.payload) == c.body {
+			ids[l.ID] = true
+			if string(l.Payload) == c.body {
 				payloads = append(payloads, "WHOLE")
-				if l.recordID.Valid {
+				if l.RecordID.Valid {
 					t.Errorf("%s: a message has a record id", name)
 				}
 				continue
 			}
-			payloads = append(payloads, string(l.payload))
+			payloads = append(payloads, string(l.Payload))
 		}
 		if diff := cmp.Diff(c.payloads, payloads); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)

@@ -17,7 +17,7 @@ const (
 	// takenSQL finds the segments with ids that rows or dead letters have. (One EXISTS OR the other would not do where
 	// logs is distributed by Citus.)
 	takenSQL = `SELECT s.base FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[]) AS s (base, first, last, at)
-		JOIN logs l ON l.inserted_at = s.at AND l.id BETWEEN s.first AND s.last
+		JOIN logs l ON l.inserted_at = s.at AND l.ID BETWEEN s.first AND s.last
 		UNION SELECT s.base FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS s (base, first, last)
 		WHERE EXISTS (SELECT FROM dead_letters d WHERE d.record_id BETWEEN s.first AND s.last)`
 
@@ -32,7 +32,7 @@ func (t *transaction) known(s segment, count int, sum uint64) {
 		return
 	}
 	t.reused++
-	t.letters = append(t.letters, s.reused(fmt.Sprintf(
+	t.letters = append(t.letters, s.reusedLetter(fmt.Sprintf(
 		"the ledger has %d other records under the id of these %d: their Idempotency-Key or message_id was used before", count, s.Records)))
 }
 
@@ -91,7 +91,7 @@ func (t *transaction) compare(ctx context.Context, s segment) error {
 		case found.is(true):
 		case found.is(false):
 			t.reused++
-			t.letters = append(t.letters, s.reused(fmt.Sprintf("another record is stored under the id %s, the %dth of these %d: "+
+			t.letters = append(t.letters, s.reusedLetter(fmt.Sprintf("another record is stored under the id %s, the %dth of these %d: "+
 				"their Idempotency-Key or message_id was used before", each[k].Base, k+1, s.Records)))
 			return nil
 		default:
@@ -100,7 +100,7 @@ func (t *transaction) compare(ctx context.Context, s segment) error {
 	}
 	t.duplicates += s.Records
 	for _, record := range absent {
-		t.letters = append(t.letters, record.reused(fmt.Sprintf("others of its segment %s are stored and this one is not: "+
+		t.letters = append(t.letters, record.reusedLetter(fmt.Sprintf("others of its segment %s are stored and this one is not: "+
 			"its dead letter was dropped, or the key was used before for less", s.Base)))
 	}
 	return nil

@@ -158,12 +158,12 @@ func TestARefusedRecordStaysBesideAnotherOfItsID(t *testing.T) {
 	want(t, db, 3, "SELECT count(*) FROM dead_letters")
 
 	key := frame.NewBase()
-	var letters []deadLetter
+	var letters []DeadLetter
 	for _, line := range []string{"{broken", "{broken too"} {
 		_, dead := decodeForeign(delivery(key.String(), "{}\n"+line), &origin{messageID: key.String()}, time.Now())
 		letters = append(letters, dead...)
 	}
-	if len(letters) != 2 || letters[0].id == letters[1].id {
+	if len(letters) != 2 || letters[0].ID == letters[1].ID {
 		t.Errorf("two refused records of two messages with one message_id: got %+v", letters)
 	}
 }
@@ -260,7 +260,7 @@ func TestWhatIsOlderThanRetentionIsNotReplayed(t *testing.T) {
 			exec(t, db, "INSERT INTO dead_letters VALUES ($1, now(), 'data', '', '{}', $1, 'logs.0', '{}')", id)
 			s := segmentOf(frame.ID(id, 5), `{}`)
 			s.from = &origin{queue: "logs.0"}
-			if _, err := store(ctx, db, partition.New(24*time.Hour), nil, []deadLetter{s.reused("")}, nil); err != nil {
+			if _, err := store(ctx, db, partition.New(24*time.Hour), nil, []DeadLetter{s.reusedLetter("")}, nil); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -335,7 +335,7 @@ func digest(d *amqp.Delivery) uuid.UUID {
 // storeStream stores messages of the stream as dead letters, together with the place behind them.
 func (r *parkedReader) storeStream(ctx context.Context, at place, batch []amqp.Delivery) (place, error) {
 	behind := at
-	var letters []deadLetter
+	var letters []DeadLetter
 	for i := range batch {
 		d := &batch[i]
 		offset := offsetOf(d)
@@ -359,13 +359,13 @@ func (r *parkedReader) storeStream(ctx context.Context, at place, batch []amqp.D
 	return behind, err
 }
 
-func (r *parkedReader) letter(d *amqp.Delivery) deadLetter {
+func (r *parkedReader) letter(d *amqp.Delivery) DeadLetter {
 	delete(d.Headers, "x-stream-offset")
 	return decodeDead(d, r.topology.ParkedQueue(), time.Now()).dead[0]
 }
 
 // store stores dead letters. final, unless nil, belongs to the transaction.
-func (r *parkedReader) store(ctx context.Context, letters []deadLetter, final func(*pgx.Conn) error) error {
+func (r *parkedReader) store(ctx context.Context, letters []DeadLetter, final func(*pgx.Conn) error) error {
 	db, err := r.link.Open(ctx)
 	if err != nil {
 		return err
@@ -446,10 +446,10 @@ func (r *parkedReader) pass(ctx context.Context, ch *amqp.Channel, messages int)
 			}
 			batch := moreOf(d, deliveries)
 			messages -= len(batch)
-			var letters []deadLetter
+			var letters []DeadLetter
 			var stored []amqp.Delivery
 			for i := range batch {
-				if letter := r.letter(&batch[i]); letter.reason != reasonDeliveryLimit {
+				if letter := r.letter(&batch[i]); letter.Reason != reasonDeliveryLimit {
 					letters, stored = append(letters, letter), append(stored, batch[i])
 				}
 			}

@@ -17,19 +17,6 @@ import (
 	"millrace/worker/partition"
 )
 
-// DeadLetter is a row of dead_letters.
-type DeadLetter struct {
-	ID         uuid.UUID
-	DeadAt     time.Time
-	Reason     string
-	Error      string
-	RecordID   uuid.NullUUID // the id that the record would have had; not valid when Payload is a message
-	Queue      string
-	Bytes      int             // length of the payload
-	Payload    []byte          // nil in lists
-	Properties json.RawMessage // the message's type, content type, id and headers
-}
-
 // ListDead returns the youngest dead letters without their payloads, at most limit.
 func ListDead(ctx context.Context, conn *pgx.Conn, limit int) ([]DeadLetter, error) {
 	return queryDead(ctx, conn, "NULL::bytea", "ORDER BY dead_at DESC, id LIMIT $1", limit)
@@ -212,7 +199,7 @@ func replayMessage(ctx context.Context, conn *pgx.Conn, parts *partition.Set, le
 	}
 	it := decode(d, letter.Queue, time.Now())
 	if len(it.dead) > 0 {
-		return 0, errors.New(it.dead[0].err)
+		return 0, errors.New(it.dead[0].Error)
 	}
 	for _, s := range it.segments {
 		if err := keep.check(frame.Time(s.Base)); err != nil {

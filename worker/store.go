@@ -53,7 +53,7 @@ type outcome struct {
 // store stores segments and dead letters in one transaction, each once. final, unless nil, runs last and can
 // refuse the commit. After an error nothing is stored, unless it was the answer to the commit that was lost, and
 // the connection may be in a failed transaction or closed. store sorts segments.
-func store(ctx context.Context, conn *pgx.Conn, parts *partition.Set, segments []segment, dead []deadLetter, final func(outcome) error) (outcome, error) {
+func store(ctx context.Context, conn *pgx.Conn, parts *partition.Set, segments []segment, dead []DeadLetter, final func(outcome) error) (outcome, error) {
 	ctx, w := watch(ctx, attemptTimeout)
 	defer w.stop()
 	apart, err := parts.Provide(ctx, conn, bases(segments))
@@ -110,7 +110,7 @@ type transaction struct {
 	outcome
 	conn     *pgx.Conn
 	parts    *partition.Set
-	letters  []deadLetter
+	letters  []DeadLetter
 	apart    map[uuid.UUID]partition.Misplaced // segments that become dead letters, because they have no partition
 	careful  bool                              // search for bad records
 	doubtful bool                              // if an empty record is taken, what is refused is bad whatever the reason
@@ -257,7 +257,7 @@ func (t *transaction) setApart(segments []segment) []segment {
 	var placed []segment
 	for _, s := range segments {
 		if m, ok := t.apart[s.Base]; ok {
-			t.letters = append(t.letters, s.recordLetters(reasonNoPartition, m.Err)...)
+			t.letters = append(t.letters, s.letters(reasonNoPartition, m.Err)...)
 		} else {
 			placed = append(placed, s)
 		}
