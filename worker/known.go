@@ -25,17 +25,6 @@ const (
 	knownSQL = `SELECT place, in_logs, in_letters FROM millrace_known_records('logs', $1, $2, $3)`
 )
 
-// known accounts for a segment that is stored already, with so many records and that checksum.
-func (t *transaction) known(s segment, count int, sum uint64) {
-	if s.Records == count && s.sum == sum {
-		t.duplicates += s.Records
-		return
-	}
-	t.reused++
-	t.letters = append(t.letters, s.reusedLetter(fmt.Sprintf(
-		"the ledger has %d other records under the id of these %d: their Idempotency-Key or message_id was used before", count, s.Records)))
-}
-
 // lookUp returns those of the segments, all so old that the ledger may have forgotten them, whose ids nobody has. It
 // accounts for the others: a frame that was stored, and whose acknowledgement was lost a week before the worker runs
 // again; or other records under ids that are taken.

@@ -177,7 +177,7 @@ var plants = map[string]plant{
 		want: lost,
 	},
 	"there is no ledger": {
-		edits: []Edit{{"worker/store.go", `	if len(entered) < len(fresh) {`, `	if false {`}},
+		edits: []Edit{{"worker/ledger.go", `	if len(entered) < len(fresh) {`, `	if false {`}},
 		plan:  []Step{{Fault: "worker-postgres: reset in place of a COMMIT's answer", Target: workerPostgres, Hold: 5 * time.Second}},
 		want:  doubled,
 	},
