@@ -13,7 +13,7 @@ import (
 	"millrace/internal/frame"
 )
 
-// copyCanary fails when the table refuses even an empty record, and leaves nothing behind.
+// copyCanary copies an empty record and takes it back. It fails if the table refuses even that.
 func (t *transaction) copyCanary(ctx context.Context, canary segment) error {
 	canary.Records, canary.Body = 1, []byte("{}\n")
 	if _, err := t.conn.Exec(ctx, "SAVEPOINT canary"); err != nil {
@@ -26,9 +26,9 @@ func (t *transaction) copyCanary(ctx context.Context, canary segment) error {
 	return err
 }
 
-// copyGood copies the segments' records except the bad ones, which become dead letters. PostgreSQL says which row it
-// was that it refused: what is before it is copied, and then it is the first of the rest, and bad. Where it
-// doesn't say so the batch is halved, and a bad record costs about two COPYs for every halving.
+// copyGood copies the segments' records except the bad ones, which become dead letters. PostgreSQL mostly says which row it refused.
+// Then the rows before that one are copied, and it becomes the first of the rest. If it is refused again it is bad. If PostgreSQL
+// doesn't say which row it was, the batch is halved. Then a bad record costs about two COPYs for each halving.
 func (t *transaction) copyGood(ctx context.Context, segments []segment) error {
 	for len(segments) > 0 {
 		refusal, err := t.copySaved(ctx, segments)
@@ -59,7 +59,7 @@ func (t *transaction) copyGood(ctx context.Context, segments []segment) error {
 	return nil
 }
 
-// copySaved copies the segments' records, or none of them if one is refused.
+// copySaved copies the segments' records, or none of them if one is refused. It returns the refusal, or another error.
 func (t *transaction) copySaved(ctx context.Context, segments []segment) (refusal, err error) {
 	t.watchdog.moved()
 	if _, err := t.conn.Exec(ctx, "SAVEPOINT bisect"); err != nil {
@@ -81,10 +81,10 @@ func (t *transaction) copySaved(ctx context.Context, segments []segment) (refusa
 	return refusal, nil
 }
 
-// copyContext is where PostgreSQL says which row of a COPY an error is about, in any of its languages.
+// copyContext finds the number of the row in what PostgreSQL says about an error of COPY, in any of its languages.
 var copyContext = regexp.MustCompile(`(?m)^COPY logs, \D*(\d+)`)
 
-// refusedRow returns the number of the row that a COPY failed at, counted from 1, or 0 when that is not known.
+// refusedRow returns the number of the row that a COPY failed at, counted from 1. It returns 0 if that is not known.
 func refusedRow(err error) int {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
@@ -101,7 +101,7 @@ func refusedRow(err error) int {
 	return row
 }
 
-// split parts segments after n records.
+// split returns the segments' first n records, and the others.
 func split(segments []segment, n int) (first, second []segment) {
 	for i, s := range segments {
 		if n == 0 {

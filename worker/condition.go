@@ -13,11 +13,11 @@ import (
 	"millrace/internal/service"
 )
 
-// reminder is how often a condition that goes on failing is logged again.
+// reminder is the time after which a condition that still fails is logged again.
 const reminder = 30 * time.Second
 
-// condition is something that all streams need, a server. It fails while it fails for one of them. It may be
-// used by many goroutines at once.
+// condition is a server that all streams need, and whether they can use it. It fails while it fails for one of them. Many goroutines
+// may use it at once.
 type condition struct {
 	name  string         // as /ready shows it
 	ready *service.Ready // may be nil
@@ -25,8 +25,8 @@ type condition struct {
 	gauge prometheus.Gauge // 1 while it holds; may be nil
 
 	mu     sync.Mutex
-	failed map[string]string // the reason, by stream
-	logged time.Time         // when a failure was logged last
+	failed map[string]string // the reason, by stream; a stream that is not there can use it
+	logged time.Time         // when a failure was logged last; zero: not since the condition held
 }
 
 // fail says that the condition does not hold for a stream.
@@ -44,7 +44,7 @@ func (c *condition) fail(stream string, err error) {
 	}
 }
 
-// openReason returns what /ready may tell of err to anybody: no hosts, users and databases, which stay in the log.
+// openReason returns what /ready may tell anybody about err. Hosts, users and databases stay in the log.
 func openReason(err error) string {
 	var connect *pgconn.ConnectError
 	var answer *pgconn.PgError
@@ -59,7 +59,7 @@ func openReason(err error) string {
 	return err.Error()
 }
 
-// pending says that a stream has not found out yet.
+// pending says that a stream does not know yet whether the condition holds.
 func (c *condition) pending(stream string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -85,6 +85,7 @@ func (c *condition) hold(stream string) {
 	}
 }
 
+// publish tells /ready and the gauge. The caller holds mu.
 func (c *condition) publish() {
 	reason, value := "", 1.0
 	for _, r := range c.failed {

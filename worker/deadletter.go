@@ -24,17 +24,17 @@ import (
 // Reasons of dead letters. Records of foreign messages that the scanner refuses have its reasons.
 const (
 	reasonData          = "data"           // PostgreSQL refused the record
-	reasonUndecodable   = "undecodable"    // says it is a frame and is none
+	reasonUndecodable   = "undecodable"    // the message says that it is a frame, and it is none
 	reasonUnknownType   = "unknown_type"   // a frame of another version
-	reasonKeyReused     = "key_reused"     // the ledger has other records under the segment's id
+	reasonKeyReused     = "key_reused"     // other records are stored under the segment's id
 	reasonDeliveryLimit = "delivery_limit" // RabbitMQ gave up on it
-	reasonExpired       = "expired"        // it waited for longer than a policy on RabbitMQ allows
+	reasonExpired       = "expired"        // it waited longer than a policy on RabbitMQ allows
 	reasonMaxlen        = "maxlen"         // its queue was longer than a policy on RabbitMQ allows
-	reasonRejected      = "rejected"       // a reader that is not ours rejected it
+	reasonRejected      = "rejected"       // another program's reader rejected it
 	reasonNoPartition   = "no_partition"   // the partition for the record's time can't be made
 )
 
-// brokerReasons are why RabbitMQ sets a message aside. It has the same names for them.
+// brokerReasons are the reasons for which RabbitMQ sets a message aside, by its own names.
 var brokerReasons = []string{reasonDeliveryLimit, reasonExpired, reasonMaxlen, reasonRejected}
 
 // DeadLetter is something that can't be stored: a row of dead_letters, or what becomes one.

@@ -23,7 +23,7 @@ type segment struct {
 	from *origin
 }
 
-// origin is the message that something came in.
+// origin is the message that segments and dead letters came in.
 type origin struct {
 	queue       string
 	typ         string
@@ -33,12 +33,13 @@ type origin struct {
 	headers     amqp.Table
 }
 
+// originOf returns the origin of what comes in a delivery of queue.
 func originOf(d *amqp.Delivery, queue string) *origin {
 	frame.Mend(d.Headers)
 	return &origin{queue: queue, typ: d.Type, contentType: d.ContentType, encoding: d.ContentEncoding, messageID: d.MessageId, headers: d.Headers}
 }
 
-// decode makes a delivery of queue into an item. The item's segments point into the delivery's body.
+// decode makes an item of a delivery of queue. The item's segments point into the delivery's body.
 func decode(d *amqp.Delivery, queue string, now time.Time) item {
 	from := originOf(d, queue)
 	it := item{tag: d.DeliveryTag, redelivered: d.Redelivered}
@@ -61,7 +62,7 @@ func decode(d *amqp.Delivery, queue string, now time.Time) item {
 	return it
 }
 
-// parseFrame parses a frame, whose ids must be of times that a partition's name can hold.
+// parseFrame parses a frame. Its ids must have times that a partition's name can hold.
 func parseFrame(d *amqp.Delivery) ([]frame.Span, error) {
 	body, err := frame.Decompress(d.ContentEncoding, d.Body)
 	if err != nil {
@@ -79,7 +80,7 @@ func parseFrame(d *amqp.Delivery) ([]frame.Span, error) {
 	return spans, nil
 }
 
-// decodeDead makes a delivery of the dead queue into an item, without looking into it.
+// decodeDead makes an item of a delivery of the dead queue: a dead letter, whatever the message holds.
 func decodeDead(d *amqp.Delivery, queue string, _ time.Time) item {
 	if first, ok := d.Headers["x-first-death-queue"].(string); ok {
 		queue = first

@@ -7,28 +7,27 @@ import (
 	"millrace/internal/pg"
 )
 
-// errorClass says what a failed transaction calls for.
+// errorClass says what to do about a failed transaction.
 type errorClass int
 
 const (
-	// outage is everything that may pass by itself or by an operator's hand: the connection, a full disk, a
-	// missing privilege. The batch waits and tries again.
+	// outage is what may end by itself or because an operator does something: a lost connection, a full disk, a missing privilege. The
+	// batch waits and tries again.
 	outage errorClass = iota
 
-	// badRecord is a record that PostgreSQL refuses. The batch is searched for it.
+	// badRecord says that PostgreSQL refuses a record. The batch is searched for it.
 	badRecord
 
-	// doubtful is a refusal that may be about a record or about the table: a trigger's, an internal error. An
-	// empty record that is taken shows that it is the former.
+	// doubtful is a refusal that may be about a record or about the table, such as a trigger's, or an internal error. If the table
+	// takes an empty record, the refusal is about a record.
 	doubtful
 
-	// noPartition is a record's time for which there is no partition, or no longer. It is made, and the batch
-	// tries again.
+	// noPartition says that there is no partition for a record's time, or no longer. One is made, and the batch tries again.
 	noPartition
 )
 
-// copyError is an error of COPY. Only there can a record be at fault: the same SQLSTATE from another statement
-// says something about the program or the schema.
+// copyError is an error of COPY. Only COPY's errors can be a record's fault. The same SQLSTATE of another statement says something
+// about the program or the schema.
 type copyError struct{ error }
 
 func (e copyError) Unwrap() error { return e.error }
@@ -58,5 +57,5 @@ func classify(err error) errorClass {
 // connectionLabel stands for errors that no server reported.
 const connectionLabel = "connection"
 
-// retryLabel is the class of err's SQLSTATE, for the metric of retries.
+// retryLabel returns the class of err's SQLSTATE, for the metric of retries.
 func retryLabel(err error) string { return cmp.Or(string(pg.ClassOf(err)), connectionLabel) }

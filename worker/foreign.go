@@ -16,13 +16,14 @@ import (
 )
 
 const (
-	// A foreign message_id is taken as the key of its ids only near the present: the ledger does not remember
-	// longer, and partitions are not made for any time that somebody writes down.
+	// A foreign message_id is the key of the records' ids only if its time is not further in the past or the future. The ledger does
+	// not remember longer, and a program must not have partitions made for any time that it writes down.
 	foreignPast   = partition.LedgerKeep
 	foreignFuture = time.Hour
 )
 
-// decodeForeign takes a message of another program: JSON in any form that the API takes.
+// decodeForeign returns the records of another program's message, which has JSON in any form that the API takes, and dead letters of
+// those that the scanner refuses.
 func decodeForeign(d *amqp.Delivery, from *origin, now time.Time) ([]segment, []DeadLetter) {
 	limits := scan.Limits{RecordBytes: scan.MaxRecordBytes, PieceBytes: frame.SegmentBytes}
 	var body scan.Body
@@ -47,8 +48,8 @@ func decodeForeign(d *amqp.Delivery, from *origin, now time.Time) ([]segment, []
 	return segments, refusedRecords(d, from, &body, base)
 }
 
-// refusedRecords sets aside what the scanner refused: each record that can be cut out of the message, and the
-// message once for those that can't.
+// refusedRecords returns dead letters of what the scanner refused: one of each record that can be cut out of the message, and one of
+// the whole message for all that can't.
 func refusedRecords(d *amqp.Delivery, from *origin, body *scan.Body, base uuid.UUID) []DeadLetter {
 	if body.Rejected == 0 {
 		return nil
@@ -65,7 +66,7 @@ func refusedRecords(d *amqp.Delivery, from *origin, body *scan.Body, base uuid.U
 		}
 		if record != nil {
 			letter := from.letter(record, e.Err.Reason.String(), why)
-			// Its place in the message and its text tell a redelivery from any other record.
+			// The record has this id at each delivery, and no other record has it.
 			letter.ID = uuid.NewSHA1(base, fmt.Appendf(nil, "refused record %d %s", e.Index, record))
 			letter.RecordID = uuid.NullUUID{UUID: frame.NewBase(), Valid: true}
 			dead = append(dead, letter)
@@ -84,13 +85,13 @@ func refusedRecords(d *amqp.Delivery, from *origin, body *scan.Body, base uuid.U
 	return dead
 }
 
-// cutRecord returns the line that a refusal points into, if that line is the refused record and nothing else.
-// The body must be line-delimited.
+// cutRecord returns the line that a refusal points into, if that line is the refused record and nothing else. Otherwise it returns
+// nil. The body must be line-delimited.
 func cutRecord(body []byte, e *scan.Error) []byte {
 	start, end := lineAt(body, e.Offset)
 	line := bytes.TrimSpace(body[start:end])
 	if e.Reason == scan.Syntax {
-		return line // broken JSON costs a line when it does not cost the message
+		return line // broken JSON costs either its line or the whole message
 	}
 	var b scan.Body
 	err := b.Batch(line, scan.Limits{RecordBytes: scan.MaxRecordBytes, PieceBytes: frame.SegmentBytes})
@@ -100,9 +101,9 @@ func cutRecord(body []byte, e *scan.Error) []byte {
 	return line
 }
 
-// lineDelimited says whether surely no record of the body goes over a line's end: each line starts with '{' and
-// ends with '}', or was refused for its syntax, which costs a line. A record that went on would have to do so
-// with one of ",]}".
+// lineDelimited reports whether it is certain that each record of the body is on one line. That is so if each line starts with '{' and
+// ends with '}', because the next line of a longer record would have to start with one of ",]}". A line that was refused for its
+// syntax may look different.
 func lineDelimited(body []byte, refused []scan.RecordError) bool {
 	broken := make(map[int]bool)
 	for _, e := range refused {

@@ -14,20 +14,20 @@ import (
 )
 
 const (
-	// takenSQL finds the segments with ids that rows or dead letters have. (One EXISTS OR the other would not do where
-	// logs is distributed by Citus.)
+	// takenSQL finds the segments with ids that rows or dead letters have. It is a UNION because Citus, if it distributes logs, does
+	// not take one EXISTS OR the other.
 	takenSQL = `SELECT s.base FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[]) AS s (base, first, last, at)
 		JOIN logs l ON l.inserted_at = s.at AND l.ID BETWEEN s.first AND s.last
 		UNION SELECT s.base FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS s (base, first, last)
 		WHERE EXISTS (SELECT FROM dead_letters d WHERE d.record_id BETWEEN s.first AND s.last)`
 
-	// knownSQL says of records whether rows and dead letters have their ids, and are equal.
+	// knownSQL tells of records whether rows and dead letters have their ids, and whether those are equal.
 	knownSQL = `SELECT place, in_logs, in_letters FROM millrace_known_records('logs', $1, $2, $3)`
 )
 
-// lookUp returns those of the segments, all so old that the ledger may have forgotten them, whose ids nobody has. It
-// accounts for the others: a frame that was stored, and whose acknowledgement was lost a week before the worker runs
-// again; or other records under ids that are taken.
+// lookUp returns the segments whose ids neither rows nor dead letters have. All of them are so old that the ledger may have forgotten
+// them. lookUp accounts for the other segments. Such a segment was stored before, say in a frame whose acknowledgement was lost a
+// week before the worker runs again. Or its ids stand for other records.
 func (t *transaction) lookUp(ctx context.Context, segments []segment) ([]segment, error) {
 	var bases, first, last [][16]byte
 	var times []time.Time
@@ -53,7 +53,7 @@ func (t *transaction) lookUp(ctx context.Context, segments []segment) ([]segment
 			unknown = append(unknown, s)
 		}
 	}
-	if err := t.inLedger(ctx, doubtful, taken); err != nil { // it may remember all the same
+	if err := t.inLedger(ctx, doubtful, taken); err != nil { // the ledger may remember them all the same
 		return nil, err
 	}
 	for _, s := range doubtful {
@@ -64,9 +64,9 @@ func (t *transaction) lookUp(ctx context.Context, segments []segment) ([]segment
 	return unknown, nil
 }
 
-// compare accounts for a segment that the ledger does not have, some of whose ids are taken. Where all records that have
-// them are equal, the segment was stored. What is not there was set aside then and dropped since, or never came: it
-// becomes a dead letter rather than be lost.
+// compare accounts for a segment that the ledger does not have, and some of whose ids are taken. The segment was stored if all records
+// that have its ids are equal to its own. A record whose id nobody has was set aside then, and its dead letter dropped since. Or it
+// never came. It becomes a dead letter, so that it is not lost.
 func (t *transaction) compare(ctx context.Context, s segment) error {
 	t.watchdog.moved()
 	each := s.each()
@@ -95,11 +95,11 @@ func (t *transaction) compare(ctx context.Context, s segment) error {
 	return nil
 }
 
-// knownRecord tells whether rows and dead letters have a record's id: nil is none of them, true an equal one, false only
-// others.
+// knownRecord tells whether rows and dead letters have a record's id: nil if none has, true if an equal record has, false if only
+// other records have.
 type knownRecord struct{ inLogs, inLetters *bool }
 
-// is reports whether an equal record is known (true), or only another one (false).
+// is reports whether the record's id is known, and an equal record has it (true), or only other records have it (false).
 func (k knownRecord) is(equal bool) bool {
 	found, same := false, false
 	for _, b := range []*bool{k.inLogs, k.inLetters} {
@@ -139,8 +139,8 @@ func (s segment) each() []segment {
 	return all
 }
 
-// idRanges returns the first and the last id of each run of a segment's ids. There is one, unless they wrap around, which
-// none does that an API made.
+// idRanges returns the first and the last id of each run of a segment's ids. There are two runs if the ids wrap around. Those that an
+// API makes never do.
 func (s segment) idRanges() [][2]uuid.UUID {
 	first, last := s.Base, frame.ID(s.Base, s.Records-1)
 	if bytes.Compare(first[:], last[:]) <= 0 {

@@ -14,23 +14,36 @@ import (
 	"millrace/internal/frame"
 )
 
+// The ledger has a row for each segment that was stored or set aside: its base id, how many records it has, and their checksum.
+// Exactly-once rests on these rules:
+//
+//  1. A segment's row in the ledger commits in one transaction with the segment's records, stored or set aside.
+//  2. Only the transaction that has inserted the segment's row stores its records. Another one that inserts it at the same time waits
+//     until the first one has ended, and then finds the row or inserts it.
+//  3. The API decides a segment's base id, number of records and bytes before it publishes them the first time. A redelivery and a
+//     client's retry under the same key have the same ones.
+//  4. A segment that the ledger may have forgotten, or has no partition for, is looked for among rows and dead letters (known.go). The keeper notes what the
+//     ledger is about to forget before it drops a partition. A transaction reads that note after it has inserted its segments.
+//
+// The ledger's intervals and how long it remembers may change, as long as the fourth rule holds.
+
 const (
-	// Sorted, because two transactions that insert the same keys in different orders deadlock.
+	// ledgerInsertSQL inserts in order: two transactions that insert the same keys in different orders deadlock.
 	ledgerInsertSQL = `INSERT INTO ledger (id, records, checksum)
 		SELECT * FROM unnest($1::uuid[], $2::int[], $3::bigint[]) ORDER BY 1 ON CONFLICT DO NOTHING RETURNING id`
 
 	ledgerSelectSQL = `SELECT id, records, checksum FROM ledger WHERE id = ANY($1::uuid[])`
 
-	// forgottenSQL is the time before which the ledger may have forgotten a segment: what the keepers have noted, or by
-	// the database's clock, for partitions that somebody drops by hand, a day less than partition.LedgerKeep.
+	// forgottenSQL returns the time before which the ledger may have forgotten a segment. It is what the keepers have noted, or a
+	// day less than partition.LedgerKeep if that is later: somebody may drop partitions by hand.
 	forgottenSQL = `SELECT greatest(now() - interval '6 days', (SELECT max(value::timestamptz) FROM settings WHERE name = 'ledger_forgotten'))`
 
-	// doubtMargin is added to the time before which segments are looked for among the rows, so that a limit that moves
-	// with the clock is not asked for again at once.
+	// doubtMargin is added to the time before which segments are looked for among the rows. That time moves with the clock, and
+	// without a margin it might have moved again at the next try.
 	doubtMargin = time.Minute
 )
 
-// begin starts the transaction and enters the segments in the ledger. Those that are new are then in t.stored.
+// begin starts the transaction and enters the segments in the ledger. Afterwards t.stored has the segments that are new.
 func (t *transaction) begin(ctx context.Context, segments []segment) error {
 	started := *t
 	for forgotten := t.parts.ForgottenUntil(); ; {
@@ -39,7 +52,7 @@ func (t *transaction) begin(ctx context.Context, segments []segment) error {
 			return err
 		}
 		t.parts.LearnForgotten(until)
-		// A segment that is new to the ledger, and was not looked for elsewhere, must be one that it can't have forgotten.
+		// Is there a segment that was not looked for among the rows, although the ledger may have forgotten it?
 		if !slices.ContainsFunc(t.stored, func(s segment) bool {
 			at := frame.Time(s.Base)
 			return !at.Before(forgotten) && at.Before(until)
@@ -53,8 +66,8 @@ func (t *transaction) begin(ctx context.Context, segments []segment) error {
 	}
 }
 
-// enter is begin, given the time before which the ledger may have forgotten segments. It returns that time as it was
-// after the segments were entered: the keeper that drops a partition of the ledger moves it first.
+// enter is one try of begin. forgotten is the time before which the ledger may have forgotten segments, as far as is known. enter
+// returns that time as it is after the segments were entered: a keeper moves it before it drops a partition of the ledger.
 func (t *transaction) enter(ctx context.Context, segments []segment, forgotten time.Time) (until time.Time, err error) {
 	fresh := make([]segment, 0, len(segments))
 	for _, s := range segments {
@@ -66,8 +79,8 @@ func (t *transaction) enter(ctx context.Context, segments []segment, forgotten t
 	}
 	fresh, unledgered := t.unledgered(fresh)
 	var b pgx.Batch
-	// Under the stricter levels a row that another transaction has just inserted would be an error instead of a
-	// conflict to skip. Whether it may write is left to the database, which somebody may have made read only.
+	// Under a stricter level, a row that another transaction has just inserted would be an error and not a conflict to skip. The
+	// statement does not say READ WRITE, because somebody may have made the database read only.
 	const begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
 	old, _ := slices.BinarySearchFunc(fresh, forgotten, func(s segment, limit time.Time) int {
 		return frame.Time(s.Base).Compare(limit)
@@ -78,7 +91,7 @@ func (t *transaction) enter(ctx context.Context, segments []segment, forgotten t
 		if _, err := t.conn.Exec(ctx, begin); err != nil {
 			return until, err
 		}
-		// Without a place in the ledger, rows and dead letters alone tell what a segment was before.
+		// The ledger does not know about these. Rows and dead letters tell whether they came before.
 		unknown, err := t.lookUp(ctx, slices.Concat(fresh[:old], unledgered))
 		if err != nil {
 			return until, fmt.Errorf("look for old segments: %w", err)
@@ -113,7 +126,7 @@ func (t *transaction) enter(ctx context.Context, segments []segment, forgotten t
 	return until, nil
 }
 
-// unledgered parts the segments that the ledger has no partition for from the others.
+// unledgered returns the segments that the ledger has a partition for, and those that it has none for.
 func (t *transaction) unledgered(segments []segment) (ledgered, without []segment) {
 	if len(t.apart) == 0 {
 		return segments, nil
@@ -128,7 +141,7 @@ func (t *transaction) unledgered(segments []segment) (ledgered, without []segmen
 	return ledgered, without
 }
 
-// sortOut returns the segments that were entered in the ledger, and accounts for those that it had.
+// sortOut returns the segments that were entered in the ledger now. It accounts for those that the ledger had before.
 func (t *transaction) sortOut(ctx context.Context, segments []segment, entered [][16]byte) ([]segment, error) {
 	isNew := make(map[uuid.UUID]bool, len(entered))
 	for _, id := range entered {
@@ -154,7 +167,7 @@ func (t *transaction) sortOut(ctx context.Context, segments []segment, entered [
 	return fresh, nil
 }
 
-// inLedger accounts for those of the segments that the ledger has, and takes them out of the map.
+// inLedger accounts for the segments that the ledger has, and takes them out of the map.
 func (t *transaction) inLedger(ctx context.Context, segments map[uuid.UUID]segment, ids [][16]byte) error {
 	rows, err := t.conn.Query(ctx, ledgerSelectSQL, ids)
 	if err != nil {
@@ -171,7 +184,8 @@ func (t *transaction) inLedger(ctx context.Context, segments map[uuid.UUID]segme
 	return err
 }
 
-// known accounts for a segment that is stored already, with so many records and that checksum.
+// known accounts for a segment under whose id the ledger has so many records, with that checksum. It is a duplicate, or another
+// segment under the same id.
 func (t *transaction) known(s segment, count int, sum uint64) {
 	if s.Records == count && s.sum == sum {
 		t.duplicates += s.Records

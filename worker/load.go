@@ -8,16 +8,16 @@ import (
 	"millrace/internal/retry"
 )
 
-// loadWindow is how long the streams are watched before they are said to be busy or not.
+// loadWindow is how long calm watches the streams.
 const loadWindow = 2 * time.Second
 
-// load tells how busy the streams are.
+// load knows how busy the streams are.
 type load struct {
 	streams int
-	busy    atomic.Int64 // nanoseconds of all streams in which a batch was being stored
+	busy    atomic.Int64 // nanoseconds that the streams have spent storing batches
 }
 
-// calm watches the streams for a while and says whether they could do twice as much.
+// calm watches the streams for loadWindow and reports whether they could do twice as much. It reports false if ctx is done.
 func (l *load) calm(ctx context.Context) bool {
 	before := l.busy.Load()
 	if retry.Sleep(ctx, loadWindow) != nil {

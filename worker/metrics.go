@@ -8,8 +8,8 @@ import (
 	"millrace/internal/scan"
 )
 
-// metrics are the worker's own. Rows are counted when the answer to a commit arrives: a commit whose answer is
-// lost counts its rows as duplicates, when it is tried again.
+// metrics are the worker's own. Rows are counted when the answer to a commit arrives. If a commit's answer is lost, its rows count as
+// duplicates when it is tried again.
 type metrics struct {
 	rowsStored    prometheus.Counter
 	rowsDuplicate prometheus.Counter
@@ -26,8 +26,7 @@ type metrics struct {
 	due           *prometheus.GaugeVec
 }
 
-// newMetrics registers the worker's metrics. ahead is asked, at each scrape, how far the partitions reach; interval is
-// their length.
+// newMetrics registers the worker's metrics. At each scrape, ahead returns how far the partitions reach. interval is their length.
 func newMetrics(r prometheus.Registerer, ahead func() time.Duration, interval time.Duration) *metrics {
 	const namespace = "millrace"
 	counter := func(name, help string) prometheus.Counter {

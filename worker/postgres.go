@@ -11,10 +11,10 @@ import (
 	"millrace/internal/pg"
 )
 
-// databaseSession makes a session safe to leave alone: the server ends what a frozen or cut-off worker holds, so
-// that its locks on the ledger don't outlive it by hours. The formats are what partitions.go reads.
+// databaseSession is what each of the worker's sessions begins with. The timeouts have the server end the session of a worker that is
+// frozen or cut off, so that its locks on the ledger don't outlive it by hours. The package partition reads times in these formats.
 //
-// PostgreSQL 14 is the first with DETACH PARTITION CONCURRENTLY.
+// PostgreSQL 14 is the first version with DETACH PARTITION CONCURRENTLY.
 var databaseSession = pg.Session{Service: "worker", MinVersion: 14, Settings: `
 SET TimeZone = 'UTC';
 SET DateStyle = 'ISO';
@@ -41,8 +41,7 @@ func connect(ctx context.Context, url config.PostgresURL) (*pgx.Conn, error) {
 	return databaseSession.Connect(ctx, c)
 }
 
-// newLink returns a link to the database that connects when it is needed. closing counts what pgx still closes when the link was
-// dropped.
+// newLink returns a link to the database. See pg.NewLink.
 func newLink(url config.PostgresURL, closing *sync.WaitGroup) pg.Link {
 	return pg.NewLink(func(ctx context.Context) (*pgx.Conn, error) { return connect(ctx, url) }, closing)
 }

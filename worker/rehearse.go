@@ -15,19 +15,19 @@ import (
 	"millrace/worker/partition"
 )
 
-// A user may alter logs in ways that leave no row of id, inserted_at and data valid. The catalog tells of some of them, and a
-// row that is copied and taken back tells of the others, in PostgreSQL's own words.
+// A user may alter logs so that it takes no row of id, inserted_at and data. The catalog shows some of the reasons. A row that is
+// copied and taken back shows the others, in PostgreSQL's own words.
 
-// tableError says why logs takes no rows at all. Its owner can mend that at any time, so it is waited for like an outage.
+// tableError says why logs takes no rows at all. The table's owner can mend that at any time, so the worker waits as in an outage.
 type tableError struct{ error }
 
 func (e tableError) Unwrap() error { return e.error }
 
-// rehearsedTime is the time of the rehearsal's row and partition. No record of a log is so old, and it is one of the minutes
-// that a partition's name can have.
+// rehearsedTime is the time of the row and the partition of the rehearsal at the start. No log has a record of that time. A partition's
+// name can hold it.
 var rehearsedTime = time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// columnsSQL lists what the table's definition tells. A column that is generated has a default.
+// columnsSQL lists the reasons that the table's definition shows. A generated column counts as one with a default.
 const columnsSQL = `SELECT coalesce(string_agg(what, '; '), '') FROM (
 	SELECT format('column %s is NOT NULL without a default', a.attname) AS what
 	FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
@@ -45,13 +45,13 @@ const columnsSQL = `SELECT coalesce(string_agg(what, '; '), '') FROM (
 	WHERE a.attname IS NULL OR a.attgenerated <> '' OR CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END <> want.type
 ) AS found`
 
-// rehearser finds out whether logs takes rows of the present, also where none come in. What refuses them is in /ready.
+// rehearser finds out whether logs takes rows of the present, also while none come in. /ready shows what refuses them.
 type rehearser struct {
 	link     pg.Link // as the user who stores rows
 	postgres *condition
 }
 
-// rehearsalName is what a rehearser is called among the streams.
+// rehearsalName stands for the rehearser among the streams' names.
 const rehearsalName = "rehearsal"
 
 // run rehearses every minute until ctx is done, and sooner while the table takes no rows.
@@ -69,7 +69,7 @@ func (r *rehearser) run(ctx context.Context) {
 // rehearsalInterval is the pause between two rehearsals.
 const rehearsalInterval = time.Minute
 
-// rehearse is one rehearsal. It reports false while the table takes no rows. What else goes wrong, the streams tell of.
+// rehearse is one rehearsal. It reports false if the table takes no rows. Other errors are the streams' to report.
 func (r *rehearser) rehearse(ctx context.Context) bool {
 	defer r.link.Drop()
 	conn, err := r.link.Open(ctx)
@@ -86,7 +86,8 @@ func (r *rehearser) rehearse(ctx context.Context) bool {
 	return true
 }
 
-// rehearseAtStart is rehearse in a partition that is made for it, as others will be, and then in the present one if there is one.
+// rehearseAtStart rehearses in a partition that is made for it, as others will be made, and then in the present partition if there is
+// one.
 func rehearseAtStart(ctx context.Context, l *pg.Link) error {
 	conn, err := l.Open(ctx)
 	if err != nil {
@@ -98,9 +99,9 @@ func rehearseAtStart(ctx context.Context, l *pg.Link) error {
 	return rehearse(ctx, conn, time.Now())
 }
 
-// rehearse stores a row of a time in logs and takes it back. The connection is that of the user who stores rows. A tableError
-// says that no row would be taken. What may be said about this one row, by a constraint or a trigger that looks into it, is
-// none. Neither is a lock that somebody holds, or a time without a partition: partitions are made.
+// rehearse stores a row with a time in logs and takes it back. The connection is that of the user who stores rows. A tableError says
+// that the table would take no row. A refusal of this one row, by a constraint or a trigger that looks into it, is no error. A lock
+// that somebody holds is none either, nor a time without a partition, because partitions are made.
 func rehearse(ctx context.Context, conn *pgx.Conn, at time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, pg.ConnectTimeout+rehearsalLockTimeout)
 	defer cancel()
@@ -127,13 +128,13 @@ func rehearse(ctx context.Context, conn *pgx.Conn, at time.Time) error {
 // rehearsalLockTimeout is how long a rehearsal waits for a lock on the table.
 const rehearsalLockTimeout = 2 * time.Second
 
-// tryRow copies one empty record of a time, in a transaction that is rolled back.
+// tryRow copies one empty record with a time, in a transaction that is rolled back.
 func tryRow(ctx context.Context, conn *pgx.Conn, at time.Time) error {
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback(context.WithoutCancel(ctx)) // a connection that fails here is found closed
+	defer tx.Rollback(context.WithoutCancel(ctx)) // if it fails, the connection is closed, which whoever uses it finds out
 	if _, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = %d", rehearsalLockTimeout.Milliseconds())); err != nil {
 		return err
 	}

@@ -16,8 +16,8 @@ import (
 	"millrace/worker/partition"
 )
 
-// attemptTimeout bounds one transaction. A batch takes tens of milliseconds; this is for a network that
-// went silent, and far from the worst stall of a busy disk.
+// attemptTimeout is how long a transaction may go without a step forward. A batch takes tens of milliseconds, and the worst stall of
+// a busy disk is far shorter. The bound is for a network that went silent.
 const attemptTimeout = 2 * time.Minute
 
 // lateSQL notes the hours of rows that are no longer new when they are stored, by the database's clock.
@@ -26,16 +26,16 @@ var lateSQL = partition.NoteChangesSQL(`SELECT date_trunc('hour', at) FROM unnes
 
 // outcome is what a transaction did.
 type outcome struct {
-	stored     []segment // that were not in the ledger; some of their records may be dead letters
-	rows       int       // that logs has got
-	duplicates int       // rows that were stored before
-	reused     int       // segments whose id stands for other records
-	dead       map[string]int
+	stored     []segment      // segments that were new; some of their records may be dead letters
+	rows       int            // rows that were added to logs
+	duplicates int            // records that were stored before
+	reused     int            // segments under whose ids other records are stored
+	dead       map[string]int // dead letters by reason
 }
 
-// store stores segments and dead letters in one transaction, each once. final, unless nil, runs last and can
-// refuse the commit. After an error nothing is stored, unless it was the answer to the commit that was lost, and
-// the connection may be in a failed transaction or closed. store sorts segments.
+// store stores segments and dead letters in one transaction, each once. It sorts segments. final runs last, if it is not nil, and can
+// refuse the commit. After an error nothing is stored, unless the commit succeeded and its answer was lost. The connection may then
+// be closed, or in a failed transaction.
 func store(ctx context.Context, conn *pgx.Conn, parts *partition.Set, segments []segment, dead []DeadLetter, final func(outcome) error) (outcome, error) {
 	ctx, w := watch(ctx, attemptTimeout)
 	defer w.stop()
@@ -47,7 +47,7 @@ func store(ctx context.Context, conn *pgx.Conn, parts *partition.Set, segments [
 	t := transaction{conn: conn, parts: parts, letters: dead, apart: apart, watchdog: w}
 	err = t.run(ctx, segments, final)
 	if class := classify(err); err != nil && (class == badRecord || class == doubtful) && !conn.IsClosed() {
-		// Savepoints cost every batch a little; only one that has a bad record pays for them.
+		// Savepoints cost something. Only a batch that has a bad record pays for them.
 		if _, err := conn.Exec(ctx, "ROLLBACK"); err != nil {
 			return outcome{}, err
 		}
@@ -57,7 +57,7 @@ func store(ctx context.Context, conn *pgx.Conn, parts *partition.Set, segments [
 	return t.outcome, err
 }
 
-// bases goes over the segments' base ids.
+// bases returns the segments' base ids.
 func bases(segments []segment) iter.Seq[uuid.UUID] {
 	return func(yield func(uuid.UUID) bool) {
 		for i := range segments {
@@ -75,14 +75,16 @@ type watchdog struct {
 	cancel context.CancelFunc
 }
 
+// watch returns a context that ends when nothing has moved within a time, and its watchdog.
 func watch(ctx context.Context, within time.Duration) (context.Context, watchdog) {
 	ctx, cancel := context.WithCancel(ctx)
 	return ctx, watchdog{time.AfterFunc(within, cancel), within, cancel}
 }
 
-// moved starts the while anew.
+// moved says that something has moved.
 func (w watchdog) moved() { w.timer.Reset(w.within) }
 
+// stop ends the watch and the context.
 func (w watchdog) stop() {
 	w.timer.Stop()
 	w.cancel()
@@ -93,15 +95,16 @@ type transaction struct {
 	outcome
 	conn     *pgx.Conn
 	parts    *partition.Set
-	letters  []DeadLetter
+	letters  []DeadLetter                      // to be inserted
 	apart    map[uuid.UUID]partition.Misplaced // segments that become dead letters, because they have no partition
-	careful  bool                              // search for bad records
-	doubtful bool                              // if an empty record is taken, what is refused is bad whatever the reason
+	careful  bool                              // search for bad records (bisect.go)
+	doubtful bool                              // a refusal may be about the table: it is, if the table refuses an empty record too
 	watchdog watchdog
 }
 
+// run is the transaction from its beginning to its commit. The segments are sorted.
 func (t *transaction) run(ctx context.Context, segments []segment, final func(outcome) error) error {
-	t.letters = slices.Clip(t.letters) // the caller's, for another try
+	t.letters = slices.Clip(t.letters) // so that append copies them: another try needs the caller's
 	if err := t.begin(ctx, segments); err != nil {
 		return err
 	}
@@ -134,7 +137,7 @@ func (t *transaction) run(ctx context.Context, segments []segment, final func(ou
 	return t.commit(ctx)
 }
 
-// setApart makes dead letters of the segments that have no partition and returns the others.
+// setApart makes dead letters of the segments that have no partition. It returns the other segments.
 func (t *transaction) setApart(segments []segment) []segment {
 	if len(t.apart) == 0 {
 		return segments
@@ -150,6 +153,7 @@ func (t *transaction) setApart(segments []segment) []segment {
 	return placed
 }
 
+// records returns how many records the segments have.
 func records(segments []segment) int {
 	n := 0
 	for _, s := range segments {
@@ -158,7 +162,7 @@ func records(segments []segment) int {
 	return n
 }
 
-// commit notes the hours that are no longer new, and commits.
+// commit notes the hours whose rows are not new, and commits.
 func (t *transaction) commit(ctx context.Context) error {
 	var b pgx.Batch
 	var hours []time.Time // one time in each; the segments are in order
@@ -172,8 +176,8 @@ func (t *transaction) commit(ctx context.Context) error {
 		b.Queue(lateSQL, hours)
 	}
 	if len(t.stored) == 0 {
-		// What was there before may have been committed by a transaction that was cut short while it waited for a
-		// standby. A commit that has written something waits for all that came before it.
+		// The records were there before. The transaction that stored them may have been cut short while it waited for a standby.
+		// This commit waits for that standby too, because it writes something.
 		b.Queue("SELECT pg_logical_emit_message(true, 'millrace', '')")
 	}
 	b.Queue("COMMIT").Exec(func(tag pgconn.CommandTag) error {

@@ -22,9 +22,9 @@ import (
 	"millrace/worker/partition"
 )
 
-// Run moves frames into the database until ctx is done, then stores what it holds and returns nil. Servers that
-// are out of reach, at the start or later, are waited for. An error is a setting or a schema that can't be worked
-// with, or says what a stop left undone.
+// Run moves frames into the database until ctx is done. Then it stores what it holds and returns nil. It waits for servers that are
+// out of reach, at the start or later. An error is about a setting or a schema that it can't work with, or says what a stop left
+// undone.
 func Run(ctx context.Context, c Config) error {
 	if err := c.Validate(); err != nil {
 		return err
@@ -131,7 +131,7 @@ func Run(ctx context.Context, c Config) error {
 		x := &partition.Indexer{Link: ownerLink(), Partitions: parts, Retention: c.Retention, Calm: busy.calm, Log: log, Now: time.Now}
 		working.Go(func() { x.Run(ctx) })
 	}
-	working.Go(func() { policies.Run(ctx) }) // what harms the queues is no reason to stop emptying them
+	working.Go(func() { policies.Run(ctx) }) // it warns, and nothing waits for it
 	log.Info("worker is up", "address", ln.Addr().String(), "streams", c.Streams, "queues", topology.Shards())
 
 	<-ctx.Done()
@@ -156,7 +156,7 @@ const adminAnswerTime = 30 * time.Second
 // adminError ends the worker when its admin server fails.
 type adminError struct{ error }
 
-// failure is what ended ctx if it was not the caller.
+// failure returns the error that ended ctx, or nil if the caller ended it.
 func failure(ctx context.Context) error {
 	var admin adminError
 	if errors.As(context.Cause(ctx), &admin) {
@@ -165,8 +165,8 @@ func failure(ctx context.Context) error {
 	return nil
 }
 
-// prepare brings the schema up to date, or checks that it is, and that rows can be stored. It waits for a database that is
-// out of reach, and for logs to take rows; an error that waiting does not cure is returned.
+// prepare brings the schema up to date, or checks that it is, and checks that rows can be stored. It waits while the database is out of
+// reach and while logs takes no rows. It returns an error if waiting is no help.
 func prepare(ctx context.Context, c Config, owner, writer pg.Link, postgres *condition, log *slog.Logger) error {
 	defer owner.Drop()
 	defer writer.Drop()
@@ -189,6 +189,7 @@ func prepare(ctx context.Context, c Config, owner, writer pg.Link, postgres *con
 	}
 }
 
+// migrate brings the schema up to date. If it may not, it returns an error unless the schema is up to date.
 func migrate(ctx context.Context, c Config, l *pg.Link, log *slog.Logger) error {
 	if err := checkPooler(ctx, c); err != nil {
 		return err
@@ -211,8 +212,8 @@ func migrate(ctx context.Context, c Config, l *pg.Link, log *slog.Logger) error 
 	return err
 }
 
-// checkPooler returns an error when a URL leads through a pooler that the worker can't work with. It must be known before a
-// session of such a pooler has got settings and locks, which would stay there.
+// checkPooler returns an error if a URL leads through a pooler that the worker can't work with. It must be called before there are
+// sessions: their settings and locks would stay in the pooler's servers.
 func checkPooler(ctx context.Context, c Config) error {
 	for _, to := range []struct {
 		name string
@@ -235,10 +236,10 @@ func checkPooler(ctx context.Context, c Config) error {
 	return nil
 }
 
-// poolerTimeout bounds the look for a pooler: it waits for two connections at most.
+// poolerTimeout is how long the look for a pooler may take, which waits for two connections at most.
 const poolerTimeout = 4 * pg.ConnectTimeout
 
-// passes reports whether err is the server's or the network's state, rather than what the database holds.
+// passes reports whether err is about the state of the server or the network, and not about what the database holds.
 func passes(err error, l *pg.Link) bool {
 	if errors.Is(err, pg.ErrTransactionPooler) {
 		return false
