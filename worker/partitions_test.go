@@ -36,7 +36,7 @@ func TestALongSelectStopsNothing(t *testing.T) {
 	if err := k.Round(ctx); err != nil {
 		t.Fatal(err)
 	}
-	p.send(0, aFrame(baseAt(day), 1))
+	p.send(0, aFrame(frame.BaseAt(day), 1))
 	start(t, c)
 	want(t, db, 1, allLogs)
 	exec(t, reader, "BEGIN")
@@ -53,7 +53,7 @@ func TestALongSelectStopsNothing(t *testing.T) {
 	for began := time.Now(); time.Since(began) < long; {
 		day = day.AddDate(0, 0, -1) // a partition that there isn't
 		sent := time.Now()
-		p.send(0, aFrame(baseAt(day), 1))
+		p.send(0, aFrame(frame.BaseAt(day), 1))
 		p.send(0, aFrame(frame.NewBase(), 1))
 		rows += 2
 		want(t, db, rows, allLogs)
@@ -75,10 +75,10 @@ func TestAPartitionThatVanishedIsMadeAgain(t *testing.T) {
 	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
 	start(t, c)
 	day := at("2026-03-01 12:00")
-	p.send(0, aFrame(baseAt(day), 1))
+	p.send(0, aFrame(frame.BaseAt(day), 1))
 	want(t, db, 1, allLogs)
 	exec(t, db, "DROP TABLE logs_20260301")
-	p.send(0, aFrame(baseAt(day), 2))
+	p.send(0, aFrame(frame.BaseAt(day), 2))
 	want(t, db, 2, allLogs)
 }
 
@@ -107,7 +107,7 @@ func TestABuildThatWaitsHoldsUpNothing(t *testing.T) {
 	c := testConfig(t, 1)
 	c.PartitionInterval = time.Hour
 	p, db, reader := newPublisher(t, c), testenv.Connect(t, c.Postgres), testenv.Connect(t, c.Postgres)
-	closed := baseAt(time.Now().Add(-5 * time.Hour))
+	closed := frame.BaseAt(time.Now().Add(-5 * time.Hour))
 	if _, err := store(context.Background(), workerConn(t, c.Postgres), partition.New(time.Hour), []segment{segmentOf(closed, `{"a":1}`)}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func TestABuildThatWaitsHoldsUpNothing(t *testing.T) {
 	// A round that ends just before the hour leaves hardly more than the intervals ahead, which shrink until the next.
 	reach := (partition.IntervalsAhead*time.Hour - partition.RoundInterval).Seconds()
 	testenv.Eventually(t, 20*time.Second, "partitions are ahead", func() bool { return w.metric("millrace_partition_ahead_seconds") >= reach })
-	p.send(0, aFrame(baseAt(time.Now().Add(-10*time.Hour)), 3)) // needs a partition
+	p.send(0, aFrame(frame.BaseAt(time.Now().Add(-10*time.Hour)), 3)) // needs a partition
 	p.send(0, aFrame(frame.NewBase(), 3))
 	want(t, db, 7, allLogs)
 	if building() != 1 {
@@ -148,7 +148,7 @@ func TestABusyWorkerPutsItsIndexesOff(t *testing.T) {
 	p := partition.New(time.Hour)
 	now := time.Now()
 	for _, age := range []time.Duration{4 * time.Hour, 10 * time.Hour} {
-		if _, err := store(ctx, db, p, []segment{segmentOf(baseAt(now.Add(-age)), `{}`)}, nil, nil); err != nil {
+		if _, err := store(ctx, db, p, []segment{segmentOf(frame.BaseAt(now.Add(-age)), `{}`)}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"millrace/internal/frame"
@@ -143,11 +142,6 @@ func tryRow(ctx context.Context, conn *pgx.Conn, at time.Time) error {
 			return err
 		}
 	}
-	id := frame.NewBase()
-	ms := uint64(at.UnixMilli())
-	for i := range 6 {
-		id[i] = byte(ms >> (40 - 8*i))
-	}
-	canary := frame.Segment{Base: uuid.UUID(id), Records: 1}
+	canary := frame.Segment{Base: frame.BaseAt(at), Records: 1}
 	return copyRows(ctx, conn, []segment{{Span: frame.Span{Segment: canary, Body: []byte("{}\n")}}})
 }

@@ -19,6 +19,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+var count, exec = testenv.Count, testenv.Exec
+
 // workerConn is a connection with those of a worker's session settings that matter to partitions.
 func workerConn(t testing.TB, url config.PostgresURL) *pgx.Conn {
 	t.Helper()
@@ -50,7 +52,7 @@ func testIndexer(conn *pgx.Conn, p *Set) *Indexer {
 func put(t testing.TB, conn *pgx.Conn, p *Set, times ...time.Time) {
 	t.Helper()
 	for _, at := range times {
-		base := baseAt(at)
+		base := frame.BaseAt(at)
 		if apart, err := p.Provide(context.Background(), conn, slices.Values([]uuid.UUID{base})); err != nil || len(apart) > 0 {
 			t.Fatalf("%v: got %v, %v", at, apart, err)
 		}
@@ -59,33 +61,7 @@ func put(t testing.TB, conn *pgx.Conn, p *Set, times ...time.Time) {
 	}
 }
 
-// baseAt returns a base id of a time.
-func baseAt(at time.Time) uuid.UUID {
-	id := frame.NewBase()
-	ms := uint64(at.UnixMilli())
-	for i := range 6 {
-		id[i] = byte(ms >> (40 - 8*i))
-	}
-	return id
-}
-
 const allLogs = "SELECT count(*) FROM logs"
-
-func count(t testing.TB, conn *pgx.Conn, sql string, args ...any) int {
-	t.Helper()
-	var n int
-	if err := conn.QueryRow(context.Background(), sql, args...).Scan(&n); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return n
-}
-
-func exec(t testing.TB, conn *pgx.Conn, sql string, args ...any) {
-	t.Helper()
-	if _, err := conn.Exec(context.Background(), sql, args...); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-}
 
 // want fails the test when a count is not what it should be.
 func want(t testing.TB, conn *pgx.Conn, rows int, sql string, args ...any) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"millrace/internal/frame"
 	"millrace/internal/testenv"
 )
 
@@ -94,7 +95,7 @@ func TestTheDatabaseTakesTheSameNames(t *testing.T) {
 func TestBoundsOfTheLedgerAreIDsOfTheirTime(t *testing.T) {
 	ledger := table{name: "ledger", interval: ledgerInterval}
 	day := at("2026-03-01 00:00")
-	first, last := baseAt(day), baseAt(day.Add(-time.Millisecond))
+	first, last := frame.BaseAt(day), frame.BaseAt(day.Add(-time.Millisecond))
 	bound, err := uuid.Parse(ledger.bound(day))
 	if err != nil || first.String() < bound.String() || last.String() >= bound.String() {
 		t.Errorf("got %s, %v between %s and %s", bound, err, last, first)
