@@ -8,22 +8,20 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Link is one goroutine's connection to PostgreSQL, opened when it is needed.
+// Link is one goroutine's connection to PostgreSQL, opened when it is needed. Its zero value can't be used.
 type Link struct {
 	connect func(context.Context) (*pgx.Conn, error)
 	conn    *pgx.Conn
-
-	// closing counts the connections that pgx is still closing in the background, after they broke.
-	closing *sync.WaitGroup
+	closing *sync.WaitGroup // see NewLink
 }
 
-// NewLink returns a link that is not open. closing counts the connections that pgx is still closing in the background, after
-// they were dropped: the caller waits for them.
+// NewLink returns a link that opens connections by connect. closing counts the dropped connections that pgx is still closing in the
+// background. Whoever uses links waits for it at the end.
 func NewLink(connect func(context.Context) (*pgx.Conn, error), closing *sync.WaitGroup) Link {
 	return Link{connect: connect, closing: closing}
 }
 
-// IsOpen reports whether there is a connection, as far as is known.
+// IsOpen reports whether there is a connection. It does not ask the server.
 func (l *Link) IsOpen() bool { return l.conn != nil && !l.conn.IsClosed() }
 
 // Open returns the connection, a new one when there is none.
@@ -41,7 +39,7 @@ func (l *Link) Open(ctx context.Context) (*pgx.Conn, error) {
 	return l.conn, nil
 }
 
-// Rollback ends a failed transaction, or drops the connection if that can't be done.
+// Rollback ends a transaction that has failed. It drops the connection if that is not possible.
 func (l *Link) Rollback(ctx context.Context) {
 	if l.conn == nil {
 		return
