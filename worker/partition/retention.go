@@ -97,9 +97,40 @@ func (k *Keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before ti
 	if err != nil {
 		return err
 	}
+	k.reportDue(t, all, before, most)
+	concurrently, err := detachesConcurrently(ctx, conn, t)
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
+		var err error
+		switch {
+		case p.pending && p.marked():
+			err = detach(ctx, conn, t, p, "FINALIZE")
+		case t.due(p, before) && most > 0:
+			most--
+			err = retire(ctx, conn, t, p, concurrently)
+		case p.marked() && !p.pending && p.to.After(before):
+			err = unmark(ctx, conn, p)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	k.Partitions.MarkStale()
+	return k.dropDetached(ctx, conn, t, before)
+}
+
+// due reports whether a partition of the table, which ended before a time, is one to mark and detach.
+func (t table) due(p partition, before time.Time) bool {
+	return !p.to.After(before) && !p.pending && t.ownName(p.name)
+}
+
+// reportDue says in the gauge, and in the log, how many partitions are due that this round leaves to later ones.
+func (k *Keeper) reportDue(t table, all []partition, before time.Time, most int) {
 	due := 0
 	for _, p := range all {
-		if !p.to.After(before) && !p.pending && t.ownName(p.name) {
+		if t.due(p, before) {
 			due++
 		}
 	}
@@ -110,48 +141,32 @@ func (k *Keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before ti
 		k.Log.Warn("more partitions are due to be dropped than one round drops; if that is not what you expect, look at the clocks and at RETENTION",
 			"table", t.name, "due", due, "a_round", most, "ended_before", before.UTC().Format(time.RFC3339))
 	}
-	concurrently, err := detachesConcurrently(ctx, conn, t)
-	if err != nil {
-		return err
-	}
-	for _, p := range all {
-		if p.pending && p.marked() {
-			if err := detach(ctx, conn, t, p, "FINALIZE"); err != nil {
-				return err
-			}
-			continue
-		}
-		if p.to.After(before) && !p.pending && p.marked() {
-			// Retention was shorter when it was marked. With the mark it would be dropped if somebody detached it.
-			if _, err := conn.Exec(ctx, fmt.Sprintf("COMMENT ON TABLE %s IS NULL", p.quoted())); err != nil {
-				return fmt.Errorf("unmark %s: %w", p.name, err)
-			}
-		}
-		if p.to.After(before) || p.pending || !t.ownName(p.name) || most == 0 {
-			continue
-		}
-		most--
-		if t.name == "ledger" { // it must be committed before anything is gone: the worker's transactions read it
-			if _, err := conn.Exec(ctx, noteForgottenSQL, p.to.UTC().Format(time.RFC3339)); err != nil {
-				return fmt.Errorf("note what the ledger forgets: %w", err)
-			}
-		}
-		mark := dropMark + p.from.Format(time.RFC3339) + "/" + p.to.Format(time.RFC3339)
-		if _, err := conn.Exec(ctx, fmt.Sprintf("COMMENT ON TABLE %s IS '%s'", p.quoted(), mark)); err != nil {
-			return fmt.Errorf("mark %s: %w", p.name, err)
-		}
-		if !concurrently {
-			if err := detachPlainly(ctx, conn, t, p); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := detach(ctx, conn, t, p, "CONCURRENTLY"); err != nil {
-			return err
+}
+
+// retire marks a partition and detaches it. dropDetached drops it.
+func retire(ctx context.Context, conn *pgx.Conn, t table, p partition, concurrently bool) error {
+	if t.name == "ledger" { // it must be committed before anything is gone: the worker's transactions read it
+		if _, err := conn.Exec(ctx, noteForgottenSQL, p.to.UTC().Format(time.RFC3339)); err != nil {
+			return fmt.Errorf("note what the ledger forgets: %w", err)
 		}
 	}
-	k.Partitions.MarkStale()
-	return k.dropDetached(ctx, conn, t, before)
+	mark := dropMark + p.from.Format(time.RFC3339) + "/" + p.to.Format(time.RFC3339)
+	if _, err := conn.Exec(ctx, "COMMENT ON TABLE "+p.quoted()+" IS '"+mark+"'"); err != nil {
+		return fmt.Errorf("mark %s: %w", p.name, err)
+	}
+	if !concurrently {
+		return detachPlainly(ctx, conn, t, p)
+	}
+	return detach(ctx, conn, t, p, "CONCURRENTLY")
+}
+
+// unmark takes the mark from a partition that is too young to be dropped: retention was shorter when it was marked. With the mark it
+// would be dropped if somebody detached it.
+func unmark(ctx context.Context, conn *pgx.Conn, p partition) error {
+	if _, err := conn.Exec(ctx, "COMMENT ON TABLE "+p.quoted()+" IS NULL"); err != nil {
+		return fmt.Errorf("unmark %s: %w", p.name, err)
+	}
+	return nil
 }
 
 // detach takes a partition out of its table, without a lock that stops reads and writes. It can't run in a transaction. It is not
