@@ -76,3 +76,23 @@ func TestAClockThatIsWrongDropsLittle(t *testing.T) {
 		t.Errorf("%d rows are left after RETENTION was shortened", got)
 	}
 }
+
+// TestAMarkIsTakenBackWhenRetentionGrows: somebody may detach the partition then, and keep it.
+func TestAMarkIsTakenBackWhenRetentionGrows(t *testing.T) {
+	ctx := context.Background()
+	db := workerConn(t, testenv.Schema(t))
+	p := New(24 * time.Hour)
+	put(t, db, p, at("2026-03-01 12:00"))
+	exec(t, db, "COMMENT ON TABLE logs_20260301 IS '"+dropMark+"2026-03-01T00:00:00Z/2026-03-02T00:00:00Z'") // as a leader that died has left it
+	k := testKeeper(db, p, 20*24*time.Hour)
+	k.Now = func() time.Time { return at("2026-03-10 00:00") }
+	if err := k.Round(ctx); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, db, "ALTER TABLE logs DETACH PARTITION logs_20260301")
+	k.Retention = time.Hour
+	if err := k.Round(ctx); err != nil {
+		t.Fatal(err)
+	}
+	want(t, db, 1, "SELECT count(*) FROM logs_20260301")
+}
