@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"millrace/internal/frame"
+	"millrace/worker/partition"
 )
 
 // The ledger has a row for each segment that was stored or set aside: its base id, how many records it has, and their checksum.
@@ -22,10 +23,13 @@ import (
 //     until the first one has ended, and then finds the row or inserts it.
 //  3. The API decides a segment's base id, number of records and bytes before it publishes them the first time. A redelivery and a
 //     client's retry under the same key have the same ones.
-//  4. A segment that the ledger may have forgotten, or has no partition for, is looked for among rows and dead letters (known.go). The keeper notes what the
-//     ledger is about to forget before it drops a partition. A transaction reads that note after it has inserted its segments.
+//  4. A segment that the ledger may have forgotten, or has no partition for, is looked for among rows and dead letters (known.go).
+//     The keeper notes what the ledger is about to forget before it drops a partition. A transaction reads that note after it has
+//     inserted its segments.
 //
-// The ledger's intervals and how long it remembers may change, as long as the fourth rule holds.
+// internal/model shows what is lost or stored twice without each of them. What may change is how the rules are kept: the length of
+// the ledger's partitions, how long they are kept (partition.LedgerKeep), further columns. What a checksum is made of may not: a
+// segment that is delivered again would look like another one under its id.
 
 const (
 	// ledgerInsertSQL inserts in order: two transactions that insert the same keys in different orders deadlock.
@@ -34,14 +38,15 @@ const (
 
 	ledgerSelectSQL = `SELECT id, records, checksum FROM ledger WHERE id = ANY($1::uuid[])`
 
-	// forgottenSQL returns the time before which the ledger may have forgotten a segment. It is what the keepers have noted, or a
-	// day less than partition.LedgerKeep if that is later: somebody may drop partitions by hand.
-	forgottenSQL = `SELECT greatest(now() - interval '6 days', (SELECT max(value::timestamptz) FROM settings WHERE name = 'ledger_forgotten'))`
-
 	// doubtMargin is added to the time before which segments are looked for among the rows. That time moves with the clock, and
 	// without a margin it might have moved again at the next try.
 	doubtMargin = time.Minute
 )
+
+// forgottenSQL returns the time before which the ledger may have forgotten a segment. It is what the keepers have noted, or a day less
+// than partition.LedgerKeep ago if that is later: somebody may drop partitions by hand.
+var forgottenSQL = fmt.Sprintf(`SELECT greatest(now() - interval '%d hours', (SELECT max(value::timestamptz) FROM settings WHERE name = 'ledger_forgotten'))`,
+	(partition.LedgerKeep-24*time.Hour)/time.Hour)
 
 // begin starts the transaction and enters the segments in the ledger. Afterwards t.stored has the segments that are new.
 func (t *transaction) begin(ctx context.Context, segments []segment) error {
