@@ -37,11 +37,11 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"millrace/api"
-	"millrace/internal/broker"
 	"millrace/internal/config"
 	"millrace/internal/keys"
 	"millrace/internal/localstack"
-	"millrace/internal/pooler"
+	"millrace/internal/pg"
+	"millrace/internal/retry"
 	"millrace/internal/service"
 	"millrace/migrations"
 	"millrace/query"
@@ -383,7 +383,7 @@ func (d *directory) url(name string) string {
 func greet(ctx context.Context, w io.Writer, where *directory, stack *localstack.Stack, dir string) {
 	for _, name := range []string{"api", "worker", "query"} {
 		for !isReady(ctx, where.url(name)) {
-			if broker.Sleep(ctx, 50*time.Millisecond) != nil {
+			if retry.Sleep(ctx, 50*time.Millisecond) != nil {
 				return
 			}
 		}
@@ -518,11 +518,11 @@ func open(ctx context.Context, owner, url config.PostgresURL) (*pgx.Conn, error)
 	if url == "" {
 		return nil, config.Missing(name)
 	}
-	c, err := config.Parse(url, pgx.ParseConfig)
+	c, err := pg.ParseURL(url, "millrace")
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	if err := pooler.Check(ctx, &c.Config); err != nil {
+	if err := pg.CheckPooler(ctx, &c.Config); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return pgx.ConnectConfig(ctx, c)

@@ -11,6 +11,7 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/frame"
+	"millrace/internal/retry"
 )
 
 const (
@@ -50,7 +51,7 @@ func (l *link) giveUp() {
 
 // run connects, runs the lanes until the connection ends, and connects again, until ctx is done.
 func (l *link) run(ctx context.Context) {
-	wait := broker.NewBackoff()
+	wait := retry.NewBackoff()
 	for {
 		conn, err := broker.Redial(ctx, l.log, l.urls, fmt.Sprintf("millrace api %d", l.number))
 		if err != nil {
@@ -59,7 +60,7 @@ func (l *link) run(ctx context.Context) {
 		if l.serve(ctx, conn) {
 			wait.Reset()
 		}
-		if broker.Sleep(ctx, wait.NextBackOff()) != nil {
+		if retry.Sleep(ctx, wait.NextBackOff()) != nil {
 			return
 		}
 	}
@@ -213,7 +214,7 @@ func (l *link) setBlocked(b amqp.Blocking) {
 // serveLane opens a channel and publishes on it, and opens another when it ends, until the connection does. It
 // says whether a channel could be opened.
 func (l *link) serveLane(ctx context.Context, conn *broker.Connection) (up bool) {
-	for wait := broker.NewBackoff(); ; {
+	for wait := retry.NewBackoff(); ; {
 		lane, err := l.openLane(conn)
 		if err == nil {
 			up = true
@@ -227,7 +228,7 @@ func (l *link) serveLane(ctx context.Context, conn *broker.Connection) (up bool)
 			return up
 		}
 		l.fail("a channel ended", err)
-		if broker.Sleep(ctx, wait.NextBackOff()) != nil {
+		if retry.Sleep(ctx, wait.NextBackOff()) != nil {
 			return up
 		}
 		if err := l.declare(func() error { return l.redeclare(conn) }); err != nil {

@@ -15,6 +15,7 @@ import (
 	"millrace/internal/config"
 	"millrace/internal/frame"
 	"millrace/internal/procs"
+	"millrace/internal/retry"
 	"millrace/internal/scan"
 	"millrace/internal/service"
 )
@@ -551,7 +552,7 @@ func (p *publisher) run(ctx, flush context.Context) {
 		}
 	}
 	p.mu.Unlock()
-	for p.unsettled() && broker.Sleep(flush, watchPeriod) == nil {
+	for p.unsettled() && retry.Sleep(flush, watchPeriod) == nil {
 	}
 	cut()
 	links.Wait()

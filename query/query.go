@@ -14,6 +14,7 @@ import (
 
 	"millrace/internal/config"
 	"millrace/internal/keys"
+	"millrace/internal/pg"
 	"millrace/internal/service"
 )
 
@@ -166,7 +167,7 @@ func watch(ctx context.Context, db config.PostgresURL, ready *service.Ready, dis
 		ctx, cancel := context.WithTimeout(ctx, watchTimeout)
 		defer cancel()
 		if conn == nil {
-			c, err := config.Parse(db, pgx.ParseConfig)
+			c, err := pg.ParseURL(db, application)
 			if err == nil {
 				c.DefaultQueryExecMode = execMode
 				conn, err = pgx.ConnectConfig(ctx, c)

@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"millrace/internal/keys"
+	"millrace/internal/pg"
 	"millrace/internal/service"
 )
 
@@ -367,24 +368,20 @@ func (s *server) judge(err error) *failure {
 	case errors.As(err, &connErr), errors.Is(err, errBroken):
 		return &failure{http.StatusServiceUnavailable, "the database can't be reached"}
 	case errors.As(err, &pgErr):
-		// https://www.postgresql.org/docs/current/errcodes-appendix.html
-		switch {
-		case pgErr.Code == "57014": // query_canceled, by the timeout
+		switch pg.CodeOf(err) {
+		case pg.QueryCanceled: // by the timeout
 			return tooLong
-		case pgErr.Code == "42P01": // undefined_table
+		case pg.UndefinedTable:
 			return &failure{http.StatusServiceUnavailable, errNoSchema.Error()}
-		case pgErr.Code == "42703": // undefined_column; no column's name comes from a client
+		case pg.UndefinedColumn: // no column's name comes from a client
 			if fault := s.store.schemaFault(); fault != nil {
 				return &failure{http.StatusServiceUnavailable, fault.Error()}
 			}
-		case strings.HasPrefix(pgErr.Code, "22"), strings.HasPrefix(pgErr.Code, "54"): // data exception, limit exceeded
+		}
+		switch pg.ClassOf(err) {
+		case pg.DataException, pg.LimitExceeded:
 			return &failure{http.StatusBadRequest, "q: the database can't look for that: " + pgErr.Message}
-		case strings.HasPrefix(pgErr.Code, "08"), // connection
-			strings.HasPrefix(pgErr.Code, "40"), // rollback, such as a replica's conflict with recovery
-			strings.HasPrefix(pgErr.Code, "53"), // out of memory, disk or connections
-			strings.HasPrefix(pgErr.Code, "55"), // locks
-			strings.HasPrefix(pgErr.Code, "57"), // shutting down, starting up
-			strings.HasPrefix(pgErr.Code, "58"): // input or output
+		case pg.ConnectionException, pg.TransactionRollback, pg.InsufficientResources, pg.ObjectState, pg.OperatorIntervention, pg.SystemError:
 			return &failure{http.StatusServiceUnavailable, "the database can't answer now"}
 		}
 	case errors.Is(err, context.DeadlineExceeded):

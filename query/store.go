@@ -18,6 +18,7 @@ import (
 
 	"millrace/internal/config"
 	"millrace/internal/frame"
+	"millrace/internal/pg"
 )
 
 const (
@@ -49,6 +50,9 @@ type store struct {
 // leaves nothing in a session, so that the service works behind a pooler that lends servers by transaction.
 const execMode = pgx.QueryExecModeCacheDescribe
 
+// application is what PostgreSQL calls the service's connections.
+const application = "millrace query"
+
 // newStore connects to nothing yet.
 func newStore(c Config) (*store, error) {
 	pc, err := config.Parse(c.Postgres, pgxpool.ParseConfig)
@@ -57,9 +61,7 @@ func newStore(c Config) (*store, error) {
 	}
 	pc.MaxConns = int32(c.Connections)
 	pc.ConnConfig.ConnectTimeout = connectTimeout
-	if pc.ConnConfig.RuntimeParams["application_name"] == "" {
-		pc.ConnConfig.RuntimeParams["application_name"] = "millrace query"
-	}
+	pg.SetDefaults(pc.ConnConfig, application)
 	pc.ConnConfig.DefaultQueryExecMode = execMode
 	// A client that goes costs the server its statement, not us the connection.
 	pc.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {

@@ -1,11 +1,10 @@
-package worker
+package partition
 
 import (
 	"context"
 	"testing"
 	"time"
 
-	"millrace/internal/frame"
 	"millrace/internal/testenv"
 )
 
@@ -17,22 +16,19 @@ func TestADistributedTableIsDetachedPlainly(t *testing.T) {
 	ctx := context.Background()
 	exec(t, db, "CREATE TABLE pg_dist_partition (logicalrelid regclass)")
 	exec(t, db, "INSERT INTO pg_dist_partition VALUES ('logs')")
-	p := newPartitions(24 * time.Hour)
-	old := segmentOf(baseAt(time.Now().AddDate(0, 0, -30)), `{}`)
-	if _, err := store(ctx, db, p, []segment{old, segmentOf(frame.NewBase(), `{}`)}, nil, nil); err != nil {
-		t.Fatal(err)
-	}
+	p := New(24 * time.Hour)
+	put(t, db, p, time.Now().AddDate(0, 0, -30), time.Now())
 	k := testKeeper(db, p, 24*time.Hour)
 	exec(t, reader, "BEGIN")
 	count(t, reader, allLogs)
-	if err := k.tidy(ctx); err == nil {
+	if err := k.Round(ctx); err == nil {
 		t.Error("it did not give up")
 	}
 	if got := count(t, reader, "SELECT count(*) FROM pg_inherits WHERE inhdetachpending AND inhparent = 'logs'::regclass"); got != 0 {
 		t.Errorf("%d detaches are pending", got)
 	}
 	exec(t, reader, "COMMIT")
-	if err := k.tidy(ctx); err != nil {
+	if err := k.Round(ctx); err != nil {
 		t.Error(err)
 	}
 	want(t, reader, 1, allLogs)

@@ -1,11 +1,13 @@
-// Package protocol is a model of how a record gets from a client to the table once, checked in full. It has no code of
-// the product, and starts no goroutine.
+// Package model is a model of the way of a record from a client into the table, where it must arrive once. It has no code of the
+// product, and starts no goroutine.
 //
-// It is the protocol in small: up to two requests, one of them keyed, large enough for two segments and sent again after no
-// answer; two APIs, a queue, two workers, the ledger, and up to two faults. Scopes that each leave one of these out are
-// explored in every interleaving. What the model calls one step is one in Millrace too: PostgreSQL's commit, RabbitMQ's
+// It is Millrace in small. There are up to two requests. One has a key, is large enough for two segments, and is sent again if no
+// answer comes. There are two APIs, a queue, two workers, the ledger, and up to two faults. Each scope leaves one of these out, and
+// every order of steps in it is tried. A step of the model is one step of Millrace too, such as PostgreSQL's commit, or RabbitMQ's
 // taking of a message.
-package protocol
+//
+// To see what a rule is for, or whether a change of the protocol is safe: put the change into the model, and run its tests.
+package model
 
 import (
 	"fmt"
@@ -16,22 +18,22 @@ import (
 	"time"
 )
 
-// rules are what the protocol rests on. The zero value is Millrace.
+// rules are ways to break the rules that exactly-once rests on. The zero value breaks none, and is Millrace.
 type rules struct {
 	ackFirst     bool // the worker acknowledges before it commits
 	noLedger     bool // the worker stores whatever it is delivered
 	workerIDs    bool // ids are made by the worker: a redelivery has others
 	answerFirst  bool // 202 before the confirm
-	notMandatory bool // what has no queue is confirmed all the same
-	anyQueue     bool // what another program's queue took in the place of ours is confirmed
+	notMandatory bool // a frame that no queue takes is confirmed all the same
+	anyQueue     bool // a frame that only another program's queue takes is confirmed
 	movingBounds bool // where a request is cut into segments depends on what else is in the frame
 	keyIsBase    bool // ids count up from the keys themselves; the other request's key is the next one
 	forgetsBlind bool // the ledger forgets by a clock, and nobody notes what it has forgotten
-	idsSuffice   bool // what the ledger has forgotten is taken for stored when its ids are in use
+	idsSuffice   bool // a segment that the ledger has forgotten counts as stored if its ids are in use
 }
 
-// The segments. The keyed request has the records 0, 1, 2 and is cut into a and b, always; or, where bounds move, also into
-// c and d. A segment's base id is that of its first record, so a and c have the same one. The other request is record 3.
+// The segments. The keyed request has the records 0, 1 and 2. It is always cut into a and b, or also into c and d if bounds move. A
+// segment's base id is the id of its first record, so a and c have the same one. The other request has record 3.
 const (
 	segA     = 1 << iota // records 0, 1
 	segB                 // record 2
@@ -43,11 +45,11 @@ const (
 
 var (
 	recordsOf = [segments][]int{{0, 1}, {2}, {0}, {1, 2}, {3}}
-	baseOf    = [segments]uint8{segA | segC, segB, segA | segC, segD, segU} // those with the same base
+	baseOf    = [segments]uint8{segA | segC, segB, segA | segC, segD, segU} // the segments with the same base id
 )
 
-// idOf is the id of a record. The keyed request's first record has the id 0. Where both requests came under one key, by a
-// client's mistake, so has the other request's.
+// idOf returns the id of a record. The keyed request's first record has the id 0. So has the other request's record if both requests
+// come under one key, by a client's mistake.
 func idOf(r rules, in scope, record int) int {
 	switch {
 	case record == 3 && in.oneKey:
@@ -62,20 +64,20 @@ const keyed, unkeyed = 0, 1 // requests
 
 // scope bounds what happens.
 type scope struct {
-	tries  [2]uint8 // how often each request is sent; the other one can't be sent again, having no key
+	tries  [2]uint8 // how often each request is sent; the one without a key is not sent again
 	faults uint8
 	oneKey bool // both requests come under one key
 	forget bool // one of the faults may be that the ledger forgets all
 }
 
-// state is one state of everything. It is a map's key: lists are in order, zeros last.
+// state is one state of everything. It is a map's key, so lists are in order, with zeros last.
 //
-// What can't be told apart later is one state. A frame that was published and not taken is like one that was not
-// published; one that the broker took and whose confirm is lost is in the queue, however late it was taken.
+// Situations that can't be told apart later are one state. A frame that was published and not taken is like one that was not
+// published. A frame that the broker took, and whose confirm is lost, is in the queue, however late it was taken.
 type state struct {
 	clients [2]client
 	apis    [2]api
-	bound   bool     // our queue is there for what is published
+	bound   bool     // our queue is there to take frames
 	queue   [8]uint8 // frames
 	workers [2]worker
 	ledger  uint8    // segments
@@ -108,10 +110,10 @@ const (
 	none = iota
 	delivered
 	committed    // and not acknowledged
-	acknowledged // and not committed, which no worker of Millrace ever is
+	acknowledged // and not committed: no worker of Millrace ever is
 )
 
-// step is what happens between two states. A fault is nobody's duty: what must go on goes on without.
+// step is what happens between two states. A fault is a step that may happen and need not: without faults, all work must come to an end.
 type step struct {
 	what  string
 	frame uint8
@@ -131,7 +133,7 @@ func (s step) String() string {
 	return fmt.Sprintf("%s %v", s.what, names)
 }
 
-// put adds a frame to a list; there must be room.
+// put adds a frame to a list, which must have room for it.
 func put(list []uint8, f uint8) {
 	if list[len(list)-1] != 0 {
 		panic("the model's lists are too short")
@@ -140,7 +142,7 @@ func put(list []uint8, f uint8) {
 	sort(list)
 }
 
-// cut takes a frame out.
+// cut takes a frame out of a list.
 func cut(list []uint8, f uint8) {
 	list[slices.Index(list, f)] = 0
 	sort(list)
@@ -148,7 +150,7 @@ func cut(list []uint8, f uint8) {
 
 func sort(list []uint8) { slices.SortFunc(list, func(a, b uint8) int { return int(b) - int(a) }) }
 
-// normal makes states equal that differ in nothing that matters.
+// normal returns one and the same state for states whose differences don't matter.
 func (s state) normal() state {
 	for r := range s.clients {
 		c := &s.clients[r]
@@ -207,8 +209,8 @@ func (s *state) setAside(segment int) {
 	}
 }
 
-// known looks among the rows and dead letters: whether all records of a segment are there, and whether others have any of
-// their ids.
+// known looks among the rows and dead letters. It reports whether all records of a segment are there, and whether other records have
+// any of their ids.
 func (s *state) known(r rules, in scope, segment int) (equal, other bool) {
 	equal = true
 	for _, record := range recordsOf[segment] {
@@ -223,7 +225,7 @@ func (s *state) known(r rules, in scope, segment int) (equal, other bool) {
 	return equal, other
 }
 
-// next calls yield with every step that is possible, and the state behind it.
+// next calls yield with each step that is possible, and the state after it.
 func (s state) next(r rules, in scope, yield func(step, state)) {
 	for request, c := range s.clients {
 		if c.at == waiting {
@@ -254,8 +256,8 @@ func (s state) next(r rules, in scope, yield func(step, state)) {
 	}
 }
 
-// send has a client send its request to either API, which adds its segments to frames: together or apart, to one that
-// waits to be published, or to new ones.
+// send has a client send its request to either API. The API puts the request's segments into frames: into one or one each, and into a
+// frame that waits to be published or a new one.
 func (s state) send(r rules, request int, yield func(step, state)) {
 	ways := [][]uint8{{segU}}
 	if request == keyed {
@@ -298,6 +300,7 @@ func (s state) send(r rules, request int, yield func(step, state)) {
 	}
 }
 
+// stepAPI yields the steps of an API: frames are taken, an answer is given, the API dies.
 func (s state) stepAPI(r rules, i int, yield func(step, state)) {
 	name := fmt.Sprintf("API %d", i+1)
 	for j, f := range s.apis[i].frames {
@@ -342,11 +345,12 @@ func (s state) stepAPI(r rules, i int, yield func(step, state)) {
 	}
 	if s.faults > 0 && s.apis[i].frames[0] != 0 {
 		s.faults--
-		s.apis[i] = api{wait: [2]uint8{segA | segB, segU}} // who waits for it waits in vain
+		s.apis[i] = api{wait: [2]uint8{segA | segB, segU}} // whoever waits for its answer waits in vain
 		yield(step{what: name + " dies", fault: true}, s)
 	}
 }
 
+// stepWorker yields the steps of a worker: it gets a frame, commits, acknowledges, dies.
 func (s state) stepWorker(r rules, in scope, i int, yield func(step, state)) {
 	w := s.workers[i]
 	n := s
@@ -395,7 +399,7 @@ func (s state) stepWorker(r rules, in scope, i int, yield func(step, state)) {
 	}
 }
 
-// violation says what is wrong with a state: at once, or with one in which nothing is left to be done.
+// violation says what is wrong with a state, or returns "". In a quiescent state nothing is left to do.
 func (s state) violation(r rules, in scope, quiescent bool) string {
 	for record, n := range s.rows {
 		request := keyed
@@ -420,7 +424,7 @@ func (s state) violation(r rules, in scope, quiescent bool) string {
 	return ""
 }
 
-// explore visits every state that can be reached, nearest first. It returns the shortest history that ends in a violation.
+// explore visits each state that can be reached, the nearest first. It returns the shortest history that ends in a violation.
 func explore(r rules, in scope) (violation string, history []step, states int) {
 	type origin struct {
 		from int32
@@ -462,7 +466,7 @@ func explore(r rules, in scope) (violation string, history []step, states int) {
 			good = append(good, i)
 		}
 	}
-	// Every quiescent state is good now. Can each state come to one?
+	// Every quiescent state is good. Does a way without faults lead from each state to a quiescent one?
 	before := make([][]int32, len(all))
 	for _, e := range edges {
 		before[e[1]] = append(before[e[1]], e[0])
@@ -483,6 +487,7 @@ func explore(r rules, in scope) (violation string, history []step, states int) {
 	return "", nil, len(all)
 }
 
+// tell returns a history as text, a line a step.
 func tell(history []step) string {
 	var b strings.Builder
 	for i, s := range history {
@@ -491,7 +496,7 @@ func tell(history []step) string {
 	return b.String()
 }
 
-// scopes are small enough for seconds, and large enough for what could go wrong: see the plants.
+// scopes are small enough to be explored in seconds. They are large enough for each broken rule to show.
 var scopes = []scope{
 	{tries: [2]uint8{2, 0}, faults: 2},
 	{tries: [2]uint8{1, 1}, faults: 2},

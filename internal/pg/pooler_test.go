@@ -1,4 +1,4 @@
-package pooler
+package pg
 
 import (
 	"context"
@@ -27,15 +27,15 @@ func TestAPoolerThatLendsServersByTransactionIsKnown(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			c := parse(t, testenv.Pooler(t, testenv.Database(t), mode))
 			for i := range 5 {
-				err := Check(t.Context(), c)
-				if want := mode != "session"; errors.Is(err, ErrTransactions) != want || !want && err != nil {
+				err := CheckPooler(t.Context(), c)
+				if want := mode != "session"; errors.Is(err, ErrTransactionPooler) != want || !want && err != nil {
 					t.Fatalf("try %d: got %v", i, err)
 				}
 			}
 		})
 	}
 	t.Run("none", func(t *testing.T) {
-		if err := Check(t.Context(), parse(t, testenv.Database(t))); err != nil {
+		if err := CheckPooler(t.Context(), parse(t, testenv.Database(t))); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -64,8 +64,8 @@ func TestABusyPoolerIsKnown(t *testing.T) {
 				})
 			}
 			for i := range 10 {
-				err := Check(t.Context(), c)
-				if want := mode == "transaction"; errors.Is(err, ErrTransactions) != want || !want && err != nil {
+				err := CheckPooler(t.Context(), c)
+				if want := mode == "transaction"; errors.Is(err, ErrTransactionPooler) != want || !want && err != nil {
 					t.Fatalf("try %d: got %v", i, err)
 				}
 			}

@@ -1,7 +1,4 @@
-// Package pooler tells whether a URL leads to PostgreSQL through a pooler that lends its servers for a transaction at a
-// time. Nothing that a session keeps is kept there: settings, prepared statements and advisory locks stay with whichever
-// server ran them, and the next statement may run on another. It starts no goroutine.
-package pooler
+package pg
 
 import (
 	"context"
@@ -14,22 +11,24 @@ import (
 )
 
 const (
-	// rounds is how often a pooler is asked. One round shows a pooler that has one idle server, or hands out the one that
+	// poolerRounds is how often a pooler is asked. One round is enough if the pooler has one idle server, or hands out the server that
 	// came back last, as PgBouncer does. The others are for pools that somebody else uses meanwhile.
-	rounds = 3
+	poolerRounds = 3
 
-	// patience is how long the second connection may wait for a server. A pooler that keeps one server for each client may
-	// have no other one.
-	patience = 5 * time.Second
+	// poolerPatience is how long the second connection may wait for a server. A pooler that keeps a server for each client may have
+	// none left.
+	poolerPatience = 5 * time.Second
 )
 
-// ErrTransactions says what is wrong with a URL, and what to do about it.
-var ErrTransactions = errors.New("leads to a pooler that lends its servers by transaction (PgBouncer's pool_mode = transaction or statement): " +
+// ErrTransactionPooler says what is wrong with a URL, and what to do about it.
+var ErrTransactionPooler = errors.New("leads to a pooler that lends its servers by transaction (PgBouncer's pool_mode = transaction or statement): " +
 	"advisory locks, session settings and prepared statements don't work there; connect to PostgreSQL directly, or through a pooler in session mode")
 
-// Check returns ErrTransactions when connections of c are lent servers by transaction, and other errors when it can't tell
-// because nothing can be reached. It takes no lock and changes no setting of a server: it compares which server answers.
-func Check(ctx context.Context, c *pgconn.Config) error {
+// CheckPooler returns ErrTransactionPooler if c leads to a pooler that lends its servers by transaction. It returns other errors if it
+// can't tell because nothing can be reached. Behind such a pooler, settings, prepared statements and advisory locks stay with the server
+// that ran them, and the next statement may run on another server. CheckPooler takes no lock and changes no setting of a server. It
+// compares which server answers.
+func CheckPooler(ctx context.Context, c *pgconn.Config) error {
 	c = c.Copy()
 	c.AfterConnect = nil
 	first, err := pgconn.ConnectConfig(ctx, c)
@@ -39,18 +38,18 @@ func Check(ctx context.Context, c *pgconn.Config) error {
 	defer end(ctx, first)
 	pid, err := backend(ctx, first)
 	if err != nil || pid == fmt.Sprint(first.PID()) {
-		return err // what PostgreSQL said of itself when it let the client in
+		return err // PostgreSQL itself: it gave this number when it let the client in
 	}
 
-	// A pooler makes up the number that it gives its client. Who else can get this client's server?
-	waiting, cancel := context.WithTimeout(ctx, patience)
+	// It is a pooler: the number that it has told its client is not the server's. Can another client get this client's server?
+	waiting, cancel := context.WithTimeout(ctx, poolerPatience)
 	defer cancel()
 	second, err := pgconn.ConnectConfig(waiting, c)
 	if err != nil {
 		return noVerdict(ctx, waiting, err)
 	}
 	defer end(ctx, second)
-	for range rounds {
+	for range poolerRounds {
 		if _, err := second.Exec(waiting, "BEGIN").ReadAll(); err != nil {
 			return noVerdict(ctx, waiting, err)
 		}
@@ -59,14 +58,14 @@ func Check(ctx context.Context, c *pgconn.Config) error {
 			return noVerdict(ctx, waiting, err)
 		}
 		if taken == pid {
-			return ErrTransactions
+			return ErrTransactionPooler
 		}
 		now, err := backend(waiting, first)
 		if err != nil {
 			return noVerdict(ctx, waiting, err)
 		}
 		if now != pid {
-			return ErrTransactions
+			return ErrTransactionPooler
 		}
 		if _, err := second.Exec(waiting, "ROLLBACK").ReadAll(); err != nil {
 			return noVerdict(ctx, waiting, err)
@@ -75,14 +74,15 @@ func Check(ctx context.Context, c *pgconn.Config) error {
 	return nil
 }
 
-// noVerdict returns what an error of the second connection says about the pooler.
+// noVerdict returns what an error of the second connection says about the pooler: that it lends by transaction, that it does not (nil),
+// or that there is no telling.
 func noVerdict(ctx, waiting context.Context, err error) error {
 	var answer *pgconn.PgError
 	switch {
 	case errors.As(err, &answer) && strings.Contains(answer.Message, "statement pooling mode"):
-		return ErrTransactions // PgBouncer lets no transaction begin
+		return ErrTransactionPooler // PgBouncer lets no transaction begin
 	case waiting.Err() != nil && ctx.Err() == nil:
-		return nil // no server was left for a second client: the first one keeps its own
+		return nil // no server was left for a second client, so the first client keeps its server
 	}
 	return err
 }

@@ -14,27 +14,15 @@ import (
 
 	"millrace/internal/frame"
 	"millrace/internal/scan"
+	"millrace/worker/partition"
 )
-
-// DeadLetter is a row of dead_letters.
-type DeadLetter struct {
-	ID         uuid.UUID
-	DeadAt     time.Time
-	Reason     string
-	Error      string
-	RecordID   uuid.NullUUID // the id that the record would have had; not valid when Payload is a message
-	Queue      string
-	Bytes      int             // length of the payload
-	Payload    []byte          // nil in lists
-	Properties json.RawMessage // the message's type, content type, id and headers
-}
 
 // ListDead returns the youngest dead letters without their payloads, at most limit.
 func ListDead(ctx context.Context, conn *pgx.Conn, limit int) ([]DeadLetter, error) {
 	return queryDead(ctx, conn, "NULL::bytea", "ORDER BY dead_at DESC, id LIMIT $1", limit)
 }
 
-// ShowDead returns one dead letter, or an error when there is none with that id.
+// ShowDead returns the dead letter with that id, or an error if there is none.
 func ShowDead(ctx context.Context, conn *pgx.Conn, id uuid.UUID) (DeadLetter, error) {
 	all, err := queryDead(ctx, conn, "payload", "WHERE id = $1", [16]byte(id))
 	if err != nil {
@@ -46,7 +34,7 @@ func ShowDead(ctx context.Context, conn *pgx.Conn, id uuid.UUID) (DeadLetter, er
 	return all[0], nil
 }
 
-// DropDead deletes the dead letters with these ids, or all when ids is nil, and returns how many they were.
+// DropDead deletes the dead letters with these ids, or all if ids is nil. It returns how many they were.
 func DropDead(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID) (int, error) {
 	tag, err := conn.Exec(ctx, "DELETE FROM dead_letters WHERE $1::uuid[] IS NULL OR id = ANY($1)", uuidArray(ids))
 	if err != nil {
@@ -55,24 +43,24 @@ func DropDead(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID) (int, error)
 	return int(tag.RowsAffected()), nil
 }
 
-// Replayed is the fate of a dead letter that was replayed. Err says why it stays one.
+// Replayed says what became of a dead letter that was replayed. If Err is not nil, it says why the letter is still there.
 type Replayed struct {
 	ID   uuid.UUID
 	Rows int // stored now
 	Err  error
 }
 
-// ReplayDead tries to store the dead letters with these ids, or all when ids is nil: a record under its own id, a
-// message through the ledger as if it were delivered now. Each is one transaction that stores the rows and
-// removes the letter; replayed twice, also at once, it is stored once. The error is about the replay as a whole.
-// The connection's session then has the time zone UTC. A letter stays whose records would be dropped at once, for they are
-// older than the retention that the keeper has noted.
+// ReplayDead tries to store the dead letters with these ids, or all if ids is nil. A record is stored under its own id. A message goes
+// through the ledger, as if it were delivered now. One transaction stores the rows and removes the letter, so that a letter that is
+// replayed twice, even at the same time, is stored once. A letter stays if its records are older than the retention that the keeper
+// has noted: they would be dropped at once. The error is about the replay as a whole. Afterwards the connection's session has the
+// time zone UTC.
 func ReplayDead(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID) ([]Replayed, error) {
 	return ReplayDeadWithin(ctx, conn, ids, 0)
 }
 
-// ReplayDeadWithin is ReplayDead by one who knows of a retention, too; zero is none. The shorter one counts: a letter that
-// stays can be replayed tomorrow, a row that is dropped is gone.
+// ReplayDeadWithin is ReplayDead with a retention that the caller knows of; zero is none. Of that and the noted one the shorter counts:
+// a letter that stays can be replayed later, and a row that is dropped is gone.
 func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, retention time.Duration) ([]Replayed, error) {
 	if _, err := conn.Exec(ctx, "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'"); err != nil {
 		return nil, fmt.Errorf("replay: %w", err)
@@ -94,8 +82,8 @@ func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, rete
 	if err != nil {
 		return nil, fmt.Errorf("replay: %w", err)
 	}
-	// A partition that is missing for so old a record is a day's, whatever the setting, clipped to what exists.
-	parts := newPartitions(24 * time.Hour)
+	// If there is no partition for a record, one of a day is made, whatever PARTITION_INTERVAL is.
+	parts := partition.New(24 * time.Hour)
 	done := make([]Replayed, 0, len(ids))
 	for _, id := range ids {
 		r := Replayed{ID: id}
@@ -121,17 +109,17 @@ func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, rete
 	return done, nil
 }
 
-// keeping is how long rows are kept.
+// keeping says how long rows are kept.
 type keeping struct {
 	retention time.Duration // zero: for ever
 	from      string        // who says so
 	now       time.Time
 }
 
-// knownRetention returns the shorter one of a retention and of that which the keeper has noted.
+// knownRetention returns the shorter of two retentions: the caller's and the one that the keeper has noted.
 func knownRetention(ctx context.Context, conn *pgx.Conn, retention time.Duration) (keeping, error) {
 	k := keeping{retention: retention, from: "RETENTION here"}
-	noted, _, err := notedRetention(ctx, conn)
+	noted, _, err := partition.NotedRetention(ctx, conn)
 	if err == nil {
 		err = conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&k.now)
 	}
@@ -139,12 +127,12 @@ func knownRetention(ctx context.Context, conn *pgx.Conn, retention time.Duration
 		k.retention, k.from = noted, "RETENTION of the worker"
 	}
 	if now := time.Now(); now.After(k.now) {
-		k.now = now // a clock that is ahead refuses too much, one that is behind would lose
+		k.now = now // of two clocks the one that is ahead: it refuses too much, and the other one might lose records
 	}
 	return k, err
 }
 
-// check returns an error if a row of a time would be dropped at once.
+// check returns an error if a row with that time would be dropped at once.
 func (k keeping) check(at time.Time) error {
 	if k.retention == 0 || at.After(k.now.Add(-k.retention)) {
 		return nil
@@ -153,11 +141,11 @@ func (k keeping) check(at time.Time) error {
 		at.UTC().Format(time.RFC3339), k.from, k.retention, k.now.Add(-k.retention).UTC().Format(time.RFC3339))
 }
 
-// errGone says that somebody else has replayed or dropped the dead letter.
+// errGone says that the dead letter is not there, perhaps because somebody else has replayed or dropped it.
 var errGone = errors.New("there is no such dead letter")
 
-// replayRecord stores a record beside the ledger: its segment is entered there already, with its neighbours.
-func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partitions, letter DeadLetter, keep keeping) (int, error) {
+// replayRecord stores a record without asking the ledger: it was entered there with its whole segment.
+func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partition.Set, letter DeadLetter, keep keeping) (int, error) {
 	id := letter.RecordID.UUID
 	var body scan.Body
 	if err := body.Single(letter.Payload, scan.Limits{RecordBytes: scan.MaxRecordBytes, PieceBytes: frame.SegmentBytes}); err != nil {
@@ -170,7 +158,7 @@ func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partitions, letter
 	if err := keep.check(at); err != nil {
 		return 0, err
 	}
-	if _, err := parts.ensure(ctx, conn, parts.logs, at); err != nil {
+	if err := parts.EnsureLogs(ctx, conn, at); err != nil {
 		return 0, err
 	}
 	stored := 0
@@ -194,7 +182,7 @@ func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partitions, letter
 			[16]byte(id), at, string(letter.Payload)); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, "INSERT INTO late_changes (hour) VALUES (date_trunc('hour', $1::timestamptz))"+lateAgainSQL, at)
+		_, err = tx.Exec(ctx, partition.NoteChangesSQL("SELECT date_trunc('hour', $1::timestamptz)"), at)
 		return err
 	})
 	if err != nil {
@@ -203,15 +191,15 @@ func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partitions, letter
 	return stored, nil
 }
 
-// replayMessage stores a message as the worker would that got it now.
-func replayMessage(ctx context.Context, conn *pgx.Conn, parts *partitions, letter DeadLetter, keep keeping) (int, error) {
+// replayMessage stores a message as a worker would if the message were delivered to it now.
+func replayMessage(ctx context.Context, conn *pgx.Conn, parts *partition.Set, letter DeadLetter, keep keeping) (int, error) {
 	d, err := letter.delivery()
 	if err != nil {
 		return 0, err
 	}
 	it := decode(d, letter.Queue, time.Now())
 	if len(it.dead) > 0 {
-		return 0, errors.New(it.dead[0].err)
+		return 0, errors.New(it.dead[0].Error)
 	}
 	for _, s := range it.segments {
 		if err := keep.check(frame.Time(s.Base)); err != nil {
@@ -227,8 +215,8 @@ func replayMessage(ctx context.Context, conn *pgx.Conn, parts *partitions, lette
 	return out.rows, err
 }
 
-// removeDead deletes a dead letter within the transaction that replays it. Of two at once the second one waits
-// here and then finds it gone.
+// removeDead deletes a dead letter within the transaction that replays it. If two transactions replay it at the same time, the second
+// one waits here and then finds the letter gone.
 func removeDead(ctx context.Context, conn *pgx.Conn, id uuid.UUID) error {
 	tag, err := conn.Exec(ctx, "DELETE FROM dead_letters WHERE id = $1", [16]byte(id))
 	if err != nil {
@@ -240,7 +228,7 @@ func removeDead(ctx context.Context, conn *pgx.Conn, id uuid.UUID) error {
 	return nil
 }
 
-// delivery makes the message of a dead letter again.
+// delivery returns the message that a dead letter was made of.
 func (l DeadLetter) delivery() (*amqp.Delivery, error) {
 	var p struct {
 		Type            string                     `json:"type"`
@@ -267,6 +255,7 @@ func (l DeadLetter) delivery() (*amqp.Delivery, error) {
 	return d, nil
 }
 
+// queryDead returns dead letters. payload is the column's expression, and rest is what follows the table's name in the statement.
 func queryDead(ctx context.Context, conn *pgx.Conn, payload, rest string, args ...any) ([]DeadLetter, error) {
 	rows, err := conn.Query(ctx, `SELECT id, dead_at, reason, error, record_id, queue, octet_length(payload), properties, `+payload+` FROM dead_letters `+rest, args...)
 	if err != nil {
@@ -284,6 +273,7 @@ func queryDead(ctx context.Context, conn *pgx.Conn, payload, rest string, args .
 	return all, nil
 }
 
+// uuidArray returns ids as pgx takes them. It returns nil, which is NULL, for nil.
 func uuidArray(ids []uuid.UUID) [][16]byte {
 	if ids == nil {
 		return nil
