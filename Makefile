@@ -93,9 +93,9 @@ loadtest: build $(if $(BASE_URL),,servers) bin/k6 ## k6's SCENARIO (smoke, stead
 	@loadtest/run.sh
 
 # Built from the module proxy, in a minute or two; again only when its version changes.
-bin/k6: loadtest/go.mod loadtest/go.sum
+bin/k6: loadtest/k6/go.mod loadtest/k6/go.sum
 	@mkdir -p bin
-	go -C loadtest build -trimpath -ldflags "-s -w" -o ../bin/k6 go.k6.io/k6
+	go -C loadtest/k6 build -trimpath -ldflags "-s -w" -o ../../bin/k6 go.k6.io/k6
 
 screenshots: build servers browser ## the README's pictures of the page, anew
 	bin/millrace stack -- go test -count=1 -run TestScreenshots ./query -screenshots
@@ -109,7 +109,7 @@ lint: ## formatting, vet and staticcheck
 	go vet ./...
 	go tool staticcheck ./...
 	go mod tidy -diff
-	go -C loadtest mod tidy -diff
+	go -C loadtest/k6 mod tidy -diff
 	go mod verify
 
 # A count, not a time: a fuzz run that is cut off by its time may fail for that alone.

@@ -61,7 +61,7 @@ func TestAptIsWaitedFor(t *testing.T) {
 	}
 	cmd := exec.Command(".ci/apt.sh", "-o", "Dir::State::Lists="+filepath.Join(dir, "lists"), "-o", "Dir::Etc::sourcelist=/dev/null",
 		"-o", "Dir::Etc::sourceparts=/dev/null", "-o", "Dir::Cache="+dir, "update")
-	out := new(output)
+	out := new(testenv.Output)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

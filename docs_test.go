@@ -17,6 +17,7 @@ import (
 	"github.com/joho/godotenv"
 
 	"millrace/api"
+	"millrace/internal/cli"
 	"millrace/internal/config"
 	"millrace/query"
 	"millrace/worker"
@@ -24,29 +25,11 @@ import (
 
 var update = flag.Bool("update", false, "write the settings table of README.md and .env.example anew")
 
-// settings returns all settings of all services, and which services have each.
-func settings() (all []config.Setting, services map[string][]string) {
-	services = make(map[string][]string)
-	for _, name := range []string{"api", "worker", "query"} {
-		c, err := lookup(name)
-		if err != nil {
-			panic(err)
-		}
-		for _, s := range config.Describe(c.configs[0]) {
-			if services[s.Name] == nil {
-				all = append(all, s)
-			}
-			services[s.Name] = append(services[s.Name], name)
-		}
-	}
-	return all, services
-}
-
 func TestTheSettingsTableIsThatOfTheStructs(t *testing.T) {
 	const begin, end = "<!-- settings -->\n", "<!-- /settings -->"
 	var table strings.Builder
 	table.WriteString(begin + "| setting | default | services | what it is |\n| --- | --- | --- | --- |\n")
-	all, services := settings()
+	all, services := cli.Settings()
 	for _, s := range all {
 		fmt.Fprintf(&table, "| `%s` | %s | %s | %s |\n", s.Name, s.Default, strings.Join(services[s.Name], ", "), s.Help)
 	}
@@ -68,7 +51,7 @@ func TestTheExampleSettingsAreAllOfThemAndLoad(t *testing.T) {
 	var want strings.Builder
 	want.WriteString("# Settings of Millrace: copy to .env and change what you need. The environment wins over this file.\n" +
 		"# Every line shows the default.\n")
-	all, services := settings()
+	all, services := cli.Settings()
 	for _, s := range all {
 		fmt.Fprintf(&want, "\n# %s (%s)\n# Takes %s.\n#%s=%s\n", s.Help, strings.Join(services[s.Name], ", "), s.Takes, s.Name, s.Default)
 	}

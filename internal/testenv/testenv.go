@@ -1,6 +1,9 @@
 // Package testenv gives integration tests the servers that millrace stack started, isolated from each other: a
 // database, a queue prefix and a cache prefix each. Where the servers are absent a test skips with a pointer to
-// the command that starts them, and fails when CI is set. It starts no goroutine.
+// the command that starts them, and fails when CI is set. It also starts Millrace itself, in processes of its own:
+// see Main and StartMillrace.
+//
+// A Process has one goroutine, which ends with it. A test that starts one ends it before its own end.
 package testenv
 
 import (

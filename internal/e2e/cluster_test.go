@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"context"
@@ -44,9 +44,9 @@ func TestNodesOfAClusterComeAndGoAndNothingIsLostOrDoubled(t *testing.T) {
 	conn := testenv.Connect(t, db)
 	addr := testenv.FreeAddress(t)
 	env := []string{"RABBITMQ_URL=" + stack.RabbitMQURL, "POSTGRES_URL=" + string(db), "API_ADDR=" + addr, "WORKER_ADDR=127.0.0.1:0"}
-	startMillrace(t, t.TempDir(), env, "api")
-	awaitReady(t, addr)
-	startMillrace(t, t.TempDir(), env, "worker")
+	testenv.StartMillrace(t, t.TempDir(), env, "api")
+	testenv.AwaitReady(t, addr)
+	testenv.StartMillrace(t, t.TempDir(), env, "worker")
 
 	client := newFaultClient(addr)
 	ctx, stop := context.WithCancel(context.Background())
@@ -105,13 +105,13 @@ func TestNodesOfAClusterComeAndGoAndNothingIsLostOrDoubled(t *testing.T) {
 		do(stack.Kill(lead))
 		// The last node ends its connections, or keeps them and confirms nothing (RabbitMQ 4.3).
 		testenv.Eventually(t, 30*time.Second, "with two nodes gone the API is not ready", func() bool {
-			status, _ := readiness(addr)
+			status, _ := testenv.Readiness(addr)
 			return status == http.StatusServiceUnavailable
 		})
-		if status, _ := post(t, "http://"+addr+"/log", []byte(`{}`)); status != http.StatusServiceUnavailable {
+		if status, _ := testenv.Post(t, "http://"+addr+"/log", []byte(`{}`)); status != http.StatusServiceUnavailable {
 			t.Errorf("with two nodes gone: got %d, want 503", status)
 		}
-		if status, reason := readiness(addr); status != http.StatusServiceUnavailable {
+		if status, reason := testenv.Readiness(addr); status != http.StatusServiceUnavailable {
 			t.Errorf("with two nodes gone, after a post: /ready has %d %s, want 503", status, reason)
 		}
 		var both sync.WaitGroup

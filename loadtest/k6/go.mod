@@ -1,4 +1,4 @@
-module millrace/loadtest
+module millrace/loadtest/k6
 
 go 1.26
 

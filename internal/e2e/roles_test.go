@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"bufio"
@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,13 +17,11 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	amqp "github.com/rabbitmq/amqp091-go"
 
-	"millrace/api"
 	"millrace/internal/broker"
 	"millrace/internal/config"
 	"millrace/internal/frame"
 	"millrace/internal/testenv"
 	"millrace/migrations"
-	"millrace/query"
 	"millrace/worker"
 )
 
@@ -43,7 +39,7 @@ func withRoles(t *testing.T) (owner, writer, reader config.PostgresURL, admin *p
 		}
 	}
 	as := func(role string) config.PostgresURL {
-		mustExec(t, admin, fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", role, rolePassword))
+		testenv.MustExec(t, admin, fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", role, rolePassword))
 		u, err := url.Parse(string(db))
 		if err != nil {
 			t.Fatal(err)
@@ -52,94 +48,6 @@ func withRoles(t *testing.T) (owner, writer, reader config.PostgresURL, admin *p
 		return config.PostgresURL(u.String())
 	}
 	return as("millrace_owner"), as("millrace_writer"), as("millrace_reader"), admin
-}
-
-// runHere runs a service in this process until the test ends or stop is called, and returns where it listens.
-func runHere(t *testing.T, name string, run func(context.Context, func(net.Addr)) error) (addr string, stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	listening, ended := make(chan net.Addr, 1), make(chan error, 1)
-	go func() { ended <- run(ctx, func(a net.Addr) { listening <- a }) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-	})
-	t.Cleanup(stop)
-	select {
-	case a := <-listening:
-		return a.String(), stop
-	case err := <-ended:
-		ended <- nil
-		t.Fatalf("%s did not start: %v", name, err)
-		return "", stop
-	}
-}
-
-func runWorker(t *testing.T, b config.Broker, log *slog.Logger, settings map[string]string) (addr string, stop func()) {
-	t.Helper()
-	settings["RABBITMQ_URL"], settings["WORKER_ADDR"] = string(b.URLs[0]), "127.0.0.1:0"
-	var c worker.Config
-	if err := config.LoadFrom(settings, &c); err != nil {
-		t.Fatal(err)
-	}
-	c.Broker, c.Log = b, log
-	return runHere(t, "worker", func(ctx context.Context, onListen func(net.Addr)) error {
-		c.OnListen = onListen
-		return worker.Run(ctx, c)
-	})
-}
-
-func runAPI(t *testing.T, b config.Broker, settings map[string]string) (addr string) {
-	t.Helper()
-	settings["RABBITMQ_URL"], settings["API_ADDR"] = string(b.URLs[0]), "127.0.0.1:0"
-	var c api.Config
-	if err := config.LoadFrom(settings, &c); err != nil {
-		t.Fatal(err)
-	}
-	c.Broker, c.Log = b, slog.New(slog.DiscardHandler)
-	addr, _ = runHere(t, "api", func(ctx context.Context, onListen func(net.Addr)) error {
-		c.OnListen = onListen
-		return api.Run(ctx, c)
-	})
-	testenv.Eventually(t, 20*time.Second, "the API is ready", func() bool { return isReady(context.Background(), "http://"+addr) })
-	return addr
-}
-
-func runQuery(t *testing.T, db config.PostgresURL) (addr string) {
-	t.Helper()
-	var c query.Config
-	if err := config.LoadFrom(map[string]string{"POSTGRES_URL": string(db), "QUERY_ADDR": "127.0.0.1:0", "REDIS_URL": string(testenv.Redis(t))}, &c); err != nil {
-		t.Fatal(err)
-	}
-	c.Log = slog.New(slog.DiscardHandler)
-	addr, _ = runHere(t, "query", func(ctx context.Context, onListen func(net.Addr)) error {
-		c.OnListen = onListen
-		return query.Run(ctx, c)
-	})
-	return addr
-}
-
-func mustExec(t *testing.T, conn *pgx.Conn, sql string, args ...any) {
-	t.Helper()
-	if _, err := conn.Exec(context.Background(), sql, args...); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-}
-
-// awaitCount waits until a count has a value.
-func awaitCount(t *testing.T, conn *pgx.Conn, want int, sql string) {
-	t.Helper()
-	testenv.Eventually(t, 20*time.Second, fmt.Sprintf("%s is %d", sql, want), func() bool { return countRows(t, conn, sql) == want })
-}
-
-func countRows(t *testing.T, conn *pgx.Conn, sql string) (n int) {
-	t.Helper()
-	if err := conn.QueryRow(context.Background(), sql).Scan(&n); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return n
 }
 
 // refuses fails the test unless each statement lacks a privilege.
@@ -168,9 +76,9 @@ func baseAt(at time.Time) string {
 func TestTheWritersRoleStoresAndCannotReadRecords(t *testing.T) {
 	_, writer, _, admin := withRoles(t)
 	b := testenv.Broker(t, 1)
-	mustExec(t, admin, "ALTER TABLE logs ADD CONSTRAINT no_bad_ones CHECK (data->>'level' <> 'bad')")
-	addr := runAPI(t, b, map[string]string{})
-	_, stop := runWorker(t, b, slog.New(slog.DiscardHandler), map[string]string{"POSTGRES_URL": string(writer)})
+	testenv.MustExec(t, admin, "ALTER TABLE logs ADD CONSTRAINT no_bad_ones CHECK (data->>'level' <> 'bad')")
+	addr := RunAPI(t, b, map[string]string{})
+	_, stop := RunWorker(t, b, slog.New(slog.DiscardHandler), map[string]string{"POSTGRES_URL": string(writer)})
 
 	send := func(body string) {
 		t.Helper()
@@ -182,13 +90,13 @@ func TestTheWritersRoleStoresAndCannotReadRecords(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if answer := readJSON(t, resp); resp.StatusCode != http.StatusAccepted {
+		if answer := testenv.ReadJSON(t, resp); resp.StatusCode != http.StatusAccepted {
 			t.Fatalf("got %d %v, want 202", resp.StatusCode, answer)
 		}
 	}
 	send(`{"level":"info"}{"level":"bad"}{"level":"info"}`)
-	awaitCount(t, admin, 2, "SELECT count(*) FROM logs")
-	awaitCount(t, admin, 1, "SELECT count(*) FROM dead_letters WHERE reason = 'data'")
+	testenv.AwaitCount(t, admin, 2, "SELECT count(*) FROM logs")
+	testenv.AwaitCount(t, admin, 1, "SELECT count(*) FROM dead_letters WHERE reason = 'data'")
 
 	// Late, and twice; of a time that the ledger may have forgotten; and no JSON at all. 36 and 156 hours ago are at any hour
 	// two days without partitions.
@@ -205,27 +113,27 @@ func TestTheWritersRoleStoresAndCannotReadRecords(t *testing.T) {
 		}
 	}
 	publish(late, late, old, amqp.Publishing{Body: []byte(`{`)})
-	awaitCount(t, admin, 4, "SELECT count(*) FROM logs")
-	awaitCount(t, admin, 2, "SELECT count(*) FROM dead_letters")
+	testenv.AwaitCount(t, admin, 4, "SELECT count(*) FROM logs")
+	testenv.AwaitCount(t, admin, 2, "SELECT count(*) FROM dead_letters")
 
 	// Again, when the ledger has forgotten; and another record under that message_id.
-	mustExec(t, admin, "DELETE FROM ledger")
+	testenv.MustExec(t, admin, "DELETE FROM ledger")
 	other := old
 	other.Body = []byte(`{"level":"fatal"}`)
 	publish(old, other)
-	awaitCount(t, admin, 1, "SELECT count(*) FROM dead_letters WHERE reason = 'key_reused'")
-	awaitCount(t, admin, 4, "SELECT count(*) FROM logs")
-	if n := countRows(t, admin, "SELECT count(*) FROM late_changes WHERE hour < now() - interval '1 day'"); n != 2 {
+	testenv.AwaitCount(t, admin, 1, "SELECT count(*) FROM dead_letters WHERE reason = 'key_reused'")
+	testenv.AwaitCount(t, admin, 4, "SELECT count(*) FROM logs")
+	if n := testenv.CountRows(t, admin, "SELECT count(*) FROM late_changes WHERE hour < now() - interval '1 day'"); n != 2 {
 		t.Errorf("%d hours of late records were noted, want 2", n)
 	}
 	for _, table := range []string{"logs", "ledger"} { // two ahead, today's, and two made on demand
-		awaitCount(t, admin, 1, "SELECT (count(*) >= 5 AND bool_and(pg_get_userbyid(c.relowner) = 'millrace_owner'))::int "+
+		testenv.AwaitCount(t, admin, 1, "SELECT (count(*) >= 5 AND bool_and(pg_get_userbyid(c.relowner) = 'millrace_owner'))::int "+
 			"FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE inhparent = '"+table+"'::regclass")
 	}
 	stop()
-	runWorker(t, b, slog.New(slog.DiscardHandler), map[string]string{"POSTGRES_URL": string(writer), "AUTO_MIGRATE": "false"})
+	RunWorker(t, b, slog.New(slog.DiscardHandler), map[string]string{"POSTGRES_URL": string(writer), "AUTO_MIGRATE": "false"})
 	send(`{"level":"info"}`)
-	awaitCount(t, admin, 5, "SELECT count(*) FROM logs")
+	testenv.AwaitCount(t, admin, 5, "SELECT count(*) FROM logs")
 
 	today := "logs_" + time.Now().UTC().Format("20060102")
 	refuses(t, writer,
@@ -246,10 +154,10 @@ func TestTheWritersRoleStoresAndCannotReadRecords(t *testing.T) {
 func TestTheReadersRoleAnswersAllQueriesAndWritesNothing(t *testing.T) {
 	_, writer, reader, admin := withRoles(t)
 	b := testenv.Broker(t, 1)
-	apiAddr := runAPI(t, b, map[string]string{})
-	runWorker(t, b, slog.New(slog.DiscardHandler), map[string]string{"POSTGRES_URL": string(writer)})
-	addr := "http://" + runQuery(t, reader)
-	testenv.Eventually(t, 20*time.Second, "the query service is ready", func() bool { return isReady(context.Background(), addr) })
+	apiAddr := RunAPI(t, b, map[string]string{})
+	RunWorker(t, b, slog.New(slog.DiscardHandler), map[string]string{"POSTGRES_URL": string(writer)})
+	addr := "http://" + RunQuery(t, reader)
+	testenv.AwaitReady(t, strings.TrimPrefix(addr, "http://"))
 
 	// The tail first: what comes is to be seen.
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -263,7 +171,7 @@ func TestTheReadersRoleAnswersAllQueriesAndWritesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tail.Body.Close()
-	status, answer := post(t, "http://"+apiAddr+"/log", []byte(`{"level":"error","message":"seen"}`))
+	status, answer := testenv.Post(t, "http://"+apiAddr+"/log", []byte(`{"level":"error","message":"seen"}`))
 	if status != http.StatusAccepted {
 		t.Fatalf("POST /log: got %d %v", status, answer)
 	}
@@ -308,7 +216,7 @@ func TestTheReadersRoleAnswersAllQueriesAndWritesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resumed.Body.Close()
-	post(t, "http://"+apiAddr+"/log", []byte(`{"level":"error","message":"seen later"}`))
+	testenv.Post(t, "http://"+apiAddr+"/log", []byte(`{"level":"error","message":"seen later"}`))
 	found := false
 	for lines := bufio.NewScanner(resumed.Body); !found && lines.Scan(); {
 		found = strings.Contains(lines.Text(), `"seen later"`)
@@ -327,13 +235,13 @@ func TestTheReadersRoleAnswersAllQueriesAndWritesNothing(t *testing.T) {
 			"DELETE FROM "+table, "TRUNCATE "+table, "DO 'BEGIN LOCK TABLE "+table+"; END'", "DROP TABLE "+table)
 	}
 	refuses(t, reader, statements...)
-	if n := countRows(t, admin, "SELECT count(*) FROM logs"); n != 2 {
+	if n := testenv.CountRows(t, admin, "SELECT count(*) FROM logs"); n != 2 {
 		t.Errorf("logs has %d rows, want 2", n)
 	}
 }
 
 // keptLog tells when a line was logged.
-type keptLog struct{ output }
+type keptLog struct{ testenv.Output }
 
 func (l *keptLog) has(text string) bool { return strings.Contains(l.String(), text) }
 
@@ -348,21 +256,21 @@ func TestTheOwnersConnectionDropsAndIndexesBesideAWriters(t *testing.T) {
 	asWriter := testenv.Connect(t, writer)
 	for _, ago := range []int{3, 10} {
 		name, from, to := day(ago)
-		mustExec(t, asWriter, "SELECT millrace_add_partition('logs', $1, $2, $3)", name, from, to)
+		testenv.MustExec(t, asWriter, "SELECT millrace_add_partition('logs', $1, $2, $3)", name, from, to)
 	}
 	old, _, _ := day(10)
 	closed, _, _ := day(3)
 
 	// By itself a worker of the writer leaves both alone, makes partitions ahead, and does not lead.
 	log := new(keptLog)
-	runWorker(t, b, slog.New(slog.NewTextHandler(log, nil)), map[string]string{"POSTGRES_URL": string(writer), "RETENTION": "168h"})
+	RunWorker(t, b, slog.New(slog.NewTextHandler(log, nil)), map[string]string{"POSTGRES_URL": string(writer), "RETENTION": "168h"})
 	testenv.Eventually(t, 20*time.Second, "the writer's keeper has had its round", func() bool { return log.has("does not own the tables") })
-	awaitCount(t, admin, 1, "SELECT (count(*) >= 5)::int FROM pg_inherits WHERE inhparent = 'logs'::regclass")
+	testenv.AwaitCount(t, admin, 1, "SELECT (count(*) >= 5)::int FROM pg_inherits WHERE inhparent = 'logs'::regclass")
 
-	runWorker(t, b, slog.New(slog.DiscardHandler), map[string]string{
+	RunWorker(t, b, slog.New(slog.DiscardHandler), map[string]string{
 		"POSTGRES_URL": string(writer), "POSTGRES_OWNER_URL": string(owner), "RETENTION": "168h"})
-	awaitCount(t, admin, 0, "SELECT count(*) FROM pg_class WHERE relname = '"+old+"'")
-	awaitCount(t, admin, 1, "SELECT count(*) FROM pg_indexes WHERE indexname = '"+closed+"_data_idx'")
+	testenv.AwaitCount(t, admin, 0, "SELECT count(*) FROM pg_class WHERE relname = '"+old+"'")
+	testenv.AwaitCount(t, admin, 1, "SELECT count(*) FROM pg_indexes WHERE indexname = '"+closed+"_data_idx'")
 
 	// The owner migrates, and what a step makes is the writer's to use.
 	conn := testenv.Connect(t, owner)
@@ -380,17 +288,17 @@ func TestTheOwnersConnectionDropsAndIndexesBesideAWriters(t *testing.T) {
 		t.Fatal(err)
 	}
 	name, from, to := day(20)
-	mustExec(t, asWriter, "SELECT millrace_add_partition('logs', $1, $2, $3)", name, from, to)
+	testenv.MustExec(t, asWriter, "SELECT millrace_add_partition('logs', $1, $2, $3)", name, from, to)
 
 	// Dead letters are the owner's business.
-	mustExec(t, conn, "INSERT INTO dead_letters VALUES ($1, now(), 'data', '', '{\"a\":1}', $1, 'logs.0', '{}')", baseAt(time.Now()))
+	testenv.MustExec(t, conn, "INSERT INTO dead_letters VALUES ($1, now(), 'data', '', '{\"a\":1}', $1, 'logs.0', '{}')", baseAt(time.Now()))
 	if _, err := worker.ReplayDead(context.Background(), asWriter, nil); err != nil {
 		t.Fatal(err)
 	}
-	awaitCount(t, admin, 1, "SELECT count(*) FROM dead_letters")
+	testenv.AwaitCount(t, admin, 1, "SELECT count(*) FROM dead_letters")
 	done, err := worker.ReplayDead(context.Background(), conn, nil)
 	if err != nil || len(done) != 1 || done[0].Err != nil {
 		t.Errorf("replay as the owner: got %v, %v", done, err)
 	}
-	awaitCount(t, admin, 1, "SELECT count(*) FROM logs")
+	testenv.AwaitCount(t, admin, 1, "SELECT count(*) FROM logs")
 }

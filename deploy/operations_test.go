@@ -1,4 +1,4 @@
-package main
+package deploy
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"millrace/internal/broker"
+	"millrace/internal/e2e"
 	"millrace/internal/frame"
 	"millrace/internal/testenv"
 )
@@ -33,7 +34,7 @@ func sendKeyed(t *testing.T, addr, key, body string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if answer := readJSON(t, resp); resp.StatusCode != http.StatusAccepted {
+	if answer := testenv.ReadJSON(t, resp); resp.StatusCode != http.StatusAccepted {
 		t.Fatalf("got %d %v, want 202", resp.StatusCode, answer)
 	}
 }
@@ -55,9 +56,9 @@ func pgProgram(t *testing.T, name string) string {
 func TestARestoredDumpGoesOnWithTheQueueWithoutDoubles(t *testing.T) {
 	dump, psql := pgProgram(t, "pg_dump"), pgProgram(t, "psql")
 	db, b := testenv.Schema(t), testenv.Broker(t, 1)
-	addr := runAPI(t, b, map[string]string{})
+	addr := e2e.RunAPI(t, b, map[string]string{})
 	discard := slog.New(slog.DiscardHandler)
-	_, stop := runWorker(t, b, discard, map[string]string{"POSTGRES_URL": string(db)})
+	_, stop := e2e.RunWorker(t, b, discard, map[string]string{"POSTGRES_URL": string(db)})
 	var keys []uuid.UUID
 	send := func(n int) {
 		for range n {
@@ -67,7 +68,7 @@ func TestARestoredDumpGoesOnWithTheQueueWithoutDoubles(t *testing.T) {
 	}
 	send(20)
 	before := testenv.Connect(t, db)
-	awaitCount(t, before, 20, "SELECT count(*) FROM logs")
+	testenv.AwaitCount(t, before, 20, "SELECT count(*) FROM logs")
 	stop()
 	send(10) // the queue holds them while the database is moved
 
@@ -84,14 +85,14 @@ func TestARestoredDumpGoesOnWithTheQueueWithoutDoubles(t *testing.T) {
 	for i := range 20 { // clients whose answer was lost, and redelivery, bring the same segments again
 		sendKeyed(t, addr, keys[i].String(), `{"n":`+strconv.Itoa(i+1)+`}`)
 	}
-	runWorker(t, b, discard, map[string]string{"POSTGRES_URL": string(restored), "WORKER_STREAMS": "1"})
+	e2e.RunWorker(t, b, discard, map[string]string{"POSTGRES_URL": string(restored), "WORKER_STREAMS": "1"})
 	send(1)
 	after := testenv.Connect(t, restored)
-	awaitCount(t, after, 1, "SELECT count(*) FROM logs WHERE id = '"+frame.BaseOfKey(keys[30]).String()+"'") // the last in the queue
-	if rows, distinct := countRows(t, after, "SELECT count(*) FROM logs"), countRows(t, after, "SELECT count(DISTINCT id) FROM logs"); rows != 31 || distinct != 31 {
+	testenv.AwaitCount(t, after, 1, "SELECT count(*) FROM logs WHERE id = '"+frame.BaseOfKey(keys[30]).String()+"'") // the last in the queue
+	if rows, distinct := testenv.CountRows(t, after, "SELECT count(*) FROM logs"), testenv.CountRows(t, after, "SELECT count(DISTINCT id) FROM logs"); rows != 31 || distinct != 31 {
 		t.Errorf("%d rows, %d ids; want 31", rows, distinct)
 	}
-	if n := countRows(t, after, "SELECT count(*) FROM dead_letters"); n != 0 {
+	if n := testenv.CountRows(t, after, "SELECT count(*) FROM dead_letters"); n != 0 {
 		t.Errorf("%d dead letters", n)
 	}
 }
@@ -101,8 +102,8 @@ func TestFramesInQueuesThatWorkersDoNotKnowWaitForThoseThatDo(t *testing.T) {
 	few := b
 	few.Shards = 1
 	discard := slog.New(slog.DiscardHandler)
-	addr := runAPI(t, b, map[string]string{})
-	_, stop := runWorker(t, few, discard, map[string]string{"POSTGRES_URL": string(db)})
+	addr := e2e.RunAPI(t, b, map[string]string{})
+	_, stop := e2e.RunWorker(t, few, discard, map[string]string{"POSTGRES_URL": string(db)})
 	topology, ch := broker.NewTopology(b), testenv.Channel(t, b)
 	waiting := func(i int) int {
 		q, err := ch.QueueDeclarePassive(topology.Queue(i), true, false, false, false, nil)
@@ -120,10 +121,10 @@ func TestFramesInQueuesThatWorkersDoNotKnowWaitForThoseThatDo(t *testing.T) {
 		}
 	}
 	conn := testenv.Connect(t, db)
-	if n := countRows(t, conn, "SELECT count(*) FROM logs"); n >= sent {
+	if n := testenv.CountRows(t, conn, "SELECT count(*) FROM logs"); n >= sent {
 		t.Errorf("%d of %d are stored, though nobody reads two of the queues", n, sent)
 	}
 	stop()
-	runWorker(t, b, discard, map[string]string{"POSTGRES_URL": string(db)})
-	awaitCount(t, conn, sent, "SELECT count(*) FROM logs")
+	e2e.RunWorker(t, b, discard, map[string]string{"POSTGRES_URL": string(db)})
+	testenv.AwaitCount(t, conn, sent, "SELECT count(*) FROM logs")
 }

@@ -1,4 +1,4 @@
-package main
+package deploy
 
 import (
 	"bytes"
@@ -20,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"millrace/internal/config"
+	"millrace/internal/e2e"
 	"millrace/internal/frame"
 	"millrace/internal/keys"
 	"millrace/internal/testenv"
@@ -101,8 +102,8 @@ func pipeline(t *testing.T) (addr, secret string, db config.PostgresURL) {
 	if err := os.WriteFile(file, []byte(key.String()+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	addr = runAPI(t, b, map[string]string{"KEYS_FILE": file})
-	runWorker(t, b, slog.New(slog.DiscardHandler), map[string]string{"POSTGRES_URL": string(db), "WORKER_STREAMS": "1"})
+	addr = e2e.RunAPI(t, b, map[string]string{"KEYS_FILE": file})
+	e2e.RunWorker(t, b, slog.New(slog.DiscardHandler), map[string]string{"POSTGRES_URL": string(db), "WORKER_STREAMS": "1"})
 	return addr, secret, db
 }
 
@@ -118,8 +119,8 @@ func settle(t *testing.T, addr, secret string, conn *pgx.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, _ := readJSON(t, resp)["id"].(string)
-	awaitCount(t, conn, 1, "SELECT count(*) FROM logs WHERE id = '"+id+"'")
+	id, _ := testenv.ReadJSON(t, resp)["id"].(string)
+	testenv.AwaitCount(t, conn, 1, "SELECT count(*) FROM logs WHERE id = '"+id+"'")
 }
 
 // code writes the files that a page holds, fenced with their names, into a folder and returns it.
@@ -204,7 +205,7 @@ func TestTheProgramsOfThePagesStoreOnceWhateverTheAnswers(t *testing.T) {
 			}
 			conn := testenv.Connect(t, db) // a connection is one goroutine's
 			settle(t, addr, secret, conn)
-			if n := countRows(t, conn, "SELECT count(*) FROM logs WHERE data->>'page' = '"+p.page+"'"); n != 2 {
+			if n := testenv.CountRows(t, conn, "SELECT count(*) FROM logs WHERE data->>'page' = '"+p.page+"'"); n != 2 {
 				t.Errorf("%d rows, want 2", n)
 			}
 		})
@@ -256,7 +257,7 @@ func TestTheConfigurationsOfThePagesStore(t *testing.T) {
 			p.Dir = dir
 			p.Env = append(os.Environ(), "MILLRACE_URL="+proxy.URL, "MILLRACE_HOST="+host, "MILLRACE_PORT="+port, "MILLRACE_KEY="+secret,
 				"LOG_FILE="+filepath.Join(dir, "app.ndjson"), "VECTOR_DATA_DIR="+dir)
-			out := new(output)
+			out := new(testenv.Output)
 			p.Stdout, p.Stderr = out, out
 			if err := p.Start(); err != nil {
 				t.Fatal(err)
@@ -278,14 +279,14 @@ func TestTheConfigurationsOfThePagesStore(t *testing.T) {
 				want = 4 // the lost answer is sent again as something new; a batch has one record here, or all
 			}
 			testenv.Eventually(t, 40*time.Second, s.program+" has sent the records", func() bool {
-				return len(proxy.requests()) >= 4 && countRows(t, conn, "SELECT count(*) FROM logs WHERE "+s.count) >= want
+				return len(proxy.requests()) >= 4 && testenv.CountRows(t, conn, "SELECT count(*) FROM logs WHERE "+s.count) >= want
 			})
 			if !s.once {
 				return
 			}
 			<-ended
 			settle(t, addr, secret, conn)
-			if n := countRows(t, conn, "SELECT count(*) FROM logs WHERE "+s.count); n != want {
+			if n := testenv.CountRows(t, conn, "SELECT count(*) FROM logs WHERE "+s.count); n != want {
 				t.Errorf("%d rows, want %d", n, want)
 			}
 			for _, r := range proxy.requests() {

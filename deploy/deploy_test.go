@@ -1,4 +1,4 @@
-package main
+package deploy
 
 import (
 	"bytes"
@@ -290,7 +290,7 @@ func askWithKey(t testing.TB, method, url, secret string, body []byte, headers .
 }
 
 // TestEveryMetricIsDocumented runs the services with all that has metrics switched on, and without servers, and
-// compares what they export with deploy/METRICS.md. go test -run EveryMetric -update . writes it anew.
+// compares what they export with deploy/METRICS.md. go test -run EveryMetric -update ./deploy writes it anew.
 func TestEveryMetricIsDocumented(t *testing.T) {
 	cert, key, notAfter := selfSigned(t)
 	keysFile, secret := newKeysFile(t)
@@ -309,7 +309,7 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 	sample := regexp.MustCompile(`(?m)^(millrace_\w+)\{([^}]*)\}`)
 	label := regexp.MustCompile(`(\w+)="`)
 	for _, name := range []string{"api", "worker", "query"} {
-		startMillrace(t, t.TempDir(), env, name)
+		testenv.StartMillrace(t, t.TempDir(), env, name)
 		url := "https://" + addrs[name]
 		if name == "worker" {
 			url = "http://" + addrs[name]
@@ -371,7 +371,7 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 		return
 	}
 	if !*update {
-		t.Fatalf("deploy/METRICS.md is not what the services export; go test -run EveryMetric -update . writes it anew:\n%s", doc.String())
+		t.Fatalf("deploy/METRICS.md is not what the services export; go test -run EveryMetric -update ./deploy writes it anew:\n%s", doc.String())
 	}
 	if err := os.WriteFile("deploy/METRICS.md", []byte(doc.String()), 0o644); err != nil {
 		t.Fatal(err)

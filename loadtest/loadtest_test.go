@@ -1,4 +1,7 @@
-package main
+// Package loadtest tests the scripts of the load test with a stand-in for Millrace. It has no code of the product.
+//
+// The stand-in runs on the goroutines of its HTTP server, which the test closes.
+package loadtest
 
 import (
 	"bytes"
@@ -25,7 +28,7 @@ import (
 // k6 runs loadtest/ingest.js and returns its exit status, and what it wrote.
 func k6(t *testing.T, command, out string, env ...string) (int, string) {
 	t.Helper()
-	program, err := filepath.Abs("bin/k6")
+	program, err := filepath.Abs("../bin/k6")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +39,7 @@ func k6(t *testing.T, command, out string, env ...string) (int, string) {
 		t.Skip("bin/k6 is not built; make bin/k6 does it")
 	}
 	addr := testenv.FreeAddress(t)
-	cmd := exec.Command(program, "--address", addr, command, "--include-system-env-vars", "loadtest/ingest.js")
+	cmd := exec.Command(program, "--address", addr, command, "--include-system-env-vars", "ingest.js")
 	cmd.Env = append([]string{"K6_NO_USAGE_REPORT=true", "K6_API=http://" + addr, "HOME=" + t.TempDir(), "OUT=" + out}, env...)
 	wrote, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil {
@@ -208,17 +211,17 @@ func TestALoadTestFailsWhenWhatWasAcceptedIsNotStored(t *testing.T) {
 }
 
 func TestTheLoadTestsSettingsAreInItsReadme(t *testing.T) {
-	readme, err := os.ReadFile("loadtest/README.md")
+	readme, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	setting := regexp.MustCompile(`__ENV\.([A-Z0-9_]+)|(?:number|seconds)\('([A-Z0-9_]+)'`)
 	for _, name := range []string{"ingest.js", "client.js"} {
-		script, err := os.ReadFile(filepath.Join("loadtest", name))
+		script, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		head, err := os.ReadFile("loadtest/ingest.js")
+		head, err := os.ReadFile("ingest.js")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package main
+package deploy
 
 import (
 	"context"
@@ -25,6 +25,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"millrace/api"
+	"millrace/internal/cli"
 	"millrace/internal/config"
 	"millrace/internal/testenv"
 	"millrace/query"
@@ -235,8 +236,8 @@ func TestTheComposeFileIsWhole(t *testing.T) {
 		case h == nil || len(h.Test) == 0 || h.StartInterval == nil:
 			t.Errorf("%s has no health check", s.Name)
 		case h.Test[0] == "CMD" && h.Test[1] == "/usr/bin/millrace":
-			if _, err := lookup(h.Test[2]); err != nil {
-				t.Errorf("%s: health check: %v", s.Name, err)
+			if !cli.HasCommand(h.Test[2]) {
+				t.Errorf("%s: health check: no command %s", s.Name, h.Test[2])
 			}
 		}
 		if s.Restart != "unless-stopped" && !ends {
@@ -273,8 +274,8 @@ func TestTheComposeFileIsWhole(t *testing.T) {
 			}
 		}
 		if s.Image == own {
-			if _, err := lookup(s.Command[0]); err != nil {
-				t.Errorf("%s: %v", s.Name, err)
+			if !cli.HasCommand(s.Command[0]) {
+				t.Errorf("%s: no command %s", s.Name, s.Command[0])
 			}
 			if s.User == "" || !s.ReadOnly || !slices.Contains(s.CapDrop, "ALL") {
 				t.Errorf("%s may do more than it needs", s.Name)
@@ -370,8 +371,8 @@ func TestOperationsNamesServicesThatAreThere(t *testing.T) {
 			}
 		}
 		if m[1] == "run" {
-			if _, err := lookup(words[1]); err != nil {
-				t.Errorf("%s: %v", m[0], err)
+			if !cli.HasCommand(words[1]) {
+				t.Errorf("%s: no command %s", m[0], words[1])
 			}
 		}
 	}
@@ -411,7 +412,7 @@ func TestEverySettingReachesItsService(t *testing.T) {
 		"TLS_CERT_FILE": true, "TLS_KEY_FILE": true, "TLS_CLIENT_CA_FILE": true,
 	}
 	env := generated(t)
-	all, services := settings()
+	all, services := cli.Settings()
 	for _, s := range all {
 		if !fixed[s.Name] {
 			env[s.Name] = "from .env"
@@ -524,7 +525,7 @@ func TestTheBalancerSendsRequestsToWhatIsReadyAndNoneTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	balancer := exec.Command(program, "-db", "-f", config)
-	log := new(output)
+	log := new(testenv.Output)
 	balancer.Stdout, balancer.Stderr = log, log
 	if err := balancer.Start(); err != nil {
 		t.Fatal(err)

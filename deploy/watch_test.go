@@ -1,4 +1,4 @@
-package main
+package deploy
 
 import (
 	"bytes"
@@ -42,7 +42,7 @@ type prometheusServer struct{ url string }
 // startProgram runs a program of another's until the test's end.
 func startProgram(t testing.TB, env []string, path string, args ...string) {
 	t.Helper()
-	out := new(output)
+	out := new(testenv.Output)
 	cmd := exec.Command(path, args...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = env, out, out
 	if err := cmd.Start(); err != nil {
@@ -217,7 +217,7 @@ func TestPrometheusAndTheDashboardsSeeMillrace(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts private servers")
 	}
-	needServers(t)
+	testenv.NeedServers(t)
 	program(t, "prometheus")
 	exporterPath := program(t, "prometheus-postgres-exporter")
 
@@ -234,7 +234,7 @@ func TestPrometheusAndTheDashboardsSeeMillrace(t *testing.T) {
 	cert, certKey, _ := selfSigned(t)
 	keysFile, secret := newKeysFile(t)
 	api, query, exporter := testenv.FreeAddress(t), testenv.FreeAddress(t), testenv.FreeAddress(t)
-	startMillrace(t, dir, append(stack.Env(), "API_ADDR="+api, "QUERY_ADDR="+query, "WORKER_ADDR=127.0.0.1:0",
+	testenv.StartMillrace(t, dir, append(stack.Env(), "API_ADDR="+api, "QUERY_ADDR="+query, "WORKER_ADDR=127.0.0.1:0",
 		"KEYS_FILE="+keysFile, "TLS_CERT_FILE="+cert, "TLS_KEY_FILE="+certKey, "CONFIRM_TIMEOUT=2s"), "run")
 	startProgram(t, []string{"DATA_SOURCE_NAME=" + stack.PostgresURL}, exporterPath, "--web.listen-address="+exporter)
 

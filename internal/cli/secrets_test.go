@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -48,14 +48,14 @@ func environment(settings map[string]string) (env []string) {
 }
 
 // ended waits until p has ended and returns what it wrote.
-func ended(t *testing.T, p *process) string {
+func ended(t *testing.T, p *testenv.Process) string {
 	t.Helper()
 	select {
-	case <-p.done:
+	case <-p.Done:
 	case <-time.After(time.Minute):
 		t.Fatalf("%v still runs", p.Args[1:])
 	}
-	return p.out.String()
+	return p.Out.String()
 }
 
 func TestARefusedSettingIsNamedAndItsSecretIsNot(t *testing.T) {
@@ -119,7 +119,7 @@ func TestARefusedSettingIsNamedAndItsSecretIsNot(t *testing.T) {
 				t.Parallel()
 				settings := unreachable()
 				settings[tt.setting] = tt.value
-				got := ended(t, startMillrace(t, t.TempDir(), environment(settings), strings.Fields(command)...))
+				got := ended(t, testenv.StartMillrace(t, t.TempDir(), environment(settings), strings.Fields(command)...))
 				if !strings.HasPrefix(got, "millrace: "+tt.setting) || !strings.Contains(got, tt.says) {
 					t.Errorf("want a refusal of %s that says %q", tt.setting, tt.says)
 				}
@@ -141,7 +141,7 @@ func TestAMistakeInTheSettingsFileShowsNoneOfIt(t *testing.T) {
 				if err := os.WriteFile(filepath.Join(dir, ".env"), []byte(file), 0o600); err != nil {
 					t.Fatal(err)
 				}
-				got := ended(t, startMillrace(t, dir, nil, strings.Fields(command)...))
+				got := ended(t, testenv.StartMillrace(t, dir, nil, strings.Fields(command)...))
 				if want := "millrace: .env: line 3 is not NAME=value"; !strings.HasPrefix(got, want) {
 					t.Errorf("want %q", want)
 				}
@@ -164,7 +164,7 @@ func TestNoCommandRepeatsAnArgumentThatMayHoldASecret(t *testing.T) {
 	} {
 		t.Run(strings.Join(args, " "), func(t *testing.T) {
 			t.Parallel()
-			p := startMillrace(t, t.TempDir(), environment(unreachable()), args...)
+			p := testenv.StartMillrace(t, t.TempDir(), environment(unreachable()), args...)
 			got := ended(t, p)
 			if p.ProcessState.Success() {
 				t.Error("want a refusal")
@@ -190,15 +190,15 @@ func TestARunningServiceShowsNoSecretOfItsServers(t *testing.T) {
 				t.Parallel()
 				addr := testenv.FreeAddress(t)
 				env := append(environment(settings), "LOG_FORMAT="+format, address+"="+addr, "PPROF_ADDR="+testenv.FreeAddress(t))
-				p := startMillrace(t, t.TempDir(), env, service)
+				p := testenv.StartMillrace(t, t.TempDir(), env, service)
 				pages := map[string]string{}
 				testenv.Eventually(t, 30*time.Second, "a server that is out of reach is logged", func() bool {
 					for _, path := range []string{"/ready", "/health", "/metrics", "/"} {
 						pages[path] = page(t, "http://"+addr+path)
 					}
-					return strings.Contains(p.out.String(), "connection refused") && strings.Contains(pages["/ready"], "not ready")
+					return strings.Contains(p.Out.String(), "connection refused") && strings.Contains(pages["/ready"], "not ready")
 				})
-				p.signal(t, os.Interrupt)
+				p.Signal(t, os.Interrupt)
 				for path, text := range pages {
 					if strings.Contains(text, marker) {
 						t.Errorf("%s shows the secret: %s", path, text)

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"bufio"
@@ -157,25 +157,6 @@ func (c *faultClient) check(t *testing.T, conn *pgx.Conn) {
 		len(c.acked), c.refused.Load(), c.broken.Load(), c.slowest.Round(time.Millisecond))
 }
 
-// readiness asks /ready; an API that can't be reached is status 0.
-func readiness(addr string) (status int, text string) {
-	resp, err := http.Get("http://" + addr + "/ready")
-	if err != nil {
-		return 0, err.Error()
-	}
-	b, _ := io.ReadAll(resp.Body) // as far as it comes
-	_ = resp.Body.Close()
-	return resp.StatusCode, string(b)
-}
-
-func awaitReady(t testing.TB, addr string) {
-	t.Helper()
-	testenv.Eventually(t, 30*time.Second, "the API is ready", func() bool {
-		status, _ := readiness(addr)
-		return status == http.StatusOK
-	})
-}
-
 // metric returns the value of a metric without labels.
 func metric(t testing.TB, addr, name string) float64 {
 	t.Helper()
@@ -215,15 +196,15 @@ func TestABrokerThatComesAndGoesLosesAndDoublesNothing(t *testing.T) {
 		"API_ADDR=" + apiAddr, "WORKER_ADDR=127.0.0.1:0", "CONFIRM_TIMEOUT=" + timeout.String(),
 		"PUBLISH_CONNECTIONS=1", // so that a ready API has all its goroutines
 	}
-	startMillrace(t, t.TempDir(), env, "api")
-	startMillrace(t, t.TempDir(), env, "worker")
+	testenv.StartMillrace(t, t.TempDir(), env, "api")
+	testenv.StartMillrace(t, t.TempDir(), env, "worker")
 	unready := func() {
 		t.Helper()
 		testenv.Eventually(t, 5*time.Second, "/ready says that there is no RabbitMQ", func() bool {
-			status, text := readiness(apiAddr)
+			status, text := testenv.Readiness(apiAddr)
 			return status == http.StatusServiceUnavailable && strings.Contains(text, "no connection to RabbitMQ")
 		})
-		if status, answer := post(t, "http://"+apiAddr+"/log", []byte(`{}`)); status != http.StatusServiceUnavailable || !strings.Contains(fmt.Sprint(answer), "no connection to RabbitMQ") {
+		if status, answer := testenv.Post(t, "http://"+apiAddr+"/log", []byte(`{}`)); status != http.StatusServiceUnavailable || !strings.Contains(fmt.Sprint(answer), "no connection to RabbitMQ") {
 			t.Errorf("without RabbitMQ: got %d %v, want 503 and the reason", status, answer)
 		}
 	}
@@ -232,7 +213,7 @@ func TestABrokerThatComesAndGoesLosesAndDoublesNothing(t *testing.T) {
 		if err := stack.Restart(context.Background(), "rabbitmq"); err != nil {
 			t.Fatal(err)
 		}
-		awaitReady(t, apiAddr)
+		testenv.AwaitReady(t, apiAddr)
 	}
 	unready()
 	restart()
@@ -257,7 +238,7 @@ func TestABrokerThatComesAndGoesLosesAndDoublesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		testenv.Eventually(t, 30*time.Second, "RabbitMQ is down", func() bool {
-			status, _ := readiness(apiAddr)
+			status, _ := testenv.Readiness(apiAddr)
 			return status == http.StatusServiceUnavailable
 		})
 		restart()
@@ -284,11 +265,11 @@ func TestARollingRestartLosesAndDoublesNothing(t *testing.T) {
 	conn := testenv.Connect(t, db)
 	addrs := []string{testenv.FreeAddress(t), testenv.FreeAddress(t)}
 	env := []string{"RABBITMQ_URL=" + stack.RabbitMQURL, "POSTGRES_URL=" + string(db), "WORKER_ADDR=127.0.0.1:0"}
-	startMillrace(t, t.TempDir(), env, "worker")
-	var apis [2]*process
+	testenv.StartMillrace(t, t.TempDir(), env, "worker")
+	var apis [2]*testenv.Process
 	for i := range apis {
-		apis[i] = startMillrace(t, t.TempDir(), append(env, "API_ADDR="+addrs[i]), "api")
-		awaitReady(t, addrs[i])
+		apis[i] = testenv.StartMillrace(t, t.TempDir(), append(env, "API_ADDR="+addrs[i]), "api")
+		testenv.AwaitReady(t, addrs[i])
 	}
 	client := newFaultClient(addrs...)
 	ctx, stop := context.WithCancel(context.Background())
@@ -302,13 +283,13 @@ func TestARollingRestartLosesAndDoublesNothing(t *testing.T) {
 	for i := range rounds {
 		time.Sleep(time.Duration(100+rand.IntN(400)) * time.Millisecond) // any moment is as good as another
 		p := apis[i%2]
-		p.signal(t, syscall.SIGTERM)
-		<-p.done
+		p.Signal(t, syscall.SIGTERM)
+		<-p.Done
 		if code := p.ProcessState.ExitCode(); code != 0 {
 			t.Errorf("exit status %d, want 0", code)
 		}
-		apis[i%2] = startMillrace(t, t.TempDir(), append(env, "API_ADDR="+addrs[i%2]), "api")
-		awaitReady(t, addrs[i%2])
+		apis[i%2] = testenv.StartMillrace(t, t.TempDir(), append(env, "API_ADDR="+addrs[i%2]), "api")
+		testenv.AwaitReady(t, addrs[i%2])
 	}
 	stop()
 	posting.Wait()
@@ -321,11 +302,11 @@ func TestMemoryIsBoundedWhileRabbitMQBlocks(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
 	// Built anew without the race detector, whose memory is not Millrace's.
 	exe := filepath.Join(t.TempDir(), "millrace")
-	if out, err := exec.Command("go", "build", "-o", exe, ".").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", exe, "millrace").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	addr := testenv.FreeAddress(t)
-	out := new(output)
+	out := new(testenv.Output)
 	api := exec.Command(exe, "api")
 	api.Env = []string{"RABBITMQ_URL=" + stack.RabbitMQURL, "API_ADDR=" + addr, "QUEUE_MAX_BYTES=0", "CONFIRM_TIMEOUT=5m"}
 	api.Dir = t.TempDir()
@@ -340,7 +321,7 @@ func TestMemoryIsBoundedWhileRabbitMQBlocks(t *testing.T) {
 			t.Logf("millrace api wrote:\n%.5000s", out)
 		}
 	}()
-	awaitReady(t, addr)
+	testenv.AwaitReady(t, addr)
 
 	connections, phase := 300, 2*time.Second
 	if long {
@@ -411,7 +392,7 @@ func TestMemoryIsBoundedWhileRabbitMQBlocks(t *testing.T) {
 	}
 	ctl("set_vm_memory_high_watermark", "0.000001")
 	testenv.Eventually(t, 20*time.Second, "/ready says that RabbitMQ blocks", func() bool {
-		status, text := readiness(addr)
+		status, text := testenv.Readiness(addr)
 		return status == http.StatusServiceUnavailable && strings.Contains(text, "low on memory")
 	})
 	mu.Lock()

@@ -1,4 +1,4 @@
-package main
+package deploy
 
 import (
 	"context"
@@ -33,9 +33,9 @@ func TestTheContainersUsersAreMade(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	for _, args := range [][]string{{"migrate", "up"}, {"migrate", "roles"}, {"migrate", "up"}, {"migrate", "roles"}} { // and with the next version
-		p := startMillrace(t, t.TempDir(), []string{"POSTGRES_URL=" + stack.PostgresURL}, args...)
-		if <-p.done; p.ProcessState.ExitCode() != 0 {
-			t.Fatalf("millrace %s: %s", strings.Join(args, " "), p.out)
+		p := testenv.StartMillrace(t, t.TempDir(), []string{"POSTGRES_URL=" + stack.PostgresURL}, args...)
+		if <-p.Done; p.ProcessState.ExitCode() != 0 {
+			t.Fatalf("millrace %s: %s", strings.Join(args, " "), p.Out)
 		}
 	}
 	for user, password := range map[string]string{"millrace_owner": "own'er", "millrace_writer": "w$r", "millrace_reader": "r", "millrace_monitor": "m"} {

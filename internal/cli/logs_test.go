@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"encoding/json"
@@ -20,11 +20,11 @@ func TestAFieldOfTheLogHasOneTypeInAllServices(t *testing.T) {
 		if service == "worker" { // it says where it listens once it has the database
 			settings["POSTGRES_URL"] = string(testenv.Database(t))
 		}
-		p := startMillrace(t, t.TempDir(), environment(settings), service)
+		p := testenv.StartMillrace(t, t.TempDir(), environment(settings), service)
 		testenv.Eventually(t, 30*time.Second, service+" listens and logs what it can't reach", func() bool {
-			return strings.Count(p.out.String(), `"address":`) >= 2 && strings.Contains(p.out.String(), "refused")
+			return strings.Count(p.Out.String(), `"address":`) >= 2 && strings.Contains(p.Out.String(), "refused")
 		})
-		p.signal(t, os.Interrupt)
+		p.Signal(t, os.Interrupt)
 		for line := range strings.SplitSeq(strings.TrimSpace(ended(t, p)), "\n") {
 			var fields map[string]any
 			if err := json.Unmarshal([]byte(line), &fields); err != nil {
