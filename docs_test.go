@@ -106,11 +106,14 @@ func goFiles(t *testing.T, f func(path string)) {
 	}
 }
 
+// TestTheServicesDoNotImportEachOther holds that only the command line and the tests of the whole put services together.
 func TestTheServicesDoNotImportEachOther(t *testing.T) {
 	services := []string{"api", "worker", "query"}
+	together := []string{"internal/cli", "internal/e2e"}
 	goFiles(t, func(path string) {
-		top, _, _ := strings.Cut(filepath.ToSlash(path), "/")
-		if top != "internal" && !slices.Contains(services, top) {
+		dir := filepath.ToSlash(filepath.Dir(path))
+		top, _, _ := strings.Cut(dir, "/")
+		if top != "internal" && !slices.Contains(services, top) || slices.Contains(together, dir) {
 			return
 		}
 		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
@@ -118,32 +121,48 @@ func TestTheServicesDoNotImportEachOther(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, i := range file.Imports {
-			name := strings.TrimPrefix(strings.Trim(i.Path.Value, `"`), "millrace/")
-			if name != top && slices.Contains(services, name) {
-				t.Errorf("%s imports %s", path, name)
+			imported, ours := strings.CutPrefix(strings.Trim(i.Path.Value, `"`), "millrace/")
+			service, _, _ := strings.Cut(imported, "/")
+			if ours && service != top && slices.Contains(services, service) {
+				t.Errorf("%s imports %s", path, imported)
 			}
 		}
 	})
 }
 
+// TestEveryPackageHasItsComment holds that each package has one package comment. A package of tests alone has it in a
+// test file.
 func TestEveryPackageHasItsComment(t *testing.T) {
-	comments := make(map[string]int)
+	type comments struct{ inCode, inTests, codeFiles int }
+	packages := make(map[string]*comments)
 	goFiles(t, func(path string) {
-		if strings.HasSuffix(path, "_test.go") {
-			return
-		}
 		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.PackageClauseOnly|parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)
 		}
-		comments[filepath.Dir(path)] += 0
-		if file.Doc != nil {
-			comments[filepath.Dir(path)]++
+		p := packages[filepath.Dir(path)]
+		if p == nil {
+			p = new(comments)
+			packages[filepath.Dir(path)] = p
+		}
+		isTest := strings.HasSuffix(path, "_test.go")
+		if !isTest {
+			p.codeFiles++
+		}
+		switch {
+		case file.Doc == nil:
+		case isTest:
+			p.inTests++
+		default:
+			p.inCode++
 		}
 	})
-	for dir, n := range comments {
-		if n != 1 {
+	for dir, p := range packages {
+		if n := p.inCode; p.codeFiles > 0 && n != 1 {
 			t.Errorf("package %s has %d package comments, want 1", dir, n)
+		}
+		if n := p.inTests; p.codeFiles == 0 && n != 1 {
+			t.Errorf("package %s, of tests alone, has %d package comments, want 1", dir, n)
 		}
 	}
 }
