@@ -48,20 +48,17 @@ func TestNodesOfAClusterComeAndGoAndNothingIsLostOrDoubled(t *testing.T) {
 	testenv.AwaitReady(t, addr)
 	testenv.StartMillrace(t, t.TempDir(), env, "worker")
 
-	client := newFaultClient(addr)
+	client := testenv.NewAcked("http://" + addr)
 	ctx, stop := context.WithCancel(context.Background())
-	posting := client.run(ctx, t, 2)
+	posting := client.Run(ctx, t, 2)
 	defer posting.Wait()
 	defer stop()
 	// acked has a record acked, and returns what waits until it is stored.
 	acked := func(what string) (stored func()) {
 		t.Helper()
-		began, refused := time.Now(), client.refused.Load()
+		began, refused := time.Now(), client.Refused.Load()
 		probe := fmt.Sprintf(`{"name":%q}`, what)
-		client.mu.Lock()
-		client.acked[what] = true
-		client.mu.Unlock()
-		if !client.postUntilAcked(t, []byte(probe), 0) {
+		if !client.Post(t, what) {
 			t.Fatal(what)
 		}
 		acked := time.Since(began)
@@ -75,7 +72,7 @@ func TestNodesOfAClusterComeAndGoAndNothingIsLostOrDoubled(t *testing.T) {
 				return n > 0
 			})
 			t.Logf("%s: acked after %v, stored after %v; %d answers 503 meanwhile", what, acked.Round(time.Millisecond),
-				time.Since(began).Round(time.Millisecond), client.refused.Load()-refused)
+				time.Since(began).Round(time.Millisecond), client.Refused.Load()-refused)
 		}
 	}
 	goesOn := func(what string) { t.Helper(); acked(what)() }
@@ -148,8 +145,8 @@ func TestNodesOfAClusterComeAndGoAndNothingIsLostOrDoubled(t *testing.T) {
 
 	stop()
 	posting.Wait()
-	client.check(t, conn)
-	if client.broken.Load() > 0 {
-		t.Errorf("%d requests were not answered", client.broken.Load())
+	client.CompareRows(t, conn)
+	if client.Broken.Load() > 0 {
+		t.Errorf("%d requests were not answered", client.Broken.Load())
 	}
 }

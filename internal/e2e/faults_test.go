@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -22,8 +21,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"millrace/internal/broker"
 	"millrace/internal/config"
 	"millrace/internal/frame"
@@ -33,129 +30,6 @@ import (
 
 // long says whether the long forms of the fault tests are asked for.
 var long = os.Getenv("MILLRACE_LONG_TESTS") != ""
-
-// faultClient posts keyed requests to any of several APIs and sends each again until it is acked.
-type faultClient struct {
-	urls []string
-	http *http.Client
-
-	mu      sync.Mutex
-	acked   map[string]bool // names of records
-	slowest time.Duration
-	refused atomic.Int64
-	broken  atomic.Int64 // connection errors
-}
-
-func newFaultClient(addrs ...string) *faultClient {
-	c := &faultClient{http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: time.Minute}, acked: make(map[string]bool)}
-	for _, a := range addrs {
-		c.urls = append(c.urls, "http://"+a)
-	}
-	return c
-}
-
-// run posts requests of one record and of 100 by turns from clients goroutines until ctx is done; each ends with an ack.
-func (c *faultClient) run(ctx context.Context, t *testing.T, clients int) *sync.WaitGroup {
-	var posting sync.WaitGroup
-	for client := range clients {
-		posting.Go(func() {
-			for n := 0; ctx.Err() == nil; n++ {
-				var body bytes.Buffer
-				var names []string
-				for i := range []int{1, 100}[(n+client)%2] {
-					names = append(names, fmt.Sprintf("%d/%d/%d", client, n, i))
-					fmt.Fprintf(&body, `{"name":%q,"pad":%q}`+"\n", names[i], strings.Repeat("x", 700*(i%3))) // several segments
-				}
-				if !c.postUntilAcked(t, body.Bytes(), rand.IntN(len(c.urls))) {
-					return
-				}
-				c.mu.Lock()
-				for _, name := range names {
-					c.acked[name] = true
-				}
-				c.mu.Unlock()
-			}
-		})
-	}
-	return &posting
-}
-
-func (c *faultClient) postUntilAcked(t *testing.T, body []byte, first int) bool {
-	key := frame.NewBase().String()
-	for try, deadline := first, time.Now().Add(2*time.Minute); ; try++ {
-		begin := time.Now()
-		status, retryAfter, err := c.post(c.urls[try%len(c.urls)], key, body)
-		c.mu.Lock()
-		c.slowest = max(c.slowest, time.Since(begin))
-		c.mu.Unlock()
-		switch {
-		case err != nil:
-			c.broken.Add(1)
-		case status == http.StatusAccepted:
-			return true
-		case status == http.StatusServiceUnavailable && retryAfter != "":
-			c.refused.Add(1)
-		default:
-			t.Errorf("got %d with Retry-After %q, want 202, or 503 with Retry-After", status, retryAfter)
-			return false
-		}
-		if time.Now().After(deadline) {
-			t.Errorf("a request was not acked within two minutes: status %d, error %v", status, err)
-			return false
-		}
-		time.Sleep(50 * time.Millisecond) // the client's own pause before a retry
-	}
-}
-
-func (c *faultClient) post(url, key string, body []byte) (status int, retryAfter string, err error) {
-	req, err := http.NewRequest(http.MethodPost, url+"/log/batch", bytes.NewReader(body))
-	if err != nil {
-		return 0, "", err
-	}
-	req.Header.Set("Idempotency-Key", key)
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return 0, "", err
-	}
-	_, err = io.Copy(io.Discard, resp.Body)
-	return resp.StatusCode, resp.Header.Get("Retry-After"), errors.Join(err, resp.Body.Close())
-}
-
-// check waits until all that was acked is stored, and compares.
-func (c *faultClient) check(t *testing.T, conn *pgx.Conn) {
-	t.Helper()
-	testenv.Eventually(t, 2*time.Minute, fmt.Sprintf("the %d acked records are stored", len(c.acked)), func() bool {
-		var n int
-		if err := conn.QueryRow(context.Background(), "SELECT count(*) FROM logs").Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-		return n >= len(c.acked)
-	})
-	rows, err := conn.Query(context.Background(), "SELECT data->>'name', count(*) FROM logs GROUP BY 1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var name string
-	var times, stored int
-	if _, err := pgx.ForEachRow(rows, []any{&name, &times}, func() error {
-		stored++
-		if times != 1 || !c.acked[name] {
-			t.Errorf("record %s is stored %d times, acked: %v", name, times, c.acked[name])
-		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-	var dead int
-	if err := conn.QueryRow(context.Background(), "SELECT count(*) FROM dead_letters").Scan(&dead); err != nil {
-		t.Fatal(err)
-	}
-	if stored != len(c.acked) || dead > 0 {
-		t.Errorf("%d of %d acked records are stored, %d dead letters", stored, len(c.acked), dead)
-	}
-	t.Logf("%d records acked; %d answers 503, %d broken connections, the slowest answer after %v",
-		len(c.acked), c.refused.Load(), c.broken.Load(), c.slowest.Round(time.Millisecond))
-}
 
 // metric returns the value of a metric without labels.
 func metric(t testing.TB, addr, name string) float64 {
@@ -218,10 +92,10 @@ func TestABrokerThatComesAndGoesLosesAndDoublesNothing(t *testing.T) {
 	unready()
 	restart()
 
-	client := newFaultClient(apiAddr)
+	client := testenv.NewAcked("http://" + apiAddr)
 	goroutines := metric(t, apiAddr, "go_goroutines")
 	ctx, stop := context.WithCancel(context.Background())
-	posting := client.run(ctx, t, 8)
+	posting := client.Run(ctx, t, 8)
 	defer posting.Wait()
 	defer stop()
 	rounds := 2
@@ -245,13 +119,13 @@ func TestABrokerThatComesAndGoesLosesAndDoublesNothing(t *testing.T) {
 	}
 	stop()
 	posting.Wait()
-	client.http.CloseIdleConnections()
-	client.check(t, conn)
-	if client.slowest > timeout+testenv.Patience {
-		t.Errorf("a request took %v, want at most CONFIRM_TIMEOUT (%v) and a moment", client.slowest, timeout)
+	client.Client.CloseIdleConnections()
+	client.CompareRows(t, conn)
+	if slowest := client.Slowest(); slowest > timeout+testenv.Patience {
+		t.Errorf("a request took %v, want at most CONFIRM_TIMEOUT (%v) and a moment", slowest, timeout)
 	}
-	if client.broken.Load() > 0 {
-		t.Errorf("%d requests were not answered", client.broken.Load())
+	if client.Broken.Load() > 0 {
+		t.Errorf("%d requests were not answered", client.Broken.Load())
 	}
 	testenv.Eventually(t, 30*time.Second, "the API has as many goroutines as before", func() bool {
 		return metric(t, apiAddr, "go_goroutines") <= goroutines+4
@@ -271,9 +145,9 @@ func TestARollingRestartLosesAndDoublesNothing(t *testing.T) {
 		apis[i] = testenv.StartMillrace(t, t.TempDir(), append(env, "API_ADDR="+addrs[i]), "api")
 		testenv.AwaitReady(t, addrs[i])
 	}
-	client := newFaultClient(addrs...)
+	client := testenv.NewAcked("http://"+addrs[0], "http://"+addrs[1])
 	ctx, stop := context.WithCancel(context.Background())
-	posting := client.run(ctx, t, 8)
+	posting := client.Run(ctx, t, 8)
 	defer posting.Wait()
 	defer stop()
 	rounds := 4
@@ -293,7 +167,7 @@ func TestARollingRestartLosesAndDoublesNothing(t *testing.T) {
 	}
 	stop()
 	posting.Wait()
-	client.check(t, conn)
+	client.CompareRows(t, conn)
 }
 
 // TestMemoryIsBoundedWhileRabbitMQBlocks has many connections push large batches while RabbitMQ is blocked by its
