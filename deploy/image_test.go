@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"bytes"
+	"debug/buildinfo"
 	"debug/elf"
 	goversion "go/version"
 	"io/fs"
@@ -155,6 +156,15 @@ func TestTheImagesStepsMakeItsProgram(t *testing.T) {
 	const most = 40 << 20
 	if info := must(os.Stat(built)); info.Size() > most {
 		t.Errorf("the program has %d MiB", info.Size()>>20)
+	}
+	info, err := buildinfo.ReadFile(built)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range info.Deps {
+		if regexp.MustCompile(`docker|moby|testcontainers`).MatchString(m.Path) {
+			t.Errorf("the program has %s in it, which only tests use", m.Path)
+		}
 	}
 	cmd := exec.Command(built, "version")
 	cmd.Dir, cmd.Env = t.TempDir(), []string{} // a container has no more

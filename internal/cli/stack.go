@@ -16,9 +16,9 @@ import (
 )
 
 const stackHelp = `Starts private PostgreSQL, RabbitMQ and Redis, runs CMD with POSTGRES_URL, RABBITMQ_URL and REDIS_URL set,
-stops them and exits with CMD's status. The servers come from the binaries installed here, else from containers
-when a Docker engine answers; MILLRACE_STACK=local or containers leaves no choice. MILLRACE_POSTGRES_BIN is the folder of
-another PostgreSQL's programs to take instead.
+stops them and exits with CMD's status. The servers come from the binaries installed here, else from containers, if the
+program is built with the tag containers and a Docker engine answers. MILLRACE_STACK=local or containers leaves no choice.
+MILLRACE_POSTGRES_BIN is the folder of another PostgreSQL's programs to take instead.
 
   --dir D       where the servers keep their data (default a temporary folder that is removed)
   --brokers N   RabbitMQ as a cluster of 3 or 5 nodes (default 1): RABBITMQ_URL then has the URLs of all
