@@ -2,9 +2,10 @@
 //
 //	client ── POST /log, /log/batch ──▶ api ── confirmed publish ──▶ RabbitMQ ──▶ worker ── COPY ──▶ PostgreSQL
 //	                                                                                                  │
-//	person, dashboard ◀── GET /logs, /logs/count ── query (Redis cache) ◀─────────────────────────────┘
+//	person, dashboard ◀── page, search, tail, export ── query (Redis cache) ◀─────────────────────────┘
 //
-// internal/cli parses the command line, wires the services and runs them.
+// internal/cli has the commands, a file each; run.go there puts the three services together. Each service is a package
+// with a Config and a Run: api, worker, query. CONTRIBUTING.md follows one record through them.
 package main
 
 import "millrace/internal/cli"

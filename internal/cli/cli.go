@@ -25,18 +25,20 @@ import (
 // command is a subcommand of millrace.
 type command struct {
 	name    string
-	usage   string // what follows the name
+	usage   string // the arguments, as help shows them
 	summary string
 	details string
-	configs []any // whose settings the help lists
+	configs []any // the structs whose settings help lists
 	run     func(ctx context.Context, args []string) error
 }
 
-// usageError is a command line that is not understood; it ends the process with status 2.
+// usageError is the error for a command line that is not understood. It ends the process with status 2.
 type usageError struct{ error }
 
+// usagef returns a usageError.
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
+// commands are all there are, in the order of help. init fills it, because help itself reads it.
 var commands []command
 
 func init() {
@@ -46,7 +48,7 @@ func init() {
 		{"stack", "[--dir D] [--brokers N] [--missing] -- CMD…", "CMD beside private PostgreSQL, RabbitMQ and Redis", stackHelp, nil, runStack},
 		{"api", "", "the HTTP intake", "", []any{api.Config{}}, func(ctx context.Context, args []string) error {
 			return runService(ctx, args, func(ctx context.Context, c api.Config) error {
-				c.Reload, c.OnListen = hangups(), ready
+				c.Reload, c.OnListen = hangups(), notifyReady
 				if os.Getenv("GOMEMLIMIT") == "" {
 					debug.SetMemoryLimit(c.MemoryLimit())
 				}
@@ -55,20 +57,20 @@ func init() {
 			})
 		}},
 		{"worker", "", "moves frames from RabbitMQ into PostgreSQL", "", []any{worker.Config{}}, func(ctx context.Context, args []string) error {
-			signal.Ignore(syscall.SIGHUP) // there is nothing to read again
+			signal.Ignore(syscall.SIGHUP) // a worker has no keys to read again
 			return runService(ctx, args, func(ctx context.Context, c worker.Config) error {
-				c.OnListen = ready
+				c.OnListen = notifyReady
 				return worker.Run(ctx, c)
 			})
 		}},
 		{"query", "", "answers searches", "", []any{query.Config{}}, func(ctx context.Context, args []string) error {
 			return runService(ctx, args, func(ctx context.Context, c query.Config) error {
-				c.Reload, c.OnListen = hangups(), ready
+				c.Reload, c.OnListen = hangups(), notifyReady
 				return query.Run(ctx, c)
 			})
 		}},
-		{"migrate", "up | down | status | roles", "the database schema", migrateHelp, []any{database{}}, migrate},
-		{"dead", "list | show ID | replay [ID…] | drop ID…|--all", "records and messages that could not be stored", deadHelp, []any{database{}, retention{}}, dead},
+		{"migrate", "up | down | status | roles", "the database schema", migrateHelp, []any{databaseSettings{}}, migrate},
+		{"dead", "list | show ID | replay [ID…] | drop ID…|--all", "records and messages that could not be stored", deadHelp, []any{databaseSettings{}, replaySettings{}}, deadLetters},
 		{"keys", "new NAME --scope write,read [--rate N [--burst N]]", "API keys", keysHelp, nil, newKey},
 		{"health", "[URL]", "whether the services of this machine are alive", healthHelp, nil, health},
 		{"version", "", "the version of this program", "", nil, printVersion},
@@ -84,11 +86,12 @@ func Main(v string) {
 	version = v
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	// A second signal ends the process at once, by the default disposition.
+	// After the first signal the next one ends the process at once, as it does by default.
 	context.AfterFunc(ctx, stop)
 	os.Exit(exitStatus(dispatch(ctx, os.Args[1:])))
 }
 
+// dispatch runs the command that args name.
 func dispatch(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		return usagef("no command; millrace help lists them")
@@ -112,6 +115,7 @@ func dispatch(ctx context.Context, args []string) error {
 	return c.run(ctx, args[1:])
 }
 
+// lookup returns the command of a name.
 func lookup(name string) (command, error) {
 	for _, c := range commands {
 		if c.name == name {
@@ -121,13 +125,13 @@ func lookup(name string) (command, error) {
 	return command{}, usagef("no command %s; millrace help lists them", config.Shown(name))
 }
 
-// commandEnded is the status that a command of millrace stack ended with; it is passed on without a word.
+// commandEnded is the error for a command of millrace stack that ended with this status. Nothing is printed for it.
 type commandEnded int
 
 func (c commandEnded) Error() string { return fmt.Sprintf("the command ended with status %d", int(c)) }
 
-// exitStatus reports err on standard error: the status of a command run by millrace stack, 2 for a command
-// line that is not understood, else 1.
+// exitStatus prints err on standard error and returns the status to exit with: that of a command run by millrace stack, 2
+// for a command line that is not understood, else 1.
 func exitStatus(err error) int {
 	var usage usageError
 	if status, ok := err.(commandEnded); ok || err == nil {
@@ -140,13 +144,14 @@ func exitStatus(err error) int {
 	return 1
 }
 
+// newFlags returns an empty set of flags that prints nothing by itself.
 func newFlags(name string) *flag.FlagSet {
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // the error says it all
+	flags.SetOutput(io.Discard) // the error is enough
 	return flags
 }
 
-// parseFlags parses args and checks the number of those that are no flags, when that is not negative.
+// parseFlags parses args. Unless want is negative it fails when the arguments after the flags are not that many.
 func parseFlags(flags *flag.FlagSet, args []string, want int) error {
 	if err := flags.Parse(args); err != nil {
 		if slices.ContainsFunc(args, config.MayHoldSecret) { // the error may repeat one

@@ -10,22 +10,24 @@ import (
 	"millrace/internal/pooler"
 )
 
-// database is what the commands that work on the database alone are set by.
-type database struct {
+// databaseSettings are the settings of the commands that need nothing but the database.
+type databaseSettings struct {
 	URL   config.PostgresURL `env:"POSTGRES_URL" help:"PostgreSQL."`
 	Owner config.PostgresURL `env:"POSTGRES_OWNER_URL" help:"The same as the user that owns the tables; empty: POSTGRES_URL."`
 }
 
+// connect connects to the database that the settings name.
 func connect(ctx context.Context) (*pgx.Conn, error) {
-	var d database
+	var d databaseSettings
 	if err := config.Load(&d); err != nil {
 		return nil, err
 	}
-	return open(ctx, d.Owner, d.URL)
+	return openDatabase(ctx, d.Owner, d.URL)
 }
 
-// open connects to the database as the user that owns the tables, if there is a URL of that user's.
-func open(ctx context.Context, owner, url config.PostgresURL) (*pgx.Conn, error) {
+// openDatabase connects to the database by the owner's URL, or by url if owner is empty. It fails where the URL leads
+// through a pooler that keeps no session.
+func openDatabase(ctx context.Context, owner, url config.PostgresURL) (*pgx.Conn, error) {
 	name := "POSTGRES_URL"
 	if owner != "" {
 		name, url = "POSTGRES_OWNER_URL", owner

@@ -20,13 +20,13 @@ const deadHelp = `  list            the youngest hundred, with the reason
                   here or as the worker has noted it, whichever is shorter
   drop ID…|--all  delete for good`
 
-// retention is what a replay must know of the worker's settings.
-type retention struct {
+// replaySettings are the worker's settings that a replay must know.
+type replaySettings struct {
 	Keep time.Duration `env:"RETENTION" min:"0s" help:"Age at which the worker drops records; empty: what the worker has noted."`
 }
 
-// dead is millrace dead.
-func dead(ctx context.Context, args []string) error {
+// deadLetters is millrace dead.
+func deadLetters(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		return usagef("dead: want one of list, show, replay, drop")
 	}
@@ -71,7 +71,7 @@ func dead(ctx context.Context, args []string) error {
 		_, err = os.Stdout.Write(append(d.Payload, '\n'))
 		return err
 	case "replay":
-		var r retention
+		var r replaySettings
 		if err := config.Load(&r); err != nil {
 			return err
 		}

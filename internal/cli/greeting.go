@@ -20,38 +20,40 @@ import (
 	"millrace/internal/localstack"
 )
 
-// directory learns where the services listen.
-type directory struct {
-	tls   bool // of api and query
-	mu    sync.Mutex
-	addrs map[string]string
+// addresses are where the services listen. Its methods may be called at once.
+type addresses struct {
+	tls bool // whether api and query speak TLS; the worker never does
+
+	mu        sync.Mutex
+	listening map[string]string // host:port by the service's name
 }
 
-func (d *directory) listener(name string) func(net.Addr) {
-	return func(a net.Addr) {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.addrs[name] = a.String()
+// note returns a service's OnListen, which notes its address.
+func (a *addresses) note(name string) func(net.Addr) {
+	return func(addr net.Addr) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.listening[name] = addr.String()
 	}
 }
 
-// url is where a service is, "" while it does not listen.
-func (d *directory) url(name string) string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	switch addr := d.addrs[name]; {
+// url returns the URL of a service, "" while it does not listen.
+func (a *addresses) url(name string) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch addr := a.listening[name]; {
 	case addr == "":
 		return ""
-	case d.tls && name != "worker":
+	case a.tls && name != "worker":
 		return "https://" + addr
 	default:
 		return "http://" + addr
 	}
 }
 
-// leaveWord writes into dir what programs beside millrace run want to know: targets.json has the addresses of all
-// metrics for Prometheus' file_sd_configs, env the servers' URLs for a shell.
-func leaveWord(dir string, where *directory, stack *localstack.Stack, environ map[string]string) error {
+// writeAddresses writes two files into dir for other programs: targets.json has the addresses of all metrics, for Prometheus'
+// file_sd_configs; env has the servers' URLs, for a shell.
+func writeAddresses(dir string, addrs *addresses, stack *localstack.Stack, environ map[string]string) error {
 	type group struct {
 		Targets []string          `json:"targets"`
 		Labels  map[string]string `json:"labels"`
@@ -61,7 +63,7 @@ func leaveWord(dir string, where *directory, stack *localstack.Stack, environ ma
 		groups = append(groups, group{targets, map[string]string{"job": job, "__scheme__": scheme}})
 	}
 	for _, name := range []string{"api", "worker", "query"} {
-		scheme, address, _ := strings.Cut(where.url(name), "://")
+		scheme, address, _ := strings.Cut(addrs.url(name), "://")
 		add(name, scheme, address)
 	}
 	if len(stack.RabbitMQMetrics) > 0 {
@@ -81,20 +83,21 @@ func leaveWord(dir string, where *directory, stack *localstack.Stack, environ ma
 	)
 }
 
-// greet waits until all services are ready and says where they are.
-func greet(ctx context.Context, w io.Writer, where *directory, stack *localstack.Stack, dir string) {
+// greetWhenReady waits until all services are ready and then writes where they are. It reports whether they became ready;
+// they did not if ctx ended before.
+func greetWhenReady(ctx context.Context, w io.Writer, addrs *addresses, stack *localstack.Stack, dir string) bool {
 	for _, name := range []string{"api", "worker", "query"} {
-		for !isReady(ctx, where.url(name)) {
+		for !isReady(ctx, addrs.url(name)) {
 			if broker.Sleep(ctx, 50*time.Millisecond) != nil {
-				return
+				return false
 			}
 		}
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "\nMillrace is running. Search and follow the logs at %s/\n", where.url("query"))
-	fmt.Fprintf(t, "  api\t%s\tPOST /log, POST /log/batch\n", where.url("api"))
-	fmt.Fprintf(t, "  query\t%s\tGET /logs, GET /logs/{id}, GET /logs/count\n", where.url("query"))
-	fmt.Fprintf(t, "  worker\t%s\tGET /metrics, GET /ready\n", where.url("worker"))
+	fmt.Fprintf(t, "\nMillrace is running. Search and follow the logs at %s/\n", addrs.url("query"))
+	fmt.Fprintf(t, "  api\t%s\tPOST /log, POST /log/batch\n", addrs.url("api"))
+	fmt.Fprintf(t, "  query\t%s\tGET /logs, GET /logs/{id}, GET /logs/count\n", addrs.url("query"))
+	fmt.Fprintf(t, "  worker\t%s\tGET /metrics, GET /ready\n", addrs.url("worker"))
 	for _, kv := range stack.Env() {
 		name, value, _ := strings.Cut(kv, "=")
 		server, _, _ := strings.Cut(name, "_")
@@ -104,13 +107,14 @@ func greet(ctx context.Context, w io.Writer, where *directory, stack *localstack
 		dir = abs
 	}
 	fmt.Fprintf(t, "  data\t%s\tits file env has the servers' URLs with their passwords\n", dir)
-	fmt.Fprintf(t, "\nSend a log:  curl -X POST -d '{\"level\":\"info\",\"message\":\"hello\"}' %s/log\n", where.url("api"))
-	fmt.Fprintf(t, "See it:      curl %s/logs\n", where.url("query"))
+	fmt.Fprintf(t, "\nSend a log:  curl -X POST -d '{\"level\":\"info\",\"message\":\"hello\"}' %s/log\n", addrs.url("api"))
+	fmt.Fprintf(t, "See it:      curl %s/logs\n", addrs.url("query"))
 	fmt.Fprintln(t, "Ctrl-C stops everything.")
 	_ = t.Flush() // standard output may be closed; the services run all the same
+	return true
 }
 
-// shownServers returns what may be shown of the URLs of private servers: where they lead, without the passwords.
+// shownServers returns the URLs of a private server without the password.
 func shownServers(setting, urls string) string {
 	switch setting {
 	case "POSTGRES_URL":
@@ -121,8 +125,8 @@ func shownServers(setting, urls string) string {
 	return strings.Trim(fmt.Sprint(config.Brokers(urls)), "[]")
 }
 
-// isReady asks a service on this machine. One that speaks TLS is ready when it listens: what its certificate says
-// and whom it lets in is between it and its clients.
+// isReady reports whether a service of this process is ready. One that speaks TLS counts as ready when it listens, because
+// its certificate may name another host, and it may ask for a client's certificate.
 func isReady(ctx context.Context, url string) bool {
 	if strings.HasPrefix(url, "https://") {
 		return true

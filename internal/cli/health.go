@@ -19,7 +19,7 @@ import (
 const healthHelp = `Asks URL, or /health of whatever listens at API_ADDR, QUERY_ADDR and WORKER_ADDR, and ends with status 0 when the
 answer is 200, else 1. It is made for health checks of containers, which have neither a shell nor curl.`
 
-// healthTimeout is what a service that is alive needs at the very most.
+// healthTimeout is the longest that a service that is alive takes to answer.
 const healthTimeout = 3 * time.Second
 
 // health is millrace health.
@@ -61,7 +61,8 @@ func health(ctx context.Context, args []string) error {
 	return nil
 }
 
-// reachable is an address at which this machine reaches what listens at addr, which may be all of its addresses.
+// reachable returns an address at which this machine reaches what listens at addr. They differ when addr stands for all
+// addresses of the machine, as 0.0.0.0:8080 does.
 func reachable(addr string) string {
 	host, port, err := net.SplitHostPort(addr)
 	if ip := net.ParseIP(host); err != nil || host != "" && (ip == nil || !ip.IsUnspecified()) {
@@ -76,7 +77,7 @@ func ask(ctx context.Context, url string) error {
 	if err != nil {
 		return usagef("health: %s is no URL", config.Shown(url))
 	}
-	// Whether a service is alive does not hang on the name in its certificate, which is hardly localhost.
+	// The certificate is not checked: it hardly names localhost, and whether a service is alive does not depend on it.
 	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
 	resp, err := client.Do(req)
 	var op *net.OpError
@@ -94,9 +95,9 @@ func ask(ctx context.Context, url string) error {
 	if resp.StatusCode == http.StatusOK {
 		return nil
 	}
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // what there is of it says why
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // the reason, as far as it came
 	return fmt.Errorf("health: %s: %s %s", withoutUser(req.URL), resp.Status, bytes.TrimSpace(body))
 }
 
-// withoutUser returns what may be shown of a URL.
+// withoutUser returns a URL without user, password and parameters.
 func withoutUser(u *neturl.URL) string { return u.Scheme + "://" + u.Host + u.Path }

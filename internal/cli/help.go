@@ -12,6 +12,7 @@ import (
 	"millrace/internal/config"
 )
 
+// printVersion is millrace version.
 func printVersion(context.Context, []string) error {
 	revision := ""
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -25,7 +26,7 @@ func printVersion(context.Context, []string) error {
 	return nil
 }
 
-// help prints the commands, or one command's usage and settings.
+// help is millrace help: it prints the commands, or the usage and the settings of one.
 func help(_ context.Context, args []string) error {
 	if len(args) == 0 {
 		fmt.Print("Millrace takes JSON logs over HTTP and puts every one of them, once, into PostgreSQL.\n\nUsage: millrace COMMAND\n\n")
@@ -61,6 +62,7 @@ func help(_ context.Context, args []string) error {
 	return nil
 }
 
+// defaultText returns a default as help shows it.
 func defaultText(s string) string {
 	if s == "" {
 		return "none"

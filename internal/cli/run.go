@@ -38,28 +38,13 @@ func runAll(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	var s struct {
-		api    api.Config
-		worker worker.Config
-		query  query.Config
-	}
-	load := func() error {
-		for _, c := range []interface{ Validate() error }{&s.api, &s.worker, &s.query} {
-			if err := config.LoadFrom(environ, c); err != nil {
-				return err
-			}
-			if err := c.Validate(); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
 	need := localstack.Need{
-		Postgres: standIn(environ, "POSTGRES_URL", "postgres://to.be.started/"),
-		RabbitMQ: standIn(environ, "RABBITMQ_URL", "amqp://to.be.started/"),
-		Redis:    standIn(environ, "REDIS_URL", "redis://to.be.started/"),
+		Postgres: needsPrivate(environ, "POSTGRES_URL", "postgres://to.be.started/"),
+		RabbitMQ: needsPrivate(environ, "RABBITMQ_URL", "amqp://to.be.started/"),
+		Redis:    needsPrivate(environ, "REDIS_URL", "redis://to.be.started/"),
 	}
-	if err := load(); err != nil { // before anything is started
+	var s settings
+	if err := s.load(environ); err != nil { // before anything is started
 		return err
 	}
 	log := service.NewLogger(os.Stderr, s.api.Process)
@@ -71,59 +56,86 @@ func runAll(ctx context.Context, args []string) error {
 		name, value, _ := strings.Cut(kv, "=")
 		environ[name] = value
 	}
-	if err = load(); err == nil {
+	if err = s.load(environ); err == nil {
 		err = migrateUp(ctx, log, s.worker)
 	}
 	if err == nil {
-		var g service.Group
-		where := &directory{tls: s.api.TLSCertFile != "", addrs: make(map[string]string)}
-		s.api.Log, s.api.OnListen = log, where.listener("api")
-		s.api.Reload, s.query.Reload = hangups(), hangups()
-		s.worker.Profiles, s.query.Profiles = "", "" // a process has one set of them, and the API's address
-		s.worker.Log, s.worker.OnListen = log, where.listener("worker")
-		s.query.Log, s.query.OnListen = log, where.listener("query")
-		// The order is the order of stopping, from upstream to downstream.
-		g.Go("api", func(ctx context.Context) error { return api.Run(ctx, s.api) })
-		g.Go("worker", func(ctx context.Context) error { return worker.Run(ctx, s.worker) })
-		g.Go("query", func(ctx context.Context) error { return query.Run(ctx, s.query) })
-		g.Go("greeting", func(ctx context.Context) error {
-			greet(ctx, os.Stdout, where, stack, *dir)
-			if ctx.Err() == nil {
-				if err := leaveWord(*dir, where, stack, environ); err != nil {
-					log.Warn("Prometheus will not find the services", "error", err)
-				}
-			}
-			<-ctx.Done()
-			return nil
-		})
-		g.Go("private servers", func(ctx context.Context) error {
-			select {
-			case err := <-stack.Died():
-				return err
-			case <-ctx.Done():
-				return nil
-			}
-		})
-		err = g.Wait(ctx)
+		err = runServices(ctx, log, s, stack, *dir, environ)
 	}
 	return errors.Join(err, stopStack(stack, s.api.ShutdownTimeout))
 }
 
-// standIn gives a server's URL a value that settings can be checked with, when a private one is to be started.
-func standIn(environ map[string]string, name, url string) bool {
+// settings are those of all three services.
+type settings struct {
+	api    api.Config
+	worker worker.Config
+	query  query.Config
+}
+
+// load reads and checks all settings.
+func (s *settings) load(environ map[string]string) error {
+	for _, c := range []interface{ Validate() error }{&s.api, &s.worker, &s.query} {
+		if err := config.LoadFrom(environ, c); err != nil {
+			return err
+		}
+		if err := c.Validate(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runServices runs the three services until ctx is done, a service fails or a private server dies. The services know
+// nothing of each other: the frames go from api to worker through RabbitMQ, the rows from worker to query through
+// PostgreSQL. main.go has the picture.
+func runServices(ctx context.Context, log *slog.Logger, s settings, stack *localstack.Stack, dir string, environ map[string]string) error {
+	addrs := &addresses{tls: s.api.TLSCertFile != "", listening: make(map[string]string)}
+	s.api.Log, s.worker.Log, s.query.Log = log, log, log
+	s.api.OnListen, s.worker.OnListen, s.query.OnListen = addrs.note("api"), addrs.note("worker"), addrs.note("query")
+	s.api.Reload, s.query.Reload = hangups(), hangups()
+	s.worker.Profiles, s.query.Profiles = "", "" // a process has one set of profiles; the API serves it
+
+	var g service.Group // stops its members in the order in which they are added: from upstream to downstream
+	g.Go("api", func(ctx context.Context) error { return api.Run(ctx, s.api) })
+	g.Go("worker", func(ctx context.Context) error { return worker.Run(ctx, s.worker) })
+	g.Go("query", func(ctx context.Context) error { return query.Run(ctx, s.query) })
+	g.Go("greeting", func(ctx context.Context) error {
+		if greetWhenReady(ctx, os.Stdout, addrs, stack, dir) {
+			if err := writeAddresses(dir, addrs, stack, environ); err != nil {
+				log.Warn("Prometheus will not find the services", "error", err)
+			}
+		}
+		<-ctx.Done()
+		return nil
+	})
+	g.Go("private servers", func(ctx context.Context) error {
+		select {
+		case err := <-stack.Died():
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	return g.Wait(ctx)
+}
+
+// needsPrivate reports whether the setting of a server's URL is empty, so that a private server must be started. It then
+// sets the URL to placeholder, with which the settings can be checked before the start.
+func needsPrivate(environ map[string]string, name, placeholder string) bool {
 	if environ[name] != "" {
 		return false
 	}
-	environ[name] = url
+	environ[name] = placeholder
 	return true
 }
 
-// migrateUp brings the schema up before any service looks for it. The worker would do so too, later.
+// migrateUp brings the schema up to date before the services start. The worker would do it too, but the query service
+// may look for a table first.
 func migrateUp(ctx context.Context, log *slog.Logger, c worker.Config) error {
 	if !c.AutoMigrate {
 		return nil
 	}
-	conn, err := open(ctx, c.Owner, c.Postgres)
+	conn, err := openDatabase(ctx, c.Owner, c.Postgres)
 	if err != nil {
 		return err
 	}
@@ -135,6 +147,7 @@ func migrateUp(ctx context.Context, log *slog.Logger, c worker.Config) error {
 	return err
 }
 
+// stopStack stops the private servers, by force once timeout has passed.
 func stopStack(stack *localstack.Stack, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()

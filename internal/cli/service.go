@@ -12,14 +12,14 @@ import (
 	"millrace/internal/service"
 )
 
-// hangups returns a channel that brings every SIGHUP, which ends the process no more.
+// hangups returns a channel of the SIGHUPs that come. From then on a SIGHUP no longer ends the process.
 func hangups() <-chan os.Signal {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGHUP)
 	return c
 }
 
-// runService runs one service with the settings of the environment.
+// runService runs one service in this process, with its settings from the environment and .env.
 func runService[C any](ctx context.Context, args []string, run func(context.Context, C) error) error {
 	if len(args) > 0 {
 		return usagef("unexpected argument %s; settings come from the environment", config.Shown(args[0]))
@@ -28,15 +28,16 @@ func runService[C any](ctx context.Context, args []string, run func(context.Cont
 	if err := config.Load(&c); err != nil {
 		return err
 	}
-	context.AfterFunc(ctx, func() { notify("STOPPING=1") })
+	context.AfterFunc(ctx, func() { notifyManager("STOPPING=1") })
 	return run(ctx, c)
 }
 
-// ready tells the service manager, if there is one, that a service listens. It does not wait for RabbitMQ and
-// PostgreSQL: the services start without them and find them when they come.
-func ready(net.Addr) { notify("READY=1") }
+// notifyReady tells the service manager, such as systemd, that a service listens. It does not wait for RabbitMQ and
+// PostgreSQL: a service starts without them and finds them when they come.
+func notifyReady(net.Addr) { notifyManager("READY=1") }
 
-func notify(state string) {
+// notifyManager tells the service manager a state. Where there is no manager it does nothing.
+func notifyManager(state string) {
 	if err := service.Notify(state); err != nil {
 		fmt.Fprintln(os.Stderr, "millrace:", err)
 	}
