@@ -50,7 +50,7 @@ bench: build servers ## how fast Millrace is here, each figure beside its ceilin
 		run bench "Visible|Tail" 300x; \
 		run bench Search 20x' | bin/report -out $(RESULTS)
 	@echo "$(RESULTS) has it for benchstat, $(RESULTS:.txt=.svg) is its picture"
-	@echo "go run ./bench/report -update $(RESULTS) brings it into README.md and DESIGN.md"
+	@echo "go run ./bench/report -update $(RESULTS) brings it into README.md and bench/README.md"
 
 BENCH ?= Scan/ndjson|Frame/encode|Publish|AcceptOne/=64$$|AcceptBatch|Drain/=2|EndToEnd/full
 COUNT ?= 10

@@ -225,7 +225,7 @@ func TestWhateverHappensToAPublishNothingIsLostOrDoubled(t *testing.T) {
 	})
 	t.Run("killed", func(t *testing.T) {
 		a := private(t, nil)
-		time.Sleep(time.Second) // RabbitMQ 3.10 may forget a queue that is younger: see DESIGN.md
+		time.Sleep(time.Second) // RabbitMQ 3.10 may forget a queue that is younger: see internal/broker/README.md
 		a.load(t, timeout, times(1, func() {
 			if err := stack.Kill("rabbitmq"); err != nil {
 				t.Error(err)

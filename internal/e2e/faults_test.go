@@ -103,7 +103,7 @@ func TestABrokerThatComesAndGoesLosesAndDoublesNothing(t *testing.T) {
 		rounds = 5
 	}
 	for i := range rounds {
-		time.Sleep(time.Second) // RabbitMQ 3.10 may forget a queue that is younger: see DESIGN.md
+		time.Sleep(time.Second) // RabbitMQ 3.10 may forget a queue that is younger: see internal/broker/README.md
 		if i%2 == 0 {
 			if err := stack.Signal("rabbitmq", syscall.SIGTERM); err != nil {
 				t.Fatal(err)
