@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -23,7 +24,7 @@ import (
 	"millrace/worker"
 )
 
-var update = flag.Bool("update", false, "write the settings table of README.md and .env.example anew")
+var update = flag.Bool("update", false, "write the settings table of deploy/SETTINGS.md and .env.example anew")
 
 func TestTheSettingsTableIsThatOfTheStructs(t *testing.T) {
 	const begin, end = "<!-- settings -->\n", "<!-- /settings -->"
@@ -35,16 +36,16 @@ func TestTheSettingsTableIsThatOfTheStructs(t *testing.T) {
 	}
 	table.WriteString(end)
 
-	readme, err := os.ReadFile("README.md")
+	page, err := os.ReadFile("deploy/SETTINGS.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, rest, ok := strings.Cut(string(readme), begin)
+	before, rest, ok := strings.Cut(string(page), begin)
 	_, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		t.Fatalf("README.md lacks %s… %s", begin, end)
+		t.Fatalf("deploy/SETTINGS.md lacks %s… %s", begin, end)
 	}
-	check(t, "README.md", string(readme), before+table.String()+after)
+	check(t, "deploy/SETTINGS.md", string(page), before+table.String()+after)
 }
 
 func TestTheExampleSettingsAreAllOfThemAndLoad(t *testing.T) {
@@ -167,29 +168,63 @@ func TestEveryPackageHasItsComment(t *testing.T) {
 	}
 }
 
+// documents returns the paths of all Markdown files that git would have.
+func documents(t *testing.T) (docs []string) {
+	t.Helper()
+	for _, pattern := range []string{"*.md", "*/*.md", "*/*/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		docs = append(docs, found...)
+	}
+	docs = slices.DeleteFunc(docs, func(path string) bool { return strings.HasPrefix(path, "bin/") })
+	if len(docs) < 20 {
+		t.Fatalf("found %d documents", len(docs))
+	}
+	return docs
+}
+
+// anchors returns the names by which a document's headings are linked to.
+func anchors(document string) map[string]bool {
+	names := make(map[string]bool)
+	code := regexp.MustCompile("(?ms)^```.*?^```$")
+	other := regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(code.ReplaceAllString(document, ""), -1) {
+		names[strings.ReplaceAll(other.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")] = true
+	}
+	return names
+}
+
 func TestDocumentsNameWhatIsThere(t *testing.T) {
 	makefile, err := os.ReadFile("Makefile")
 	if err != nil {
 		t.Fatal(err)
 	}
-	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+	link := regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`)
 	target := regexp.MustCompile("(?m)^    make ([a-z-]+)|`make ([a-z-]+)`")
-	docs := []string{"README.md", "DESIGN.md", "CHANGELOG.md"}
-	for _, pattern := range []string{"deploy/*.md", "deploy/*/*.md"} {
-		more, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
-		docs = append(docs, more...)
-	}
-	for _, doc := range docs {
+	for _, doc := range documents(t) {
 		text, err := os.ReadFile(doc)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, m := range link.FindAllSubmatch(text, -1) {
-			if _, err := os.Stat(filepath.Join(filepath.Dir(doc), string(m[1]))); err != nil {
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			path := doc
+			if m[1] != "" {
+				path = filepath.Join(filepath.Dir(doc), m[1])
+			}
+			if _, err := os.Stat(path); err != nil {
 				t.Errorf("%s links to %s: %v", doc, m[1], err)
+				continue
+			}
+			if m[2] == "" {
+				continue
+			}
+			linked, err := os.ReadFile(path)
+			if err != nil {
+				t.Errorf("%s links to %s: %v", doc, m[0], err)
+			} else if !anchors(string(linked))[m[2]] {
+				t.Errorf("%s links to %s, which has no heading #%s", doc, path, m[2])
 			}
 		}
 		for _, m := range target.FindAllSubmatch(text, -1) {
@@ -197,6 +232,104 @@ func TestDocumentsNameWhatIsThere(t *testing.T) {
 			if !bytes.Contains(makefile, append([]byte("\n"), append(name, ':')...)) {
 				t.Errorf("%s names make %s, which the Makefile lacks", doc, name)
 			}
+		}
+	}
+}
+
+// TestTheFirstDocumentsStayShort holds the sizes that somebody reads in one go.
+func TestTheFirstDocumentsStayShort(t *testing.T) {
+	for _, limit := range []struct {
+		document     string
+		bytes, lines int
+	}{{"README.md", 15 << 10, 150}, {"CONTRIBUTING.md", 6 << 10, 100}, {"DESIGN.md", 30 << 10, 300}} {
+		text, err := os.ReadFile(limit.document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if lines := bytes.Count(text, []byte("\n")); len(text) > limit.bytes || lines > limit.lines {
+			t.Errorf("%s has %d bytes and %d lines, want at most %d and %d: what is longer goes to the README of its folder",
+				limit.document, len(text), lines, limit.bytes, limit.lines)
+		}
+	}
+}
+
+// TestTheJourneyNamesFilesAndFunctions holds each row of DESIGN.md's journey to the code: the file declares the function,
+// written as method of its type where it is one.
+func TestTheJourneyNamesFilesAndFunctions(t *testing.T) {
+	text, err := os.ReadFile("DESIGN.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, begins := strings.Cut(string(text), "<!-- walk -->")
+	walk, _, ends := strings.Cut(rest, "<!-- /walk -->")
+	steps := regexp.MustCompile("(?m)^\\| \\d+ \\| `([^`]+)` \\| `([^`]+)` \\| .+ \\|$").FindAllStringSubmatch(walk, -1)
+	if !begins || !ends || len(steps) < 20 {
+		t.Fatalf("DESIGN.md has %d steps between <!-- walk --> and <!-- /walk -->", len(steps))
+	}
+	declared := make(map[string][]string) // by file
+	for _, step := range steps {
+		path, function := step[1], step[2]
+		if declared[path] == nil {
+			declared[path] = functions(t, path)
+		}
+		if !slices.Contains(declared[path], function) {
+			t.Errorf("%s does not declare %s", path, function)
+		}
+	}
+}
+
+// functions returns the functions that a file declares, methods as Type.method.
+func functions(t *testing.T, path string) (names []string) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	for _, d := range file.Decls {
+		f, ok := d.(*ast.FuncDecl)
+		if !ok {
+			continue
+		}
+		name := f.Name.Name
+		if f.Recv != nil {
+			receiver := f.Recv.List[0].Type
+			if pointer, ok := receiver.(*ast.StarExpr); ok {
+				receiver = pointer.X
+			}
+			if typ, ok := receiver.(*ast.Ident); ok {
+				name = typ.Name + "." + name
+			}
+		}
+		names = append(names, name)
+	}
+	return names
+}
+
+// TestTheLayoutNamesEveryRoom holds the layout in DESIGN.md to the folders: each that it names is there, and each of
+// internal is named.
+func TestTheLayoutNamesEveryRoom(t *testing.T) {
+	text, err := os.ReadFile("DESIGN.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "\n## Layout\n")
+	layout, _, _ := strings.Cut(rest, "\n## ")
+	named := make(map[string]bool)
+	for _, m := range regexp.MustCompile(`(?m)^    (\S+)`).FindAllStringSubmatch(layout, -1) {
+		name := strings.TrimSuffix(m[1], "/")
+		named[name] = true
+		if _, err := os.Stat(name); err != nil {
+			t.Errorf("the layout in DESIGN.md: %v", err)
+		}
+	}
+	rooms, err := filepath.Glob("internal/*")
+	if err != nil || len(rooms) < 10 {
+		t.Fatalf("found %d folders: %v", len(rooms), err)
+	}
+	for _, room := range rooms {
+		if !named[filepath.ToSlash(room)] {
+			t.Errorf("the layout in DESIGN.md lacks %s", room)
 		}
 	}
 }

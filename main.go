@@ -5,7 +5,7 @@
 //	person, dashboard ◀── page, search, tail, export ── query (Redis cache) ◀─────────────────────────┘
 //
 // internal/cli has the commands, a file each; run.go there puts the three services together. Each service is a package
-// with a Config and a Run: api, worker, query. CONTRIBUTING.md follows one record through them.
+// with a Config and a Run: api, worker, query. DESIGN.md follows one record through them.
 package main
 
 import "millrace/internal/cli"

@@ -344,7 +344,7 @@ func TestOperationsNamesServicesThatAreThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := string(must(os.ReadFile("deploy/OPERATIONS.md"))) + string(must(os.ReadFile("README.md")))
+	text := string(must(os.ReadFile("deploy/OPERATIONS.md"))) + string(must(os.ReadFile("deploy/README.md")))
 	found := regexp.MustCompile("docker compose (run|exec|stop|restart|up)((?: [^ \n`#<>]+)+)").FindAllStringSubmatch(text, -1)
 	if len(found) < 5 {
 		t.Errorf("found %d commands", len(found))
