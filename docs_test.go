@@ -87,7 +87,7 @@ func check(t *testing.T, file, got, want string) {
 	}
 }
 
-// goFiles calls f for every Go file of the module, by its path from the top.
+// goFiles calls f for every Go file, with its path from the repository's top.
 func goFiles(t *testing.T, f func(path string)) {
 	t.Helper()
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
@@ -168,7 +168,7 @@ func TestEveryPackageHasItsComment(t *testing.T) {
 	}
 }
 
-// documents returns the paths of all Markdown files that git would have.
+// documents returns the paths of the Markdown files.
 func documents(t *testing.T) (docs []string) {
 	t.Helper()
 	for _, pattern := range []string{"*.md", "*/*.md", "*/*/*.md"} {
@@ -236,7 +236,7 @@ func TestDocumentsNameWhatIsThere(t *testing.T) {
 	}
 }
 
-// TestTheFirstDocumentsStayShort holds the sizes that somebody reads in one go.
+// TestTheFirstDocumentsStayShort holds the sizes of the documents that a newcomer reads in one go.
 func TestTheFirstDocumentsStayShort(t *testing.T) {
 	for _, limit := range []struct {
 		document     string
@@ -253,8 +253,8 @@ func TestTheFirstDocumentsStayShort(t *testing.T) {
 	}
 }
 
-// TestTheJourneyNamesFilesAndFunctions holds each row of DESIGN.md's journey to the code: the file declares the function,
-// written as method of its type where it is one.
+// TestTheJourneyNamesFilesAndFunctions holds each row of DESIGN.md's journey to the code: its file declares its function. A
+// method is written as Type.method.
 func TestTheJourneyNamesFilesAndFunctions(t *testing.T) {
 	text, err := os.ReadFile("DESIGN.md")
 	if err != nil {
@@ -306,8 +306,8 @@ func functions(t *testing.T, path string) (names []string) {
 	return names
 }
 
-// TestTheLayoutNamesEveryRoom holds the layout in DESIGN.md to the folders: each that it names is there, and each of
-// internal is named.
+// TestTheLayoutNamesEveryRoom holds the layout in DESIGN.md to the folders: each folder that it names exists, and it names each
+// folder of internal.
 func TestTheLayoutNamesEveryRoom(t *testing.T) {
 	text, err := os.ReadFile("DESIGN.md")
 	if err != nil {

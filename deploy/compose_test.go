@@ -32,7 +32,7 @@ import (
 	"millrace/worker"
 )
 
-// cloned copies deploy/ into an empty folder as git clone does under umask 077, and returns that.
+// cloned copies deploy/ into an empty folder, with the modes that git clone gives under umask 077, and returns the folder.
 func cloned(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -59,7 +59,7 @@ func cloned(t *testing.T) string {
 	return dir
 }
 
-// envScript runs deploy/env.sh in a folder of cloned and returns what it wrote.
+// envScript runs deploy/env.sh in a folder that cloned has made, and returns its output.
 func envScript(t *testing.T, dir string) string {
 	t.Helper()
 	out, err := exec.Command(filepath.Join(dir, "deploy/env.sh")).CombinedOutput()
@@ -69,7 +69,7 @@ func envScript(t *testing.T, dir string) string {
 	return string(out)
 }
 
-// generated is what deploy/env.sh writes into an .env that says nothing.
+// generated returns the settings that deploy/env.sh writes where there is no .env.
 func generated(t *testing.T) map[string]string {
 	t.Helper()
 	dir := cloned(t)
@@ -95,8 +95,8 @@ func generated(t *testing.T) map[string]string {
 	return env
 }
 
-// compose loads docker-compose.yml with the profiles as docker compose does. A variable that is neither set nor has a
-// default is an error.
+// compose loads docker-compose.yml with these profiles, as docker compose does. It fails for a variable that is not set and
+// has no default.
 func compose(t *testing.T, env map[string]string, profiles ...string) (*types.Project, error) {
 	t.Helper()
 	var warnings strings.Builder
@@ -114,7 +114,7 @@ func compose(t *testing.T, env map[string]string, profiles ...string) (*types.Pr
 	return project, err
 }
 
-// TestTheContainersUsersCanReadWhatIsMounted holds that it is so after deploy/env.sh, whatever the umask of the clone.
+// TestTheContainersUsersCanReadWhatIsMounted looks at the files' modes after deploy/env.sh, in a clone with a strict umask.
 func TestTheContainersUsersCanReadWhatIsMounted(t *testing.T) {
 	project, err := compose(t, generated(t), "cluster")
 	if err != nil {
@@ -143,7 +143,7 @@ func TestTheContainersUsersCanReadWhatIsMounted(t *testing.T) {
 				need := os.FileMode(0o004)
 				switch own := v.Target == "/etc/millrace"; {
 				case own && !d.IsDir():
-					return nil // whose readers are its owner's matter
+					return nil // the owner decides who reads it
 				case own:
 					need = 0o001
 				case d.IsDir():
@@ -282,7 +282,7 @@ func TestTheComposeFileIsWhole(t *testing.T) {
 			}
 		}
 	}
-	// One builds, for all who have the image.
+	// One service builds the image for all.
 	if diff := cmp.Diff([]string{"migrate"}, built); diff != "" {
 		t.Errorf("services that build (-want +got):\n%s", diff)
 	}
@@ -298,12 +298,12 @@ func TestTheComposeFileIsWhole(t *testing.T) {
 	if diff := cmp.Diff(ports, published); diff != "" {
 		t.Errorf("published ports (-want +got):\n%s", diff)
 	}
-	for _, name := range []string{"api", "worker", "query"} { // so that there can be several
+	for _, name := range []string{"api", "worker", "query"} { // a port or a name would allow one of each
 		if s := project.Services[name]; len(s.Ports) > 0 || s.ContainerName != "" || s.Hostname != "" {
 			t.Errorf("%s can't be scaled", name)
 		}
 	}
-	// A folder of the image before 18.
+	// Images before 18 kept their data there.
 	for _, v := range project.Services["postgres"].Volumes {
 		if strings.HasSuffix(v.Target, "/data") {
 			t.Errorf("PostgreSQL 18 keeps its data elsewhere than %s", v.Target)
@@ -311,8 +311,8 @@ func TestTheComposeFileIsWhole(t *testing.T) {
 	}
 }
 
-// TestRabbitMQsNodesFindEachOther holds that the nodes that start later look for the first and themselves, by their names,
-// and that the first one, which may be the only one, looks for none: it would wait for them.
+// TestRabbitMQsNodesFindEachOther holds that the second and the third node look for the first one and themselves, by name.
+// The first node looks for none: it may be the only one, and would wait for the others.
 func TestRabbitMQsNodesFindEachOther(t *testing.T) {
 	project, err := compose(t, generated(t), "cluster")
 	if err != nil {
@@ -338,7 +338,7 @@ func TestRabbitMQsNodesFindEachOther(t *testing.T) {
 	}
 }
 
-// TestOperationsNamesServicesThatAreThere looks at the commands of docker compose in the documents.
+// TestOperationsNamesServicesThatAreThere holds that the documents' docker compose commands name services of the file.
 func TestOperationsNamesServicesThatAreThere(t *testing.T) {
 	project, err := compose(t, generated(t), "cluster")
 	if err != nil {
@@ -400,14 +400,14 @@ func TestTheComposeFileHasNoSecretOfItsOwn(t *testing.T) {
 	}
 }
 
-// TestEverySettingReachesItsService holds that what .env says of a service's settings is what its container gets, and
-// that what docker-compose.yml says beside that is taken by the service.
+// TestEverySettingReachesItsService holds that a container gets its service's settings from .env, and that the service takes
+// what docker-compose.yml sets beside them.
 func TestEverySettingReachesItsService(t *testing.T) {
-	fixed := map[string]bool{ // where the containers find each other, and what follows from there being containers
+	fixed := map[string]bool{ // settings that docker-compose.yml gives itself
 		"RABBITMQ_URL": true, "RABBITMQ_MANAGEMENT_URL": true, "POSTGRES_URL": true, "POSTGRES_OWNER_URL": true, "REDIS_URL": true,
 		"API_ADDR": true, "QUERY_ADDR": true, "WORKER_ADDR": true, // the image's
 		"AUTO_MIGRATE": true,
-		"PPROF_ADDR":   true, // takes loopback addresses alone, which are the container's own
+		"PPROF_ADDR":   true, // takes only loopback addresses, which nobody outside the container reaches
 		// TLS ends at the balancer.
 		"TLS_CERT_FILE": true, "TLS_KEY_FILE": true, "TLS_CLIENT_CA_FILE": true,
 	}
@@ -464,7 +464,7 @@ func TestEverySettingReachesItsService(t *testing.T) {
 	}
 }
 
-// haproxy finds the balancer's program, which is where PATH does not lead everybody.
+// haproxy returns the path of the balancer's program, which may be in /usr/sbin.
 func haproxy(t *testing.T) string {
 	t.Helper()
 	for _, name := range []string{"haproxy", "/usr/sbin/haproxy"} {

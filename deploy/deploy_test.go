@@ -31,7 +31,7 @@ import (
 	"millrace/internal/testenv"
 )
 
-// program returns the path of a program. A test that lacks it is skipped, and fails when CI is set.
+// program returns the path of a program. Where it is not installed the test is skipped, or fails if CI is set.
 func program(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -60,8 +60,8 @@ func TestPrometheusTakesItsConfigurationAndRules(t *testing.T) {
 	}
 }
 
-// TestPrometheusWatchesWhatRunsBesideIt holds that every container has its place in prometheus.yml, or others that speak
-// for it, and that nothing else is looked for.
+// TestPrometheusWatchesWhatRunsBesideIt holds that prometheus.yml looks for every container, or for one that speaks for it,
+// and for nothing else.
 func TestPrometheusWatchesWhatRunsBesideIt(t *testing.T) {
 	project, err := compose(t, generated(t), "cluster")
 	if err != nil {
@@ -69,8 +69,8 @@ func TestPrometheusWatchesWhatRunsBesideIt(t *testing.T) {
 	}
 	found := map[string]bool{
 		"postgres":   true, // by postgres-exporter
-		"redis":      true, // a cache, which nothing depends on
-		"grafana":    true, // nor on this
+		"redis":      true, // a cache: nothing depends on it
+		"grafana":    true, // nothing depends on it
 		"prometheus": true, // as 127.0.0.1
 	}
 	conf := regexp.MustCompile(`(?m)#.*$`).ReplaceAllString(readAll(t, "deploy/prometheus/prometheus.yml"), "")
@@ -139,7 +139,7 @@ func TestEveryAlertHasItsTestsAndItsPlaceInTheRunbook(t *testing.T) {
 	}
 }
 
-// dashboard is what the tests look at of a Grafana dashboard.
+// dashboard has the parts of a Grafana dashboard that the tests look at.
 type dashboard struct {
 	file       string
 	UID, Title string
@@ -215,7 +215,7 @@ func TestDashboardsAreWhole(t *testing.T) {
 	}
 }
 
-// selfSigned writes a certificate for loopback that is good for a year, and its key.
+// selfSigned writes a certificate for 127.0.0.1 that is valid for a year, and its key.
 func selfSigned(t testing.TB) (certFile, keyFile string, notAfter time.Time) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -266,7 +266,8 @@ var insecureClient = &http.Client{
 	Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
 }
 
-// askWithKey sends a request with an API key and other headers, by name and value, and returns the answer's status and body.
+// askWithKey sends a request with an API key, and with headers given as name, value, name, value. It returns the answer's
+// status and body; without an answer they are 0 and the error.
 func askWithKey(t testing.TB, method, url, secret string, body []byte, headers ...string) (status int, answer string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, bytes.NewReader(body))
@@ -289,7 +290,7 @@ func askWithKey(t testing.TB, method, url, secret string, body []byte, headers .
 	return resp.StatusCode, string(b)
 }
 
-// TestEveryMetricIsDocumented runs the services with all that has metrics switched on, and without servers, and
+// TestEveryMetricIsDocumented runs the services without servers and with everything switched on that has metrics. It
 // compares what they export with deploy/METRICS.md. go test -run EveryMetric -update ./deploy writes it anew.
 func TestEveryMetricIsDocumented(t *testing.T) {
 	cert, key, notAfter := selfSigned(t)
@@ -378,7 +379,8 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 	}
 }
 
-// TestTheLogsDashboardTellsValuesFromTheRest has values that are called as the dashboard calls the rest and the missing.
+// TestTheLogsDashboardTellsValuesFromTheRest stores values named "other" and "(none)", which are also the dashboard's names
+// for all other values and for records without the field.
 func TestTheLogsDashboardTellsValuesFromTheRest(t *testing.T) {
 	conn := testenv.Connect(t, testenv.Schema(t))
 	exec := func(sql string) {
@@ -388,7 +390,7 @@ func TestTheLogsDashboardTellsValuesFromTheRest(t *testing.T) {
 		}
 	}
 	exec("CREATE TABLE logs_all PARTITION OF logs DEFAULT")
-	// Each value is there as often as it says, or in the order of the list a hundred times and more.
+	// A number is stored as many times as it says; the n-th text of the list n hundred times.
 	exec(`INSERT INTO logs SELECT gen_random_uuid(), now() - interval '1 minute', jsonb_build_object('level', v)
 		FROM generate_series(1, 14) v, generate_series(1, v)`)
 	exec(`INSERT INTO logs SELECT gen_random_uuid(), now() - interval '1 minute', jsonb_build_object('level', v)
@@ -399,7 +401,7 @@ func TestTheLogsDashboardTellsValuesFromTheRest(t *testing.T) {
 			want[fmt.Sprint(n)] = n
 		}
 		if inTop == 14 {
-			want["other"] = 100 // a table has no rest
+			want["other"] = 100 // a table has no row for all other values
 		} else {
 			want[`"other"`], want["other"] = 100, 1+2+3+4+5+6+7+8
 		}

@@ -35,7 +35,7 @@ func instructions(t *testing.T, name string) [][2]string {
 	return all
 }
 
-// buildContext copies what docker build is sent, the repository's files less what .dockerignore names, to dir.
+// buildContext copies to dir what docker build is sent: the repository's files without those that .dockerignore names.
 func buildContext(t *testing.T, dir string) {
 	t.Helper()
 	file, err := os.Open(".dockerignore")
@@ -78,8 +78,8 @@ func buildContext(t *testing.T, dir string) {
 	}
 }
 
-// TestTheImagesStepsMakeItsProgram does what docker build would, one step after another in an empty folder, with this
-// machine's Go for the image's.
+// TestTheImagesStepsMakeItsProgram does the Dockerfile's steps in an empty folder, with this machine's Go instead of the
+// image's.
 func TestTheImagesStepsMakeItsProgram(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the program")

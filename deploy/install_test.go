@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestWhatIsInstalled runs make install into a folder, and has systemd judge the units.
+// TestWhatIsInstalled runs make install into a folder, and has systemd check the units.
 func TestWhatIsInstalled(t *testing.T) {
 	if _, err := os.Stat("bin/millrace"); err != nil {
 		t.Skip("bin/millrace is not there: make build")
@@ -29,7 +29,7 @@ func TestWhatIsInstalled(t *testing.T) {
 			t.Errorf("%s has mode %v, want %v", name, info.Mode().Perm(), mode)
 		}
 	}
-	// What was changed stays.
+	// A second make install keeps settings that were changed.
 	mine := filepath.Join(root, "etc/millrace/millrace.env")
 	if err := os.WriteFile(mine, []byte("LOG_LEVEL=debug\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -52,7 +52,7 @@ func TestWhatIsInstalled(t *testing.T) {
 		if !strings.Contains(text, "\nExecStart=/usr/bin/millrace "+name+"\n") {
 			t.Errorf("%s does not start the service", unit)
 		}
-		// The later file wins, and need not be there.
+		// The later file wins. The dash lets it be missing.
 		var files []string
 		for _, m := range regexp.MustCompile(`(?m)^EnvironmentFile=(.*)$`).FindAllStringSubmatch(text, -1) {
 			files = append(files, m[1])
@@ -66,7 +66,7 @@ func TestWhatIsInstalled(t *testing.T) {
 		} else if hardening != rest {
 			t.Errorf("%s is hardened in another way than the others", unit)
 		}
-		// The program must be where the unit says, for the judge too.
+		// systemd-analyze wants the program to be where the unit says.
 		here := strings.Replace(text, "/usr/bin/millrace", filepath.Join(root, "usr/bin/millrace"), 1)
 		judged := filepath.Join(t.TempDir(), filepath.Base(unit))
 		if err := os.WriteFile(judged, []byte(here), 0o644); err != nil {
@@ -76,7 +76,7 @@ func TestWhatIsInstalled(t *testing.T) {
 		if err != nil || regexp.MustCompile(`(?m)^`+regexp.QuoteMeta(judged)).Match(out) {
 			t.Errorf("systemd-analyze verify: %v: %s", err, out)
 		}
-		// 10 is a service that nothing is kept from, 0 one that is kept from everything.
+		// systemd's score goes from 10, no protection, to 0; the threshold is in tenths.
 		if out, err := exec.Command(analyze, "security", "--offline=true", "--no-pager", "--threshold=20", judged).CombinedOutput(); err != nil {
 			t.Errorf("systemd-analyze security: %v: %s", err, out)
 		}

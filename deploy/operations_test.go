@@ -20,9 +20,9 @@ import (
 	"millrace/internal/testenv"
 )
 
-// What deploy/OPERATIONS.md says of backups and of queues is shown here on real servers.
+// These tests show on real servers what deploy/OPERATIONS.md says of backups and of queues.
 
-// sendKeyed posts one record under a key and wants it accepted.
+// sendKeyed posts one record under an Idempotency-Key, and fails the test unless it is accepted.
 func sendKeyed(t *testing.T, addr, key, body string) {
 	t.Helper()
 	req, err := http.NewRequest(http.MethodPost, "http://"+addr+"/log", strings.NewReader(body))
@@ -39,8 +39,7 @@ func sendKeyed(t *testing.T, addr, key, body string) {
 	}
 }
 
-// pgProgram returns the path of a program of PostgreSQL's, of the same version as the private server where that is
-// another than the machine's.
+// pgProgram returns the path of a program of PostgreSQL's, in the version of the private server.
 func pgProgram(t *testing.T, name string) string {
 	t.Helper()
 	if dir := os.Getenv("MILLRACE_POSTGRES_BIN"); dir != "" {

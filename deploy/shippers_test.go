@@ -34,15 +34,15 @@ type shipped struct {
 	key, body string
 }
 
-// flaky stands between a shipper and the API and answers by turns as a bad day would.
+// flaky is a proxy between a shipper and the API that loses answers and refuses requests.
 type flaky struct {
 	*httptest.Server
 	mu   sync.Mutex
 	seen []shipped
 }
 
-// newFlaky returns a proxy to the API at addr. The first request of a body is stored, and its answer lost; the second
-// and the third are refused for a second; then all goes well.
+// newFlaky returns a proxy to the API at addr. The first request is stored and its answer lost. The second and the third are
+// refused with a Retry-After of a second. All later ones are passed on.
 func newFlaky(t *testing.T, addr string) *flaky {
 	p := new(flaky)
 	p.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -89,7 +89,7 @@ func (p *flaky) requests() []shipped {
 	return append([]shipped(nil), p.seen...)
 }
 
-// pipeline is an API that asks for a key and a worker, and what they store in.
+// pipeline starts an API that asks for a key, and a worker. It returns the API's address, a key, and the database.
 func pipeline(t *testing.T) (addr, secret string, db config.PostgresURL) {
 	t.Helper()
 	db = testenv.Schema(t)
@@ -123,7 +123,7 @@ func settle(t *testing.T, addr, secret string, conn *pgx.Conn) {
 	testenv.AwaitCount(t, conn, 1, "SELECT count(*) FROM logs WHERE id = '"+id+"'")
 }
 
-// code writes the files that a page holds, fenced with their names, into a folder and returns it.
+// code writes the files that a page shows, each fenced with its name, into a folder and returns the folder.
 func code(t *testing.T, page string) (dir string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(shipperPages, page))
@@ -157,7 +157,7 @@ func TestTheProgramsOfThePagesStoreOnceWhateverTheAnswers(t *testing.T) {
 	addr, secret, db := pipeline(t)
 	for _, p := range programs {
 		t.Run(p.page, func(t *testing.T) {
-			t.Parallel() // each waits when it is told to
+			t.Parallel() // each sleeps for the Retry-After of its proxy
 			if _, err := exec.LookPath(p.needs); err != nil {
 				t.Skipf("%v: its page is not tested", err)
 			}
@@ -194,7 +194,7 @@ func TestTheProgramsOfThePagesStoreOnceWhateverTheAnswers(t *testing.T) {
 					t.Errorf("request %d came %v after one that was told to wait a second", i, s.at.Sub(seen[i-1].at))
 				}
 			}
-			// What is refused for good is sent once, and said.
+			// A body that is refused for good is sent once, and the program says so.
 			fresh := newFlaky(t, addr)
 			fresh.seen = make([]shipped, 3)
 			if out, err := run(fresh.URL, "[1,"); err == nil || !strings.Contains(out, "400") {
@@ -212,12 +212,12 @@ func TestTheProgramsOfThePagesStoreOnceWhateverTheAnswers(t *testing.T) {
 	}
 }
 
-// Their servers are rarely installed where the tests run; where they are, their configurations are run too.
+// TestTheConfigurationsOfThePagesStore runs the configurations of the shippers that are installed. Few are, as a rule.
 func TestTheConfigurationsOfThePagesStore(t *testing.T) {
 	shippers := []struct {
 		program string
 		args    []string
-		once    bool   // also when an answer is lost; it then ends with the file
+		once    bool   // whether it stores once when an answer is lost; it then ends with the file
 		count   string // records of the file
 	}{
 		{"bento", []string{"-c", "bento.yaml"}, true, "data->>'app' = 'bento'"},
@@ -241,7 +241,7 @@ func TestTheConfigurationsOfThePagesStore(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// What must be kept is kept here.
+			// Its state is kept in the test's folder.
 			configuration = bytes.ReplaceAll(configuration, []byte("/var/lib/fluent-bit"), []byte(dir))
 			for name, text := range map[string][]byte{
 				s.args[len(s.args)-1]: configuration,
@@ -264,7 +264,7 @@ func TestTheConfigurationsOfThePagesStore(t *testing.T) {
 			}
 			ended := make(chan struct{})
 			go func() {
-				_ = p.Wait() // what it has done is asked for below
+				_ = p.Wait() // its rows are counted below
 				close(ended)
 			}()
 			defer func() {

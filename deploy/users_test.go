@@ -13,8 +13,8 @@ import (
 	"millrace/internal/testenv"
 )
 
-// TestTheContainersUsersAreMade does on a real server what docker-compose.yml has done there: the script that it gives
-// PostgreSQL's image, then migrate, then roles.
+// TestTheContainersUsersAreMade does on a real server what docker-compose.yml does: it runs the script that PostgreSQL's image
+// is given, then migrate up, then migrate roles.
 func TestTheContainersUsersAreMade(t *testing.T) {
 	psql, err := exec.LookPath("psql")
 	if err != nil {
@@ -32,7 +32,7 @@ func TestTheContainersUsersAreMade(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for _, args := range [][]string{{"migrate", "up"}, {"migrate", "roles"}, {"migrate", "up"}, {"migrate", "roles"}} { // and with the next version
+	for _, args := range [][]string{{"migrate", "up"}, {"migrate", "roles"}, {"migrate", "up"}, {"migrate", "roles"}} { // the second round is the next version's
 		p := testenv.StartMillrace(t, t.TempDir(), []string{"POSTGRES_URL=" + stack.PostgresURL}, args...)
 		if <-p.Done; p.ProcessState.ExitCode() != 0 {
 			t.Fatalf("millrace %s: %s", strings.Join(args, " "), p.Out)

@@ -29,17 +29,17 @@ import (
 	"millrace/internal/testenv"
 )
 
-// timeScale is what the rules' durations are divided by in the test, so that an alert that takes minutes takes seconds:
-// ranges of rates and the for of alerts, not the thresholds that they are compared with.
+// timeScale is how much shorter the rules' durations are in the test, so that an alert takes seconds instead of minutes. It
+// applies to the ranges of rates and to the for of alerts, not to thresholds.
 const timeScale = 120
 
-// scrapeEvery is the interval of scrapes and evaluations, where the configuration for make run has 5 s.
+// scrapeEvery is the interval of scrapes and evaluations. The configuration for make run has 5 s.
 const scrapeEvery = "500ms"
 
 // prometheusServer is a running Prometheus.
 type prometheusServer struct{ url string }
 
-// startProgram runs a program of another's until the test's end.
+// startProgram runs a program that is not Millrace until the test ends.
 func startProgram(t testing.TB, env []string, path string, args ...string) {
 	t.Helper()
 	out := new(testenv.Output)
@@ -57,7 +57,7 @@ func startProgram(t testing.TB, env []string, path string, args ...string) {
 	})
 }
 
-// scaled divides the durations of a rules file.
+// scaled returns a rules file with its durations divided by timeScale.
 func scaled(text string) string {
 	units := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour, "d": 24 * time.Hour}
 	return regexp.MustCompile(`(\[|for: )(\d+)([smhd])\b`).ReplaceAllStringFunc(text, func(s string) string {
@@ -67,7 +67,7 @@ func scaled(text string) string {
 	})
 }
 
-// startPrometheus starts one with the configuration for make run, the rules and their durations scaled.
+// startPrometheus starts a Prometheus with the configuration for make run and the scaled rules.
 func startPrometheus(t testing.TB, targets, exporter string) prometheusServer {
 	t.Helper()
 	path := program(t, "prometheus")
@@ -148,7 +148,7 @@ func (p prometheusServer) query(t testing.TB, expr string) ([]series, error) {
 	return data.Result, err
 }
 
-// firing returns the names of the alerts that fire. None may have a text that could not be made.
+// firing returns the names of the alerts that fire. The test fails if an alert's text has an error in it.
 func (p prometheusServer) firing(t testing.TB) []string {
 	t.Helper()
 	var data struct {
@@ -174,7 +174,7 @@ func (p prometheusServer) firing(t testing.TB) []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// await waits until all these alerts fire, and says which others do.
+// await waits until all these alerts fire, and logs which others do.
 func (p prometheusServer) await(t testing.TB, alerts ...string) {
 	t.Helper()
 	var last []string
@@ -195,7 +195,7 @@ func (p prometheusServer) await(t testing.TB, alerts ...string) {
 	t.Logf("%s firing: %v", time.Now().Format("05.0"), last)
 }
 
-// quiet waits until no alert fires but those of the error budget, whose ranges are minutes even when scaled.
+// quiet waits until no alert fires. Those of the error budget may: their ranges are minutes even when scaled.
 func (p prometheusServer) quiet(t testing.TB) {
 	t.Helper()
 	var last []string
@@ -210,9 +210,9 @@ func (p prometheusServer) quiet(t testing.TB) {
 	})
 }
 
-// TestPrometheusAndTheDashboardsSeeMillrace has a real Prometheus watch millrace run under load by deploy/'s
-// configuration: all targets are up, the rules work, every panel's query returns data, and alerts fire and clear as a dead
-// letter comes, RabbitMQ blocks and PostgreSQL dies. Durations are scaled: see timeScale.
+// TestPrometheusAndTheDashboardsSeeMillrace has a real Prometheus watch millrace run under load, by the configuration in
+// deploy/. All targets are up, the rules work, and every panel's query returns data. Alerts fire and clear when a dead letter
+// comes, when RabbitMQ blocks, and when PostgreSQL dies. Durations are scaled: see timeScale.
 func TestPrometheusAndTheDashboardsSeeMillrace(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts private servers")
@@ -238,7 +238,7 @@ func TestPrometheusAndTheDashboardsSeeMillrace(t *testing.T) {
 		"KEYS_FILE="+keysFile, "TLS_CERT_FILE="+cert, "TLS_KEY_FILE="+certKey, "CONFIRM_TIMEOUT=2s"), "run")
 	startProgram(t, []string{"DATA_SOURCE_NAME=" + stack.PostgresURL}, exporterPath, "--web.listen-address="+exporter)
 
-	// The servers are given to millrace run, so that they can be broken: their metrics are not in its list.
+	// The test starts the servers itself, to break them. So millrace run does not list their metrics.
 	targets := filepath.Join(dir, ".millrace", "targets.json")
 	testenv.Eventually(t, time.Minute, "millrace run lists its targets", func() bool {
 		b, err := os.ReadFile(targets)
@@ -308,8 +308,8 @@ func TestPrometheusAndTheDashboardsSeeMillrace(t *testing.T) {
 	t.Log(time.Now().Format("05.0"), "quiet")
 }
 
-// loadAndSearch posts and searches, gently, until stop is called or the test ends: enough for every metric to have
-// something to say, and little enough of what is wrong that no alert fires for it.
+// loadAndSearch posts and searches until stop is called. It does enough for every metric to have a value, and so little that
+// is refused that no alert fires for it.
 func loadAndSearch(t testing.TB, api, query, secret string) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var working sync.WaitGroup
@@ -360,7 +360,7 @@ func loadAndSearch(t testing.TB, api, query, secret string) (stop func()) {
 	}
 }
 
-// everyRuleWorks checks that Prometheus has evaluated all rules and had nothing to complain of.
+// everyRuleWorks checks that Prometheus has evaluated all rules without an error.
 func everyRuleWorks(t *testing.T, p prometheusServer) {
 	var data struct {
 		Groups []struct {
@@ -384,7 +384,7 @@ func everyRuleWorks(t *testing.T, p prometheusServer) {
 	}
 }
 
-// everyMetricIsExported checks that what the rules and dashboards name is there.
+// everyMetricIsExported checks that each metric that the rules and the dashboards name is exported.
 func everyMetricIsExported(t *testing.T, p prometheusServer) {
 	var exported []string
 	if err := p.get(t, "label/__name__/values", nil, &exported); err != nil {
@@ -410,7 +410,7 @@ func everyMetricIsExported(t *testing.T, p prometheusServer) {
 	t.Logf("%d metrics are named", len(found))
 }
 
-// quietPanels have nothing to show while all is well.
+// quietPanels have no data while nothing is wrong.
 var quietPanels = []string{"worker.json/Transactions tried again/s"}
 
 // everyPanelReturnsData runs each query of each panel as Grafana would.
@@ -419,7 +419,7 @@ func everyPanelReturnsData(t *testing.T, p prometheusServer, db string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(context.Background()) // it was read from only
+	defer conn.Close(context.Background()) // it only read
 	queries := 0
 	for _, d := range dashboards(t) {
 		variables := make(map[string]string)

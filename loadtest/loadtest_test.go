@@ -25,7 +25,7 @@ import (
 	"millrace/internal/testenv"
 )
 
-// k6 runs loadtest/ingest.js and returns its exit status, and what it wrote.
+// k6 runs ingest.js by bin/k6 and returns the exit status and the output.
 func k6(t *testing.T, command, out string, env ...string) (int, string) {
 	t.Helper()
 	program, err := filepath.Abs("../bin/k6")
@@ -72,11 +72,11 @@ func TestEveryLoadScenarioIsOneThatK6Takes(t *testing.T) {
 	}
 }
 
-// intake stands in for Millrace: it takes records and counts them by the times in their keys.
+// intake stands in for Millrace. It takes records, and counts them by the times in their keys.
 type intake struct {
 	refuse func(tries int) (status int, retryAfter string) // status 0 takes the request
 	lose   int                                             // records that are accepted and not stored; below 0, stored twice
-	look   func(http.ResponseWriter)                       // answers who asks for the youngest record; nil: none is there
+	look   func(http.ResponseWriter)                       // answers a request for the youngest record; nil: there is none
 
 	mu     sync.Mutex
 	tries  map[string][]time.Time // of each key
@@ -151,7 +151,7 @@ func TestALoadTestFailsWhenWhatWasAcceptedIsNotStored(t *testing.T) {
 		fmt.Fprintf(w, `{"logs":[{"inserted_at":%q}],"next":null}`, time.Now().Format(time.RFC3339Nano))
 	}
 	unanswered := func(w http.ResponseWriter) { w.WriteHeader(http.StatusGatewayTimeout) }
-	unreadable := func(w http.ResponseWriter) { fmt.Fprint(w, "<html>") } // a proxy's page: the look fails before it notes anything
+	unreadable := func(w http.ResponseWriter) { fmt.Fprint(w, "<html>") } // as a proxy might answer
 	steps := func(lag string) []string { return []string{"STEPS=1", "DURATION=4s", "LAG=" + lag} }
 	const good, crossed = 0, 99 // k6's statuses: all thresholds hold, one does not
 	tests := []struct {

@@ -71,7 +71,7 @@ func TestRunStoresShowsStopsAndKeeps(t *testing.T) {
 	}
 }
 
-// targetsAnswer looks at what millrace run in dir leaves for Prometheus and for shells.
+// targetsAnswer checks the files that millrace run in dir writes for Prometheus and for shells.
 func targetsAnswer(t *testing.T, dir string) {
 	var groups []struct {
 		Targets []string
@@ -223,7 +223,7 @@ func TestAHangupHasTheKeysReadAgainAndEndsNothing(t *testing.T) {
 		})
 	}
 	lets("the first key lets in", firstSecret, secondSecret)
-	// Until it is up, a hangup ends it as any other program.
+	// Before it is up, a SIGHUP ends it as it ends any program.
 	testenv.Eventually(t, 20*time.Second, "the worker is up", func() bool { return strings.Contains(services["worker"].Out.String(), "worker is up") })
 	write(second)
 	for _, p := range services {
@@ -238,7 +238,7 @@ func TestAHangupHasTheKeysReadAgainAndEndsNothing(t *testing.T) {
 	}
 }
 
-// Without servers the services start all the same.
+// TestEachServiceServesItsProfilesWhereItIsTold runs the services without servers: they start all the same.
 func TestEachServiceServesItsProfilesWhereItIsTold(t *testing.T) {
 	env := []string{"RABBITMQ_URL=amqp://127.0.0.1:1/", "POSTGRES_URL=postgres://127.0.0.1:1/none", "API_ADDR=127.0.0.1:0",
 		"WORKER_ADDR=127.0.0.1:0", "QUERY_ADDR=127.0.0.1:0", "SHUTDOWN_DELAY=0s"}

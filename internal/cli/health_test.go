@@ -22,7 +22,7 @@ func TestHealthSaysWhetherTheServicesHereAreAlive(t *testing.T) {
 			t.Errorf("asked for %s", r.URL.Path)
 		}
 		w.WriteHeader(status)
-		_, _ = w.Write([]byte("why")) // the test fails without it
+		_, _ = w.Write([]byte("why")) // if it fails, so does the test
 	})
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)

@@ -11,9 +11,10 @@ import (
 	"millrace/internal/testenv"
 )
 
-// TestAFieldOfTheLogHasOneTypeInAllServices: a store that fixes a field's type at the first line refuses all others.
+// TestAFieldOfTheLogHasOneTypeInAllServices matters for stores of logs that fix a field's type at the first line, and refuse
+// lines with another.
 func TestAFieldOfTheLogHasOneTypeInAllServices(t *testing.T) {
-	types := make(map[string]map[string]string) // by field and type, where it was
+	types := make(map[string]map[string]string) // by field and type, a line that has it
 	for _, service := range []string{"api", "worker", "query"} {
 		settings := unreachable()
 		settings["LOG_FORMAT"], settings["PPROF_ADDR"] = "json", "127.0.0.1:0"

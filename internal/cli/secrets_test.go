@@ -14,10 +14,10 @@ import (
 	"millrace/internal/testenv"
 )
 
-// marker stands in every secret of these tests, on both sides of the character that breaks it.
+// marker is part of every secret of these tests, on both sides of the character that the URL can't have.
 const marker = "hush"
 
-// commandsThatRead are the commands that read a setting.
+// commandsThatRead has the commands that read each setting.
 var commandsThatRead = map[string][]string{
 	"RABBITMQ_URL":       {"api", "worker", "run"},
 	"POSTGRES_URL":       {"worker", "query", "run", "migrate status", "dead list"},
@@ -32,7 +32,7 @@ var commandsThatRead = map[string][]string{
 	"TLS_CLIENT_CA_FILE": {"api", "query", "run"},
 }
 
-// unreachable returns settings with which every command gets past its settings, and reaches no server.
+// unreachable returns settings that every command takes, for servers that nobody can reach.
 func unreachable() map[string]string {
 	return map[string]string{
 		"RABBITMQ_URL": "amqp://127.0.0.1:1/", "POSTGRES_URL": "postgres://127.0.0.1:1/d", "REDIS_URL": "redis://127.0.0.1:1/",
@@ -176,8 +176,8 @@ func TestNoCommandRepeatsAnArgumentThatMayHoldASecret(t *testing.T) {
 	}
 }
 
-// TestARunningServiceShowsNoSecretOfItsServers runs the services with passwords that are well written, for servers
-// that do not answer.
+// TestARunningServiceShowsNoSecretOfItsServers runs the services with correct URLs, whose passwords hold the marker, for
+// servers that do not answer.
 func TestARunningServiceShowsNoSecretOfItsServers(t *testing.T) {
 	settings := unreachable()
 	settings["RABBITMQ_URL"] = "amqp://user:hush@127.0.0.1:1/v,amqps://hushed:hush%23@127.0.0.1:1/"
@@ -212,7 +212,7 @@ func TestARunningServiceShowsNoSecretOfItsServers(t *testing.T) {
 	}
 }
 
-// page returns the body of an answer, empty while nobody answers.
+// page returns the body of an answer, "" while nobody answers.
 func page(t *testing.T, url string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

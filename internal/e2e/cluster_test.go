@@ -14,7 +14,7 @@ import (
 	"millrace/internal/testenv"
 )
 
-// queueLeader returns which node leads the queue logs.0, which must have a member on each.
+// queueLeader returns the node that leads the queue logs.0. The queue must have a member on each node.
 func queueLeader(t testing.TB, stack *localstack.Stack) (leader string) {
 	t.Helper()
 	testenv.Eventually(t, time.Minute, "logs.0 has a leader", func() bool {
@@ -30,9 +30,9 @@ func queueLeader(t testing.TB, stack *localstack.Stack) (leader string) {
 	return leader
 }
 
-// TestNodesOfAClusterComeAndGoAndNothingIsLostOrDoubled breaks one node after another under load, mostly the one that
-// leads the queue. In between two are gone at once: that must be answered, not suffered. MILLRACE_LONG_TESTS=1 goes round
-// ten times.
+// TestNodesOfAClusterComeAndGoAndNothingIsLostOrDoubled breaks one node after another under load, mostly the one that leads
+// the queue. Once two are gone together: then requests must be answered with 503, at once. MILLRACE_LONG_TESTS=1 does ten
+// rounds.
 func TestNodesOfAClusterComeAndGoAndNothingIsLostOrDoubled(t *testing.T) {
 	stack := testenv.Cluster(t)
 	nodes := stack.Brokers()
@@ -53,7 +53,7 @@ func TestNodesOfAClusterComeAndGoAndNothingIsLostOrDoubled(t *testing.T) {
 	posting := client.Run(ctx, t, 2)
 	defer posting.Wait()
 	defer stop()
-	// acked has a record acked, and returns what waits until it is stored.
+	// acked posts a record until it is acked, and returns a function that waits until it is stored.
 	acked := func(what string) (stored func()) {
 		t.Helper()
 		began, refused := time.Now(), client.Refused.Load()

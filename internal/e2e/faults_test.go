@@ -28,10 +28,10 @@ import (
 	"millrace/internal/testenv"
 )
 
-// long says whether the long forms of the fault tests are asked for.
+// long reports whether the long forms of the fault tests are asked for.
 var long = os.Getenv("MILLRACE_LONG_TESTS") != ""
 
-// metric returns the value of a metric without labels.
+// metric returns the value of a metric that has no labels, from /metrics of the service at addr.
 func metric(t testing.TB, addr, name string) float64 {
 	t.Helper()
 	resp, err := http.Get("http://" + addr + "/metrics")
@@ -55,7 +55,7 @@ func metric(t testing.TB, addr, name string) float64 {
 }
 
 // TestABrokerThatComesAndGoesLosesAndDoublesNothing starts an API before its RabbitMQ, then stops or kills RabbitMQ
-// again and again under load. The first URL of the cluster is of a node that is never there.
+// again and again under load. The first of its URLs leads to a node that is never there.
 func TestABrokerThatComesAndGoesLosesAndDoublesNothing(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
 	db := testenv.Schema(t)
@@ -132,7 +132,7 @@ func TestABrokerThatComesAndGoesLosesAndDoublesNothing(t *testing.T) {
 	})
 }
 
-// TestARollingRestartLosesAndDoublesNothing restarts two APIs by turns behind clients that go to either.
+// TestARollingRestartLosesAndDoublesNothing restarts two APIs by turns while clients post to either.
 func TestARollingRestartLosesAndDoublesNothing(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
 	db := testenv.Schema(t)
@@ -170,11 +170,11 @@ func TestARollingRestartLosesAndDoublesNothing(t *testing.T) {
 	client.CompareRows(t, conn)
 }
 
-// TestMemoryIsBoundedWhileRabbitMQBlocks has many connections push large batches while RabbitMQ is blocked by its
-// memory alarm. MILLRACE_LONG_TESTS=1 makes them 1,000 for longer, and has answers timed.
+// TestMemoryIsBoundedWhileRabbitMQBlocks pushes large batches on many connections while RabbitMQ is blocked by its memory
+// alarm. MILLRACE_LONG_TESTS=1 takes 1,000 connections and more time.
 func TestMemoryIsBoundedWhileRabbitMQBlocks(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
-	// Built anew without the race detector, whose memory is not Millrace's.
+	// It is built without the race detector, whose memory would count.
 	exe := filepath.Join(t.TempDir(), "millrace")
 	if out, err := exec.Command("go", "build", "-o", exe, "millrace").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
@@ -206,7 +206,7 @@ func TestMemoryIsBoundedWhileRabbitMQBlocks(t *testing.T) {
 	var accepted, refused, other atomic.Int64
 	var mu sync.Mutex
 	var slowest time.Duration
-	blocked := false // under mu: requests that began since the block is known are timed
+	blocked := false // guarded by mu; requests that begin while it is true are timed
 	ctx, stop := context.WithCancel(context.Background())
 	var posting sync.WaitGroup
 	defer posting.Wait()
@@ -251,7 +251,7 @@ func TestMemoryIsBoundedWhileRabbitMQBlocks(t *testing.T) {
 	}
 	rate := func(what string) int64 {
 		begin, before := time.Now(), accepted.Load()
-		time.Sleep(phase) // how much is accepted meanwhile is what is measured
+		time.Sleep(phase) // what is accepted meanwhile is counted
 		n := accepted.Load() - before
 		t.Logf("%s: %.0f records/s accepted, resident memory %d MiB, at most %d MiB", what,
 			float64(n*records)/time.Since(begin).Seconds(), resident(t, api.Process.Pid, "VmRSS")>>20, resident(t, api.Process.Pid, "VmHWM")>>20)
@@ -301,11 +301,11 @@ func TestMemoryIsBoundedWhileRabbitMQBlocks(t *testing.T) {
 	}
 }
 
-// rawConn is a keep-alive connection that costs its client little: it sends bytes that are ready, then reads the answer.
+// rawConn is a keep-alive connection that costs its client little: the bytes of its requests are made beforehand.
 type rawConn struct {
 	net.Conn
 	r      *bufio.Reader
-	closed bool // by the API, or broken
+	closed bool // the API closed it, or it broke
 }
 
 func dialRaw(addr string) *rawConn {
@@ -316,7 +316,7 @@ func dialRaw(addr string) *rawConn {
 	return &rawConn{Conn: conn, r: bufio.NewReader(conn)}
 }
 
-// post returns the answer's status; 0 is none.
+// post sends a request and returns the answer's status, 0 if there is none.
 func (c *rawConn) post(head, body []byte) int {
 	if c.closed {
 		return 0
@@ -341,7 +341,7 @@ func (c *rawConn) close() {
 	}
 }
 
-// resident returns a field of a process's memory in bytes: VmRSS is now, VmHWM the most it ever was.
+// resident returns the resident memory of a process in bytes. The field VmRSS is the memory now, VmHWM the most it ever was.
 func resident(t testing.TB, pid int, field string) int64 {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

@@ -11,8 +11,8 @@ import (
 	"millrace/internal/testenv"
 )
 
-// TestKilledProcessesLoseAndDoubleNothing kills the API and the worker again and again with SIGKILL while clients
-// post batches under Idempotency-Keys and retry until they are acked, and counts what is stored.
+// TestKilledProcessesLoseAndDoubleNothing kills the API and the worker by turns with SIGKILL while clients post batches and
+// retry until they are acked. Then it compares what is stored.
 func TestKilledProcessesLoseAndDoubleNothing(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a while")

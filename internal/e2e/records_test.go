@@ -13,8 +13,8 @@ import (
 	"millrace/internal/testenv"
 )
 
-// TestEveryFormIsStoredAsItWasSent posts generated records through millrace's own processes in every form and
-// compares what PostgreSQL holds with what was sent.
+// TestEveryFormIsStoredAsItWasSent posts records in every form that a batch may have, and compares what PostgreSQL holds with
+// what was sent.
 func TestEveryFormIsStoredAsItWasSent(t *testing.T) {
 	db := testenv.Schema(t)
 	conn := testenv.Connect(t, db)
@@ -63,8 +63,8 @@ func TestEveryFormIsStoredAsItWasSent(t *testing.T) {
 	}
 }
 
-// TestAKeyReusedLosesNothing posts other bodies under one Idempotency-Key: the first is stored, once, and what is
-// not stored of the others is among the dead letters.
+// TestAKeyReusedLosesNothing posts several bodies under one Idempotency-Key. The first is stored, once. What is not stored of
+// the others must be among the dead letters.
 func TestAKeyReusedLosesNothing(t *testing.T) {
 	db := testenv.Schema(t)
 	conn := testenv.Connect(t, db)
@@ -102,7 +102,7 @@ func TestAKeyReusedLosesNothing(t *testing.T) {
 	testenv.Eventually(t, 20*time.Second, "the first body is stored", func() bool { return count("SELECT count(*) FROM logs") == 2 })
 	send(" " + strings.ReplaceAll(first, "\n", "\r\n")) // the same records
 	others := []string{"{\"n\":3}\n{\"n\":4}\n", "{\"n\":5}\n", "{\"n\":1}\n{\"n\":2}\n{\"n\":6}\n"}
-	for _, body := range others { // as many records, fewer, more
+	for _, body := range others { // with as many records as the first, fewer, more
 		send(body)
 	}
 	for _, body := range others {

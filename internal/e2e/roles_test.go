@@ -25,7 +25,7 @@ import (
 	"millrace/worker"
 )
 
-// rolePassword is that of the roles in tests. They are the whole cluster's, which is the tests' own.
+// rolePassword is the password of the roles. Roles belong to the whole server, which is the tests' own.
 const rolePassword = "of-the-tests"
 
 // withRoles returns the URLs of a fresh database's owner, writer and reader, and a superuser's connection to it.
@@ -63,7 +63,7 @@ func refuses(t *testing.T, db config.PostgresURL, statements ...string) {
 	}
 }
 
-// baseAt returns a base id of a time.
+// baseAt returns a fresh base id with that time in it.
 func baseAt(at time.Time) string {
 	id := frame.NewBase()
 	ms := uint64(at.UnixMilli())
@@ -98,8 +98,8 @@ func TestTheWritersRoleStoresAndCannotReadRecords(t *testing.T) {
 	testenv.AwaitCount(t, admin, 2, "SELECT count(*) FROM logs")
 	testenv.AwaitCount(t, admin, 1, "SELECT count(*) FROM dead_letters WHERE reason = 'data'")
 
-	// Late, and twice; of a time that the ledger may have forgotten; and no JSON at all. 36 and 156 hours ago are at any hour
-	// two days without partitions.
+	// A late message comes twice, one is of a time that the ledger may have forgotten, and one is no JSON. At any hour of the
+	// day, 36 and 156 hours ago are two days that have no partition.
 	late := amqp.Publishing{Body: []byte(`{"level":"warn"}`), MessageId: baseAt(time.Now().Add(-36 * time.Hour))}
 	old := amqp.Publishing{Body: []byte(`{"level":"error"}`), MessageId: baseAt(time.Now().Add(-156 * time.Hour))}
 	ch := testenv.Channel(t, b)
@@ -116,7 +116,7 @@ func TestTheWritersRoleStoresAndCannotReadRecords(t *testing.T) {
 	testenv.AwaitCount(t, admin, 4, "SELECT count(*) FROM logs")
 	testenv.AwaitCount(t, admin, 2, "SELECT count(*) FROM dead_letters")
 
-	// Again, when the ledger has forgotten; and another record under that message_id.
+	// The old message comes again after the ledger has forgotten it, and then another record under its message_id.
 	testenv.MustExec(t, admin, "DELETE FROM ledger")
 	other := old
 	other.Body = []byte(`{"level":"fatal"}`)
@@ -159,7 +159,7 @@ func TestTheReadersRoleAnswersAllQueriesAndWritesNothing(t *testing.T) {
 	addr := "http://" + RunQuery(t, reader)
 	testenv.AwaitReady(t, strings.TrimPrefix(addr, "http://"))
 
-	// The tail first: what comes is to be seen.
+	// The tail begins first, so that it sees what comes.
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, addr+"/logs/tail?q=level:error", nil)
@@ -209,7 +209,7 @@ func TestTheReadersRoleAnswersAllQueriesAndWritesNothing(t *testing.T) {
 			t.Errorf("GET %s: got %d %s (%v), want %s in it", path, resp.StatusCode, body, err, want)
 		}
 	}
-	// Going on after an event reads what the tail has missed by the ledger and late_changes.
+	// A tail that goes on after an event reads the ledger and late_changes for what it missed.
 	req.Header.Set("Last-Event-ID", event)
 	resumed, err := http.DefaultClient.Do(req)
 	if err != nil {
@@ -240,7 +240,7 @@ func TestTheReadersRoleAnswersAllQueriesAndWritesNothing(t *testing.T) {
 	}
 }
 
-// keptLog tells when a line was logged.
+// keptLog keeps what is logged.
 type keptLog struct{ testenv.Output }
 
 func (l *keptLog) has(text string) bool { return strings.Contains(l.String(), text) }
@@ -261,7 +261,7 @@ func TestTheOwnersConnectionDropsAndIndexesBesideAWriters(t *testing.T) {
 	old, _, _ := day(10)
 	closed, _, _ := day(3)
 
-	// By itself a worker of the writer leaves both alone, makes partitions ahead, and does not lead.
+	// A worker with the writer's rights alone makes partitions ahead. It neither drops nor indexes these two.
 	log := new(keptLog)
 	RunWorker(t, b, slog.New(slog.NewTextHandler(log, nil)), map[string]string{"POSTGRES_URL": string(writer), "RETENTION": "168h"})
 	testenv.Eventually(t, 20*time.Second, "the writer's keeper has had its round", func() bool { return log.has("does not own the tables") })
@@ -272,7 +272,7 @@ func TestTheOwnersConnectionDropsAndIndexesBesideAWriters(t *testing.T) {
 	testenv.AwaitCount(t, admin, 0, "SELECT count(*) FROM pg_class WHERE relname = '"+old+"'")
 	testenv.AwaitCount(t, admin, 1, "SELECT count(*) FROM pg_indexes WHERE indexname = '"+closed+"_data_idx'")
 
-	// The owner migrates, and what a step makes is the writer's to use.
+	// The owner migrates, and the writer may use what a step makes.
 	conn := testenv.Connect(t, owner)
 	undone, err := migrations.Down(context.Background(), conn)
 	if err != nil || undone.Version < 2 {
@@ -290,7 +290,7 @@ func TestTheOwnersConnectionDropsAndIndexesBesideAWriters(t *testing.T) {
 	name, from, to := day(20)
 	testenv.MustExec(t, asWriter, "SELECT millrace_add_partition('logs', $1, $2, $3)", name, from, to)
 
-	// Dead letters are the owner's business.
+	// Only the owner may replay dead letters.
 	testenv.MustExec(t, conn, "INSERT INTO dead_letters VALUES ($1, now(), 'data', '', '{\"a\":1}', $1, 'logs.0', '{}')", baseAt(time.Now()))
 	if _, err := worker.ReplayDead(context.Background(), asWriter, nil); err != nil {
 		t.Fatal(err)

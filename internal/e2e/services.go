@@ -1,7 +1,7 @@
-// Package e2e tests Millrace as a whole: its processes are killed and restarted, its RabbitMQ comes and goes, and then
-// the rows are counted. What it exports runs the services within a test's process, for the tests of deploy/ too.
+// Package e2e tests Millrace as a whole: it kills and restarts processes, takes RabbitMQ away, and then counts the rows. What
+// it exports runs a service within a test's process; the tests of deploy/ use that too.
 //
-// Each service that it runs has one goroutine here, which has ended when the service's stop returns, or the test.
+// Each service that it runs has one goroutine here. The goroutine has ended when the service's stop returns, or the test ends.
 package e2e
 
 import (
