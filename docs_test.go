@@ -236,6 +236,57 @@ func TestDocumentsNameWhatIsThere(t *testing.T) {
 	}
 }
 
+// TestDocumentsNameCodeThatIsThere holds the paths in the documents, such as `worker/errors.go`, and the tests that they name,
+// whole or by their beginning: `TestDuplicatesInTwoWorkers…`. CHANGELOG.md tells of what was.
+func TestDocumentsNameCodeThatIsThere(t *testing.T) {
+	var tests strings.Builder
+	declaration := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	goFiles(t, func(path string) {
+		if !strings.HasSuffix(path, "_test.go") {
+			return
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range declaration.FindAllSubmatch(text, -1) {
+			fmt.Fprintf(&tests, "\n%s\n", m[1])
+		}
+	})
+	path := regexp.MustCompile("`((?:api|worker|query|internal|migrations|bench|loadtest|deploy|terraform)/[A-Za-z0-9_./-]*)`")
+	made := []string{"deploy/etc/keys", "loadtest/results/"} // by who runs it
+	test := regexp.MustCompile("`(Test[A-Z]\\w+)(…?)`")
+	paths, named := 0, 0
+	for _, doc := range documents(t) {
+		if doc == "CHANGELOG.md" {
+			continue
+		}
+		text, err := os.ReadFile(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range path.FindAllSubmatch(text, -1) {
+			paths++
+			if _, err := os.Stat(string(m[1])); err != nil && !slices.Contains(made, string(m[1])) {
+				t.Errorf("%s: %v", doc, err)
+			}
+		}
+		for _, m := range test.FindAllSubmatch(text, -1) {
+			named++
+			want := "\n" + string(m[1])
+			if len(m[2]) == 0 {
+				want += "\n"
+			}
+			if !strings.Contains(tests.String(), want) {
+				t.Errorf("%s names %s, which is no test", doc, m[0])
+			}
+		}
+	}
+	if paths < 50 || named < 15 {
+		t.Errorf("the documents name %d paths and %d tests", paths, named)
+	}
+}
+
 // TestTheFirstDocumentsStayShort holds the sizes of the documents that a newcomer reads in one go.
 func TestTheFirstDocumentsStayShort(t *testing.T) {
 	for _, limit := range []struct {
