@@ -88,10 +88,10 @@ func TestARestoredDumpGoesOnWithTheQueueWithoutDoubles(t *testing.T) {
 	send(1)
 	after := testenv.Connect(t, restored)
 	testenv.AwaitCount(t, after, 1, "SELECT count(*) FROM logs WHERE id = '"+frame.BaseOfKey(keys[30]).String()+"'") // the last in the queue
-	if rows, distinct := testenv.CountRows(t, after, "SELECT count(*) FROM logs"), testenv.CountRows(t, after, "SELECT count(DISTINCT id) FROM logs"); rows != 31 || distinct != 31 {
+	if rows, distinct := testenv.Count(t, after, "SELECT count(*) FROM logs"), testenv.Count(t, after, "SELECT count(DISTINCT id) FROM logs"); rows != 31 || distinct != 31 {
 		t.Errorf("%d rows, %d ids; want 31", rows, distinct)
 	}
-	if n := testenv.CountRows(t, after, "SELECT count(*) FROM dead_letters"); n != 0 {
+	if n := testenv.Count(t, after, "SELECT count(*) FROM dead_letters"); n != 0 {
 		t.Errorf("%d dead letters", n)
 	}
 }
@@ -120,7 +120,7 @@ func TestFramesInQueuesThatWorkersDoNotKnowWaitForThoseThatDo(t *testing.T) {
 		}
 	}
 	conn := testenv.Connect(t, db)
-	if n := testenv.CountRows(t, conn, "SELECT count(*) FROM logs"); n >= sent {
+	if n := testenv.Count(t, conn, "SELECT count(*) FROM logs"); n >= sent {
 		t.Errorf("%d of %d are stored, though nobody reads two of the queues", n, sent)
 	}
 	stop()

@@ -205,7 +205,7 @@ func TestTheProgramsOfThePagesStoreOnceWhateverTheAnswers(t *testing.T) {
 			}
 			conn := testenv.Connect(t, db) // a connection is one goroutine's
 			settle(t, addr, secret, conn)
-			if n := testenv.CountRows(t, conn, "SELECT count(*) FROM logs WHERE data->>'page' = '"+p.page+"'"); n != 2 {
+			if n := testenv.Count(t, conn, "SELECT count(*) FROM logs WHERE data->>'page' = '"+p.page+"'"); n != 2 {
 				t.Errorf("%d rows, want 2", n)
 			}
 		})
@@ -279,14 +279,14 @@ func TestTheConfigurationsOfThePagesStore(t *testing.T) {
 				want = 4 // the lost answer is sent again as something new; a batch has one record here, or all
 			}
 			testenv.Eventually(t, 40*time.Second, s.program+" has sent the records", func() bool {
-				return len(proxy.requests()) >= 4 && testenv.CountRows(t, conn, "SELECT count(*) FROM logs WHERE "+s.count) >= want
+				return len(proxy.requests()) >= 4 && testenv.Count(t, conn, "SELECT count(*) FROM logs WHERE "+s.count) >= want
 			})
 			if !s.once {
 				return
 			}
 			<-ended
 			settle(t, addr, secret, conn)
-			if n := testenv.CountRows(t, conn, "SELECT count(*) FROM logs WHERE "+s.count); n != want {
+			if n := testenv.Count(t, conn, "SELECT count(*) FROM logs WHERE "+s.count); n != want {
 				t.Errorf("%d rows, want %d", n, want)
 			}
 			for _, r := range proxy.requests() {

@@ -39,7 +39,7 @@ func withRoles(t *testing.T) (owner, writer, reader config.PostgresURL, admin *p
 		}
 	}
 	as := func(role string) config.PostgresURL {
-		testenv.MustExec(t, admin, fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", role, rolePassword))
+		testenv.Exec(t, admin, fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", role, rolePassword))
 		u, err := url.Parse(string(db))
 		if err != nil {
 			t.Fatal(err)
@@ -76,7 +76,7 @@ func baseAt(at time.Time) string {
 func TestTheWritersRoleStoresAndCannotReadRecords(t *testing.T) {
 	_, writer, _, admin := withRoles(t)
 	b := testenv.Broker(t, 1)
-	testenv.MustExec(t, admin, "ALTER TABLE logs ADD CONSTRAINT no_bad_ones CHECK (data->>'level' <> 'bad')")
+	testenv.Exec(t, admin, "ALTER TABLE logs ADD CONSTRAINT no_bad_ones CHECK (data->>'level' <> 'bad')")
 	addr := RunAPI(t, b, map[string]string{})
 	_, stop := RunWorker(t, b, slog.New(slog.DiscardHandler), map[string]string{"POSTGRES_URL": string(writer)})
 
@@ -117,13 +117,13 @@ func TestTheWritersRoleStoresAndCannotReadRecords(t *testing.T) {
 	testenv.AwaitCount(t, admin, 2, "SELECT count(*) FROM dead_letters")
 
 	// The old message comes again after the ledger has forgotten it, and then another record under its message_id.
-	testenv.MustExec(t, admin, "DELETE FROM ledger")
+	testenv.Exec(t, admin, "DELETE FROM ledger")
 	other := old
 	other.Body = []byte(`{"level":"fatal"}`)
 	publish(old, other)
 	testenv.AwaitCount(t, admin, 1, "SELECT count(*) FROM dead_letters WHERE reason = 'key_reused'")
 	testenv.AwaitCount(t, admin, 4, "SELECT count(*) FROM logs")
-	if n := testenv.CountRows(t, admin, "SELECT count(*) FROM late_changes WHERE hour < now() - interval '1 day'"); n != 2 {
+	if n := testenv.Count(t, admin, "SELECT count(*) FROM late_changes WHERE hour < now() - interval '1 day'"); n != 2 {
 		t.Errorf("%d hours of late records were noted, want 2", n)
 	}
 	for _, table := range []string{"logs", "ledger"} { // two ahead, today's, and two made on demand
@@ -235,7 +235,7 @@ func TestTheReadersRoleAnswersAllQueriesAndWritesNothing(t *testing.T) {
 			"DELETE FROM "+table, "TRUNCATE "+table, "DO 'BEGIN LOCK TABLE "+table+"; END'", "DROP TABLE "+table)
 	}
 	refuses(t, reader, statements...)
-	if n := testenv.CountRows(t, admin, "SELECT count(*) FROM logs"); n != 2 {
+	if n := testenv.Count(t, admin, "SELECT count(*) FROM logs"); n != 2 {
 		t.Errorf("logs has %d rows, want 2", n)
 	}
 }
@@ -256,7 +256,7 @@ func TestTheOwnersConnectionDropsAndIndexesBesideAWriters(t *testing.T) {
 	asWriter := testenv.Connect(t, writer)
 	for _, ago := range []int{3, 10} {
 		name, from, to := day(ago)
-		testenv.MustExec(t, asWriter, "SELECT millrace_add_partition('logs', $1, $2, $3)", name, from, to)
+		testenv.Exec(t, asWriter, "SELECT millrace_add_partition('logs', $1, $2, $3)", name, from, to)
 	}
 	old, _, _ := day(10)
 	closed, _, _ := day(3)
@@ -288,10 +288,10 @@ func TestTheOwnersConnectionDropsAndIndexesBesideAWriters(t *testing.T) {
 		t.Fatal(err)
 	}
 	name, from, to := day(20)
-	testenv.MustExec(t, asWriter, "SELECT millrace_add_partition('logs', $1, $2, $3)", name, from, to)
+	testenv.Exec(t, asWriter, "SELECT millrace_add_partition('logs', $1, $2, $3)", name, from, to)
 
 	// Only the owner may replay dead letters.
-	testenv.MustExec(t, conn, "INSERT INTO dead_letters VALUES ($1, now(), 'data', '', '{\"a\":1}', $1, 'logs.0', '{}')", baseAt(time.Now()))
+	testenv.Exec(t, conn, "INSERT INTO dead_letters VALUES ($1, now(), 'data', '', '{\"a\":1}', $1, 'logs.0', '{}')", baseAt(time.Now()))
 	if _, err := worker.ReplayDead(context.Background(), asWriter, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -227,7 +227,7 @@ func (a *Acked) Compare(t testing.TB, stored iter.Seq2[uuid.UUID, string]) {
 func (a *Acked) CompareRows(t testing.TB, conn *pgx.Conn) {
 	t.Helper()
 	Eventually(t, 2*time.Minute, fmt.Sprintf("the %d acked records are stored", a.Records()), func() bool {
-		return CountRows(t, conn, "SELECT count(*) FROM logs") >= a.Records()
+		return Count(t, conn, "SELECT count(*) FROM logs") >= a.Records()
 	})
 	rows, err := conn.Query(context.Background(),
 		`SELECT id, coalesce('{"name":' || (data->'name')::text || ',"pad":' || (data->'pad')::text || '}', data::text) FROM logs`)
@@ -246,7 +246,7 @@ func (a *Acked) CompareRows(t testing.TB, conn *pgx.Conn) {
 			t.Fatal(err)
 		}
 	})
-	if n := CountRows(t, conn, "SELECT count(*) FROM dead_letters"); n > 0 {
+	if n := Count(t, conn, "SELECT count(*) FROM dead_letters"); n > 0 {
 		t.Errorf("%d dead letters, want none", n)
 	}
 }

@@ -215,6 +215,12 @@ func Eventually(t testing.TB, within time.Duration, what string, ok func() bool)
 	}
 }
 
+// AwaitCount waits until the count that sql returns is want.
+func AwaitCount(t testing.TB, conn *pgx.Conn, want int, sql string) {
+	t.Helper()
+	Eventually(t, 20*time.Second, fmt.Sprintf("%s is %d", sql, want), func() bool { return Count(t, conn, sql) == want })
+}
+
 // Pooler starts PgBouncer in front of a database, with that pool_mode, until the test ends, and returns the URL that leads
 // through it. Where PgBouncer is not installed the test is skipped.
 func Pooler(t testing.TB, db config.PostgresURL, mode string) config.PostgresURL {
