@@ -12,7 +12,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"slices"
 	"syscall"
 
@@ -46,29 +45,9 @@ func init() {
 		{"run", "[--dir D] [--brokers N]", "everything on this machine, with private servers", runHelp,
 			[]any{api.Config{}, worker.Config{}, query.Config{}}, runAll},
 		{"stack", "[--dir D] [--brokers N] [--missing] -- CMD…", "CMD beside private PostgreSQL, RabbitMQ and Redis", stackHelp, nil, runStack},
-		{"api", "", "the HTTP intake", "", []any{api.Config{}}, func(ctx context.Context, args []string) error {
-			return runService(ctx, args, func(ctx context.Context, c api.Config) error {
-				c.Reload, c.OnListen = hangups(), notifyReady
-				if os.Getenv("GOMEMLIMIT") == "" {
-					debug.SetMemoryLimit(c.MemoryLimit())
-				}
-				c.Alone = true
-				return api.Run(ctx, c)
-			})
-		}},
-		{"worker", "", "moves frames from RabbitMQ into PostgreSQL", "", []any{worker.Config{}}, func(ctx context.Context, args []string) error {
-			signal.Ignore(syscall.SIGHUP) // a worker has no keys to read again
-			return runService(ctx, args, func(ctx context.Context, c worker.Config) error {
-				c.OnListen = notifyReady
-				return worker.Run(ctx, c)
-			})
-		}},
-		{"query", "", "answers searches", "", []any{query.Config{}}, func(ctx context.Context, args []string) error {
-			return runService(ctx, args, func(ctx context.Context, c query.Config) error {
-				c.Reload, c.OnListen = hangups(), notifyReady
-				return query.Run(ctx, c)
-			})
-		}},
+		{"api", "", "the HTTP intake", "", []any{api.Config{}}, runAPI},
+		{"worker", "", "moves frames from RabbitMQ into PostgreSQL", "", []any{worker.Config{}}, runWorker},
+		{"query", "", "answers searches", "", []any{query.Config{}}, runQuery},
 		{"migrate", "up | down | status | roles", "the database schema", migrateHelp, []any{databaseSettings{}}, migrate},
 		{"dead", "list | show ID | replay [ID…] | drop ID…|--all", "records and messages that could not be stored", deadHelp, []any{databaseSettings{}, replaySettings{}}, deadLetters},
 		{"keys", "new NAME --scope write,read [--rate N [--burst N]]", "API keys", keysHelp, nil, newKey},

@@ -6,11 +6,44 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
+	"millrace/api"
 	"millrace/internal/config"
 	"millrace/internal/service"
+	"millrace/query"
+	"millrace/worker"
 )
+
+// runAPI is millrace api.
+func runAPI(ctx context.Context, args []string) error {
+	return runService(ctx, args, func(ctx context.Context, c api.Config) error {
+		c.Reload, c.OnListen = hangups(), notifyReady
+		if os.Getenv("GOMEMLIMIT") == "" {
+			debug.SetMemoryLimit(c.MemoryLimit())
+		}
+		c.Alone = true
+		return api.Run(ctx, c)
+	})
+}
+
+// runWorker is millrace worker.
+func runWorker(ctx context.Context, args []string) error {
+	signal.Ignore(syscall.SIGHUP) // a worker has no keys to read again
+	return runService(ctx, args, func(ctx context.Context, c worker.Config) error {
+		c.OnListen = notifyReady
+		return worker.Run(ctx, c)
+	})
+}
+
+// runQuery is millrace query.
+func runQuery(ctx context.Context, args []string) error {
+	return runService(ctx, args, func(ctx context.Context, c query.Config) error {
+		c.Reload, c.OnListen = hangups(), notifyReady
+		return query.Run(ctx, c)
+	})
+}
 
 // hangups returns a channel of the SIGHUPs that come. From then on a SIGHUP no longer ends the process.
 func hangups() <-chan os.Signal {
