@@ -348,6 +348,9 @@ func functions(t *testing.T, path string) (names []string) {
 			if pointer, ok := receiver.(*ast.StarExpr); ok {
 				receiver = pointer.X
 			}
+			if generic, ok := receiver.(*ast.IndexExpr); ok {
+				receiver = generic.X
+			}
 			if typ, ok := receiver.(*ast.Ident); ok {
 				name = typ.Name + "." + name
 			}
