@@ -14,8 +14,8 @@ cd "$(dirname "$0")/.."
 suite=trixie
 packages=rabbitmq-server,postgresql,redis-server
 
-# Packages whose tests talk to servers. internal/chaos builds Millrace itself, and bench measures.
-tests=(api worker query migrations internal/broker internal/localstack)
+# Packages whose tests talk to servers, with those below them. internal/chaos builds Millrace itself, and bench measures.
+tests=(./api/... ./worker/... ./query/... ./migrations ./internal/broker ./internal/localstack ./internal/policy)
 # Of these packages the tests that need no other program than the servers, and no Go.
 some_tests='TestRunStores|TestStackRuns|TestKilledProcesses|TestNodesOfACluster|TestEveryForm|TestAKeyReused|TestARestoredDump|TestFramesInQueues|TestTheWritersRole|TestTheReadersRole|TestTheOwnersConnection'
 some=(internal/cli internal/e2e deploy)
@@ -92,7 +92,8 @@ if [ "${1:-}" = chaos ]; then
 elif [ $# -gt 1 ]; then
 	for package in "${@:2}"; do add "$1" "$package"; done
 else
-	for package in "${tests[@]}"; do add . "$package"; done
+	found=$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' "${tests[@]}")
+	for package in $found; do add . "${package#millrace/}"; done
 	for package in "${some[@]}"; do add "$some_tests" "$package"; done
 fi
 printf '%s\n' "${plan[@]}" >bin/newer/plan
