@@ -15,7 +15,7 @@ suite=trixie
 packages=rabbitmq-server,postgresql,redis-server
 
 # Packages whose tests talk to servers, with those below them. internal/chaos builds Millrace itself, and bench measures.
-tests=(./api/... ./worker/... ./query/... ./migrations ./internal/broker ./internal/localstack ./internal/policy)
+tests=(./api/... ./worker/... ./query/... ./migrations ./internal/broker ./internal/localstack ./internal/pg ./internal/policy)
 # Of these packages the tests that need no other program than the servers, and no Go.
 some_tests='TestRunStores|TestStackRuns|TestKilledProcesses|TestNodesOfACluster|TestEveryForm|TestAKeyReused|TestARestoredDump|TestFramesInQueues|TestTheWritersRole|TestTheReadersRole|TestTheOwnersConnection'
 some=(internal/cli internal/e2e deploy)
