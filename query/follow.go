@@ -224,9 +224,9 @@ func (s *server) catchUp(ctx context.Context, q *search, from *place, send func(
 		low := from.at.Add(-reach)
 		oldest := strconv.FormatInt(from.before.xmin&0xffffffff, 10)
 		st := new(statement)
-		fmt.Fprintf(&st.sql, "SELECT id, xmin::text::bigint, data::text FROM logs WHERE inserted_at >= %s AND age(xmin) <= (SELECT age(%s::text::xid)) AND ",
+		fmt.Fprintf(&st.sql, "SELECT id, xmin::text::bigint, data::text FROM logs WHERE inserted_at >= %s AND age(xmin) <= (SELECT age(%s::text::xid))",
 			st.arg(low), st.arg(oldest))
-		st.operand(q.filter)
+		st.filter(q.filter)
 		st.sql.WriteString(" ORDER BY id")
 		prefix := "1." + strconv.FormatInt(from.at.UnixMilli(), 36) + "." + from.before.position() + "." + now.position() + "."
 		// The ledger tells which segments were missed: its rows carry the transaction itself, records perhaps a

@@ -88,71 +88,95 @@ func (s *statement) where(q *search) {
 	if q.after != nil {
 		fmt.Fprintf(&s.sql, " AND (inserted_at, id) %s (%s, %s)", beyond, s.arg(q.after.at), s.arg([16]byte(q.after.id)))
 	}
-	if everything, ok := q.filter.(all); !ok || len(everything) > 0 {
-		s.sql.WriteString(" AND ")
-		s.operand(q.filter)
-	}
+	s.filter(q.filter)
 }
 
-// condition adds what n asks for. It is true where n holds, and false or null where not.
+// filter adds that a row's record satisfies a query.
+func (s *statement) filter(n node) {
+	condition, args := conditionSQL(n, s.args)
+	s.sql.WriteString(" AND (" + condition + ")")
+	s.args = args
+}
+
+// conditionSQL returns the condition that is true for the rows whose column data satisfies n, and args with the
+// condition's own behind them. Placeholders count from the first of args.
+func conditionSQL(n node, args []any) (string, []any) {
+	c := condition{args: args}
+	c.node(n)
+	return c.sql.String(), c.args
+}
+
+// condition is a condition under construction. Everything that came from outside is an argument, never SQL.
+type condition struct {
+	sql  strings.Builder
+	args []any
+}
+
+// arg adds an argument and returns its placeholder.
+func (c *condition) arg(v any) string {
+	c.args = append(c.args, v)
+	return "$" + strconv.Itoa(len(c.args))
+}
+
+// node adds what n asks for. It is true where n holds, and false or null where not.
 //
 // A path is followed by jsonpath in its lax mode, which steps into an array wherever one stands; what compares in
 // a filter asks for the type first, because a comparison would step into one array more.
-func (s *statement) condition(n node) {
+func (c *condition) node(n node) {
 	switch n := n.(type) {
 	case all:
 		if len(n) == 0 {
-			s.sql.WriteString("true")
+			c.sql.WriteString("true")
 		}
 		for i, part := range n {
 			if i > 0 {
-				s.sql.WriteString(" AND ")
+				c.sql.WriteString(" AND ")
 			}
-			s.operand(part)
+			c.operand(part)
 		}
 	case either:
 		for i, part := range n {
 			if i > 0 {
-				s.sql.WriteString(" OR ")
+				c.sql.WriteString(" OR ")
 			}
-			s.operand(part)
+			c.operand(part)
 		}
 	case not:
-		s.operand(n.node)
-		s.sql.WriteString(" IS NOT TRUE")
+		c.operand(n.node)
+		c.sql.WriteString(" IS NOT TRUE")
 	case equals:
-		s.equals(n)
+		c.equals(n)
 	case exists:
-		s.predicate("exists(" + jsonPath(n.path) + ")")
+		c.predicate("exists(" + jsonPath(n.path) + ")")
 	case text:
-		s.text(n.pattern)
+		c.text(n.pattern)
 	case like:
-		fmt.Fprintf(&s.sql, "EXISTS (SELECT FROM jsonb_path_query(data, %s) AS v WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean') AND v #>> '{}' LIKE %s)",
-			s.arg(jsonPath(n.path)+"[*]"), s.arg(likePattern(n.pattern)))
+		fmt.Fprintf(&c.sql, "EXISTS (SELECT FROM jsonb_path_query(data, %s) AS v WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean') AND v #>> '{}' LIKE %s)",
+			c.arg(jsonPath(n.path)+"[*]"), c.arg(likePattern(n.pattern)))
 	case within:
-		s.within(n)
+		c.within(n)
 	default:
 		panic(fmt.Sprintf("query: no SQL for %T", n))
 	}
 }
 
 // operand adds a condition that stands beside others.
-func (s *statement) operand(n node) {
-	s.sql.WriteByte('(')
-	s.condition(n)
-	s.sql.WriteByte(')')
+func (c *condition) operand(n node) {
+	c.sql.WriteByte('(')
+	c.node(n)
+	c.sql.WriteByte(')')
 }
 
 // predicate adds a jsonpath predicate, which a GIN index (jsonb_path_ops) serves as far as it is made of ==.
-func (s *statement) predicate(path string) {
-	s.sql.WriteString("data @@ " + s.arg(path))
+func (c *condition) predicate(path string) {
+	c.sql.WriteString("data @@ " + c.arg(path))
 }
 
 // mostDocuments is up to how many documents equality asks by containment. With one it costs as much as by jsonpath
 // (0.15 µs a row, PostgreSQL 15), with two 0.2, with eight 0.7 against 0.3. Both find their rows in the index.
 const mostDocuments = 4
 
-func (s *statement) equals(n equals) {
+func (c *condition) equals(n equals) {
 	readings := []string{jsonString(n.value)}
 	if n.typed && (!isNumber(n.value) || storable(n.value)) {
 		readings = append(readings, n.value)
@@ -160,9 +184,9 @@ func (s *statement) equals(n equals) {
 	if len(n.path) < mostDocuments && len(readings)<<len(n.path) <= mostDocuments { // first: a long path would shift to nothing
 		for i, doc := range containments(n.path, readings) {
 			if i > 0 {
-				s.sql.WriteString(" OR ")
+				c.sql.WriteString(" OR ")
 			}
-			s.sql.WriteString("data @> " + s.arg(doc))
+			c.sql.WriteString("data @> " + c.arg(doc))
 		}
 		return
 	}
@@ -170,7 +194,7 @@ func (s *statement) equals(n equals) {
 	for i, value := range readings {
 		readings[i] = path + " == " + value
 	}
-	s.predicate(strings.Join(readings, " || "))
+	c.predicate(strings.Join(readings, " || "))
 }
 
 // containments returns the documents one of which a record contains when its member at path is one of the values,
@@ -193,22 +217,22 @@ func containments(path, values []string) []string {
 // look at the JSON, a cast and a comparison, for dearer than the one operator. What is done with the CASE's value tells
 // the planner that few records match: it takes every second for a match of a CASE that is a condition, and would then
 // rather read all rows in their order than look up those of a trace.
-func (s *statement) text(p pattern) {
+func (c *condition) text(p pattern) {
 	escaped := make(pattern, len(p))
 	for i, part := range p {
 		escaped[i] = escapeJSON(part)
 	}
-	re := s.arg(foldRegexp(escaped))
-	exact := s.arg(`strict exists($.** ? (@ like_regex ` + jsonString(foldRegexp(p)) + ` flag "s"))`)
+	re := c.arg(foldRegexp(escaped))
+	exact := c.arg(`strict exists($.** ? (@ like_regex ` + jsonString(foldRegexp(p)) + ` flag "s"))`)
 	if !p.numeric() {
-		fmt.Fprintf(&s.sql, "CASE WHEN data::text ~ %s THEN data END @@ %s", re, exact)
+		fmt.Fprintf(&c.sql, "CASE WHEN data::text ~ %s THEN data END @@ %s", re, exact)
 		return
 	}
-	fmt.Fprintf(&s.sql, `CASE WHEN data::text ~ %s THEN (data @@ %s OR EXISTS (SELECT FROM jsonb_path_query(data, `+
+	fmt.Fprintf(&c.sql, `CASE WHEN data::text ~ %s THEN (data @@ %s OR EXISTS (SELECT FROM jsonb_path_query(data, `+
 		`'strict $.** ? (@.type() == "number" || @.type() == "boolean")') AS v WHERE v #>> '{}' ~ %[1]s))::int END = 1`, re, exact)
 }
 
-func (s *statement) within(n within) {
+func (c *condition) within(n within) {
 	path := jsonPath(n.path)
 	if n.low.kind == numeric || n.high.kind == numeric {
 		test := `@.type() == "number"`
@@ -218,22 +242,22 @@ func (s *statement) within(n within) {
 		if n.high.kind != open {
 			test += " && @ " + operator("<", n.high) + " " + n.high.number.String()
 		}
-		s.predicate("exists(" + path + " ? (" + test + "))")
+		c.predicate("exists(" + path + " ? (" + test + "))")
 		return
 	}
 	// OFFSET 0 keeps the planner from writing the cast out for each bound.
-	fmt.Fprintf(&s.sql, "EXISTS (SELECT FROM (SELECT CASE WHEN jsonb_typeof(v) = 'string' AND v #>> '{}' ~ '%s' THEN %s END AS at FROM jsonb_path_query(data, %s) AS v OFFSET 0) AS times WHERE ",
-		isInstant, instantOf, s.arg(path+"[*]"))
+	fmt.Fprintf(&c.sql, "EXISTS (SELECT FROM (SELECT CASE WHEN jsonb_typeof(v) = 'string' AND v #>> '{}' ~ '%s' THEN %s END AS at FROM jsonb_path_query(data, %s) AS v OFFSET 0) AS times WHERE ",
+		isInstant, instantOf, c.arg(path+"[*]"))
 	if n.low.kind != open {
-		s.sql.WriteString("at " + operator(">", n.low) + " " + s.arg(n.low.at))
+		c.sql.WriteString("at " + operator(">", n.low) + " " + c.arg(n.low.at))
 	}
 	if n.low.kind != open && n.high.kind != open {
-		s.sql.WriteString(" AND ")
+		c.sql.WriteString(" AND ")
 	}
 	if n.high.kind != open {
-		s.sql.WriteString("at " + operator("<", n.high) + " " + s.arg(n.high.at))
+		c.sql.WriteString("at " + operator("<", n.high) + " " + c.arg(n.high.at))
 	}
-	s.sql.WriteString(")")
+	c.sql.WriteString(")")
 }
 
 // isInstant is what parseInstant takes, so that instantOf never fails on what it lets through: days that the months
