@@ -102,14 +102,14 @@ func compileEach(nodes []node) []matcher {
 	return parts
 }
 
-// asksFor returns an equality that every record of a query satisfies, or nil.
-func asksFor(n node) *equals {
+// requiredBy returns an equality that every record of a query satisfies, or nil if it finds none.
+func requiredBy(n node) *equals {
 	switch n := n.(type) {
 	case equals:
 		return &n
 	case all:
 		for _, part := range n {
-			if e := asksFor(part); e != nil {
+			if e := requiredBy(part); e != nil {
 				return e
 			}
 		}

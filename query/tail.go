@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/valyala/fastjson"
 
 	"millrace/internal/frame"
 )
@@ -115,95 +113,7 @@ func (f *follower) take() (events []*event, missed int64) {
 }
 
 // audience is the followers of one query.
-type audience struct {
-	match     matcher
-	asks      *equals // what every record of the query has, nil when the query has no such thing
-	followers map[*follower]bool
-	tried     uint64 // the record it was tried on last
-}
-
-// audiences finds the queries that a record may satisfy. Of hundreds that each ask for another value of one field it
-// tries those alone which ask for the record's own. The zero value is empty.
-type audiences struct {
-	byName  map[string]*audience // by the query's normal form
-	byField map[string]*asked    // those that ask for a value, by the path's normal form
-	others  map[*audience]bool   // those that have to be tried on every record
-	number  uint64               // of the record
-}
-
-// asked is where audiences ask for a value.
-type asked struct {
-	path    []string
-	byValue map[scalar][]*audience
-}
-
-// of returns the audience of a query, a new one when there is none.
-func (t *audiences) of(filter node) *audience {
-	name := filter.String()
-	a := t.byName[name]
-	if a != nil {
-		return a
-	}
-	a = &audience{match: compile(filter), asks: asksFor(filter), followers: make(map[*follower]bool)}
-	if t.byName == nil {
-		t.byName, t.byField, t.others = make(map[string]*audience), make(map[string]*asked), make(map[*audience]bool)
-	}
-	t.byName[name] = a
-	if a.asks == nil {
-		t.others[a] = true
-		return a
-	}
-	path := field(a.asks.path)
-	if t.byField[path] == nil {
-		t.byField[path] = &asked{a.asks.path, make(map[scalar][]*audience)}
-	}
-	for _, value := range a.asks.scalars() {
-		t.byField[path].byValue[value] = append(t.byField[path].byValue[value], a)
-	}
-	return a
-}
-
-// drop forgets an audience without followers.
-func (t *audiences) drop(a *audience) {
-	maps.DeleteFunc(t.byName, func(_ string, other *audience) bool { return other == a })
-	delete(t.others, a)
-	if a.asks == nil {
-		return
-	}
-	path := field(a.asks.path)
-	f := t.byField[path]
-	for _, value := range a.asks.scalars() {
-		rest := slices.DeleteFunc(f.byValue[value], func(other *audience) bool { return other == a })
-		if f.byValue[value] = rest; len(rest) == 0 {
-			delete(f.byValue, value)
-		}
-	}
-	if len(f.byValue) == 0 {
-		delete(t.byField, path)
-	}
-}
-
-// each calls f with the audiences whose query a record satisfies.
-func (t *audiences) each(r *record, f func(*audience)) {
-	t.number++
-	try := func(a *audience) {
-		if a.tried != t.number && a.match(r) {
-			f(a)
-		}
-		a.tried = t.number
-	}
-	for a := range t.others {
-		try(a)
-	}
-	for _, asked := range t.byField {
-		onScalars(asked.path, func(v *fastjson.Value) bool {
-			for _, a := range asked.byValue[scalarOf(v)] {
-				try(a)
-			}
-			return false
-		})(r)
-	}
-}
+type audience = setEntry[map[*follower]bool]
 
 // tail is the one reader of all followers.
 type tail struct {
@@ -217,7 +127,7 @@ type tail struct {
 	position atomic.Pointer[string] // what a follower that has everything goes on from
 
 	mu        sync.Mutex
-	audiences audiences
+	audiences querySet[map[*follower]bool]
 	count     int
 	based     chan struct{} // closed when the reader has a snapshot to go on from; nil while nobody follows
 }
@@ -233,8 +143,11 @@ func (t *tail) join(ctx context.Context, filter node) (*follower, error) {
 		return nil, errFollowers
 	}
 	t.count++
-	f.audience = t.audiences.of(filter)
-	f.audience.followers[f] = true
+	f.audience = t.audiences.entry(filter)
+	if f.audience.value == nil {
+		f.audience.value = make(map[*follower]bool)
+	}
+	f.audience.value[f] = true
 	if t.based == nil {
 		t.based = make(chan struct{})
 		select {
@@ -257,10 +170,10 @@ func (t *tail) join(ctx context.Context, filter node) (*follower, error) {
 func (t *tail) leave(f *follower) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(f.audience.followers, f)
+	delete(f.audience.value, f)
 	t.count--
-	if len(f.audience.followers) == 0 {
-		t.audiences.drop(f.audience)
+	if len(f.audience.value) == 0 {
+		t.audiences.remove(f.audience)
 	}
 	t.metrics.followers.Dec()
 }
@@ -329,7 +242,7 @@ func (t *tail) dispatch(r *record, e *event, data []byte, prefix string) error {
 		if e.text == nil {
 			e.text = appendEvent(prefix, e.id, data)
 		}
-		for f := range a.followers {
+		for f := range a.value {
 			if f.push(e) {
 				t.metrics.missed.Inc()
 			}

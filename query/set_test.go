@@ -9,24 +9,24 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestEveryAudienceGetsWhatItsQuerySays: audiences are found by what they ask for, and that must not lose a record.
-func TestEveryAudienceGetsWhatItsQuerySays(t *testing.T) {
+// TestASetFindsEveryQueryThatARecordSatisfies: queries are found by the values that they require, and none may be lost by that.
+func TestASetFindsEveryQueryThatARecordSatisfies(t *testing.T) {
 	g := generator{rand.New(rand.NewPCG(11, 12))}
-	var all audiences
-	queries := make(map[*audience]node)
+	var all querySet[int]
+	queries := make(map[*setEntry[int]]node)
 	for range 600 {
 		n := g.node(2)
-		queries[all.of(n)] = n
+		queries[all.entry(n)] = n
 	}
 	for _, q := range []string{"a:1", "a:1.0 b:x", `a:"1"`, "a:true", "a:null", "a.b:1 -c:2", "a:1 a:2"} {
 		n, err := parse(q)
 		if err != nil {
 			t.Fatal(err)
 		}
-		queries[all.of(n)] = n
+		queries[all.entry(n)] = n
 	}
 	if len(all.others) == len(queries) || len(all.others) == 0 {
-		t.Fatalf("%d of %d audiences are in no field", len(all.others), len(queries))
+		t.Fatalf("%d of %d queries require no value", len(all.others), len(queries))
 	}
 	matched := 0
 	var r record
@@ -40,12 +40,12 @@ func TestEveryAudienceGetsWhatItsQuerySays(t *testing.T) {
 				t.Fatal(err)
 			}
 			var want, got []string
-			for a, n := range queries {
-				if a.match(&r) {
+			for e, n := range queries {
+				if e.match(&r) {
 					want = append(want, n.String())
 				}
 			}
-			all.each(&r, func(a *audience) { got = append(got, queries[a].String()) })
+			all.each(&r, func(e *setEntry[int]) { got = append(got, queries[e].String()) })
 			slices.Sort(want)
 			slices.Sort(got)
 			if diff := cmp.Diff(want, got); diff != "" {
@@ -53,10 +53,10 @@ func TestEveryAudienceGetsWhatItsQuerySays(t *testing.T) {
 			}
 			matched += len(want)
 		}
-		for a := range queries {
+		for e := range queries {
 			if round == 1 || g.IntN(2) == 0 {
-				all.drop(a)
-				delete(queries, a)
+				all.remove(e)
+				delete(queries, e)
 			}
 		}
 	}

@@ -1,0 +1,101 @@
+package query
+
+import (
+	"slices"
+
+	"github.com/valyala/fastjson"
+)
+
+// querySet holds a value for each of many queries, and finds the queries that a record satisfies. Of hundreds of queries
+// that each ask for another value of one field, it tries only those that ask for the record's own value. The zero querySet
+// is empty. One goroutine at a time may use it.
+type querySet[V any] struct {
+	byName  map[string]*setEntry[V]   // by the query's normal form
+	byField map[string]*setField[V]   // entries that require a value, by the normal form of its path
+	others  map[*setEntry[V]]struct{} // entries that are tried on every record
+	records uint64                    // how many records each was called with
+}
+
+// setEntry is one query of a querySet.
+type setEntry[V any] struct {
+	value V
+
+	name     string // the query's normal form
+	match    matcher
+	required *equals // what every record of the query has; nil if there is no such thing
+	triedOn  uint64  // the record that match was last called with, by querySet.records
+}
+
+// setField is a field that some queries require a value of.
+type setField[V any] struct {
+	path    []string
+	byValue map[scalar][]*setEntry[V]
+}
+
+// entry returns the entry of a query. It makes one with the zero value if there is none.
+func (s *querySet[V]) entry(n node) *setEntry[V] {
+	name := n.String()
+	e := s.byName[name]
+	if e != nil {
+		return e
+	}
+	e = &setEntry[V]{name: name, match: compile(n), required: requiredBy(n)}
+	if s.byName == nil {
+		s.byName, s.byField, s.others = make(map[string]*setEntry[V]), make(map[string]*setField[V]), make(map[*setEntry[V]]struct{})
+	}
+	s.byName[name] = e
+	if e.required == nil {
+		s.others[e] = struct{}{}
+		return e
+	}
+	path := field(e.required.path)
+	if s.byField[path] == nil {
+		s.byField[path] = &setField[V]{e.required.path, make(map[scalar][]*setEntry[V])}
+	}
+	for _, value := range e.required.scalars() {
+		s.byField[path].byValue[value] = append(s.byField[path].byValue[value], e)
+	}
+	return e
+}
+
+// remove takes an entry out.
+func (s *querySet[V]) remove(e *setEntry[V]) {
+	delete(s.byName, e.name)
+	delete(s.others, e)
+	if e.required == nil {
+		return
+	}
+	path := field(e.required.path)
+	f := s.byField[path]
+	for _, value := range e.required.scalars() {
+		rest := slices.DeleteFunc(f.byValue[value], func(other *setEntry[V]) bool { return other == e })
+		if f.byValue[value] = rest; len(rest) == 0 {
+			delete(f.byValue, value)
+		}
+	}
+	if len(f.byValue) == 0 {
+		delete(s.byField, path)
+	}
+}
+
+// each calls f with the entry of each query that a record satisfies.
+func (s *querySet[V]) each(r *record, f func(*setEntry[V])) {
+	s.records++
+	try := func(e *setEntry[V]) {
+		if e.triedOn != s.records && e.match(r) {
+			f(e)
+		}
+		e.triedOn = s.records
+	}
+	for e := range s.others {
+		try(e)
+	}
+	for _, required := range s.byField {
+		onScalars(required.path, func(v *fastjson.Value) bool {
+			for _, e := range required.byValue[scalarOf(v)] {
+				try(e)
+			}
+			return false
+		})(r)
+	}
+}
