@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"millrace/internal/frame"
+	"millrace/internal/rfc3339"
 )
 
 // A cursor is base64url of
@@ -97,7 +98,7 @@ func (s *search) resume(cursor string) error {
 	default:
 		return errCursor
 	}
-	if from < earliest || to > latest || p.at.Before(time.UnixMilli(from)) || !p.at.Before(time.UnixMilli(to)) {
+	if from < rfc3339.Earliest || to > rfc3339.Latest || p.at.Before(time.UnixMilli(from)) || !p.at.Before(time.UnixMilli(to)) {
 		return errCursor
 	}
 	if b[1] != orderByte(s.ascending) || string(s.checksum(body)) != string(b[len(body):]) {

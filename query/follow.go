@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"millrace/internal/frame"
+	"millrace/internal/rfc3339"
 )
 
 const (
@@ -40,7 +41,7 @@ func parsePlace(s string) (p place, ok bool) {
 		return p, false
 	}
 	ms, err := strconv.ParseInt(parts[1], 36, 64)
-	if err != nil || ms < earliest || ms > latest {
+	if err != nil || ms < rfc3339.Earliest || ms > rfc3339.Latest {
 		return p, false
 	}
 	p.at = time.UnixMilli(ms)

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/rfc3339"
 )
 
 const (
@@ -68,7 +70,7 @@ func parseInterval(s string) (int64, bool) {
 	}
 	unit, known := units[s[len(s)-1]]
 	n, isNumber := parseDigits(s[:len(s)-1])
-	if !known || !isNumber || n < 1 || n > (latest-earliest)/unit.Milliseconds() {
+	if !known || !isNumber || n < 1 || n > (rfc3339.Latest-rfc3339.Earliest)/unit.Milliseconds() {
 		return 0, false
 	}
 	return n * unit.Milliseconds(), true
@@ -330,7 +332,7 @@ func renderHistogram(q *search, buckets []*bucket) []byte {
 
 // appendEdge adds a time. A bucket that begins before the year 0 has no time in RFC 3339, nor one that ends after 9999.
 func appendEdge(out []byte, ms int64) []byte {
-	return time.UnixMilli(min(max(earliest, ms), latest)).UTC().AppendFormat(out, rfc3339)
+	return time.UnixMilli(min(max(rfc3339.Earliest, ms), rfc3339.Latest)).UTC().AppendFormat(out, timeFormat)
 }
 
 // topValue is one of the largest groups.

@@ -6,6 +6,7 @@ import (
 	"time"
 	"unicode"
 
+	"millrace/internal/rfc3339"
 	"millrace/internal/scan"
 )
 
@@ -264,7 +265,7 @@ func storable(number string) bool {
 // parseInstant reads an RFC 3339 time to the microsecond; what is finer is cut off, in the text's own notation.
 // isInstant and instantOf in statement.go are the same in SQL.
 func parseInstant(s string) (time.Time, bool) {
-	at, fraction, ok := parseRFC3339(s)
+	at, fraction, ok := rfc3339.Parse(s)
 	micros, _ := strconv.Atoi((fraction + "000000")[:6])
 	return at.Add(time.Duration(micros) * time.Microsecond), ok
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"millrace/internal/frame"
+	"millrace/internal/rfc3339"
 )
 
 const (
@@ -117,9 +118,9 @@ func (s *search) window(from, to string, now time.Time) error {
 			return refused("from", from, timeForms)
 		}
 	}
-	start.ms = max(start.ms, earliest)
+	start.ms = max(start.ms, rfc3339.Earliest)
 	if start.ms > end.ms {
-		return refused("from", from, "a time that is not after to, which is "+time.UnixMilli(end.ms).UTC().Format(rfc3339))
+		return refused("from", from, "a time that is not after to, which is "+time.UnixMilli(end.ms).UTC().Format(timeFormat))
 	}
 	s.from, s.fromText = start.ms, start.text
 	s.to, s.toText = end.ms, end.text

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"millrace/internal/rfc3339"
 	"millrace/internal/testenv"
 )
 
@@ -53,7 +54,7 @@ func TestATextIsLookedForInTheJSONFirst(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		window := &search{to: latest, filter: filter, limit: 100}
+		window := &search{to: rfc3339.Latest, filter: filter, limit: 100}
 		for name, plan := range map[string]string{"count": explain(t, db, countStatement(window)), "page": explain(t, db, pageStatement(window, pageBytes))} {
 			order := regexp.MustCompile(`CASE WHEN|\(data\)::text ~|@@ 'strict exists`)
 			got := strings.Join(order.FindAllString(plan, -1), " ")

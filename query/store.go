@@ -294,7 +294,7 @@ func appendLog(out []byte, id uuid.UUID, at time.Time, data []byte) []byte {
 	out = append(out, `{"id":"`...)
 	out = append(out, id.String()...)
 	out = append(out, `","inserted_at":"`...)
-	out = at.UTC().AppendFormat(out, rfc3339)
+	out = at.UTC().AppendFormat(out, timeFormat)
 	out = append(out, `","data":`...)
 	out = append(out, data...)
 	return append(out, '}')
