@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -70,7 +69,7 @@ func (s *store) fields(ctx context.Context, q *search) ([]byte, error) {
 					if len(path)+len(key) > fieldBytes {
 						return
 					}
-					member := plainName(string(key))
+					member := formatName(string(key))
 					if path != "" {
 						member = path + "." + member
 					}
@@ -103,7 +102,7 @@ func (s *store) fields(ctx context.Context, q *search) ([]byte, error) {
 			return err
 		}
 		defer rows.Close()
-		var r record
+		var parser fastjson.Parser
 		for rows.Next() {
 			var data pgtype.DriverBytes
 			if err := rows.Scan(nil, nil, &data); err != nil {
@@ -112,11 +111,12 @@ func (s *store) fields(ctx context.Context, q *search) ([]byte, error) {
 			if data == nil || sampled == sampleRows {
 				continue
 			}
-			if err := r.read(data); err != nil {
+			record, err := parser.ParseBytes(data)
+			if err != nil {
 				return err
 			}
 			sampled, added = sampled+1, 0
-			walk("", r.root)
+			walk("", record)
 		}
 		return rows.Err()
 	})
@@ -139,14 +139,6 @@ func (s *store) fields(ctx context.Context, q *search) ([]byte, error) {
 	return append(body, '\n'), err
 }
 
-// plainName writes a name of a field as a query has it, with quotes where it needs them.
-func plainName(name string) string {
-	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '_' && r != '-' }) || name[0] == '-' {
-		return strings.NewReplacer("\b", `\b`, "\f", `\f`, "\n", `\n`, "\r", `\r`, "\t", `\t`).Replace(quote(name))
-	}
-	return name
-}
-
 // values returns the answer to GET /logs/fields/{path}/values: the commonest strings, numbers, trues and falses of a
 // field in the newest records of the window. A value that is longer than a query can ask for is told by its hash from
 // others that begin the same, and is answered with as the beginning of its text.
@@ -159,7 +151,7 @@ func (s *store) values(ctx context.Context, q *search, path []string) ([]byte, e
 		FROM (SELECT v, octet_length(v #>> '{}') > %s AS cut FROM sample, jsonb_path_query(data, %s) AS v
 			WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean')) AS found
 		GROUP BY 2, 3, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END ORDER BY 4 DESC, 2, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END LIMIT %s`,
-		st.arg(cutCharacters), st.arg(groupBytes), st.arg(jsonPath(path)+"[*]"), st.arg(maxValues))
+		st.arg(cutCharacters), st.arg(groupBytes), st.arg(valuesPath(path)), st.arg(maxValues))
 	var out []byte
 	sampled := int64(0)
 	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
@@ -189,14 +181,7 @@ func (s *store) values(ctx context.Context, q *search, path []string) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
-	head := `{"path":` + jsonString(strings.Join(plainNames(path), ".")) + `,"sampled":` + strconv.FormatInt(sampled, 10) + `,"values":[`
+	name, _ := json.Marshal(formatField(path)) // a text always has a JSON form
+	head := `{"path":` + string(name) + `,"sampled":` + strconv.FormatInt(sampled, 10) + `,"values":[`
 	return append(append([]byte(head), out...), "]}\n"...), nil
-}
-
-func plainNames(path []string) []string {
-	names := make([]string, len(path))
-	for i, name := range path {
-		names[i] = plainName(name)
-	}
-	return names
 }

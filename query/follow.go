@@ -270,7 +270,7 @@ func (s *server) catchUp(ctx context.Context, q *search, from *place, send func(
 			return all[i], bytes.Compare(id[:], last[:]) <= 0
 		}
 		var rec record
-		match := compile(q.filter)
+		match := q.filter.matcher()
 		give := func(all []segment) func(pgx.Rows) error {
 			return func(rows pgx.Rows) error {
 				defer rows.Close()

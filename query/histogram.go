@@ -356,11 +356,12 @@ func topValues(buckets []*bucket) (top []topValue) {
 	})
 	bytes := 0
 	for _, value := range values[:min(len(values), topGroups)] {
-		json := jsonString(value) + ":"
-		if bytes += len(json) * in[value]; bytes > histogramBytes {
+		name, _ := json.Marshal(value) // a text always has a JSON form
+		name = append(name, ':')
+		if bytes += len(name) * in[value]; bytes > histogramBytes {
 			break
 		}
-		top = append(top, topValue{value, json})
+		top = append(top, topValue{value, string(name)})
 	}
 	return top
 }

@@ -51,6 +51,31 @@ const (
 	maxPattern = 256
 )
 
+// query is what parse has read. The zero query holds for every record, as the empty one does.
+type query struct{ root node }
+
+func (q query) node() node {
+	if q.root == nil {
+		return all{}
+	}
+	return q.root
+}
+
+// String returns the query's normal form, a query that parse reads as the same one. Queries that differ in white space,
+// quotes or parentheses alone have the same normal form.
+func (q query) String() string { return q.node().String() }
+
+// matcher returns the function that reports whether a record satisfies the query, as the SQL does.
+func (q query) matcher() matcher { return compile(q.node()) }
+
+// sql returns the condition that is true for the rows whose column data satisfies the query, and args with the
+// condition's own arguments behind them. Its placeholders count from the first of args.
+func (q query) sql(args []any) (condition string, all []any) {
+	c := conditionWriter{args: args}
+	c.node(q.node())
+	return c.sql.String(), c.args
+}
+
 type (
 	// node is a part of a parsed query. Its String is a normal form, a query that reads as the node again;
 	// queries that mean the same for having been written with other white space, quotes or parentheses have
@@ -205,13 +230,26 @@ func escapable(r rune) bool {
 	return unicode.IsSpace(r) || '!' <= r && r <= '~' && !('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z')
 }
 
-// field writes a path as the language has it.
-func field(path []string) string {
+// field writes a path for the normal form.
+func field(path []string) string { return joinNames(path, quote) }
+
+// formatField writes a path as parseField reads it, with quotes where a name needs them.
+func formatField(path []string) string { return joinNames(path, formatName) }
+
+func joinNames(path []string, write func(name string) string) string {
 	names := make([]string, len(path))
 	for i, name := range path {
-		names[i] = quote(name)
+		names[i] = write(name)
 	}
 	return strings.Join(names, ".")
+}
+
+// formatName writes a name of a path as parseField reads it, with quotes if it needs them.
+func formatName(name string) string {
+	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '_' && r != '-' }) || name[0] == '-' {
+		return strings.NewReplacer("\b", `\b`, "\f", `\f`, "\n", `\n`, "\r", `\r`, "\t", `\t`).Replace(quote(name))
+	}
+	return name
 }
 
 // quote writes s as the language has it.

@@ -204,9 +204,9 @@ func TestSQLAndMatchersAgree(t *testing.T) {
 		} else if again, err := parse(parsed.String()); err != nil || again.String() != parsed.String() {
 			t.Fatalf("query %d: %s has the normal form %s, which reads as %v, %v", i, n, parsed, again, err)
 		} else if g.IntN(2) == 0 {
-			n = parsed
+			n = parsed.root
 		}
-		condition, args := conditionSQL(n, nil)
+		condition, args := query{n}.sql(nil)
 		rows, err := conn.Query(ctx, "SELECT n FROM logs WHERE "+condition+" ORDER BY n", append([]any{pgx.QueryExecModeDescribeExec}, args...)...)
 		if err != nil {
 			t.Fatalf("%s: %v", n, err)
@@ -274,7 +274,7 @@ func TestMatches(t *testing.T) {
 		n, err := parse(q)
 		if err != nil {
 			t.Errorf("%s: %v", q, err)
-		} else if got := compile(n)(&r); got != want {
+		} else if got := n.matcher()(&r); got != want {
 			t.Errorf("%s (%s): got %t, want %t", q, n, got, want)
 		}
 	}
@@ -288,7 +288,7 @@ func BenchmarkMatch(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			match := compile(n)
+			match := n.matcher()
 			var r record
 			for b.Loop() {
 				if err := r.read([]byte(doc)); err != nil {
@@ -322,7 +322,7 @@ func TestEveryTimeOfRFC3339IsATimeToAQuery(t *testing.T) {
 			n, err := parse(q)
 			if err != nil {
 				t.Errorf("%s: %v", q, err)
-			} else if got := compile(n)(&r); got != want {
+			} else if got := n.matcher()(&r); got != want {
 				t.Errorf("%s in %s: got %t, want %t", tt.text, q, got, want)
 			}
 		}

@@ -33,7 +33,7 @@ type search struct {
 	from, to         int64  // Unix milliseconds; from is in the window, to is not
 	fromText, toText string // as asked for, in normal form; empty when not given
 	fixed            bool   // to was given, and neither bound counts from now
-	filter           node
+	filter           query
 
 	// Of a page, the order of an export too.
 	limit     int

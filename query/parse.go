@@ -17,27 +17,27 @@ type syntaxError struct {
 func (e *syntaxError) Error() string { return e.message }
 
 // parse reads a query. Its errors are *syntaxError. It takes time in proportion to the query's length.
-func parse(q string) (node, error) {
+func parse(q string) (query, error) {
 	p := parser{q: q}
 	if len(q) > maxQueryBytes {
-		return nil, p.fail(maxQueryBytes, "got %d bytes, takes at most %d (up to the character at %d)", len(q), maxQueryBytes)
+		return query{}, p.fail(maxQueryBytes, "got %d bytes, takes at most %d (up to the character at %d)", len(q), maxQueryBytes)
 	}
 	for i, r := range q {
 		if r == utf8.RuneError && !strings.HasPrefix(q[i:], string(utf8.RuneError)) {
-			return nil, p.fail(i, "not UTF-8 at %d")
+			return query{}, p.fail(i, "not UTF-8 at %d")
 		}
 		if r == 0 {
-			return nil, p.fail(i, "unexpected %q at %d", r)
+			return query{}, p.fail(i, "unexpected %q at %d", r)
 		}
 	}
 	if p.space(); p.i == len(q) {
-		return all{}, nil
+		return query{all{}}, nil
 	}
 	n, err := p.or(nil, 0)
 	if err == nil && p.i < len(q) {
 		err = p.unexpected()
 	}
-	return n, err
+	return query{n}, err
 }
 
 // parseField reads a field as the language writes it, and nothing else.

@@ -33,13 +33,13 @@ type setField[V any] struct {
 }
 
 // entry returns the entry of a query. It makes one with the zero value if there is none.
-func (s *querySet[V]) entry(n node) *setEntry[V] {
-	name := n.String()
+func (s *querySet[V]) entry(q query) *setEntry[V] {
+	name := q.String()
 	e := s.byName[name]
 	if e != nil {
 		return e
 	}
-	e = &setEntry[V]{name: name, match: compile(n), required: requiredBy(n)}
+	e = &setEntry[V]{name: name, match: q.matcher(), required: requiredBy(q.node())}
 	if s.byName == nil {
 		s.byName, s.byField, s.others = make(map[string]*setEntry[V]), make(map[string]*setField[V]), make(map[*setEntry[V]]struct{})
 	}

@@ -13,9 +13,9 @@ import (
 func TestASetFindsEveryQueryThatARecordSatisfies(t *testing.T) {
 	g := generator{rand.New(rand.NewPCG(11, 12))}
 	var all querySet[int]
-	queries := make(map[*setEntry[int]]node)
+	queries := make(map[*setEntry[int]]query)
 	for range 600 {
-		n := g.node(2)
+		n := query{g.node(2)}
 		queries[all.entry(n)] = n
 	}
 	for _, q := range []string{"a:1", "a:1.0 b:x", `a:"1"`, "a:true", "a:null", "a.b:1 -c:2", "a:1 a:2"} {

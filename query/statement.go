@@ -92,28 +92,20 @@ func (s *statement) where(q *search) {
 }
 
 // filter adds that a row's record satisfies a query.
-func (s *statement) filter(n node) {
-	condition, args := conditionSQL(n, s.args)
+func (s *statement) filter(q query) {
+	condition, args := q.sql(s.args)
 	s.sql.WriteString(" AND (" + condition + ")")
 	s.args = args
 }
 
-// conditionSQL returns the condition that is true for the rows whose column data satisfies n, and args with the
-// condition's own behind them. Placeholders count from the first of args.
-func conditionSQL(n node, args []any) (string, []any) {
-	c := condition{args: args}
-	c.node(n)
-	return c.sql.String(), c.args
-}
-
-// condition is a condition under construction. Everything that came from outside is an argument, never SQL.
-type condition struct {
+// conditionWriter is a condition under construction. Everything that came from outside is an argument, never SQL.
+type conditionWriter struct {
 	sql  strings.Builder
 	args []any
 }
 
 // arg adds an argument and returns its placeholder.
-func (c *condition) arg(v any) string {
+func (c *conditionWriter) arg(v any) string {
 	c.args = append(c.args, v)
 	return "$" + strconv.Itoa(len(c.args))
 }
@@ -122,7 +114,7 @@ func (c *condition) arg(v any) string {
 //
 // A path is followed by jsonpath in its lax mode, which steps into an array wherever one stands; what compares in
 // a filter asks for the type first, because a comparison would step into one array more.
-func (c *condition) node(n node) {
+func (c *conditionWriter) node(n node) {
 	switch n := n.(type) {
 	case all:
 		if len(n) == 0 {
@@ -152,7 +144,7 @@ func (c *condition) node(n node) {
 		c.text(n.pattern)
 	case like:
 		fmt.Fprintf(&c.sql, "EXISTS (SELECT FROM jsonb_path_query(data, %s) AS v WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean') AND v #>> '{}' LIKE %s)",
-			c.arg(jsonPath(n.path)+"[*]"), c.arg(likePattern(n.pattern)))
+			c.arg(valuesPath(n.path)), c.arg(likePattern(n.pattern)))
 	case within:
 		c.within(n)
 	default:
@@ -161,14 +153,14 @@ func (c *condition) node(n node) {
 }
 
 // operand adds a condition that stands beside others.
-func (c *condition) operand(n node) {
+func (c *conditionWriter) operand(n node) {
 	c.sql.WriteByte('(')
 	c.node(n)
 	c.sql.WriteByte(')')
 }
 
 // predicate adds a jsonpath predicate, which a GIN index (jsonb_path_ops) serves as far as it is made of ==.
-func (c *condition) predicate(path string) {
+func (c *conditionWriter) predicate(path string) {
 	c.sql.WriteString("data @@ " + c.arg(path))
 }
 
@@ -176,7 +168,7 @@ func (c *condition) predicate(path string) {
 // (0.15 µs a row, PostgreSQL 15), with two 0.2, with eight 0.7 against 0.3. Both find their rows in the index.
 const mostDocuments = 4
 
-func (c *condition) equals(n equals) {
+func (c *conditionWriter) equals(n equals) {
 	readings := []string{jsonString(n.value)}
 	if n.typed && (!isNumber(n.value) || storable(n.value)) {
 		readings = append(readings, n.value)
@@ -217,7 +209,7 @@ func containments(path, values []string) []string {
 // look at the JSON, a cast and a comparison, for dearer than the one operator. What is done with the CASE's value tells
 // the planner that few records match: it takes every second for a match of a CASE that is a condition, and would then
 // rather read all rows in their order than look up those of a trace.
-func (c *condition) text(p pattern) {
+func (c *conditionWriter) text(p pattern) {
 	escaped := make(pattern, len(p))
 	for i, part := range p {
 		escaped[i] = escapeJSON(part)
@@ -232,7 +224,7 @@ func (c *condition) text(p pattern) {
 		`'strict $.** ? (@.type() == "number" || @.type() == "boolean")') AS v WHERE v #>> '{}' ~ %[1]s))::int END = 1`, re, exact)
 }
 
-func (c *condition) within(n within) {
+func (c *conditionWriter) within(n within) {
 	path := jsonPath(n.path)
 	if n.low.kind == numeric || n.high.kind == numeric {
 		test := `@.type() == "number"`
@@ -247,7 +239,7 @@ func (c *condition) within(n within) {
 	}
 	// OFFSET 0 keeps the planner from writing the cast out for each bound.
 	fmt.Fprintf(&c.sql, "EXISTS (SELECT FROM (SELECT CASE WHEN jsonb_typeof(v) = 'string' AND v #>> '{}' ~ '%s' THEN %s END AS at FROM jsonb_path_query(data, %s) AS v OFFSET 0) AS times WHERE ",
-		isInstant, instantOf, c.arg(path+"[*]"))
+		isInstant, instantOf, c.arg(valuesPath(n.path)))
 	if n.low.kind != open {
 		c.sql.WriteString("at " + operator(">", n.low) + " " + c.arg(n.low.at))
 	}
@@ -292,6 +284,9 @@ func jsonPath(path []string) string {
 	}
 	return b.String()
 }
+
+// valuesPath writes the path of a member's values for PostgreSQL: the members of an array stand for it.
+func valuesPath(path []string) string { return jsonPath(path) + "[*]" }
 
 // jsonString writes a string as JSON and jsonpath have it.
 func jsonString(s string) string {

@@ -135,7 +135,7 @@ type tail struct {
 var errFollowers = errors.New("too many followers")
 
 // join adds a follower. What becomes visible after it has returned reaches the follower.
-func (t *tail) join(ctx context.Context, filter node) (*follower, error) {
+func (t *tail) join(ctx context.Context, filter query) (*follower, error) {
 	f := &follower{ready: make(chan struct{}, 1)}
 	t.mu.Lock()
 	if t.count == t.most {
