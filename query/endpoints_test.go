@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -140,7 +141,7 @@ func TestValuesAreToldApartWhole(t *testing.T) {
 			continue // q has no room for the field's name
 		}
 		var got struct{ Count int }
-		f.ok(with("/logs/count", append(window, "q", "url:"+quote(value))...), &got)
+		f.ok(with("/logs/count", append(window, "q", "url:"+strconv.Quote(value))...), &got)
 		if got.Count != count {
 			t.Errorf("a value of %d bytes: counted %d, found %d", len(value), count, got.Count)
 		}

@@ -11,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/valyala/fastjson"
+
+	"millrace/query/language"
 )
 
 const (
@@ -69,7 +71,7 @@ func (s *store) fields(ctx context.Context, q *search) ([]byte, error) {
 					if len(path)+len(key) > fieldBytes {
 						return
 					}
-					member := formatName(string(key))
+					member := language.FormatName(string(key))
 					if path != "" {
 						member = path + "." + member
 					}
@@ -151,7 +153,7 @@ func (s *store) values(ctx context.Context, q *search, path []string) ([]byte, e
 		FROM (SELECT v, octet_length(v #>> '{}') > %s AS cut FROM sample, jsonb_path_query(data, %s) AS v
 			WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean')) AS found
 		GROUP BY 2, 3, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END ORDER BY 4 DESC, 2, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END LIMIT %s`,
-		st.arg(cutCharacters), st.arg(groupBytes), st.arg(valuesPath(path)), st.arg(maxValues))
+		st.arg(cutCharacters), st.arg(groupBytes), st.arg(language.ValuesPath(path)), st.arg(maxValues))
 	var out []byte
 	sampled := int64(0)
 	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
@@ -181,7 +183,7 @@ func (s *store) values(ctx context.Context, q *search, path []string) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
-	name, _ := json.Marshal(formatField(path)) // a text always has a JSON form
+	name, _ := json.Marshal(language.FormatField(path)) // a text always has a JSON form
 	head := `{"path":` + string(name) + `,"sampled":` + strconv.FormatInt(sampled, 10) + `,"values":[`
 	return append(append([]byte(head), out...), "]}\n"...), nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"millrace/internal/frame"
 	"millrace/internal/rfc3339"
+	"millrace/query/language"
 )
 
 const (
@@ -269,8 +270,8 @@ func (s *server) catchUp(ctx context.Context, q *search, from *place, send func(
 			last := frame.ID(all[i].first, all[i].records-1)
 			return all[i], bytes.Compare(id[:], last[:]) <= 0
 		}
-		var rec record
-		match := q.filter.matcher()
+		var rec language.Record
+		match := q.filter.Matcher()
 		give := func(all []segment) func(pgx.Rows) error {
 			return func(rows pgx.Rows) error {
 				defer rows.Close()
@@ -288,7 +289,7 @@ func (s *server) catchUp(ctx context.Context, q *search, from *place, send func(
 					if !from.missed(id, x) {
 						continue
 					}
-					if err := rec.read(raw[2]); err != nil {
+					if err := rec.Read(raw[2]); err != nil {
 						return err
 					}
 					if !match(&rec) {

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"millrace/internal/rfc3339"
+	"millrace/query/language"
 )
 
 const (
@@ -28,7 +29,7 @@ const (
 	// of a million values costs no more memory, and what the cache has leads to the same answer.
 	bucketGroups = 50
 	// groupBytes is the longest value that is a group. No query can ask for a longer one, and it counts with the rest.
-	groupBytes = maxQueryBytes
+	groupBytes = language.MaxBytes
 	// bucketBytes is how long the values are together that a bucket remembers: the largest groups always fit.
 	bucketBytes = topGroups * groupBytes
 	// histogramBytes bounds what the values take in an answer, which has them in every bucket. Only hundreds of

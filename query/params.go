@@ -15,6 +15,7 @@ import (
 
 	"millrace/internal/frame"
 	"millrace/internal/rfc3339"
+	"millrace/query/language"
 )
 
 const (
@@ -33,7 +34,7 @@ type search struct {
 	from, to         int64  // Unix milliseconds; from is in the window, to is not
 	fromText, toText string // as asked for, in normal form; empty when not given
 	fixed            bool   // to was given, and neither bound counts from now
-	filter           query
+	filter           language.Query
 
 	// Of a page, the order of an export too.
 	limit     int
@@ -66,11 +67,11 @@ func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error
 	if err := s.window(p["from"], p["to"], now); err != nil {
 		return nil, err
 	}
-	if s.filter, err = parse(p["q"]); err != nil {
+	if s.filter, err = language.Parse(p["q"]); err != nil {
 		return nil, badRequest("q: %v", err)
 	}
 	if text := p["by"]; text != "" {
-		if s.by, err = parseField(text); err != nil {
+		if s.by, err = language.ParseField(text); err != nil {
 			return nil, badRequest("by: %v", err)
 		}
 	}

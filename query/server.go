@@ -19,6 +19,7 @@ import (
 
 	"millrace/internal/keys"
 	"millrace/internal/service"
+	"millrace/query/language"
 )
 
 const (
@@ -246,7 +247,7 @@ func (s *server) values(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if q.by, err = parseField(r.PathValue("path")); err != nil {
+	if q.by, err = language.ParseField(r.PathValue("path")); err != nil {
 		return badRequest("path: %v", err)
 	}
 	return s.search(w, r, "/logs/fields/values", q, func(ctx context.Context) ([]byte, error) { return s.store.values(ctx, q, q.by) })

@@ -10,6 +10,7 @@ import (
 
 	"millrace/internal/rfc3339"
 	"millrace/internal/testenv"
+	"millrace/query/language"
 )
 
 // explain returns PostgreSQL's plan for a statement.
@@ -50,7 +51,7 @@ func TestATextIsLookedForInTheJSONFirst(t *testing.T) {
 		{"upstream", 1, false}, {"555", 1, false}, {"NOT upstream", 1, false}, {"upstream OR level:error", 1, false}, {"upstream pool", 2, false},
 		{"trace_id:77 request", 1, true}, {"trace_id:77 request -555", 2, true},
 	} {
-		filter, err := parse(tt.q)
+		filter, err := language.Parse(tt.q)
 		if err != nil {
 			t.Fatal(err)
 		}

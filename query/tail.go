@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"millrace/internal/frame"
+	"millrace/query/language"
 )
 
 // How the tail finds every row once, also one that commits minutes after the time it carries.
@@ -113,7 +114,7 @@ func (f *follower) take() (events []*event, missed int64) {
 }
 
 // audience is the followers of one query.
-type audience = setEntry[map[*follower]bool]
+type audience = language.Entry[map[*follower]bool]
 
 // tail is the one reader of all followers.
 type tail struct {
@@ -127,7 +128,7 @@ type tail struct {
 	position atomic.Pointer[string] // what a follower that has everything goes on from
 
 	mu        sync.Mutex
-	audiences querySet[map[*follower]bool]
+	audiences language.Set[map[*follower]bool]
 	count     int
 	based     chan struct{} // closed when the reader has a snapshot to go on from; nil while nobody follows
 }
@@ -135,7 +136,7 @@ type tail struct {
 var errFollowers = errors.New("too many followers")
 
 // join adds a follower. What becomes visible after it has returned reaches the follower.
-func (t *tail) join(ctx context.Context, filter query) (*follower, error) {
+func (t *tail) join(ctx context.Context, filter language.Query) (*follower, error) {
 	f := &follower{ready: make(chan struct{}, 1)}
 	t.mu.Lock()
 	if t.count == t.most {
@@ -143,11 +144,11 @@ func (t *tail) join(ctx context.Context, filter query) (*follower, error) {
 		return nil, errFollowers
 	}
 	t.count++
-	f.audience = t.audiences.entry(filter)
-	if f.audience.value == nil {
-		f.audience.value = make(map[*follower]bool)
+	f.audience = t.audiences.Entry(filter)
+	if f.audience.Value == nil {
+		f.audience.Value = make(map[*follower]bool)
 	}
-	f.audience.value[f] = true
+	f.audience.Value[f] = true
 	if t.based == nil {
 		t.based = make(chan struct{})
 		select {
@@ -170,10 +171,10 @@ func (t *tail) join(ctx context.Context, filter query) (*follower, error) {
 func (t *tail) leave(f *follower) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(f.audience.value, f)
+	delete(f.audience.Value, f)
 	t.count--
-	if len(f.audience.value) == 0 {
-		t.audiences.remove(f.audience)
+	if len(f.audience.Value) == 0 {
+		t.audiences.Remove(f.audience)
 	}
 	t.metrics.followers.Dec()
 }
@@ -232,17 +233,17 @@ func (t *tail) follow(ctx context.Context) {
 }
 
 // dispatch gives a row to those whose query it satisfies.
-func (t *tail) dispatch(r *record, e *event, data []byte, prefix string) error {
-	if err := r.read(data); err != nil {
+func (t *tail) dispatch(r *language.Record, e *event, data []byte, prefix string) error {
+	if err := r.Read(data); err != nil {
 		return fmt.Errorf("record %s: %w", e.id, err)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.audiences.each(r, func(a *audience) {
+	t.audiences.Each(r, func(a *audience) {
 		if e.text == nil {
 			e.text = appendEvent(prefix, e.id, data)
 		}
-		for f := range a.value {
+		for f := range a.Value {
 			if f.push(e) {
 				t.metrics.missed.Inc()
 			}
@@ -412,7 +413,7 @@ func (r *reader) read(ctx context.Context) (_ *snapshot, err error) {
 	}
 	prefix := "1." + strconv.FormatInt(before.at.UnixMilli(), 36) + "." + before.position() + "." + now.position() + "."
 	var (
-		rec  record
+		rec  language.Record
 		gave []uuid.UUID
 	)
 	defer func() {

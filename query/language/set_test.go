@@ -1,4 +1,4 @@
-package query
+package language
 
 import (
 	"encoding/json"
@@ -12,31 +12,31 @@ import (
 // TestASetFindsEveryQueryThatARecordSatisfies: queries are found by the values that they require, and none may be lost by that.
 func TestASetFindsEveryQueryThatARecordSatisfies(t *testing.T) {
 	g := generator{rand.New(rand.NewPCG(11, 12))}
-	var all querySet[int]
-	queries := make(map[*setEntry[int]]query)
+	var all Set[int]
+	queries := make(map[*Entry[int]]Query)
 	for range 600 {
-		n := query{g.node(2)}
-		queries[all.entry(n)] = n
+		n := Query{g.node(2)}
+		queries[all.Entry(n)] = n
 	}
 	for _, q := range []string{"a:1", "a:1.0 b:x", `a:"1"`, "a:true", "a:null", "a.b:1 -c:2", "a:1 a:2"} {
-		n, err := parse(q)
+		n, err := Parse(q)
 		if err != nil {
 			t.Fatal(err)
 		}
-		queries[all.entry(n)] = n
+		queries[all.Entry(n)] = n
 	}
 	if len(all.others) == len(queries) || len(all.others) == 0 {
 		t.Fatalf("%d of %d queries require no value", len(all.others), len(queries))
 	}
 	matched := 0
-	var r record
+	var r Record
 	for round := range 2 {
 		for range 500 {
 			data, err := json.Marshal(g.object(3))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := r.read(data); err != nil {
+			if err := r.Read(data); err != nil {
 				t.Fatal(err)
 			}
 			var want, got []string
@@ -45,7 +45,7 @@ func TestASetFindsEveryQueryThatARecordSatisfies(t *testing.T) {
 					want = append(want, n.String())
 				}
 			}
-			all.each(&r, func(e *setEntry[int]) { got = append(got, queries[e].String()) })
+			all.Each(&r, func(e *Entry[int]) { got = append(got, queries[e].String()) })
 			slices.Sort(want)
 			slices.Sort(got)
 			if diff := cmp.Diff(want, got); diff != "" {
@@ -55,7 +55,7 @@ func TestASetFindsEveryQueryThatARecordSatisfies(t *testing.T) {
 		}
 		for e := range queries {
 			if round == 1 || g.IntN(2) == 0 {
-				all.remove(e)
+				all.Remove(e)
 				delete(queries, e)
 			}
 		}

@@ -1,4 +1,4 @@
-package query
+package language
 
 import (
 	"fmt"
@@ -16,32 +16,32 @@ type syntaxError struct {
 
 func (e *syntaxError) Error() string { return e.message }
 
-// parse reads a query. Its errors are *syntaxError. It takes time in proportion to the query's length.
-func parse(q string) (query, error) {
+// Parse reads a query. Its errors are *syntaxError. It takes time in proportion to the query's length.
+func Parse(q string) (Query, error) {
 	p := parser{q: q}
-	if len(q) > maxQueryBytes {
-		return query{}, p.fail(maxQueryBytes, "got %d bytes, takes at most %d (up to the character at %d)", len(q), maxQueryBytes)
+	if len(q) > MaxBytes {
+		return Query{}, p.fail(MaxBytes, "got %d bytes, takes at most %d (up to the character at %d)", len(q), MaxBytes)
 	}
 	for i, r := range q {
 		if r == utf8.RuneError && !strings.HasPrefix(q[i:], string(utf8.RuneError)) {
-			return query{}, p.fail(i, "not UTF-8 at %d")
+			return Query{}, p.fail(i, "not UTF-8 at %d")
 		}
 		if r == 0 {
-			return query{}, p.fail(i, "unexpected %q at %d", r)
+			return Query{}, p.fail(i, "unexpected %q at %d", r)
 		}
 	}
 	if p.space(); p.i == len(q) {
-		return query{all{}}, nil
+		return Query{all{}}, nil
 	}
 	n, err := p.or(nil, 0)
 	if err == nil && p.i < len(q) {
 		err = p.unexpected()
 	}
-	return query{n}, err
+	return Query{n}, err
 }
 
-// parseField reads a field as the language writes it, and nothing else.
-func parseField(s string) ([]string, error) {
+// ParseField reads a field as the language writes it, and nothing else.
+func ParseField(s string) ([]string, error) {
 	p := parser{q: s}
 	for i, r := range s {
 		if r == utf8.RuneError && !strings.HasPrefix(s[i:], string(utf8.RuneError)) {
@@ -51,8 +51,8 @@ func parseField(s string) ([]string, error) {
 			return nil, p.fail(i, "unexpected %q at %d", r)
 		}
 	}
-	if len(s) > maxQueryBytes {
-		return nil, p.fail(0, "got %d bytes, takes at most %d, at %d", len(s), maxQueryBytes)
+	if len(s) > MaxBytes {
+		return nil, p.fail(0, "got %d bytes, takes at most %d, at %d", len(s), MaxBytes)
 	}
 	path, err := p.names()
 	if err == nil && p.i < len(s) {

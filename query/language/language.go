@@ -1,4 +1,7 @@
-package query
+// Package language is the language of the parameter q: it reads a query, and makes SQL or a Go function of it.
+//
+// Nothing here starts a goroutine.
+package language
 
 import (
 	"strconv"
@@ -37,8 +40,8 @@ import (
 // RFC 3339 times, to the microsecond.
 
 const (
-	// maxQueryBytes is the longest q. Percent-encoded it is 12 KiB, well below the 1 MiB that net/http reads.
-	maxQueryBytes = 4 << 10
+	// MaxBytes is the longest q. Percent-encoded it is 12 KiB, well below the 1 MiB that net/http reads.
+	MaxBytes = 4 << 10
 	// maxTests bounds the conditions: each costs the planner time and the index a lookup.
 	maxTests = 64
 	// maxNesting bounds parentheses and negations, and with them the parser's stack and PostgreSQL's.
@@ -51,26 +54,26 @@ const (
 	maxPattern = 256
 )
 
-// query is what parse has read. The zero query holds for every record, as the empty one does.
-type query struct{ root node }
+// Query is what Parse has read. The zero query holds for every record, as the empty one does.
+type Query struct{ root node }
 
-func (q query) node() node {
+func (q Query) node() node {
 	if q.root == nil {
 		return all{}
 	}
 	return q.root
 }
 
-// String returns the query's normal form, a query that parse reads as the same one. Queries that differ in white space,
+// String returns the query's normal form, a query that Parse reads as the same one. Queries that differ in white space,
 // quotes or parentheses alone have the same normal form.
-func (q query) String() string { return q.node().String() }
+func (q Query) String() string { return q.node().String() }
 
-// matcher returns the function that reports whether a record satisfies the query, as the SQL does.
-func (q query) matcher() matcher { return compile(q.node()) }
+// Matcher returns the function that reports whether a record satisfies the query, as the SQL does.
+func (q Query) Matcher() Matcher { return compile(q.node()) }
 
-// sql returns the condition that is true for the rows whose column data satisfies the query, and args with the
+// SQL returns the condition that is true for the rows whose column data satisfies the query, and args with the
 // condition's own arguments behind them. Its placeholders count from the first of args.
-func (q query) sql(args []any) (condition string, all []any) {
+func (q Query) SQL(args []any) (condition string, all []any) {
 	c := conditionWriter{args: args}
 	c.node(q.node())
 	return c.sql.String(), c.args
@@ -233,8 +236,8 @@ func escapable(r rune) bool {
 // field writes a path for the normal form.
 func field(path []string) string { return joinNames(path, quote) }
 
-// formatField writes a path as parseField reads it, with quotes where a name needs them.
-func formatField(path []string) string { return joinNames(path, formatName) }
+// FormatField writes a path as ParseField reads it, with quotes where a name needs them.
+func FormatField(path []string) string { return joinNames(path, FormatName) }
 
 func joinNames(path []string, write func(name string) string) string {
 	names := make([]string, len(path))
@@ -244,8 +247,8 @@ func joinNames(path []string, write func(name string) string) string {
 	return strings.Join(names, ".")
 }
 
-// formatName writes a name of a path as parseField reads it, with quotes if it needs them.
-func formatName(name string) string {
+// FormatName writes a name of a path as ParseField reads it, with quotes if it needs them.
+func FormatName(name string) string {
 	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '_' && r != '-' }) || name[0] == '-' {
 		return strings.NewReplacer("\b", `\b`, "\f", `\f`, "\n", `\n`, "\r", `\r`, "\t", `\t`).Replace(quote(name))
 	}
@@ -301,7 +304,7 @@ func storable(number string) bool {
 }
 
 // parseInstant reads an RFC 3339 time to the microsecond; what is finer is cut off, in the text's own notation.
-// isInstant and instantOf in statement.go are the same in SQL.
+// isInstant and instantOf in sql.go are the same in SQL.
 func parseInstant(s string) (time.Time, bool) {
 	at, fraction, ok := rfc3339.Parse(s)
 	micros, _ := strconv.Atoi((fraction + "000000")[:6])

@@ -1,4 +1,4 @@
-package query
+package language
 
 import (
 	"strings"
@@ -8,31 +8,31 @@ import (
 	"github.com/valyala/fastjson"
 )
 
-// A matcher says whether a record satisfies a query, as the SQL of statement.go does. A property test holds the two
+// A Matcher says whether a record satisfies a query, as the SQL of sql.go does. A property test holds the two
 // to each other. It may be used by many goroutines at once.
-type matcher func(*record) bool
+type Matcher func(*Record) bool
 
-// record is a record as matchers look at it. It may be used by one goroutine at a time.
-type record struct {
+// Record is a record as matchers look at it. It may be used by one goroutine at a time.
+type Record struct {
 	parser fastjson.Parser
 	root   *fastjson.Value
 	folded []string // the record's texts, folded
 	isFold bool     // folded has been made
 }
 
-// read takes the record's JSON as PostgreSQL writes it. What it took before is gone.
-func (r *record) read(data []byte) (err error) {
+// Read takes the record's JSON as PostgreSQL writes it. What it took before is gone.
+func (r *Record) Read(data []byte) (err error) {
 	r.folded, r.isFold = r.folded[:0], false
 	r.root, err = r.parser.ParseBytes(data)
 	return err
 }
 
 // compile makes the matcher of a query.
-func compile(n node) matcher {
+func compile(n node) Matcher {
 	switch n := n.(type) {
 	case all:
 		parts := compileEach(n)
-		return func(r *record) bool {
+		return func(r *Record) bool {
 			for _, part := range parts {
 				if !part(r) {
 					return false
@@ -42,7 +42,7 @@ func compile(n node) matcher {
 		}
 	case either:
 		parts := compileEach(n)
-		return func(r *record) bool {
+		return func(r *Record) bool {
 			for _, part := range parts {
 				if part(r) {
 					return true
@@ -52,7 +52,7 @@ func compile(n node) matcher {
 		}
 	case not:
 		inner := compile(n.node)
-		return func(r *record) bool { return !inner(r) }
+		return func(r *Record) bool { return !inner(r) }
 	case equals:
 		number := n.typed && isNumber(n.value) && storable(n.value)
 		var d decimal
@@ -69,13 +69,13 @@ func compile(n node) matcher {
 			return n.typed && v.Type().String() == n.value // true, false and null are called so
 		})
 	case exists:
-		return func(r *record) bool { return at(r.root, n.path, func(*fastjson.Value) bool { return true }) }
+		return func(r *Record) bool { return at(r.root, n.path, func(*fastjson.Value) bool { return true }) }
 	case text:
 		p := make(pattern, len(n.pattern))
 		for i, part := range n.pattern {
 			p[i] = fold(part)
 		}
-		return func(r *record) bool {
+		return func(r *Record) bool {
 			for _, s := range r.texts() {
 				if p.within(s) {
 					return true
@@ -94,8 +94,8 @@ func compile(n node) matcher {
 	panic("query: no matcher for " + n.String())
 }
 
-func compileEach(nodes []node) []matcher {
-	parts := make([]matcher, len(nodes))
+func compileEach(nodes []node) []Matcher {
+	parts := make([]Matcher, len(nodes))
 	for i, n := range nodes {
 		parts[i] = compile(n)
 	}
@@ -170,7 +170,7 @@ func at(v *fastjson.Value, path []string, f func(*fastjson.Value) bool) bool {
 }
 
 // onScalars matches when f returns true for a value at the path, or a member of an array there.
-func onScalars(path []string, f func(*fastjson.Value) bool) matcher {
+func onScalars(path []string, f func(*fastjson.Value) bool) Matcher {
 	member := func(v *fastjson.Value) bool {
 		if v.Type() != fastjson.TypeArray {
 			return f(v)
@@ -182,7 +182,7 @@ func onScalars(path []string, f func(*fastjson.Value) bool) matcher {
 		}
 		return false
 	}
-	return func(r *record) bool { return at(r.root, path, member) }
+	return func(r *Record) bool { return at(r.root, path, member) }
 }
 
 func numberOf(v *fastjson.Value) decimal {
@@ -222,7 +222,7 @@ func (n within) holds(v *fastjson.Value) bool {
 func (b bound) below(c int) bool { return c > 0 || c == 0 && b.inclusive }
 
 // texts returns the record's strings, numbers, trues and falses, folded.
-func (r *record) texts() []string {
+func (r *Record) texts() []string {
 	if r.isFold {
 		return r.folded
 	}
