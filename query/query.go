@@ -70,10 +70,12 @@ func Run(ctx context.Context, c Config) error {
 	defer context.AfterFunc(ctx, func() { ready.Set("service", "shutting down") })()
 
 	m := newMetrics(places, &ready)
-	follow := &tail{connect: store.connect, log: log, metrics: m, most: c.Followers, wake: make(chan struct{}, 1)}
+	follow := newTail(tailOptions{
+		Connect: store.connect, Read: store.read, Encode: encodeEvent, MaxFollowers: c.Followers, Followers: m.followers, Missed: m.missed, Log: log,
+	})
 	working.Go(func() { follow.run(work) })
 	s := &server{
-		store: store, cache: cache, tail: follow, distributed: distributed, keys: allowed, origins: origins, metrics: m, log: log, places: places,
+		store: store, cache: cache, tail: follow, maxFollowers: c.Followers, distributed: distributed, keys: allowed, origins: origins, metrics: m, log: log, places: places,
 		exports:  make(chan struct{}, max(1, c.Connections/4)),
 		longest:  c.Timeout + storeSlack + writeTime,
 		timeText: fmt.Sprint(c.Timeout),

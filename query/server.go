@@ -40,7 +40,8 @@ type server struct {
 	cache *cache
 	tail  *tail
 
-	distributed *atomic.Bool // that Citus keeps the rows on other servers, whose transaction ids the tail can't follow
+	maxFollowers int
+	distributed  *atomic.Bool // that Citus keeps the rows on other servers, whose transaction ids the tail can't follow
 
 	keys     *keys.File
 	origins  origins

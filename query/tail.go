@@ -15,8 +15,10 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"millrace/internal/frame"
+	"millrace/internal/rfc3339"
 	"millrace/query/language"
 )
 
@@ -68,17 +70,35 @@ const (
 	// it may have missed.
 	resumeReach = 10 * time.Minute
 	resumeRows  = 10_000
+	// aheadReach is how far beyond the database's clock a follower that comes back is given rows: they carry the API's
+	// clock, or the client's in an Idempotency-Key.
+	aheadReach = time.Hour
 )
+
+// tailRow is a row that became visible.
+type tailRow struct {
+	ID   uuid.UUID
+	Data []byte // the record as PostgreSQL writes it, without line breaks; good until the call that it was given to returns
+
+	placePrefix string
+}
+
+// AppendPlace appends the row's place, which parsePlace reads: who goes on from it has had the row.
+func (r tailRow) AppendPlace(out []byte) []byte {
+	return append(append(out, r.placePrefix...), r.ID.String()...)
+}
 
 // event is a row on its way to followers.
 type event struct {
+	Text []byte // as tailOptions.Encode made it
+
 	id   uuid.UUID
 	poll int64 // before which it was not visible
-	text []byte
 }
 
 // follower is what waits for one client.
 type follower struct {
+	tail     *tail
 	audience *audience
 	ready    chan struct{} // holds one when something waits
 
@@ -86,15 +106,21 @@ type follower struct {
 	events []*event
 	bytes  int
 	missed int64
+
+	caught      map[uuid.UUID]bool // rows that CatchUp gave, which polls up to caughtUntil may give too
+	caughtUntil int64
 }
+
+// Ready returns the channel that has a value when something waits.
+func (f *follower) Ready() <-chan struct{} { return f.ready }
 
 // push adds an event, unless too much waits.
 func (f *follower) push(e *event) (missed bool) {
 	f.mu.Lock()
-	if missed = len(f.events) >= followerEvents || f.bytes+len(e.text) > followerBytes; missed {
+	if missed = len(f.events) >= followerEvents || f.bytes+len(e.Text) > followerBytes; missed {
 		f.missed++
 	} else {
-		f.events, f.bytes = append(f.events, e), f.bytes+len(e.text)
+		f.events, f.bytes = append(f.events, e), f.bytes+len(e.Text)
 	}
 	f.mu.Unlock()
 	select {
@@ -104,24 +130,52 @@ func (f *follower) push(e *event) (missed bool) {
 	return missed
 }
 
-// take returns what waits, and how many were missed after it.
-func (f *follower) take() (events []*event, missed int64) {
+// Take returns what waits, and how many rows were missed after it. One goroutine may call it and CatchUp.
+func (f *follower) Take() (events []*event, missed int64) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	events, missed = f.events, f.missed
 	f.events, f.bytes, f.missed = nil, 0, 0
+	f.mu.Unlock()
+	if f.caught != nil {
+		events = slices.DeleteFunc(events, func(e *event) bool {
+			if e.poll > f.caughtUntil {
+				f.caught = nil
+			}
+			return f.caught[e.id]
+		})
+	}
 	return events, missed
+}
+
+// IsIdle reports whether nothing waits.
+func (f *follower) IsIdle() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.events) == 0 && f.missed == 0
 }
 
 // audience is the followers of one query.
 type audience = language.Entry[map[*follower]bool]
 
+// tailOptions are what a tail needs.
+type tailOptions struct {
+	// Connect opens a connection for the reader.
+	Connect func(context.Context) (*pgx.Conn, error)
+	// Read runs f in a read-only transaction, for a follower that comes back.
+	Read func(ctx context.Context, f func(context.Context, pgx.Tx) error) error
+	// Encode writes a row as all followers get it.
+	Encode func(tailRow) []byte
+	// MaxFollowers is the most followers at once.
+	MaxFollowers int
+	// Followers shows how many there are, and Missed how many rows they were too slow for.
+	Followers prometheus.Gauge
+	Missed    prometheus.Counter
+	Log       *slog.Logger
+}
+
 // tail is the one reader of all followers.
 type tail struct {
-	connect func(context.Context) (*pgx.Conn, error)
-	log     *slog.Logger
-	metrics *metrics
-	most    int // followers
+	options tailOptions
 	wake    chan struct{}
 
 	begun    atomic.Int64           // polls
@@ -133,13 +187,24 @@ type tail struct {
 	based     chan struct{} // closed when the reader has a snapshot to go on from; nil while nobody follows
 }
 
+// newTail returns a tail that reads once Run is called.
+func newTail(o tailOptions) *tail { return &tail{options: o, wake: make(chan struct{}, 1)} }
+
+// Position returns the place of who has had everything that was given out up to now; "" when nothing was yet.
+func (t *tail) Position() string {
+	if position := t.position.Load(); position != nil {
+		return *position
+	}
+	return ""
+}
+
 var errFollowers = errors.New("too many followers")
 
 // join adds a follower. What becomes visible after it has returned reaches the follower.
 func (t *tail) join(ctx context.Context, filter language.Query) (*follower, error) {
-	f := &follower{ready: make(chan struct{}, 1)}
+	f := &follower{tail: t, ready: make(chan struct{}, 1)}
 	t.mu.Lock()
-	if t.count == t.most {
+	if t.count == t.options.MaxFollowers {
 		t.mu.Unlock()
 		return nil, errFollowers
 	}
@@ -158,7 +223,7 @@ func (t *tail) join(ctx context.Context, filter language.Query) (*follower, erro
 	}
 	based := t.based
 	t.mu.Unlock()
-	t.metrics.followers.Inc()
+	t.options.Followers.Inc()
 	select {
 	case <-based:
 		return f, nil
@@ -176,7 +241,7 @@ func (t *tail) leave(f *follower) {
 	if len(f.audience.Value) == 0 {
 		t.audiences.Remove(f.audience)
 	}
-	t.metrics.followers.Dec()
+	t.options.Followers.Dec()
 }
 
 // run reads while there are followers, until ctx is done.
@@ -211,10 +276,10 @@ func (t *tail) follow(ctx context.Context) {
 			r.close(ctx)
 			pause = time.Second
 			if !failing {
-				t.log.Warn("the tail can't read; it goes on where it was when the database is there", "error", err)
+				t.options.Log.Warn("the tail can't read; it goes on where it was when the database is there", "error", err)
 			}
 		case failing:
-			t.log.Info("the tail reads again")
+			t.options.Log.Info("the tail reads again")
 		}
 		failing = err != nil
 		select {
@@ -240,24 +305,16 @@ func (t *tail) dispatch(r *language.Record, e *event, data []byte, prefix string
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.audiences.Each(r, func(a *audience) {
-		if e.text == nil {
-			e.text = appendEvent(prefix, e.id, data)
+		if e.Text == nil {
+			e.Text = t.options.Encode(tailRow{ID: e.id, Data: data, placePrefix: prefix})
 		}
 		for f := range a.Value {
 			if f.push(e) {
-				t.metrics.missed.Inc()
+				t.options.Missed.Inc()
 			}
 		}
 	})
 	return nil
-}
-
-// appendEvent writes a row as a server-sent event. data has no line breaks: PostgreSQL escapes them.
-func appendEvent(prefix string, id uuid.UUID, data []byte) []byte {
-	out := make([]byte, 0, len(prefix)+len(data)+150)
-	out = append(append(out, "id: "...), prefix...)
-	out = append(append(out, id.String()...), "\ndata: "...)
-	return append(appendLog(out, id, frame.Time(id), data), "\n\n"...)
 }
 
 // reader is what goes from one poll to the next.
@@ -299,6 +356,17 @@ func (s *snapshot) position() string {
 		b.WriteString(strconv.FormatInt(x, 36))
 	}
 	return b.String()
+}
+
+// place writes the place of a follower that has had all that is visible in s.
+func (s *snapshot) place() string {
+	return "1." + strconv.FormatInt(s.at.UnixMilli(), 36) + "." + s.position()
+}
+
+// placePrefix writes the places of followers that have had what is visible in before, and a part of what is in after,
+// up to the id of their last row.
+func placePrefix(before, after *snapshot) string {
+	return before.place() + "." + after.position() + "."
 }
 
 // sees says whether what x wrote is in the snapshot.
@@ -361,7 +429,7 @@ func (r *reader) poll(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*pollTimeout)
 	defer cancel()
 	if r.conn == nil {
-		conn, err := r.connect(ctx)
+		conn, err := r.options.Connect(ctx)
 		if err != nil {
 			return err
 		}
@@ -377,7 +445,7 @@ func (r *reader) poll(ctx context.Context) error {
 		return err
 	}
 	r.last, r.number = next, number // also when the connection breaks now: what is new has been given out
-	position := "1." + strconv.FormatInt(next.at.UnixMilli(), 36) + "." + next.position()
+	position := next.place()
 	r.position.Store(&position)
 	r.mu.Lock()
 	select {
@@ -398,7 +466,7 @@ func (r *reader) read(ctx context.Context) (_ *snapshot, err error) {
 	}
 	before := r.last
 	if before != nil && now.xmax < before.xmax {
-		r.log.Warn("the tail begins anew: the database is another one, or was set back")
+		r.options.Log.Warn("the tail begins anew: the database is another one, or was set back")
 		before = nil
 	}
 	first := before == nil
@@ -411,7 +479,7 @@ func (r *reader) read(ctx context.Context) (_ *snapshot, err error) {
 	for x := range r.seen {
 		seen = append(seen, strconv.FormatInt(x&0xffffffff, 10))
 	}
-	prefix := "1." + strconv.FormatInt(before.at.UnixMilli(), 36) + "." + before.position() + "." + now.position() + "."
+	prefix := placePrefix(before, now)
 	var (
 		rec  language.Record
 		gave []uuid.UUID
@@ -603,4 +671,182 @@ func eachRecord(ctx context.Context, db querier, segments []segment, give func(p
 		}
 	}
 	return nil
+}
+
+// place is where a follower goes on: it has what before saw, and of what after saw the rows up to last. after is nil
+// when that is nothing.
+type place struct {
+	at            time.Time
+	before, after *snapshot
+	last          uuid.UUID
+}
+
+// parsePlace reads the id of an event, or of a heartbeat.
+func parsePlace(s string) (p place, ok bool) {
+	parts := strings.Split(s, ".")
+	if len(s) > 4096 || parts[0] != "1" || len(parts) != 3 && len(parts) != 5 {
+		return p, false
+	}
+	ms, err := strconv.ParseInt(parts[1], 36, 64)
+	if err != nil || ms < rfc3339.Earliest || ms > rfc3339.Latest {
+		return p, false
+	}
+	p.at = time.UnixMilli(ms)
+	if p.before, ok = parsePosition(parts[2]); !ok || len(parts) == 3 {
+		return p, ok
+	}
+	if p.after, ok = parsePosition(parts[3]); !ok {
+		return p, false
+	}
+	p.last, err = uuid.Parse(parts[4])
+	return p, err == nil && len(parts[4]) == 36
+}
+
+func parsePosition(s string) (*snapshot, bool) {
+	var all []int64
+	for part := range strings.SplitSeq(s, "-") {
+		x, err := strconv.ParseInt(part, 36, 64)
+		if err != nil || x < 0 {
+			return nil, false
+		}
+		all = append(all, x)
+	}
+	p := &snapshot{xmax: all[0], pending: all[1:]}
+	p.xmin = slices.Min(all)
+	return p, true
+}
+
+// missed says whether a row that is visible now, written by x, is one that the follower has not had.
+func (p place) missed(id uuid.UUID, x int64) bool {
+	if p.before.sees(x) {
+		return false
+	}
+	return p.after == nil || !p.after.sees(x) || bytes.Compare(id[:], p.last[:]) > 0
+}
+
+// Why a follower can't be told what it missed. The texts are for it to read.
+var (
+	errTooLongAgo    = errors.New("the last event is too long ago to go on from it")
+	errOtherDatabase = errors.New("the database is another one, or was set back")
+)
+
+// CatchUp calls give with the rows that a follower missed since its place, from a snapshot of its own. missed is how
+// many there are beyond those that it gives. Take leaves out what CatchUp gave.
+func (f *follower) CatchUp(ctx context.Context, q language.Query, from *place, give func(tailRow) error) (missed int64, err error) {
+	if time.Since(from.at) > resumeReach {
+		return 0, errTooLongAgo
+	}
+	f.caught = make(map[uuid.UUID]bool)
+	given := int64(0)
+	err = f.tail.options.Read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"); err != nil {
+			return err
+		}
+		now := new(snapshot)
+		if err := tx.QueryRow(ctx, snapshotSQL).Scan(&now.xmin, &now.xmax, &now.pending, &now.at); err != nil {
+			return err
+		}
+		f.caughtUntil = f.tail.begun.Load()
+		if now.xmax < from.before.xmax {
+			return errOtherDatabase
+		}
+		// What ran at the last event may have written rows of before it.
+		reach := unnoted
+		if len(from.before.pending) > 0 {
+			reach = resumeReach
+		}
+		low := from.at.Add(-reach)
+		oldest := strconv.FormatInt(from.before.xmin&0xffffffff, 10)
+		condition, args := q.SQL([]any{oldest, low})
+		sql := "SELECT id, xmin::text::bigint, data::text FROM logs WHERE inserted_at >= $2" + newSQL + " AND (" + condition + ") ORDER BY id"
+		prefix := placePrefix(from.before, now)
+		// The ledger tells which segments were missed: its rows carry the transaction itself, records perhaps a
+		// subtransaction, which the positions don't know.
+		var old, young []segment // before low, which are looked up one by one, and after it
+		look := func(into *[]segment, start, end time.Time) error {
+			found, err := newSegments(ctx, tx, oldest, []string{}, start, end)
+			for _, s := range found {
+				if from.missed(frame.ID(s.first, s.records-1), now.full(s.xid)) {
+					*into = append(*into, s)
+				}
+			}
+			return err
+		}
+		if err := look(&young, low, now.at.Add(aheadReach)); err != nil {
+			return err
+		}
+		hours, err := newHours(ctx, tx, oldest, []string{}, now.at)
+		if err != nil {
+			return err
+		}
+		for _, hour := range hours {
+			end := hour.Add(time.Hour)
+			if end.After(low) {
+				end = low
+			}
+			if err := look(&old, hour, end); err != nil {
+				return err
+			}
+		}
+		segmentOf := func(all []segment, id uuid.UUID) (segment, bool) { // all is sorted, as hours are
+			i, found := slices.BinarySearchFunc(all, id, func(s segment, id uuid.UUID) int { return bytes.Compare(s.first[:], id[:]) })
+			if !found {
+				i--
+			}
+			if i < 0 {
+				return segment{}, false
+			}
+			last := frame.ID(all[i].first, all[i].records-1)
+			return all[i], bytes.Compare(id[:], last[:]) <= 0
+		}
+		var rec language.Record
+		match := q.Matcher()
+		giveRows := func(all []segment) func(pgx.Rows) error {
+			return func(rows pgx.Rows) error {
+				defer rows.Close()
+				for rows.Next() {
+					raw := rows.RawValues()
+					id := uuid.UUID(raw[0])
+					var xid int64
+					if err := rows.Scan(nil, &xid, nil); err != nil {
+						return err
+					}
+					x := now.full(uint32(xid))
+					if s, found := segmentOf(all, id); found {
+						x = now.full(s.xid)
+					}
+					if !from.missed(id, x) {
+						continue
+					}
+					if err := rec.Read(raw[2]); err != nil {
+						return err
+					}
+					if !match(&rec) {
+						continue
+					}
+					if given++; given > resumeRows {
+						continue
+					}
+					f.caught[id] = true
+					if err := give(tailRow{ID: id, Data: raw[2], placePrefix: prefix}); err != nil {
+						return err
+					}
+				}
+				return rows.Err()
+			}
+		}
+		if err := eachRecord(ctx, tx, old, giveRows(old)); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, sql, args...)
+		if err != nil {
+			return err
+		}
+		return giveRows(young)(rows)
+	})
+	if err != nil {
+		f.caught = nil
+		return 0, err
+	}
+	return max(0, given-resumeRows), nil
 }
