@@ -26,8 +26,8 @@
 //
 // The way of a request is the order of the files: server.go with cors.go (who may ask, what went wrong), params.go
 // with times.go and cursor.go (what is asked; the folder language reads q), cache.go, statement.go (the
-// SQL), store.go, histogram.go with buckets.go, fields.go and export.go (the rows). Followers are in follow.go, what they share in
-// tail.go.
+// SQL), store.go, histogram.go with buckets.go, fields.go and export.go (the rows). Followers are in follow.go, what they share in the
+// folder tail.
 //
 // Goroutines: Run starts the one that watches the database, the one that watches the keys and the tail's reader,
 // cache.share one for each request that waits for a shared answer, and export one for its key. Run waits for all of

@@ -10,6 +10,7 @@ import (
 
 	"millrace/internal/frame"
 	"millrace/query/language"
+	"millrace/query/tail"
 )
 
 const (
@@ -26,9 +27,9 @@ func (s *server) follow(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var from *place
+	var from *tail.Place
 	if id := r.Header.Get("Last-Event-ID"); id != "" {
-		p, ok := parsePlace(id)
+		p, ok := tail.ParsePlace(id)
 		if !ok {
 			return refused("Last-Event-ID", id, "the id of an event")
 		}
@@ -43,15 +44,15 @@ func (s *server) follow(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	joining, cancel := context.WithTimeout(r.Context(), s.store.timeout+storeSlack)
-	f, err := s.tail.join(joining, q.filter)
+	f, err := s.tail.Join(joining, q.filter)
 	cancel()
-	if errors.Is(err, errFollowers) {
+	if errors.Is(err, tail.ErrTooManyFollowers) {
 		return tooMany(strconv.Itoa(s.maxFollowers) + " follow the tail, the most at once")
 	}
 	if err != nil {
 		return &failure{http.StatusServiceUnavailable, "the database can't be reached"}
 	}
-	defer s.tail.leave(f)
+	defer s.tail.Leave(f)
 	stream.begin()
 	_ = s.sendEvents(r, f, q.filter, from, stream) // the client is gone, or will come again
 	return nil
@@ -59,7 +60,7 @@ func (s *server) follow(w http.ResponseWriter, r *http.Request) error {
 
 // sendEvents sends a follower what it missed since a place, unless that is nil, and then what becomes visible. It returns
 // when the stream has ended.
-func (s *server) sendEvents(r *http.Request, f *follower, q language.Query, from *place, stream *eventStream) error {
+func (s *server) sendEvents(r *http.Request, f *tail.Follower, q language.Query, from *tail.Place, stream *eventStream) error {
 	if err := stream.send([]byte(": following\n\n")); err != nil {
 		return err
 	}
@@ -104,9 +105,9 @@ func (s *server) sendEvents(r *http.Request, f *follower, q language.Query, from
 }
 
 // catchUp sends a follower what it missed since a place, or says why nobody can tell what that is.
-func catchUp(ctx context.Context, f *follower, q language.Query, from *place, stream *eventStream) error {
-	missed, err := f.CatchUp(ctx, q, from, func(row tailRow) error { return stream.add(encodeEvent(row)) })
-	if errors.Is(err, errTooLongAgo) || errors.Is(err, errOtherDatabase) {
+func catchUp(ctx context.Context, f *tail.Follower, q language.Query, from *tail.Place, stream *eventStream) error {
+	missed, err := f.CatchUp(ctx, q, from, func(row tail.Row) error { return stream.add(encodeEvent(row)) })
+	if errors.Is(err, tail.ErrTooLongAgo) || errors.Is(err, tail.ErrOtherDatabase) {
 		return stream.send([]byte(`event: missed` + "\n" + `data: {"missed":null,"reason":"` + err.Error() + `"}` + "\n\n"))
 	}
 	if err != nil {
@@ -119,7 +120,7 @@ func catchUp(ctx context.Context, f *follower, q language.Query, from *place, st
 }
 
 // encodeEvent writes a row as a server-sent event. Its data has no line breaks: PostgreSQL escapes them.
-func encodeEvent(row tailRow) []byte {
+func encodeEvent(row tail.Row) []byte {
 	out := make([]byte, 0, len(row.Data)+256) // room for a place, an id, a time and the names
 	out = row.AppendPlace(append(out, "id: "...))
 	out = append(out, "\ndata: "...)

@@ -14,6 +14,7 @@ import (
 	"millrace/internal/config"
 	"millrace/internal/keys"
 	"millrace/internal/service"
+	"millrace/query/tail"
 )
 
 // Run serves queries until ctx is done, then lets requests under way finish for at most ShutdownTimeout. It
@@ -70,10 +71,10 @@ func Run(ctx context.Context, c Config) error {
 	defer context.AfterFunc(ctx, func() { ready.Set("service", "shutting down") })()
 
 	m := newMetrics(places, &ready)
-	follow := newTail(tailOptions{
+	follow := tail.New(tail.Options{
 		Connect: store.connect, Read: store.read, Encode: encodeEvent, MaxFollowers: c.Followers, Followers: m.followers, Missed: m.missed, Log: log,
 	})
-	working.Go(func() { follow.run(work) })
+	working.Go(func() { follow.Run(work) })
 	s := &server{
 		store: store, cache: cache, tail: follow, maxFollowers: c.Followers, distributed: distributed, keys: allowed, origins: origins, metrics: m, log: log, places: places,
 		exports:  make(chan struct{}, max(1, c.Connections/4)),

@@ -20,6 +20,7 @@ import (
 	"millrace/internal/keys"
 	"millrace/internal/service"
 	"millrace/query/language"
+	"millrace/query/tail"
 )
 
 const (
@@ -38,7 +39,7 @@ const (
 type server struct {
 	store *store
 	cache *cache
-	tail  *tail
+	tail  *tail.Tail
 
 	maxFollowers int
 	distributed  *atomic.Bool // that Citus keeps the rows on other servers, whose transaction ids the tail can't follow
