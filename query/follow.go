@@ -80,7 +80,7 @@ func (s *server) sendEvents(r *http.Request, f *tail.Follower, q language.Query,
 		case <-keyOf(r).Gone():
 			return stream.end("the API key was revoked")
 		case <-beat.C:
-			place := s.tail.Position() // before the look at what waits
+			place := s.tail.Place() // before the look at what waits
 			if f.IsIdle() && place != "" {
 				if err := stream.send([]byte("id: " + place + "\n: heartbeat\n\n")); err != nil {
 					return err

@@ -32,8 +32,8 @@ func (r Row) AppendPlace(out []byte) []byte {
 type Event struct {
 	Text []byte // as Options.Encode made it
 
-	id   uuid.UUID
-	poll int64 // before which it was not visible
+	id       uuid.UUID
+	lastPoll int64 // the last poll that did not show it
 }
 
 // Follower is what waits for one client.
@@ -47,7 +47,7 @@ type Follower struct {
 	bytes  int
 	missed int64
 
-	caught      map[uuid.UUID]bool // rows that CatchUp gave, which polls up to caughtUntil may give too
+	caught      map[uuid.UUID]bool // rows that CatchUp gave; polls up to caughtUntil may give them too
 	caughtUntil int64
 }
 
@@ -78,7 +78,7 @@ func (f *Follower) Take() (events []*Event, missed int64) {
 	f.mu.Unlock()
 	if f.caught != nil {
 		events = slices.DeleteFunc(events, func(e *Event) bool {
-			if e.poll > f.caughtUntil {
+			if e.lastPoll > f.caughtUntil {
 				f.caught = nil
 			}
 			return f.caught[e.id]

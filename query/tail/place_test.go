@@ -20,7 +20,7 @@ func FuzzPlace(f *testing.F) {
 	f.Add("1.m3x0.5")
 	f.Fuzz(func(t *testing.T, s string) {
 		if p, ok := ParsePlace(s); ok {
-			p.missed(uuid.Nil, 5)
+			p.lacks(uuid.Nil, 5)
 		}
 	})
 }

@@ -36,54 +36,57 @@ type Tail struct {
 	options Options
 	wake    chan struct{}
 
-	begun    atomic.Int64           // polls
-	position atomic.Pointer[string] // what a follower that has everything goes on from
+	pollsBegun atomic.Int64
+	place      atomic.Pointer[string] // of a follower that has had everything
 
 	mu        sync.Mutex
 	audiences language.Set[map[*Follower]bool]
-	count     int
-	based     chan struct{} // closed when the reader has a snapshot to go on from; nil while nobody follows
+	followers int
+	started   chan struct{} // closed when the reader has a snapshot to go on from; nil while nobody follows
 }
 
 // New returns a tail that reads once Run is called.
 func New(o Options) *Tail { return &Tail{options: o, wake: make(chan struct{}, 1)} }
 
-// Position returns the place of who has had everything that was given out up to now; "" when nothing was yet.
-func (t *Tail) Position() string {
-	if position := t.position.Load(); position != nil {
-		return *position
+// Place returns the place of a follower that has had everything that was given out up to now. It is empty before the first
+// poll.
+func (t *Tail) Place() string {
+	if place := t.place.Load(); place != nil {
+		return *place
 	}
 	return ""
 }
 
+// ErrTooManyFollowers is Join's error when Options.MaxFollowers are there.
 var ErrTooManyFollowers = errors.New("too many followers")
 
-// Join adds a follower. What becomes visible after it has returned reaches the follower.
-func (t *Tail) Join(ctx context.Context, filter language.Query) (*Follower, error) {
+// Join adds a follower, which gets every row of q that becomes visible after Join has returned. It waits for the reader's
+// first poll, until ctx is done. Every follower must Leave.
+func (t *Tail) Join(ctx context.Context, q language.Query) (*Follower, error) {
 	f := &Follower{tail: t, ready: make(chan struct{}, 1)}
 	t.mu.Lock()
-	if t.count == t.options.MaxFollowers {
+	if t.followers == t.options.MaxFollowers {
 		t.mu.Unlock()
 		return nil, ErrTooManyFollowers
 	}
-	t.count++
-	f.audience = t.audiences.Entry(filter)
+	t.followers++
+	f.audience = t.audiences.Entry(q)
 	if f.audience.Value == nil {
 		f.audience.Value = make(map[*Follower]bool)
 	}
 	f.audience.Value[f] = true
-	if t.based == nil {
-		t.based = make(chan struct{})
+	if t.started == nil {
+		t.started = make(chan struct{})
 		select {
 		case t.wake <- struct{}{}:
 		default:
 		}
 	}
-	based := t.based
+	started := t.started
 	t.mu.Unlock()
 	t.options.Followers.Inc()
 	select {
-	case <-based:
+	case <-started:
 		return f, nil
 	case <-ctx.Done():
 		t.Leave(f)
@@ -91,11 +94,12 @@ func (t *Tail) Join(ctx context.Context, filter language.Query) (*Follower, erro
 	}
 }
 
+// Leave takes a follower out.
 func (t *Tail) Leave(f *Follower) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(f.audience.Value, f)
-	t.count--
+	t.followers--
 	if len(f.audience.Value) == 0 {
 		t.audiences.Remove(f.audience)
 	}
@@ -116,7 +120,7 @@ func (t *Tail) Run(ctx context.Context) {
 
 // follow polls until nobody follows any more.
 func (t *Tail) follow(ctx context.Context) {
-	r := &reader{Tail: t, sweep: sweepMin}
+	r := &reader{tail: t, sweepReach: sweepMin}
 	defer r.close(ctx)
 	failing := false
 	for {
@@ -126,7 +130,7 @@ func (t *Tail) follow(ctx context.Context) {
 			return
 		}
 		pause := pollEvery
-		if r.gave < busyPoll { // a third of a connection's time at most, unless there is much to give out
+		if r.lastRows < busyPoll { // a third of a connection's time at most, unless there is much to give out
 			pause = max(pollEvery, 2*time.Since(began))
 		}
 		switch {
@@ -146,8 +150,8 @@ func (t *Tail) follow(ctx context.Context) {
 			return
 		}
 		t.mu.Lock()
-		if t.count == 0 {
-			t.based = nil
+		if t.followers == 0 {
+			t.started = nil
 			t.mu.Unlock()
 			return
 		}
@@ -155,16 +159,31 @@ func (t *Tail) follow(ctx context.Context) {
 	}
 }
 
-// dispatch gives a row to those whose query it satisfies.
-func (t *Tail) dispatch(r *language.Record, e *Event, data []byte, prefix string) error {
-	if err := r.Read(data); err != nil {
-		return fmt.Errorf("record %s: %w", e.id, err)
+// reached tells that everything visible in a snapshot has been given out.
+func (t *Tail) reached(s *snapshot) {
+	place := wholePlace(s)
+	t.place.Store(&place)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	select {
+	case <-t.started:
+	default:
+		close(t.started)
 	}
+}
+
+// giveOut gives a row to the followers whose query it satisfies. lastPoll is the number of the last poll that did not show
+// it.
+func (t *Tail) giveOut(r *language.Record, row Row, lastPoll int64) error {
+	if err := r.Read(row.Data); err != nil {
+		return fmt.Errorf("record %s: %w", row.ID, err)
+	}
+	var e *Event
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.audiences.Each(r, func(a *audience) {
-		if e.Text == nil {
-			e.Text = t.options.Encode(Row{ID: e.id, Data: data, placePrefix: prefix})
+		if e == nil {
+			e = &Event{Text: t.options.Encode(row), id: row.ID, lastPoll: lastPoll}
 		}
 		for f := range a.Value {
 			if f.push(e) {
