@@ -9,7 +9,7 @@
 //     of the same millisecond: pages are cut by (inserted_at, id), and the cursor holds the window in
 //     milliseconds.
 //
-//   - Memory is bounded: so many requests at once, so many bytes a page (limits in server.go and store.go).
+//   - Memory is bounded: so many requests at once, so many bytes a page (limits in server.go and rows.go).
 //     Beyond the bound a request gets 429 at once.
 //
 //   - The cache is never wrong and never needed. Only answers about a closed window are kept, under a key that
@@ -24,10 +24,10 @@
 //
 //   - An export is the whole window, or its connection is cut.
 //
-// The way of a request is the order of the files: server.go with cors.go (who may ask, what went wrong), params.go
-// with times.go and cursor.go (what is asked; the folder language reads q), cache.go, statement.go (the
-// SQL), store.go, histogram.go with buckets.go, fields.go and export.go (the rows). Followers are in follow.go, what they share in the
-// folder tail.
+// The way of a request is the order of the files: server.go with cors.go (who may ask), params.go with times.go and
+// cursor.go (what is asked; the package language reads q), cache.go, then the endpoint: logs.go, histogram.go with buckets.go,
+// fields.go, export.go, follow.go. Their rows come by rows.go and store.go. The package tail gives rows to followers.
+// failure.go tells what went wrong.
 //
 // Goroutines: Run starts the one that watches the database, the one that watches the keys and the tail's reader,
 // cache.share one for each request that waits for a shared answer, and export one for its key. Run waits for all of

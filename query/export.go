@@ -18,20 +18,6 @@ import (
 // exportBytes is how much of an export is gathered before it is sent.
 const exportBytes = 128 << 10
 
-// exportStatement selects all rows of a window in order, as they come off the index: sorting millions of them first
-// would take the server's disk, and the client's patience.
-func exportStatement(q *search) *statement {
-	s := new(statement)
-	s.sql.WriteString("SELECT id, data::text FROM logs")
-	s.where(q)
-	direction := " DESC"
-	if q.ascending {
-		direction = ""
-	}
-	s.sql.WriteString(" ORDER BY inserted_at" + direction + ", id" + direction)
-	return s
-}
-
 // export sends a line for each row of a window.
 func (s *store) export(ctx context.Context, q *search, timeout time.Duration, send func([]byte) error) error {
 	st := exportStatement(q)

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -31,6 +33,15 @@ const (
 	fieldBytes = 512
 	fieldsKept = 10_000
 )
+
+// fields answers GET /logs/fields.
+func (s *server) fields(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseSearch(r.URL.RawQuery, windowTakes, time.Now())
+	if err != nil {
+		return err
+	}
+	return s.search(w, r, "/logs/fields", q, func(ctx context.Context) ([]byte, error) { return s.store.fields(ctx, q) })
+}
 
 // fields returns the answer to GET /logs/fields: what is in the newest records of the window. A path goes through
 // arrays as in a query.
@@ -139,6 +150,18 @@ func (s *store) fields(ctx context.Context, q *search) ([]byte, error) {
 	list = list[:min(len(list), maxFields)]
 	body, err := json.Marshal(map[string]any{"sampled": sampled, "fields": list})
 	return append(body, '\n'), err
+}
+
+// values answers GET /logs/fields/{path}/values.
+func (s *server) values(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseSearch(r.URL.RawQuery, windowTakes, time.Now())
+	if err != nil {
+		return err
+	}
+	if q.by, err = language.ParseField(r.PathValue("path")); err != nil {
+		return badRequest("path: %v", err)
+	}
+	return s.search(w, r, "/logs/fields/values", q, func(ctx context.Context) ([]byte, error) { return s.store.values(ctx, q, q.by) })
 }
 
 // values returns the answer to GET /logs/fields/{path}/values: the commonest strings, numbers, trues and falses of a

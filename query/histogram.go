@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -193,6 +194,15 @@ func (s *store) changes(ctx context.Context, q *search) (until int64, g generati
 		return tx.SendBatch(ctx, b).Close()
 	})
 	return until, g, hours, err
+}
+
+// chart answers GET /logs/histogram.
+func (s *server) chart(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseSearch(r.URL.RawQuery, histogramTakes, time.Now())
+	if err != nil {
+		return err
+	}
+	return s.answer(w, func() ([]byte, string, error) { return s.histogram(r.Context(), q) })
 }
 
 // histogram returns the answer to GET /logs/histogram. Buckets that are closed and whole come out of the cache, or

@@ -1,10 +1,8 @@
 package query
 
 import (
-	"fmt"
 	"maps"
 	"math"
-	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -193,21 +191,4 @@ func parseID(text string) (uuid.UUID, error) {
 		return id, refused("id", text, "a UUIDv7 such as 01890a5d-ac96-774b-bcce-b302099a8057")
 	}
 	return id, nil
-}
-
-// failure is an error that the client is told as it is.
-type failure struct {
-	status  int
-	message string
-}
-
-func (f *failure) Error() string { return f.message }
-
-func badRequest(format string, args ...any) error {
-	return &failure{http.StatusBadRequest, fmt.Sprintf(format, args...)}
-}
-
-// refused is the refusal of a parameter's value, of which it repeats the beginning.
-func refused(name, got, takes string) error {
-	return badRequest("%s: got %.64q, takes %s", name, got, takes)
 }

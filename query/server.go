@@ -14,12 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"millrace/internal/keys"
 	"millrace/internal/service"
-	"millrace/query/language"
 	"millrace/query/tail"
 )
 
@@ -207,78 +203,6 @@ func keyOf(r *http.Request) *keys.Key {
 	return key
 }
 
-// logs answers GET /logs.
-func (s *server) logs(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseSearch(r.URL.RawQuery, pageTakes, time.Now())
-	if err != nil {
-		return err
-	}
-	return s.search(w, r, "/logs", q, func(ctx context.Context) ([]byte, error) { return s.store.page(ctx, q) })
-}
-
-// count answers GET /logs/count.
-func (s *server) count(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseSearch(r.URL.RawQuery, windowTakes, time.Now())
-	if err != nil {
-		return err
-	}
-	return s.search(w, r, "/logs/count", q, func(ctx context.Context) ([]byte, error) { return s.store.count(ctx, q) })
-}
-
-// chart answers GET /logs/histogram.
-func (s *server) chart(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseSearch(r.URL.RawQuery, histogramTakes, time.Now())
-	if err != nil {
-		return err
-	}
-	return s.answer(w, func() ([]byte, string, error) { return s.histogram(r.Context(), q) })
-}
-
-// fields answers GET /logs/fields.
-func (s *server) fields(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseSearch(r.URL.RawQuery, windowTakes, time.Now())
-	if err != nil {
-		return err
-	}
-	return s.search(w, r, "/logs/fields", q, func(ctx context.Context) ([]byte, error) { return s.store.fields(ctx, q) })
-}
-
-// values answers GET /logs/fields/{path}/values.
-func (s *server) values(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseSearch(r.URL.RawQuery, windowTakes, time.Now())
-	if err != nil {
-		return err
-	}
-	if q.by, err = language.ParseField(r.PathValue("path")); err != nil {
-		return badRequest("path: %v", err)
-	}
-	return s.search(w, r, "/logs/fields/values", q, func(ctx context.Context) ([]byte, error) { return s.store.values(ctx, q, q.by) })
-}
-
-// one answers GET /logs/{id}.
-func (s *server) one(w http.ResponseWriter, r *http.Request) error {
-	if _, err := parseParameters(r.URL.RawQuery, nil); err != nil {
-		return err
-	}
-	id, err := parseID(r.PathValue("id"))
-	if err != nil {
-		return err
-	}
-	leave, err := s.enter()
-	if err != nil {
-		return err
-	}
-	defer leave()
-	body, err := s.store.one(r.Context(), id)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return &failure{http.StatusNotFound, "no log has the id " + id.String()}
-	}
-	if err != nil {
-		return err
-	}
-	return write(w, body)
-}
-
 // search answers with what compute returns, out of the cache where the window allows it.
 func (s *server) search(w http.ResponseWriter, r *http.Request, route string, q *search, compute func(context.Context) ([]byte, error)) error {
 	return s.answer(w, func() ([]byte, string, error) { return s.lookUp(r.Context(), route, q, compute) })
@@ -328,74 +252,11 @@ func (s *server) enter() (leave func(), err error) {
 	}
 }
 
-func tooMany(message string) error { return &failure{http.StatusTooManyRequests, message} }
-
 func write(w http.ResponseWriter, body []byte) error {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	_, _ = w.Write(body) // the client may be gone: nobody is left to tell
 	return nil
-}
-
-// fail answers with an error. It is the one place that knows which error is which status.
-func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() != nil {
-		// Nobody is there to read it, or one who has only closed his side: net/http would tell him 200.
-		panic(http.ErrAbortHandler)
-	}
-	f := s.judge(err)
-	if f.status >= 500 && f.status != http.StatusServiceUnavailable && f.status != http.StatusHTTPVersionNotSupported {
-		s.log.Error("query failed", "route", route(r), "status", f.status, "error", err)
-	} else if f.status >= 500 {
-		s.log.Debug("query failed", "route", route(r), "status", f.status, "error", err) // watch tells of the database
-	}
-	if f.status == http.StatusServiceUnavailable || f.status == http.StatusTooManyRequests {
-		w.Header().Set("Retry-After", "1")
-	}
-	service.WriteJSON(w, f.status, map[string]string{"error": f.message})
-}
-
-func (s *server) judge(err error) *failure {
-	var (
-		f       *failure
-		pgErr   *pgconn.PgError
-		connErr *pgconn.ConnectError
-	)
-	tooLong := &failure{http.StatusGatewayTimeout, "the query took longer than " + s.timeText + "; narrow the time range"}
-	switch {
-	case errors.As(err, &f):
-		return f
-	case errors.Is(err, errBusy):
-		return &failure{http.StatusServiceUnavailable, "all database connections are in use"}
-	case errors.As(err, &connErr), errors.Is(err, errBroken):
-		return &failure{http.StatusServiceUnavailable, "the database can't be reached"}
-	case errors.As(err, &pgErr):
-		// https://www.postgresql.org/docs/current/errcodes-appendix.html
-		switch {
-		case pgErr.Code == "57014": // query_canceled, by the timeout
-			return tooLong
-		case pgErr.Code == "42P01": // undefined_table
-			return &failure{http.StatusServiceUnavailable, errNoSchema.Error()}
-		case pgErr.Code == "42703": // undefined_column; no column's name comes from a client
-			if fault := s.store.schemaFault(); fault != nil {
-				return &failure{http.StatusServiceUnavailable, fault.Error()}
-			}
-		case strings.HasPrefix(pgErr.Code, "22"), strings.HasPrefix(pgErr.Code, "54"): // data exception, limit exceeded
-			return &failure{http.StatusBadRequest, "q: the database can't look for that: " + pgErr.Message}
-		case strings.HasPrefix(pgErr.Code, "08"), // connection
-			strings.HasPrefix(pgErr.Code, "40"), // rollback, such as a replica's conflict with recovery
-			strings.HasPrefix(pgErr.Code, "53"), // out of memory, disk or connections
-			strings.HasPrefix(pgErr.Code, "55"), // locks
-			strings.HasPrefix(pgErr.Code, "57"), // shutting down, starting up
-			strings.HasPrefix(pgErr.Code, "58"): // input or output
-			return &failure{http.StatusServiceUnavailable, "the database can't answer now"}
-		}
-	case errors.Is(err, context.DeadlineExceeded):
-		return tooLong
-	case pgconn.SafeToRetry(err), isNetwork(err):
-		return &failure{http.StatusServiceUnavailable, "the database can't be reached"}
-	}
-	return &failure{http.StatusInternalServerError, "internal error"}
 }
 
 // answer remembers the status of what was answered.

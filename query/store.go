@@ -4,27 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"strconv"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
-	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"millrace/internal/config"
-	"millrace/internal/frame"
 )
 
 const (
-	// pageBytes ends a page early: when its rows have this much data, the next row begins another page. 1000
-	// records of the usual size (300 bytes) are a tenth of it.
-	pageBytes = 4 << 20
-
 	// connectTimeout is the longest wait for a connection, new or out of the pool.
 	connectTimeout = 5 * time.Second
 	// storeSlack is what a read may take beyond its statement's timeout, which the server keeps: beginning,
@@ -184,122 +174,6 @@ func (s *store) schemaFault() error {
 	return found.fault()
 }
 
-// page returns the answer to GET /logs.
-func (s *store) page(ctx context.Context, q *search) ([]byte, error) {
-	st := pageStatement(q, pageBytes)
-	out := []byte(`{"logs":[`)
-	var (
-		n    int
-		last position // its given counts the rows up to now
-		more bool     // the page's rows are all of a longer list
-	)
-	if q.after != nil {
-		last = *q.after
-	}
-	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var (
-				id   [16]byte
-				at   time.Time
-				data pgtype.DriverBytes // good until the next row
-			)
-			if err := rows.Scan(&id, &at, &data); err != nil {
-				return err
-			}
-			if more {
-				continue // rows without their data
-			}
-			same := last.id == id && last.at.Equal(at)
-			if more = n == q.limit || data == nil; more { // the first row of the page after
-				if !same {
-					last.given = 0
-				}
-				continue
-			}
-			if n++; n > 1 {
-				out = append(out, ',')
-			}
-			out = appendLog(out, id, at, data)
-			if !same {
-				last = position{at: at, id: id}
-			}
-			last.given++
-		}
-		return rows.Err()
-	})
-	if err != nil {
-		return nil, err
-	}
-	out = append(out, `],"next":`...)
-	if more {
-		out = append(out, '"')
-		out = append(out, q.cursor(last)...)
-		out = append(out, '"')
-	} else {
-		out = append(out, "null"...)
-	}
-	return append(out, "}\n"...), nil
-}
-
-// count returns the answer to GET /logs/count.
-func (s *store) count(ctx context.Context, q *search) ([]byte, error) {
-	st := countStatement(q)
-	var n int64
-	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		return tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&n)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return append(strconv.AppendInt([]byte(`{"count":`), n, 10), "}\n"...), nil
-}
-
-// one returns the answer to GET /logs/{id}, or pgx.ErrNoRows. An id that no row has may be a key: then it is the first
-// record under that.
-func (s *store) one(ctx context.Context, id uuid.UUID) (out []byte, err error) {
-	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		out, err = findByID(ctx, tx, id)
-		if errors.Is(err, pgx.ErrNoRows) {
-			out, err = findByID(ctx, tx, frame.BaseOfKey(id))
-		}
-		return err
-	})
-	return out, err
-}
-
-// findByID returns the row with an id as a line of JSON, or pgx.ErrNoRows.
-func findByID(ctx context.Context, tx pgx.Tx, id uuid.UUID) ([]byte, error) {
-	st := byIDStatement(id)
-	rows, err := tx.Query(ctx, st.sql.String(), st.args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	if !rows.Next() {
-		if err := rows.Err(); err != nil {
-			return nil, err
-		}
-		return nil, pgx.ErrNoRows
-	}
-	return append(appendLog(nil, id, frame.Time(id), rows.RawValues()[0]), '\n'), nil
-}
-
-// appendLog adds a row's JSON object. data is as PostgreSQL wrote it.
-func appendLog(out []byte, id uuid.UUID, at time.Time, data []byte) []byte {
-	out = append(out, `{"id":"`...)
-	out = append(out, id.String()...)
-	out = append(out, `","inserted_at":"`...)
-	out = at.UTC().AppendFormat(out, timeFormat)
-	out = append(out, `","data":`...)
-	out = append(out, data...)
-	return append(out, '}')
-}
-
 // generation tells one state of a closed window from any other.
 type generation struct {
 	schema  int       // version of the schema
@@ -323,10 +197,4 @@ func (s *store) closed(ctx context.Context, q *search) (closed bool, g generatio
 		return tx.QueryRow(ctx, sql, time.UnixMilli(q.from), time.UnixMilli(q.to)).Scan(&closed, &g.late, &g.schema, &g.created)
 	})
 	return closed, g, err
-}
-
-// isNetwork says whether a connection broke in the middle of a read.
-func isNetwork(err error) bool {
-	var netErr net.Error
-	return errors.As(err, &netErr) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
 }

@@ -1,0 +1,101 @@
+package query
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"millrace/internal/service"
+)
+
+// failure is an error that the client is told as it is.
+type failure struct {
+	status  int
+	message string
+}
+
+func (f *failure) Error() string { return f.message }
+
+func badRequest(format string, args ...any) error {
+	return &failure{http.StatusBadRequest, fmt.Sprintf(format, args...)}
+}
+
+// refused is the refusal of a parameter's value, of which it repeats the beginning.
+func refused(name, got, takes string) error {
+	return badRequest("%s: got %.64q, takes %s", name, got, takes)
+}
+
+func tooMany(message string) error { return &failure{http.StatusTooManyRequests, message} }
+
+// fail answers with an error. It is the one place that knows which error is which status.
+func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		// Nobody is there to read it, or one who has only closed his side: net/http would tell him 200.
+		panic(http.ErrAbortHandler)
+	}
+	f := s.judge(err)
+	if f.status >= 500 && f.status != http.StatusServiceUnavailable && f.status != http.StatusHTTPVersionNotSupported {
+		s.log.Error("query failed", "route", route(r), "status", f.status, "error", err)
+	} else if f.status >= 500 {
+		s.log.Debug("query failed", "route", route(r), "status", f.status, "error", err) // watch tells of the database
+	}
+	if f.status == http.StatusServiceUnavailable || f.status == http.StatusTooManyRequests {
+		w.Header().Set("Retry-After", "1")
+	}
+	service.WriteJSON(w, f.status, map[string]string{"error": f.message})
+}
+
+func (s *server) judge(err error) *failure {
+	var (
+		f       *failure
+		pgErr   *pgconn.PgError
+		connErr *pgconn.ConnectError
+	)
+	tooLong := &failure{http.StatusGatewayTimeout, "the query took longer than " + s.timeText + "; narrow the time range"}
+	switch {
+	case errors.As(err, &f):
+		return f
+	case errors.Is(err, errBusy):
+		return &failure{http.StatusServiceUnavailable, "all database connections are in use"}
+	case errors.As(err, &connErr), errors.Is(err, errBroken):
+		return &failure{http.StatusServiceUnavailable, "the database can't be reached"}
+	case errors.As(err, &pgErr):
+		// https://www.postgresql.org/docs/current/errcodes-appendix.html
+		switch {
+		case pgErr.Code == "57014": // query_canceled, by the timeout
+			return tooLong
+		case pgErr.Code == "42P01": // undefined_table
+			return &failure{http.StatusServiceUnavailable, errNoSchema.Error()}
+		case pgErr.Code == "42703": // undefined_column; no column's name comes from a client
+			if fault := s.store.schemaFault(); fault != nil {
+				return &failure{http.StatusServiceUnavailable, fault.Error()}
+			}
+		case strings.HasPrefix(pgErr.Code, "22"), strings.HasPrefix(pgErr.Code, "54"): // data exception, limit exceeded
+			return &failure{http.StatusBadRequest, "q: the database can't look for that: " + pgErr.Message}
+		case strings.HasPrefix(pgErr.Code, "08"), // connection
+			strings.HasPrefix(pgErr.Code, "40"), // rollback, such as a replica's conflict with recovery
+			strings.HasPrefix(pgErr.Code, "53"), // out of memory, disk or connections
+			strings.HasPrefix(pgErr.Code, "55"), // locks
+			strings.HasPrefix(pgErr.Code, "57"), // shutting down, starting up
+			strings.HasPrefix(pgErr.Code, "58"): // input or output
+			return &failure{http.StatusServiceUnavailable, "the database can't answer now"}
+		}
+	case errors.Is(err, context.DeadlineExceeded):
+		return tooLong
+	case pgconn.SafeToRetry(err), isNetwork(err):
+		return &failure{http.StatusServiceUnavailable, "the database can't be reached"}
+	}
+	return &failure{http.StatusInternalServerError, "internal error"}
+}
+
+// isNetwork says whether a connection broke in the middle of a read.
+func isNetwork(err error) bool {
+	var netErr net.Error
+	return errors.As(err, &netErr) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
+}
