@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-
 	"millrace/internal/keys"
 	"millrace/internal/service"
 	"millrace/query/tail"
