@@ -9,44 +9,28 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/klauspost/compress/gzip"
-
-	"millrace/internal/frame"
 )
 
 // exportBytes is how much of an export is gathered before it is sent.
 const exportBytes = 128 << 10
 
-// export sends a line for each row of a window.
+// export sends a line for each row of a window, several with each call of send.
 func (s *store) export(ctx context.Context, q *search, timeout time.Duration, send func([]byte) error) error {
-	st := exportStatement(q)
-	return s.readFor(ctx, timeout, func(ctx context.Context, tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SET LOCAL enable_sort = off"); err != nil {
-			return err
+	out := make([]byte, 0, exportBytes+4096)
+	err := s.exportRows(ctx, q, timeout, func(r row) error {
+		out = append(r.appendJSON(out), '\n')
+		if len(out) < exportBytes {
+			return nil
 		}
-		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		out := make([]byte, 0, exportBytes+4096)
-		for rows.Next() {
-			raw := rows.RawValues()
-			id := [16]byte(raw[0])
-			out = append(appendLog(out, id, frame.Time(id), raw[1]), '\n')
-			if len(out) >= exportBytes {
-				if err := send(out); err != nil {
-					return err
-				}
-				out = out[:0]
-			}
-		}
-		if err := rows.Err(); err != nil {
-			return err
-		}
-		return send(out)
+		err := send(out)
+		out = out[:0]
+		return err
 	})
+	if err != nil {
+		return err
+	}
+	return send(out)
 }
 
 // export answers GET /logs/export. What goes wrong after the first line cuts the connection: a client must not take

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/valyala/fastjson"
 
 	"millrace/query/language"
@@ -40,7 +39,7 @@ func (s *server) fields(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.search(w, r, "/logs/fields", q, func(ctx context.Context) ([]byte, error) { return s.store.fields(ctx, q) })
+	return s.respondCached(w, r, "/logs/fields", q, s.store.fields)
 }
 
 // fields returns the answer to GET /logs/fields: what is in the newest records of the window. A path goes through
@@ -108,30 +107,15 @@ func (s *store) fields(ctx context.Context, q *search) ([]byte, error) {
 	}
 	sample := *q
 	sample.limit = sampleRows
-	st := pageStatement(&sample, pageBytes)
-	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
+	var parser fastjson.Parser
+	_, err := s.pageRows(ctx, &sample, func(r row) error {
+		record, err := parser.ParseBytes(r.data)
 		if err != nil {
 			return err
 		}
-		defer rows.Close()
-		var parser fastjson.Parser
-		for rows.Next() {
-			var data pgtype.DriverBytes
-			if err := rows.Scan(nil, nil, &data); err != nil {
-				return err
-			}
-			if data == nil || sampled == sampleRows {
-				continue
-			}
-			record, err := parser.ParseBytes(data)
-			if err != nil {
-				return err
-			}
-			sampled, added = sampled+1, 0
-			walk("", record)
-		}
-		return rows.Err()
+		sampled, added = sampled+1, 0
+		walk("", record)
+		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -161,13 +145,13 @@ func (s *server) values(w http.ResponseWriter, r *http.Request) error {
 	if q.by, err = language.ParseField(r.PathValue("path")); err != nil {
 		return badRequest("path: %v", err)
 	}
-	return s.search(w, r, "/logs/fields/values", q, func(ctx context.Context) ([]byte, error) { return s.store.values(ctx, q, q.by) })
+	return s.respondCached(w, r, "/logs/fields/values", q, s.store.values)
 }
 
 // values returns the answer to GET /logs/fields/{path}/values: the commonest strings, numbers, trues and falses of a
 // field in the newest records of the window. A value that is longer than a query can ask for is told by its hash from
 // others that begin the same, and is answered with as the beginning of its text.
-func (s *store) values(ctx context.Context, q *search, path []string) ([]byte, error) {
+func (s *store) values(ctx context.Context, q *search) ([]byte, error) {
 	st := new(statement)
 	st.sql.WriteString("WITH sample AS MATERIALIZED (SELECT data FROM logs")
 	st.where(q)
@@ -176,7 +160,7 @@ func (s *store) values(ctx context.Context, q *search, path []string) ([]byte, e
 		FROM (SELECT v, octet_length(v #>> '{}') > %s AS cut FROM sample, jsonb_path_query(data, %s) AS v
 			WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean')) AS found
 		GROUP BY 2, 3, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END ORDER BY 4 DESC, 2, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END LIMIT %s`,
-		st.arg(cutCharacters), st.arg(groupBytes), st.arg(language.ValuesPath(path)), st.arg(maxValues))
+		st.arg(cutCharacters), st.arg(groupBytes), st.arg(language.ValuesPath(q.by)), st.arg(maxValues))
 	var out []byte
 	sampled := int64(0)
 	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
@@ -206,7 +190,7 @@ func (s *store) values(ctx context.Context, q *search, path []string) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
-	name, _ := json.Marshal(language.FormatField(path)) // a text always has a JSON form
+	name, _ := json.Marshal(language.FormatField(q.by)) // a text always has a JSON form
 	head := `{"path":` + string(name) + `,"sampled":` + strconv.FormatInt(sampled, 10) + `,"values":[`
 	return append(append([]byte(head), out...), "]}\n"...), nil
 }

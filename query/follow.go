@@ -120,11 +120,11 @@ func catchUp(ctx context.Context, f *tail.Follower, q language.Query, from *tail
 }
 
 // encodeEvent writes a row as a server-sent event. Its data has no line breaks: PostgreSQL escapes them.
-func encodeEvent(row tail.Row) []byte {
-	out := make([]byte, 0, len(row.Data)+256) // room for a place, an id, a time and the names
-	out = row.AppendPlace(append(out, "id: "...))
+func encodeEvent(r tail.Row) []byte {
+	out := make([]byte, 0, len(r.Data)+256) // room for a place, an id, a time and the names
+	out = r.AppendPlace(append(out, "id: "...))
 	out = append(out, "\ndata: "...)
-	return append(appendLog(out, row.ID, frame.Time(row.ID), row.Data), "\n\n"...)
+	return append(row{r.ID, frame.Time(r.ID), r.Data}.appendJSON(out), "\n\n"...)
 }
 
 // eventStream sends server-sent events. Its errors mean that the client is gone.

@@ -202,7 +202,7 @@ func (s *server) chart(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.answer(w, func() ([]byte, string, error) { return s.histogram(r.Context(), q) })
+	return s.respond(w, func() ([]byte, string, error) { return s.histogram(r.Context(), q) })
 }
 
 // histogram returns the answer to GET /logs/histogram. Buckets that are closed and whole come out of the cache, or
@@ -213,7 +213,7 @@ func (s *server) histogram(ctx context.Context, q *search) (body []byte, result 
 	keys := make([]string, n) // empty: not for the cache
 	result = bypass
 	if s.cache.redis != nil && n > 0 && !s.cache.paused() {
-		// Before anything is looked up or counted, as in lookUp.
+		// Before anything is looked up or counted, as in respondCached.
 		until, g, hours, err := s.store.changes(ctx, q)
 		if err != nil {
 			return nil, bypass, err

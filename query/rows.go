@@ -1,12 +1,16 @@
 package query
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"millrace/internal/frame"
 	"millrace/query/language"
@@ -26,6 +30,123 @@ type statement struct {
 func (s *statement) arg(v any) string {
 	s.args = append(s.args, v)
 	return "$" + strconv.Itoa(len(s.args))
+}
+
+// row is a row of logs.
+type row struct {
+	id         uuid.UUID
+	insertedAt time.Time
+	data       []byte // the record as PostgreSQL writes it
+}
+
+// appendJSON appends the row as answers have it.
+func (r row) appendJSON(out []byte) []byte {
+	out = append(out, `{"id":"`...)
+	out = append(out, r.id.String()...)
+	out = append(out, `","inserted_at":"`...)
+	out = r.insertedAt.UTC().AppendFormat(out, timeFormat)
+	out = append(out, `","data":`...)
+	out = append(out, r.data...)
+	return append(out, '}')
+}
+
+// pageRows calls give with the rows of a page. It returns the position behind the last of them, or nil if no more rows
+// follow. A row's data is good until give returns.
+func (s *store) pageRows(ctx context.Context, q *search, give func(row) error) (next *position, err error) {
+	st := pageStatement(q, pageBytes)
+	var (
+		rowsGiven int
+		isFull    bool
+		end       position // behind the last row; its given counts that row too
+	)
+	if q.after != nil {
+		end = *q.after
+	}
+	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
+		if err != nil {
+			return err
+		}
+		var (
+			r    row
+			data pgtype.DriverBytes // no copy
+		)
+		_, err = pgx.ForEachRow(rows, []any{(*[16]byte)(&r.id), &r.insertedAt, &data}, func() error {
+			if isFull {
+				return nil // another row without its data
+			}
+			isSame := end.id == r.id && end.at.Equal(r.insertedAt)
+			if rowsGiven == q.limit || data == nil { // the first row of the next page
+				isFull = true
+				if !isSame {
+					end.given = 0
+				}
+				return nil
+			}
+			if !isSame {
+				end = position{at: r.insertedAt, id: r.id}
+			}
+			end.given++
+			rowsGiven++
+			r.data = data
+			return give(r)
+		})
+		return err
+	})
+	if err != nil || !isFull {
+		return nil, err
+	}
+	return &end, nil
+}
+
+// exportRows calls give with all rows of a window, in order. It may take as long as timeout. A row's data is good until
+// give returns.
+func (s *store) exportRows(ctx context.Context, q *search, timeout time.Duration, give func(row) error) error {
+	st := exportStatement(q)
+	return s.readFor(ctx, timeout, func(ctx context.Context, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL enable_sort = off"); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			raw := rows.RawValues()
+			id := uuid.UUID(raw[0])
+			if err := give(row{id, frame.Time(id), raw[1]}); err != nil {
+				return err
+			}
+		}
+		return rows.Err()
+	})
+}
+
+// countRows returns how many rows a window has.
+func (s *store) countRows(ctx context.Context, q *search) (n int64, err error) {
+	st := countStatement(q)
+	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		return tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&n)
+	})
+	return n, err
+}
+
+// rowByID returns the row with an id, or pgx.ErrNoRows. An id that no row has may be a client's key: then it returns the
+// first row under that key.
+func (s *store) rowByID(ctx context.Context, id uuid.UUID) (found row, err error) {
+	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
+		for _, id := range []uuid.UUID{id, frame.BaseOfKey(id)} {
+			st := byIDStatement(id)
+			found = row{id: id, insertedAt: frame.Time(id)}
+			err = tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&found.data)
+			if !errors.Is(err, pgx.ErrNoRows) {
+				break
+			}
+		}
+		return err
+	})
+	return found, err
 }
 
 // pageStatement selects the rows of a page, one more than asked for to know whether another page follows. A row
@@ -89,20 +210,20 @@ func byIDStatement(id uuid.UUID) *statement {
 // partitions are read, which the comparison of rows alone does not.
 func (s *statement) where(q *search) {
 	from, to := time.UnixMilli(q.from), time.UnixMilli(q.to)
-	below, beyond := "<", "<"
+	upperOp, cursorOp := "<", "<"
 	if q.after != nil {
 		if q.ascending {
-			from, beyond = q.after.at, ">"
+			from, cursorOp = q.after.at, ">"
 		} else {
-			to, below = q.after.at, "<="
+			to, upperOp = q.after.at, "<="
 		}
 		if q.after.given > 0 {
-			beyond += "="
+			cursorOp += "="
 		}
 	}
-	fmt.Fprintf(&s.sql, " WHERE inserted_at >= %s AND inserted_at %s %s", s.arg(from), below, s.arg(to))
+	fmt.Fprintf(&s.sql, " WHERE inserted_at >= %s AND inserted_at %s %s", s.arg(from), upperOp, s.arg(to))
 	if q.after != nil {
-		fmt.Fprintf(&s.sql, " AND (inserted_at, id) %s (%s, %s)", beyond, s.arg(q.after.at), s.arg([16]byte(q.after.id)))
+		fmt.Fprintf(&s.sql, " AND (inserted_at, id) %s (%s, %s)", cursorOp, s.arg(q.after.at), s.arg([16]byte(q.after.id)))
 	}
 	s.filter(q.filter)
 }

@@ -112,7 +112,7 @@ func (s *server) handler(ready *service.Ready) http.Handler {
 func (s *server) around(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(writer http.ResponseWriter, r *http.Request) {
 		began := time.Now()
-		w := &answer{ResponseWriter: writer}
+		w := &statusRecorder{ResponseWriter: writer}
 		// An error means that the connection takes no deadline: it is broken, or not one of net/http's.
 		deadline := http.NewResponseController(writer)
 		_ = deadline.SetReadDeadline(began.Add(s.longest))
@@ -203,43 +203,44 @@ func keyOf(r *http.Request) *keys.Key {
 	return key
 }
 
-// search answers with what compute returns, out of the cache where the window allows it.
-func (s *server) search(w http.ResponseWriter, r *http.Request, route string, q *search, compute func(context.Context) ([]byte, error)) error {
-	return s.answer(w, func() ([]byte, string, error) { return s.lookUp(r.Context(), route, q, compute) })
-}
-
-// answer takes a place and answers with what look finds, and says what the cache had to do with it.
-func (s *server) answer(w http.ResponseWriter, look func() ([]byte, string, error)) error {
+// respond takes a place and answers with the body that produce returns, and with what the cache did for it.
+func (s *server) respond(w http.ResponseWriter, produce func() (body []byte, cacheResult string, err error)) error {
 	leave, err := s.enter()
 	if err != nil {
 		return err
 	}
 	defer leave()
-	body, result, err := look()
+	body, cacheResult, err := produce()
 	if err != nil {
 		return err
 	}
-	s.metrics.cache.WithLabelValues(result).Inc()
-	w.Header().Set("X-Cache", result)
+	s.metrics.cache.WithLabelValues(cacheResult).Inc()
+	w.Header().Set("X-Cache", cacheResult)
 	return write(w, body)
 }
 
-func (s *server) lookUp(ctx context.Context, route string, q *search, compute func(context.Context) ([]byte, error)) ([]byte, string, error) {
-	// Where this machine's clock is wrong, the first look at it costs an answer the cache, nothing more: the
-	// database's clock decides.
-	if s.cache.redis != nil && q.fixed && q.to < time.Now().UnixMilli() {
-		// Before the answer is looked up or computed: a change that comes between is in the answer, kept under
-		// a key that nobody asks for again, and never the other way round.
-		closed, g, err := s.store.closed(ctx, q)
-		if err != nil {
-			return nil, bypass, err
+// respondCached responds with what compute returns for q. It comes out of the cache if the window is closed.
+func (s *server) respondCached(w http.ResponseWriter, r *http.Request, route string, q *search, compute func(context.Context, *search) ([]byte, error)) error {
+	return s.respond(w, func() ([]byte, string, error) {
+		ctx := r.Context()
+		computeAnswer := func(ctx context.Context) ([]byte, error) { return compute(ctx, q) }
+		// If this machine's clock is wrong, this look at it costs an answer the cache and nothing more: the database's
+		// clock decides.
+		if s.cache.redis != nil && q.fixed && q.to < time.Now().UnixMilli() {
+			// The generation is read before the answer is looked up or computed. A change in between is then in an answer
+			// that is kept under a key which nobody asks for again. The other way round, an answer without it would be
+			// kept under the new key.
+			closed, g, err := s.store.closed(ctx, q)
+			if err != nil {
+				return nil, bypass, err
+			}
+			if closed {
+				return s.cache.answer(ctx, cacheKey(route, q, g), computeAnswer)
+			}
 		}
-		if closed {
-			return s.cache.answer(ctx, cacheKey(route, q, g), compute)
-		}
-	}
-	body, err := compute(ctx)
-	return body, bypass, err
+		body, err := computeAnswer(ctx)
+		return body, bypass, err
+	})
 }
 
 // enter takes a place. leave gives it back.
@@ -259,35 +260,35 @@ func write(w http.ResponseWriter, body []byte) error {
 	return nil
 }
 
-// answer remembers the status of what was answered.
-type answer struct {
+// statusRecorder remembers the status of what was answered.
+type statusRecorder struct {
 	http.ResponseWriter
 	status int // 0: nothing yet
 }
 
-func (a *answer) WriteHeader(status int) {
-	if a.status == 0 {
-		a.status = status
+func (r *statusRecorder) WriteHeader(status int) {
+	if r.status == 0 {
+		r.status = status
 	}
-	a.ResponseWriter.WriteHeader(status)
+	r.ResponseWriter.WriteHeader(status)
 }
 
-func (a *answer) Write(b []byte) (int, error) {
-	if a.status == 0 {
-		a.status = http.StatusOK
+func (r *statusRecorder) Write(b []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
 	}
-	return a.ResponseWriter.Write(b)
+	return r.ResponseWriter.Write(b)
 }
 
 // Unwrap is for http.ResponseController.
-func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+func (r *statusRecorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 // code is the status for metrics.
-func (a *answer) code(r *http.Request) int {
+func (r *statusRecorder) code(request *http.Request) int {
 	switch {
-	case a.status != 0:
-		return a.status
-	case r.Context().Err() != nil:
+	case r.status != 0:
+		return r.status
+	case request.Context().Err() != nil:
 		return clientLeft
 	}
 	return http.StatusOK // net/http's answer when a handler wrote nothing
