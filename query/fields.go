@@ -155,12 +155,12 @@ func (s *store) values(ctx context.Context, q *search) ([]byte, error) {
 	st := new(statement)
 	st.sql.WriteString("WITH sample AS MATERIALIZED (SELECT data FROM logs")
 	st.where(q)
-	st.sql.WriteString(" ORDER BY inserted_at DESC LIMIT " + st.arg(sampleValues) + ")")
+	st.sql.WriteString(" ORDER BY inserted_at DESC LIMIT " + st.args.Add(sampleValues) + ")")
 	fmt.Fprintf(&st.sql, ` SELECT (SELECT count(*) FROM sample), (CASE WHEN cut THEN to_jsonb(left(v #>> '{}', %s)) ELSE v END)::text COLLATE "C" AS value, cut, count(*)
 		FROM (SELECT v, octet_length(v #>> '{}') > %s AS cut FROM sample, jsonb_path_query(data, %s) AS v
 			WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean')) AS found
 		GROUP BY 2, 3, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END ORDER BY 4 DESC, 2, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END LIMIT %s`,
-		st.arg(cutCharacters), st.arg(groupBytes), st.arg(language.ValuesPath(q.by)), st.arg(maxValues))
+		st.args.Add(cutCharacters), st.args.Add(groupBytes), st.args.Add(language.ValuesPath(q.by)), st.args.Add(maxValues))
 	var out []byte
 	sampled := int64(0)
 	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {

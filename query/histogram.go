@@ -105,13 +105,13 @@ func histogramStatement(q *search) *statement {
 	s := new(statement)
 	var start string
 	if areEven(q.edges, q.interval) {
-		start = fmt.Sprintf("date_bin(%s::bigint * interval '1 millisecond', inserted_at, %s)", s.arg(q.interval), s.arg(time.UnixMilli(q.edges[0])))
+		start = fmt.Sprintf("date_bin(%s::bigint * interval '1 millisecond', inserted_at, %s)", s.args.Add(q.interval), s.args.Add(time.UnixMilli(q.edges[0])))
 	} else {
 		starts := make([]time.Time, len(q.edges)-1)
 		for i := range starts {
 			starts[i] = time.UnixMilli(q.edges[i])
 		}
-		start = fmt.Sprintf("(%[1]s::timestamptz[])[width_bucket(inserted_at, %[1]s::timestamptz[])]", s.arg(starts))
+		start = fmt.Sprintf("(%[1]s::timestamptz[])[width_bucket(inserted_at, %[1]s::timestamptz[])]", s.args.Add(starts))
 	}
 	if q.by == nil {
 		fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, false, NULL::text, count(*) FROM (SELECT %s AS start FROM logs", start)
@@ -121,12 +121,12 @@ func histogramStatement(q *search) *statement {
 	}
 	// A value that is too long to be a group is cut to one character more than that, so that it takes no more room.
 	// Those without the field come first in a bucket and the too long values last, so that neither takes a place.
-	most, longest := s.arg(bucketGroups+1), s.arg(groupBytes)
+	most, longest := s.args.Add(bucketGroups+1), s.args.Add(groupBytes)
 	fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, value IS NULL, "+
 		"(CASE WHEN rank <= %s AND bytes <= %s AND octet_length(value) <= %s THEN value END) COLLATE \"C\" AS kept, sum(n)::bigint "+
 		"FROM (SELECT start, value, n, row_number() OVER largest AS rank, sum(octet_length(value)) OVER largest AS bytes "+
 		"FROM (SELECT start, value, count(*) AS n FROM (SELECT %s AS start, left(data #>> %s, %[3]s + 1) AS value FROM logs",
-		most, s.arg(bucketBytes), longest, start, s.arg(q.by))
+		most, s.args.Add(bucketBytes), longest, start, s.args.Add(q.by))
 	s.where(q)
 	fmt.Fprintf(&s.sql, ") AS rows GROUP BY start, value) AS groups WINDOW largest AS (PARTITION BY start "+
 		"ORDER BY value IS NOT NULL, octet_length(value) > %s, n DESC, value COLLATE \"C\" ROWS UNBOUNDED PRECEDING)) AS ranked "+

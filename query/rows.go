@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -20,16 +19,10 @@ import (
 // records of the usual size (300 bytes) are a tenth of it.
 const pageBytes = 4 << 20
 
-// statement is SQL under construction. Everything that came from outside is an argument, never SQL.
+// statement is SQL under construction.
 type statement struct {
 	sql  strings.Builder
-	args []any
-}
-
-// arg adds an argument and returns its placeholder.
-func (s *statement) arg(v any) string {
-	s.args = append(s.args, v)
-	return "$" + strconv.Itoa(len(s.args))
+	args language.Args
 }
 
 // row is a row of logs.
@@ -164,7 +157,7 @@ func pageStatement(q *search, maxBytes int) *statement {
 	}
 	order := fmt.Sprintf("inserted_at %s, id %[1]s, data %[1]s", direction)
 	s.sql.WriteString("SELECT id, inserted_at, CASE WHEN sum(octet_length(body)) OVER page - octet_length(body) < ")
-	s.sql.WriteString(s.arg(maxBytes))
+	s.sql.WriteString(s.args.Add(maxBytes))
 	s.sql.WriteString("::bigint THEN body END FROM (SELECT id, inserted_at, data, data::text AS body FROM (SELECT id, inserted_at, data FROM logs")
 	s.where(q)
 	given := 0
@@ -172,7 +165,7 @@ func pageStatement(q *search, maxBytes int) *statement {
 		given = q.after.given
 	}
 	fmt.Fprintf(&s.sql, " ORDER BY %s LIMIT %s OFFSET %s) AS rows OFFSET 0) AS texts WINDOW page AS (ORDER BY %[1]s ROWS UNBOUNDED PRECEDING) ORDER BY %[1]s",
-		order, s.arg(q.limit+1), s.arg(given))
+		order, s.args.Add(q.limit+1), s.args.Add(given))
 	return s
 }
 
@@ -202,7 +195,7 @@ func countStatement(q *search) *statement {
 // rows of one millisecond.
 func byIDStatement(id uuid.UUID) *statement {
 	s := new(statement)
-	fmt.Fprintf(&s.sql, "SELECT data::text FROM logs WHERE inserted_at = %s AND id = %s LIMIT 1", s.arg(frame.Time(id)), s.arg([16]byte(id)))
+	fmt.Fprintf(&s.sql, "SELECT data::text FROM logs WHERE inserted_at = %s AND id = %s LIMIT 1", s.args.Add(frame.Time(id)), s.args.Add([16]byte(id)))
 	return s
 }
 
@@ -221,16 +214,9 @@ func (s *statement) where(q *search) {
 			cursorOp += "="
 		}
 	}
-	fmt.Fprintf(&s.sql, " WHERE inserted_at >= %s AND inserted_at %s %s", s.arg(from), upperOp, s.arg(to))
+	fmt.Fprintf(&s.sql, " WHERE inserted_at >= %s AND inserted_at %s %s", s.args.Add(from), upperOp, s.args.Add(to))
 	if q.after != nil {
-		fmt.Fprintf(&s.sql, " AND (inserted_at, id) %s (%s, %s)", cursorOp, s.arg(q.after.at), s.arg([16]byte(q.after.id)))
+		fmt.Fprintf(&s.sql, " AND (inserted_at, id) %s (%s, %s)", cursorOp, s.args.Add(q.after.at), s.args.Add([16]byte(q.after.id)))
 	}
-	s.filter(q.filter)
-}
-
-// filter adds that a row's record satisfies a query.
-func (s *statement) filter(q language.Query) {
-	condition, args := q.SQL(s.args)
-	s.sql.WriteString(" AND (" + condition + ")")
-	s.args = args
+	s.sql.WriteString(" AND (" + q.filter.SQL(&s.args) + ")")
 }

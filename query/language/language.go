@@ -71,14 +71,6 @@ func (q Query) String() string { return q.node().String() }
 // Matcher returns the function that reports whether a record satisfies the query, as the SQL does.
 func (q Query) Matcher() Matcher { return compile(q.node()) }
 
-// SQL returns the condition that is true for the rows whose column data satisfies the query, and args with the
-// condition's own arguments behind them. Its placeholders count from the first of args.
-func (q Query) SQL(args []any) (condition string, all []any) {
-	c := conditionWriter{args: args}
-	c.node(q.node())
-	return c.sql.String(), c.args
-}
-
 type (
 	// node is a part of a parsed query. Its String is a normal form, a query that reads as the node again;
 	// queries that mean the same for having been written with other white space, quotes or parentheses have

@@ -206,7 +206,8 @@ func TestSQLAndMatchersAgree(t *testing.T) {
 		} else if g.IntN(2) == 0 {
 			n = parsed.root
 		}
-		condition, args := Query{n}.SQL(nil)
+		var args Args
+		condition := Query{n}.SQL(&args)
 		rows, err := conn.Query(ctx, "SELECT n FROM logs WHERE "+condition+" ORDER BY n", append([]any{pgx.QueryExecModeDescribeExec}, args...)...)
 		if err != nil {
 			t.Fatalf("%s: %v", n, err)

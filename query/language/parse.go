@@ -22,13 +22,8 @@ func Parse(q string) (Query, error) {
 	if len(q) > MaxBytes {
 		return Query{}, p.fail(MaxBytes, "got %d bytes, takes at most %d (up to the character at %d)", len(q), MaxBytes)
 	}
-	for i, r := range q {
-		if r == utf8.RuneError && !strings.HasPrefix(q[i:], string(utf8.RuneError)) {
-			return Query{}, p.fail(i, "not UTF-8 at %d")
-		}
-		if r == 0 {
-			return Query{}, p.fail(i, "unexpected %q at %d", r)
-		}
+	if err := p.checkCharacters(); err != nil {
+		return Query{}, err
 	}
 	if p.space(); p.i == len(q) {
 		return Query{all{}}, nil
@@ -43,13 +38,8 @@ func Parse(q string) (Query, error) {
 // ParseField reads a field as the language writes it, and nothing else.
 func ParseField(s string) ([]string, error) {
 	p := parser{q: s}
-	for i, r := range s {
-		if r == utf8.RuneError && !strings.HasPrefix(s[i:], string(utf8.RuneError)) {
-			return nil, p.fail(i, "not UTF-8 at %d")
-		}
-		if r == 0 {
-			return nil, p.fail(i, "unexpected %q at %d", r)
-		}
+	if err := p.checkCharacters(); err != nil {
+		return nil, err
 	}
 	if len(s) > MaxBytes {
 		return nil, p.fail(0, "got %d bytes, takes at most %d, at %d", len(s), MaxBytes)
@@ -67,6 +57,19 @@ type parser struct {
 	tests int
 
 	grouped int // the offset after the last group and its white space
+}
+
+// checkCharacters refuses what is not UTF-8, and the character 0, which no record can hold.
+func (p *parser) checkCharacters() error {
+	for i, r := range p.q {
+		if r == utf8.RuneError && !strings.HasPrefix(p.q[i:], string(utf8.RuneError)) {
+			return p.fail(i, "not UTF-8 at %d")
+		}
+		if r == 0 {
+			return p.fail(i, "unexpected %q at %d", r)
+		}
+	}
+	return nil
 }
 
 // fail makes the error of a fault at offset i. The last verb of format is for the place.

@@ -9,77 +9,88 @@ import (
 	"unicode/utf8"
 )
 
-// conditionWriter is a condition under construction. Everything that came from outside is an argument, never SQL.
-type conditionWriter struct {
-	sql  strings.Builder
-	args []any
+// Args are the arguments of a statement. Everything that came from outside is an argument, never SQL.
+type Args []any
+
+// Add adds an argument and returns its placeholder.
+func (a *Args) Add(value any) string {
+	*a = append(*a, value)
+	return "$" + strconv.Itoa(len(*a))
 }
 
-// arg adds an argument and returns its placeholder.
-func (c *conditionWriter) arg(v any) string {
-	c.args = append(c.args, v)
-	return "$" + strconv.Itoa(len(c.args))
+// SQL returns the condition that is true for the rows whose column data satisfies the query. It adds the condition's
+// arguments to args.
+func (q Query) SQL(args *Args) string {
+	w := conditionWriter{args: args}
+	w.node(q.node())
+	return w.sql.String()
+}
+
+// conditionWriter writes a condition.
+type conditionWriter struct {
+	sql  strings.Builder
+	args *Args
 }
 
 // node adds what n asks for. It is true where n holds, and false or null where not.
 //
 // A path is followed by jsonpath in its lax mode, which steps into an array wherever one stands; what compares in
 // a filter asks for the type first, because a comparison would step into one array more.
-func (c *conditionWriter) node(n node) {
+func (w *conditionWriter) node(n node) {
 	switch n := n.(type) {
 	case all:
 		if len(n) == 0 {
-			c.sql.WriteString("true")
+			w.sql.WriteString("true")
 		}
 		for i, part := range n {
 			if i > 0 {
-				c.sql.WriteString(" AND ")
+				w.sql.WriteString(" AND ")
 			}
-			c.operand(part)
+			w.operand(part)
 		}
 	case either:
 		for i, part := range n {
 			if i > 0 {
-				c.sql.WriteString(" OR ")
+				w.sql.WriteString(" OR ")
 			}
-			c.operand(part)
+			w.operand(part)
 		}
 	case not:
-		c.operand(n.node)
-		c.sql.WriteString(" IS NOT TRUE")
+		w.operand(n.node)
+		w.sql.WriteString(" IS NOT TRUE")
 	case equals:
-		c.equals(n)
+		w.equals(n)
 	case exists:
-		c.predicate("exists(" + jsonPath(n.path) + ")")
+		w.predicate("exists(" + jsonPath(n.path) + ")")
 	case text:
-		c.text(n.pattern)
+		w.text(n.pattern)
 	case like:
-		fmt.Fprintf(&c.sql, "EXISTS (SELECT FROM jsonb_path_query(data, %s) AS v WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean') AND v #>> '{}' LIKE %s)",
-			c.arg(ValuesPath(n.path)), c.arg(likePattern(n.pattern)))
+		fmt.Fprintf(&w.sql, "EXISTS (SELECT FROM jsonb_path_query(data, %s) AS v WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean') AND v #>> '{}' LIKE %s)",
+			w.args.Add(ValuesPath(n.path)), w.args.Add(likePattern(n.pattern)))
 	case within:
-		c.within(n)
+		w.within(n)
 	default:
 		panic(fmt.Sprintf("query: no SQL for %T", n))
 	}
 }
 
 // operand adds a condition that stands beside others.
-func (c *conditionWriter) operand(n node) {
-	c.sql.WriteByte('(')
-	c.node(n)
-	c.sql.WriteByte(')')
+func (w *conditionWriter) operand(n node) {
+	w.sql.WriteByte('(')
+	w.node(n)
+	w.sql.WriteByte(')')
 }
 
 // predicate adds a jsonpath predicate, which a GIN index (jsonb_path_ops) serves as far as it is made of ==.
-func (c *conditionWriter) predicate(path string) {
-	c.sql.WriteString("data @@ " + c.arg(path))
+func (w *conditionWriter) predicate(path string) {
+	w.sql.WriteString("data @@ " + w.args.Add(path))
 }
 
 // mostDocuments is up to how many documents equality asks by containment. With one it costs as much as by jsonpath
 // (0.15 µs a row, PostgreSQL 15), with two 0.2, with eight 0.7 against 0.3. Both find their rows in the index.
 const mostDocuments = 4
 
-func (c *conditionWriter) equals(n equals) {
+func (w *conditionWriter) equals(n equals) {
 	readings := []string{jsonString(n.value)}
 	if n.typed && (!isNumber(n.value) || storable(n.value)) {
 		readings = append(readings, n.value)
@@ -87,9 +98,9 @@ func (c *conditionWriter) equals(n equals) {
 	if len(n.path) < mostDocuments && len(readings)<<len(n.path) <= mostDocuments { // first: a long path would shift to nothing
 		for i, doc := range containments(n.path, readings) {
 			if i > 0 {
-				c.sql.WriteString(" OR ")
+				w.sql.WriteString(" OR ")
 			}
-			c.sql.WriteString("data @> " + c.arg(doc))
+			w.sql.WriteString("data @> " + w.args.Add(doc))
 		}
 		return
 	}
@@ -97,7 +108,7 @@ func (c *conditionWriter) equals(n equals) {
 	for i, value := range readings {
 		readings[i] = path + " == " + value
 	}
-	c.predicate(strings.Join(readings, " || "))
+	w.predicate(strings.Join(readings, " || "))
 }
 
 // containments returns the documents one of which a record contains when its member at path is one of the values,
@@ -120,22 +131,22 @@ func containments(path, values []string) []string {
 // look at the JSON, a cast and a comparison, for dearer than the one operator. What is done with the CASE's value tells
 // the planner that few records match: it takes every second for a match of a CASE that is a condition, and would then
 // rather read all rows in their order than look up those of a trace.
-func (c *conditionWriter) text(p pattern) {
+func (w *conditionWriter) text(p pattern) {
 	escaped := make(pattern, len(p))
 	for i, part := range p {
 		escaped[i] = escapeJSON(part)
 	}
-	re := c.arg(foldRegexp(escaped))
-	exact := c.arg(`strict exists($.** ? (@ like_regex ` + jsonString(foldRegexp(p)) + ` flag "s"))`)
+	re := w.args.Add(foldRegexp(escaped))
+	exact := w.args.Add(`strict exists($.** ? (@ like_regex ` + jsonString(foldRegexp(p)) + ` flag "s"))`)
 	if !p.numeric() {
-		fmt.Fprintf(&c.sql, "CASE WHEN data::text ~ %s THEN data END @@ %s", re, exact)
+		fmt.Fprintf(&w.sql, "CASE WHEN data::text ~ %s THEN data END @@ %s", re, exact)
 		return
 	}
-	fmt.Fprintf(&c.sql, `CASE WHEN data::text ~ %s THEN (data @@ %s OR EXISTS (SELECT FROM jsonb_path_query(data, `+
+	fmt.Fprintf(&w.sql, `CASE WHEN data::text ~ %s THEN (data @@ %s OR EXISTS (SELECT FROM jsonb_path_query(data, `+
 		`'strict $.** ? (@.type() == "number" || @.type() == "boolean")') AS v WHERE v #>> '{}' ~ %[1]s))::int END = 1`, re, exact)
 }
 
-func (c *conditionWriter) within(n within) {
+func (w *conditionWriter) within(n within) {
 	path := jsonPath(n.path)
 	if n.low.kind == numeric || n.high.kind == numeric {
 		test := `@.type() == "number"`
@@ -145,22 +156,22 @@ func (c *conditionWriter) within(n within) {
 		if n.high.kind != open {
 			test += " && @ " + operator("<", n.high) + " " + n.high.number.String()
 		}
-		c.predicate("exists(" + path + " ? (" + test + "))")
+		w.predicate("exists(" + path + " ? (" + test + "))")
 		return
 	}
 	// OFFSET 0 keeps the planner from writing the cast out for each bound.
-	fmt.Fprintf(&c.sql, "EXISTS (SELECT FROM (SELECT CASE WHEN jsonb_typeof(v) = 'string' AND v #>> '{}' ~ '%s' THEN %s END AS at FROM jsonb_path_query(data, %s) AS v OFFSET 0) AS times WHERE ",
-		isInstant, instantOf, c.arg(ValuesPath(n.path)))
+	fmt.Fprintf(&w.sql, "EXISTS (SELECT FROM (SELECT CASE WHEN jsonb_typeof(v) = 'string' AND v #>> '{}' ~ '%s' THEN %s END AS at FROM jsonb_path_query(data, %s) AS v OFFSET 0) AS times WHERE ",
+		isInstant, instantOf, w.args.Add(ValuesPath(n.path)))
 	if n.low.kind != open {
-		c.sql.WriteString("at " + operator(">", n.low) + " " + c.arg(n.low.at))
+		w.sql.WriteString("at " + operator(">", n.low) + " " + w.args.Add(n.low.at))
 	}
 	if n.low.kind != open && n.high.kind != open {
-		c.sql.WriteString(" AND ")
+		w.sql.WriteString(" AND ")
 	}
 	if n.high.kind != open {
-		c.sql.WriteString("at " + operator("<", n.high) + " " + c.arg(n.high.at))
+		w.sql.WriteString("at " + operator("<", n.high) + " " + w.args.Add(n.high.at))
 	}
-	c.sql.WriteString(")")
+	w.sql.WriteString(")")
 }
 
 // isInstant is what parseInstant takes, so that instantOf never fails on what it lets through: days that the months

@@ -94,8 +94,8 @@ func (c *catchUp) run(ctx context.Context, find *finder, q language.Query) error
 	if err := find.records(ctx, late, c.giver(late)); err != nil {
 		return err
 	}
-	condition, args := q.SQL([]any{find.oldest, edge})
-	sql := "SELECT id, xmin::text::bigint, data::text FROM logs WHERE inserted_at >= $2" + newSQL + " AND (" + condition + ") ORDER BY id"
+	args := language.Args{find.oldest, edge}
+	sql := "SELECT id, xmin::text::bigint, data::text FROM logs WHERE inserted_at >= $2" + newSQL + " AND (" + q.SQL(&args) + ") ORDER BY id"
 	return find.rows(ctx, c.giver(c.lacking(recent)), sql, args...)
 }
 
