@@ -8,61 +8,62 @@ import (
 	"unicode/utf8"
 )
 
-// syntaxError says what is wrong with a query and at which character, counted from 1.
+// syntaxError tells what is wrong with a query.
 type syntaxError struct {
 	message string // with the place in it
-	at      int
+	at      int    // the character, counted from 1
 }
 
 func (e *syntaxError) Error() string { return e.message }
 
-// Parse reads a query. Its errors are *syntaxError. It takes time in proportion to the query's length.
+// Parse reads a query. An error tells what is wrong and at which character. The time it takes grows with the query's length
+// and no faster.
 func Parse(q string) (Query, error) {
-	p := parser{q: q}
+	p := parser{input: q}
 	if len(q) > MaxBytes {
 		return Query{}, p.fail(MaxBytes, "got %d bytes, takes at most %d (up to the character at %d)", len(q), MaxBytes)
 	}
 	if err := p.checkCharacters(); err != nil {
 		return Query{}, err
 	}
-	if p.space(); p.i == len(q) {
+	if p.skipSpace(); p.offset == len(q) {
 		return Query{all{}}, nil
 	}
-	n, err := p.or(nil, 0)
-	if err == nil && p.i < len(q) {
+	n, err := p.parseOr(nil, 0)
+	if err == nil && p.offset < len(q) {
 		err = p.unexpected()
 	}
 	return Query{n}, err
 }
 
-// ParseField reads a field as the language writes it, and nothing else.
+// ParseField reads a field as a query has it, and nothing else. It returns the names on the way to the member.
 func ParseField(s string) ([]string, error) {
-	p := parser{q: s}
+	p := parser{input: s}
 	if err := p.checkCharacters(); err != nil {
 		return nil, err
 	}
 	if len(s) > MaxBytes {
 		return nil, p.fail(0, "got %d bytes, takes at most %d, at %d", len(s), MaxBytes)
 	}
-	path, err := p.names()
-	if err == nil && p.i < len(s) {
+	path, err := p.parsePath()
+	if err == nil && p.offset < len(s) {
 		err = p.unexpected()
 	}
 	return path, err
 }
 
 type parser struct {
-	q     string
-	i     int // offset of the next byte
-	tests int
+	input  string
+	offset int // of the next byte
+	tests  int
 
-	grouped int // the offset after the last group and its white space
+	afterGroup int // the offset after the last group and its white space
 }
 
 // checkCharacters refuses what is not UTF-8, and the character 0, which no record can hold.
 func (p *parser) checkCharacters() error {
-	for i, r := range p.q {
-		if r == utf8.RuneError && !strings.HasPrefix(p.q[i:], string(utf8.RuneError)) {
+	for i, r := range p.input {
+		if r == utf8.RuneError && !strings.HasPrefix(p.input[i:], string(utf8.RuneError)) {
 			return p.fail(i, "not UTF-8 at %d")
 		}
 		if r == 0 {
@@ -72,41 +73,42 @@ func (p *parser) checkCharacters() error {
 	return nil
 }
 
-// fail makes the error of a fault at offset i. The last verb of format is for the place.
+// fail returns the error of a fault at the offset i. The last verb of format is for the place.
 func (p *parser) fail(i int, format string, args ...any) error {
-	at := utf8.RuneCountInString(p.q[:i]) + 1
+	at := utf8.RuneCountInString(p.input[:i]) + 1
 	return &syntaxError{fmt.Sprintf(format, append(args, at)...), at}
 }
 
 // peek returns the next character, 0 at the end.
 func (p *parser) peek() rune {
-	if p.i == len(p.q) {
+	if p.offset == len(p.input) {
 		return 0
 	}
-	r, _ := utf8.DecodeRuneInString(p.q[p.i:])
+	r, _ := utf8.DecodeRuneInString(p.input[p.offset:])
 	return r
 }
 
-func (p *parser) space() {
-	p.i += len(p.q[p.i:]) - len(strings.TrimLeftFunc(p.q[p.i:], unicode.IsSpace))
+// skipSpace takes white space.
+func (p *parser) skipSpace() {
+	p.offset += len(p.input[p.offset:]) - len(strings.TrimLeftFunc(p.input[p.offset:], unicode.IsSpace))
 }
 
-// unexpected refuses what comes next, which is there.
+// unexpected returns the refusal of what comes next. Something must come.
 func (p *parser) unexpected() error {
 	for _, operator := range []string{"AND", "OR", "NOT"} {
-		if p.operator(operator) {
-			return p.fail(p.i, "unexpected %s at %d", operator)
+		if p.atOperator(operator) {
+			return p.fail(p.offset, "unexpected %s at %d", operator)
 		}
 	}
 	if c := p.peek(); unicode.IsGraphic(c) && !unicode.IsSpace(c) {
-		return p.fail(p.i, "unexpected %c at %d", c)
+		return p.fail(p.offset, "unexpected %c at %d", c)
 	}
-	return p.fail(p.i, "unexpected %q at %d", p.peek())
+	return p.fail(p.offset, "unexpected %q at %d", p.peek())
 }
 
-// operator says whether the word name comes next: as a whole, and not as a field.
-func (p *parser) operator(name string) bool {
-	rest, found := strings.CutPrefix(p.q[p.i:], name)
+// atOperator reports whether an operator comes next: as a whole word, and not as the name of a field.
+func (p *parser) atOperator(name string) bool {
+	rest, found := strings.CutPrefix(p.input[p.offset:], name)
 	if !found {
 		return false
 	}
@@ -116,16 +118,18 @@ func (p *parser) operator(name string) bool {
 
 // skip takes n bytes and the white space after them.
 func (p *parser) skip(n int) {
-	p.i += n
-	p.space()
+	p.offset += n
+	p.skipSpace()
 }
 
-// or takes what binds weakest, and the white space after it. field is the one that all tests are about, nil
-// outside of field:( … ).
-func (p *parser) or(field []string, depth int) (node, error) {
+// Each parse method takes a rule of the grammar. field is what all tests are about within field:( … ), and nil elsewhere.
+// depth is how many parentheses and negations are around the rule.
+
+// parseOr takes what binds weakest, and the white space after it.
+func (p *parser) parseOr(field []string, depth int) (node, error) {
 	nodes := either{}
 	for {
-		n, err := p.and(field, depth)
+		n, err := p.parseAnd(field, depth)
 		if err != nil {
 			return nil, err
 		}
@@ -134,7 +138,7 @@ func (p *parser) or(field []string, depth int) (node, error) {
 		} else {
 			nodes = append(nodes, n)
 		}
-		if !p.operator("OR") {
+		if !p.atOperator("OR") {
 			break
 		}
 		p.skip(len("OR"))
@@ -145,10 +149,11 @@ func (p *parser) or(field []string, depth int) (node, error) {
 	return nodes, nil
 }
 
-func (p *parser) and(field []string, depth int) (node, error) {
+// parseAnd takes what AND joins, in words or side by side.
+func (p *parser) parseAnd(field []string, depth int) (node, error) {
 	nodes := all{}
 	for {
-		n, err := p.not(field, depth)
+		n, err := p.parseNot(field, depth)
 		if err != nil {
 			return nil, err
 		}
@@ -157,11 +162,11 @@ func (p *parser) and(field []string, depth int) (node, error) {
 		} else {
 			nodes = append(nodes, n)
 		}
-		if p.operator("AND") {
+		if p.atOperator("AND") {
 			p.skip(len("AND"))
 			continue
 		}
-		if p.i == len(p.q) || p.peek() == ')' || p.operator("OR") {
+		if p.offset == len(p.input) || p.peek() == ')' || p.atOperator("OR") {
 			break
 		}
 	}
@@ -171,51 +176,52 @@ func (p *parser) and(field []string, depth int) (node, error) {
 	return nodes, nil
 }
 
-func (p *parser) not(field []string, depth int) (node, error) {
-	start := p.i
+// parseNot takes a test, a negation or a group, and the white space after it.
+func (p *parser) parseNot(field []string, depth int) (node, error) {
+	start := p.offset
 	switch {
-	case p.i == len(p.q):
-		return nil, p.fail(p.i, "something to look for is missing at %d")
+	case p.offset == len(p.input):
+		return nil, p.fail(p.offset, "something to look for is missing at %d")
 	case depth == maxNesting:
-		return nil, p.fail(p.i, "nested deeper than %d at %d", maxNesting)
-	case p.operator("NOT"), p.peek() == '-':
+		return nil, p.fail(p.offset, "nested deeper than %d at %d", maxNesting)
+	case p.atOperator("NOT"), p.peek() == '-':
 		if p.peek() == '-' {
-			p.i++
-			if p.i == len(p.q) || unicode.IsSpace(p.peek()) {
-				return nil, p.fail(p.i, "after - something to look for is missing at %d")
+			p.offset++
+			if p.offset == len(p.input) || unicode.IsSpace(p.peek()) {
+				return nil, p.fail(p.offset, "after - something to look for is missing at %d")
 			}
 		} else {
 			p.skip(len("NOT"))
 		}
-		n, err := p.not(field, depth+1)
+		n, err := p.parseNot(field, depth+1)
 		if inner, ok := n.(not); ok {
 			return inner.node, err
 		}
 		return not{n}, err
 	case p.peek() == '(':
-		return p.group(field, depth+1)
-	case p.peek() == ')', p.operator("AND"), p.operator("OR"):
+		return p.parseGroup(field, depth+1)
+	case p.peek() == ')', p.atOperator("AND"), p.atOperator("OR"):
 		return nil, p.unexpected()
 	}
 	if p.tests++; p.tests > maxTests {
 		return nil, p.fail(start, "more than %d conditions at %d", maxTests)
 	}
-	n, err := p.test(field, depth)
+	n, err := p.parseTest(field, depth)
 	if err != nil {
 		return nil, err
 	}
-	if p.i < len(p.q) && p.peek() != ')' && !unicode.IsSpace(p.peek()) && p.i != p.grouped {
+	if p.offset < len(p.input) && p.peek() != ')' && !unicode.IsSpace(p.peek()) && p.offset != p.afterGroup {
 		return nil, p.unexpected()
 	}
-	p.space()
+	p.skipSpace()
 	return n, nil
 }
 
-// group takes what stands in parentheses, and the white space after them.
-func (p *parser) group(field []string, depth int) (node, error) {
-	start := p.i
+// parseGroup takes what stands in parentheses, and the white space after them.
+func (p *parser) parseGroup(field []string, depth int) (node, error) {
+	start := p.offset
 	p.skip(1)
-	n, err := p.or(field, depth)
+	n, err := p.parseOr(field, depth)
 	if err != nil {
 		return nil, err
 	}
@@ -223,47 +229,47 @@ func (p *parser) group(field []string, depth int) (node, error) {
 		return nil, p.fail(start, "no ) for the ( at %d")
 	}
 	p.skip(1)
-	p.grouped = p.i
+	p.afterGroup = p.offset
 	return n, nil
 }
 
-// test takes a field and what is asked of it, or a text; within field:( … ) what is asked of field.
-func (p *parser) test(field []string, depth int) (node, error) {
+// parseTest takes a field and what is asked of it, or a text. Within field:( … ) it takes what is asked of field.
+func (p *parser) parseTest(field []string, depth int) (node, error) {
 	if field != nil {
-		return p.value(field)
+		return p.parseValue(field)
 	}
-	if !p.fieldAhead() {
-		return p.text()
+	if !p.atField() {
+		return p.parseText()
 	}
-	path, err := p.names()
+	path, err := p.parsePath()
 	if err != nil {
 		return nil, err
 	}
 	if p.peek() != ':' {
 		return nil, p.unexpected()
 	}
-	p.i++
+	p.offset++
 	switch {
-	case p.i == len(p.q) || unicode.IsSpace(p.peek()):
-		return nil, p.fail(p.i, "a value is missing at %d")
+	case p.offset == len(p.input) || unicode.IsSpace(p.peek()):
+		return nil, p.fail(p.offset, "a value is missing at %d")
 	case p.peek() != '(':
-		return p.value(path)
+		return p.parseValue(path)
 	case depth == maxNesting:
-		return nil, p.fail(p.i, "nested deeper than %d at %d", maxNesting)
+		return nil, p.fail(p.offset, "nested deeper than %d at %d", maxNesting)
 	}
 	p.tests--
-	return p.group(path, depth+1)
+	return p.parseGroup(path, depth+1)
 }
 
-// fieldAhead says whether a colon comes before the word ends.
-func (p *parser) fieldAhead() bool {
+// atField reports whether a field comes next: a colon stands before the end of the word.
+func (p *parser) atField() bool {
 	quoted := false
-	for i := p.i; i < len(p.q); {
-		r, n := utf8.DecodeRuneInString(p.q[i:])
+	for i := p.offset; i < len(p.input); {
+		r, n := utf8.DecodeRuneInString(p.input[i:])
 		i += n
 		switch {
-		case r == '\\' && i < len(p.q):
-			_, n := utf8.DecodeRuneInString(p.q[i:])
+		case r == '\\' && i < len(p.input):
+			_, n := utf8.DecodeRuneInString(p.input[i:])
 			i += n
 		case r == '"':
 			quoted = !quoted
@@ -277,28 +283,28 @@ func (p *parser) fieldAhead() bool {
 	return false
 }
 
-// names takes a field.
-func (p *parser) names() ([]string, error) {
-	start := p.i
+// parsePath takes a field, the names with dots between them.
+func (p *parser) parsePath() ([]string, error) {
+	start := p.offset
 	var path []string
 	for {
 		var name string
 		if p.peek() == '"' {
 			var err error
-			if name, err = p.quoted(); err != nil {
+			if name, err = p.parseQuoted(); err != nil {
 				return nil, err
 			}
 		} else {
-			at := p.i
-			word, _, err := p.word(`":.()`)
+			at := p.offset
+			word, _, err := p.parseWord(`":.()`)
 			if err != nil {
 				return nil, err
 			}
 			switch {
 			case len(word) > 1:
 				return nil, p.fail(at, `a field's name has no wildcards, at %d; put it in quotes to mean the character itself`)
-			case p.i == at:
-				return nil, p.fail(p.i, "a field's name is missing at %d")
+			case p.offset == at:
+				return nil, p.fail(p.offset, "a field's name is missing at %d")
 			}
 			name = word[0]
 		}
@@ -308,30 +314,30 @@ func (p *parser) names() ([]string, error) {
 		if p.peek() != '.' {
 			return path, nil
 		}
-		p.i++
+		p.offset++
 	}
 }
 
-// text takes a word or a phrase.
-func (p *parser) text() (node, error) {
-	start := p.i
+// parseText takes a word or a phrase.
+func (p *parser) parseText() (node, error) {
+	start := p.offset
 	var words pattern
 	if p.peek() == '"' {
-		phrase, err := p.quoted()
+		phrase, err := p.parseQuoted()
 		if err != nil {
 			return nil, err
 		}
 		words = pattern{phrase}
 	} else {
 		if strings.ContainsRune("!<>=~[]{}", p.peek()) {
-			return nil, p.fail(p.i, "unexpected %c at %d; put the text in quotes to mean the character itself", p.peek())
+			return nil, p.fail(p.offset, "unexpected %c at %d; put the text in quotes to mean the character itself", p.peek())
 		}
 		var err error
-		if words, _, err = p.word(`"()`); err != nil {
+		if words, _, err = p.parseWord(`"()`); err != nil {
 			return nil, err
 		}
 	}
-	// What a text is looked for in is what holds it: a wildcard at either end changes nothing.
+	// A text is found anywhere in a value, so a wildcard at either end changes nothing.
 	for len(words) > 1 && words[0] == "" {
 		words = words[1:]
 	}
@@ -341,11 +347,11 @@ func (p *parser) text() (node, error) {
 	if len(words) == 1 && words[0] == "" {
 		return all{}, nil
 	}
-	return text{words}, p.bounded(start, words)
+	return text{words}, p.checkPattern(start, words)
 }
 
-// bounded refuses a pattern that costs too much.
-func (p *parser) bounded(start int, words pattern) error {
+// checkPattern refuses a pattern that costs too much.
+func (p *parser) checkPattern(start int, words pattern) error {
 	length := 0
 	for _, part := range words {
 		length += utf8.RuneCountInString(part)
@@ -359,21 +365,21 @@ func (p *parser) bounded(start int, words pattern) error {
 	return nil
 }
 
-// value takes what is asked of a field, parentheses apart.
-func (p *parser) value(path []string) (node, error) {
-	start := p.i
+// parseValue takes what is asked of a field, if no parentheses follow.
+func (p *parser) parseValue(path []string) (node, error) {
+	start := p.offset
 	switch c := p.peek(); c {
 	case '"':
-		s, err := p.quoted()
+		s, err := p.parseQuoted()
 		return equals{path: path, value: s}, err
 	case '<', '>':
-		p.i++
+		p.offset++
 		inclusive := p.peek() == '='
 		if inclusive {
-			p.i++
+			p.offset++
 		}
-		at := p.i
-		b, err := p.bound(`"()`)
+		at := p.offset
+		b, err := p.parseBound(`"()`)
 		if err != nil {
 			return nil, err
 		}
@@ -386,11 +392,11 @@ func (p *parser) value(path []string) (node, error) {
 		}
 		return within{path: path, low: b}, nil
 	case '[', '{':
-		return p.interval(path)
+		return p.parseInterval(path)
 	case '=', '!', '~', ']', '}':
 		return nil, p.fail(start, "unexpected %c at %d; put the value in quotes to mean the character itself", c)
 	}
-	words, plain, err := p.word(`"()`)
+	words, plain, err := p.parseWord(`"()`)
 	if err != nil {
 		return nil, err
 	}
@@ -400,36 +406,36 @@ func (p *parser) value(path []string) (node, error) {
 	if strings.Join(words, "") == "" {
 		return exists{path}, nil
 	}
-	return like{path, words}, p.bounded(start, words)
+	return like{path, words}, p.checkPattern(start, words)
 }
 
-// interval takes [a TO b], also with { and }.
-func (p *parser) interval(path []string) (node, error) {
+// parseInterval takes [a TO b], also with { and }.
+func (p *parser) parseInterval(path []string) (node, error) {
 	n := within{path: path}
-	start := p.i
+	start := p.offset
 	inclusive := p.peek() == '['
 	p.skip(1)
 	var err error
-	if n.low, err = p.bound(`"()[]{}`); err != nil {
+	if n.low, err = p.parseBound(`"()[]{}`); err != nil {
 		return nil, err
 	}
 	n.low.inclusive = inclusive && n.low.kind != open
-	p.space()
-	if !strings.HasPrefix(p.q[p.i:], "TO") {
-		return nil, p.fail(p.i, "TO is missing at %d, as in [1 TO 5]")
+	p.skipSpace()
+	if !strings.HasPrefix(p.input[p.offset:], "TO") {
+		return nil, p.fail(p.offset, "TO is missing at %d, as in [1 TO 5]")
 	}
 	p.skip(len("TO"))
-	at := p.i
-	if n.high, err = p.bound(`"()[]{}`); err != nil {
+	at := p.offset
+	if n.high, err = p.parseBound(`"()[]{}`); err != nil {
 		return nil, err
 	}
-	p.space()
+	p.skipSpace()
 	switch c := p.peek(); c {
 	case ']', '}':
 		n.high.inclusive = c == ']' && n.high.kind != open
-		p.i++
+		p.offset++
 	default:
-		return nil, p.fail(start, "no ] or } for the %c at %d", p.q[start])
+		return nil, p.fail(start, "no ] or } for the %c at %d", p.input[start])
 	}
 	switch {
 	case n.low.kind == open && n.high.kind == open:
@@ -440,16 +446,16 @@ func (p *parser) interval(path []string) (node, error) {
 	return n, nil
 }
 
-// bound takes the end of a range, up to white space or one of stop.
-func (p *parser) bound(stop string) (b bound, err error) {
-	start := p.i
+// parseBound takes the end of a range, up to white space or one of stop.
+func (p *parser) parseBound(stop string) (b bound, err error) {
+	start := p.offset
 	var s string
 	if p.peek() == '"' {
-		if s, err = p.quoted(); err != nil {
+		if s, err = p.parseQuoted(); err != nil {
 			return b, err
 		}
 	} else {
-		words, _, err := p.word(stop)
+		words, _, err := p.parseWord(stop)
 		if err != nil {
 			return b, err
 		}
@@ -461,7 +467,7 @@ func (p *parser) bound(stop string) (b bound, err error) {
 		}
 	}
 	if isNumber(s) {
-		if !storable(s) {
+		if !isStorable(s) {
 			return b, p.fail(start, "no record can hold the number at %d")
 		}
 		return bound{kind: numeric, number: parseDecimal(s)}, nil
@@ -472,27 +478,28 @@ func (p *parser) bound(stop string) (b bound, err error) {
 	return b, p.fail(start, "not a number or a time (RFC 3339, such as 2026-03-04T12:00:00Z) at %d")
 }
 
-// word takes characters up to white space or one of stop. plain says that no character had its meaning taken off.
-func (p *parser) word(stop string) (words pattern, plain bool, err error) {
+// parseWord takes characters up to white space or one of stop. It returns the parts between the wildcards, and whether the
+// word is plain: no \ took the meaning off a character.
+func (p *parser) parseWord(stop string) (words pattern, plain bool, err error) {
 	var part strings.Builder
 	plain = true
-	for p.i < len(p.q) {
-		r, n := utf8.DecodeRuneInString(p.q[p.i:])
+	for p.offset < len(p.input) {
+		r, n := utf8.DecodeRuneInString(p.input[p.offset:])
 		if unicode.IsSpace(r) || strings.ContainsRune(stop, r) {
 			break
 		}
-		p.i += n
+		p.offset += n
 		switch {
 		case r == '\\':
-			if next, n := utf8.DecodeRuneInString(p.q[p.i:]); n > 0 && escapable(next) {
-				p.i += n
+			if next, n := utf8.DecodeRuneInString(p.input[p.offset:]); n > 0 && isEscapable(next) {
+				p.offset += n
 				r, plain = next, false
 			}
 			part.WriteRune(r)
 		case r == '*':
 			words = append(words, part.String())
 			part.Reset()
-			p.i += len(p.q[p.i:]) - len(strings.TrimLeft(p.q[p.i:], "*")) // more of them say the same
+			p.offset += len(p.input[p.offset:]) - len(strings.TrimLeft(p.input[p.offset:], "*")) // more of them say the same
 		default:
 			part.WriteRune(r)
 		}
@@ -500,25 +507,25 @@ func (p *parser) word(stop string) (words pattern, plain bool, err error) {
 	return append(words, part.String()), plain, nil
 }
 
-// quoted takes a string in quotes; the next character is the first of them.
-func (p *parser) quoted() (string, error) {
-	start := p.i
+// parseQuoted takes a string in quotes. The next character is the opening quote.
+func (p *parser) parseQuoted() (string, error) {
+	start := p.offset
 	var b strings.Builder
-	for p.i++; p.i < len(p.q); {
-		switch c := p.q[p.i]; c {
+	for p.offset++; p.offset < len(p.input); {
+		switch c := p.input[p.offset]; c {
 		case '"':
-			p.i++
+			p.offset++
 			return b.String(), nil
 		case '\\':
-			r, n := unescape(p.q[p.i:])
+			r, n := unescape(p.input[p.offset:])
 			if n == 0 {
-				return "", p.fail(p.i, `unknown escape at %d (takes \" \\ \/ \b \f \n \r \t \uXXXX)`)
+				return "", p.fail(p.offset, `unknown escape at %d (takes \" \\ \/ \b \f \n \r \t \uXXXX)`)
 			}
 			b.WriteRune(r)
-			p.i += n
+			p.offset += n
 		default:
 			b.WriteByte(c)
-			p.i++
+			p.offset++
 		}
 	}
 	return "", p.fail(start, "a quoted string without an end begins at %d")
@@ -526,7 +533,8 @@ func (p *parser) quoted() (string, error) {
 
 var escapes = map[byte]rune{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t'}
 
-// unescape reads the escape that s begins with, in n bytes; n is 0 when it is none that a record could hold.
+// unescape reads the escape that s begins with, which is n bytes long. n is 0 if it is no escape, or one of a character that
+// no record can hold.
 func unescape(s string) (r rune, n int) {
 	if len(s) < 2 {
 		return 0, 0
@@ -548,7 +556,7 @@ func unescape(s string) (r rune, n int) {
 	return r, 6
 }
 
-// hexUnit reads \uXXXX.
+// hexUnit reads the \uXXXX that s begins with.
 func hexUnit(s string) (rune, bool) {
 	if len(s) < 6 || s[0] != '\\' || s[1] != 'u' {
 		return 0, false

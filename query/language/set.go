@@ -91,7 +91,7 @@ func (s *Set[V]) Each(r *Record, f func(*Entry[V])) {
 		try(e)
 	}
 	for _, required := range s.byField {
-		onScalars(required.path, func(v *fastjson.Value) bool {
+		matchAt(required.path, func(v *fastjson.Value) bool {
 			for _, e := range required.byValue[scalarOf(v)] {
 				try(e)
 			}

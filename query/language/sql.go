@@ -32,10 +32,10 @@ type conditionWriter struct {
 	args *Args
 }
 
-// node adds what n asks for. It is true where n holds, and false or null where not.
+// node adds a condition that is true where n holds, and false or null where n does not.
 //
-// A path is followed by jsonpath in its lax mode, which steps into an array wherever one stands; what compares in
-// a filter asks for the type first, because a comparison would step into one array more.
+// jsonpath follows a path in its lax mode, which steps into an array wherever one stands. A comparison in a filter would
+// step into one more array, so it asks for the type first.
 func (w *conditionWriter) node(n node) {
 	switch n := n.(type) {
 	case all:
@@ -70,29 +70,30 @@ func (w *conditionWriter) node(n node) {
 	case within:
 		w.within(n)
 	default:
-		panic(fmt.Sprintf("query: no SQL for %T", n))
+		panic(fmt.Sprintf("language: no SQL for %T", n))
 	}
 }
 
-// operand adds a condition that stands beside others.
+// operand adds the condition of a node that stands beside others.
 func (w *conditionWriter) operand(n node) {
 	w.sql.WriteByte('(')
 	w.node(n)
 	w.sql.WriteByte(')')
 }
 
-// predicate adds a jsonpath predicate, which a GIN index (jsonb_path_ops) serves as far as it is made of ==.
+// predicate adds a jsonpath predicate. A GIN index (jsonb_path_ops) serves it as far as it is made of ==.
 func (w *conditionWriter) predicate(path string) {
 	w.sql.WriteString("data @@ " + w.args.Add(path))
 }
 
-// mostDocuments is up to how many documents equality asks by containment. With one it costs as much as by jsonpath
-// (0.15 µs a row, PostgreSQL 15), with two 0.2, with eight 0.7 against 0.3. Both find their rows in the index.
+// mostDocuments is the most documents by whose containment equality asks. With more it asks by jsonpath. One document costs
+// as much as jsonpath (0.15 µs a row, PostgreSQL 15), two cost 0.2, eight 0.7 against 0.3. The index serves both.
 const mostDocuments = 4
 
+// equals adds that the member at a path is a value.
 func (w *conditionWriter) equals(n equals) {
 	readings := []string{jsonString(n.value)}
-	if n.typed && (!isNumber(n.value) || storable(n.value)) {
+	if n.typed && (!isNumber(n.value) || isStorable(n.value)) {
 		readings = append(readings, n.value)
 	}
 	if len(n.path) < mostDocuments && len(readings)<<len(n.path) <= mostDocuments { // first: a long path would shift to nothing
@@ -111,8 +112,8 @@ func (w *conditionWriter) equals(n equals) {
 	w.predicate(strings.Join(readings, " || "))
 }
 
-// containments returns the documents one of which a record contains when its member at path is one of the values,
-// with and without an array at each step.
+// containments returns documents with and without an array at each step. A record contains one of them if its member at the
+// path is one of the values.
 func containments(path, values []string) []string {
 	docs := values
 	for i := len(path) - 1; i >= 0; i-- {
@@ -126,10 +127,12 @@ func containments(path, values []string) []string {
 	return docs
 }
 
-// text adds that the pattern is in one of the record's values. The record's JSON is looked at first: that costs half,
-// and most records don't have it there. CASE keeps that order, which the planner turns round in an AND: it takes the
-// look at the JSON, a cast and a comparison, for dearer than the one operator. What is done with the CASE's value tells
-// the planner that few records match: it takes every second for a match of a CASE that is a condition, and would then
+// text adds that the pattern is in one of the record's values. The record's JSON is looked at first: that costs half as
+// much, and most records don't have the pattern there.
+//
+// CASE keeps that order. In an AND the planner would turn it round, because it takes the look at the JSON, a cast and a
+// comparison, for dearer than the one operator. The CASE's value is compared with something, which tells the planner that few
+// records match. If the CASE itself were the condition, the planner would expect every second record to match, and would
 // rather read all rows in their order than look up those of a trace.
 func (w *conditionWriter) text(p pattern) {
 	escaped := make(pattern, len(p))
@@ -138,7 +141,7 @@ func (w *conditionWriter) text(p pattern) {
 	}
 	re := w.args.Add(foldRegexp(escaped))
 	exact := w.args.Add(`strict exists($.** ? (@ like_regex ` + jsonString(foldRegexp(p)) + ` flag "s"))`)
-	if !p.numeric() {
+	if !p.mayBeInNumbers() {
 		fmt.Fprintf(&w.sql, "CASE WHEN data::text ~ %s THEN data END @@ %s", re, exact)
 		return
 	}
@@ -146,6 +149,7 @@ func (w *conditionWriter) text(p pattern) {
 		`'strict $.** ? (@.type() == "number" || @.type() == "boolean")') AS v WHERE v #>> '{}' ~ %[1]s))::int END = 1`, re, exact)
 }
 
+// within adds that the member at a path lies between two bounds.
 func (w *conditionWriter) within(n within) {
 	path := jsonPath(n.path)
 	if n.low.kind == numeric || n.high.kind == numeric {
@@ -174,21 +178,21 @@ func (w *conditionWriter) within(n within) {
 	w.sql.WriteString(")")
 }
 
-// isInstant is what parseInstant takes, so that instantOf never fails on what it lets through: days that the months
-// have, leap years.
+// isInstant matches what parseInstant takes: days that the months have, leap years. instantOf never fails on that.
 const isInstant = `^(([0-9]{4}-((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31))` +
 	`|(([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-02-29))` +
 	`[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:([0-5][0-9]|60)(\.[0-9]+)?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
 
-// instantOf is the timestamptz of a text that isInstant lets through, to the microsecond. PostgreSQL's cast takes
-// nearly all of them, once the fraction has no more than six digits. What it does not take is put together of parts:
-// the year 0, which is 1 BC to it, the second 60 with a fraction, and offsets from 16:00 on.
+// instantOf is the timestamptz of a text that isInstant matches, to the microsecond. PostgreSQL's cast takes nearly all of
+// them, once the fraction has no more than six digits. It does not take the year 0, which it calls 1 BC, the second 60 with a
+// fraction, and offsets from 16:00 on. Those are put together of parts.
 const instantOf = `CASE WHEN v #>> '{}' ~ '^0000|:60\.|[+-](1[6-9]|2[0-3]):[0-9]{2}$' THEN ` +
 	`(regexp_replace(left(v #>> '{}', 16), '^0000', '0001') || 'Z' || CASE WHEN v #>> '{}' ~ '^0000' THEN ' BC' ELSE '' END)::timestamptz` +
 	` + (substring(v #>> '{}' FROM '^.{17}([0-9]{2}(\.[0-9]{1,6})?)') || ' seconds')::interval` +
 	` - coalesce(substring(v #>> '{}' FROM '[+-][0-9]{2}:[0-9]{2}$'), '0')::interval` +
 	` ELSE regexp_replace(v #>> '{}', '(\.[0-9]{6})[0-9]+', '\1')::timestamptz END`
 
+// operator returns the comparison for a bound.
 func operator(sign string, b bound) string {
 	if b.inclusive {
 		return sign + "="
@@ -196,7 +200,7 @@ func operator(sign string, b bound) string {
 	return sign
 }
 
-// jsonPath writes a path for PostgreSQL.
+// jsonPath returns a path as PostgreSQL's jsonpath.
 func jsonPath(path []string) string {
 	var b strings.Builder
 	b.WriteByte('$')
@@ -207,10 +211,10 @@ func jsonPath(path []string) string {
 	return b.String()
 }
 
-// ValuesPath writes the path of a member's values for PostgreSQL: the members of an array stand for it.
+// ValuesPath returns the jsonpath of the values at a path. The members of an array stand for it.
 func ValuesPath(path []string) string { return jsonPath(path) + "[*]" }
 
-// jsonString writes a string as JSON and jsonpath have it.
+// jsonString returns a string as JSON and jsonpath have it.
 func jsonString(s string) string {
 	b, err := json.Marshal(s)
 	if err != nil {
@@ -219,7 +223,7 @@ func jsonString(s string) string {
 	return string(b)
 }
 
-// escapeJSON writes s as it stands within the text of a jsonb value.
+// escapeJSON returns s as it stands within the text of a jsonb value.
 func escapeJSON(s string) string {
 	if !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == '"' || r == '\\' }) {
 		return s
@@ -239,7 +243,7 @@ func escapeJSON(s string) string {
 	return b.String()
 }
 
-// likePattern writes a pattern for LIKE.
+// likePattern returns a pattern for LIKE.
 func likePattern(p pattern) string {
 	parts := make([]string, len(p))
 	for i, part := range p {
@@ -250,8 +254,8 @@ func likePattern(p pattern) string {
 
 var likeQuoter = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 
-// foldRegexp writes a pattern as a regular expression for PostgreSQL in which every letter stands for all that it
-// folds to. So what is found does not depend on the database's locale, and is as fast as ~*.
+// foldRegexp returns a pattern as a regular expression for PostgreSQL. Each letter in it stands for all letters that it folds
+// to. So what is found does not depend on the database's locale, and it is as fast as ~*.
 func foldRegexp(p pattern) string {
 	var b strings.Builder
 	for i, part := range p {
@@ -267,7 +271,7 @@ func foldRegexp(p pattern) string {
 					b.WriteRune(next)
 				}
 				b.WriteByte(']')
-			case escapable(r) && r < utf8.RuneSelf && r > ' ':
+			case isEscapable(r) && r < utf8.RuneSelf && r > ' ':
 				b.WriteByte('\\')
 				b.WriteRune(r)
 			default:
