@@ -72,7 +72,7 @@ func newCache(work context.Context, working *sync.WaitGroup, conf Config, log *s
 	o.ContextTimeoutEnabled = true
 	o.DisableIdentity = true
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	logging.Disable() // the client would write lines of its own to standard error; failed and worked tell of an outage
+	logging.Disable() // the client would write lines of its own to standard error; noteFailure and noteSuccess tell of an outage
 	c.redis = redis.NewClient(o)
 	return c, nil
 }
@@ -94,13 +94,13 @@ func cacheKey(route string, q *search, g generation) string {
 	h := sha256.New()
 	// The text of the bounds is in the cursor that the answer holds. %q keeps the parts apart.
 	fmt.Fprintf(h, "%s %d %d %d %d %d %q %q %q %d %t %s %q", route, g.schema, g.created.UnixMicro(), g.late,
-		q.from, q.to, q.fromText, q.toText, q.filter.String(), q.limit, q.ascending, after, q.by)
+		q.from, q.to, q.fromText, q.toText, q.filter.String(), q.limit, q.ascending, after, q.groupBy)
 	return cachePrefix + hex.EncodeToString(h.Sum(nil))
 }
 
-// answer returns what Redis has under key, or what compute returns and puts that there. All who ask for the same
+// getOrCompute returns what Redis has under key, or what compute returns and puts that there. All who ask for the same
 // key at once get the one answer; a caller whose ctx ends leaves the others theirs.
-func (c *cache) answer(ctx context.Context, key string, compute func(context.Context) ([]byte, error)) (body []byte, result string, err error) {
+func (c *cache) getOrCompute(ctx context.Context, key string, compute func(context.Context) ([]byte, error)) (body []byte, result string, err error) {
 	type landing struct {
 		body   []byte
 		result string
@@ -153,18 +153,18 @@ func (c *cache) share(ctx context.Context, key string, f func(context.Context) (
 	}
 }
 
-// many returns what Redis has under the keys, empty texts where it has nothing. The result is hit when it has all.
-func (c *cache) many(ctx context.Context, keys []string) (texts []string, result string) {
+// getMany returns what Redis has under the keys, empty texts where it has nothing. The result is hit when it has all.
+func (c *cache) getMany(ctx context.Context, keys []string) (texts []string, result string) {
 	texts = make([]string, len(keys))
-	if c.paused() {
+	if c.isPaused() {
 		return texts, bypass
 	}
 	found, err := c.redis.MGet(ctx, keys...).Result()
 	if err != nil {
-		c.failed(ctx, err)
+		c.noteFailure(ctx, err)
 		return texts, bypass
 	}
-	c.worked()
+	c.noteSuccess()
 	result = hit
 	for i, v := range found {
 		text, ok := v.(string)
@@ -178,7 +178,7 @@ func (c *cache) many(ctx context.Context, keys []string) (texts []string, result
 
 // setMany keeps each bucket under its key.
 func (c *cache) setMany(ctx context.Context, keys []string, buckets []*bucket) {
-	if c.paused() {
+	if c.isPaused() {
 		return
 	}
 	_, err := c.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -192,39 +192,39 @@ func (c *cache) setMany(ctx context.Context, keys []string, buckets []*bucket) {
 		return nil
 	})
 	if err != nil {
-		c.failed(ctx, err)
+		c.noteFailure(ctx, err)
 	}
 }
 
 func (c *cache) get(ctx context.Context, key string) ([]byte, string) {
-	if c.paused() {
+	if c.isPaused() {
 		return nil, bypass
 	}
 	body, err := c.redis.Get(ctx, key).Bytes()
 	switch {
 	case err == nil:
-		c.worked()
+		c.noteSuccess()
 		return body, hit
 	case errors.Is(err, redis.Nil):
-		c.worked()
+		c.noteSuccess()
 		return nil, miss
 	}
-	c.failed(ctx, err)
+	c.noteFailure(ctx, err)
 	return nil, bypass
 }
 
 func (c *cache) set(ctx context.Context, key string, body []byte) {
-	if c.paused() || len(body) > cacheMaxBytes {
+	if c.isPaused() || len(body) > cacheMaxBytes {
 		return
 	}
 	if err := c.redis.Set(ctx, key, body, c.ttl).Err(); err != nil {
-		c.failed(ctx, err)
+		c.noteFailure(ctx, err)
 	}
 }
 
-func (c *cache) paused() bool { return time.Now().UnixNano() < c.pausedUntil.Load() }
+func (c *cache) isPaused() bool { return time.Now().UnixNano() < c.pausedUntil.Load() }
 
-func (c *cache) failed(ctx context.Context, err error) {
+func (c *cache) noteFailure(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return // it was us
 	}
@@ -234,7 +234,7 @@ func (c *cache) failed(ctx context.Context, err error) {
 	}
 }
 
-func (c *cache) worked() {
+func (c *cache) noteSuccess() {
 	if c.failing.Load() && c.failing.Swap(false) {
 		c.log.Info("redis is there again")
 	}

@@ -71,8 +71,8 @@ func (s *search) cursor(p position) string {
 	return base64url.EncodeToString(b)
 }
 
-// resume takes the window and the place from a cursor. The rest of s must be filled.
-func (s *search) resume(cursor string) error {
+// resumeFrom takes the window and the place from a cursor. The rest of s must be filled.
+func (s *search) resumeFrom(cursor string) error {
 	b, err := base64url.DecodeString(cursor)
 	// Its length keeps out the line breaks that base64 skips.
 	if err != nil || len(b) < cursorPlainBody || len(cursor) != base64url.EncodedLen(len(b)) || b[1] > 1 {

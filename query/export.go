@@ -33,10 +33,10 @@ func (s *store) export(ctx context.Context, q *search, timeout time.Duration, se
 	return send(out)
 }
 
-// export answers GET /logs/export. What goes wrong after the first line cuts the connection: a client must not take
+// getExport answers GET /logs/export. What goes wrong after the first line cuts the connection: a client must not take
 // a part for the whole. HTTP/1.0 is refused, for there the end of the connection is the end of the answer.
-func (s *server) export(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseSearch(r.URL.RawQuery, exportTakes, time.Now())
+func (s *server) getExport(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseSearch(r.URL.RawQuery, exportParameters, time.Now())
 	if err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func (s *server) export(w http.ResponseWriter, r *http.Request) error {
 		case ctx.Err() != nil:
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			return &failure{http.StatusUnauthorized, "the API key was revoked"}
-		case s.judge(err).status == http.StatusGatewayTimeout:
+		case s.failureOf(err).status == http.StatusGatewayTimeout:
 			return &failure{http.StatusGatewayTimeout, "the export took longer than " + s.exportTimeout.String() + "; narrow the time range"}
 		}
 		return err

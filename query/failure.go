@@ -33,13 +33,13 @@ func refused(name, got, takes string) error {
 
 func tooMany(message string) error { return &failure{http.StatusTooManyRequests, message} }
 
-// fail answers with an error. It is the one place that knows which error is which status.
-func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
+// answerFailure answers with an error. It is the one place that knows which error is which status.
+func (s *server) answerFailure(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
 		// Nobody is there to read it, or one who has only closed his side: net/http would tell him 200.
 		panic(http.ErrAbortHandler)
 	}
-	f := s.judge(err)
+	f := s.failureOf(err)
 	if f.status >= 500 && f.status != http.StatusServiceUnavailable && f.status != http.StatusHTTPVersionNotSupported {
 		s.log.Error("query failed", "route", route(r), "status", f.status, "error", err)
 	} else if f.status >= 500 {
@@ -51,7 +51,7 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	service.WriteJSON(w, f.status, map[string]string{"error": f.message})
 }
 
-func (s *server) judge(err error) *failure {
+func (s *server) failureOf(err error) *failure {
 	var (
 		f       *failure
 		pgErr   *pgconn.PgError

@@ -33,18 +33,18 @@ const (
 	fieldsKept = 10_000
 )
 
-// fields answers GET /logs/fields.
-func (s *server) fields(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseSearch(r.URL.RawQuery, windowTakes, time.Now())
+// getFields answers GET /logs/fields.
+func (s *server) getFields(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseSearch(r.URL.RawQuery, windowParameters, time.Now())
 	if err != nil {
 		return err
 	}
-	return s.respondCached(w, r, "/logs/fields", q, s.store.fields)
+	return s.respondCached(w, r, "/logs/fields", q, s.store.fieldsAnswer)
 }
 
-// fields returns the answer to GET /logs/fields: what is in the newest records of the window. A path goes through
+// fieldsAnswer returns the answer to GET /logs/fields: what is in the newest records of the window. A path goes through
 // arrays as in a query.
-func (s *store) fields(ctx context.Context, q *search) ([]byte, error) {
+func (s *store) fieldsAnswer(ctx context.Context, q *search) ([]byte, error) {
 	type field struct {
 		Path  string   `json:"path"` // as a query writes it
 		Count int      `json:"count"`
@@ -136,22 +136,22 @@ func (s *store) fields(ctx context.Context, q *search) ([]byte, error) {
 	return append(body, '\n'), err
 }
 
-// values answers GET /logs/fields/{path}/values.
-func (s *server) values(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseSearch(r.URL.RawQuery, windowTakes, time.Now())
+// getValues answers GET /logs/fields/{path}/values.
+func (s *server) getValues(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseSearch(r.URL.RawQuery, windowParameters, time.Now())
 	if err != nil {
 		return err
 	}
-	if q.by, err = language.ParseField(r.PathValue("path")); err != nil {
+	if q.groupBy, err = language.ParseField(r.PathValue("path")); err != nil {
 		return badRequest("path: %v", err)
 	}
-	return s.respondCached(w, r, "/logs/fields/values", q, s.store.values)
+	return s.respondCached(w, r, "/logs/fields/values", q, s.store.valuesAnswer)
 }
 
-// values returns the answer to GET /logs/fields/{path}/values: the commonest strings, numbers, trues and falses of a
+// valuesAnswer returns the answer to GET /logs/fields/{path}/values: the commonest strings, numbers, trues and falses of a
 // field in the newest records of the window. A value that is longer than a query can ask for is told by its hash from
 // others that begin the same, and is answered with as the beginning of its text.
-func (s *store) values(ctx context.Context, q *search) ([]byte, error) {
+func (s *store) valuesAnswer(ctx context.Context, q *search) ([]byte, error) {
 	st := new(statement)
 	st.sql.WriteString("WITH sample AS MATERIALIZED (SELECT data FROM logs")
 	st.where(q)
@@ -160,7 +160,7 @@ func (s *store) values(ctx context.Context, q *search) ([]byte, error) {
 		FROM (SELECT v, octet_length(v #>> '{}') > %s AS cut FROM sample, jsonb_path_query(data, %s) AS v
 			WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean')) AS found
 		GROUP BY 2, 3, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END ORDER BY 4 DESC, 2, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END LIMIT %s`,
-		st.args.Add(cutCharacters), st.args.Add(groupBytes), st.args.Add(language.ValuesPath(q.by)), st.args.Add(maxValues))
+		st.args.Add(cutCharacters), st.args.Add(groupBytes), st.args.Add(language.ValuesPath(q.groupBy)), st.args.Add(maxValues))
 	var out []byte
 	sampled := int64(0)
 	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
@@ -190,7 +190,7 @@ func (s *store) values(ctx context.Context, q *search) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	name, _ := json.Marshal(language.FormatField(q.by)) // a text always has a JSON form
+	name, _ := json.Marshal(language.FormatField(q.groupBy)) // a text always has a JSON form
 	head := `{"path":` + string(name) + `,"sampled":` + strconv.FormatInt(sampled, 10) + `,"values":[`
 	return append(append([]byte(head), out...), "]}\n"...), nil
 }

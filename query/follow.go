@@ -21,9 +21,9 @@ const (
 	followChunk = 64 << 10
 )
 
-// follow answers GET /logs/tail.
-func (s *server) follow(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseSearch(r.URL.RawQuery, tailTakes, time.Now())
+// getTail answers GET /logs/tail.
+func (s *server) getTail(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseSearch(r.URL.RawQuery, tailParameters, time.Now())
 	if err != nil {
 		return err
 	}

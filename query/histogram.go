@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// aimBuckets is how many buckets a histogram has at most when its interval is chosen for it.
-	aimBuckets = 120
+	// autoBuckets is how many buckets a histogram has at most when its interval is chosen for it.
+	autoBuckets = 120
 	// maxBuckets is how many it has at most when the interval is asked for.
 	maxBuckets = 2000
 
@@ -41,8 +41,8 @@ const (
 // maxStretches is how many queries fill the holes that the cache left.
 const maxStretches = 8
 
-// ladder is the intervals that are chosen from, in milliseconds.
-var ladder = func() (steps []int64) {
+// autoIntervals is the intervals that are chosen from, in milliseconds.
+var autoIntervals = func() (steps []int64) {
 	for unit, counts := range map[time.Duration][]int64{
 		time.Second: {1, 2, 5, 10, 15, 30}, time.Minute: {1, 2, 5, 10, 15, 30}, time.Hour: {1, 2, 3, 6, 12},
 		24 * time.Hour: {1, 2, 5, 10, 30, 90, 180, 365, 730, 3650, 36500},
@@ -55,14 +55,14 @@ var ladder = func() (steps []int64) {
 	return steps
 }()
 
-// chooseInterval returns the shortest interval of the ladder that makes few enough buckets.
+// chooseInterval returns the shortest interval of the autoIntervals that makes few enough buckets.
 func chooseInterval(from, to int64, zone *time.Location) int64 {
-	for _, step := range ladder {
-		if _, ok := bucketEdges(from, to, step, zone, aimBuckets); ok {
+	for _, step := range autoIntervals {
+		if _, ok := bucketEdges(from, to, step, zone, autoBuckets); ok {
 			return step
 		}
 	}
-	return ladder[len(ladder)-1]
+	return autoIntervals[len(autoIntervals)-1]
 }
 
 // parseInterval reads a whole number and a unit.
@@ -113,7 +113,7 @@ func histogramStatement(q *search) *statement {
 		}
 		start = fmt.Sprintf("(%[1]s::timestamptz[])[width_bucket(inserted_at, %[1]s::timestamptz[])]", s.args.Add(starts))
 	}
-	if q.by == nil {
+	if q.groupBy == nil {
 		fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, false, NULL::text, count(*) FROM (SELECT %s AS start FROM logs", start)
 		s.where(q)
 		s.sql.WriteString(") AS rows GROUP BY start ORDER BY 1")
@@ -126,7 +126,7 @@ func histogramStatement(q *search) *statement {
 		"(CASE WHEN rank <= %s AND bytes <= %s AND octet_length(value) <= %s THEN value END) COLLATE \"C\" AS kept, sum(n)::bigint "+
 		"FROM (SELECT start, value, n, row_number() OVER largest AS rank, sum(octet_length(value)) OVER largest AS bytes "+
 		"FROM (SELECT start, value, count(*) AS n FROM (SELECT %s AS start, left(data #>> %s, %[3]s + 1) AS value FROM logs",
-		most, s.args.Add(bucketBytes), longest, start, s.args.Add(q.by))
+		most, s.args.Add(bucketBytes), longest, start, s.args.Add(q.groupBy))
 	s.where(q)
 	fmt.Fprintf(&s.sql, ") AS rows GROUP BY start, value) AS groups WINDOW largest AS (PARTITION BY start "+
 		"ORDER BY value IS NOT NULL, octet_length(value) > %s, n DESC, value COLLATE \"C\" ROWS UNBOUNDED PRECEDING)) AS ranked "+
@@ -174,10 +174,10 @@ type late struct {
 	changes int64
 }
 
-// changes returns how far the past is closed, in Unix milliseconds (see closed), and what changed late in the hours
+// lateChanges returns how far the past is closed, in Unix milliseconds (see isClosed), and what changed late in the hours
 // of a window.
-func (s *store) changes(ctx context.Context, q *search) (until int64, g generation, hours []late, err error) {
-	const state = `SELECT coalesce((extract(epoch FROM ` + closedUntil + `) * 1000)::bigint, 0), max(version), min(applied_at) FROM schema_migrations`
+func (s *store) lateChanges(ctx context.Context, q *search) (until int64, g generation, hours []late, err error) {
+	const state = `SELECT coalesce((extract(epoch FROM ` + closedUntilSQL + `) * 1000)::bigint, 0), max(version), min(applied_at) FROM schema_migrations`
 	const sums = `SELECT (extract(epoch FROM hour) * 1000)::bigint, sum(changes)::bigint FROM late_changes
 		WHERE hour > $1::timestamptz - interval '1 hour' AND hour < $2 GROUP BY hour`
 	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
@@ -196,25 +196,25 @@ func (s *store) changes(ctx context.Context, q *search) (until int64, g generati
 	return until, g, hours, err
 }
 
-// chart answers GET /logs/histogram.
-func (s *server) chart(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseSearch(r.URL.RawQuery, histogramTakes, time.Now())
+// getHistogram answers GET /logs/histogram.
+func (s *server) getHistogram(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseSearch(r.URL.RawQuery, histogramParameters, time.Now())
 	if err != nil {
 		return err
 	}
-	return s.respond(w, func() ([]byte, string, error) { return s.histogram(r.Context(), q) })
+	return s.respond(w, func() ([]byte, string, error) { return s.histogramAnswer(r.Context(), q) })
 }
 
-// histogram returns the answer to GET /logs/histogram. Buckets that are closed and whole come out of the cache, or
+// histogramAnswer returns the answer to GET /logs/histogram. Buckets that are closed and whole come out of the cache, or
 // go there; those at the ends of the window that it cuts, and those that are open, are counted each time.
-func (s *server) histogram(ctx context.Context, q *search) (body []byte, result string, err error) {
+func (s *server) histogramAnswer(ctx context.Context, q *search) (body []byte, result string, err error) {
 	n := max(0, len(q.edges)-1)
 	buckets := make([]*bucket, n)
 	keys := make([]string, n) // empty: not for the cache
 	result = bypass
-	if s.cache.redis != nil && n > 0 && !s.cache.paused() {
+	if s.cache.redis != nil && n > 0 && !s.cache.isPaused() {
 		// Before anything is looked up or counted, as in respondCached.
-		until, g, hours, err := s.store.changes(ctx, q)
+		until, g, hours, err := s.store.lateChanges(ctx, q)
 		if err != nil {
 			return nil, bypass, err
 		}
@@ -230,12 +230,12 @@ func (s *server) histogram(ctx context.Context, q *search) (body []byte, result 
 					g.late += l.changes
 				}
 			}
-			keys[i] = cacheKey("bucket", &search{from: start, to: end, filter: q.filter, by: q.by}, g)
+			keys[i] = cacheKey("bucket", &search{from: start, to: end, filter: q.filter, groupBy: q.groupBy}, g)
 			wanted = append(wanted, keys[i])
 		}
 		if len(wanted) > 0 {
 			var found []string
-			found, result = s.cache.many(ctx, wanted)
+			found, result = s.cache.getMany(ctx, wanted)
 			for i := range keys {
 				if keys[i] == "" {
 					continue
@@ -247,7 +247,7 @@ func (s *server) histogram(ctx context.Context, q *search) (body []byte, result 
 				found = found[1:]
 			}
 		}
-		if stretches(buckets) > maxStretches {
+		if countStretches(buckets) > maxStretches {
 			clear(buckets) // Redis has lost keys here and there: one query is cheaper than many
 		}
 	}
@@ -263,7 +263,7 @@ func (s *server) histogram(ctx context.Context, q *search) (body []byte, result 
 		}
 		part := *q
 		part.from, part.to, part.edges = max(q.from, q.edges[i]), min(q.to, q.edges[j]), q.edges[i:j+1]
-		if err := s.tally(ctx, &part, buckets[i:j], keys[i:j]); err != nil {
+		if err := s.countStretch(ctx, &part, buckets[i:j], keys[i:j]); err != nil {
 			return nil, result, err
 		}
 		i = j
@@ -271,8 +271,8 @@ func (s *server) histogram(ctx context.Context, q *search) (body []byte, result 
 	return renderHistogram(q, buckets), result, nil
 }
 
-// stretches counts the runs of buckets that are not there.
-func stretches(buckets []*bucket) (n int) {
+// countStretches counts the runs of buckets that are not there.
+func countStretches(buckets []*bucket) (n int) {
 	for i, b := range buckets {
 		if b == nil && (i == 0 || buckets[i-1] != nil) {
 			n++
@@ -281,8 +281,8 @@ func stretches(buckets []*bucket) (n int) {
 	return n
 }
 
-// tally counts the buckets of one stretch, and puts them into the cache where they have keys.
-func (s *server) tally(ctx context.Context, q *search, into []*bucket, keys []string) error {
+// countStretch counts the buckets of one stretch, and puts them into the cache where they have keys.
+func (s *server) countStretch(ctx context.Context, q *search, into []*bucket, keys []string) error {
 	compute := func(ctx context.Context) ([]*bucket, error) {
 		found, err := s.store.buckets(ctx, q)
 		if err != nil {
@@ -314,7 +314,7 @@ func (s *server) tally(ctx context.Context, q *search, into []*bucket, keys []st
 
 func renderHistogram(q *search, buckets []*bucket) []byte {
 	// What lies ahead of now is there for the rows in it alone.
-	for len(buckets) > q.shown && buckets[len(buckets)-1].Count == 0 {
+	for len(buckets) > q.shownBuckets && buckets[len(buckets)-1].Count == 0 {
 		buckets = buckets[:len(buckets)-1]
 	}
 	top := topValues(buckets)
@@ -328,7 +328,7 @@ func renderHistogram(q *search, buckets []*bucket) []byte {
 		out = appendEdge(out, q.edges[i])
 		out = append(out, `","count":`...)
 		out = strconv.AppendInt(out, b.Count, 10)
-		if q.by != nil {
+		if q.groupBy != nil {
 			out = appendGroups(out, b, top)
 		}
 		out = append(out, '}')

@@ -382,7 +382,7 @@ func TestOnlyThePartitionsOfTheWindowAreRead(t *testing.T) {
 	}
 	window := search{from: noon(1).UnixMilli(), to: noon(4).UnixMilli(), filter: filter, limit: 10}
 	descending, ascending, chart := window, window, window
-	chart.interval, chart.by = time.Hour.Milliseconds(), []string{"level"}
+	chart.interval, chart.groupBy = time.Hour.Milliseconds(), []string{"level"}
 	chart.edges, _ = bucketEdges(window.from, window.to, chart.interval, time.UTC, maxBuckets)
 	descending.after, ascending.after = &end, &end
 	ascending.ascending = true

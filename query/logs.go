@@ -10,17 +10,17 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// logs answers GET /logs.
-func (s *server) logs(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseSearch(r.URL.RawQuery, pageTakes, time.Now())
+// getLogs answers GET /logs.
+func (s *server) getLogs(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseSearch(r.URL.RawQuery, pageParameters, time.Now())
 	if err != nil {
 		return err
 	}
-	return s.respondCached(w, r, "/logs", q, s.store.page)
+	return s.respondCached(w, r, "/logs", q, s.store.logsAnswer)
 }
 
-// page returns the answer to GET /logs.
-func (s *store) page(ctx context.Context, q *search) ([]byte, error) {
+// logsAnswer returns the answer to GET /logs.
+func (s *store) logsAnswer(ctx context.Context, q *search) ([]byte, error) {
 	out := []byte(`{"logs":[`)
 	rows := 0
 	next, err := s.pageRows(ctx, q, func(r row) error {
@@ -44,17 +44,17 @@ func (s *store) page(ctx context.Context, q *search) ([]byte, error) {
 	return append(out, "}\n"...), nil
 }
 
-// count answers GET /logs/count.
-func (s *server) count(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseSearch(r.URL.RawQuery, windowTakes, time.Now())
+// getCount answers GET /logs/count.
+func (s *server) getCount(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseSearch(r.URL.RawQuery, windowParameters, time.Now())
 	if err != nil {
 		return err
 	}
-	return s.respondCached(w, r, "/logs/count", q, s.store.count)
+	return s.respondCached(w, r, "/logs/count", q, s.store.countAnswer)
 }
 
-// count returns the answer to GET /logs/count.
-func (s *store) count(ctx context.Context, q *search) ([]byte, error) {
+// countAnswer returns the answer to GET /logs/count.
+func (s *store) countAnswer(ctx context.Context, q *search) ([]byte, error) {
 	n, err := s.countRows(ctx, q)
 	if err != nil {
 		return nil, err
@@ -62,8 +62,8 @@ func (s *store) count(ctx context.Context, q *search) ([]byte, error) {
 	return append(strconv.AppendInt([]byte(`{"count":`), n, 10), "}\n"...), nil
 }
 
-// one answers GET /logs/{id}.
-func (s *server) one(w http.ResponseWriter, r *http.Request) error {
+// getLog answers GET /logs/{id}.
+func (s *server) getLog(w http.ResponseWriter, r *http.Request) error {
 	if _, err := parseParameters(r.URL.RawQuery, nil); err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (s *server) one(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	leave, err := s.enter()
+	leave, err := s.takePlace()
 	if err != nil {
 		return err
 	}
@@ -83,5 +83,5 @@ func (s *server) one(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return write(w, append(found.appendJSON(nil), '\n'))
+	return writeJSON(w, append(found.appendJSON(nil), '\n'))
 }

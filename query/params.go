@@ -31,7 +31,7 @@ const (
 type search struct {
 	from, to         int64  // Unix milliseconds; from is in the window, to is not
 	fromText, toText string // as asked for, in normal form; empty when not given
-	fixed            bool   // to was given, and neither bound counts from now
+	isFixed          bool   // to was given, and neither bound counts from now
 	filter           language.Query
 
 	// Of a page, the order of an export too.
@@ -40,19 +40,19 @@ type search struct {
 	after     *position // the end of the page before; nil for the first page
 
 	// Of a histogram.
-	interval int64    // milliseconds
-	edges    []int64  // where its buckets begin, and where the last ends
-	shown    int      // how many buckets are in the answer whatever is in them
-	by       []string // the field to group by; nil: none
+	interval     int64    // milliseconds
+	edges        []int64  // where its buckets begin, and where the last ends
+	shownBuckets int      // how many buckets are in the answer whatever is in them
+	groupBy      []string // the field to group by; nil: none
 }
 
 // The parameters that the routes take.
 var (
-	windowTakes    = []string{"from", "to", "q"}
-	pageTakes      = append(slices.Clone(windowTakes), "limit", "order", "cursor")
-	exportTakes    = append(slices.Clone(windowTakes), "order")
-	histogramTakes = append(slices.Clone(windowTakes), "interval", "by", "tz")
-	tailTakes      = []string{"q"}
+	windowParameters    = []string{"from", "to", "q"}
+	pageParameters      = append(slices.Clone(windowParameters), "limit", "order", "cursor")
+	exportParameters    = append(slices.Clone(windowParameters), "order")
+	histogramParameters = append(slices.Clone(windowParameters), "interval", "by", "tz")
+	tailParameters      = []string{"q"}
 )
 
 // parseSearch reads the parameters of a route. Its errors are *failure.
@@ -69,7 +69,7 @@ func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error
 		return nil, badRequest("q: %v", err)
 	}
 	if text := p["by"]; text != "" {
-		if s.by, err = language.ParseField(text); err != nil {
+		if s.groupBy, err = language.ParseField(text); err != nil {
 			return nil, badRequest("by: %v", err)
 		}
 	}
@@ -93,7 +93,7 @@ func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error
 		return nil, refused("order", p["order"], "asc or desc")
 	}
 	if text := p["cursor"]; text != "" {
-		if err := s.resume(text); err != nil {
+		if err := s.resumeFrom(text); err != nil {
 			return nil, refused("cursor", text, "the next of the page before: "+err.Error())
 		}
 	}
@@ -123,7 +123,7 @@ func (s *search) window(from, to string, now time.Time) error {
 	}
 	s.from, s.fromText = start.ms, start.text
 	s.to, s.toText = end.ms, end.text
-	s.fixed = to != "" && !start.relative && !end.relative
+	s.isFixed = to != "" && !start.relative && !end.relative
 	return nil
 }
 
@@ -158,7 +158,7 @@ func (s *search) buckets(interval, tz string, openEnd bool, now time.Time) error
 		}
 	}
 	s.edges, _ = bucketEdges(s.from, s.to, s.interval, zone, math.MaxInt32)
-	s.shown, _ = slices.BinarySearch(s.edges, end)
+	s.shownBuckets, _ = slices.BinarySearch(s.edges, end)
 	return nil
 }
 

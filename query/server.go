@@ -64,15 +64,15 @@ type endpoint struct {
 // endpoints are all routes but /health, /ready and /metrics.
 func (s *server) endpoints() []endpoint {
 	return []endpoint{
-		{"/logs", pageTakes, s.logs},
-		{"/logs/count", windowTakes, s.count},
-		{"/logs/histogram", histogramTakes, s.chart},
-		{"/logs/fields", windowTakes, s.fields},
-		{"/logs/fields/{path}/values", windowTakes, s.values},
-		{"/logs/tail", tailTakes, s.follow},
-		{"/logs/export", exportTakes, s.export},
-		{"/logs/{id}", nil, s.one},
-		{"/openapi.json", nil, s.document},
+		{"/logs", pageParameters, s.getLogs},
+		{"/logs/count", windowParameters, s.getCount},
+		{"/logs/histogram", histogramParameters, s.getHistogram},
+		{"/logs/fields", windowParameters, s.getFields},
+		{"/logs/fields/{path}/values", windowParameters, s.getValues},
+		{"/logs/tail", tailParameters, s.getTail},
+		{"/logs/export", exportParameters, s.getExport},
+		{"/logs/{id}", nil, s.getLog},
+		{"/openapi.json", nil, s.getOpenAPI},
 	}
 }
 
@@ -83,7 +83,7 @@ func (s *server) handler(ready *service.Ready) http.Handler {
 	// The methods are checked here: the mux can't hold "/logs/count" for any method beside "GET /logs/{id}".
 	notAllowed := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", "GET, HEAD")
-		s.fail(w, r, &failure{http.StatusMethodNotAllowed, fmt.Sprintf("%.16q is not allowed here; allowed is GET", r.Method)})
+		s.answerFailure(w, r, &failure{http.StatusMethodNotAllowed, fmt.Sprintf("%.16q is not allowed here; allowed is GET", r.Method)})
 	}
 	mux.HandleFunc("/health", notAllowed)
 	mux.HandleFunc("/metrics", notAllowed)
@@ -93,7 +93,7 @@ func (s *server) handler(ready *service.Ready) http.Handler {
 			if r.Method != http.MethodGet && r.Method != http.MethodHead {
 				notAllowed(w, r)
 			} else if err := e.handle(w, r); err != nil {
-				s.fail(w, r, err)
+				s.answerFailure(w, r, err)
 			}
 		})
 	}
@@ -103,13 +103,14 @@ func (s *server) handler(ready *service.Ready) http.Handler {
 	add(endpoint{"/{$}", nil, thePage().index})
 	add(endpoint{assetsPath + "{version}/{name}", nil, thePage().asset})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		s.fail(w, r, &failure{http.StatusNotFound, fmt.Sprintf("no such path: %.64q", r.URL.Path)})
+		s.answerFailure(w, r, &failure{http.StatusNotFound, fmt.Sprintf("no such path: %.64q", r.URL.Path)})
 	})
-	return s.around(mux)
+	return s.wrap(mux)
 }
 
-// around is what happens to every request: deadlines, keys, metrics, and a stop to panics.
-func (s *server) around(mux *http.ServeMux) http.Handler {
+// wrap returns a handler that gives every request to mux, within deadlines, after a check of its key, with metrics and a stop to
+// panics.
+func (s *server) wrap(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(writer http.ResponseWriter, r *http.Request) {
 		began := time.Now()
 		w := &statusRecorder{ResponseWriter: writer}
@@ -122,7 +123,7 @@ func (s *server) around(mux *http.ServeMux) http.Handler {
 			if p != nil && p != http.ErrAbortHandler {
 				s.log.Error("panic", "route", route(r), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 				if w.status == 0 && r.Context().Err() == nil {
-					s.fail(w, r, errors.New("panic"))
+					s.answerFailure(w, r, errors.New("panic"))
 					p = nil
 				}
 			}
@@ -137,7 +138,7 @@ func (s *server) around(mux *http.ServeMux) http.Handler {
 		}
 		key, err := s.admit(w, r)
 		if err != nil {
-			s.fail(w, r, err)
+			s.answerFailure(w, r, err)
 			return
 		}
 		if !isOpen(r.URL.Path) && !service.Admitted(r) {
@@ -146,7 +147,7 @@ func (s *server) around(mux *http.ServeMux) http.Handler {
 		r = r.WithContext(context.WithValue(r.Context(), keyed{}, key))
 		if p := r.URL.EscapedPath(); p != path.Clean(p) {
 			// The mux would redirect. No path here ends with a slash or has an empty part.
-			s.fail(w, r, &failure{http.StatusNotFound, fmt.Sprintf("no such path: %.64q", r.URL.Path)})
+			s.answerFailure(w, r, &failure{http.StatusNotFound, fmt.Sprintf("no such path: %.64q", r.URL.Path)})
 			return
 		}
 		mux.ServeHTTP(w, r)
@@ -205,7 +206,7 @@ func keyOf(r *http.Request) *keys.Key {
 
 // respond takes a place and answers with the body that produce returns, and with what the cache did for it.
 func (s *server) respond(w http.ResponseWriter, produce func() (body []byte, cacheResult string, err error)) error {
-	leave, err := s.enter()
+	leave, err := s.takePlace()
 	if err != nil {
 		return err
 	}
@@ -216,7 +217,7 @@ func (s *server) respond(w http.ResponseWriter, produce func() (body []byte, cac
 	}
 	s.metrics.cache.WithLabelValues(cacheResult).Inc()
 	w.Header().Set("X-Cache", cacheResult)
-	return write(w, body)
+	return writeJSON(w, body)
 }
 
 // respondCached responds with what compute returns for q. It comes out of the cache if the window is closed.
@@ -226,16 +227,16 @@ func (s *server) respondCached(w http.ResponseWriter, r *http.Request, route str
 		computeAnswer := func(ctx context.Context) ([]byte, error) { return compute(ctx, q) }
 		// If this machine's clock is wrong, this look at it costs an answer the cache and nothing more: the database's
 		// clock decides.
-		if s.cache.redis != nil && q.fixed && q.to < time.Now().UnixMilli() {
+		if s.cache.redis != nil && q.isFixed && q.to < time.Now().UnixMilli() {
 			// The generation is read before the answer is looked up or computed. A change in between is then in an answer
 			// that is kept under a key which nobody asks for again. The other way round, an answer without it would be
 			// kept under the new key.
-			closed, g, err := s.store.closed(ctx, q)
+			closed, g, err := s.store.isClosed(ctx, q)
 			if err != nil {
 				return nil, bypass, err
 			}
 			if closed {
-				return s.cache.answer(ctx, cacheKey(route, q, g), computeAnswer)
+				return s.cache.getOrCompute(ctx, cacheKey(route, q, g), computeAnswer)
 			}
 		}
 		body, err := computeAnswer(ctx)
@@ -243,8 +244,8 @@ func (s *server) respondCached(w http.ResponseWriter, r *http.Request, route str
 	})
 }
 
-// enter takes a place. leave gives it back.
-func (s *server) enter() (leave func(), err error) {
+// takePlace takes a place among the requests under way, until leave is called.
+func (s *server) takePlace() (leave func(), err error) {
 	select {
 	case s.places <- struct{}{}:
 		return func() { <-s.places }, nil
@@ -253,7 +254,8 @@ func (s *server) enter() (leave func(), err error) {
 	}
 }
 
-func write(w http.ResponseWriter, body []byte) error {
+// writeJSON answers with a body of JSON.
+func writeJSON(w http.ResponseWriter, body []byte) error {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	_, _ = w.Write(body) // the client may be gone: nobody is left to tell

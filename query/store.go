@@ -64,7 +64,7 @@ func newStore(c Config) (*store, error) {
 
 // begin begins a read. Compiling a statement for each partition (jit) takes longer than it saves: what takes the
 // time is within jsonb's functions.
-func begin(timeout time.Duration) pgx.TxOptions {
+func readOnly(timeout time.Duration) pgx.TxOptions {
 	return pgx.TxOptions{BeginQuery: fmt.Sprintf("BEGIN READ ONLY; SET LOCAL jit = off; SET LOCAL statement_timeout = %d", timeout.Milliseconds())}
 }
 
@@ -91,11 +91,11 @@ func (s *store) read(ctx context.Context, f func(context.Context, pgx.Tx) error)
 func (s *store) readFor(ctx context.Context, timeout time.Duration, f func(context.Context, pgx.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout+storeSlack)
 	defer cancel()
-	conn, tx, err := s.start(ctx, timeout)
+	conn, tx, err := s.beginRead(ctx, timeout)
 	if errors.Is(err, errBroken) && ctx.Err() == nil {
 		// The server went away and may be back: what the pool holds are connections to the old one.
 		s.pool.Reset()
-		conn, tx, err = s.start(ctx, timeout)
+		conn, tx, err = s.beginRead(ctx, timeout)
 	}
 	if err != nil {
 		return err
@@ -111,8 +111,8 @@ func (s *store) readFor(ctx context.Context, timeout time.Duration, f func(conte
 	return err
 }
 
-// start begins a transaction. Its error is errBroken when a pooled connection turned out to be dead.
-func (s *store) start(ctx context.Context, timeout time.Duration) (*pgxpool.Conn, pgx.Tx, error) {
+// beginRead begins a transaction. Its error is errBroken when a pooled connection turned out to be dead.
+func (s *store) beginRead(ctx context.Context, timeout time.Duration) (*pgxpool.Conn, pgx.Tx, error) {
 	// The wait for the pool has a bound of its own, to tell a busy pool from a slow statement.
 	waiting, cancel := context.WithTimeoutCause(ctx, connectTimeout, errBusy)
 	defer cancel()
@@ -123,7 +123,7 @@ func (s *store) start(ctx context.Context, timeout time.Duration) (*pgxpool.Conn
 		}
 		return nil, nil, err
 	}
-	tx, err := conn.BeginTx(ctx, begin(timeout))
+	tx, err := conn.BeginTx(ctx, readOnly(timeout))
 	if err != nil {
 		if conn.Conn().IsClosed() {
 			err = fmt.Errorf("%w: %w", errBroken, err)
@@ -181,16 +181,16 @@ type generation struct {
 	late    int64     // how many times rows appeared in the window's hours, or vanished, when they were no longer new
 }
 
-// closedUntil is the time before which no row can come unnoticed: a minute ago by the database's clock, or by what a
+// closedUntilSQL is the time before which no row can come unnoticed: a minute ago by the database's clock, or by what a
 // replica has replayed.
-const closedUntil = `CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() ELSE now() END - interval '1 minute'`
+const closedUntilSQL = `CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() ELSE now() END - interval '1 minute'`
 
-// closed says whether no row can join the window unnoticed: it ended a minute ago by the database's clock, or
+// isClosed reports whether no row can join the window unnoticed: it ended a minute ago by the database's clock, or
 // by what a replica has replayed. If so it returns the window's generation.
 //
 // An hour of late_changes touches the window when its beginning lies less than an hour before it.
-func (s *store) closed(ctx context.Context, q *search) (closed bool, g generation, err error) {
-	const sql = `SELECT coalesce($2 <= ` + closedUntil + `, false),
+func (s *store) isClosed(ctx context.Context, q *search) (closed bool, g generation, err error) {
+	const sql = `SELECT coalesce($2 <= ` + closedUntilSQL + `, false),
 		(SELECT coalesce(sum(changes), 0)::bigint FROM late_changes WHERE hour > $1::timestamptz - interval '1 hour' AND hour < $2),
 		max(version), min(applied_at) FROM schema_migrations`
 	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
