@@ -33,8 +33,8 @@ type Config struct {
 	OnListen func(net.Addr)
 }
 
-// Validate checks what no single field's bounds can, the files that the settings name among it. Run does so before
-// anything else.
+// Validate checks what no single field's bounds can, also the files that the settings name. Run calls it before anything
+// else.
 func (c *Config) Validate() error {
 	if err := config.Check(c); err != nil {
 		return err

@@ -62,7 +62,7 @@ func TestAHistogramFillsItsGapsAndGroups(t *testing.T) {
 	if end := hour.Add(time.Hour); !got.End.Equal(end) {
 		t.Errorf("the last bucket ends at %s, want %s", got.End, end)
 	}
-	// No window of 120 intervals of the autoIntervals: those are 121 buckets, or 120 when the window begins with one.
+	// No window of 120 of these intervals: those are 121 buckets, or 120 when the window begins with one.
 	for q, want := range map[string]string{
 		"from=now-15m": "10s", "from=now-90m": "1m", "from=now-24h": "15m", "from=now-7d": "2h", "from=now-52w": "5d", "from=0": "180d",
 		"interval=1w&from=now-52w": "7d", "interval=90s&from=now-1h": "90s",

@@ -33,8 +33,8 @@ func (s *store) export(ctx context.Context, q *search, timeout time.Duration, se
 	return send(out)
 }
 
-// getExport answers GET /logs/export. What goes wrong after the first line cuts the connection: a client must not take
-// a part for the whole. HTTP/1.0 is refused, for there the end of the connection is the end of the answer.
+// getExport answers GET /logs/export. If something goes wrong after the first line, the connection is cut, so that no client
+// takes a part for the whole. HTTP/1.0 is refused, because its answers end where the connection ends.
 func (s *server) getExport(w http.ResponseWriter, r *http.Request) error {
 	q, err := parseSearch(r.URL.RawQuery, exportParameters, time.Now())
 	if err != nil {
@@ -122,9 +122,9 @@ func (s *server) getExport(w http.ResponseWriter, r *http.Request) error {
 }
 
 // errHead ends an export of which only the header was asked for.
-var errHead = errors.New("the header is all")
+var errHead = errors.New("only the header was asked for")
 
-// takesGzip says whether a client's Accept-Encoding lets gzip through.
+// takesGzip reports whether a client's Accept-Encoding admits gzip.
 func takesGzip(accept string) bool {
 	for part := range strings.SplitSeq(accept, ",") {
 		name, quality, _ := strings.Cut(part, ";")

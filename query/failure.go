@@ -22,28 +22,30 @@ type failure struct {
 
 func (f *failure) Error() string { return f.message }
 
+// badRequest returns a failure with the status 400.
 func badRequest(format string, args ...any) error {
 	return &failure{http.StatusBadRequest, fmt.Sprintf(format, args...)}
 }
 
-// refused is the refusal of a parameter's value, of which it repeats the beginning.
+// refused returns the refusal of a parameter's value. It repeats the beginning of the value.
 func refused(name, got, takes string) error {
 	return badRequest("%s: got %.64q, takes %s", name, got, takes)
 }
 
+// tooMany returns a failure with the status 429.
 func tooMany(message string) error { return &failure{http.StatusTooManyRequests, message} }
 
 // answerFailure answers with an error. It is the one place that knows which error is which status.
 func (s *server) answerFailure(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
-		// Nobody is there to read it, or one who has only closed his side: net/http would tell him 200.
+		// The client is gone, or has closed its side of the connection only. net/http would answer 200.
 		panic(http.ErrAbortHandler)
 	}
 	f := s.failureOf(err)
 	if f.status >= 500 && f.status != http.StatusServiceUnavailable && f.status != http.StatusHTTPVersionNotSupported {
 		s.log.Error("query failed", "route", route(r), "status", f.status, "error", err)
 	} else if f.status >= 500 {
-		s.log.Debug("query failed", "route", route(r), "status", f.status, "error", err) // watch tells of the database
+		s.log.Debug("query failed", "route", route(r), "status", f.status, "error", err) // watch logs what is wrong with the database
 	}
 	if f.status == http.StatusServiceUnavailable || f.status == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", "1")
@@ -51,6 +53,7 @@ func (s *server) answerFailure(w http.ResponseWriter, r *http.Request, err error
 	service.WriteJSON(w, f.status, map[string]string{"error": f.message})
 }
 
+// failureOf returns what a client is told of an error.
 func (s *server) failureOf(err error) *failure {
 	var (
 		f       *failure
@@ -94,7 +97,7 @@ func (s *server) failureOf(err error) *failure {
 	return &failure{http.StatusInternalServerError, "internal error"}
 }
 
-// isNetwork says whether a connection broke in the middle of a read.
+// isNetwork reports whether a connection broke in the middle of a read.
 func isNetwork(err error) bool {
 	var netErr net.Error
 	return errors.As(err, &netErr) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)

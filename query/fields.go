@@ -17,18 +17,17 @@ import (
 )
 
 const (
-	// sampleRows is how many of a window's newest records are looked at for its fields; the bytes of a page
-	// bound them too.
+	// sampleRows is how many of a window's newest records are looked at for its fields. The bytes of a page bound them too.
 	sampleRows = 1000
-	// sampleValues is how many are looked at for the values of one field: the database counts them.
+	// sampleValues is how many records are looked at for the values of one field. The database counts them.
 	sampleValues = 10_000
 	// maxFields and maxValues are the longest lists that are answered with.
 	maxFields = 1000
 	maxValues = 100
-	// cutCharacters is how much is told of a value that no query can ask for.
+	// cutCharacters is how many characters are told of a value that is too long for a query to ask for it.
 	cutCharacters = 1000
-	// fieldBytes is the longest path that is listed, fieldsKept how many are told apart: those of the newest records,
-	// of which each adds maxFields at most. Else one record of a megabyte could make gigabytes of paths.
+	// fieldBytes is the longest path that is listed. fieldsKept is how many paths are told apart, those of the newest records.
+	// Each record adds maxFields at most. Without these bounds, one record of a megabyte could make gigabytes of paths.
 	fieldBytes = 512
 	fieldsKept = 10_000
 )
@@ -52,7 +51,7 @@ func (s *store) fieldsAnswer(ctx context.Context, q *search) ([]byte, error) {
 		seen  int      // the last record that counted
 	}
 	sampled := 0
-	added := 0 // by the record that is looked at
+	added := 0 // paths, by the record that is looked at
 	found := make(map[string]*field)
 	var walk func(path string, v *fastjson.Value)
 	note := func(path, kind string) {
@@ -75,7 +74,7 @@ func (s *store) fieldsAnswer(ctx context.Context, q *search) ([]byte, error) {
 	walk = func(path string, v *fastjson.Value) {
 		switch v.Type() {
 		case fastjson.TypeObject:
-			// All members before what is in them: a wide one hides none beside it.
+			// All members come before what is in them, so that a member with many members hides none beside it.
 			each := func(f func(member string, v *fastjson.Value)) {
 				v.GetObject().Visit(func(key []byte, v *fastjson.Value) {
 					if len(path)+len(key) > fieldBytes {
@@ -149,8 +148,8 @@ func (s *server) getValues(w http.ResponseWriter, r *http.Request) error {
 }
 
 // valuesAnswer returns the answer to GET /logs/fields/{path}/values: the commonest strings, numbers, trues and falses of a
-// field in the newest records of the window. A value that is longer than a query can ask for is told by its hash from
-// others that begin the same, and is answered with as the beginning of its text.
+// field in the newest records of the window. Of a value that is too long for a query to ask for, the answer has the beginning.
+// Its hash tells it from others that begin the same.
 func (s *store) valuesAnswer(ctx context.Context, q *search) ([]byte, error) {
 	st := new(statement)
 	st.sql.WriteString("WITH sample AS MATERIALIZED (SELECT data FROM logs")

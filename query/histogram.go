@@ -26,22 +26,22 @@ const (
 
 	// topGroups is how many groups of a field are told apart.
 	topGroups = 10
-	// bucketGroups is how many of them a bucket remembers: the largest of all are found among those. So a field
-	// of a million values costs no more memory, and what the cache has leads to the same answer.
+	// bucketGroups is how many groups a bucket remembers. The largest over all buckets are found among those. So a field of a
+	// million values costs no more memory, and what the cache has leads to the same answer.
 	bucketGroups = 50
-	// groupBytes is the longest value that is a group. No query can ask for a longer one, and it counts with the rest.
+	// groupBytes is the longest value that is a group. A longer one counts with the rest, since no query can ask for it.
 	groupBytes = language.MaxBytes
-	// bucketBytes is how long the values are together that a bucket remembers: the largest groups always fit.
+	// bucketBytes is how long all values that a bucket remembers may be together. The largest groups always fit.
 	bucketBytes = topGroups * groupBytes
-	// histogramBytes bounds what the values take in an answer, which has them in every bucket. Only hundreds of
-	// buckets with values of kilobytes reach it; the smaller groups then count with the rest.
+	// histogramBytes bounds the bytes of values in an answer, which has them in every bucket. Only hundreds of buckets with
+	// values of kilobytes reach it. The smaller groups then count with the rest.
 	histogramBytes = 16 << 20
 )
 
-// maxStretches is how many queries fill the holes that the cache left.
+// maxStretches is the most queries that count the buckets which the cache does not have.
 const maxStretches = 8
 
-// autoIntervals is the intervals that are chosen from, in milliseconds.
+// autoIntervals are the intervals that chooseInterval chooses from, in milliseconds.
 var autoIntervals = func() (steps []int64) {
 	for unit, counts := range map[time.Duration][]int64{
 		time.Second: {1, 2, 5, 10, 15, 30}, time.Minute: {1, 2, 5, 10, 15, 30}, time.Hour: {1, 2, 3, 6, 12},
@@ -55,7 +55,7 @@ var autoIntervals = func() (steps []int64) {
 	return steps
 }()
 
-// chooseInterval returns the shortest interval of the autoIntervals that makes few enough buckets.
+// chooseInterval returns the shortest of the autoIntervals that makes at most autoBuckets.
 func chooseInterval(from, to int64, zone *time.Location) int64 {
 	for _, step := range autoIntervals {
 		if _, ok := bucketEdges(from, to, step, zone, autoBuckets); ok {
@@ -78,7 +78,7 @@ func parseInterval(s string) (int64, bool) {
 	return n * unit.Milliseconds(), true
 }
 
-// intervalText is what parseInterval reads, in the largest unit up to a day.
+// intervalText writes an interval as parseInterval reads it, in the largest unit up to a day.
 func intervalText(ms int64) string {
 	for _, unit := range []byte("dhms") {
 		if size := units[unit].Milliseconds(); ms%size == 0 {
@@ -88,13 +88,14 @@ func intervalText(ms int64) string {
 	panic("query: an interval below a second")
 }
 
-// bucket is the counts of an interval; in the cache it is JSON.
+// bucket holds the counts of an interval. In the cache it is JSON.
 type bucket struct {
 	Count   int64   `json:"c"`
 	Groups  []group `json:"g,omitempty"` // the largest, with the field's values
 	Missing int64   `json:"n,omitempty"` // records without the field
 }
 
+// group is how many records have a value.
 type group struct {
 	Value string `json:"n"`
 	Count int64  `json:"c"`
@@ -119,8 +120,9 @@ func histogramStatement(q *search) *statement {
 		s.sql.WriteString(") AS rows GROUP BY start ORDER BY 1")
 		return s
 	}
-	// A value that is too long to be a group is cut to one character more than that, so that it takes no more room.
-	// Those without the field come first in a bucket and the too long values last, so that neither takes a place.
+	// A value that is too long to be a group is cut to one character more than groupBytes, so that it takes little room. In a
+	// bucket, the records without the field come first and the values that are too long come last, so neither takes the place
+	// of a group.
 	most, longest := s.args.Add(bucketGroups+1), s.args.Add(groupBytes)
 	fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, value IS NULL, "+
 		"(CASE WHEN rank <= %s AND bytes <= %s AND octet_length(value) <= %s THEN value END) COLLATE \"C\" AS kept, sum(n)::bigint "+
@@ -168,15 +170,14 @@ func (s *store) buckets(ctx context.Context, q *search) (map[int64]*bucket, erro
 	return all, err
 }
 
-// late is how many times rows appeared or vanished late in an hour.
-type late struct {
+// lateChange is how many times rows appeared or vanished late in an hour.
+type lateChange struct {
 	hour    int64 // Unix milliseconds
 	changes int64
 }
 
-// lateChanges returns how far the past is closed, in Unix milliseconds (see isClosed), and what changed late in the hours
-// of a window.
-func (s *store) lateChanges(ctx context.Context, q *search) (until int64, g generation, hours []late, err error) {
+// lateChanges returns the time of closedUntilSQL in Unix milliseconds, and what changed late in the hours of a window.
+func (s *store) lateChanges(ctx context.Context, q *search) (until int64, g generation, hours []lateChange, err error) {
 	const state = `SELECT coalesce((extract(epoch FROM ` + closedUntilSQL + `) * 1000)::bigint, 0), max(version), min(applied_at) FROM schema_migrations`
 	const sums = `SELECT (extract(epoch FROM hour) * 1000)::bigint, sum(changes)::bigint FROM late_changes
 		WHERE hour > $1::timestamptz - interval '1 hour' AND hour < $2 GROUP BY hour`
@@ -184,7 +185,7 @@ func (s *store) lateChanges(ctx context.Context, q *search) (until int64, g gene
 		b := new(pgx.Batch)
 		b.Queue(state).QueryRow(func(row pgx.Row) error { return row.Scan(&until, &g.schema, &g.created) })
 		b.Queue(sums, time.UnixMilli(q.edges[0]), time.UnixMilli(q.to)).Query(func(rows pgx.Rows) error {
-			var l late
+			var l lateChange
 			_, err := pgx.ForEachRow(rows, []any{&l.hour, &l.changes}, func() error {
 				hours = append(hours, l)
 				return nil
@@ -213,7 +214,7 @@ func (s *server) histogramAnswer(ctx context.Context, q *search) (body []byte, r
 	keys := make([]string, n) // empty: not for the cache
 	result = bypass
 	if s.cache.redis != nil && n > 0 && !s.cache.isPaused() {
-		// Before anything is looked up or counted, as in respondCached.
+		// This comes before anything is looked up or counted, for the reason that respondCached tells.
 		until, g, hours, err := s.store.lateChanges(ctx, q)
 		if err != nil {
 			return nil, bypass, err
@@ -248,7 +249,7 @@ func (s *server) histogramAnswer(ctx context.Context, q *search) (body []byte, r
 			}
 		}
 		if countStretches(buckets) > maxStretches {
-			clear(buckets) // Redis has lost keys here and there: one query is cheaper than many
+			clear(buckets) // Redis lost keys here and there: one query is cheaper than many
 		}
 	}
 	for i := 0; i < n; {
@@ -256,7 +257,7 @@ func (s *server) histogramAnswer(ctx context.Context, q *search) (body []byte, r
 			i++
 			continue
 		}
-		// Buckets for the cache and others are counted apart, so that all who ask share the first.
+		// Buckets that go to the cache are counted apart from others, so that all who ask share the count.
 		j := i
 		for j < n && buckets[j] == nil && (keys[i] == "") == (keys[j] == "") {
 			j++
@@ -271,7 +272,7 @@ func (s *server) histogramAnswer(ctx context.Context, q *search) (body []byte, r
 	return renderHistogram(q, buckets), result, nil
 }
 
-// countStretches counts the runs of buckets that are not there.
+// countStretches returns how many stretches of buckets are not there.
 func countStretches(buckets []*bucket) (n int) {
 	for i, b := range buckets {
 		if b == nil && (i == 0 || buckets[i-1] != nil) {
@@ -281,7 +282,7 @@ func countStretches(buckets []*bucket) (n int) {
 	return n
 }
 
-// countStretch counts the buckets of one stretch, and puts them into the cache where they have keys.
+// countStretch counts the buckets of one stretch. It puts them into the cache if they have keys.
 func (s *server) countStretch(ctx context.Context, q *search, into []*bucket, keys []string) error {
 	compute := func(ctx context.Context) ([]*bucket, error) {
 		found, err := s.store.buckets(ctx, q)
@@ -304,7 +305,7 @@ func (s *server) countStretch(ctx context.Context, q *search, into []*bucket, ke
 		copy(into, all)
 		return err
 	}
-	// All of them: what changed late in an hour between the ends is in the keys of that hour alone.
+	// The flight's key is made of all keys, because what changed late in an hour shows in the keys of that hour alone.
 	v, err := s.cache.share(ctx, strings.Join(keys, " "), func(ctx context.Context) (any, error) { return compute(ctx) })
 	if err == nil {
 		copy(into, v.([]*bucket))
@@ -312,8 +313,9 @@ func (s *server) countStretch(ctx context.Context, q *search, into []*bucket, ke
 	return err
 }
 
+// renderHistogram returns the answer with the buckets of a histogram.
 func renderHistogram(q *search, buckets []*bucket) []byte {
-	// What lies ahead of now is there for the rows in it alone.
+	// Buckets ahead of now are shown only if they have rows.
 	for len(buckets) > q.shownBuckets && buckets[len(buckets)-1].Count == 0 {
 		buckets = buckets[:len(buckets)-1]
 	}
@@ -341,7 +343,8 @@ func renderHistogram(q *search, buckets []*bucket) []byte {
 	return append(out, "}\n"...)
 }
 
-// appendEdge adds a time. A bucket that begins before the year 0 has no time in RFC 3339, nor one that ends after 9999.
+// appendEdge appends a time. RFC 3339 can't write the beginning of a bucket before the year 0, nor its end after 9999: then it
+// appends the nearest time that it can write.
 func appendEdge(out []byte, ms int64) []byte {
 	return time.UnixMilli(min(max(rfc3339.Earliest, ms), rfc3339.Latest)).UTC().AppendFormat(out, timeFormat)
 }
@@ -355,11 +358,11 @@ type topValue struct {
 // topValues returns the largest groups over all buckets, the largest first.
 func topValues(buckets []*bucket) (top []topValue) {
 	totals := make(map[string]int64)
-	in := make(map[string]int) // buckets
+	bucketsWith := make(map[string]int) // by value
 	for _, b := range buckets {
 		for _, g := range b.Groups {
 			totals[g.Value] += g.Count
-			in[g.Value]++
+			bucketsWith[g.Value]++
 		}
 	}
 	values := slices.SortedFunc(maps.Keys(totals), func(a, b string) int {
@@ -369,7 +372,7 @@ func topValues(buckets []*bucket) (top []topValue) {
 	for _, value := range values[:min(len(values), topGroups)] {
 		name, _ := json.Marshal(value) // a text always has a JSON form
 		name = append(name, ':')
-		if bytes += len(name) * in[value]; bytes > histogramBytes {
+		if bytes += len(name) * bucketsWith[value]; bytes > histogramBytes {
 			break
 		}
 		top = append(top, topValue{value, string(name)})
@@ -377,8 +380,8 @@ func topValues(buckets []*bucket) (top []topValue) {
 	return top
 }
 
-// appendGroups adds what a bucket's records have in the field: the counts of the largest groups, and beside them, since
-// a value may have any name, those of the other values and of records without the field.
+// appendGroups appends what a bucket's records have in the field: the counts of the largest groups, and how many records have
+// other values or not the field. Those two stand beside the groups, because a value may be any text.
 func appendGroups(out []byte, b *bucket, top []topValue) []byte {
 	counts := make(map[string]int64, len(b.Groups))
 	for _, g := range b.Groups {

@@ -22,8 +22,8 @@ const (
 
 	// defaultSpan is the window when from is not given.
 	defaultSpan = 24 * time.Hour
-	// clockAhead is how far beyond this machine's clock the window reaches when to is not given: rows carry the
-	// API's clock, or the client's in an Idempotency-Key, and a row that was just stored must be found.
+	// clockAhead is how far beyond this machine's clock the window reaches when to is not given. Rows carry the API's clock,
+	// or the client's in an Idempotency-Key, and a row that was just stored must be found.
 	clockAhead = time.Hour
 )
 
@@ -42,8 +42,8 @@ type search struct {
 	// Of a histogram.
 	interval     int64    // milliseconds
 	edges        []int64  // where its buckets begin, and where the last ends
-	shownBuckets int      // how many buckets are in the answer whatever is in them
-	groupBy      []string // the field to group by; nil: none
+	shownBuckets int      // how many buckets are in the answer even if they are empty
+	groupBy      []string // the field to group by, or whose values are asked for; nil: none
 }
 
 // The parameters that the routes take.
@@ -100,7 +100,7 @@ func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error
 	return s, nil
 }
 
-// window sets the bounds.
+// window takes the bounds of the window.
 func (s *search) window(from, to string, now time.Time) error {
 	start, end := instant{}, instant{ms: now.Add(clockAhead).UnixMilli()}
 	ok := true
@@ -127,8 +127,8 @@ func (s *search) window(from, to string, now time.Time) error {
 	return nil
 }
 
-// buckets takes the interval and the time zone of a histogram. Where the end was not given, rows that lie ahead of now
-// are counted as everywhere, but it has no row of empty buckets for the hour in which they may.
+// buckets takes the interval and the time zone of a histogram. If the end was not given, rows that lie ahead of now are
+// counted too, but empty buckets ahead of now are not shown.
 func (s *search) buckets(interval, tz string, openEnd bool, now time.Time) error {
 	zone := time.UTC
 	if tz != "" {
@@ -184,7 +184,7 @@ func parseParameters(rawQuery string, takes []string) (map[string]string, error)
 	return p, nil
 }
 
-// parseID reads the id of a row, in the one form that answers have it in, small letters or capitals.
+// parseID reads the id of a row, in the form that answers have it in. Its letters may be capitals.
 func parseID(text string) (uuid.UUID, error) {
 	id, err := uuid.Parse(text)
 	if err != nil || len(text) != len(uuid.Nil.String()) || !frame.IsV7(id) {

@@ -12,9 +12,9 @@ import (
 	"millrace/query/tail"
 )
 
-// Run serves queries until ctx is done, then lets requests under way finish for at most ShutdownTimeout. It
-// starts also while the database or Redis can't be reached; /ready says so of the database, without which there
-// is no answer. It returns nil after an ordered stop.
+// Run serves queries until ctx is done, then lets requests under way finish for at most ShutdownTimeout. It also starts while
+// the database or Redis can't be reached. Without the database there is no answer, and /ready says so. Run returns nil after
+// an ordered stop.
 func Run(ctx context.Context, c Config) error {
 	log := service.Logger(c.Log, c.Process, "query")
 	if err := c.Validate(); err != nil {
@@ -25,30 +25,28 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 
-	// Work that outlives the request that began it: shared answers and the watch over the database.
+	// work is the context of what outlives the request that began it: shared answers, the tail, the watch over the database.
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
 	var working sync.WaitGroup
 
 	origins, err := parseOrigins(c.Origins)
 	if err != nil {
-		stopWork()
 		return err
 	}
 	places := make(chan struct{}, placesPerConnection*c.Connections)
 	store, err := newStore(c)
 	if err != nil {
-		stopWork()
 		return err
 	}
 	defer store.close()
 	cache, err := newCache(work, &working, c, log)
 	if err != nil {
-		stopWork()
 		return err
 	}
 	defer cache.close()
 	defer working.Wait()
-	defer stopWork()
+	defer stopWork() // before the wait
 
 	ln, err := service.Listen("QUERY_ADDR", c.Addr, c.Access)
 	if err != nil {

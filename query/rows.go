@@ -15,8 +15,8 @@ import (
 	"millrace/query/language"
 )
 
-// pageBytes ends a page early: when its rows have this much data, the next row begins another page. 1000
-// records of the usual size (300 bytes) are a tenth of it.
+// pageBytes ends a page early. When its rows have this much data, the next row begins another page. 1000 records of the usual
+// size (300 bytes) are a tenth of it.
 const pageBytes = 4 << 20
 
 // statement is SQL under construction.
@@ -142,13 +142,12 @@ func (s *store) rowByID(ctx context.Context, id uuid.UUID) (found row, err error
 	return found, err
 }
 
-// pageStatement selects the rows of a page, one more than asked for to know whether another page follows. A row
-// that begins when the rows before it have maxBytes of data comes with a null, so that a page of large
-// records ends early instead of growing without bound.
+// pageStatement selects the rows of a page, and one more to know whether another page follows. If the rows before a row have
+// maxBytes of data, the row comes with a null in place of its data. So a page of large records ends early.
 //
-// The data turns into text only after the innermost select has sorted and cut the rows: PostgreSQL would
-// otherwise do that to every row that matches. It is part of the order for the sake of rows that share a time and
-// an id; of others PostgreSQL compares no more than those.
+// The data turns into text only after the innermost select has sorted and cut the rows. Otherwise PostgreSQL would do that to
+// every row that matches. The data is part of the order for rows that share a time and an id. Of other rows PostgreSQL
+// compares no more than the time and the id.
 func pageStatement(q *search, maxBytes int) *statement {
 	s := new(statement)
 	direction := "DESC"
@@ -169,8 +168,8 @@ func pageStatement(q *search, maxBytes int) *statement {
 	return s
 }
 
-// exportStatement selects all rows of a window in order, as they come off the index: sorting millions of them first
-// would take the server's disk, and the client's patience.
+// exportStatement selects all rows of a window in order, as they come off the index. Sorting millions of rows first would fill
+// the database's disk and keep the client waiting.
 func exportStatement(q *search) *statement {
 	s := new(statement)
 	s.sql.WriteString("SELECT id, data::text FROM logs")
@@ -191,16 +190,16 @@ func countStatement(q *search) *statement {
 	return s
 }
 
-// byIDStatement selects the data of one row. The id's time leads to the one partition and, in its index, to the
-// rows of one millisecond.
+// byIDStatement selects the data of one row. The id's time leads to one partition, and in its index to the rows of one
+// millisecond.
 func byIDStatement(id uuid.UUID) *statement {
 	s := new(statement)
 	fmt.Fprintf(&s.sql, "SELECT data::text FROM logs WHERE inserted_at = %s AND id = %s LIMIT 1", s.args.Add(frame.Time(id)), s.args.Add([16]byte(id)))
 	return s
 }
 
-// where adds the conditions. The bounds on inserted_at stand on their own, the cursor's too: they decide which
-// partitions are read, which the comparison of rows alone does not.
+// where adds the conditions. The bounds on inserted_at stand on their own, also that of a cursor, because they decide which
+// partitions are read. The comparison of rows does not.
 func (s *statement) where(q *search) {
 	from, to := time.UnixMilli(q.from), time.UnixMilli(q.to)
 	upperOp, cursorOp := "<", "<"

@@ -20,14 +20,14 @@ import (
 )
 
 const (
-	// placesPerConnection is how many requests are taken at once for each database connection: one that has it
-	// and some that wait for it or still send their answer. A place holds pageBytes and a record at most.
+	// placesPerConnection is how many requests are taken at once for each database connection. One of them has the
+	// connection. The others wait for it, or still send their answer. A place holds pageBytes and a record at most.
 	placesPerConnection = 8
 
 	// writeTime is how long a client may take to receive its answer.
 	writeTime = 30 * time.Second
 
-	// clientLeft is the status that metrics show for a client that went before its answer; nginx's number.
+	// clientLeft is the status that metrics show for a client that left before its answer. The number is nginx's.
 	clientLeft = 499
 )
 
@@ -38,7 +38,7 @@ type server struct {
 	tail  *tail.Tail
 
 	maxFollowers int
-	distributed  *atomic.Bool // that Citus keeps the rows on other servers, whose transaction ids the tail can't follow
+	distributed  *atomic.Bool // Citus keeps the rows on other servers, whose transaction ids the tail can't follow
 
 	keys     *keys.File
 	origins  origins
@@ -46,11 +46,11 @@ type server struct {
 	log      *slog.Logger
 	places   chan struct{} // one for each request under way
 	exports  chan struct{} // one for each export under way
-	longest  time.Duration // of a request, from its header to the end of its answer; exports and the tail are without
-	timeText string        // QUERY_TIMEOUT, for the refusal that tells it
+	longest  time.Duration // that a request may take, from its header to the end of its answer; exports and the tail have no such limit
+	timeText string        // QUERY_TIMEOUT, as a refusal tells it
 
 	stopping      context.Context // done when streams must end
-	working       *sync.WaitGroup // what requests start and the service waits for
+	working       *sync.WaitGroup // goroutines that requests start and the service waits for
 	exportTimeout time.Duration
 }
 
@@ -80,7 +80,7 @@ func (s *server) endpoints() []endpoint {
 func (s *server) handler(ready *service.Ready) http.Handler {
 	mux := http.NewServeMux()
 	service.Handle(mux, ready, s.metrics.registry)
-	// The methods are checked here: the mux can't hold "/logs/count" for any method beside "GET /logs/{id}".
+	// The methods are checked here, because the mux can't hold "/logs/count" for any method beside "GET /logs/{id}".
 	notAllowed := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", "GET, HEAD")
 		s.answerFailure(w, r, &failure{http.StatusMethodNotAllowed, fmt.Sprintf("%.16q is not allowed here; allowed is GET", r.Method)})
@@ -133,7 +133,7 @@ func (s *server) wrap(mux *http.ServeMux) http.Handler {
 				panic(http.ErrAbortHandler) // the answer has begun: cutting the connection is all that is left
 			}
 		}()
-		if s.origins.answer(w, r) {
+		if s.origins.allow(w, r) {
 			return
 		}
 		key, err := s.admit(w, r)
@@ -142,11 +142,11 @@ func (s *server) wrap(mux *http.ServeMux) http.Handler {
 			return
 		}
 		if !isOpen(r.URL.Path) && !service.Admitted(r) {
-			panic(http.ErrAbortHandler) // its connection was closed for another
+			panic(http.ErrAbortHandler) // the connection was closed to make room for another
 		}
 		r = r.WithContext(context.WithValue(r.Context(), keyed{}, key))
 		if p := r.URL.EscapedPath(); p != path.Clean(p) {
-			// The mux would redirect. No path here ends with a slash or has an empty part.
+			// The mux would redirect. But no path here ends with a slash or has an empty part.
 			s.answerFailure(w, r, &failure{http.StatusNotFound, fmt.Sprintf("no such path: %.64q", r.URL.Path)})
 			return
 		}
@@ -154,7 +154,7 @@ func (s *server) wrap(mux *http.ServeMux) http.Handler {
 	})
 }
 
-// route is the label of a request: the pattern that took it, never the path, which the client chooses.
+// route returns a request's label in metrics. It is the pattern of the route, and never the path, which the client chooses.
 func route(r *http.Request) string {
 	_, pattern, found := strings.Cut(r.Pattern, " ")
 	if !found {
@@ -178,7 +178,7 @@ func isOpen(path string) bool {
 	return isPage(path)
 }
 
-// admit checks the key. Probes and scrapes need none.
+// admit returns the API key of a request, or nil if it needs none, as probes and scrapes.
 func (s *server) admit(w http.ResponseWriter, r *http.Request) (*keys.Key, error) {
 	if isOpen(r.URL.Path) {
 		return nil, nil
@@ -195,10 +195,10 @@ func (s *server) admit(w http.ResponseWriter, r *http.Request) (*keys.Key, error
 	}
 }
 
-// keyed is the key of a request's context under which its API key is.
+// keyed is the key for the API key in a request's context.
 type keyed struct{}
 
-// keyOf returns the key that a request was let in for; nil where none is asked for.
+// keyOf returns the API key of a request, or nil if it needed none.
 func keyOf(r *http.Request) *keys.Key {
 	key, _ := r.Context().Value(keyed{}).(*keys.Key)
 	return key
@@ -285,7 +285,7 @@ func (r *statusRecorder) Write(b []byte) (int, error) {
 // Unwrap is for http.ResponseController.
 func (r *statusRecorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// code is the status for metrics.
+// code returns the status for metrics.
 func (r *statusRecorder) code(request *http.Request) int {
 	switch {
 	case r.status != 0:

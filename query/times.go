@@ -11,7 +11,8 @@ import (
 // timeForms is what a time parameter takes, for refusals.
 const timeForms = "RFC 3339, Unix seconds or milliseconds, now, or now-15m (units s m h d w)"
 
-// secondsBelow parts Unix seconds from milliseconds: as seconds it is the year 5138, as milliseconds 1973.
+// secondsBelow tells Unix seconds from milliseconds: a smaller number is seconds. As seconds it is in the year 5138, as
+// milliseconds in 1973.
 const secondsBelow = 100_000_000_000
 
 var units = map[byte]time.Duration{
@@ -21,12 +22,12 @@ var units = map[byte]time.Duration{
 // instant is a point in time as a parameter gave it.
 type instant struct {
 	ms       int64  // Unix milliseconds
-	relative bool   // counted from now, so another millisecond in the next request
-	text     string // the same for every way to write the same time; a relative one is as it was written
+	relative bool   // counted from now, so it is another time in the next request
+	text     string // the same for every way to write a time; that of a relative one is as it was written
 }
 
-// parseTime reads a time. A time between two milliseconds counts as the later one: inserted_at is in whole
-// milliseconds, so that changes neither what is at or after it nor what is before it.
+// parseTime reads a time. A time between two milliseconds counts as the later one. inserted_at is in whole milliseconds, so
+// the same rows are before that time, and the same at or after it.
 func parseTime(s string, now time.Time) (t instant, ok bool) {
 	if rest, found := strings.CutPrefix(s, "now"); found {
 		ago, ok := parseAgo(rest)
@@ -36,7 +37,7 @@ func parseTime(s string, now time.Time) (t instant, ok bool) {
 		if n < secondsBelow {
 			n *= 1000
 		}
-		return absolute(n)
+		return absoluteInstant(n)
 	}
 	// An offset's + that was not escaped comes out of a URL as a space.
 	if i := len(s) - len("+00:00"); i > 0 && s[i] == ' ' {
@@ -51,10 +52,11 @@ func parseTime(s string, now time.Time) (t instant, ok bool) {
 	if strings.Trim(fraction[3:], "0") != "" {
 		ms++
 	}
-	return absolute(at.UnixMilli() + ms)
+	return absoluteInstant(at.UnixMilli() + ms)
 }
 
-func absolute(ms int64) (instant, bool) {
+// absoluteInstant returns the instant of a time in Unix milliseconds. ok is false if RFC 3339 can't write it.
+func absoluteInstant(ms int64) (t instant, ok bool) {
 	return instant{ms: ms, text: strconv.FormatInt(ms, 10)}, rfc3339.Earliest <= ms && ms <= rfc3339.Latest
 }
 

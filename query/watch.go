@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// watchEvery is the pause between two looks at the database: what /ready says is about that old.
+	// watchEvery is the pause between two looks at the database. What /ready says is about that old.
 	watchEvery = time.Second
 	// watchTimeout is the longest one look may take.
 	watchTimeout = 5 * time.Second
@@ -22,8 +22,8 @@ const (
 	databaseCondition = "database"
 )
 
-// watch keeps ready's word on the database true until ctx is done. It has a connection of its own: a pool that
-// is busy with long queries is not a database that is down. It sets distributed when Citus keeps the rows of logs on
+// watch tells ready whether the database can be used, until ctx is done. It has a connection of its own, because a pool that
+// is busy with long queries does not mean that the database is down. It sets distributed if Citus keeps the rows of logs on
 // other servers.
 func watch(ctx context.Context, db config.PostgresURL, ready *service.Ready, distributed *atomic.Bool, log *slog.Logger) {
 	var conn *pgx.Conn
@@ -53,7 +53,7 @@ func watch(ctx context.Context, db config.PostgresURL, ready *service.Ready, dis
 		if err != nil {
 			return err
 		}
-		if found.present && found.citus {
+		if found.hasTables && found.hasCitus {
 			var is bool
 			err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = 'logs'::regclass)").Scan(&is)
 			if err != nil {
@@ -77,7 +77,7 @@ func watch(ctx context.Context, db config.PostgresURL, ready *service.Ready, dis
 			reason = err.Error()
 		case err != nil:
 			leave()
-			reason = "can't be reached" // who asks needs no key, so hosts and users stay in the log
+			reason = "can't be reached" // /ready needs no key, so hosts and users stay in the log
 		}
 		ready.Set(databaseCondition, reason)
 		switch {
