@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// followerEvents and followerBytes bound what waits for a follower; what comes on top is counted as missed.
+	// followerEvents and followerBytes bound what waits for a follower. What comes on top is counted as missed.
 	followerEvents = 20_000
 	followerBytes  = 4 << 20
 )
@@ -18,17 +18,17 @@ const (
 // Row is a row that became visible.
 type Row struct {
 	ID   uuid.UUID
-	Data []byte // the record as PostgreSQL writes it, without line breaks; good until the call that it was given to returns
+	Data []byte // the record as PostgreSQL writes it, without line breaks; good until the function that got the row returns
 
 	placePrefix string
 }
 
-// AppendPlace appends the row's place, which ParsePlace reads: who goes on from it has had the row.
+// AppendPlace appends the place behind the row, which ParsePlace reads.
 func (r Row) AppendPlace(out []byte) []byte {
 	return append(append(out, r.placePrefix...), r.ID.String()...)
 }
 
-// Event is a row on its way to followers.
+// Event is a row on its way to followers. They share it.
 type Event struct {
 	Text []byte // as Options.Encode made it
 
@@ -36,7 +36,7 @@ type Event struct {
 	lastPoll int64 // the last poll that did not show it
 }
 
-// Follower is what waits for one client.
+// Follower holds what waits for one client.
 type Follower struct {
 	tail     *Tail
 	audience *audience
@@ -51,10 +51,10 @@ type Follower struct {
 	caughtUntil int64
 }
 
-// Ready returns the channel that has a value when something waits.
+// Ready returns a channel that has a value when something waits.
 func (f *Follower) Ready() <-chan struct{} { return f.ready }
 
-// push adds an event, unless too much waits.
+// push adds an event. If too much waits, it counts the event as missed instead, and reports that.
 func (f *Follower) push(e *Event) (missed bool) {
 	f.mu.Lock()
 	if missed = len(f.events) >= followerEvents || f.bytes+len(e.Text) > followerBytes; missed {
@@ -70,7 +70,7 @@ func (f *Follower) push(e *Event) (missed bool) {
 	return missed
 }
 
-// Take returns what waits, and how many rows were missed after it. One goroutine may call it and CatchUp.
+// Take returns what waits, and how many rows were missed after that. One goroutine may call it and CatchUp.
 func (f *Follower) Take() (events []*Event, missed int64) {
 	f.mu.Lock()
 	events, missed = f.events, f.missed
@@ -94,5 +94,5 @@ func (f *Follower) IsIdle() bool {
 	return len(f.events) == 0 && f.missed == 0
 }
 
-// audience is the followers of one query.
+// audience holds the followers of one query.
 type audience = language.Entry[map[*Follower]bool]

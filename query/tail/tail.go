@@ -19,22 +19,22 @@ import (
 type Options struct {
 	// Connect opens a connection for the reader.
 	Connect func(context.Context) (*pgx.Conn, error)
-	// Read runs f in a read-only transaction, for a follower that comes back.
+	// Read runs f in a read-only transaction. It serves followers that come back.
 	Read func(ctx context.Context, f func(context.Context, pgx.Tx) error) error
-	// Encode writes a row as all followers get it.
+	// Encode returns a row as followers get it. All of them share the text.
 	Encode func(Row) []byte
 	// MaxFollowers is the most followers at once.
 	MaxFollowers int
-	// Followers shows how many there are, and Missed how many rows they were too slow for.
+	// Followers shows how many followers there are, Missed how many rows they were too slow for.
 	Followers prometheus.Gauge
 	Missed    prometheus.Counter
 	Log       *slog.Logger
 }
 
-// Tail is the one reader of all followers.
+// Tail is the one reader of the database for all followers.
 type Tail struct {
 	options Options
-	wake    chan struct{}
+	wake    chan struct{} // holds one when the reader must start
 
 	pollsBegun atomic.Int64
 	place      atomic.Pointer[string] // of a follower that has had everything
@@ -106,7 +106,7 @@ func (t *Tail) Leave(f *Follower) {
 	t.options.Followers.Dec()
 }
 
-// Run reads while there are followers, until ctx is done.
+// Run gives out what becomes visible while there are followers, until ctx is done.
 func (t *Tail) Run(ctx context.Context) {
 	for {
 		select {
@@ -130,7 +130,7 @@ func (t *Tail) follow(ctx context.Context) {
 			return
 		}
 		pause := pollEvery
-		if r.lastRows < busyPoll { // a third of a connection's time at most, unless there is much to give out
+		if r.lastRows < busyPoll { // polls take a third of the time at most, unless there is much to give out
 			pause = max(pollEvery, 2*time.Since(began))
 		}
 		switch {
