@@ -1,6 +1,7 @@
 package query
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -41,98 +42,114 @@ func (s *server) getFields(w http.ResponseWriter, r *http.Request) error {
 	return s.respondCached(w, r, "/logs/fields", q, s.store.fieldsAnswer)
 }
 
-// fieldsAnswer returns the answer to GET /logs/fields: what is in the newest records of the window. A path goes through
-// arrays as in a query.
+// fieldsAnswer returns the answer to GET /logs/fields: what is in the newest records of the window.
 func (s *store) fieldsAnswer(ctx context.Context, q *search) ([]byte, error) {
-	type field struct {
-		Path  string   `json:"path"` // as a query writes it
-		Count int      `json:"count"`
-		Types []string `json:"types"`
-		seen  int      // the last record that counted
-	}
-	sampled := 0
-	added := 0 // paths, by the record that is looked at
-	found := make(map[string]*field)
-	var walk func(path string, v *fastjson.Value)
-	note := func(path, kind string) {
-		f := found[path]
-		if f == nil {
-			if len(found) == fieldsKept || added == maxFields {
-				return
-			}
-			added++
-			f = &field{Path: path}
-			found[path] = f
-		}
-		if f.seen != sampled {
-			f.seen, f.Count = sampled, f.Count+1
-		}
-		if !slices.Contains(f.Types, kind) {
-			f.Types = append(f.Types, kind)
-		}
-	}
-	walk = func(path string, v *fastjson.Value) {
-		switch v.Type() {
-		case fastjson.TypeObject:
-			// All members come before what is in them, so that a member with many members hides none beside it.
-			each := func(f func(member string, v *fastjson.Value)) {
-				v.GetObject().Visit(func(key []byte, v *fastjson.Value) {
-					if len(path)+len(key) > fieldBytes {
-						return
-					}
-					member := language.FormatName(string(key))
-					if path != "" {
-						member = path + "." + member
-					}
-					f(member, v)
-				})
-			}
-			each(func(member string, v *fastjson.Value) {
-				switch v.Type() {
-				case fastjson.TypeTrue, fastjson.TypeFalse:
-					note(member, "boolean")
-				default:
-					note(member, v.Type().String())
-				}
-			})
-			each(walk)
-		case fastjson.TypeArray:
-			for _, e := range v.GetArray() {
-				if e.Type() == fastjson.TypeObject {
-					walk(path, e)
-				}
-			}
-		}
-	}
-	sample := *q
-	sample.limit = sampleRows
+	newest := *q
+	newest.limit = sampleRows
+	sample := fieldSample{fields: make(map[string]*fieldCount)}
 	var parser fastjson.Parser
-	_, err := s.pageRows(ctx, &sample, func(r row) error {
+	_, err := s.pageRows(ctx, &newest, func(r row) error {
 		record, err := parser.ParseBytes(r.data)
-		if err != nil {
-			return err
+		if err == nil {
+			sample.add(record)
 		}
-		sampled, added = sampled+1, 0
-		walk("", record)
-		return nil
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	list := make([]*field, 0, len(found))
-	for _, f := range found {
+	body, err := json.Marshal(map[string]any{"sampled": sample.records, "fields": sample.commonest()})
+	return append(body, '\n'), err
+}
+
+// fieldSample counts the fields of records. A path goes through arrays as in a query.
+type fieldSample struct {
+	records int
+	added   int // paths, by the last record
+	fields  map[string]*fieldCount
+}
+
+// fieldCount is how many records have a field, and what is in it.
+type fieldCount struct {
+	Path  string   `json:"path"` // as a query writes it
+	Count int      `json:"count"`
+	Types []string `json:"types"`
+
+	lastRecord int // the last record that was counted
+}
+
+// add counts the fields of a record.
+func (s *fieldSample) add(record *fastjson.Value) {
+	s.records++
+	s.added = 0
+	s.walk("", record)
+}
+
+// walk counts the fields within the value at a path.
+func (s *fieldSample) walk(path string, v *fastjson.Value) {
+	switch v.Type() {
+	case fastjson.TypeObject:
+		// All members come before what is in them, so that a member with many members hides none beside it.
+		eachMember(path, v.GetObject(), s.count)
+		eachMember(path, v.GetObject(), s.walk)
+	case fastjson.TypeArray:
+		for _, e := range v.GetArray() {
+			if e.Type() == fastjson.TypeObject {
+				s.walk(path, e)
+			}
+		}
+	}
+}
+
+// eachMember calls f with the path of each member of the object at a path, unless it is too long, and its value.
+func eachMember(path string, object *fastjson.Object, f func(member string, v *fastjson.Value)) {
+	object.Visit(func(key []byte, v *fastjson.Value) {
+		if len(path)+len(key) > fieldBytes {
+			return
+		}
+		member := language.FormatName(string(key))
+		if path != "" {
+			member = path + "." + member
+		}
+		f(member, v)
+	})
+}
+
+// count counts a field of the last record. A field counts once for a record.
+func (s *fieldSample) count(path string, v *fastjson.Value) {
+	f := s.fields[path]
+	if f == nil {
+		if len(s.fields) == fieldsKept || s.added == maxFields {
+			return
+		}
+		s.added++
+		f = &fieldCount{Path: path}
+		s.fields[path] = f
+	}
+	if f.lastRecord != s.records {
+		f.lastRecord = s.records
+		f.Count++
+	}
+	kind := v.Type().String()
+	if kind == "true" || kind == "false" {
+		kind = "boolean"
+	}
+	if !slices.Contains(f.Types, kind) {
+		f.Types = append(f.Types, kind)
+	}
+}
+
+// commonest returns the fields that most records have, at most maxFields.
+func (s *fieldSample) commonest() []*fieldCount {
+	list := make([]*fieldCount, 0, len(s.fields))
+	for _, f := range s.fields {
 		slices.Sort(f.Types)
 		list = append(list, f)
 	}
-	slices.SortFunc(list, func(a, b *field) int {
-		if a.Count != b.Count {
-			return b.Count - a.Count
-		}
-		return strings.Compare(a.Path, b.Path)
+	slices.SortFunc(list, func(a, b *fieldCount) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), strings.Compare(a.Path, b.Path))
 	})
-	list = list[:min(len(list), maxFields)]
-	body, err := json.Marshal(map[string]any{"sampled": sampled, "fields": list})
-	return append(body, '\n'), err
+	return list[:min(len(list), maxFields)]
 }
 
 // getValues answers GET /logs/fields/{path}/values.

@@ -207,69 +207,78 @@ func (s *server) getHistogram(w http.ResponseWriter, r *http.Request) error {
 }
 
 // histogramAnswer returns the answer to GET /logs/histogram. Buckets that are closed and whole come out of the cache, or
-// go there; those at the ends of the window that it cuts, and those that are open, are counted each time.
-func (s *server) histogramAnswer(ctx context.Context, q *search) (body []byte, result string, err error) {
-	n := max(0, len(q.edges)-1)
-	buckets := make([]*bucket, n)
-	keys := make([]string, n) // empty: not for the cache
-	result = bypass
-	if s.cache.redis != nil && n > 0 && !s.cache.isPaused() {
-		// This comes before anything is looked up or counted, for the reason that respondCached tells.
-		until, g, hours, err := s.store.lateChanges(ctx, q)
-		if err != nil {
-			return nil, bypass, err
-		}
-		var wanted []string
-		for i := range keys {
-			start, end := q.edges[i], q.edges[i+1]
-			if start < q.from || end > q.to || end > until {
-				continue
-			}
-			g.late = 0
-			for _, l := range hours {
-				if l.hour > start-time.Hour.Milliseconds() && l.hour < end {
-					g.late += l.changes
-				}
-			}
-			keys[i] = cacheKey("bucket", &search{from: start, to: end, filter: q.filter, groupBy: q.groupBy}, g)
-			wanted = append(wanted, keys[i])
-		}
-		if len(wanted) > 0 {
-			var found []string
-			found, result = s.cache.getMany(ctx, wanted)
-			for i := range keys {
-				if keys[i] == "" {
-					continue
-				}
-				b := new(bucket)
-				if found[0] != "" && json.Unmarshal([]byte(found[0]), b) == nil {
-					buckets[i] = b
-				}
-				found = found[1:]
-			}
-		}
-		if countStretches(buckets) > maxStretches {
-			clear(buckets) // Redis lost keys here and there: one query is cheaper than many
-		}
+// go there. Those that the ends of the window cut, and those that are open, are counted each time.
+func (s *server) histogramAnswer(ctx context.Context, q *search) (body []byte, cacheResult string, err error) {
+	buckets, keys, cacheResult, err := s.cachedBuckets(ctx, q)
+	if err != nil {
+		return nil, bypass, err
 	}
-	for i := 0; i < n; {
+	for i := 0; i < len(buckets); {
 		if buckets[i] != nil {
 			i++
 			continue
 		}
 		// Buckets that go to the cache are counted apart from others, so that all who ask share the count.
-		j := i
-		for j < n && buckets[j] == nil && (keys[i] == "") == (keys[j] == "") {
-			j++
+		end := i
+		for end < len(buckets) && buckets[end] == nil && (keys[i] == "") == (keys[end] == "") {
+			end++
 		}
-		part := *q
-		part.from, part.to, part.edges = max(q.from, q.edges[i]), min(q.to, q.edges[j]), q.edges[i:j+1]
-		if err := s.countStretch(ctx, &part, buckets[i:j], keys[i:j]); err != nil {
-			return nil, result, err
+		stretch := *q
+		stretch.from, stretch.to, stretch.edges = max(q.from, q.edges[i]), min(q.to, q.edges[end]), q.edges[i:end+1]
+		if err := s.countStretch(ctx, &stretch, buckets[i:end], keys[i:end]); err != nil {
+			return nil, cacheResult, err
 		}
-		i = j
+		i = end
 	}
-	return renderHistogram(q, buckets), result, nil
+	return renderHistogram(q, buckets), cacheResult, nil
+}
+
+// cachedBuckets returns the buckets of a window, nil where the cache does not have them, and their keys in the cache, empty
+// where a bucket does not belong there.
+func (s *server) cachedBuckets(ctx context.Context, q *search) (buckets []*bucket, keys []string, cacheResult string, err error) {
+	n := max(0, len(q.edges)-1)
+	buckets, keys = make([]*bucket, n), make([]string, n)
+	if s.cache.redis == nil || n == 0 || s.cache.isPaused() {
+		return buckets, keys, bypass, nil
+	}
+	// This comes before anything is looked up or counted, for the reason that respondCached tells.
+	until, g, hours, err := s.store.lateChanges(ctx, q)
+	if err != nil {
+		return nil, nil, bypass, err
+	}
+	var wanted []string
+	for i := range keys {
+		start, end := q.edges[i], q.edges[i+1]
+		if start < q.from || end > q.to || end > until {
+			continue
+		}
+		g.late = 0
+		for _, l := range hours {
+			if l.hour > start-time.Hour.Milliseconds() && l.hour < end {
+				g.late += l.changes
+			}
+		}
+		keys[i] = cacheKey("bucket", &search{from: start, to: end, filter: q.filter, groupBy: q.groupBy}, g)
+		wanted = append(wanted, keys[i])
+	}
+	if len(wanted) == 0 {
+		return buckets, keys, bypass, nil
+	}
+	found, cacheResult := s.cache.getMany(ctx, wanted)
+	for i := range keys {
+		if keys[i] == "" {
+			continue
+		}
+		b := new(bucket)
+		if found[0] != "" && json.Unmarshal([]byte(found[0]), b) == nil {
+			buckets[i] = b
+		}
+		found = found[1:]
+	}
+	if countStretches(buckets) > maxStretches {
+		clear(buckets) // Redis lost keys here and there: one query is cheaper than many
+	}
+	return buckets, keys, cacheResult, nil
 }
 
 // countStretches returns how many stretches of buckets are not there.
