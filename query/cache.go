@@ -42,10 +42,10 @@ const (
 // cache keeps answers about closed windows in Redis. Requests for the same answer share one flight, which computes it. Many
 // goroutines may use it at once.
 type cache struct {
-	redis   *redis.Client // nil: no cache
-	ttl     time.Duration
-	longest time.Duration // of a flight
-	log     *slog.Logger
+	redis      *redis.Client // nil: no cache
+	ttl        time.Duration
+	flightTime time.Duration // the longest that one may take
+	log        *slog.Logger
 
 	work    context.Context // of flights, which outlive the request that began them
 	working *sync.WaitGroup // the goroutines that wait for a flight
@@ -57,7 +57,7 @@ type cache struct {
 
 // newCache returns a cache that has not connected yet.
 func newCache(work context.Context, working *sync.WaitGroup, conf Config, log *slog.Logger) (*cache, error) {
-	c := &cache{ttl: conf.CacheTTL, longest: conf.Timeout + storeSlack + 2*cacheTimeout, log: log, work: work, working: working}
+	c := &cache{ttl: conf.CacheTTL, flightTime: conf.Timeout + storeSlack + 2*cacheTimeout, log: log, work: work, working: working}
 	if conf.Redis == "" {
 		return c, nil
 	}
@@ -138,7 +138,7 @@ func (c *cache) share(ctx context.Context, key string, f func(context.Context) (
 					err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 				}
 			}()
-			ctx, cancel := context.WithTimeout(c.work, c.longest)
+			ctx, cancel := context.WithTimeout(c.work, c.flightTime)
 			defer cancel()
 			return f(ctx)
 		})

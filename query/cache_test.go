@@ -14,7 +14,7 @@ import (
 
 // pausedCache is a cache that leaves Redis alone, so that answers are shared and never kept.
 func pausedCache(working *sync.WaitGroup) *cache {
-	c := &cache{longest: time.Minute, log: slog.New(slog.NewTextHandler(io.Discard, nil)), work: context.Background(), working: working}
+	c := &cache{flightTime: time.Minute, log: slog.New(slog.NewTextHandler(io.Discard, nil)), work: context.Background(), working: working}
 	c.pausedUntil.Store(1<<63 - 1)
 	return c
 }

@@ -62,63 +62,84 @@ func (s *server) getExport(w http.ResponseWriter, r *http.Request) error {
 		case <-ctx.Done():
 		}
 	})
+	out := newExportAnswer(w, r)
+	err = s.store.export(ctx, q, s.exportTimeout, out.write)
+	if err == nil {
+		err = out.finish()
+	}
+	switch {
+	case err == nil, errors.Is(err, errHead):
+		return nil
+	case out.hasBegun:
+		if ctx.Err() == nil {
+			s.log.Warn("an export was cut off", "error", err)
+		}
+		panic(http.ErrAbortHandler)
+	}
+	for _, name := range []string{"Content-Disposition", "Content-Type"} {
+		w.Header().Del(name)
+	}
+	switch {
+	case r.Context().Err() != nil:
+	case s.stopping.Err() != nil:
+		return &failure{http.StatusServiceUnavailable, "the service stops"}
+	case ctx.Err() != nil:
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		return &failure{http.StatusUnauthorized, "the API key was revoked"}
+	case s.failureOf(err).status == http.StatusGatewayTimeout:
+		return &failure{http.StatusGatewayTimeout, "the export took longer than " + s.exportTimeout.String() + "; narrow the time range"}
+	}
+	return err
+}
+
+// exportAnswer sends an export, compressed if the client takes that.
+type exportAnswer struct {
+	w         http.ResponseWriter
+	control   *http.ResponseController
+	isHead    bool
+	takesGzip bool
+	hasBegun  bool         // the header is sent
+	zip       *gzip.Writer // nil: nothing is compressed
+}
+
+// newExportAnswer returns the answer to a request, which has no deadline any more.
+func newExportAnswer(w http.ResponseWriter, r *http.Request) *exportAnswer {
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Time{})
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.Header().Set("Content-Disposition", `attachment; filename="logs.ndjson"`)
 	w.Header().Add("Vary", "Accept-Encoding")
-	var (
-		to     io.Writer = w
-		zip    *gzip.Writer
-		begun  bool
-		zipped = takesGzip(r.Header.Get("Accept-Encoding"))
-	)
-	err = s.store.export(ctx, q, s.exportTimeout, func(b []byte) error {
-		_ = control.SetWriteDeadline(time.Now().Add(writeTime)) // for each piece
-		if !begun {
-			begun = true
-			if zipped {
-				w.Header().Set("Content-Encoding", "gzip")
-				zip, _ = gzip.NewWriterLevel(w, gzip.BestSpeed) // the level is one
-				to = zip
-			}
-			w.WriteHeader(http.StatusOK)
+	return &exportAnswer{w: w, control: control, isHead: r.Method == http.MethodHead, takesGzip: takesGzip(r.Header.Get("Accept-Encoding"))}
+}
+
+// write sends a piece. The client may take writeTime to receive it. If only the header was asked for, it returns errHead.
+func (a *exportAnswer) write(b []byte) error {
+	_ = a.control.SetWriteDeadline(time.Now().Add(writeTime))
+	if !a.hasBegun {
+		a.hasBegun = true
+		if a.takesGzip {
+			a.w.Header().Set("Content-Encoding", "gzip")
+			a.zip, _ = gzip.NewWriterLevel(a.w, gzip.BestSpeed) // the level is one
 		}
-		if r.Method == http.MethodHead {
-			return errHead
-		}
-		_, err := to.Write(b)
-		return err
-	})
+		a.w.WriteHeader(http.StatusOK)
+	}
+	var to io.Writer = a.w
 	switch {
-	case errors.Is(err, errHead):
+	case a.isHead:
+		return errHead
+	case a.zip != nil:
+		to = a.zip
+	}
+	_, err := to.Write(b)
+	return err
+}
+
+// finish sends what compression holds back.
+func (a *exportAnswer) finish() error {
+	if a.zip == nil {
 		return nil
-	case err == nil && zip != nil:
-		err = zip.Close()
 	}
-	if err == nil {
-		return nil
-	}
-	if !begun {
-		for _, name := range []string{"Content-Disposition", "Content-Type"} {
-			w.Header().Del(name)
-		}
-		switch {
-		case r.Context().Err() != nil:
-		case s.stopping.Err() != nil:
-			return &failure{http.StatusServiceUnavailable, "the service stops"}
-		case ctx.Err() != nil:
-			w.Header().Set("WWW-Authenticate", "Bearer")
-			return &failure{http.StatusUnauthorized, "the API key was revoked"}
-		case s.failureOf(err).status == http.StatusGatewayTimeout:
-			return &failure{http.StatusGatewayTimeout, "the export took longer than " + s.exportTimeout.String() + "; narrow the time range"}
-		}
-		return err
-	}
-	if ctx.Err() == nil {
-		s.log.Warn("an export was cut off", "error", err)
-	}
-	panic(http.ErrAbortHandler)
+	return a.zip.Close()
 }
 
 // errHead ends an export of which only the header was asked for.

@@ -54,7 +54,7 @@ func (s *server) getTail(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer s.tail.Leave(f)
 	stream.begin()
-	_ = s.sendEvents(r, f, q.filter, from, stream) // the client is gone, or will come again
+	_ = s.sendEvents(r, f, q.filter, from, stream) // on an error the client is gone, or will come again
 	return nil
 }
 

@@ -102,7 +102,7 @@ func TestBadParametersAreRefusedByName(t *testing.T) {
 }
 
 func TestAPanicIsAnswered500(t *testing.T) {
-	s := &server{metrics: newMetrics(nil, new(service.Ready)), log: slog.New(slog.NewTextHandler(io.Discard, nil)), longest: time.Minute}
+	s := &server{metrics: newMetrics(nil, new(service.Ready)), log: slog.New(slog.NewTextHandler(io.Discard, nil)), requestTime: time.Minute}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/before", func(http.ResponseWriter, *http.Request) { panic("before") })
 	mux.HandleFunc("/within", func(w http.ResponseWriter, _ *http.Request) {

@@ -58,7 +58,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer stopProfiles()
 	var ready service.Ready
-	ready.Set(databaseCondition, "not reached yet")
+	ready.Set(databaseCondition, notReached)
 	distributed := new(atomic.Bool)
 	working.Go(func() { watch(work, c.Postgres, &ready, distributed, log) })
 	defer context.AfterFunc(ctx, func() { ready.Set("service", "shutting down") })()
@@ -70,10 +70,10 @@ func Run(ctx context.Context, c Config) error {
 	working.Go(func() { follow.Run(work) })
 	s := &server{
 		store: store, cache: cache, tail: follow, maxFollowers: c.Followers, distributed: distributed, keys: allowed, origins: origins, metrics: m, log: log, places: places,
-		exports:  make(chan struct{}, max(1, c.Connections/4)),
-		longest:  c.Timeout + storeSlack + writeTime,
-		timeText: fmt.Sprint(c.Timeout),
-		stopping: ctx, working: &working, exportTimeout: c.ExportTime,
+		exports:     make(chan struct{}, max(1, c.Connections/4)),
+		requestTime: c.Timeout + storeSlack + writeTime,
+		timeText:    fmt.Sprint(c.Timeout),
+		stopping:    ctx, working: &working, exportTimeout: c.ExportTime,
 	}
 	if err := errors.Join(allowed.Register(s.metrics.registry), service.RegisterCertificate(s.metrics.registry, c.Access)); err != nil {
 		return errors.Join(err, ln.Close())

@@ -31,7 +31,7 @@ const (
 	clientLeft = 499
 )
 
-// server answers the requests. It may be used by many goroutines at once.
+// server answers the requests. Many goroutines may use it at once.
 type server struct {
 	store *store
 	cache *cache
@@ -46,12 +46,15 @@ type server struct {
 	log      *slog.Logger
 	places   chan struct{} // one for each request under way
 	exports  chan struct{} // one for each export under way
-	longest  time.Duration // that a request may take, from its header to the end of its answer; exports and the tail have no such limit
 	timeText string        // QUERY_TIMEOUT, as a refusal tells it
 
+	// requestTime is how long a request may take, from its header to the end of its answer. Exports and the tail have no
+	// such limit.
+	requestTime time.Duration
+
+	exportTimeout time.Duration
 	stopping      context.Context // done when streams must end
 	working       *sync.WaitGroup // goroutines that requests start and the service waits for
-	exportTimeout time.Duration
 }
 
 // endpoint is a route that takes GET and HEAD.
@@ -116,8 +119,8 @@ func (s *server) wrap(mux *http.ServeMux) http.Handler {
 		w := &statusRecorder{ResponseWriter: writer}
 		// An error means that the connection takes no deadline: it is broken, or not one of net/http's.
 		deadline := http.NewResponseController(writer)
-		_ = deadline.SetReadDeadline(began.Add(s.longest))
-		_ = deadline.SetWriteDeadline(began.Add(s.longest))
+		_ = deadline.SetReadDeadline(began.Add(s.requestTime))
+		_ = deadline.SetWriteDeadline(began.Add(s.requestTime))
 		defer func() {
 			p := recover()
 			if p != nil && p != http.ErrAbortHandler {

@@ -29,7 +29,7 @@ var (
 	errBroken   = errors.New("the database connection is broken")
 )
 
-// store reads from PostgreSQL. It may be used by many goroutines at once.
+// store reads from PostgreSQL. Many goroutines may use it at once.
 type store struct {
 	pool    *pgxpool.Pool
 	timeout time.Duration
