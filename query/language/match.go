@@ -1,4 +1,4 @@
-package query
+package language
 
 import (
 	"strings"
@@ -8,31 +8,30 @@ import (
 	"github.com/valyala/fastjson"
 )
 
-// A matcher says whether a record satisfies a query, as the SQL of statement.go does. A property test holds the two
-// to each other. It may be used by many goroutines at once.
-type matcher func(*record) bool
+// Matcher reports whether a record satisfies a query, as the SQL of sql.go does. Many goroutines may use it at once.
+type Matcher func(*Record) bool
 
-// record is a record as matchers look at it. It may be used by one goroutine at a time.
-type record struct {
+// Record is a record as matchers look at it. One goroutine at a time may use it. It may be used again for another record.
+type Record struct {
 	parser fastjson.Parser
 	root   *fastjson.Value
 	folded []string // the record's texts, folded
 	isFold bool     // folded has been made
 }
 
-// read takes the record's JSON as PostgreSQL writes it. What it took before is gone.
-func (r *record) read(data []byte) (err error) {
+// Read takes a record's JSON, as PostgreSQL writes it. The record that it took before is gone.
+func (r *Record) Read(data []byte) (err error) {
 	r.folded, r.isFold = r.folded[:0], false
 	r.root, err = r.parser.ParseBytes(data)
 	return err
 }
 
-// compile makes the matcher of a query.
-func compile(n node) matcher {
+// compile returns the matcher of a node.
+func compile(n node) Matcher {
 	switch n := n.(type) {
 	case all:
 		parts := compileEach(n)
-		return func(r *record) bool {
+		return func(r *Record) bool {
 			for _, part := range parts {
 				if !part(r) {
 					return false
@@ -42,7 +41,7 @@ func compile(n node) matcher {
 		}
 	case either:
 		parts := compileEach(n)
-		return func(r *record) bool {
+		return func(r *Record) bool {
 			for _, part := range parts {
 				if part(r) {
 					return true
@@ -52,14 +51,14 @@ func compile(n node) matcher {
 		}
 	case not:
 		inner := compile(n.node)
-		return func(r *record) bool { return !inner(r) }
+		return func(r *Record) bool { return !inner(r) }
 	case equals:
-		number := n.typed && isNumber(n.value) && storable(n.value)
+		number := n.typed && isNumber(n.value) && isStorable(n.value)
 		var d decimal
 		if number {
 			d = parseDecimal(n.value)
 		}
-		return onScalars(n.path, func(v *fastjson.Value) bool {
+		return matchAt(n.path, func(v *fastjson.Value) bool {
 			switch v.Type() {
 			case fastjson.TypeString:
 				return string(v.GetStringBytes()) == n.value
@@ -69,47 +68,48 @@ func compile(n node) matcher {
 			return n.typed && v.Type().String() == n.value // true, false and null are called so
 		})
 	case exists:
-		return func(r *record) bool { return at(r.root, n.path, func(*fastjson.Value) bool { return true }) }
+		return func(r *Record) bool { return anyAt(r.root, n.path, func(*fastjson.Value) bool { return true }) }
 	case text:
 		p := make(pattern, len(n.pattern))
 		for i, part := range n.pattern {
 			p[i] = fold(part)
 		}
-		return func(r *record) bool {
+		return func(r *Record) bool {
 			for _, s := range r.texts() {
-				if p.within(s) {
+				if p.isIn(s) {
 					return true
 				}
 			}
 			return false
 		}
 	case like:
-		return onScalars(n.path, func(v *fastjson.Value) bool {
+		return matchAt(n.path, func(v *fastjson.Value) bool {
 			s, ok := textOf(v)
-			return ok && n.pattern.is(s)
+			return ok && n.pattern.isWhole(s)
 		})
 	case within:
-		return onScalars(n.path, n.holds)
+		return matchAt(n.path, n.holds)
 	}
-	panic("query: no matcher for " + n.String())
+	panic("language: no matcher for " + n.String())
 }
 
-func compileEach(nodes []node) []matcher {
-	parts := make([]matcher, len(nodes))
+// compileEach returns the matchers of nodes.
+func compileEach(nodes []node) []Matcher {
+	parts := make([]Matcher, len(nodes))
 	for i, n := range nodes {
 		parts[i] = compile(n)
 	}
 	return parts
 }
 
-// asksFor returns an equality that every record of a query satisfies, or nil.
-func asksFor(n node) *equals {
+// requiredBy returns an equality that every record of a node satisfies, or nil if it finds none.
+func requiredBy(n node) *equals {
 	switch n := n.(type) {
 	case equals:
 		return &n
 	case all:
 		for _, part := range n {
-			if e := asksFor(part); e != nil {
+			if e := requiredBy(part); e != nil {
 				return e
 			}
 		}
@@ -117,7 +117,7 @@ func asksFor(n node) *equals {
 	return nil
 }
 
-// scalar is a string, a number, true, false or null, so that equal ones are equal.
+// scalar is a string, a number, true, false or null. Equal values are equal scalars, so it may be the key of a map.
 type scalar struct {
 	kind   fastjson.Type
 	text   string
@@ -134,11 +134,11 @@ func scalarOf(v *fastjson.Value) scalar {
 	return scalar{kind: v.Type()}
 }
 
-// scalars returns what satisfies n.
+// scalars returns the values that satisfy n.
 func (n equals) scalars() []scalar {
 	all := []scalar{{kind: fastjson.TypeString, text: n.value}}
 	switch {
-	case n.typed && isNumber(n.value) && storable(n.value):
+	case n.typed && isNumber(n.value) && isStorable(n.value):
 		all = append(all, scalar{kind: fastjson.TypeNumber, number: parseDecimal(n.value)})
 	case n.typed && n.value == "true":
 		all = append(all, scalar{kind: fastjson.TypeTrue})
@@ -150,18 +150,18 @@ func (n equals) scalars() []scalar {
 	return all
 }
 
-// at calls f with the values at a path until it returns true, and says whether it did.
-func at(v *fastjson.Value, path []string, f func(*fastjson.Value) bool) bool {
+// anyAt reports whether f returns true for one of the values at a path. It calls f no more after that.
+func anyAt(v *fastjson.Value, path []string, f func(*fastjson.Value) bool) bool {
 	if len(path) == 0 {
 		return f(v)
 	}
 	switch v.Type() {
 	case fastjson.TypeObject:
 		member := v.GetObject().Get(path[0])
-		return member != nil && at(member, path[1:], f)
+		return member != nil && anyAt(member, path[1:], f)
 	case fastjson.TypeArray:
 		for _, e := range v.GetArray() {
-			if e.Type() == fastjson.TypeObject && at(e, path, f) {
+			if e.Type() == fastjson.TypeObject && anyAt(e, path, f) {
 				return true
 			}
 		}
@@ -169,8 +169,8 @@ func at(v *fastjson.Value, path []string, f func(*fastjson.Value) bool) bool {
 	return false
 }
 
-// onScalars matches when f returns true for a value at the path, or a member of an array there.
-func onScalars(path []string, f func(*fastjson.Value) bool) matcher {
+// matchAt returns the matcher that is true when f is true for a value at the path, or for a member of an array there.
+func matchAt(path []string, f func(*fastjson.Value) bool) Matcher {
 	member := func(v *fastjson.Value) bool {
 		if v.Type() != fastjson.TypeArray {
 			return f(v)
@@ -182,16 +182,17 @@ func onScalars(path []string, f func(*fastjson.Value) bool) matcher {
 		}
 		return false
 	}
-	return func(r *record) bool { return at(r.root, path, member) }
+	return func(r *Record) bool { return anyAt(r.root, path, member) }
 }
 
+// numberOf returns the number that v is.
 func numberOf(v *fastjson.Value) decimal {
 	var buffer [32]byte
 	return parseDecimal(string(v.MarshalTo(buffer[:0])))
 }
 
-// textOf returns the text of a string, a number, true or false.
-func textOf(v *fastjson.Value) (string, bool) {
+// textOf returns the text of a string, a number, true or false. ok is false for other values.
+func textOf(v *fastjson.Value) (text string, ok bool) {
 	switch v.Type() {
 	case fastjson.TypeString:
 		return string(v.GetStringBytes()), true
@@ -201,28 +202,29 @@ func textOf(v *fastjson.Value) (string, bool) {
 	return "", false
 }
 
+// holds reports whether a value lies between the bounds.
 func (n within) holds(v *fastjson.Value) bool {
 	if n.low.kind == numeric || n.high.kind == numeric {
 		if v.Type() != fastjson.TypeNumber {
 			return false
 		}
 		d := numberOf(v)
-		return (n.low.kind == open || n.low.below(d.compare(n.low.number))) &&
-			(n.high.kind == open || n.high.below(-d.compare(n.high.number)))
+		return (n.low.kind == open || n.low.admits(d.compare(n.low.number))) &&
+			(n.high.kind == open || n.high.admits(-d.compare(n.high.number)))
 	}
 	if v.Type() != fastjson.TypeString {
 		return false
 	}
 	t, ok := parseInstant(string(v.GetStringBytes()))
-	return ok && (n.low.kind == open || n.low.below(t.Compare(n.low.at))) &&
-		(n.high.kind == open || n.high.below(-t.Compare(n.high.at)))
+	return ok && (n.low.kind == open || n.low.admits(t.Compare(n.low.at))) &&
+		(n.high.kind == open || n.high.admits(-t.Compare(n.high.at)))
 }
 
-// below says whether a bound lets in what compares so with it.
-func (b bound) below(c int) bool { return c > 0 || c == 0 && b.inclusive }
+// admits reports whether a lower bound admits a value, by how the value compares with it. For an upper bound, negate c.
+func (b bound) admits(c int) bool { return c > 0 || c == 0 && b.inclusive }
 
 // texts returns the record's strings, numbers, trues and falses, folded.
-func (r *record) texts() []string {
+func (r *Record) texts() []string {
 	if r.isFold {
 		return r.folded
 	}
@@ -246,7 +248,7 @@ func (r *record) texts() []string {
 	return r.folded
 }
 
-// fold makes two strings equal that differ in case alone.
+// fold returns the same string for all strings that differ in case alone.
 func fold(s string) string { return strings.Map(foldRune, s) }
 
 func foldRune(r rune) rune {
@@ -266,8 +268,8 @@ func foldRune(r rune) rune {
 	return least
 }
 
-// within says whether the pattern's parts are in s, one after another.
-func (p pattern) within(s string) bool {
+// isIn reports whether the pattern's parts are in s, one after another.
+func (p pattern) isIn(s string) bool {
 	for _, part := range p {
 		i := strings.Index(s, part)
 		if i < 0 {
@@ -278,15 +280,15 @@ func (p pattern) within(s string) bool {
 	return true
 }
 
-// is says whether the pattern, which has a wildcard, is all of s.
-func (p pattern) is(s string) bool {
+// isWhole reports whether the pattern, which has a wildcard, matches all of s.
+func (p pattern) isWhole(s string) bool {
 	first, last := p[0], p[len(p)-1]
 	return len(s) >= len(first)+len(last) && strings.HasPrefix(s, first) && strings.HasSuffix(s, last) &&
-		p[1:len(p)-1].within(s[len(first):len(s)-len(last)])
+		p[1:len(p)-1].isIn(s[len(first):len(s)-len(last)])
 }
 
-// numeric says whether a number, true or false could hold the pattern.
-func (p pattern) numeric() bool {
+// mayBeInNumbers reports whether the text of a number, true or false could have the pattern in it.
+func (p pattern) mayBeInNumbers() bool {
 	for _, part := range p {
 		if strings.Trim(fold(part), "0123456789.-truefals") != "" {
 			return false

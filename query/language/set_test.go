@@ -1,4 +1,4 @@
-package query
+package language
 
 import (
 	"encoding/json"
@@ -9,43 +9,43 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestEveryAudienceGetsWhatItsQuerySays: audiences are found by what they ask for, and that must not lose a record.
-func TestEveryAudienceGetsWhatItsQuerySays(t *testing.T) {
+// TestASetFindsEveryQueryThatARecordSatisfies: queries are found by the values that they require, and none may be lost by that.
+func TestASetFindsEveryQueryThatARecordSatisfies(t *testing.T) {
 	g := generator{rand.New(rand.NewPCG(11, 12))}
-	var all audiences
-	queries := make(map[*audience]node)
+	var all Set[int]
+	queries := make(map[*Entry[int]]Query)
 	for range 600 {
-		n := g.node(2)
-		queries[all.of(n)] = n
+		n := Query{g.node(2)}
+		queries[all.Entry(n)] = n
 	}
 	for _, q := range []string{"a:1", "a:1.0 b:x", `a:"1"`, "a:true", "a:null", "a.b:1 -c:2", "a:1 a:2"} {
-		n, err := parse(q)
+		n, err := Parse(q)
 		if err != nil {
 			t.Fatal(err)
 		}
-		queries[all.of(n)] = n
+		queries[all.Entry(n)] = n
 	}
 	if len(all.others) == len(queries) || len(all.others) == 0 {
-		t.Fatalf("%d of %d audiences are in no field", len(all.others), len(queries))
+		t.Fatalf("%d of %d queries require no value", len(all.others), len(queries))
 	}
 	matched := 0
-	var r record
+	var r Record
 	for round := range 2 {
 		for range 500 {
 			data, err := json.Marshal(g.object(3))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := r.read(data); err != nil {
+			if err := r.Read(data); err != nil {
 				t.Fatal(err)
 			}
 			var want, got []string
-			for a, n := range queries {
-				if a.match(&r) {
+			for e, n := range queries {
+				if e.match(&r) {
 					want = append(want, n.String())
 				}
 			}
-			all.each(&r, func(a *audience) { got = append(got, queries[a].String()) })
+			all.Each(&r, func(e *Entry[int]) { got = append(got, queries[e].String()) })
 			slices.Sort(want)
 			slices.Sort(got)
 			if diff := cmp.Diff(want, got); diff != "" {
@@ -53,10 +53,10 @@ func TestEveryAudienceGetsWhatItsQuerySays(t *testing.T) {
 			}
 			matched += len(want)
 		}
-		for a := range queries {
+		for e := range queries {
 			if round == 1 || g.IntN(2) == 0 {
-				all.drop(a)
-				delete(queries, a)
+				all.Remove(e)
+				delete(queries, e)
 			}
 		}
 	}

@@ -1,4 +1,4 @@
-package query
+package language
 
 import (
 	"context"
@@ -199,28 +199,28 @@ func TestSQLAndMatchersAgree(t *testing.T) {
 		// With the index and without it, with and without a plan of several processes.
 		exec("SELECT set_config('enable_seqscan', $1, false)", g.pick("on", "off"))
 		n := g.node(0)
-		if parsed, err := parse(n.String()); err != nil {
+		if parsed, err := Parse(n.String()); err != nil {
 			t.Fatalf("query %d, %s: %v", i, n, err)
-		} else if again, err := parse(parsed.String()); err != nil || again.String() != parsed.String() {
+		} else if again, err := Parse(parsed.String()); err != nil || again.String() != parsed.String() {
 			t.Fatalf("query %d: %s has the normal form %s, which reads as %v, %v", i, n, parsed, again, err)
 		} else if g.IntN(2) == 0 {
-			n = parsed
+			n = parsed.root
 		}
-		s := new(statement)
-		s.condition(n)
-		rows, err := conn.Query(ctx, "SELECT n FROM logs WHERE "+s.sql.String()+" ORDER BY n", append([]any{pgx.QueryExecModeDescribeExec}, s.args...)...)
+		var args Args
+		condition := Query{n}.SQL(&args)
+		rows, err := conn.Query(ctx, "SELECT n FROM logs WHERE "+condition+" ORDER BY n", append([]any{pgx.QueryExecModeDescribeExec}, args...)...)
 		if err != nil {
 			t.Fatalf("%s: %v", n, err)
 		}
 		got, err := pgx.CollectRows(rows, pgx.RowTo[int])
 		if err != nil {
-			t.Fatalf("%s\n%s\n%q: %v", n, s.sql.String(), s.args, err)
+			t.Fatalf("%s\n%s\n%q: %v", n, condition, args, err)
 		}
 		match := compile(n)
 		want := []int{}
-		var r record
+		var r Record
 		for k, doc := range stored {
-			if err := r.read([]byte(doc)); err != nil {
+			if err := r.Read([]byte(doc)); err != nil {
 				t.Fatal(err)
 			}
 			if match(&r) {
@@ -229,7 +229,7 @@ func TestSQLAndMatchersAgree(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, append([]int{}, got...)); diff != "" {
 			k := firstDifference(want, got)
-			t.Fatalf("%s\n%s\n%q\nmatcher and PostgreSQL (-matcher +PostgreSQL):\n%srecord %d: %s", n, s.sql.String(), s.args, diff, k, stored[k-1])
+			t.Fatalf("%s\n%s\n%q\nmatcher and PostgreSQL (-matcher +PostgreSQL):\n%srecord %d: %s", n, condition, args, diff, k, stored[k-1])
 		}
 		if len(got) > 0 && len(got) < records {
 			found[fmt.Sprintf("%T", n)]++
@@ -237,7 +237,7 @@ func TestSQLAndMatchersAgree(t *testing.T) {
 	}
 	t.Logf("queries that found some records and not all: %v", found)
 	for _, kind := range []string{"all", "either", "not", "text", "equals", "exists", "like", "within"} {
-		if found["query."+kind] == 0 {
+		if found["language."+kind] == 0 {
 			t.Errorf("no query of the kind %s told records apart", kind)
 		}
 	}
@@ -259,8 +259,8 @@ func firstDifference(a, b []int) int {
 
 func TestMatches(t *testing.T) {
 	const doc = `{"level": "error", "n": 5, "tags": ["x", "y"], "http": [{"status": 500}, {"status": 404}], "deep": [["no"]], "msg": "Connection RESET by peer", "at": "2026-03-04T13:00:00+01:00", "nil": null, "ok": true}`
-	var r record
-	if err := r.read([]byte(doc)); err != nil {
+	var r Record
+	if err := r.Read([]byte(doc)); err != nil {
 		t.Fatal(err)
 	}
 	for q, want := range map[string]bool{
@@ -272,10 +272,10 @@ func TestMatches(t *testing.T) {
 		"NOT missing:x": true, "-missing:>5": true, "ok:true": true, "ok:false": false, "status": false,
 		"level:warn OR n:5 tags:x": true, "(level:warn OR n:5) tags:z": false,
 	} {
-		n, err := parse(q)
+		n, err := Parse(q)
 		if err != nil {
 			t.Errorf("%s: %v", q, err)
-		} else if got := compile(n)(&r); got != want {
+		} else if got := n.Matcher()(&r); got != want {
 			t.Errorf("%s (%s): got %t, want %t", q, n, got, want)
 		}
 	}
@@ -285,14 +285,14 @@ func BenchmarkMatch(b *testing.B) {
 	const doc = `{"time": "2026-11-02T10:00:00.123456Z", "level": "info", "service": "checkout", "trace_id": "0123456789abcdef", "http": {"method": "GET", "path": "/api/v1/orders/7", "status": 200}, "duration_ms": 12.345, "message": "request served from the upstream pool after one retry"}`
 	for _, q := range []string{"level:error", "http.status:>=500", `"connection reset"`, "-path:/healthz service:cart"} {
 		b.Run(strings.ReplaceAll(q, " ", "_"), func(b *testing.B) {
-			n, err := parse(q)
+			n, err := Parse(q)
 			if err != nil {
 				b.Fatal(err)
 			}
-			match := compile(n)
-			var r record
+			match := n.Matcher()
+			var r Record
 			for b.Loop() {
-				if err := r.read([]byte(doc)); err != nil {
+				if err := r.Read([]byte(doc)); err != nil {
 					b.Fatal(err)
 				}
 				match(&r)
@@ -312,18 +312,18 @@ func TestEveryTimeOfRFC3339IsATimeToAQuery(t *testing.T) {
 		{"2026-11-26T13:43:33Z", "2026-11-27T13:42:33+23:59", "2026-11-26T13:43:33.000001Z"},
 		{"0000-02-29T00:00:00Z", "0000-02-29T00:00:00Z", "0000-02-29T00:00:00.000001Z"},
 	} {
-		var r record
-		if err := r.read([]byte(`{"at": "` + tt.text + `"}`)); err != nil {
+		var r Record
+		if err := r.Read([]byte(`{"at": "` + tt.text + `"}`)); err != nil {
 			t.Fatal(err)
 		}
 		for q, want := range map[string]bool{
 			"at:[" + tt.low + " TO " + tt.high + "}": true, "at:>=" + tt.text: true, "at:<=" + tt.text: true, "at:>" + tt.text: false,
 			"at:<" + tt.low: false, "at:>=" + tt.high: false,
 		} {
-			n, err := parse(q)
+			n, err := Parse(q)
 			if err != nil {
 				t.Errorf("%s: %v", q, err)
-			} else if got := compile(n)(&r); got != want {
+			} else if got := n.Matcher()(&r); got != want {
 				t.Errorf("%s in %s: got %t, want %t", tt.text, q, got, want)
 			}
 		}

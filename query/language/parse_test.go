@@ -1,4 +1,4 @@
-package query
+package language
 
 import (
 	"errors"
@@ -71,16 +71,16 @@ var queries = []struct{ q, want string }{
 
 func TestQueriesHaveANormalForm(t *testing.T) {
 	for _, tt := range queries {
-		got, err := parse(tt.q)
+		got, err := Parse(tt.q)
 		if err != nil {
-			t.Errorf("parse(%q): %v", tt.q, err)
+			t.Errorf("Parse(%q): %v", tt.q, err)
 			continue
 		}
 		if diff := cmp.Diff(tt.want, got.String()); diff != "" {
-			t.Errorf("parse(%q) (-want +got):\n%s", tt.q, diff)
+			t.Errorf("Parse(%q) (-want +got):\n%s", tt.q, diff)
 		}
-		if again, err := parse(tt.want); err != nil || again.String() != tt.want {
-			t.Errorf("parse(%q) = %v, %v, want the same again", tt.want, again, err)
+		if again, err := Parse(tt.want); err != nil || again.String() != tt.want {
+			t.Errorf("Parse(%q) = %v, %v, want the same again", tt.want, again, err)
 		}
 	}
 }
@@ -174,11 +174,11 @@ var badQueries = []struct{ q, want string }{
 
 func TestBadQueriesAreRefusedWithThePlace(t *testing.T) {
 	for _, tt := range badQueries {
-		got, err := parse(tt.q)
+		got, err := Parse(tt.q)
 		if err == nil {
-			t.Errorf("parse(%q) = %v, want an error", tt.q, got)
+			t.Errorf("Parse(%q) = %v, want an error", tt.q, got)
 		} else if !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("parse(%.80q): got %q, want %q", tt.q, err, tt.want)
+			t.Errorf("Parse(%.80q): got %q, want %q", tt.q, err, tt.want)
 		}
 	}
 }
@@ -200,14 +200,14 @@ func TestEqualityAsksTheIndex(t *testing.T) {
 		{"a:1e-99999999999999", "data @> $1 OR data @> $2", []any{`{"a":"1e-99999999999999"}`, `{"a":["1e-99999999999999"]}`}},
 	}
 	for _, tt := range tests {
-		n, err := parse(tt.q)
+		n, err := Parse(tt.q)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := new(statement)
-		s.condition(n)
-		if diff := cmp.Diff(tt.want, s.args); diff != "" || s.sql.String() != tt.sql {
-			t.Errorf("%s: got %s, want %s (-want +got):\n%s", tt.q, s.sql.String(), tt.sql, diff)
+		var args Args
+		condition := n.SQL(&args)
+		if diff := cmp.Diff(tt.want, []any(args)); diff != "" || condition != tt.sql {
+			t.Errorf("%s: got %s, want %s (-want +got):\n%s", tt.q, condition, tt.sql, diff)
 		}
 	}
 }
@@ -224,33 +224,32 @@ func FuzzQ(f *testing.F) {
 		f.Add(tt.q)
 	}
 	f.Fuzz(func(t *testing.T, q string) {
-		n, err := parse(q)
+		n, err := Parse(q)
 		if err != nil {
 			var syntax *syntaxError
 			if !errors.As(err, &syntax) || syntax.at < 1 || syntax.at > utf8.RuneCountInString(q)+1 {
-				t.Errorf("parse(%q): %#v, want a place in the query", q, err)
+				t.Errorf("Parse(%q): %#v, want a place in the query", q, err)
 			}
 			return
 		}
 		normal := n.String()
-		if again, err := parse(normal); err != nil && len(normal) <= maxQueryBytes || err == nil && again.String() != normal {
-			t.Errorf("parse(%q) has the normal form %q, which reads as %v, %v", q, normal, again, err)
+		if again, err := Parse(normal); err != nil && len(normal) <= MaxBytes || err == nil && again.String() != normal {
+			t.Errorf("Parse(%q) has the normal form %q, which reads as %v, %v", q, normal, again, err)
 		}
-		s := new(statement)
-		s.condition(n)
-		sql := strings.ReplaceAll(s.sql.String(), instantOf, "")
+		condition := n.SQL(new(Args))
+		sql := strings.ReplaceAll(condition, instantOf, "")
 		for _, constant := range regexp.MustCompile(`'[^']*'`).FindAllString(sql, -1) {
 			if !slices.Contains(ours, constant) {
-				t.Errorf("parse(%q): SQL holds %s", q, constant)
+				t.Errorf("Parse(%q): SQL holds %s", q, constant)
 			}
 		}
 		if rest := regexp.MustCompile(`'[^']*'`).ReplaceAllString(sql, ""); strings.Trim(rest, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789$@#_~<>=(),:[] ") != "" {
-			t.Errorf("parse(%q): SQL %s holds more than placeholders", q, sql)
+			t.Errorf("Parse(%q): SQL %s holds more than placeholders", q, sql)
 		}
-		var r record
-		if err := r.read([]byte(`{"a": ["x", 5, {"b": "2026-03-04T12:00:00Z"}], "level": "error"}`)); err != nil {
+		var r Record
+		if err := r.Read([]byte(`{"a": ["x", 5, {"b": "2026-03-04T12:00:00Z"}], "level": "error"}`)); err != nil {
 			t.Fatal(err)
 		}
-		compile(n)(&r)
+		n.Matcher()(&r)
 	})
 }

@@ -8,7 +8,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"millrace/internal/rfc3339"
 	"millrace/internal/testenv"
+	"millrace/query/language"
 )
 
 // explain returns PostgreSQL's plan for a statement.
@@ -49,11 +51,11 @@ func TestATextIsLookedForInTheJSONFirst(t *testing.T) {
 		{"upstream", 1, false}, {"555", 1, false}, {"NOT upstream", 1, false}, {"upstream OR level:error", 1, false}, {"upstream pool", 2, false},
 		{"trace_id:77 request", 1, true}, {"trace_id:77 request -555", 2, true},
 	} {
-		filter, err := parse(tt.q)
+		filter, err := language.Parse(tt.q)
 		if err != nil {
 			t.Fatal(err)
 		}
-		window := &search{to: latest, filter: filter, limit: 100}
+		window := &search{to: rfc3339.Latest, filter: filter, limit: 100}
 		for name, plan := range map[string]string{"count": explain(t, db, countStatement(window)), "page": explain(t, db, pageStatement(window, pageBytes))} {
 			order := regexp.MustCompile(`CASE WHEN|\(data\)::text ~|@@ 'strict exists`)
 			got := strings.Join(order.FindAllString(plan, -1), " ")
