@@ -3,7 +3,10 @@
 SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-GOBUILD     := CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERSION)"
+# What starts servers in containers has Docker's client in it, so it is built in only where containers are asked for by
+# MILLRACE_STACK=containers, or where nothing else can start servers.
+TAGS        := $(if $(filter containers,$(MILLRACE_STACK))$(filter-out Linux,$(shell uname -s)),-tags containers)
+GOBUILD     := CGO_ENABLED=0 go build $(TAGS) -trimpath -ldflags "-X main.version=$(VERSION)"
 # It waits while another apt is at work.
 APT         := .ci/apt.sh
 
@@ -21,7 +24,7 @@ test-newer: ## the tests that talk to servers, on RabbitMQ 4, PostgreSQL 17 and 
 	.ci/newer.sh
 
 test: build servers compiler browser watchers balancer pooler ## all tests, on private servers, with the race detector
-	bin/millrace stack -- go test -race -count=1 -timeout 15m ./...
+	bin/millrace stack -- go test $(TAGS) -race -count=1 -timeout 40m ./...
 
 # It keeps what it sees in .millrace. The credentials come from millrace run, which leaves them there.
 watch: watchers ## Prometheus on http://127.0.0.1:9090 that watches make run, which runs beside it
@@ -46,7 +49,7 @@ bench: build servers ## how fast Millrace is here, each figure beside its ceilin
 		run bench "Visible|Tail" 300x; \
 		run bench Search 20x' | bin/report -out $(RESULTS)
 	@echo "$(RESULTS) has it for benchstat, $(RESULTS:.txt=.svg) is its picture"
-	@echo "go run ./bench/report -update $(RESULTS) brings it into README.md and DESIGN.md"
+	@echo "go run ./bench/report -update $(RESULTS) brings it into README.md and bench/README.md"
 
 BENCH ?= Scan/ndjson|Frame/encode|Publish|AcceptOne/=64$$|AcceptBatch|Drain/=2|EndToEnd/full
 COUNT ?= 10
@@ -75,7 +78,7 @@ BROKERS ?= 1
 FAULT_EVERY ?= 0s
 FAULTS ?=
 chaos: build servers ## anything killed, cut and filled up for DURATION (1h), and each record counted; also SEED ROUNDS RATE BROKERS FAULT_EVERY FAULTS
-	@go build -o bin/chaos-run ./internal/chaos/run
+	@go build $(TAGS) -o bin/chaos-run ./internal/chaos/run
 	@bin/chaos-run -seed $(SEED) -duration $(DURATION) -rounds $(ROUNDS) -rate $(RATE) -brokers $(BROKERS) \
 		-every $(FAULT_EVERY) -faults "$(FAULTS)" -out bin/chaos
 
@@ -92,9 +95,9 @@ loadtest: build $(if $(BASE_URL),,servers) bin/k6 ## k6's SCENARIO (smoke, stead
 	@loadtest/run.sh
 
 # Built from the module proxy, in a minute or two; again only when its version changes.
-bin/k6: loadtest/go.mod loadtest/go.sum
+bin/k6: loadtest/k6/go.mod loadtest/k6/go.sum
 	@mkdir -p bin
-	go -C loadtest build -trimpath -ldflags "-s -w" -o ../bin/k6 go.k6.io/k6
+	go -C loadtest/k6 build -trimpath -ldflags "-s -w" -o ../../bin/k6 go.k6.io/k6
 
 screenshots: build servers browser ## the README's pictures of the page, anew
 	bin/millrace stack -- go test -count=1 -run TestScreenshots ./query -screenshots
@@ -106,9 +109,11 @@ build: ## bin/millrace
 lint: ## formatting, vet and staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt would change:"; echo "$$unformatted"; exit 1; }
 	go vet ./...
+	go vet -tags containers ./internal/localstack
 	go tool staticcheck ./...
+	go tool staticcheck -tags containers ./internal/localstack
 	go mod tidy -diff
-	go -C loadtest mod tidy -diff
+	go -C loadtest/k6 mod tidy -diff
 	go mod verify
 
 # A count, not a time: a fuzz run that is cut off by its time may fail for that alone.

@@ -16,7 +16,8 @@ import (
 	"millrace/internal/testenv"
 )
 
-// TestActionsArePinnedByCommit: whoever can move a tag could run what they like with the workflow's rights.
+// TestActionsArePinnedByCommit holds that no action is named by a tag: whoever can move the tag could run what they like with
+// the workflow's rights.
 func TestActionsArePinnedByCommit(t *testing.T) {
 	files, err := filepath.Glob(".github/workflows/*")
 	if err != nil || len(files) == 0 {
@@ -41,7 +42,7 @@ func TestActionsArePinnedByCommit(t *testing.T) {
 	}
 }
 
-// TestAptIsWaitedFor holds each of apt's locks, in folders of the test's own, until the script says that it waits.
+// TestAptIsWaitedFor locks apt's package lists, in a folder of its own, and wants the script to wait for the lock.
 func TestAptIsWaitedFor(t *testing.T) {
 	if _, err := exec.LookPath("apt-get"); err != nil || os.Getuid() != 0 {
 		t.Skip("takes apt-get and root")
@@ -50,7 +51,7 @@ func TestAptIsWaitedFor(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, "lists", "partial"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	// Without sources nothing is fetched. A process does not see its own locks: the script's apt-get does.
+	// Without sources apt-get fetches nothing.
 	lock, err := os.Create(filepath.Join(dir, "lists", "lock"))
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +62,7 @@ func TestAptIsWaitedFor(t *testing.T) {
 	}
 	cmd := exec.Command(".ci/apt.sh", "-o", "Dir::State::Lists="+filepath.Join(dir, "lists"), "-o", "Dir::Etc::sourcelist=/dev/null",
 		"-o", "Dir::Etc::sourceparts=/dev/null", "-o", "Dir::Cache="+dir, "update")
-	out := new(output)
+	out := new(testenv.Output)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -14,10 +14,11 @@ cd "$(dirname "$0")/.."
 suite=trixie
 packages=rabbitmq-server,postgresql,redis-server
 
-# Packages whose tests talk to servers. internal/chaos builds Millrace itself, and bench measures.
-tests=(api worker query migrations internal/broker internal/localstack)
-# Of the main package those that need no other program than the servers, and no Go.
-main='TestRunStores|TestStackRuns|TestKilledProcesses|TestNodesOfACluster|TestEveryForm|TestAKeyReused|TestARestoredDump|TestFramesInQueues|TestTheWritersRole|TestTheReadersRole|TestTheOwnersConnection'
+# Packages whose tests talk to servers, with those below them. internal/chaos builds Millrace itself, and bench measures.
+tests=(./api/... ./worker/... ./query/... ./migrations ./internal/broker ./internal/localstack ./internal/pg ./internal/policy)
+# Of these packages the tests that need no other program than the servers, and no Go.
+some_tests='TestRunStores|TestStackRuns|TestKilledProcesses|TestNodesOfACluster|TestEveryForm|TestAKeyReused|TestARestoredDump|TestFramesInQueues|TestTheWritersRole|TestTheReadersRole|TestTheOwnersConnection'
+some=(internal/cli internal/e2e deploy)
 
 cannot() {
 	echo "Not tested on newer servers: $*" >&2
@@ -80,7 +81,7 @@ go build -o bin/newer/millrace .
 inside=tests
 plan=()
 add() { # PATTERN PACKAGE
-	local binary=$(tr / - <<<"${2/#./main}").test
+	local binary=$(tr / - <<<"$2").test
 	go test -c -o "bin/newer/$binary" "./$2"
 	plan+=("$2 $binary $1")
 }
@@ -91,8 +92,9 @@ if [ "${1:-}" = chaos ]; then
 elif [ $# -gt 1 ]; then
 	for package in "${@:2}"; do add "$1" "$package"; done
 else
-	for package in "${tests[@]}"; do add . "$package"; done
-	add "$main" .
+	found=$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' "${tests[@]}")
+	for package in $found; do add . "${package#millrace/}"; done
+	for package in "${some[@]}"; do add "$some_tests" "$package"; done
 fi
 printf '%s\n' "${plan[@]}" >bin/newer/plan
 
@@ -123,7 +125,7 @@ as_root unshare --mount --uts --pid --fork --kill-child bash -euc '
 		failed=0
 		while read -r package binary pattern; do
 			began=$SECONDS
-			if (cd "/srv/$package" && "/srv/bin/newer/$binary" -test.timeout 15m -test.run "$pattern" >"/tmp/$binary.out" 2>&1); then
+			if (cd "/srv/$package" && "/srv/bin/newer/$binary" -test.timeout 40m -test.run "$pattern" >"/tmp/$binary.out" 2>&1); then
 				echo "ok    $package ($((SECONDS - began)) s)"
 			else
 				failed=1

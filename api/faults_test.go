@@ -3,14 +3,11 @@ package api
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -49,89 +46,40 @@ func (a *testAPI) stored(t testing.TB) map[uuid.UUID]string {
 	return records
 }
 
-// load posts keyed requests, of one record and of 150 in several segments by turns, from eight clients, and sends each
-// again under its key until it is acked. During it calls fault, over and over as it returns, and stops when it says
-// that it was the last. All that was acked must be stored once, and nothing else.
+// probe is the record that tests post to see whether the API answers.
+const probe = `{"client":"probe"}`
+
+// load posts requests of one record and of 150 in several segments by turns, from eight clients, until each is acked.
+// Meanwhile it calls fault again and again, until fault reports that there is no more. All that was acked must be stored
+// once, and nothing else.
 func (a *testAPI) load(t *testing.T, timeout time.Duration, fault func() (more bool)) {
 	t.Helper()
-	var mu sync.Mutex
-	acked := make(map[uuid.UUID]string)
-	var slowest time.Duration
-	var retries, requests atomic.Int64
+	client := testenv.NewAcked(a.url)
+	client.Client, client.Sizes, client.IDs = a.client, []int{1, 150}, true
 	ctx, stop := context.WithCancel(context.Background())
-	var clients sync.WaitGroup
-	defer func() {
-		stop()
-		clients.Wait()
-	}()
-	for c := range 8 {
-		clients.Go(func() {
-			for n := 0; ctx.Err() == nil; n++ {
-				var lines []string
-				for i := range []int{1, 150}[(n+c)%2] {
-					lines = append(lines, fmt.Sprintf(`{"client":%d,"request":%d,"record":%d,"pad":%q}`, c, n, i, strings.Repeat("x", i*8)))
-				}
-				key := http.Header{"Idempotency-Key": {frame.NewBase().String()}}
-				for try := 0; ; try++ {
-					begin := time.Now()
-					got, err := a.try("/log/batch?ids=true", strings.Join(lines, "\n"), key)
-					took := time.Since(begin)
-					requests.Add(1)
-					mu.Lock()
-					slowest = max(slowest, took)
-					if got.status == http.StatusAccepted {
-						var answer struct{ IDs []uuid.UUID }
-						if err := json.Unmarshal([]byte(got.body), &answer); err != nil || len(answer.IDs) != len(lines) {
-							t.Errorf("got %d ids of %d, %v", len(answer.IDs), len(lines), err)
-						}
-						for i, id := range answer.IDs {
-							acked[id] = lines[i]
-						}
-					}
-					mu.Unlock()
-					if got.status == http.StatusAccepted {
-						break
-					}
-					if err != nil || got.status != http.StatusServiceUnavailable || got.header.Get("Retry-After") == "" {
-						t.Errorf("got %d %s, error %v, want 202 or 503 with Retry-After", got.status, got.body, err)
-						return
-					}
-					if try == 1200 || t.Failed() { // a busy machine restarts RabbitMQ in half a minute
-						t.Errorf("not acked after %d tries: %s", try, got.body)
-						return
-					}
-					retries.Add(1)
-					time.Sleep(50 * time.Millisecond) // the client's pause
-				}
-			}
-		})
-	}
+	posting := client.Run(ctx, t, 8)
+	defer posting.Wait()
+	defer stop()
 	for more := true; more; {
-		before := requests.Load()
+		before := client.Requests.Load()
 		more = fault()
 		testenv.Eventually(t, 30*time.Second, "the API answers 202 again", func() bool {
-			got, err := a.try("/log", `{"client":"probe"}`, nil)
+			got, err := a.try("/log", probe, nil)
 			return err == nil && got.status == http.StatusAccepted
 		})
-		testenv.Eventually(t, 10*time.Second, "requests went on", func() bool { return requests.Load() > before+16 })
+		testenv.Eventually(t, 10*time.Second, "requests went on", func() bool { return client.Requests.Load() > before+16 })
 	}
 	stop()
-	clients.Wait()
+	posting.Wait()
 	stored := a.stored(t)
-	for id, want := range acked {
-		if stored[id] != want {
-			t.Fatalf("record %s: acked %.80s, stored %.80s", id, want, stored[id])
-		}
-	}
-	for id, record := range stored {
-		if _, ok := acked[id]; !ok && record != `{"client":"probe"}` {
-			t.Fatalf("record %s: %.80s was stored under an id that nobody was given", id, record)
-		}
-	}
-	if slowest > timeout+testenv.Patience {
+	maps.DeleteFunc(stored, func(_ uuid.UUID, record string) bool { return record == probe })
+	client.Compare(t, maps.All(stored))
+	if slowest := client.Slowest(); slowest > timeout+testenv.Patience {
 		t.Errorf("a request took %v, want at most CONFIRM_TIMEOUT (%v) and a moment", slowest, timeout)
 	}
-	t.Logf("%d records acked in %d requests, %d of them sent again, the slowest in %v", len(acked), requests.Load(), retries.Load(), slowest.Round(time.Millisecond))
+	if n := client.Broken.Load(); n > 0 {
+		t.Errorf("%d requests were not answered", n)
+	}
 }
 
 // try is post for other goroutines than the test's.
@@ -208,7 +156,7 @@ func TestWhateverHappensToAPublishNothingIsLostOrDoubled(t *testing.T) {
 				t.Error(err)
 			}
 			begin := time.Now()
-			got, err := a.try("/log", `{"client":"probe"}`, nil)
+			got, err := a.try("/log", probe, nil)
 			if err != nil || got.status != http.StatusServiceUnavailable || !strings.Contains(got.body, "did not confirm in time") {
 				t.Errorf("got %d %s, error %v, want 503 at the deadline", got.status, got.body, err)
 			}
@@ -217,7 +165,7 @@ func TestWhateverHappensToAPublishNothingIsLostOrDoubled(t *testing.T) {
 				t.Errorf("answered after %v, want %v", took, timeout)
 			}
 			testenv.Eventually(t, 20*time.Second, "the API gives the connections up", func() bool {
-				got, err := a.try("/log", `{"client":"probe"}`, nil)
+				got, err := a.try("/log", probe, nil)
 				return err == nil && strings.Contains(got.body, publish.ErrNoBroker.Error())
 			})
 			if err := stack.Signal("rabbitmq", syscall.SIGCONT); err != nil {
@@ -269,7 +217,7 @@ func TestWhateverHappensToAPublishNothingIsLostOrDoubled(t *testing.T) {
 				_ = resp.Body.Close()
 				return err == nil && resp.StatusCode == http.StatusServiceUnavailable && strings.Contains(string(b), "low on memory")
 			})
-			got, err := a.try("/log", `{"client":"probe"}`, nil)
+			got, err := a.try("/log", probe, nil)
 			if err != nil || got.status != http.StatusServiceUnavailable || !strings.Contains(got.body, publish.ErrBlocked.Error()) { // at the deadline it would say so
 				t.Errorf("got %d %s, error %v, want 503 at once", got.status, got.body, err)
 			}
@@ -278,7 +226,7 @@ func TestWhateverHappensToAPublishNothingIsLostOrDoubled(t *testing.T) {
 	})
 	t.Run("killed", func(t *testing.T) {
 		a := private(t, nil)
-		time.Sleep(time.Second) // RabbitMQ 3.10 may forget a queue that is younger: see DESIGN.md
+		time.Sleep(time.Second) // RabbitMQ 3.10 may forget a queue that is younger: see internal/broker/README.md
 		a.load(t, timeout, times(1, func() {
 			if err := stack.Kill("rabbitmq"); err != nil {
 				t.Error(err)

@@ -8,8 +8,8 @@ import (
 	_ "time/tzdata" // the image holds nothing but the binary
 )
 
-// Where the buckets of a histogram begin is decided here alone, in Go: the database is told, so that no difference
-// between two collections of time zones matters.
+// This file alone decides where the buckets of a histogram begin. The database is told, so it does not matter if it knows
+// other time zones.
 
 const (
 	dayMillis = int64(24 * time.Hour / time.Millisecond)
@@ -17,12 +17,12 @@ const (
 	firstMonday = 4
 )
 
-// bucketEdges returns the times, in Unix milliseconds, at which the buckets begin that hold a part of a window, and the
-// end of the last. ok is false when there would be more than most.
+// bucketEdges returns where the buckets of a window begin, in Unix milliseconds, and where the last ends. ok is false if there
+// would be more than most buckets.
 //
-// Buckets shorter than a day are counted from 1970, in UTC. Those of whole days begin with a day of the zone, which is
-// 23 or 25 hours long when its clocks change, and those of whole weeks with a Monday. A day that the zone left out has
-// no bucket.
+// Buckets shorter than a day are counted from 1970, in UTC. Buckets of whole days begin with a day of the zone, which is 23 or
+// 25 hours long when the clocks change. Buckets of whole weeks begin with a Monday. A day that the zone left out has no
+// bucket.
 func bucketEdges(from, to, interval int64, zone *time.Location, most int) (edges []int64, ok bool) {
 	if from >= to {
 		return nil, true
@@ -61,8 +61,8 @@ func bucketEdges(from, to, interval int64, zone *time.Location, most int) (edges
 	return edges, len(edges)-1 <= most
 }
 
-// dayStart returns the first moment, in Unix milliseconds, at which a zone's date is a day, counted from January 1,
-// 1970, or a later one.
+// dayStart returns the first moment, in Unix milliseconds, at which a zone's date is a given day or a later one. Days are
+// counted from January 1, 1970.
 func dayStart(day int64, zone *time.Location) int64 {
 	midnight := day * dayMillis / 1000 // as if in UTC
 	// No zone is as far from UTC as this, so it is another day there.
@@ -70,13 +70,13 @@ func dayStart(day int64, zone *time.Location) int64 {
 	for {
 		_, offset := at.Zone()
 		start := midnight - int64(offset)
-		if start <= at.Unix() { // midnight was left out when the clocks were set forward to at
+		if start <= at.Unix() { // the clocks were set forward to at, over midnight
 			return at.UnixMilli()
 		}
 		_, change := at.ZoneBounds()
 		if !change.IsZero() && !change.After(at) {
-			// On the last day of leap years that are told by a rule, ZoneBounds ends before the time it is asked about. No
-			// zone changes its clocks then.
+			// ZoneBounds is wrong on the last day of leap years that follow a rule: its end is before the time that it is asked
+			// about. No zone changes its clocks on that day.
 			change = at.Truncate(24 * time.Hour).Add(24 * time.Hour)
 		}
 		if change.IsZero() || start < change.Unix() {
@@ -110,8 +110,8 @@ var (
 	zones    sync.Map // *time.Location by name: time.LoadLocation reads a file each time
 )
 
-// loadZone returns the time zone of a name of IANA's. It takes none of the other files that lie beside them on most
-// machines: those that count leap seconds, and what this machine's own zone is.
+// loadZone returns the time zone of a name of IANA's. Most machines have other files beside those. It takes none of them:
+// not the zones that count leap seconds, nor this machine's own zone.
 func loadZone(name string) (*time.Location, bool) {
 	if zone, found := zones.Load(name); found {
 		return zone.(*time.Location), true

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"millrace/internal/rfc3339"
 )
 
 // TestDaysBeginWithTheirFirstMoment walks minute by minute over what zones have done to their clocks, and holds the
@@ -131,7 +133,7 @@ func TestBucketsOfHoursAreCountedInUTC(t *testing.T) {
 	if !ok || len(got) != 4 || got[0] != want || !areEven(got, 6*time.Hour.Milliseconds()) {
 		t.Errorf("got %v, %t, want the first at %d", got, ok, want)
 	}
-	if _, ok := bucketEdges(earliest, latest, 1000, zone, maxBuckets); ok {
+	if _, ok := bucketEdges(rfc3339.Earliest, rfc3339.Latest, 1000, zone, maxBuckets); ok {
 		t.Error("ten thousand years of seconds are taken")
 	}
 	if edges, ok := bucketEdges(from, from, 1000, zone, maxBuckets); !ok || len(edges) != 0 {

@@ -31,23 +31,21 @@ const (
 const (
 	// cachePrefix begins every key. Its number is the form of the answers: another form, another number.
 	cachePrefix = "millrace:query:2:"
-	// cacheTimeout bounds each word with Redis. What the cache saves is seconds; a healthy one takes less than
-	// a millisecond.
+	// cacheTimeout bounds each exchange with Redis. A healthy Redis takes less than a millisecond, and the cache saves seconds.
 	cacheTimeout = 200 * time.Millisecond
-	// cachePause is how long Redis is left alone after a failure, so that a dead one costs one request in a
-	// second its cacheTimeout.
+	// cachePause is how long Redis is left alone after a failure. So a dead Redis costs cacheTimeout once a second.
 	cachePause = time.Second
 	// cacheMaxBytes is the largest answer that is kept: 1000 records of a usual size are a third of it.
 	cacheMaxBytes = 1 << 20
 )
 
-// cache keeps answers about closed windows in Redis, and lets requests for the same answer share one flight. It
-// may be used by many goroutines at once.
+// cache keeps answers about closed windows in Redis. Requests for the same answer share one flight, which computes it. Many
+// goroutines may use it at once.
 type cache struct {
-	redis   *redis.Client // nil: no cache
-	ttl     time.Duration
-	longest time.Duration // of a flight
-	log     *slog.Logger
+	redis      *redis.Client // nil: no cache
+	ttl        time.Duration
+	flightTime time.Duration // the longest that one may take
+	log        *slog.Logger
 
 	work    context.Context // of flights, which outlive the request that began them
 	working *sync.WaitGroup // the goroutines that wait for a flight
@@ -57,9 +55,9 @@ type cache struct {
 	failing     atomic.Bool
 }
 
-// newCache connects to nothing yet.
+// newCache returns a cache that has not connected yet.
 func newCache(work context.Context, working *sync.WaitGroup, conf Config, log *slog.Logger) (*cache, error) {
-	c := &cache{ttl: conf.CacheTTL, longest: conf.Timeout + storeSlack + 2*cacheTimeout, log: log, work: work, working: working}
+	c := &cache{ttl: conf.CacheTTL, flightTime: conf.Timeout + storeSlack + 2*cacheTimeout, log: log, work: work, working: working}
 	if conf.Redis == "" {
 		return c, nil
 	}
@@ -72,11 +70,12 @@ func newCache(work context.Context, working *sync.WaitGroup, conf Config, log *s
 	o.ContextTimeoutEnabled = true
 	o.DisableIdentity = true
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	logging.Disable() // the client would write lines of its own to standard error; failed and worked tell of an outage
+	logging.Disable() // the client would write lines of its own to standard error; noteFailure and noteSuccess tell of an outage
 	c.redis = redis.NewClient(o)
 	return c, nil
 }
 
+// close closes the connections to Redis.
 func (c *cache) close() {
 	if c.redis != nil {
 		if err := c.redis.Close(); err != nil {
@@ -85,22 +84,22 @@ func (c *cache) close() {
 	}
 }
 
-// cacheKey is the key of an answer: everything that it depends on.
+// cacheKey returns the key of an answer, made of everything that the answer depends on.
 func cacheKey(route string, q *search, g generation) string {
 	after := ""
 	if q.after != nil {
 		after = fmt.Sprint(q.after.at.UnixMicro(), q.after.id, q.after.given)
 	}
 	h := sha256.New()
-	// The text of the bounds is in the cursor that the answer holds. %q keeps the parts apart.
+	// The answer holds a cursor, and the cursor depends on the text of the bounds. %q keeps the parts apart.
 	fmt.Fprintf(h, "%s %d %d %d %d %d %q %q %q %d %t %s %q", route, g.schema, g.created.UnixMicro(), g.late,
-		q.from, q.to, q.fromText, q.toText, q.filter.String(), q.limit, q.ascending, after, q.by)
+		q.from, q.to, q.fromText, q.toText, q.filter.String(), q.limit, q.ascending, after, q.groupBy)
 	return cachePrefix + hex.EncodeToString(h.Sum(nil))
 }
 
-// answer returns what Redis has under key, or what compute returns and puts that there. All who ask for the same
-// key at once get the one answer; a caller whose ctx ends leaves the others theirs.
-func (c *cache) answer(ctx context.Context, key string, compute func(context.Context) ([]byte, error)) (body []byte, result string, err error) {
+// getOrCompute returns what Redis has under key. If it has nothing, getOrCompute returns what compute returns, and keeps that
+// in Redis. All who ask for the same key at once get one answer. A caller whose ctx ends does not end it for the others.
+func (c *cache) getOrCompute(ctx context.Context, key string, compute func(context.Context) ([]byte, error)) (body []byte, result string, err error) {
 	type landing struct {
 		body   []byte
 		result string
@@ -123,23 +122,23 @@ func (c *cache) answer(ctx context.Context, key string, compute func(context.Con
 	return l.body, l.result, nil
 }
 
-// share returns what f does, once for all who ask for the same key at once; a caller whose ctx ends leaves the others
-// theirs. What f returned must not be changed.
+// share returns what f returns, and calls f once for all who ask for the same key at once. A caller whose ctx ends does not end
+// it for the others. Nobody may change what f returned.
 func (c *cache) share(ctx context.Context, key string, f func(context.Context) (any, error)) (any, error) {
 	type outcome struct {
 		v   any
 		err error
 	}
-	landed := make(chan outcome, 1) // its buffer lets the sender go when nobody waits any more
+	landed := make(chan outcome, 1) // buffered, so that the sender ends if nobody waits any more
 	c.working.Go(func() {
 		v, err, _ := c.flights.Do(key, func() (v any, err error) {
-			// No handler stands above this goroutine to catch a panic.
+			// No handler catches a panic of this goroutine.
 			defer func() {
 				if p := recover(); p != nil {
 					err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 				}
 			}()
-			ctx, cancel := context.WithTimeout(c.work, c.longest)
+			ctx, cancel := context.WithTimeout(c.work, c.flightTime)
 			defer cancel()
 			return f(ctx)
 		})
@@ -153,18 +152,18 @@ func (c *cache) share(ctx context.Context, key string, f func(context.Context) (
 	}
 }
 
-// many returns what Redis has under the keys, empty texts where it has nothing. The result is hit when it has all.
-func (c *cache) many(ctx context.Context, keys []string) (texts []string, result string) {
+// getMany returns what Redis has under each key, an empty text where it has nothing. The result is hit if it has all.
+func (c *cache) getMany(ctx context.Context, keys []string) (texts []string, result string) {
 	texts = make([]string, len(keys))
-	if c.paused() {
+	if c.isPaused() {
 		return texts, bypass
 	}
 	found, err := c.redis.MGet(ctx, keys...).Result()
 	if err != nil {
-		c.failed(ctx, err)
+		c.noteFailure(ctx, err)
 		return texts, bypass
 	}
-	c.worked()
+	c.noteSuccess()
 	result = hit
 	for i, v := range found {
 		text, ok := v.(string)
@@ -178,7 +177,7 @@ func (c *cache) many(ctx context.Context, keys []string) (texts []string, result
 
 // setMany keeps each bucket under its key.
 func (c *cache) setMany(ctx context.Context, keys []string, buckets []*bucket) {
-	if c.paused() {
+	if c.isPaused() {
 		return
 	}
 	_, err := c.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -192,41 +191,45 @@ func (c *cache) setMany(ctx context.Context, keys []string, buckets []*bucket) {
 		return nil
 	})
 	if err != nil {
-		c.failed(ctx, err)
+		c.noteFailure(ctx, err)
 	}
 }
 
+// get returns what Redis has under a key. The result is hit, miss, or bypass if Redis can't be asked.
 func (c *cache) get(ctx context.Context, key string) ([]byte, string) {
-	if c.paused() {
+	if c.isPaused() {
 		return nil, bypass
 	}
 	body, err := c.redis.Get(ctx, key).Bytes()
 	switch {
 	case err == nil:
-		c.worked()
+		c.noteSuccess()
 		return body, hit
 	case errors.Is(err, redis.Nil):
-		c.worked()
+		c.noteSuccess()
 		return nil, miss
 	}
-	c.failed(ctx, err)
+	c.noteFailure(ctx, err)
 	return nil, bypass
 }
 
+// set keeps an answer under a key, unless it is too large.
 func (c *cache) set(ctx context.Context, key string, body []byte) {
-	if c.paused() || len(body) > cacheMaxBytes {
+	if c.isPaused() || len(body) > cacheMaxBytes {
 		return
 	}
 	if err := c.redis.Set(ctx, key, body, c.ttl).Err(); err != nil {
-		c.failed(ctx, err)
+		c.noteFailure(ctx, err)
 	}
 }
 
-func (c *cache) paused() bool { return time.Now().UnixNano() < c.pausedUntil.Load() }
+// isPaused reports whether Redis is left alone after a failure.
+func (c *cache) isPaused() bool { return time.Now().UnixNano() < c.pausedUntil.Load() }
 
-func (c *cache) failed(ctx context.Context, err error) {
+// noteFailure pauses the use of Redis, and logs the first failure of an outage.
+func (c *cache) noteFailure(ctx context.Context, err error) {
 	if ctx.Err() != nil {
-		return // it was us
+		return // the caller gave up: Redis may be well
 	}
 	c.pausedUntil.Store(time.Now().Add(cachePause).UnixNano())
 	if !c.failing.Swap(true) {
@@ -234,7 +237,8 @@ func (c *cache) failed(ctx context.Context, err error) {
 	}
 }
 
-func (c *cache) worked() {
+// noteSuccess logs the end of an outage.
+func (c *cache) noteSuccess() {
 	if c.failing.Load() && c.failing.Swap(false) {
 		c.log.Info("redis is there again")
 	}

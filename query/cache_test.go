@@ -14,7 +14,7 @@ import (
 
 // pausedCache is a cache that leaves Redis alone, so that answers are shared and never kept.
 func pausedCache(working *sync.WaitGroup) *cache {
-	c := &cache{longest: time.Minute, log: slog.New(slog.NewTextHandler(io.Discard, nil)), work: context.Background(), working: working}
+	c := &cache{flightTime: time.Minute, log: slog.New(slog.NewTextHandler(io.Discard, nil)), work: context.Background(), working: working}
 	c.pausedUntil.Store(1<<63 - 1)
 	return c
 }
@@ -37,14 +37,14 @@ func TestTheFirstWhoLeavesLeavesTheOthersTheirAnswer(t *testing.T) {
 		ctx, leave := context.WithCancel(t.Context())
 		var asking sync.WaitGroup
 		asking.Go(func() {
-			if _, _, err := c.answer(ctx, "key", compute); !errors.Is(err, context.Canceled) {
+			if _, _, err := c.getOrCompute(ctx, "key", compute); !errors.Is(err, context.Canceled) {
 				t.Errorf("the first: got %v, want its own end", err)
 			}
 		})
 		synctest.Wait()
 		for range 3 {
 			asking.Go(func() {
-				body, result, err := c.answer(t.Context(), "key", compute)
+				body, result, err := c.getOrCompute(t.Context(), "key", compute)
 				if string(body) != "answer" || result != bypass || err != nil {
 					t.Errorf("another: got %q, %s, %v", body, result, err)
 				}
@@ -65,7 +65,7 @@ func TestTheFirstWhoLeavesLeavesTheOthersTheirAnswer(t *testing.T) {
 func TestAFlightEndsAfterItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var working sync.WaitGroup
-		_, _, err := pausedCache(&working).answer(t.Context(), "key", func(ctx context.Context) ([]byte, error) {
+		_, _, err := pausedCache(&working).getOrCompute(t.Context(), "key", func(ctx context.Context) ([]byte, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		})
@@ -78,7 +78,7 @@ func TestAFlightEndsAfterItsTime(t *testing.T) {
 
 func TestAPanicInAFlightIsAnError(t *testing.T) {
 	var working sync.WaitGroup
-	_, _, err := pausedCache(&working).answer(t.Context(), "key", func(context.Context) ([]byte, error) { panic("at the disco") })
+	_, _, err := pausedCache(&working).getOrCompute(t.Context(), "key", func(context.Context) ([]byte, error) { panic("at the disco") })
 	if err == nil || !strings.Contains(err.Error(), "at the disco") {
 		t.Errorf("got %v", err)
 	}

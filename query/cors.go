@@ -34,9 +34,9 @@ func parseOrigins(setting string) (origins, error) {
 	return list, nil
 }
 
-// answer sets the headers that let a page of another origin read the answer, and answers its preflight itself: that
-// carries no key.
-func (o origins) answer(w http.ResponseWriter, r *http.Request) (done bool) {
+// allow sets the headers that let a page of another origin read the answer. It answers a preflight itself, since that has no
+// key, and reports whether it did.
+func (o origins) allow(w http.ResponseWriter, r *http.Request) (done bool) {
 	if len(o) == 0 {
 		return false
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"millrace/internal/frame"
+	"millrace/internal/rfc3339"
 )
 
 // A cursor is base64url of
@@ -18,12 +19,15 @@ import (
 //	1 (1 byte), order (1), from (8), to (8), id of the last row (16), checksum (8)
 //	2 (1 byte), order (1), from (8), to (8), time of the last row (8), its id (16), given (4), checksum (8)
 //
-// big endian, from and to in Unix milliseconds, a row's time in microseconds. The window is in it so that all pages
-// have the first one's, also when the parameters count from now. The checksum is over what stands before it and over
-// q, from and to as they were asked for: a cursor that was altered, or came with another search, is refused. It is no
-// secret; whoever forges a cursor gets no more than the parameters would give.
+// big endian, from and to in Unix milliseconds, a row's time in microseconds. It holds the window so that all pages have the
+// window of the first, also if the parameters count from now.
 //
-// The second form is for rows that Millrace does not write: of one time and id, or of a time that is not the id's.
+// The checksum is over what stands before it, and over q, from and to as they were asked for. So a cursor that was altered,
+// or came with another search, is refused. The checksum is no secret: who forges a cursor gets no more than the parameters
+// would give.
+//
+// The second form is for rows that Millrace does not write. Several of them may have one time and id, or a time that is not
+// their id's.
 const (
 	cursorPlain     = 1
 	cursorPlainBody = 1 + 1 + 8 + 8 + 16
@@ -32,11 +36,11 @@ const (
 	checksumBytes   = 8
 )
 
-// position is a place in a search's order, behind a row.
+// position is a place in a search's order, directly behind a row.
 type position struct {
 	at time.Time
 	id uuid.UUID
-	// given is how many rows of this time and id stand before the place, where more may follow; 0: no more follow.
+	// given is how many rows with this time and id stand before the place. More such rows may follow. If none follows, it is 0.
 	given int
 }
 
@@ -47,7 +51,7 @@ var (
 	base64url = base64.RawURLEncoding.Strict()
 )
 
-// cursor returns the text for a page that follows a position.
+// cursor returns the cursor of the page that follows a position.
 func (s *search) cursor(p position) string {
 	b := make([]byte, 0, cursorExactBody+checksumBytes)
 	plain := p.given == 0 && frame.IsV7(p.id) && frame.Time(p.id).Equal(p.at)
@@ -70,10 +74,10 @@ func (s *search) cursor(p position) string {
 	return base64url.EncodeToString(b)
 }
 
-// resume takes the window and the place from a cursor. The rest of s must be filled.
-func (s *search) resume(cursor string) error {
+// resumeFrom takes the window and the position from a cursor. All else in s must be set before.
+func (s *search) resumeFrom(cursor string) error {
 	b, err := base64url.DecodeString(cursor)
-	// Its length keeps out the line breaks that base64 skips.
+	// The length is checked, because base64 skips line breaks.
 	if err != nil || len(b) < cursorPlainBody || len(cursor) != base64url.EncodedLen(len(b)) || b[1] > 1 {
 		return errCursor
 	}
@@ -97,7 +101,7 @@ func (s *search) resume(cursor string) error {
 	default:
 		return errCursor
 	}
-	if from < earliest || to > latest || p.at.Before(time.UnixMilli(from)) || !p.at.Before(time.UnixMilli(to)) {
+	if from < rfc3339.Earliest || to > rfc3339.Latest || p.at.Before(time.UnixMilli(from)) || !p.at.Before(time.UnixMilli(to)) {
 		return errCursor
 	}
 	if b[1] != orderByte(s.ascending) || string(s.checksum(body)) != string(b[len(body):]) {
@@ -107,6 +111,7 @@ func (s *search) resume(cursor string) error {
 	return nil
 }
 
+// checksum returns the checksum of a cursor of this search.
 func (s *search) checksum(body []byte) []byte {
 	h := sha256.New()
 	h.Write(body)
@@ -117,6 +122,7 @@ func (s *search) checksum(body []byte) []byte {
 	return h.Sum(nil)[:checksumBytes]
 }
 
+// orderByte returns how a cursor writes the order.
 func orderByte(ascending bool) byte {
 	if ascending {
 		return 1

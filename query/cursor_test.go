@@ -14,7 +14,7 @@ import (
 
 func firstPage(t testing.TB, rawQuery string) *search {
 	t.Helper()
-	s, err := parseSearch(rawQuery, pageTakes, noon)
+	s, err := parseSearch(rawQuery, pageParameters, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +27,7 @@ func after(id uuid.UUID) position { return position{at: frame.Time(id), id: id} 
 func TestACursorKeepsTheWindowOfTheFirstPage(t *testing.T) {
 	first := firstPage(t, "from=now-15m&q=a:1")
 	last := idAt(noon.Add(-time.Minute), 7)
-	next, err := parseSearch("from=now-15m&q=++a:1&limit=5&cursor="+first.cursor(after(last)), pageTakes, noon.Add(time.Hour))
+	next, err := parseSearch("from=now-15m&q=++a:1&limit=5&cursor="+first.cursor(after(last)), pageParameters, noon.Add(time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,13 +42,13 @@ func TestACursorOfAnotherSearchIsRefused(t *testing.T) {
 		"from=now-15m&to=now&q=a:2", "from=now-15m&to=now", "from=now-16m&to=now&q=a:1", "from=now-15m&q=a:1", "to=now&q=a:1",
 		"from=now-15m&to=now&q=a:1&order=asc", "from=now-15m&to=now-0s&q=a:1", `from=now-15m&to=now&q=a:"1"`,
 	} {
-		_, err := parseSearch(other+"&cursor="+cursor, pageTakes, noon)
+		_, err := parseSearch(other+"&cursor="+cursor, pageParameters, noon)
 		var f *failure
 		if !errors.As(err, &f) || f.status != 400 || !strings.HasPrefix(f.message, "cursor: ") {
 			t.Errorf("%s: got %v, want a refusal of the cursor", other, err)
 		}
 	}
-	if _, err := parseSearch("from=now-15m&to=now&q=a:1&order=desc&cursor="+cursor, pageTakes, noon); err != nil {
+	if _, err := parseSearch("from=now-15m&to=now&q=a:1&order=desc&cursor="+cursor, pageParameters, noon); err != nil {
 		t.Errorf("order=desc spelled out: %v", err)
 	}
 }
@@ -65,14 +65,14 @@ func TestAnAlteredCursorIsRefused(t *testing.T) {
 		if raw, err = base64url.DecodeString(cursor); err != nil {
 			t.Fatal(err)
 		}
-		if err := firstPage(t, "q=a:1").resume(cursor); err != nil {
+		if err := firstPage(t, "q=a:1").resumeFrom(cursor); err != nil {
 			t.Errorf("%+v: %v", p, err)
 		}
 		for i := range raw {
 			for bit := range 8 {
 				altered := []byte(string(raw))
 				altered[i] ^= 1 << bit
-				if err := firstPage(t, "q=a:1").resume(base64url.EncodeToString(altered)); err == nil {
+				if err := firstPage(t, "q=a:1").resumeFrom(base64url.EncodeToString(altered)); err == nil {
 					t.Errorf("byte %d, bit %d altered: taken", i, bit)
 				}
 			}
@@ -83,7 +83,7 @@ func TestAnAlteredCursorIsRefused(t *testing.T) {
 		strings.Repeat("A", len(cursor)), strings.Repeat("_", len(cursor)), strings.Repeat("+", len(cursor)),
 		base64.StdEncoding.EncodeToString(raw) + "==",
 	} {
-		if err := firstPage(t, "q=a:1").resume(made); err == nil {
+		if err := firstPage(t, "q=a:1").resumeFrom(made); err == nil {
 			t.Errorf("%q: taken", made)
 		}
 	}
@@ -92,7 +92,7 @@ func TestAnAlteredCursorIsRefused(t *testing.T) {
 // TestACursorOfBeforeStillHolds has one that was given out when cursors had one form.
 func TestACursorOfBeforeStillHolds(t *testing.T) {
 	s := firstPage(t, "q=a:1")
-	if err := s.resume("AQAAAAGcs5HCAAAAAZy47wyAAZy4tzOgcACAAAAAAAAAB_0PVzorTyAF"); err != nil || *s.after != after(idAt(noon.Add(-time.Minute), 7)) {
+	if err := s.resumeFrom("AQAAAAGcs5HCAAAAAZy47wyAAZy4tzOgcACAAAAAAAAAB_0PVzorTyAF"); err != nil || *s.after != after(idAt(noon.Add(-time.Minute), 7)) {
 		t.Errorf("got %+v, %v", s.after, err)
 	}
 }
@@ -105,7 +105,7 @@ func FuzzCursor(f *testing.F) {
 	f.Add(strings.Repeat("A", 56))
 	f.Fuzz(func(t *testing.T, cursor string) {
 		s := firstPage(t, "q=a:1")
-		if s.resume(cursor) != nil {
+		if s.resumeFrom(cursor) != nil {
 			return
 		}
 		if s.after == nil || s.from > s.to {

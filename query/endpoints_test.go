@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -61,7 +62,7 @@ func TestAHistogramFillsItsGapsAndGroups(t *testing.T) {
 	if end := hour.Add(time.Hour); !got.End.Equal(end) {
 		t.Errorf("the last bucket ends at %s, want %s", got.End, end)
 	}
-	// No window of 120 intervals of the ladder: those are 121 buckets, or 120 when the window begins with one.
+	// No window of 120 of these intervals: those are 121 buckets, or 120 when the window begins with one.
 	for q, want := range map[string]string{
 		"from=now-15m": "10s", "from=now-90m": "1m", "from=now-24h": "15m", "from=now-7d": "2h", "from=now-52w": "5d", "from=0": "180d",
 		"interval=1w&from=now-52w": "7d", "interval=90s&from=now-1h": "90s",
@@ -140,7 +141,7 @@ func TestValuesAreToldApartWhole(t *testing.T) {
 			continue // q has no room for the field's name
 		}
 		var got struct{ Count int }
-		f.ok(with("/logs/count", append(window, "q", "url:"+quote(value))...), &got)
+		f.ok(with("/logs/count", append(window, "q", "url:"+strconv.Quote(value))...), &got)
 		if got.Count != count {
 			t.Errorf("a value of %d bytes: counted %d, found %d", len(value), count, got.Count)
 		}

@@ -9,64 +9,34 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/klauspost/compress/gzip"
-
-	"millrace/internal/frame"
 )
 
 // exportBytes is how much of an export is gathered before it is sent.
 const exportBytes = 128 << 10
 
-// exportStatement selects all rows of a window in order, as they come off the index: sorting millions of them first
-// would take the server's disk, and the client's patience.
-func exportStatement(q *search) *statement {
-	s := new(statement)
-	s.sql.WriteString("SELECT id, data::text FROM logs")
-	s.where(q)
-	direction := " DESC"
-	if q.ascending {
-		direction = ""
-	}
-	s.sql.WriteString(" ORDER BY inserted_at" + direction + ", id" + direction)
-	return s
-}
-
-// export sends a line for each row of a window.
+// export sends a line for each row of a window, several with each call of send.
 func (s *store) export(ctx context.Context, q *search, timeout time.Duration, send func([]byte) error) error {
-	st := exportStatement(q)
-	return s.readFor(ctx, timeout, func(ctx context.Context, tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SET LOCAL enable_sort = off"); err != nil {
-			return err
+	out := make([]byte, 0, exportBytes+4096)
+	err := s.exportRows(ctx, q, timeout, func(r row) error {
+		out = append(r.appendJSON(out), '\n')
+		if len(out) < exportBytes {
+			return nil
 		}
-		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		out := make([]byte, 0, exportBytes+4096)
-		for rows.Next() {
-			raw := rows.RawValues()
-			id := [16]byte(raw[0])
-			out = append(appendLog(out, id, frame.Time(id), raw[1]), '\n')
-			if len(out) >= exportBytes {
-				if err := send(out); err != nil {
-					return err
-				}
-				out = out[:0]
-			}
-		}
-		if err := rows.Err(); err != nil {
-			return err
-		}
-		return send(out)
+		err := send(out)
+		out = out[:0]
+		return err
 	})
+	if err != nil {
+		return err
+	}
+	return send(out)
 }
 
-// export answers GET /logs/export. What goes wrong after the first line cuts the connection: a client must not take
-// a part for the whole. HTTP/1.0 is refused, for there the end of the connection is the end of the answer.
-func (s *server) export(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseSearch(r.URL.RawQuery, exportTakes, time.Now())
+// getExport answers GET /logs/export. If something goes wrong after the first line, the connection is cut, so that no client
+// takes a part for the whole. HTTP/1.0 is refused, because its answers end where the connection ends.
+func (s *server) getExport(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseSearch(r.URL.RawQuery, exportParameters, time.Now())
 	if err != nil {
 		return err
 	}
@@ -92,69 +62,90 @@ func (s *server) export(w http.ResponseWriter, r *http.Request) error {
 		case <-ctx.Done():
 		}
 	})
+	out := newExportAnswer(w, r)
+	err = s.store.export(ctx, q, s.exportTimeout, out.write)
+	if err == nil {
+		err = out.finish()
+	}
+	switch {
+	case err == nil, errors.Is(err, errHead):
+		return nil
+	case out.hasBegun:
+		if ctx.Err() == nil {
+			s.log.Warn("an export was cut off", "error", err)
+		}
+		panic(http.ErrAbortHandler)
+	}
+	for _, name := range []string{"Content-Disposition", "Content-Type"} {
+		w.Header().Del(name)
+	}
+	switch {
+	case r.Context().Err() != nil:
+	case s.stopping.Err() != nil:
+		return &failure{http.StatusServiceUnavailable, "the service stops"}
+	case ctx.Err() != nil:
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		return &failure{http.StatusUnauthorized, "the API key was revoked"}
+	case s.failureOf(err).status == http.StatusGatewayTimeout:
+		return &failure{http.StatusGatewayTimeout, "the export took longer than " + s.exportTimeout.String() + "; narrow the time range"}
+	}
+	return err
+}
+
+// exportAnswer sends an export, compressed if the client takes that.
+type exportAnswer struct {
+	w         http.ResponseWriter
+	control   *http.ResponseController
+	isHead    bool
+	takesGzip bool
+	hasBegun  bool         // the header is sent
+	zip       *gzip.Writer // nil: nothing is compressed
+}
+
+// newExportAnswer returns the answer to a request, which has no deadline any more.
+func newExportAnswer(w http.ResponseWriter, r *http.Request) *exportAnswer {
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Time{})
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.Header().Set("Content-Disposition", `attachment; filename="logs.ndjson"`)
 	w.Header().Add("Vary", "Accept-Encoding")
-	var (
-		to     io.Writer = w
-		zip    *gzip.Writer
-		begun  bool
-		zipped = takesGzip(r.Header.Get("Accept-Encoding"))
-	)
-	err = s.store.export(ctx, q, s.exportTimeout, func(b []byte) error {
-		_ = control.SetWriteDeadline(time.Now().Add(writeTime)) // for each piece
-		if !begun {
-			begun = true
-			if zipped {
-				w.Header().Set("Content-Encoding", "gzip")
-				zip, _ = gzip.NewWriterLevel(w, gzip.BestSpeed) // the level is one
-				to = zip
-			}
-			w.WriteHeader(http.StatusOK)
+	return &exportAnswer{w: w, control: control, isHead: r.Method == http.MethodHead, takesGzip: takesGzip(r.Header.Get("Accept-Encoding"))}
+}
+
+// write sends a piece. The client may take writeTime to receive it. If only the header was asked for, it returns errHead.
+func (a *exportAnswer) write(b []byte) error {
+	_ = a.control.SetWriteDeadline(time.Now().Add(writeTime))
+	if !a.hasBegun {
+		a.hasBegun = true
+		if a.takesGzip {
+			a.w.Header().Set("Content-Encoding", "gzip")
+			a.zip, _ = gzip.NewWriterLevel(a.w, gzip.BestSpeed) // the level is one
 		}
-		if r.Method == http.MethodHead {
-			return errHead
-		}
-		_, err := to.Write(b)
-		return err
-	})
+		a.w.WriteHeader(http.StatusOK)
+	}
+	var to io.Writer = a.w
 	switch {
-	case errors.Is(err, errHead):
+	case a.isHead:
+		return errHead
+	case a.zip != nil:
+		to = a.zip
+	}
+	_, err := to.Write(b)
+	return err
+}
+
+// finish sends what compression holds back.
+func (a *exportAnswer) finish() error {
+	if a.zip == nil {
 		return nil
-	case err == nil && zip != nil:
-		err = zip.Close()
 	}
-	if err == nil {
-		return nil
-	}
-	if !begun {
-		for _, name := range []string{"Content-Disposition", "Content-Type"} {
-			w.Header().Del(name)
-		}
-		switch {
-		case r.Context().Err() != nil:
-		case s.stopping.Err() != nil:
-			return &failure{http.StatusServiceUnavailable, "the service stops"}
-		case ctx.Err() != nil:
-			w.Header().Set("WWW-Authenticate", "Bearer")
-			return &failure{http.StatusUnauthorized, "the API key was revoked"}
-		case s.judge(err).status == http.StatusGatewayTimeout:
-			return &failure{http.StatusGatewayTimeout, "the export took longer than " + s.exportTimeout.String() + "; narrow the time range"}
-		}
-		return err
-	}
-	if ctx.Err() == nil {
-		s.log.Warn("an export was cut off", "error", err)
-	}
-	panic(http.ErrAbortHandler)
+	return a.zip.Close()
 }
 
 // errHead ends an export of which only the header was asked for.
-var errHead = errors.New("the header is all")
+var errHead = errors.New("only the header was asked for")
 
-// takesGzip says whether a client's Accept-Encoding lets gzip through.
+// takesGzip reports whether a client's Accept-Encoding admits gzip.
 func takesGzip(accept string) bool {
 	for part := range strings.SplitSeq(accept, ",") {
 		name, quality, _ := strings.Cut(part, ";")

@@ -1,165 +1,182 @@
 package query
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
+	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/valyala/fastjson"
+
+	"millrace/query/language"
 )
 
 const (
-	// sampleRows is how many of a window's newest records are looked at for its fields; the bytes of a page
-	// bound them too.
+	// sampleRows is how many of a window's newest records are looked at for its fields. The bytes of a page bound them too.
 	sampleRows = 1000
-	// sampleValues is how many are looked at for the values of one field: the database counts them.
+	// sampleValues is how many records are looked at for the values of one field. The database counts them.
 	sampleValues = 10_000
 	// maxFields and maxValues are the longest lists that are answered with.
 	maxFields = 1000
 	maxValues = 100
-	// cutCharacters is how much is told of a value that no query can ask for.
+	// cutCharacters is how many characters are told of a value that is too long for a query to ask for it.
 	cutCharacters = 1000
-	// fieldBytes is the longest path that is listed, fieldsKept how many are told apart: those of the newest records,
-	// of which each adds maxFields at most. Else one record of a megabyte could make gigabytes of paths.
+	// fieldBytes is the longest path that is listed. fieldsKept is how many paths are told apart, those of the newest records.
+	// Each record adds maxFields at most. Without these bounds, one record of a megabyte could make gigabytes of paths.
 	fieldBytes = 512
 	fieldsKept = 10_000
 )
 
-// fields returns the answer to GET /logs/fields: what is in the newest records of the window. A path goes through
-// arrays as in a query.
-func (s *store) fields(ctx context.Context, q *search) ([]byte, error) {
-	type field struct {
-		Path  string   `json:"path"` // as a query writes it
-		Count int      `json:"count"`
-		Types []string `json:"types"`
-		seen  int      // the last record that counted
+// getFields answers GET /logs/fields.
+func (s *server) getFields(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseSearch(r.URL.RawQuery, windowParameters, time.Now())
+	if err != nil {
+		return err
 	}
-	sampled := 0
-	added := 0 // by the record that is looked at
-	found := make(map[string]*field)
-	var walk func(path string, v *fastjson.Value)
-	note := func(path, kind string) {
-		f := found[path]
-		if f == nil {
-			if len(found) == fieldsKept || added == maxFields {
-				return
-			}
-			added++
-			f = &field{Path: path}
-			found[path] = f
+	return s.respondCached(w, r, "/logs/fields", q, s.store.fieldsAnswer)
+}
+
+// fieldsAnswer returns the answer to GET /logs/fields: what is in the newest records of the window.
+func (s *store) fieldsAnswer(ctx context.Context, q *search) ([]byte, error) {
+	newest := *q
+	newest.limit = sampleRows
+	sample := fieldSample{fields: make(map[string]*fieldCount)}
+	var parser fastjson.Parser
+	_, err := s.pageRows(ctx, &newest, func(r row) error {
+		record, err := parser.ParseBytes(r.data)
+		if err == nil {
+			sample.add(record)
 		}
-		if f.seen != sampled {
-			f.seen, f.Count = sampled, f.Count+1
-		}
-		if !slices.Contains(f.Types, kind) {
-			f.Types = append(f.Types, kind)
-		}
-	}
-	walk = func(path string, v *fastjson.Value) {
-		switch v.Type() {
-		case fastjson.TypeObject:
-			// All members before what is in them: a wide one hides none beside it.
-			each := func(f func(member string, v *fastjson.Value)) {
-				v.GetObject().Visit(func(key []byte, v *fastjson.Value) {
-					if len(path)+len(key) > fieldBytes {
-						return
-					}
-					member := plainName(string(key))
-					if path != "" {
-						member = path + "." + member
-					}
-					f(member, v)
-				})
-			}
-			each(func(member string, v *fastjson.Value) {
-				switch v.Type() {
-				case fastjson.TypeTrue, fastjson.TypeFalse:
-					note(member, "boolean")
-				default:
-					note(member, v.Type().String())
-				}
-			})
-			each(walk)
-		case fastjson.TypeArray:
-			for _, e := range v.GetArray() {
-				if e.Type() == fastjson.TypeObject {
-					walk(path, e)
-				}
-			}
-		}
-	}
-	sample := *q
-	sample.limit = sampleRows
-	st := pageStatement(&sample, pageBytes)
-	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		var r record
-		for rows.Next() {
-			var data pgtype.DriverBytes
-			if err := rows.Scan(nil, nil, &data); err != nil {
-				return err
-			}
-			if data == nil || sampled == sampleRows {
-				continue
-			}
-			if err := r.read(data); err != nil {
-				return err
-			}
-			sampled, added = sampled+1, 0
-			walk("", r.root)
-		}
-		return rows.Err()
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	list := make([]*field, 0, len(found))
-	for _, f := range found {
-		slices.Sort(f.Types)
-		list = append(list, f)
-	}
-	slices.SortFunc(list, func(a, b *field) int {
-		if a.Count != b.Count {
-			return b.Count - a.Count
-		}
-		return strings.Compare(a.Path, b.Path)
-	})
-	list = list[:min(len(list), maxFields)]
-	body, err := json.Marshal(map[string]any{"sampled": sampled, "fields": list})
+	body, err := json.Marshal(map[string]any{"sampled": sample.records, "fields": sample.commonest()})
 	return append(body, '\n'), err
 }
 
-// plainName writes a name of a field as a query has it, with quotes where it needs them.
-func plainName(name string) string {
-	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '_' && r != '-' }) || name[0] == '-' {
-		return strings.NewReplacer("\b", `\b`, "\f", `\f`, "\n", `\n`, "\r", `\r`, "\t", `\t`).Replace(quote(name))
-	}
-	return name
+// fieldSample counts the fields of records. A path goes through arrays as in a query.
+type fieldSample struct {
+	records int
+	added   int // paths, by the last record
+	fields  map[string]*fieldCount
 }
 
-// values returns the answer to GET /logs/fields/{path}/values: the commonest strings, numbers, trues and falses of a
-// field in the newest records of the window. A value that is longer than a query can ask for is told by its hash from
-// others that begin the same, and is answered with as the beginning of its text.
-func (s *store) values(ctx context.Context, q *search, path []string) ([]byte, error) {
+// fieldCount is how many records have a field, and what is in it.
+type fieldCount struct {
+	Path  string   `json:"path"` // as a query writes it
+	Count int      `json:"count"`
+	Types []string `json:"types"`
+
+	lastRecord int // the last record that was counted
+}
+
+// add counts the fields of a record.
+func (s *fieldSample) add(record *fastjson.Value) {
+	s.records++
+	s.added = 0
+	s.walk("", record)
+}
+
+// walk counts the fields within the value at a path.
+func (s *fieldSample) walk(path string, v *fastjson.Value) {
+	switch v.Type() {
+	case fastjson.TypeObject:
+		// All members come before what is in them, so that a member with many members hides none beside it.
+		eachMember(path, v.GetObject(), s.count)
+		eachMember(path, v.GetObject(), s.walk)
+	case fastjson.TypeArray:
+		for _, e := range v.GetArray() {
+			if e.Type() == fastjson.TypeObject {
+				s.walk(path, e)
+			}
+		}
+	}
+}
+
+// eachMember calls f with the path of each member of the object at a path, unless it is too long, and its value.
+func eachMember(path string, object *fastjson.Object, f func(member string, v *fastjson.Value)) {
+	object.Visit(func(key []byte, v *fastjson.Value) {
+		if len(path)+len(key) > fieldBytes {
+			return
+		}
+		member := language.FormatName(string(key))
+		if path != "" {
+			member = path + "." + member
+		}
+		f(member, v)
+	})
+}
+
+// count counts a field of the last record. A field counts once for a record.
+func (s *fieldSample) count(path string, v *fastjson.Value) {
+	f := s.fields[path]
+	if f == nil {
+		if len(s.fields) == fieldsKept || s.added == maxFields {
+			return
+		}
+		s.added++
+		f = &fieldCount{Path: path}
+		s.fields[path] = f
+	}
+	if f.lastRecord != s.records {
+		f.lastRecord = s.records
+		f.Count++
+	}
+	kind := v.Type().String()
+	if kind == "true" || kind == "false" {
+		kind = "boolean"
+	}
+	if !slices.Contains(f.Types, kind) {
+		f.Types = append(f.Types, kind)
+	}
+}
+
+// commonest returns the fields that most records have, at most maxFields.
+func (s *fieldSample) commonest() []*fieldCount {
+	list := make([]*fieldCount, 0, len(s.fields))
+	for _, f := range s.fields {
+		slices.Sort(f.Types)
+		list = append(list, f)
+	}
+	slices.SortFunc(list, func(a, b *fieldCount) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), strings.Compare(a.Path, b.Path))
+	})
+	return list[:min(len(list), maxFields)]
+}
+
+// getValues answers GET /logs/fields/{path}/values.
+func (s *server) getValues(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseSearch(r.URL.RawQuery, windowParameters, time.Now())
+	if err != nil {
+		return err
+	}
+	if q.groupBy, err = language.ParseField(r.PathValue("path")); err != nil {
+		return badRequest("path: %v", err)
+	}
+	return s.respondCached(w, r, "/logs/fields/values", q, s.store.valuesAnswer)
+}
+
+// valuesAnswer returns the answer to GET /logs/fields/{path}/values: the commonest strings, numbers, trues and falses of a
+// field in the newest records of the window. Of a value that is too long for a query to ask for, the answer has the beginning.
+// Its hash tells it from others that begin the same.
+func (s *store) valuesAnswer(ctx context.Context, q *search) ([]byte, error) {
 	st := new(statement)
 	st.sql.WriteString("WITH sample AS MATERIALIZED (SELECT data FROM logs")
 	st.where(q)
-	st.sql.WriteString(" ORDER BY inserted_at DESC LIMIT " + st.arg(sampleValues) + ")")
+	st.sql.WriteString(" ORDER BY inserted_at DESC LIMIT " + st.args.Add(sampleValues) + ")")
 	fmt.Fprintf(&st.sql, ` SELECT (SELECT count(*) FROM sample), (CASE WHEN cut THEN to_jsonb(left(v #>> '{}', %s)) ELSE v END)::text COLLATE "C" AS value, cut, count(*)
 		FROM (SELECT v, octet_length(v #>> '{}') > %s AS cut FROM sample, jsonb_path_query(data, %s) AS v
 			WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean')) AS found
 		GROUP BY 2, 3, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END ORDER BY 4 DESC, 2, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END LIMIT %s`,
-		st.arg(cutCharacters), st.arg(groupBytes), st.arg(jsonPath(path)+"[*]"), st.arg(maxValues))
+		st.args.Add(cutCharacters), st.args.Add(groupBytes), st.args.Add(language.ValuesPath(q.groupBy)), st.args.Add(maxValues))
 	var out []byte
 	sampled := int64(0)
 	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
@@ -189,14 +206,7 @@ func (s *store) values(ctx context.Context, q *search, path []string) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
-	head := `{"path":` + jsonString(strings.Join(plainNames(path), ".")) + `,"sampled":` + strconv.FormatInt(sampled, 10) + `,"values":[`
+	name, _ := json.Marshal(language.FormatField(q.groupBy)) // a text always has a JSON form
+	head := `{"path":` + string(name) + `,"sampled":` + strconv.FormatInt(sampled, 10) + `,"values":[`
 	return append(append([]byte(head), out...), "]}\n"...), nil
-}
-
-func plainNames(path []string) []string {
-	names := make([]string, len(path))
-	for i, name := range path {
-		names[i] = plainName(name)
-	}
-	return names
 }

@@ -6,39 +6,43 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/rfc3339"
+	"millrace/query/language"
 )
 
 const (
-	// aimBuckets is how many buckets a histogram has at most when its interval is chosen for it.
-	aimBuckets = 120
+	// autoBuckets is how many buckets a histogram has at most when its interval is chosen for it.
+	autoBuckets = 120
 	// maxBuckets is how many it has at most when the interval is asked for.
 	maxBuckets = 2000
 
 	// topGroups is how many groups of a field are told apart.
 	topGroups = 10
-	// bucketGroups is how many of them a bucket remembers: the largest of all are found among those. So a field
-	// of a million values costs no more memory, and what the cache has leads to the same answer.
+	// bucketGroups is how many groups a bucket remembers. The largest over all buckets are found among those. So a field of a
+	// million values costs no more memory, and what the cache has leads to the same answer.
 	bucketGroups = 50
-	// groupBytes is the longest value that is a group. No query can ask for a longer one, and it counts with the rest.
-	groupBytes = maxQueryBytes
-	// bucketBytes is how long the values are together that a bucket remembers: the largest groups always fit.
+	// groupBytes is the longest value that is a group. A longer one counts with the rest, since no query can ask for it.
+	groupBytes = language.MaxBytes
+	// bucketBytes is how long all values that a bucket remembers may be together. The largest groups always fit.
 	bucketBytes = topGroups * groupBytes
-	// histogramBytes bounds what the values take in an answer, which has them in every bucket. Only hundreds of
-	// buckets with values of kilobytes reach it; the smaller groups then count with the rest.
+	// histogramBytes bounds the bytes of values in an answer, which has them in every bucket. Only hundreds of buckets with
+	// values of kilobytes reach it. The smaller groups then count with the rest.
 	histogramBytes = 16 << 20
 )
 
-// maxStretches is how many queries fill the holes that the cache left.
+// maxStretches is the most queries that count the buckets which the cache does not have.
 const maxStretches = 8
 
-// ladder is the intervals that are chosen from, in milliseconds.
-var ladder = func() (steps []int64) {
+// autoIntervals are the intervals that chooseInterval chooses from, in milliseconds.
+var autoIntervals = func() (steps []int64) {
 	for unit, counts := range map[time.Duration][]int64{
 		time.Second: {1, 2, 5, 10, 15, 30}, time.Minute: {1, 2, 5, 10, 15, 30}, time.Hour: {1, 2, 3, 6, 12},
 		24 * time.Hour: {1, 2, 5, 10, 30, 90, 180, 365, 730, 3650, 36500},
@@ -51,14 +55,14 @@ var ladder = func() (steps []int64) {
 	return steps
 }()
 
-// chooseInterval returns the shortest interval of the ladder that makes few enough buckets.
+// chooseInterval returns the shortest of the autoIntervals that makes at most autoBuckets.
 func chooseInterval(from, to int64, zone *time.Location) int64 {
-	for _, step := range ladder {
-		if _, ok := bucketEdges(from, to, step, zone, aimBuckets); ok {
+	for _, step := range autoIntervals {
+		if _, ok := bucketEdges(from, to, step, zone, autoBuckets); ok {
 			return step
 		}
 	}
-	return ladder[len(ladder)-1]
+	return autoIntervals[len(autoIntervals)-1]
 }
 
 // parseInterval reads a whole number and a unit.
@@ -68,13 +72,13 @@ func parseInterval(s string) (int64, bool) {
 	}
 	unit, known := units[s[len(s)-1]]
 	n, isNumber := parseDigits(s[:len(s)-1])
-	if !known || !isNumber || n < 1 || n > (latest-earliest)/unit.Milliseconds() {
+	if !known || !isNumber || n < 1 || n > (rfc3339.Latest-rfc3339.Earliest)/unit.Milliseconds() {
 		return 0, false
 	}
 	return n * unit.Milliseconds(), true
 }
 
-// intervalText is what parseInterval reads, in the largest unit up to a day.
+// intervalText writes an interval as parseInterval reads it, in the largest unit up to a day.
 func intervalText(ms int64) string {
 	for _, unit := range []byte("dhms") {
 		if size := units[unit].Milliseconds(); ms%size == 0 {
@@ -84,13 +88,14 @@ func intervalText(ms int64) string {
 	panic("query: an interval below a second")
 }
 
-// bucket is the counts of an interval; in the cache it is JSON.
+// bucket holds the counts of an interval. In the cache it is JSON.
 type bucket struct {
 	Count   int64   `json:"c"`
 	Groups  []group `json:"g,omitempty"` // the largest, with the field's values
 	Missing int64   `json:"n,omitempty"` // records without the field
 }
 
+// group is how many records have a value.
 type group struct {
 	Value string `json:"n"`
 	Count int64  `json:"c"`
@@ -101,28 +106,29 @@ func histogramStatement(q *search) *statement {
 	s := new(statement)
 	var start string
 	if areEven(q.edges, q.interval) {
-		start = fmt.Sprintf("date_bin(%s::bigint * interval '1 millisecond', inserted_at, %s)", s.arg(q.interval), s.arg(time.UnixMilli(q.edges[0])))
+		start = fmt.Sprintf("date_bin(%s::bigint * interval '1 millisecond', inserted_at, %s)", s.args.Add(q.interval), s.args.Add(time.UnixMilli(q.edges[0])))
 	} else {
 		starts := make([]time.Time, len(q.edges)-1)
 		for i := range starts {
 			starts[i] = time.UnixMilli(q.edges[i])
 		}
-		start = fmt.Sprintf("(%[1]s::timestamptz[])[width_bucket(inserted_at, %[1]s::timestamptz[])]", s.arg(starts))
+		start = fmt.Sprintf("(%[1]s::timestamptz[])[width_bucket(inserted_at, %[1]s::timestamptz[])]", s.args.Add(starts))
 	}
-	if q.by == nil {
+	if q.groupBy == nil {
 		fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, false, NULL::text, count(*) FROM (SELECT %s AS start FROM logs", start)
 		s.where(q)
 		s.sql.WriteString(") AS rows GROUP BY start ORDER BY 1")
 		return s
 	}
-	// A value that is too long to be a group is cut to one character more than that, so that it takes no more room.
-	// Those without the field come first in a bucket and the too long values last, so that neither takes a place.
-	most, longest := s.arg(bucketGroups+1), s.arg(groupBytes)
+	// A value that is too long to be a group is cut to one character more than groupBytes, so that it takes little room. In a
+	// bucket, the records without the field come first and the values that are too long come last, so neither takes the place
+	// of a group.
+	most, longest := s.args.Add(bucketGroups+1), s.args.Add(groupBytes)
 	fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, value IS NULL, "+
 		"(CASE WHEN rank <= %s AND bytes <= %s AND octet_length(value) <= %s THEN value END) COLLATE \"C\" AS kept, sum(n)::bigint "+
 		"FROM (SELECT start, value, n, row_number() OVER largest AS rank, sum(octet_length(value)) OVER largest AS bytes "+
 		"FROM (SELECT start, value, count(*) AS n FROM (SELECT %s AS start, left(data #>> %s, %[3]s + 1) AS value FROM logs",
-		most, s.arg(bucketBytes), longest, start, s.arg(q.by))
+		most, s.args.Add(bucketBytes), longest, start, s.args.Add(q.groupBy))
 	s.where(q)
 	fmt.Fprintf(&s.sql, ") AS rows GROUP BY start, value) AS groups WINDOW largest AS (PARTITION BY start "+
 		"ORDER BY value IS NOT NULL, octet_length(value) > %s, n DESC, value COLLATE \"C\" ROWS UNBOUNDED PRECEDING)) AS ranked "+
@@ -164,23 +170,22 @@ func (s *store) buckets(ctx context.Context, q *search) (map[int64]*bucket, erro
 	return all, err
 }
 
-// late is how many times rows appeared or vanished late in an hour.
-type late struct {
+// lateChange is how many times rows appeared or vanished late in an hour.
+type lateChange struct {
 	hour    int64 // Unix milliseconds
 	changes int64
 }
 
-// changes returns how far the past is closed, in Unix milliseconds (see closed), and what changed late in the hours
-// of a window.
-func (s *store) changes(ctx context.Context, q *search) (until int64, g generation, hours []late, err error) {
-	const state = `SELECT coalesce((extract(epoch FROM ` + closedUntil + `) * 1000)::bigint, 0), max(version), min(applied_at) FROM schema_migrations`
+// lateChanges returns the time of closedUntilSQL in Unix milliseconds, and what changed late in the hours of a window.
+func (s *store) lateChanges(ctx context.Context, q *search) (until int64, g generation, hours []lateChange, err error) {
+	const state = `SELECT coalesce((extract(epoch FROM ` + closedUntilSQL + `) * 1000)::bigint, 0), max(version), min(applied_at) FROM schema_migrations`
 	const sums = `SELECT (extract(epoch FROM hour) * 1000)::bigint, sum(changes)::bigint FROM late_changes
 		WHERE hour > $1::timestamptz - interval '1 hour' AND hour < $2 GROUP BY hour`
 	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		b := new(pgx.Batch)
 		b.Queue(state).QueryRow(func(row pgx.Row) error { return row.Scan(&until, &g.schema, &g.created) })
 		b.Queue(sums, time.UnixMilli(q.edges[0]), time.UnixMilli(q.to)).Query(func(rows pgx.Rows) error {
-			var l late
+			var l lateChange
 			_, err := pgx.ForEachRow(rows, []any{&l.hour, &l.changes}, func() error {
 				hours = append(hours, l)
 				return nil
@@ -192,74 +197,92 @@ func (s *store) changes(ctx context.Context, q *search) (until int64, g generati
 	return until, g, hours, err
 }
 
-// histogram returns the answer to GET /logs/histogram. Buckets that are closed and whole come out of the cache, or
-// go there; those at the ends of the window that it cuts, and those that are open, are counted each time.
-func (s *server) histogram(ctx context.Context, q *search) (body []byte, result string, err error) {
-	n := max(0, len(q.edges)-1)
-	buckets := make([]*bucket, n)
-	keys := make([]string, n) // empty: not for the cache
-	result = bypass
-	if s.cache.redis != nil && n > 0 && !s.cache.paused() {
-		// Before anything is looked up or counted, as in lookUp.
-		until, g, hours, err := s.store.changes(ctx, q)
-		if err != nil {
-			return nil, bypass, err
-		}
-		var wanted []string
-		for i := range keys {
-			start, end := q.edges[i], q.edges[i+1]
-			if start < q.from || end > q.to || end > until {
-				continue
-			}
-			g.late = 0
-			for _, l := range hours {
-				if l.hour > start-time.Hour.Milliseconds() && l.hour < end {
-					g.late += l.changes
-				}
-			}
-			keys[i] = cacheKey("bucket", &search{from: start, to: end, filter: q.filter, by: q.by}, g)
-			wanted = append(wanted, keys[i])
-		}
-		if len(wanted) > 0 {
-			var found []string
-			found, result = s.cache.many(ctx, wanted)
-			for i := range keys {
-				if keys[i] == "" {
-					continue
-				}
-				b := new(bucket)
-				if found[0] != "" && json.Unmarshal([]byte(found[0]), b) == nil {
-					buckets[i] = b
-				}
-				found = found[1:]
-			}
-		}
-		if stretches(buckets) > maxStretches {
-			clear(buckets) // Redis has lost keys here and there: one query is cheaper than many
-		}
+// getHistogram answers GET /logs/histogram.
+func (s *server) getHistogram(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseSearch(r.URL.RawQuery, histogramParameters, time.Now())
+	if err != nil {
+		return err
 	}
-	for i := 0; i < n; {
+	return s.respond(w, func() ([]byte, string, error) { return s.histogramAnswer(r.Context(), q) })
+}
+
+// histogramAnswer returns the answer to GET /logs/histogram. Buckets that are closed and whole come out of the cache, or
+// go there. Those that the ends of the window cut, and those that are open, are counted each time.
+func (s *server) histogramAnswer(ctx context.Context, q *search) (body []byte, cacheResult string, err error) {
+	buckets, keys, cacheResult, err := s.cachedBuckets(ctx, q)
+	if err != nil {
+		return nil, bypass, err
+	}
+	for i := 0; i < len(buckets); {
 		if buckets[i] != nil {
 			i++
 			continue
 		}
-		// Buckets for the cache and others are counted apart, so that all who ask share the first.
-		j := i
-		for j < n && buckets[j] == nil && (keys[i] == "") == (keys[j] == "") {
-			j++
+		// Buckets that go to the cache are counted apart from others, so that all who ask share the count.
+		end := i
+		for end < len(buckets) && buckets[end] == nil && (keys[i] == "") == (keys[end] == "") {
+			end++
 		}
-		part := *q
-		part.from, part.to, part.edges = max(q.from, q.edges[i]), min(q.to, q.edges[j]), q.edges[i:j+1]
-		if err := s.tally(ctx, &part, buckets[i:j], keys[i:j]); err != nil {
-			return nil, result, err
+		stretch := *q
+		stretch.from, stretch.to, stretch.edges = max(q.from, q.edges[i]), min(q.to, q.edges[end]), q.edges[i:end+1]
+		if err := s.countStretch(ctx, &stretch, buckets[i:end], keys[i:end]); err != nil {
+			return nil, cacheResult, err
 		}
-		i = j
+		i = end
 	}
-	return renderHistogram(q, buckets), result, nil
+	return renderHistogram(q, buckets), cacheResult, nil
 }
 
-// stretches counts the runs of buckets that are not there.
-func stretches(buckets []*bucket) (n int) {
+// cachedBuckets returns the buckets of a window, nil where the cache does not have them, and their keys in the cache, empty
+// where a bucket does not belong there.
+func (s *server) cachedBuckets(ctx context.Context, q *search) (buckets []*bucket, keys []string, cacheResult string, err error) {
+	n := max(0, len(q.edges)-1)
+	buckets, keys = make([]*bucket, n), make([]string, n)
+	if s.cache.redis == nil || n == 0 || s.cache.isPaused() {
+		return buckets, keys, bypass, nil
+	}
+	// This comes before anything is looked up or counted, for the reason that respondCached tells.
+	until, g, hours, err := s.store.lateChanges(ctx, q)
+	if err != nil {
+		return nil, nil, bypass, err
+	}
+	var wanted []string
+	for i := range keys {
+		start, end := q.edges[i], q.edges[i+1]
+		if start < q.from || end > q.to || end > until {
+			continue
+		}
+		g.late = 0
+		for _, l := range hours {
+			if l.hour > start-time.Hour.Milliseconds() && l.hour < end {
+				g.late += l.changes
+			}
+		}
+		keys[i] = cacheKey("bucket", &search{from: start, to: end, filter: q.filter, groupBy: q.groupBy}, g)
+		wanted = append(wanted, keys[i])
+	}
+	if len(wanted) == 0 {
+		return buckets, keys, bypass, nil
+	}
+	found, cacheResult := s.cache.getMany(ctx, wanted)
+	for i := range keys {
+		if keys[i] == "" {
+			continue
+		}
+		b := new(bucket)
+		if found[0] != "" && json.Unmarshal([]byte(found[0]), b) == nil {
+			buckets[i] = b
+		}
+		found = found[1:]
+	}
+	if countStretches(buckets) > maxStretches {
+		clear(buckets) // Redis lost keys here and there: one query is cheaper than many
+	}
+	return buckets, keys, cacheResult, nil
+}
+
+// countStretches returns how many stretches of buckets are not there.
+func countStretches(buckets []*bucket) (n int) {
 	for i, b := range buckets {
 		if b == nil && (i == 0 || buckets[i-1] != nil) {
 			n++
@@ -268,8 +291,8 @@ func stretches(buckets []*bucket) (n int) {
 	return n
 }
 
-// tally counts the buckets of one stretch, and puts them into the cache where they have keys.
-func (s *server) tally(ctx context.Context, q *search, into []*bucket, keys []string) error {
+// countStretch counts the buckets of one stretch. It puts them into the cache if they have keys.
+func (s *server) countStretch(ctx context.Context, q *search, into []*bucket, keys []string) error {
 	compute := func(ctx context.Context) ([]*bucket, error) {
 		found, err := s.store.buckets(ctx, q)
 		if err != nil {
@@ -291,7 +314,7 @@ func (s *server) tally(ctx context.Context, q *search, into []*bucket, keys []st
 		copy(into, all)
 		return err
 	}
-	// All of them: what changed late in an hour between the ends is in the keys of that hour alone.
+	// The flight's key is made of all keys, because what changed late in an hour shows in the keys of that hour alone.
 	v, err := s.cache.share(ctx, strings.Join(keys, " "), func(ctx context.Context) (any, error) { return compute(ctx) })
 	if err == nil {
 		copy(into, v.([]*bucket))
@@ -299,9 +322,10 @@ func (s *server) tally(ctx context.Context, q *search, into []*bucket, keys []st
 	return err
 }
 
+// renderHistogram returns the answer with the buckets of a histogram.
 func renderHistogram(q *search, buckets []*bucket) []byte {
-	// What lies ahead of now is there for the rows in it alone.
-	for len(buckets) > q.shown && buckets[len(buckets)-1].Count == 0 {
+	// Buckets ahead of now are shown only if they have rows.
+	for len(buckets) > q.shownBuckets && buckets[len(buckets)-1].Count == 0 {
 		buckets = buckets[:len(buckets)-1]
 	}
 	top := topValues(buckets)
@@ -315,7 +339,7 @@ func renderHistogram(q *search, buckets []*bucket) []byte {
 		out = appendEdge(out, q.edges[i])
 		out = append(out, `","count":`...)
 		out = strconv.AppendInt(out, b.Count, 10)
-		if q.by != nil {
+		if q.groupBy != nil {
 			out = appendGroups(out, b, top)
 		}
 		out = append(out, '}')
@@ -328,9 +352,10 @@ func renderHistogram(q *search, buckets []*bucket) []byte {
 	return append(out, "}\n"...)
 }
 
-// appendEdge adds a time. A bucket that begins before the year 0 has no time in RFC 3339, nor one that ends after 9999.
+// appendEdge appends a time. RFC 3339 can't write the beginning of a bucket before the year 0, nor its end after 9999: then it
+// appends the nearest time that it can write.
 func appendEdge(out []byte, ms int64) []byte {
-	return time.UnixMilli(min(max(earliest, ms), latest)).UTC().AppendFormat(out, rfc3339)
+	return time.UnixMilli(min(max(rfc3339.Earliest, ms), rfc3339.Latest)).UTC().AppendFormat(out, timeFormat)
 }
 
 // topValue is one of the largest groups.
@@ -342,11 +367,11 @@ type topValue struct {
 // topValues returns the largest groups over all buckets, the largest first.
 func topValues(buckets []*bucket) (top []topValue) {
 	totals := make(map[string]int64)
-	in := make(map[string]int) // buckets
+	bucketsWith := make(map[string]int) // by value
 	for _, b := range buckets {
 		for _, g := range b.Groups {
 			totals[g.Value] += g.Count
-			in[g.Value]++
+			bucketsWith[g.Value]++
 		}
 	}
 	values := slices.SortedFunc(maps.Keys(totals), func(a, b string) int {
@@ -354,17 +379,18 @@ func topValues(buckets []*bucket) (top []topValue) {
 	})
 	bytes := 0
 	for _, value := range values[:min(len(values), topGroups)] {
-		json := jsonString(value) + ":"
-		if bytes += len(json) * in[value]; bytes > histogramBytes {
+		name, _ := json.Marshal(value) // a text always has a JSON form
+		name = append(name, ':')
+		if bytes += len(name) * bucketsWith[value]; bytes > histogramBytes {
 			break
 		}
-		top = append(top, topValue{value, json})
+		top = append(top, topValue{value, string(name)})
 	}
 	return top
 }
 
-// appendGroups adds what a bucket's records have in the field: the counts of the largest groups, and beside them, since
-// a value may have any name, those of the other values and of records without the field.
+// appendGroups appends what a bucket's records have in the field: the counts of the largest groups, and how many records have
+// other values or not the field. Those two stand beside the groups, because a value may be any text.
 func appendGroups(out []byte, b *bucket, top []topValue) []byte {
 	counts := make(map[string]int64, len(b.Groups))
 	for _, g := range b.Groups {

@@ -28,6 +28,7 @@ import (
 	"millrace/internal/keys"
 	"millrace/internal/service"
 	"millrace/internal/testenv"
+	"millrace/query/language"
 )
 
 // fixture is a service on a database of its own, without a cache.
@@ -375,9 +376,13 @@ func TestOnlyThePartitionsOfTheWindowAreRead(t *testing.T) {
 	noon := func(i int) time.Time { return day.Add(time.Duration(i-1)*24*time.Hour + 12*time.Hour) }
 	last := idAt(noon(3), 1)
 	end := after(last)
-	window := search{from: noon(1).UnixMilli(), to: noon(4).UnixMilli(), filter: all{equals{[]string{"a"}, "1", true}}, limit: 10}
+	filter, err := language.Parse("a:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	window := search{from: noon(1).UnixMilli(), to: noon(4).UnixMilli(), filter: filter, limit: 10}
 	descending, ascending, chart := window, window, window
-	chart.interval, chart.by = time.Hour.Milliseconds(), []string{"level"}
+	chart.interval, chart.groupBy = time.Hour.Milliseconds(), []string{"level"}
 	chart.edges, _ = bucketEdges(window.from, window.to, chart.interval, time.UTC, maxBuckets)
 	descending.after, ascending.after = &end, &end
 	ascending.ascending = true

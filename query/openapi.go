@@ -10,10 +10,10 @@ import (
 //go:embed openapi.json
 var openAPI []byte
 
-// document answers GET /openapi.json.
-func (s *server) document(w http.ResponseWriter, r *http.Request) error {
+// getOpenAPI answers GET /openapi.json.
+func (s *server) getOpenAPI(w http.ResponseWriter, r *http.Request) error {
 	if _, err := parseParameters(r.URL.RawQuery, nil); err != nil {
 		return err
 	}
-	return write(w, openAPI)
+	return writeJSON(w, openAPI)
 }

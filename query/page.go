@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// The web page: files of web/, served as they are and without a key, since they hold nothing but the page. Their
-// addresses carry a hash of all of them, so a browser may keep them for good, and a page never meets
-// modules of another version.
+// The web page is the files of web/. They are served as they are and without a key, since they hold nothing but the page.
+// Their addresses have a hash of all files in them. So a browser may keep them for good, and a page never meets modules of
+// another version.
 
 // web holds the page. Its modules import each other by relative paths.
 //
@@ -27,18 +27,18 @@ const (
 	// assetsPath is where the files are, under a hash.
 	assetsPath = "/assets/"
 
-	// pagePolicy lets the page load its own files and talk to this service, and nothing else: should text from a log
-	// ever become markup, no script in it runs and nothing leaves.
+	// pagePolicy lets the page load its own files and talk to this service, and nothing else. If text from a log ever became
+	// markup, no script in it would run and nothing would leave.
 	pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; " +
 		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-// contentTypes are written out: the mime package asks the machine's files, which differ.
+// contentTypes are written out, because the mime package asks the machine's files, which differ.
 var contentTypes = map[string]string{
 	".css": "text/css; charset=utf-8", ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
 }
 
-// page is what is served.
+// page is the web page as it is served.
 type page struct {
 	version string            // a hash of all files
 	files   map[string][]byte // by name; index.html refers to the others at their addresses
@@ -65,7 +65,7 @@ var thePage = sync.OnceValue(func() page {
 	return p
 })
 
-// isPage says whether a path is one of the page's, which need no key.
+// isPage reports whether a path is one of the page's, which need no key.
 func isPage(path string) bool { return path == "/" || strings.HasPrefix(path, assetsPath) }
 
 // index answers GET /.
@@ -86,6 +86,7 @@ func (p page) asset(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// serve answers with a file.
 func (p page) serve(w http.ResponseWriter, r *http.Request, name string) {
 	h := w.Header()
 	h.Set("Content-Type", contentTypes[path.Ext(name)])

@@ -1,10 +1,8 @@
 package query
 
 import (
-	"fmt"
 	"maps"
 	"math"
-	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -14,6 +12,8 @@ import (
 	"github.com/google/uuid"
 
 	"millrace/internal/frame"
+	"millrace/internal/rfc3339"
+	"millrace/query/language"
 )
 
 const (
@@ -22,8 +22,8 @@ const (
 
 	// defaultSpan is the window when from is not given.
 	defaultSpan = 24 * time.Hour
-	// clockAhead is how far beyond this machine's clock the window reaches when to is not given: rows carry the
-	// API's clock, or the client's in an Idempotency-Key, and a row that was just stored must be found.
+	// clockAhead is how far beyond this machine's clock the window reaches when to is not given. Rows carry the API's clock,
+	// or the client's in an Idempotency-Key, and a row that was just stored must be found.
 	clockAhead = time.Hour
 )
 
@@ -31,8 +31,8 @@ const (
 type search struct {
 	from, to         int64  // Unix milliseconds; from is in the window, to is not
 	fromText, toText string // as asked for, in normal form; empty when not given
-	fixed            bool   // to was given, and neither bound counts from now
-	filter           node
+	isFixed          bool   // to was given, and neither bound counts from now
+	filter           language.Query
 
 	// Of a page, the order of an export too.
 	limit     int
@@ -40,19 +40,19 @@ type search struct {
 	after     *position // the end of the page before; nil for the first page
 
 	// Of a histogram.
-	interval int64    // milliseconds
-	edges    []int64  // where its buckets begin, and where the last ends
-	shown    int      // how many buckets are in the answer whatever is in them
-	by       []string // the field to group by; nil: none
+	interval     int64    // milliseconds
+	edges        []int64  // where its buckets begin, and where the last ends
+	shownBuckets int      // how many buckets are in the answer even if they are empty
+	groupBy      []string // the field to group by, or whose values are asked for; nil: none
 }
 
 // The parameters that the routes take.
 var (
-	windowTakes    = []string{"from", "to", "q"}
-	pageTakes      = append(slices.Clone(windowTakes), "limit", "order", "cursor")
-	exportTakes    = append(slices.Clone(windowTakes), "order")
-	histogramTakes = append(slices.Clone(windowTakes), "interval", "by", "tz")
-	tailTakes      = []string{"q"}
+	windowParameters    = []string{"from", "to", "q"}
+	pageParameters      = append(slices.Clone(windowParameters), "limit", "order", "cursor")
+	exportParameters    = append(slices.Clone(windowParameters), "order")
+	histogramParameters = append(slices.Clone(windowParameters), "interval", "by", "tz")
+	tailParameters      = []string{"q"}
 )
 
 // parseSearch reads the parameters of a route. Its errors are *failure.
@@ -65,11 +65,11 @@ func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error
 	if err := s.window(p["from"], p["to"], now); err != nil {
 		return nil, err
 	}
-	if s.filter, err = parse(p["q"]); err != nil {
+	if s.filter, err = language.Parse(p["q"]); err != nil {
 		return nil, badRequest("q: %v", err)
 	}
 	if text := p["by"]; text != "" {
-		if s.by, err = parseField(text); err != nil {
+		if s.groupBy, err = language.ParseField(text); err != nil {
 			return nil, badRequest("by: %v", err)
 		}
 	}
@@ -93,14 +93,14 @@ func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error
 		return nil, refused("order", p["order"], "asc or desc")
 	}
 	if text := p["cursor"]; text != "" {
-		if err := s.resume(text); err != nil {
+		if err := s.resumeFrom(text); err != nil {
 			return nil, refused("cursor", text, "the next of the page before: "+err.Error())
 		}
 	}
 	return s, nil
 }
 
-// window sets the bounds.
+// window takes the bounds of the window.
 func (s *search) window(from, to string, now time.Time) error {
 	start, end := instant{}, instant{ms: now.Add(clockAhead).UnixMilli()}
 	ok := true
@@ -117,18 +117,18 @@ func (s *search) window(from, to string, now time.Time) error {
 			return refused("from", from, timeForms)
 		}
 	}
-	start.ms = max(start.ms, earliest)
+	start.ms = max(start.ms, rfc3339.Earliest)
 	if start.ms > end.ms {
-		return refused("from", from, "a time that is not after to, which is "+time.UnixMilli(end.ms).UTC().Format(rfc3339))
+		return refused("from", from, "a time that is not after to, which is "+time.UnixMilli(end.ms).UTC().Format(timeFormat))
 	}
 	s.from, s.fromText = start.ms, start.text
 	s.to, s.toText = end.ms, end.text
-	s.fixed = to != "" && !start.relative && !end.relative
+	s.isFixed = to != "" && !start.relative && !end.relative
 	return nil
 }
 
-// buckets takes the interval and the time zone of a histogram. Where the end was not given, rows that lie ahead of now
-// are counted as everywhere, but it has no row of empty buckets for the hour in which they may.
+// buckets takes the interval and the time zone of a histogram. If the end was not given, rows that lie ahead of now are
+// counted too, but empty buckets ahead of now are not shown.
 func (s *search) buckets(interval, tz string, openEnd bool, now time.Time) error {
 	zone := time.UTC
 	if tz != "" {
@@ -158,7 +158,7 @@ func (s *search) buckets(interval, tz string, openEnd bool, now time.Time) error
 		}
 	}
 	s.edges, _ = bucketEdges(s.from, s.to, s.interval, zone, math.MaxInt32)
-	s.shown, _ = slices.BinarySearch(s.edges, end)
+	s.shownBuckets, _ = slices.BinarySearch(s.edges, end)
 	return nil
 }
 
@@ -184,28 +184,11 @@ func parseParameters(rawQuery string, takes []string) (map[string]string, error)
 	return p, nil
 }
 
-// parseID reads the id of a row, in the one form that answers have it in, small letters or capitals.
+// parseID reads the id of a row, in the form that answers have it in. Its letters may be capitals.
 func parseID(text string) (uuid.UUID, error) {
 	id, err := uuid.Parse(text)
 	if err != nil || len(text) != len(uuid.Nil.String()) || !frame.IsV7(id) {
 		return id, refused("id", text, "a UUIDv7 such as 01890a5d-ac96-774b-bcce-b302099a8057")
 	}
 	return id, nil
-}
-
-// failure is an error that the client is told as it is.
-type failure struct {
-	status  int
-	message string
-}
-
-func (f *failure) Error() string { return f.message }
-
-func badRequest(format string, args ...any) error {
-	return &failure{http.StatusBadRequest, fmt.Sprintf(format, args...)}
-}
-
-// refused is the refusal of a parameter's value, of which it repeats the beginning.
-func refused(name, got, takes string) error {
-	return badRequest("%s: got %.64q, takes %s", name, got, takes)
 }

@@ -31,14 +31,14 @@ func TestTheWindowHasDefaults(t *testing.T) {
 		{"from=1772622000&to=1772622000", -hour, -hour, true},
 	}
 	for _, tt := range tests {
-		s, err := parseSearch(tt.query, windowTakes, noon)
+		s, err := parseSearch(tt.query, windowParameters, noon)
 		if err != nil {
 			t.Errorf("%s: %v", tt.query, err)
 			continue
 		}
 		from, to := time.UnixMilli(s.from).Sub(noon), time.UnixMilli(s.to).Sub(noon)
-		if from != tt.from || to != tt.to || s.fixed != tt.fixed {
-			t.Errorf("%s: got %v to %v, fixed %t, want %v to %v, %t", tt.query, from, to, s.fixed, tt.from, tt.to, tt.fixed)
+		if from != tt.from || to != tt.to || s.isFixed != tt.fixed {
+			t.Errorf("%s: got %v to %v, fixed %t, want %v to %v, %t", tt.query, from, to, s.isFixed, tt.from, tt.to, tt.fixed)
 		}
 	}
 }
@@ -82,7 +82,7 @@ var badParameters = []struct {
 
 func TestBadParametersAreRefusedByName(t *testing.T) {
 	for _, tt := range badParameters {
-		_, err := parseSearch(tt.query, pageTakes, noon)
+		_, err := parseSearch(tt.query, pageParameters, noon)
 		var f *failure
 		if !errors.As(err, &f) || f.status != 400 {
 			t.Errorf("%.80s: got %v, want a 400", tt.query, err)
@@ -95,21 +95,21 @@ func TestBadParametersAreRefusedByName(t *testing.T) {
 		}
 	}
 	for _, query := range []string{"limit=5", "order=asc", "cursor=x", "interval=1m"} {
-		if _, err := parseSearch(query, windowTakes, noon); err == nil {
+		if _, err := parseSearch(query, windowParameters, noon); err == nil {
 			t.Errorf("count takes %s", query)
 		}
 	}
 }
 
 func TestAPanicIsAnswered500(t *testing.T) {
-	s := &server{metrics: newMetrics(nil, new(service.Ready)), log: slog.New(slog.NewTextHandler(io.Discard, nil)), longest: time.Minute}
+	s := &server{metrics: newMetrics(nil, new(service.Ready)), log: slog.New(slog.NewTextHandler(io.Discard, nil)), requestTime: time.Minute}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/before", func(http.ResponseWriter, *http.Request) { panic("before") })
 	mux.HandleFunc("/within", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("half an"))
 		panic("within")
 	})
-	h := s.around(mux)
+	h := s.wrap(mux)
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("GET", "/before", nil))
 	if w.Code != 500 || w.Body.String() != `{"error":"internal error"}`+"\n" {

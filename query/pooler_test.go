@@ -62,7 +62,7 @@ func TestAMissingColumnIsAnotherProgramsOnlyInAForeignTable(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := &server{store: st}
-		if f := s.judge(&pgconn.PgError{Code: "42703"}); f.status != want {
+		if f := s.failureOf(&pgconn.PgError{Code: "42703"}); f.status != want {
 			t.Errorf("%s: got %d, %s; want %d", sql, f.status, f.message, want)
 		}
 		st.close()

@@ -4,63 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
-	"time"
 
-	"github.com/jackc/pgx/v5"
-
-	"millrace/internal/config"
 	"millrace/internal/keys"
 	"millrace/internal/service"
+	"millrace/query/tail"
 )
 
-// Config holds the settings of the query service.
-type Config struct {
-	config.Process
-	config.Access
-	Postgres    config.PostgresURL `env:"POSTGRES_URL" help:"PostgreSQL; reading from a replica is fine."`
-	Redis       config.RedisURL    `env:"REDIS_URL" help:"Redis, which keeps answers about closed windows; empty: no cache."`
-	Addr        config.Address     `env:"QUERY_ADDR" envDefault:"127.0.0.1:8081" help:"Where the query service listens."`
-	Timeout     time.Duration      `env:"QUERY_TIMEOUT" envDefault:"10s" min:"10ms" max:"1h" help:"Longest time one statement may take in the database."`
-	Connections int                `env:"QUERY_CONNECTIONS" envDefault:"8" min:"1" max:"1000" help:"Most database connections for queries; eight times as many requests are taken at once."`
-	CacheTTL    time.Duration      `env:"CACHE_TTL" envDefault:"10m" min:"1s" max:"720h" help:"How long Redis keeps an answer."`
-
-	ExportTime time.Duration `env:"EXPORT_TIMEOUT" envDefault:"1h" min:"10ms" max:"24h" help:"Longest time an export may take."`
-	Followers  int           `env:"TAIL_FOLLOWERS" envDefault:"1000" min:"1" max:"100000" help:"Most clients that follow the tail at once; up to 4 MiB of records wait for each."`
-	Origins    string        `env:"CORS_ORIGINS" help:"Origins such as https://grafana.example.com whose pages may read answers, separated by commas; * is all; empty: none but the service's own."`
-
-	MaxConnections int `env:"QUERY_MAX_CONNECTIONS" envDefault:"2000" min:"1" max:"1000000" help:"Most connections to the query service at once, those that follow the tail included; one more takes the place of an idle one without a key, or is answered 503."`
-
-	// Log is where the service logs; nil makes a logger on standard error from Process.
-	Log *slog.Logger
-	// OnListen, if set, is told the address once it is open.
-	OnListen func(net.Addr)
-}
-
-// Validate checks what no single field's bounds can, the files that the settings name among it. Run does so before
-// anything else.
-func (c *Config) Validate() error {
-	if err := config.Check(c); err != nil {
-		return err
-	}
-	if c.Postgres == "" {
-		return config.Missing("POSTGRES_URL")
-	}
-	if _, err := parseOrigins(c.Origins); err != nil {
-		return err
-	}
-	if _, err := keys.Open(c.KeysFile); err != nil {
-		return err
-	}
-	return service.CheckAddress("QUERY_ADDR", c.Addr, c.Access)
-}
-
-// Run serves queries until ctx is done, then lets requests under way finish for at most ShutdownTimeout. It
-// starts also while the database or Redis can't be reached; /ready says so of the database, without which there
-// is no answer. It returns nil after an ordered stop.
+// Run serves queries until ctx is done, then lets requests under way finish for at most ShutdownTimeout. It also starts while
+// the database or Redis can't be reached. Without the database there is no answer, and /ready says so. Run returns nil after
+// an ordered stop.
 func Run(ctx context.Context, c Config) error {
 	log := service.Logger(c.Log, c.Process, "query")
 	if err := c.Validate(); err != nil {
@@ -71,30 +25,28 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 
-	// Work that outlives the request that began it: shared answers and the watch over the database.
+	// work is the context of what outlives the request that began it: shared answers, the tail, the watch over the database.
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
 	var working sync.WaitGroup
 
 	origins, err := parseOrigins(c.Origins)
 	if err != nil {
-		stopWork()
 		return err
 	}
 	places := make(chan struct{}, placesPerConnection*c.Connections)
 	store, err := newStore(c)
 	if err != nil {
-		stopWork()
 		return err
 	}
 	defer store.close()
 	cache, err := newCache(work, &working, c, log)
 	if err != nil {
-		stopWork()
 		return err
 	}
 	defer cache.close()
 	defer working.Wait()
-	defer stopWork()
+	defer stopWork() // before the wait
 
 	ln, err := service.Listen("QUERY_ADDR", c.Addr, c.Access)
 	if err != nil {
@@ -106,20 +58,22 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer stopProfiles()
 	var ready service.Ready
-	ready.Set(databaseCondition, "not reached yet")
+	ready.Set(databaseCondition, notReached)
 	distributed := new(atomic.Bool)
 	working.Go(func() { watch(work, c.Postgres, &ready, distributed, log) })
 	defer context.AfterFunc(ctx, func() { ready.Set("service", "shutting down") })()
 
 	m := newMetrics(places, &ready)
-	follow := &tail{connect: store.connect, log: log, metrics: m, most: c.Followers, wake: make(chan struct{}, 1)}
-	working.Go(func() { follow.run(work) })
+	follow := tail.New(tail.Options{
+		Connect: store.connect, Read: store.read, Encode: encodeEvent, MaxFollowers: c.Followers, Followers: m.followers, Missed: m.missed, Log: log,
+	})
+	working.Go(func() { follow.Run(work) })
 	s := &server{
-		store: store, cache: cache, tail: follow, distributed: distributed, keys: allowed, origins: origins, metrics: m, log: log, places: places,
-		exports:  make(chan struct{}, max(1, c.Connections/4)),
-		longest:  c.Timeout + storeSlack + writeTime,
-		timeText: fmt.Sprint(c.Timeout),
-		stopping: ctx, working: &working, exportTimeout: c.ExportTime,
+		store: store, cache: cache, tail: follow, maxFollowers: c.Followers, distributed: distributed, keys: allowed, origins: origins, metrics: m, log: log, places: places,
+		exports:     make(chan struct{}, max(1, c.Connections/4)),
+		requestTime: c.Timeout + storeSlack + writeTime,
+		timeText:    fmt.Sprint(c.Timeout),
+		stopping:    ctx, working: &working, exportTimeout: c.ExportTime,
 	}
 	if err := errors.Join(allowed.Register(s.metrics.registry), service.RegisterCertificate(s.metrics.registry, c.Access)); err != nil {
 		return errors.Join(err, ln.Close())
@@ -137,87 +91,4 @@ func Run(ctx context.Context, c Config) error {
 	}
 	log.Info("stopped")
 	return nil
-}
-
-const (
-	// watchEvery is the pause between two looks at the database: what /ready says is about that old.
-	watchEvery = time.Second
-	// watchTimeout is the longest one look may take.
-	watchTimeout = 5 * time.Second
-	// databaseCondition is what /ready calls what watch finds.
-	databaseCondition = "database"
-)
-
-// watch keeps ready's word on the database true until ctx is done. It has a connection of its own: a pool that
-// is busy with long queries is not a database that is down. It sets distributed when Citus keeps the rows of logs on
-// other servers.
-func watch(ctx context.Context, db config.PostgresURL, ready *service.Ready, distributed *atomic.Bool, log *slog.Logger) {
-	var conn *pgx.Conn
-	leave := func() {
-		if conn != nil {
-			closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-			defer cancel()
-			_ = conn.Close(closing) // it was read from only, and may be broken
-			conn = nil
-		}
-	}
-	defer leave()
-	look := func() error {
-		ctx, cancel := context.WithTimeout(ctx, watchTimeout)
-		defer cancel()
-		if conn == nil {
-			c, err := config.Parse(db, pgx.ParseConfig)
-			if err == nil {
-				c.DefaultQueryExecMode = execMode
-				conn, err = pgx.ConnectConfig(ctx, c)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		found, err := lookAtSchema(ctx, conn)
-		if err != nil {
-			return err
-		}
-		if found.present && found.citus {
-			var is bool
-			err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = 'logs'::regclass)").Scan(&is)
-			if err != nil {
-				return err
-			}
-			distributed.Store(is)
-		}
-		return found.fault()
-	}
-	tick := time.NewTicker(watchEvery)
-	defer tick.Stop()
-	last := "not reached yet"
-	for {
-		err := look()
-		if ctx.Err() != nil {
-			return
-		}
-		reason := ""
-		switch {
-		case errors.Is(err, errNoSchema), errors.Is(err, errForeign):
-			reason = err.Error()
-		case err != nil:
-			leave()
-			reason = "can't be reached" // who asks needs no key, so hosts and users stay in the log
-		}
-		ready.Set(databaseCondition, reason)
-		switch {
-		case reason == last:
-		case reason == "":
-			log.Info("database is there")
-		default:
-			log.Warn("database can't be used", "error", err)
-		}
-		last = reason
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-	}
 }

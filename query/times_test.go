@@ -3,6 +3,8 @@ package query
 import (
 	"testing"
 	"time"
+
+	"millrace/internal/rfc3339"
 )
 
 var noon = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
@@ -47,7 +49,7 @@ func TestTimesAreReadInEveryForm(t *testing.T) {
 	}
 	for _, tt := range tests {
 		got, ok := parseTime(tt.text, noon)
-		if text := time.UnixMilli(got.ms).UTC().Format(rfc3339); !ok || text != tt.want || got.relative != tt.relative {
+		if text := time.UnixMilli(got.ms).UTC().Format(timeFormat); !ok || text != tt.want || got.relative != tt.relative {
 			t.Errorf("parseTime(%q) = %s, relative %t, ok %t, want %s, %t", tt.text, text, got.relative, ok, tt.want, tt.relative)
 		}
 	}
@@ -94,10 +96,10 @@ func FuzzTime(f *testing.F) {
 		if !ok {
 			return
 		}
-		if got.ms < earliest || got.ms > latest {
+		if got.ms < rfc3339.Earliest || got.ms > rfc3339.Latest {
 			t.Errorf("parseTime(%q) = %d, outside of the years 0 to 9999", text, got.ms)
 		}
-		again, ok := parseTime(time.UnixMilli(got.ms).UTC().Format(rfc3339), noon)
+		again, ok := parseTime(time.UnixMilli(got.ms).UTC().Format(timeFormat), noon)
 		if !ok || again.ms != got.ms {
 			t.Errorf("parseTime(%q) = %d, written out and read again %d (%t)", text, got.ms, again.ms, ok)
 		}

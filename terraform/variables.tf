@@ -104,7 +104,7 @@ variable "ports" {
 }
 
 variable "settings" {
-  description = "Settings of api, worker and query by the names of README.md, such as { QUEUE_SHARDS = \"4\", RETENTION = \"720h\" }. Addresses, URLs and keys are not among them."
+  description = "Settings of api, worker and query by the names of deploy/SETTINGS.md, such as { QUEUE_SHARDS = \"4\", RETENTION = \"720h\" }. Addresses, URLs and keys are not among them."
   type        = map(string)
   default     = {}
   validation {

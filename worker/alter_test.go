@@ -18,6 +18,7 @@ import (
 	"millrace/internal/frame"
 	"millrace/internal/service"
 	"millrace/internal/testenv"
+	"millrace/worker/partition"
 )
 
 // TestATableThatItsOwnerHasAlteredGoesOn: whatever leaves rows of id, inserted_at and data valid, partitions are made, filled,
@@ -60,7 +61,7 @@ func TestATableThatItsOwnerHasAlteredGoesOn(t *testing.T) {
 				t.Skipf("PostgreSQL %d does not have it", v)
 			}
 			ctx := context.Background()
-			if _, err := store(ctx, db, newPartitions(time.Hour), []segment{segmentOf(frame.NewBase(), `{"level":"info"}`)}, nil, nil); err != nil {
+			if _, err := store(ctx, db, partition.New(time.Hour), []segment{segmentOf(frame.NewBase(), `{"level":"info"}`)}, nil, nil); err != nil {
 				t.Fatal(err)
 			}
 			exec(t, db, c.sql)
@@ -71,10 +72,10 @@ func TestATableThatItsOwnerHasAlteredGoesOn(t *testing.T) {
 			}
 			goesOn := func(db *pgx.Conn, rows int) {
 				t.Helper()
-				p := newPartitions(time.Hour)
+				p := partition.New(time.Hour)
 				old := time.Now().Add(-100 * time.Hour)
 				segments := []segment{
-					segmentOf(baseAt(old), `{"level":"warn"}`), segmentOf(baseAt(time.Now().Add(-23*time.Hour)), `{"level":"info"}`), segmentOf(frame.NewBase(), `{"level":"error"}`),
+					segmentOf(frame.BaseAt(old), `{"level":"warn"}`), segmentOf(frame.BaseAt(time.Now().Add(-23*time.Hour)), `{"level":"info"}`), segmentOf(frame.NewBase(), `{"level":"error"}`),
 				}
 				if out, err := store(ctx, db, p, segments, nil, nil); err != nil || out.rows != 3 {
 					t.Fatalf("got %d rows, %v", out.rows, err)
@@ -83,7 +84,7 @@ func TestATableThatItsOwnerHasAlteredGoesOn(t *testing.T) {
 					t.Errorf("rows: got %d, want %d", got, rows+3)
 				}
 				k := testKeeper(db, p, 72*time.Hour)
-				if err := k.tidy(ctx); err != nil {
+				if err := k.Round(ctx); err != nil {
 					t.Fatal(err)
 				}
 				if got := count(t, db, "SELECT count(*) FROM logs"); got != rows+2 {
@@ -209,7 +210,7 @@ func TestATableThatIsAlteredLaterIsNamedInEveryRound(t *testing.T) {
 	var closing sync.WaitGroup
 	defer closing.Wait()
 	var ready service.Ready
-	r := &rehearser{link: link{url: url, closing: &closing}, postgres: &condition{name: "postgres", ready: &ready, log: testLog(t)}}
+	r := &rehearser{link: newLink(url, &closing), postgres: &condition{name: "postgres", ready: &ready, log: testLog(t)}}
 	for _, step := range []struct {
 		sql   string
 		names bool

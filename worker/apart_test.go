@@ -10,12 +10,13 @@ import (
 	"millrace/internal/config"
 	"millrace/internal/frame"
 	"millrace/internal/testenv"
+	"millrace/worker/partition"
 )
 
 // TestARecordWithoutAPartitionHarmsNoNeighbour: each case keeps one late record's partition from being made. Its neighbours are
 // stored, it becomes a dead letter, and a redelivery adds nothing. Once the obstacle is gone the letter is stored.
 func TestARecordWithoutAPartitionHarmsNoNeighbour(t *testing.T) {
-	late := baseAt(at("2026-03-01 12:00"))
+	late := frame.BaseAt(at("2026-03-01 12:00"))
 	cases := []struct {
 		name     string
 		obstruct func(t *testing.T, url config.PostgresURL, db *pgx.Conn) (clear func())
@@ -34,7 +35,7 @@ func TestARecordWithoutAPartitionHarmsNoNeighbour(t *testing.T) {
 		}},
 		{name: "tables that have all its names", obstruct: func(t *testing.T, url config.PostgresURL, db *pgx.Conn) func() {
 			exec(t, db, "ALTER TABLE logs DETACH PARTITION logs_20260301")
-			for _, name := range partitionNames(table{name: "logs", interval: 24 * time.Hour}, at("2026-03-01 00:00"))[1:] {
+			for _, name := range []string{"logs_20260301_0000", "logs_20260301_0000_2", "logs_20260301_0000_3", "logs_20260301_0000_4"} {
 				exec(t, db, "CREATE TABLE "+name+" ()")
 			}
 			return func() { exec(t, db, "DROP TABLE logs_20260301") }
@@ -45,13 +46,13 @@ func TestARecordWithoutAPartitionHarmsNoNeighbour(t *testing.T) {
 			url := testenv.Schema(t)
 			db, side := workerConn(t, url), testenv.Connect(t, url)
 			ctx := context.Background()
-			p := newPartitions(24 * time.Hour)
-			first := segmentOf(baseAt(at("2026-03-01 10:00")), `{"first":1}`)
+			p := partition.New(24 * time.Hour)
+			first := segmentOf(frame.BaseAt(at("2026-03-01 10:00")), `{"first":1}`)
 			if _, err := store(ctx, db, p, []segment{first}, nil, nil); err != nil {
 				t.Fatal(err)
 			}
 			remove := c.obstruct(t, url, side)
-			p.forget()
+			p.MarkStale()
 			before := count(t, side, allLogs)
 			batch := func() []segment {
 				return []segment{segmentOf(late, `{"late":1}`, `{"late":2}`), segmentOf(frame.NewBase(), `{"now":1}`)}
@@ -118,7 +119,7 @@ func TestAPartitionOfThePresentIsWaitedFor(t *testing.T) {
 	db, side := workerConn(t, url), testenv.Connect(t, url)
 	exec(t, side, "CREATE TABLE logs_other PARTITION OF logs DEFAULT")
 	exec(t, side, "INSERT INTO logs VALUES (gen_random_uuid(), now(), '{}')")
-	_, err := store(context.Background(), db, newPartitions(24*time.Hour), []segment{segmentOf(frame.NewBase(), `{}`)}, nil, nil)
+	_, err := store(context.Background(), db, partition.New(24*time.Hour), []segment{segmentOf(frame.NewBase(), `{}`)}, nil, nil)
 	if err == nil {
 		t.Error("it was set aside")
 	}
@@ -129,18 +130,18 @@ func TestALockThatLastsHoldsUpNoNeighbour(t *testing.T) {
 	url := testenv.Schema(t)
 	db, side := workerConn(t, url), testenv.Connect(t, url)
 	ctx := context.Background()
-	p := newPartitions(24 * time.Hour)
+	p := partition.New(24 * time.Hour)
 	if _, err := store(ctx, db, p, []segment{segmentOf(frame.NewBase(), `{}`)}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	exec(t, side, "CREATE TABLE logs_other PARTITION OF logs DEFAULT")
 	exec(t, side, "BEGIN")
 	exec(t, side, "LOCK TABLE logs_other IN SHARE MODE")
-	batch := []segment{segmentOf(baseAt(at("2026-03-01 12:00")), `{"late":1}`), segmentOf(frame.NewBase(), `{"now":1}`)}
+	batch := []segment{segmentOf(frame.BaseAt(at("2026-03-01 12:00")), `{"late":1}`), segmentOf(frame.NewBase(), `{"now":1}`)}
 	if _, err := store(ctx, db, p, batch, nil, nil); err == nil {
 		t.Fatal("it did not wait for the lock")
 	}
-	p.lockedSince = p.lockedSince.Add(-lockPatience)
+	p.LockPatience = 0
 	out, err := store(ctx, db, p, batch, nil, nil)
 	if err != nil || out.rows != 1 || out.dead[reasonNoPartition] != 1 {
 		t.Errorf("got %+v, %v, want a row and a letter", out, err)

@@ -5,26 +5,26 @@ import (
 	"time"
 )
 
-// item is a delivery, decoded: what of it is to be stored and what is set aside.
+// item is a decoded delivery: what to store and what to set aside.
 type item struct {
 	source      int    // which of the stream's queues it came from
 	tag         uint64 // delivery tag, counting up by source
 	redelivered bool
 	size        int // bytes of the delivery's body
 	segments    []segment
-	dead        []deadLetter
+	dead        []DeadLetter
 }
 
 // batch is what one transaction stores. Its frames are acknowledged together.
 type batch struct {
 	segments []segment
-	dead     []deadLetter
+	dead     []DeadLetter
 	frames   []int    // by source
 	tags     []uint64 // by source: of the last frame
 	rows     int
 	bytes    int
 	held     int // bytes of the deliveries
-	again    int // frames that were redelivered
+	again    int // frames that RabbitMQ had delivered before
 }
 
 func newBatch(sources int) *batch {
@@ -42,14 +42,14 @@ func (b *batch) add(it item) {
 		b.bytes += len(s.Body)
 	}
 	for _, d := range it.dead {
-		b.bytes += len(d.payload)
+		b.bytes += len(d.Payload)
 	}
 	if it.redelivered {
 		b.again++
 	}
 }
 
-// total is the number of frames.
+// total returns the number of frames.
 func (b *batch) total() int {
 	n := 0
 	for _, f := range b.frames {
@@ -58,7 +58,7 @@ func (b *batch) total() int {
 	return n
 }
 
-// release lets go of the deliveries' bodies.
+// release drops the references to the deliveries' bodies.
 func (b *batch) release() {
 	clear(b.segments)
 	clear(b.dead)
@@ -72,31 +72,33 @@ func (b *batch) reset() {
 	b.rows, b.bytes, b.held, b.again = 0, 0, 0, 0
 }
 
-// batcher gathers items into batches. While one batch commits it gathers the next one.
+// batcher gathers items into batches. While one batch commits, it gathers the next one.
 type batcher struct {
-	rows, bytes int                  // close a batch once it has so many
-	linger      time.Duration        // or is that old
-	window      func(source int) int // or the source has so many frames unacknowledged, for then it sends no more
+	// A batch closes when it has so many rows or bytes, or is as old as linger, or when a source has as many frames unacknowledged as
+	// its window has, because then it sends no more.
+	rows, bytes int
+	linger      time.Duration
+	window      func(source int) int
 	sources     int
 
 	items   <-chan item
 	batches chan<- *batch   // unbuffered, closed by run; the receiver works on one at a time
-	stop    <-chan struct{} // hand over what there is, and end
-	abandon <-chan struct{} // end
+	stop    <-chan struct{} // closed: hand over what there is, and end
+	abandon <-chan struct{} // closed: end
 
-	// finished counts the batches that the receiver is done with. It counts a batch before it acknowledges it: a
-	// frame that comes in the place of an acknowledged one then finds the window open.
+	// finished counts the batches that the receiver is done with. The receiver counts a batch before it acknowledges the batch's
+	// frames. So the window is open already when another frame comes in the place of an acknowledged one.
 	finished atomic.Int64
 }
 
-// run gathers until it is told to stop or to abandon.
+// run gathers until stop or abandon is closed.
 func (g *batcher) run() {
 	defer close(g.batches)
 	current, other := newBatch(g.sources), newBatch(g.sources)
 	var handed int64 // batches handed over; the last one is other
 
-	// empty: nothing gathered. due: to be handed over as soon as the receiver takes it. full: nothing more is read
-	// until then.
+	// These are about the current batch. empty: it has no item. due: the receiver gets it as soon as it takes one. full: nothing more
+	// is read until then.
 	empty, due, full := true, false, false
 	timer := time.NewTimer(g.linger)
 	timer.Stop()

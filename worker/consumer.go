@@ -13,28 +13,29 @@ import (
 )
 
 const (
-	// leastWindow lets one frame travel while the one before is stored, however large they are.
+	// leastWindow lets one frame travel while another one is stored, however large they are.
 	leastWindow = 2
 
-	// unknownFrame is what a frame is taken to have, in bytes, before any has come: the largest that an API with
-	// default settings makes, a record of 1 MiB.
+	// unknownFrame is the size in bytes that frames are assumed to have before the first one has come. It is that of the largest frame
+	// that an API with default settings makes, of one record of 1 MiB.
 	unknownFrame = 1 << 20
 
-	// windowGrowth is the most by which a window grows at once.
+	// windowGrowth is the largest factor by which a window grows at once.
 	windowGrowth = 4
 )
 
-// window sizes the prefetch of a queue. RabbitMQ counts a window in frames, and a frame has a hundred bytes or a
-// million: so it follows the largest frame of late, and what is held stays near the budget.
+// window decides a queue's prefetch. RabbitMQ counts a window in frames, and a frame may have a hundred bytes or a million. So the
+// window follows the size of the largest recent frame, and the bytes of the frames that are held stay near the budget.
 type window struct {
 	budget int // bytes
 	most   int // frames
-	size   int // frames, in force
-	want   int // frames, at most most
+	size   int // frames: the window in force
+	want   int // frames: the window that there should be, at most most
 
-	largest int // bytes of a frame, of those that are counted
-	before  int // the same of those that were counted before them
-	counted int
+	// Frames are counted in rounds of size.
+	counted       int // frames of this round
+	largest       int // bytes of the largest frame of this round
+	largestBefore int // bytes of the largest frame of the round before
 }
 
 func newWindow(budget, most int) window {
@@ -44,64 +45,67 @@ func newWindow(budget, most int) window {
 	return w
 }
 
-// fit is how many frames of some bytes the budget has room for.
+// fit returns how many frames of a size the budget has room for.
 func (w *window) fit(bytes int) int { return min(max(w.budget/max(bytes, 1), leastWindow), w.most) }
 
-// see takes note of a frame. The window shall shrink at the first frame that is too large, and grow once a window of
-// frames was small.
+// see takes note of a frame and sets want. The window should shrink as soon as one frame is too large. It should grow after a round of
+// small frames.
 func (w *window) see(bytes int) {
 	w.largest = max(w.largest, bytes)
 	w.counted++
-	fit := w.fit(max(w.largest, w.before))
-	over := w.counted >= w.size
-	if over {
-		w.before, w.largest, w.counted = w.largest, 0, 0
+	fit := w.fit(max(w.largest, w.largestBefore))
+	roundEnds := w.counted >= w.size
+	if roundEnds {
+		w.largestBefore, w.largest, w.counted = w.largest, 0, 0
 	}
 	switch {
 	case 2*fit <= w.size:
 		w.want = fit
-	case over && (fit >= 2*w.size || fit == w.most && w.size < fit):
+	case roundEnds && (fit >= 2*w.size || fit == w.most && w.size < fit):
 		w.want = min(fit, windowGrowth*w.size)
-	case w.want > fit: // was to grow
+	case w.want > fit: // it should have grown, and should no longer
 		w.want = w.size
 	}
 }
 
 // consumer takes the frames of one queue.
 //
-// It has a channel of its own: only within one consumer do deliveries come in the order of their tags, which an
-// acknowledgement of all up to one relies on. A channel's prefetch counts for the consumers that start after it, so
-// a new size means a new consumer; the frames of the one before stay ours to acknowledge. What is on its way when
-// a consumer ends goes back and costs a delivery. So it ends in order to grow only while the window is used up and
-// nothing is acknowledged, when nothing can be on its way; to shrink it ends at once, for then that is what should
-// not come.
+// It has a channel of its own. An acknowledgement counts for all frames up to a tag, and only one consumer's deliveries come in the
+// order of their tags.
+//
+// A channel's prefetch counts for consumers that start after it was set. So a new window needs a new consumer at RabbitMQ. The frames
+// of the old one can still be acknowledged. Frames that are in flight when it ends go back to the queue, which costs each of them one
+// of its deliveries. So a consumer is replaced by one with a larger window only while its window is full and no acknowledgement is
+// under way: then no frame is in flight. It is replaced by one with a smaller window at once: frames that are in flight then are too
+// many anyway.
 type consumer struct {
 	queue   string
 	source  int
 	decode  func(d *amqp.Delivery, queue string, now time.Time) item
 	channel *amqp.Channel
 	gate    *gate
-	window  window       // receive's
-	size    atomic.Int64 // window.size, for others
+	window  window       // belongs to receive
+	size    atomic.Int64 // window.size, for other goroutines
 
-	received int // frames
-	started  int // of them, when this consumer started
-	acks     sync.Mutex
-	acked    int
+	received        int // frames; belongs to receive
+	receivedAtStart int // received, when the present consumer started
 
-	mu      sync.Mutex
-	tag     string
-	tags    int
-	stopped bool
+	acks  sync.Mutex // held while frames are acknowledged, or must not be
+	acked int        // frames
+
+	mu        sync.Mutex // guards the fields below, and the channel's consumer
+	tag       string     // of the present consumer
+	consumers int        // how many have started
+	stopped   bool
 }
 
-// consume starts a consumer. The caller holds mu, or is alone.
+// consume starts a consumer. The caller holds mu, or no other goroutine knows c yet.
 func (c *consumer) consume(size int) (<-chan amqp.Delivery, error) {
 	if err := c.channel.Qos(size, 0, false); err != nil {
 		return nil, err
 	}
-	c.tags++
-	c.tag = "millrace-" + strconv.Itoa(c.tags)
+	c.consumers++
+	c.tag = "millrace-" + strconv.Itoa(c.consumers)
 	deliveries, err := c.channel.Consume(c.queue, c.tag, false, false, false, false, nil)
 	if err != nil {
 		return nil, fmt.Errorf("consume %s: %w", c.queue, err)
@@ -110,8 +114,8 @@ func (c *consumer) consume(size int) (<-chan amqp.Delivery, error) {
 	return deliveries, nil
 }
 
-// resize ends the consumer and starts one with another window. The deliveries of the first end when all have been
-// received. It returns nil when that can't be done.
+// resize ends the consumer, starts one with another window, and returns its deliveries. It returns nil if that fails. The channel of
+// the old consumer's deliveries is closed after the last of them.
 func (c *consumer) resize(size int) <-chan amqp.Delivery {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -125,15 +129,15 @@ func (c *consumer) resize(size int) <-chan amqp.Delivery {
 	return deliveries
 }
 
-// stop ends the deliveries.
+// stop ends the consumer for good.
 func (c *consumer) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stopped = true
-	_ = c.channel.Cancel(c.tag, true) // a channel that has ended delivers nothing either
+	_ = c.channel.Cancel(c.tag, true) // it fails if the channel has ended, which ends the consumer too
 }
 
-// ack acknowledges so many frames, up to a tag.
+// ack acknowledges all frames up to a tag. frames is how many those are.
 func (c *consumer) ack(frames int, tag uint64) error {
 	c.acks.Lock()
 	defer c.acks.Unlock()
@@ -141,22 +145,22 @@ func (c *consumer) ack(frames int, tag uint64) error {
 	return c.channel.Ack(tag, true)
 }
 
-// usedUp says whether all the frames of the window are here, and then keeps them from being acknowledged until acks
-// is unlocked.
-func (c *consumer) usedUp() bool {
+// lockIfFull reports whether as many frames are held as the window has. If so it has locked acks, and no frame is acknowledged until the
+// caller unlocks it.
+func (c *consumer) lockIfFull() bool {
 	if !c.acks.TryLock() {
 		return false // the next frame asks again
 	}
-	if c.received-max(c.acked, c.started) < c.window.size {
+	if c.received-max(c.acked, c.receivedAtStart) < c.window.size {
 		c.acks.Unlock()
 		return false
 	}
 	return true
 }
 
-// receive makes deliveries into items until there are no more or lost is done. It takes them from the client
-// library at once, so that the gate knows what is held. It does not close items, which others send to. background
-// runs what may outlast it until the connection ends.
+// receive makes items of deliveries until there are no more or lost is done. It takes deliveries from the client library at once, so
+// that the gate knows what is held. It does not close items, because others send to it. background starts a goroutine that may
+// outlast receive, but not the connection.
 func (c *consumer) receive(lost context.Context, deliveries <-chan amqp.Delivery, items chan<- item, background func(func())) {
 	var waiting []amqp.Delivery
 	var next item
@@ -193,11 +197,11 @@ func (c *consumer) receive(lost context.Context, deliveries <-chan amqp.Delivery
 			if size := c.window.want; !resizing && size < c.window.size {
 				resizing = true
 				background(func() { resumed <- c.resize(size) })
-			} else if !resizing && size > c.window.size && c.usedUp() {
+			} else if !resizing && size > c.window.size && c.lockIfFull() {
 				resizing = true
 				background(func() {
 					defer c.acks.Unlock()
-					defer c.gate.force()() // nothing that it holds back can be acknowledged now
+					defer c.gate.force()() // RabbitMQ's answer must get through, though no frame is acknowledged meanwhile
 					resumed <- c.resize(size)
 				})
 			}
@@ -206,7 +210,7 @@ func (c *consumer) receive(lost context.Context, deliveries <-chan amqp.Delivery
 				return
 			}
 			resizing = false
-			c.started, c.window.size = c.received, int(c.size.Load())
+			c.receivedAtStart, c.window.size = c.received, int(c.size.Load())
 			c.window.want = c.window.size
 		case out <- next:
 			next = item{}
@@ -216,15 +220,15 @@ func (c *consumer) receive(lost context.Context, deliveries <-chan amqp.Delivery
 	}
 }
 
-// gate stops reading from a connection while too many bytes of frames are held. Windows keep what is held below
-// that; but when small frames are followed by huge ones, a whole window of them is on its way before the first
-// has come. Stopped for long, by a database that is down, the connection is lost and the frames go back.
+// gate stops reading from a connection while the frames that are held have too many bytes. Mostly the windows keep them below that. But
+// if huge frames follow small ones, a whole window of huge ones is in flight before the first has come. If reading stops for long,
+// because the database is down, the connection is lost and the frames go back.
 type gate struct {
-	limit int
+	limit int // bytes
 
 	mu     sync.Mutex
-	held   int
-	forced int // it is open whatever is held
+	held   int // bytes
+	forced int // above zero: the gate is open whatever is held
 	change sync.Cond
 }
 
@@ -234,13 +238,14 @@ func newGate(limit int) *gate {
 	return g
 }
 
+// take counts the bytes of a frame that has come.
 func (g *gate) take(n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.held += n
 }
 
-// release is for frames that are acknowledged.
+// release counts off the bytes of frames that were acknowledged.
 func (g *gate) release(n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -261,7 +266,7 @@ func (g *gate) force() (undo func()) {
 	}
 }
 
-// through returns conn with reads that wait at the gate.
+// through returns conn with reads that wait while the gate is closed.
 func (g *gate) through(conn net.Conn) net.Conn { return gated{conn, g} }
 
 type gated struct {

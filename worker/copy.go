@@ -40,19 +40,19 @@ const (
 // copyReader reads segments as the body of a binary COPY. It copies each byte once and allocates nothing per
 // record.
 //
-// pgconn reads it in a goroutine that, when the connection breaks, may still run after CopyFrom has returned.
-// The lock and close are there for that: afterwards the frames' memory is the broker client's again.
+// pgconn reads it in a goroutine of its own. If the connection breaks, that goroutine may still run after CopyFrom has returned. The
+// lock and close keep it from the frames' memory, which is the broker client's again by then.
 type copyReader struct {
 	mu       sync.Mutex
 	closed   bool
-	segments []segment // left, after the current one
-	left     int       // records of the current segment
-	k        int       // number of the next one
+	segments []segment // those after the current one
 	base     segment   // the current segment; Body is what is left of it
+	left     int       // records that are left of the current segment
+	k        int       // number of its next record
 	head     [rowHeadSize]byte
-	fixed    []byte // what to send first: a header, the trailer, or the head of a row
-	text     []byte // and then: the record
-	ended    bool   // the trailer was taken
+	fixed    []byte // is read first: the header, the trailer, or the head of a row
+	text     []byte // is read next: the record
+	ended    bool   // the trailer was taken up
 }
 
 func newCopyReader(segments []segment) *copyReader {
@@ -95,7 +95,7 @@ func (r *copyReader) Read(p []byte) (int, error) {
 	}
 }
 
-// next takes up the next row, or the trailer.
+// next takes up the next row, or the trailer after the last row. The caller holds mu.
 func (r *copyReader) next() {
 	for r.left == 0 {
 		if len(r.segments) == 0 {
@@ -118,7 +118,7 @@ func (r *copyReader) next() {
 	r.left--
 }
 
-// close ends the reading; what Read returned so far stays valid.
+// close ends the reading. The bytes that Read has returned stay valid.
 func (r *copyReader) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -10,12 +10,14 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
 	"millrace/internal/frame"
 	"millrace/internal/testenv"
+	"millrace/worker/partition"
 )
 
 func segmentOf(base uuid.UUID, records ...string) segment {
@@ -134,10 +136,12 @@ func TestPostgresReadsTheBinaryFormat(t *testing.T) {
 	db := testenv.Connect(t, testenv.Schema(t))
 	base := frame.NewBase()
 	s := segmentOf(base, `{"a":1}`, `{"b":"ü€😀"}`)
-	if _, err := store(context.Background(), db, newPartitions(testInterval), []segment{s}, nil, nil); err != nil {
+	if _, err := store(context.Background(), db, partition.New(testInterval), []segment{s}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := count(t, db, `SELECT count(*) FROM logs WHERE id = $1 AND inserted_at = $2 AND data = '{"b":"ü€😀"}'`, frame.ID(base, 1), frame.Time(base)); got != 1 {
 		t.Error("the row is not there as it was sent")
 	}
 }
+
+const testInterval = 24 * time.Hour

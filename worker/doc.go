@@ -4,25 +4,33 @@
 //
 //   - A delivery is acknowledged only after the transaction that stored its records, or set them aside in
 //     dead_letters, has committed. Nothing is ever rejected or given back while its records could still be
-//     stored: each return costs one of the delivery's lives.
-//   - The ledger decides what is stored. Its row for a segment commits with the segment's records, so a
+//     stored: RabbitMQ delivers a message a hundred times at most.
+//   - The ledger decides what is stored (ledger.go has its rules). Its row for a segment commits with the segment's records, so a
 //     redelivery, a client's retry and a commit whose answer was lost are all found out as duplicates.
 //   - A batch has two exits, stored or set aside. A record that PostgreSQL refuses goes to dead_letters in the
 //     transaction of its good neighbours; every other error makes the batch wait and try again.
 //   - Rows reach a partition that was attached, never one that was created in place: ingest and long SELECTs do
 //     not wait for each other.
-//   - Memory is bounded in bytes: a stream means to hold two batches of BATCH_BYTES in frames, and reads nothing more
+//   - Memory is bounded in bytes: a stream should hold frames of two batches of BATCH_BYTES, and reads nothing more
 //     from its connection once it holds twice that.
+//
+// # The way of a frame
+//
+// consumer.go takes deliveries, decode.go makes segments of them (foreign.go of other programs' messages, deadletter.go of what can't
+// be stored), batcher.go gathers batches, stream.go tries until a batch is stored. store.go is the transaction: ledger.go tells
+// what is new (known.go what the ledger has forgotten), partition makes room, copy.go writes the rows, bisect.go finds a bad record.
+// replay.go is for dead letters afterwards.
 //
 // # Goroutines
 //
 // Run owns them all and returns when all have ended:
 //
 //	Run ─┬─ the admin server (health, readiness, metrics)
-//	     ├─ keeper: partitions ahead of time, retention                  one database connection
-//	     ├─ parkedReader: what RabbitMQ set aside twice              one database connection
+//	     ├─ partition.Keeper: partitions ahead of time, retention        one database connection
+//	     ├─ partition.Indexer: indexes on closed partitions              one database connection
+//	     ├─ parkedReader: what RabbitMQ set aside twice                  one database connection
+//	     ├─ rehearser: whether logs takes rows                           a database connection now and then
 //	     ├─ policy.Watch: what harms the queues
-//	     ├─ indexer: indexes on closed partitions                        one database connection
 //	     └─ stream, WORKER_STREAMS of them and one for the dead queue    one database connection: store, acknowledge
 //	          └─ session, as long as its broker connection lives
 //	               ├─ consumer.receive, one for each queue: deliveries → items; now and then one that resizes its window
@@ -31,7 +39,7 @@
 //
 // The stream's own goroutine works on one batch at a time while the batcher fills another. A batch is handed over
 // on an unbuffered channel, so when one is taken the one before is free to be filled again. Only the batcher
-// closes that channel; the channel of items, which several send to, is never closed: lost ends them all.
+// closes that channel. Several goroutines send to the channel of items, so nobody closes it: lost ends them all.
 //
 // # Messages of other programs
 //

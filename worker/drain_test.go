@@ -14,6 +14,7 @@ import (
 
 	"millrace/internal/frame"
 	"millrace/internal/testenv"
+	"millrace/worker/partition"
 )
 
 // The benchmarks set draining a queue beside the COPY that is its ceiling: records of 264 bytes in 64 KiB frames,
@@ -74,7 +75,7 @@ func drain(b *testing.B, rows, dead int, message func(i int) amqp.Publishing) {
 	c := testConfig(b, 2)
 	c.Log, c.IndexClosed = slog.New(slog.DiscardHandler), false
 	p := newPublisher(b, c)
-	if _, err := newPartitions(24*time.Hour).ensure(context.Background(), workerConn(b, c.Postgres), table{name: "logs", interval: 24 * time.Hour}, time.Now()); err != nil {
+	if err := partition.New(24*time.Hour).EnsureLogs(context.Background(), workerConn(b, c.Postgres), time.Now()); err != nil {
 		b.Fatal(err)
 	}
 	for i := range b.N {
@@ -103,10 +104,10 @@ func BenchmarkCopyAlone(b *testing.B) {
 	var next sync.Mutex
 	left := b.N
 	var streams sync.WaitGroup
-	parts := newPartitions(24 * time.Hour)
+	parts := partition.New(24 * time.Hour)
 	warm := testenv.Connect(b, url)
 	exec(b, warm, "SET TimeZone = 'UTC'")
-	if _, err := parts.ensure(context.Background(), warm, parts.logs, time.Now()); err != nil {
+	if err := parts.EnsureLogs(context.Background(), warm, time.Now()); err != nil {
 		b.Fatal(err)
 	}
 	b.ResetTimer()

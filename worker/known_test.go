@@ -1,10 +1,8 @@
 package worker
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +13,7 @@ import (
 
 	"millrace/internal/frame"
 	"millrace/internal/testenv"
+	"millrace/worker/partition"
 )
 
 // forgotten has the ledger forget all it knows.
@@ -51,8 +50,8 @@ func TestWhatTheLedgerForgotIsComparedByContents(t *testing.T) {
 			ctx := context.Background()
 			db := workerConn(t, testenv.Schema(t))
 			exec(t, db, "ALTER TABLE logs ADD CONSTRAINT no_refused CHECK (NOT data ? 'refused')")
-			base := baseAt(time.Now().Add(-8 * 24 * time.Hour))
-			before, err := store(ctx, db, newPartitions(24*time.Hour), []segment{segmentOf(base, c.before...)}, nil, nil)
+			base := frame.BaseAt(time.Now().Add(-8 * 24 * time.Hour))
+			before, err := store(ctx, db, partition.New(24*time.Hour), []segment{segmentOf(base, c.before...)}, nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -63,7 +62,7 @@ func TestWhatTheLedgerForgotIsComparedByContents(t *testing.T) {
 			was := count(t, db, allLogs)
 			for again := range 2 { // delivered twice more, it is no other
 				forgotten(t, db)
-				out, err := store(ctx, db, newPartitions(24*time.Hour), []segment{segmentOf(base, c.after...)}, nil, nil)
+				out, err := store(ctx, db, partition.New(24*time.Hour), []segment{segmentOf(base, c.after...)}, nil, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -84,17 +83,17 @@ func TestWhatTheLedgerForgotIsComparedByContents(t *testing.T) {
 func TestAReplayedLetterGoesOnlyWhenItsRecordsAreKept(t *testing.T) {
 	ctx := context.Background()
 	db := workerConn(t, testenv.Schema(t))
-	base := baseAt(time.Now().Add(-8 * 24 * time.Hour))
+	base := frame.BaseAt(time.Now().Add(-8 * 24 * time.Hour))
 	deliver := func(records ...string) {
 		t.Helper()
-		if _, err := store(ctx, db, newPartitions(24*time.Hour), []segment{segmentOf(base, records...)}, nil, nil); err != nil {
+		if _, err := store(ctx, db, partition.New(24*time.Hour), []segment{segmentOf(base, records...)}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
 	deliver(`{"a":1}`)
 	other := segmentOf(base, `{"b":2}`)
 	other.sum = 1 // the ledger tells them by their checksums
-	if _, err := store(ctx, db, newPartitions(24*time.Hour), []segment{other}, nil, nil); err != nil {
+	if _, err := store(ctx, db, partition.New(24*time.Hour), []segment{other}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	want(t, db, 1, "SELECT count(*) FROM dead_letters WHERE reason = 'key_reused'")
@@ -122,7 +121,7 @@ func TestARecordIsNotReplayedBesideItself(t *testing.T) {
 	ctx := context.Background()
 	db := workerConn(t, testenv.Schema(t))
 	base := frame.NewBase()
-	if _, err := store(ctx, db, newPartitions(24*time.Hour), []segment{segmentOf(base, `{"a":1}`, `{"b":2}`)}, nil, nil); err != nil {
+	if _, err := store(ctx, db, partition.New(24*time.Hour), []segment{segmentOf(base, `{"a":1}`, `{"b":2}`)}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	for k, payload := range []string{`{"a": 1.0}`, `{"c":3}`, `{"d":4}`} {
@@ -147,7 +146,7 @@ func TestARefusedRecordStaysBesideAnotherOfItsID(t *testing.T) {
 	base := frame.NewBase()
 	for range 2 { // delivered twice, with nothing in the ledger: no more letters than records
 		for _, records := range [][]string{{`{"a":nonsense}`, `{"b":nonsense}`}, {`{"c":nonsense}`}} {
-			if _, err := store(ctx, db, newPartitions(24*time.Hour), []segment{segmentOf(base, records...)}, nil, nil); err != nil {
+			if _, err := store(ctx, db, partition.New(24*time.Hour), []segment{segmentOf(base, records...)}, nil, nil); err != nil {
 				t.Fatal(err)
 			}
 			forgotten(t, db)
@@ -159,12 +158,12 @@ func TestARefusedRecordStaysBesideAnotherOfItsID(t *testing.T) {
 	want(t, db, 3, "SELECT count(*) FROM dead_letters")
 
 	key := frame.NewBase()
-	var letters []deadLetter
+	var letters []DeadLetter
 	for _, line := range []string{"{broken", "{broken too"} {
 		_, dead := decodeForeign(delivery(key.String(), "{}\n"+line), &origin{messageID: key.String()}, time.Now())
 		letters = append(letters, dead...)
 	}
-	if len(letters) != 2 || letters[0].id == letters[1].id {
+	if len(letters) != 2 || letters[0].ID == letters[1].ID {
 		t.Errorf("two refused records of two messages with one message_id: got %+v", letters)
 	}
 }
@@ -175,7 +174,7 @@ func TestARefusedRecordOfAMessageThatIsDeliveredAgainIsOneLetter(t *testing.T) {
 	key := frame.NewBase()
 	for range 3 {
 		segments, dead := decodeForeign(delivery(key.String(), "{}\n{broken"), &origin{messageID: key.String()}, time.Now())
-		if _, err := store(ctx, db, newPartitions(24*time.Hour), segments, dead, nil); err != nil {
+		if _, err := store(ctx, db, partition.New(24*time.Hour), segments, dead, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -190,11 +189,11 @@ func TestTheLedgerForgetsNothingUnnoticed(t *testing.T) {
 	url := testenv.Schema(t)
 	db := workerConn(t, url)
 	exec(t, db, "UPDATE settings SET value = '2000-01-01T00:00:00Z' WHERE name = 'ledger_forgotten'")
-	parts := newPartitions(24 * time.Hour)
+	parts := partition.New(24 * time.Hour)
 	now := time.Now()
 	deliver := func(conn *pgx.Conn, age time.Duration) outcome {
 		t.Helper()
-		base := baseAt(now.Add(-age))
+		base := frame.BaseAt(now.Add(-age))
 		clear(base[6:])
 		base[6] = 0x70
 		base[8] = 0x80 // always the same id
@@ -207,22 +206,23 @@ func TestTheLedgerForgetsNothingUnnoticed(t *testing.T) {
 	deliver(db, 5*24*time.Hour)
 	deliver(db, 0)
 
-	k := testKeeper(workerConn(t, url), newPartitions(24*time.Hour), 0)
-	k.now = func() time.Time { return now.Add(30 * 24 * time.Hour) } // the database's clock holds it back
-	if err := k.tidy(ctx); err != nil {
+	k := testKeeper(workerConn(t, url), partition.New(24*time.Hour), 0)
+	k.Now = func() time.Time { return now.Add(30 * 24 * time.Hour) } // the database's clock holds it back
+	if err := k.Round(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if got := count(t, db, "SELECT count(*) FROM ledger"); got != 2 {
 		t.Fatalf("the ledger has %d entries, want 2: a clock that is ahead made it forget", got)
 	}
 	// Let it forget all the same.
-	if err := k.dropOld(ctx, k.link.conn, k.parts.ledger, now.Add(-24*time.Hour), 9); err != nil {
+	k.Remember = 24 * time.Hour
+	if err := k.Round(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if got := count(t, db, "SELECT count(*) FROM ledger"); got != 1 {
 		t.Fatalf("the ledger has %d entries, want 1", got)
 	}
-	parts.forget()
+	parts.MarkStale()
 	if out := deliver(db, 5*24*time.Hour); out.rows != 0 || out.duplicates != 1 {
 		t.Errorf("after the ledger forgot it: got %+v, want a duplicate", out)
 	}
@@ -233,15 +233,15 @@ func TestTheLedgerForgetsNothingUnnoticed(t *testing.T) {
 func TestIdsThatWrapAroundAreFoundToo(t *testing.T) {
 	ctx := context.Background()
 	db := workerConn(t, testenv.Schema(t))
-	base := baseAt(time.Now().Add(-8 * 24 * time.Hour))
+	base := frame.BaseAt(time.Now().Add(-8 * 24 * time.Hour))
 	copy(base[8:], []byte{0xbf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
 	for _, gone := range []uuid.UUID{{}, base, frame.ID(base, 1)} {
-		if _, err := store(ctx, db, newPartitions(24*time.Hour), []segment{segmentOf(base, `{"a":1}`, `{"b":2}`)}, nil, nil); err != nil {
+		if _, err := store(ctx, db, partition.New(24*time.Hour), []segment{segmentOf(base, `{"a":1}`, `{"b":2}`)}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		forgotten(t, db)
 		exec(t, db, "DELETE FROM logs WHERE id = $1", gone)
-		if out, err := store(ctx, db, newPartitions(24*time.Hour), []segment{segmentOf(base, `{"a":1}`, `{"b":2}`)}, nil, nil); err != nil || out.duplicates != 2 || out.rows != 0 {
+		if out, err := store(ctx, db, partition.New(24*time.Hour), []segment{segmentOf(base, `{"a":1}`, `{"b":2}`)}, nil, nil); err != nil || out.duplicates != 2 || out.rows != 0 {
 			t.Errorf("without %s: got %+v, %v, want duplicates", gone, out, err)
 		}
 		exec(t, db, "DELETE FROM logs")
@@ -249,84 +249,10 @@ func TestIdsThatWrapAroundAreFoundToo(t *testing.T) {
 	}
 }
 
-func TestAnIdleSystemKeepsItsLedger(t *testing.T) {
-	ctx := context.Background()
-	url := testenv.Schema(t)
-	db := workerConn(t, url)
-	for _, age := range []int{30, 24, 23} { // and nothing since
-		if _, err := store(ctx, db, newPartitions(24*time.Hour), []segment{segmentOf(baseAt(time.Now().AddDate(0, 0, -age)), `{}`)}, nil, nil); err != nil {
-			t.Fatal(err)
-		}
-	}
-	k := testKeeper(workerConn(t, url), newPartitions(24*time.Hour), 0)
-	for range 3 {
-		if err := k.tidy(ctx); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want(t, db, 3, "SELECT count(*) FROM ledger")
-	if _, err := store(ctx, db, newPartitions(24*time.Hour), []segment{segmentOf(frame.NewBase(), `{}`)}, nil, nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := k.tidy(ctx); err != nil {
-		t.Fatal(err)
-	}
-	want(t, db, 2, "SELECT count(*) FROM ledger") // two of three a round
-	if err := k.tidy(ctx); err != nil {
-		t.Fatal(err)
-	}
-	want(t, db, 1, "SELECT count(*) FROM ledger")
-}
-
-// TestAClockThatIsWrongDropsLittle: by itself it drops nothing, and with the database's at most two partitions a round,
-// unless RETENTION was shortened.
-func TestAClockThatIsWrongDropsLittle(t *testing.T) {
-	ctx := context.Background()
-	url := testenv.Schema(t)
-	db := workerConn(t, url)
-	var segments []segment
-	for age := range 8 {
-		segments = append(segments, segmentOf(baseAt(time.Now().AddDate(0, 0, -age)), `{}`))
-	}
-	if _, err := store(ctx, db, newPartitions(24*time.Hour), segments, nil, nil); err != nil {
-		t.Fatal(err)
-	}
-	var log bytes.Buffer
-	k := testKeeper(workerConn(t, url), newPartitions(24*time.Hour), 20*24*time.Hour)
-	k.log = slog.New(slog.NewTextHandler(&log, nil))
-	k.now = func() time.Time { return time.Now().AddDate(1, 0, 0) }
-	round := func(left int) {
-		t.Helper()
-		if err := k.tidy(ctx); err != nil {
-			t.Fatal(err)
-		}
-		want(t, db, left, allLogs)
-	}
-	round(8)
-	if got := count(t, db, "SELECT count(*) FROM settings WHERE name = 'retention' AND value = '480h0m0s'"); got != 1 {
-		t.Error("the retention was not noted")
-	}
-	// As if both clocks were eighteen days ahead: the retention is not shorter than was noted.
-	exec(t, db, "UPDATE settings SET value = '36h0m0s' WHERE name = 'retention'")
-	k.retention = 36 * time.Hour
-	round(6)
-	if !strings.Contains(log.String(), "more partitions are due") {
-		t.Errorf("nobody is told: %s", log.String())
-	}
-	round(4)
-	exec(t, db, "UPDATE settings SET value = '37h0m0s' WHERE name = 'retention'")
-	if err := k.tidy(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if got := count(t, db, allLogs); got > 3 { // today, yesterday, and as the hour is the day before
-		t.Errorf("%d rows are left after RETENTION was shortened", got)
-	}
-}
-
 func TestWhatIsOlderThanRetentionIsNotReplayed(t *testing.T) {
 	ctx := context.Background()
 	db := workerConn(t, testenv.Schema(t))
-	old, young := baseAt(time.Now().Add(-3*time.Hour)), baseAt(time.Now().Add(-time.Minute))
+	old, young := frame.BaseAt(time.Now().Add(-3*time.Hour)), frame.BaseAt(time.Now().Add(-time.Minute))
 	letters := func() {
 		t.Helper()
 		exec(t, db, "DELETE FROM dead_letters")
@@ -334,7 +260,7 @@ func TestWhatIsOlderThanRetentionIsNotReplayed(t *testing.T) {
 			exec(t, db, "INSERT INTO dead_letters VALUES ($1, now(), 'data', '', '{}', $1, 'logs.0', '{}')", id)
 			s := segmentOf(frame.ID(id, 5), `{}`)
 			s.from = &origin{queue: "logs.0"}
-			if _, err := store(ctx, db, newPartitions(24*time.Hour), nil, []deadLetter{s.reused("")}, nil); err != nil {
+			if _, err := store(ctx, db, partition.New(24*time.Hour), nil, []DeadLetter{s.reusedLetter("")}, nil); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -29,6 +29,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+var count, exec = testenv.Count, testenv.Exec
+
 // testConfig returns the defaults with a database and queues of the test's own.
 func testConfig(t testing.TB, shards int) Config {
 	t.Helper()
@@ -201,32 +203,6 @@ func compressed(t testing.TB, how string, m amqp.Publishing) amqp.Publishing {
 	return m
 }
 
-// baseAt returns a base id of a time.
-func baseAt(at time.Time) uuid.UUID {
-	id := frame.NewBase()
-	ms := uint64(at.UnixMilli())
-	for i := range 6 {
-		id[i] = byte(ms >> (40 - 8*i))
-	}
-	return id
-}
-
-func count(t testing.TB, conn *pgx.Conn, sql string, args ...any) int {
-	t.Helper()
-	var n int
-	if err := conn.QueryRow(context.Background(), sql, args...).Scan(&n); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return n
-}
-
-func exec(t testing.TB, conn *pgx.Conn, sql string, args ...any) {
-	t.Helper()
-	if _, err := conn.Exec(context.Background(), sql, args...); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-}
-
 // want waits until a count is what it should be, and fails when it is more.
 func want(t testing.TB, conn *pgx.Conn, rows int, sql string, args ...any) {
 	t.Helper()
@@ -252,4 +228,23 @@ func distinct(t testing.TB, conn *pgx.Conn, rows int) {
 	if got := count(t, conn, allLogs); got != rows {
 		t.Errorf("rows: got %d, want %d", got, rows)
 	}
+}
+
+// workerConn is a connection with the worker's session settings.
+func workerConn(t testing.TB, url config.PostgresURL) *pgx.Conn {
+	t.Helper()
+	conn, err := connect(context.Background(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+func at(s string) time.Time {
+	t, err := time.Parse("2006-01-02 15:04", s)
+	if err != nil {
+		panic(err)
+	}
+	return t
 }

@@ -1,21 +1,15 @@
 package worker
 
 import (
-	"errors"
-	"log/slog"
-	"net"
-	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"millrace/internal/scan"
-	"millrace/internal/service"
 )
 
-// metrics are the worker's own. Rows are counted when the answer to a commit arrives: a commit whose answer is
-// lost counts its rows as duplicates, when it is tried again.
+// metrics are the worker's own. Rows are counted when the answer to a commit arrives. If a commit's answer is lost, its rows count as
+// duplicates when it is tried again.
 type metrics struct {
 	rowsStored    prometheus.Counter
 	rowsDuplicate prometheus.Counter
@@ -32,8 +26,7 @@ type metrics struct {
 	due           *prometheus.GaugeVec
 }
 
-// newMetrics registers the worker's metrics. ahead is asked, at each scrape, how far the partitions reach; interval is
-// their length.
+// newMetrics registers the worker's metrics. At each scrape, ahead returns how far the partitions reach. interval is their length.
 func newMetrics(r prometheus.Registerer, ahead func() time.Duration, interval time.Duration) *metrics {
 	const namespace = "millrace"
 	counter := func(name, help string) prometheus.Counter {
@@ -92,89 +85,4 @@ func newMetrics(r prometheus.Registerer, ahead func() time.Duration, interval ti
 	}
 	m.retries.WithLabelValues(connectionLabel)
 	return m
-}
-
-// reminder is how often a condition that goes on failing is logged again.
-const reminder = 30 * time.Second
-
-// condition is something that all streams need, a server. It fails while it fails for one of them. It may be
-// used by many goroutines at once.
-type condition struct {
-	name  string         // as /ready shows it
-	ready *service.Ready // may be nil
-	log   *slog.Logger
-	gauge prometheus.Gauge // 1 while it holds; may be nil
-
-	mu     sync.Mutex
-	failed map[string]string // the reason, by stream
-	logged time.Time         // when a failure was logged last
-}
-
-// fail says that the condition does not hold for a stream.
-func (c *condition) fail(stream string, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.failed == nil {
-		c.failed = make(map[string]string)
-	}
-	c.failed[stream] = openReason(err)
-	c.publish()
-	if time.Since(c.logged) >= reminder {
-		c.logged = time.Now()
-		c.log.Warn(c.name+" fails, trying again", "stream", stream, "error", err)
-	}
-}
-
-// openReason returns what /ready may tell of err to anybody: no hosts, users and databases, which stay in the log.
-func openReason(err error) string {
-	var connect *pgconn.ConnectError
-	var answer *pgconn.PgError
-	var network *net.OpError
-	var name *net.DNSError
-	switch {
-	case errors.As(err, &connect) && errors.As(err, &answer):
-		return "refuses the connection (SQLSTATE " + answer.Code + "); the log says why"
-	case errors.As(err, &connect), errors.As(err, &network), errors.As(err, &name):
-		return "can't be connected to; the log says why"
-	}
-	return err.Error()
-}
-
-// pending says that a stream has not found out yet.
-func (c *condition) pending(stream string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.failed == nil {
-		c.failed = make(map[string]string)
-	}
-	c.failed[stream] = "not connected yet"
-	c.publish()
-}
-
-// hold says that the condition holds for a stream.
-func (c *condition) hold(stream string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if _, ok := c.failed[stream]; !ok {
-		return
-	}
-	delete(c.failed, stream)
-	c.publish()
-	if len(c.failed) == 0 && !c.logged.IsZero() {
-		c.logged = time.Time{}
-		c.log.Info(c.name + " answers again")
-	}
-}
-
-func (c *condition) publish() {
-	reason, value := "", 1.0
-	for _, r := range c.failed {
-		reason, value = r, 0
-	}
-	if c.ready != nil {
-		c.ready.Set(c.name, reason)
-	}
-	if c.gauge != nil {
-		c.gauge.Set(value)
-	}
 }

@@ -15,92 +15,100 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/config"
+	"millrace/internal/pg"
+	"millrace/internal/retry"
+	"millrace/worker/partition"
 )
 
 const (
 	// parkedInterval is how often the messages that are parked are counted.
 	parkedInterval = 15 * time.Second
 
-	// streamSettles is how long the stream is read before the parked queue is looked at, which may cost the connection.
+	// streamSettles is how long the stream is read before the first look at the parked queue, which may cost the connection.
 	streamSettles = time.Second
 
-	// parkedIdle ends a pass over the parked queue, and the wait for the first message of the stream.
+	// parkedIdle is how long a pass over the parked queue waits for the next message, and how long the first message of the stream
+	// is waited for.
 	parkedIdle = 2 * time.Second
 
-	// parkedDeaths is how many connections may be lost over a message before it is left alone. A hundred and twenty
-	// readers have not survived it before.
+	// parkedDeaths is how many connections may be lost over a message before it is left alone. Before that, a hundred and twenty
+	// readers have not survived it.
 	parkedDeaths = 5
 
-	// parkedBatch is how many messages are stored in one transaction, and parkedWindow how many of the parked queue are
-	// held, most of which stay there. They have any size.
+	// parkedBatch is how many messages are stored in one transaction. parkedWindow is how many messages of the parked queue are held at
+	// once, most of which go back. A message may have any size.
 	parkedBatch  = 10
 	parkedWindow = 50
 
-	// renewAfter is how long a worker waits before it replaces the parked queue of an earlier version: an API of that
-	// version refuses the new queue when it connects anew, so a rolling upgrade should be over.
+	// renewAfter is how long a worker waits before it replaces the parked queue of an earlier version. By then a rolling upgrade should
+	// be over: an API of that version refuses the new queue when it connects.
 	renewAfter = 10 * time.Minute
+
+	// parkedLock is held by the worker that replaces the parked queue, "mrparked" in ASCII.
+	parkedLock = 0x6d727061726b6564
 )
 
-// errAnew ends a session whose beginning has to be done again, which is no failure.
+// errAnew ends a session because another one must begin. It is no failure.
 var errAnew = errors.New("to be begun anew")
 
-// parkedReader stores what RabbitMQ has set aside twice: messages that expired or overflowed while no worker read the
-// dead queue. They are in the parked queue, or have left it the same way for the stream behind it. What no reader
+// parkedReader stores what RabbitMQ has set aside twice: messages that expired or overflowed in the dead queue while no worker read it.
+// They are in the parked queue. If they expired or overflowed there too, they are in the stream behind it. A message that no reader
 // survives stays where it is, and is counted.
 //
-// Every worker has one. The place in the stream, which is kept in the database, decides which of them stores a message.
+// Every worker has a parkedReader. The database has the place up to which the stream was read. Whoever moves that place on stores the
+// messages.
 type parkedReader struct {
 	urls     config.BrokerURLs
 	topology broker.Topology
-	link     link
-	parts    *partitions
+	link     pg.Link
+	parts    *partition.Set
 	metrics  *metrics
 	broker   *condition
 	gauge    prometheus.Gauge
 	log      *slog.Logger
 	renewAt  time.Time // see renewAfter
 
-	// In the parked queue: how many messages were left by the last pass, and how many passes in a row cost the
-	// connection while as many were there.
+	// Of the parked queue: how many messages the last pass left there, and how many passes in a row have cost the connection while
+	// there were deathsAt messages.
 	left, deaths, deathsAt int
 
-	// In the stream: how many connections in a row were lost over the message at an offset.
+	// Of the stream: how many connections in a row were lost over the message at the offset streamDeathsAt.
 	streamDeaths   int
 	streamDeathsAt int64
 }
 
-// place is how far the stream has been read.
+// place says how far the stream was read.
 type place struct {
-	first   uuid.NullUUID
-	next    int64
-	skipped int64
+	first   uuid.NullUUID // digest of the stream's first message; not valid if that was not read
+	next    int64         // offset of the next message to read
+	skipped int64         // messages that were stepped over, because no reader survives them
 }
 
 // run reads until ctx is done. It owns the link.
 func (r *parkedReader) run(ctx context.Context) {
-	defer r.link.drop()
-	wait := broker.NewBackoff()
+	defer r.link.Drop()
+	wait := retry.NewBackoff()
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := r.session(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		r.link.rollback(ctx)
-		r.parts.forget()
+		r.link.Rollback(ctx)
+		r.parts.MarkStale()
 		if !errors.Is(err, errAnew) {
 			r.broker.fail("parked", err)
 		}
 		if time.Since(began) > time.Minute {
 			wait.Reset()
 		}
-		if broker.Sleep(ctx, wait.NextBackOff()) != nil {
+		if retry.Sleep(ctx, wait.NextBackOff()) != nil {
 			return
 		}
 	}
 }
 
-// session reads with one connection to RabbitMQ, until it or the database fails.
+// session is the life of one connection to RabbitMQ. It reads until the connection or the database fails.
 func (r *parkedReader) session(ctx context.Context) error {
 	conn, err := broker.Dial(ctx, r.urls, "millrace worker parked")
 	if err != nil {
@@ -161,19 +169,19 @@ func (r *parkedReader) session(ctx context.Context) error {
 	}
 }
 
-// closeReason returns why the connection has ended, nil where it has not.
+// closeReason returns why the connection has ended, or nil if it has not.
 func closeReason(closed <-chan *amqp.Error) error {
 	select {
 	case reason := <-closed:
 		if reason != nil {
 			return reason
 		}
-	case <-time.After(time.Second): // the channel alone has ended
+	case <-time.After(time.Second): // only the channel has ended
 	}
 	return nil
 }
 
-// moreOf returns a delivery and those that have come behind it.
+// moreOf returns a delivery and those that have come after it, at most parkedBatch.
 func moreOf(d amqp.Delivery, deliveries <-chan amqp.Delivery) []amqp.Delivery {
 	batch := []amqp.Delivery{d}
 	for len(batch) < parkedBatch {
@@ -190,13 +198,13 @@ func moreOf(d amqp.Delivery, deliveries <-chan amqp.Delivery) []amqp.Delivery {
 	return batch
 }
 
-// renew gives the parked queue of an earlier version the stream behind it, once it is empty and renewAt has come. It
-// reports whether the old queue stays. Only one worker at a time may do so.
+// renew replaces the parked queue of an earlier version, which has no stream behind it, once it is empty and renewAt has come. It
+// reports whether the old queue is still there. Only one worker at a time may replace the queue.
 func (r *parkedReader) renew(ctx context.Context, conn *broker.Connection) (old bool, err error) {
 	if time.Now().Before(r.renewAt) {
 		return r.topology.ParkedIsOld(conn.Connection)
 	}
-	db, err := r.link.open(ctx)
+	db, err := r.link.Open(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -214,9 +222,9 @@ func (r *parkedReader) renew(ctx context.Context, conn *broker.Connection) (old 
 	return old, err
 }
 
-// place reads how far the stream has been read.
+// place returns how far the stream was read, by whichever worker.
 func (r *parkedReader) place(ctx context.Context) (at place, err error) {
-	db, err := r.link.open(ctx)
+	db, err := r.link.Open(ctx)
 	if err != nil {
 		return at, err
 	}
@@ -230,8 +238,8 @@ func (r *parkedReader) place(ctx context.Context) (at place, err error) {
 	return at, nil
 }
 
-// sameStream finds out whether somebody has deleted the stream: another one is read from its start. It returns the offset
-// to read from.
+// sameStream finds out whether somebody has deleted the stream and it was made anew. It returns the offset to read from, which is the
+// start for a new stream.
 func (r *parkedReader) sameStream(ctx context.Context, conn *broker.Connection, at place) (from int64, err error) {
 	if at.next == 0 || !at.first.Valid {
 		return at.next, nil
@@ -246,7 +254,7 @@ func (r *parkedReader) sameStream(ctx context.Context, conn *broker.Connection, 
 			return 0, errors.Join(r.restart(ctx, at), ch.Close())
 		}
 	case <-time.After(parkedIdle):
-		// It is empty, so it is another one. Its first message shows that, and would not come to who reads from at.next.
+		// It is empty, so it is a new one. Its first message will show that, and whoever reads from at.next would not get it.
 		return 0, ch.Close()
 	case <-ctx.Done():
 		return 0, ctx.Err()
@@ -254,9 +262,9 @@ func (r *parkedReader) sameStream(ctx context.Context, conn *broker.Connection, 
 	return at.next, ch.Close()
 }
 
-// restart begins the stream anew, and returns errAnew.
+// restart notes that the stream must be read from its start, and returns errAnew.
 func (r *parkedReader) restart(ctx context.Context, at place) error {
-	db, err := r.link.open(ctx)
+	db, err := r.link.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -267,7 +275,7 @@ func (r *parkedReader) restart(ctx context.Context, at place) error {
 	return errAnew
 }
 
-// consumeStream starts a consumer of the stream, and reports whether a message is there to be delivered.
+// consumeStream starts a consumer of the stream at an offset. It reports whether there is a message at that offset.
 func (r *parkedReader) consumeStream(conn *broker.Connection, from int64) (_ *amqp.Channel, _ <-chan amqp.Delivery, there bool, err error) {
 	ch, err := conn.Channel()
 	if err != nil {
@@ -287,8 +295,8 @@ func (r *parkedReader) consumeStream(conn *broker.Connection, from int64) (_ *am
 	return ch, deliveries, int64(q.Messages) > from, nil
 }
 
-// died counts a connection that was lost before a message of the stream that is there had come, and steps over the
-// message at the last.
+// died counts a connection that was lost before the message at an offset of the stream had come. After parkedDeaths of them it steps
+// over that message.
 func (r *parkedReader) died(ctx context.Context, offset int64) error {
 	if r.streamDeathsAt != offset {
 		r.streamDeaths, r.streamDeathsAt = 0, offset
@@ -296,7 +304,7 @@ func (r *parkedReader) died(ctx context.Context, offset int64) error {
 	if r.streamDeaths++; r.streamDeaths < parkedDeaths {
 		return nil
 	}
-	db, err := r.link.open(ctx)
+	db, err := r.link.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -306,7 +314,7 @@ func (r *parkedReader) died(ctx context.Context, offset int64) error {
 	return err
 }
 
-// offsetOf returns the place of a message in the stream.
+// offsetOf returns the offset of a message in the stream, or -1 if RabbitMQ doesn't say it.
 func offsetOf(d *amqp.Delivery) int64 {
 	n, ok := d.Headers["x-stream-offset"].(int64)
 	if !ok {
@@ -315,26 +323,26 @@ func offsetOf(d *amqp.Delivery) int64 {
 	return n
 }
 
-// digest tells a message from others.
+// digest returns an id that is made of all that a message has, so that different messages have different ones.
 func digest(d *amqp.Delivery) uuid.UUID {
 	from := originOf(d, "")
 	delete(from.headers, "x-stream-offset")
 	properties, err := from.properties()
-	if err != nil { // it has been made something that can be encoded
+	if err != nil { // it never is: jsonValue has made the properties something that JSON can hold
 		properties = nil
 	}
 	return uuid.NewSHA1(uuid.NameSpaceOID, append(properties, d.Body...))
 }
 
-// storeStream stores messages of the stream as dead letters, together with the place behind them.
+// storeStream stores messages of the stream as dead letters, in one transaction with the place after them.
 func (r *parkedReader) storeStream(ctx context.Context, at place, batch []amqp.Delivery) (place, error) {
 	behind := at
-	var letters []deadLetter
+	var letters []DeadLetter
 	for i := range batch {
 		d := &batch[i]
 		offset := offsetOf(d)
 		if offset < behind.next {
-			return at, errAnew // see sameStream
+			return at, errAnew // it is a new stream: sameStream will see that
 		}
 		if offset == 0 {
 			behind.first = uuid.NullUUID{UUID: digest(d), Valid: true}
@@ -346,21 +354,22 @@ func (r *parkedReader) storeStream(ctx context.Context, at place, batch []amqp.D
 		tag, err := db.Exec(ctx, "UPDATE last_stream SET first = $3, next = $4 WHERE name = $1 AND next = $2",
 			r.topology.LastStream(), at.next, behind.first, behind.next)
 		if err == nil && tag.RowsAffected() == 0 {
-			err = errAnew // another worker has stored them; the place is to be read anew
+			err = errAnew // another worker has stored them, and the place must be read again
 		}
 		return err
 	})
 	return behind, err
 }
 
-func (r *parkedReader) letter(d *amqp.Delivery) deadLetter {
+// letter returns the dead letter of a message of the stream or of the parked queue.
+func (r *parkedReader) letter(d *amqp.Delivery) DeadLetter {
 	delete(d.Headers, "x-stream-offset")
 	return decodeDead(d, r.topology.ParkedQueue(), time.Now()).dead[0]
 }
 
-// store stores dead letters. final, unless nil, belongs to the transaction.
-func (r *parkedReader) store(ctx context.Context, letters []deadLetter, final func(*pgx.Conn) error) error {
-	db, err := r.link.open(ctx)
+// store stores dead letters in one transaction, in which final runs last if it is not nil.
+func (r *parkedReader) store(ctx context.Context, letters []DeadLetter, final func(*pgx.Conn) error) error {
+	db, err := r.link.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -380,8 +389,8 @@ func (r *parkedReader) store(ctx context.Context, letters []deadLetter, final fu
 	return nil
 }
 
-// lookAtParked counts what is parked. When that has changed it passes over the queue, and stores what is there because
-// it expired or overflowed. skipped is the number of messages in the stream that no reader survived.
+// lookAtParked counts the parked messages. If their number has changed, it makes a pass over the queue. skipped is how many messages of
+// the stream no reader survived.
 func (r *parkedReader) lookAtParked(ctx context.Context, conn *broker.Connection, old bool, skipped int64) error {
 	ch, err := conn.Channel()
 	if err != nil {
@@ -397,7 +406,7 @@ func (r *parkedReader) lookAtParked(ctx context.Context, conn *broker.Connection
 	case old && parked == 0 && time.Now().After(r.renewAt):
 		return errAnew // which makes the queue of this version
 	case old, parked == 0, parked == r.left, parked == r.deathsAt && r.deaths >= parkedDeaths:
-		// What is old may have a delivery limit, which a pass would use up. The others were passed over before.
+		// An old queue may have a delivery limit, which passes would use up. In the other cases a pass would find nothing new.
 	default:
 		if parked != r.deathsAt {
 			r.deaths, r.deathsAt = 0, parked
@@ -422,8 +431,8 @@ func (r *parkedReader) lookAtParked(ctx context.Context, conn *broker.Connection
 	return ch.Close()
 }
 
-// pass reads so many messages of the parked queue, stores those that are there because they expired or overflowed, and
-// gives the others back by closing the channel.
+// pass reads so many messages of the parked queue. It stores those that were set aside because they expired or overflowed. It gives the
+// others back by closing the channel.
 func (r *parkedReader) pass(ctx context.Context, ch *amqp.Channel, messages int) error {
 	if err := ch.Qos(min(messages, parkedWindow), 0, false); err != nil {
 		return err
@@ -440,10 +449,10 @@ func (r *parkedReader) pass(ctx context.Context, ch *amqp.Channel, messages int)
 			}
 			batch := moreOf(d, deliveries)
 			messages -= len(batch)
-			var letters []deadLetter
+			var letters []DeadLetter
 			var stored []amqp.Delivery
 			for i := range batch {
-				if letter := r.letter(&batch[i]); letter.reason != reasonDeliveryLimit {
+				if letter := r.letter(&batch[i]); letter.Reason != reasonDeliveryLimit {
 					letters, stored = append(letters, letter), append(stored, batch[i])
 				}
 			}

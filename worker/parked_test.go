@@ -119,8 +119,8 @@ func TestNoPolicyLosesWhatWaits(t *testing.T) {
 // readerFor returns a reader that does not run.
 func readerFor(t *testing.T, c Config) *parkedReader {
 	var closing sync.WaitGroup
-	r := &parkedReader{urls: c.URLs, topology: broker.NewTopology(c.Broker), link: link{url: c.Postgres, closing: &closing}, log: c.Log}
-	t.Cleanup(func() { r.link.drop(); closing.Wait() })
+	r := &parkedReader{urls: c.URLs, topology: broker.NewTopology(c.Broker), link: newLink(c.Postgres, &closing), log: c.Log}
+	t.Cleanup(func() { r.link.Drop(); closing.Wait() })
 	return r
 }
 

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"millrace/internal/frame"
-	"millrace/internal/pooler"
+	"millrace/internal/pg"
 	"millrace/internal/testenv"
 )
 
@@ -25,7 +25,7 @@ func TestAWorkerBehindATransactionPoolerSaysSoAndLeavesNoLock(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), testenv.Patience)
 			defer cancel()
 			err := Run(ctx, c)
-			if !errors.Is(err, pooler.ErrTransactions) || !strings.HasPrefix(err.Error(), name+": ") || strings.Contains(err.Error(), "\n") {
+			if !errors.Is(err, pg.ErrTransactionPooler) || !strings.HasPrefix(err.Error(), name+": ") || strings.Contains(err.Error(), "\n") {
 				t.Errorf("got %v", err)
 			}
 			db := workerConn(t, direct)

@@ -12,36 +12,38 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/frame"
+	"millrace/internal/pg"
+	"millrace/internal/retry"
+	"millrace/worker/partition"
 )
 
 const (
-	// maxHold is how long a stream holds frames while the database doesn't answer. It is far below RabbitMQ's
-	// consumer timeout (30 min), which would close the channel in the middle of something.
+	// maxHold is how long a stream holds frames while the database doesn't answer. It is far below RabbitMQ's consumer timeout of
+	// 30 minutes, which would close the channel at any moment.
 	maxHold = 10 * time.Minute
 
-	// triesAfterStop is how often a stop tries again to store the last batch: about a second, which outlives a
-	// deadlock or a restart of the connection and not an outage.
+	// triesAfterStop is how often a stop tries again to store the last batch. The tries take about a second: enough for a deadlock
+	// or a new connection, and not for an outage.
 	triesAfterStop = 4
 
-	// slow is how long a transaction may take before it counts as the database's failure: a hundred times what a
-	// batch takes.
+	// slow is how long a transaction may take before the database counts as failing. It is a hundred times what a batch takes.
 	slow = 5 * time.Second
 
-	// lastBatches is how long a stop waits for the batches under way: a hundred times what one takes. Those that
-	// take longer are safe in RabbitMQ.
+	// lastBatches is how long a stop waits for the batches under way. It is a hundred times what a batch takes. Batches that take
+	// longer are safe in RabbitMQ.
 	lastBatches = 10 * time.Second
 
 	// deadPrefetch is the window of the dead queue: rare messages of any size.
 	deadPrefetch = 10
 
-	// brokerCloseTimeout bounds the good-bye to RabbitMQ.
+	// brokerCloseTimeout is how long the closing of a connection to RabbitMQ may take.
 	brokerCloseTimeout = 3 * time.Second
 
 	// cautionBatches is how many batches a cautious session stores before its stream takes full windows again.
 	cautionBatches = 20
 
-	// A message that no reader survives is given to its readers a hundred times. So many sessions in a row that
-	// end with nothing stored follow each other at once, to be over it in seconds; then the pauses are as always.
+	// quickDeaths is how many sessions in a row, all of which ended with nothing stored, follow each other after quickPause. RabbitMQ
+	// delivers a message that no reader survives a hundred times, and so that is over in seconds. Later pauses are as always.
 	quickDeaths = 120
 	quickPause  = 10 * time.Millisecond
 )
@@ -50,37 +52,36 @@ var errCautionOver = errors.New("enough was stored one frame at a time")
 
 var errHeldTooLong = errors.New("the database has not answered for too long")
 
-// stream moves the frames of some queues through one channel for each and one database connection.
+// stream moves frames from some queues into the database, by a channel for each queue and one database connection.
 type stream struct {
 	name   string
 	config Config
 	decode func(d *amqp.Delivery, queue string, now time.Time) item
 	queues []string
-	most   int // frames of a queue that are held
+	most   int // frames of a queue that it holds at most
 
 	topology broker.Topology
-	link     link
-	parts    *partitions
+	link     pg.Link
+	parts    *partition.Set
 	metrics  *metrics
 	load     *load
 	postgres *condition
 	rabbitmq *condition
 	log      *slog.Logger
 
-	// stuck is a batch that was held for too long: its frames are RabbitMQ's again, and it is the best proof that
-	// the database works when it can be stored. The ledger knows the frames when they come back.
+	// stuck is a batch that was held for too long. Its frames went back to RabbitMQ. When it can be stored, the database works again;
+	// when its frames come back, the ledger knows them.
 	stuck *batch
 
-	// cautious is set when a session ended soon after it began to consume: there may be a message that no reader
-	// survives. The next takes one frame at a time, so that such a message costs no other one a delivery.
+	// cautious is set when a session ended soon after it began to consume, because there may be a message that no reader survives. The
+	// next session takes one frame at a time, so that such a message costs no other one a delivery.
 	cautious bool
 	deaths   int  // sessions in a row that consumed and stored nothing
 	stored   int  // batches of the session
 	consumed bool // the session got as far as consuming
 }
 
-// streamQueues returns the queues of stream i of n, so that every one of the shards has a stream and every stream
-// has a queue.
+// streamQueues returns the queues of stream i of n. Each of the shards has a stream, and each stream has a queue.
 func streamQueues(i, n, shards int) []int {
 	if n > shards {
 		return []int{i % shards}
@@ -92,11 +93,11 @@ func streamQueues(i, n, shards int) []int {
 	return queues
 }
 
-// run moves frames until ctx is done; then it stores what it has gathered, unless hard ends before. It returns
-// how many frames it had to leave to RabbitMQ. It owns the link.
+// run moves frames until ctx is done. Then it stores what it has gathered, unless hard ends before. It returns how many frames it had
+// to leave in RabbitMQ. It owns the link.
 func (s *stream) run(ctx, hard context.Context) (left int) {
-	defer s.link.drop()
-	pause := broker.NewBackoff()
+	defer s.link.Drop()
+	pause := retry.NewBackoff()
 	for ctx.Err() == nil {
 		// The consumer opens only when the database answers: frames that can't be stored stay in the queue.
 		if err := s.awaitPostgres(ctx); err != nil {
@@ -118,7 +119,7 @@ func (s *stream) run(ctx, hard context.Context) (left int) {
 		}
 		if s.consumed && s.stored < cautionBatches {
 			s.cautious = true
-			pause.Reset() // RabbitMQ is there; what it has is the trouble
+			pause.Reset() // RabbitMQ is there, and one of its messages may be the trouble
 			s.deaths++
 		}
 		if errors.Is(err, errHeldTooLong) {
@@ -133,16 +134,16 @@ func (s *stream) run(ctx, hard context.Context) (left int) {
 		if s.consumed && s.deaths <= quickDeaths {
 			wait = quickPause
 		}
-		if broker.Sleep(ctx, wait) != nil {
+		if retry.Sleep(ctx, wait) != nil {
 			return 0
 		}
 	}
 	return left
 }
 
-// awaitPostgres waits until the database answers, and takes the stuck batch if there is one. The error is ctx's.
+// awaitPostgres waits until the database answers. If there is a stuck batch, it waits until that is stored. The error is ctx's.
 func (s *stream) awaitPostgres(ctx context.Context) error {
-	for wait := broker.NewBackoff(); ; {
+	for wait := retry.NewBackoff(); ; {
 		err := s.ping(ctx)
 		if err == nil && s.stuck != nil {
 			began := time.Now()
@@ -151,8 +152,8 @@ func (s *stream) awaitPostgres(ctx context.Context) error {
 				s.count(s.stuck, out, time.Since(began))
 				s.stuck = nil
 			} else {
-				s.link.rollback(ctx)
-				s.parts.forget()
+				s.link.Rollback(ctx)
+				s.parts.MarkStale()
 			}
 		}
 		if err == nil {
@@ -163,19 +164,19 @@ func (s *stream) awaitPostgres(ctx context.Context) error {
 			return ctx.Err()
 		}
 		s.postgres.fail(s.name, err)
-		if err := broker.Sleep(ctx, wait.NextBackOff()); err != nil {
+		if err := retry.Sleep(ctx, wait.NextBackOff()); err != nil {
 			return err
 		}
 	}
 }
 
-// ping asks for the schema and for leave to write.
+// ping returns an error unless the schema is there and may be written to.
 func (s *stream) ping(ctx context.Context) error {
-	conn, err := s.link.open(ctx)
+	conn, err := s.link.Open(ctx)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, pg.ConnectTimeout)
 	defer cancel()
 	var readOnly string
 	err = conn.QueryRow(ctx, "SELECT current_setting('transaction_read_only') FROM (SELECT count(*) FROM (SELECT FROM ledger LIMIT 0) AS l) AS c").Scan(&readOnly)
@@ -183,12 +184,12 @@ func (s *stream) ping(ctx context.Context) error {
 		err = errors.New("the database is read only")
 	}
 	if err != nil {
-		s.link.drop() // the next connection may lead to another server
+		s.link.Drop() // the next connection may lead to another server
 	}
 	return err
 }
 
-// session is one broker connection's life. It returns why it ended, and how many frames of the last batch went
+// session is the life of one connection to RabbitMQ. It returns why the connection ended, and how many frames of the last batch went
 // back to RabbitMQ unstored.
 func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 	gate := newGate(2 * s.budget())
@@ -200,7 +201,7 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 	var watching sync.WaitGroup
 	watching.Go(func() { s.watchBlocked(conn.NotifyBlocked(make(chan amqp.Blocking, 1))) })
 	defer func() {
-		// Unacknowledged frames go back, whether or not RabbitMQ hears the good-bye.
+		// Unacknowledged frames go back, also if the connection can't be closed properly.
 		gate.force()
 		conn.End(brokerCloseTimeout)
 		watching.Wait()
@@ -211,7 +212,7 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 	if err := s.topology.Ensure(conn.Connection); err != nil {
 		return 0, err
 	}
-	// lost ends with the possibility to acknowledge.
+	// lost ends when frames can no longer be acknowledged.
 	lost, lose := context.WithCancelCause(hard)
 	var receivers sync.WaitGroup
 	defer receivers.Wait()
@@ -230,15 +231,14 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 		consumers[i] = c
 		receivers.Go(func() {
 			c.receive(lost, deliveries, items, watching.Go)
-			if ctx.Err() == nil { // after a stop it is us who end it, and the last batch is still to be stored
+			if ctx.Err() == nil { // after a stop we have ended the consumer ourselves, and the last batch must still be stored
 				lose(fmt.Errorf("RabbitMQ ended the consumer of %s", queue))
 			}
 		})
 	}
 	s.consumed = true
 	s.rabbitmq.hold(s.name)
-	// A stop lets other workers have the frames that are still in the queues. Closing the channels does the same
-	// when the last batch is stored.
+	// A stop leaves the frames that are still in the queues to other workers.
 	watching.Go(func() {
 		select {
 		case <-ctx.Done():
@@ -264,7 +264,7 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 		if err := s.save(ctx, hard, lost, b); err != nil {
 			return b.total(), err
 		}
-		g.finished.Add(1) // before the room that the acknowledgement makes can be filled
+		g.finished.Add(1) // see batcher.finished
 		for i, c := range consumers {
 			if b.frames[i] == 0 {
 				continue
@@ -282,7 +282,7 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 	return 0, context.Cause(lost)
 }
 
-// window is the window of one of the stream's queues at the start of a session.
+// window returns the window of each of the stream's queues at the start of a session.
 func (s *stream) window() window {
 	if s.cautious {
 		return window{budget: 1, most: 1, size: 1}
@@ -290,11 +290,11 @@ func (s *stream) window() window {
 	return newWindow(s.budget()/len(s.queues), s.most)
 }
 
-// budget is how many bytes of frames the stream is meant to hold: a batch that commits and one that gathers. What
-// it holds at most is twice that, and what the frame that is too much has.
+// budget returns how many bytes of frames the stream should hold: those of a batch that commits and of one that is gathered. It may
+// hold twice that, and one frame more.
 func (s *stream) budget() int { return 2 * int(s.config.BatchBytes) }
 
-// watchBlocked counts this connection among the blocked ones while it is.
+// watchBlocked counts this connection among the blocked ones while RabbitMQ blocks it.
 func (s *stream) watchBlocked(blockings <-chan amqp.Blocking) {
 	var was bool
 	for b := range blockings {
@@ -308,12 +308,11 @@ func (s *stream) watchBlocked(blockings <-chan amqp.Blocking) {
 	}
 }
 
-// save stores a batch, trying until it is done. It gives up when the batch can no longer be acknowledged, when
-// the database has not taken it for maxHold, and after a few tries when it is told to stop: the frames are safe
-// in RabbitMQ.
+// save tries to store a batch until that succeeds. It gives up if the batch can no longer be acknowledged, if the database has not
+// taken it for maxHold, or after a few tries if it is told to stop. The frames are safe in RabbitMQ then.
 func (s *stream) save(ctx, hard, lost context.Context, b *batch) error {
 	received := time.Now()
-	wait := broker.NewBackoff()
+	wait := retry.NewBackoff()
 	made, lastTries := 0, 0
 	for {
 		began := time.Now()
@@ -323,8 +322,8 @@ func (s *stream) save(ctx, hard, lost context.Context, b *batch) error {
 			s.count(b, out, time.Since(began))
 			return nil
 		}
-		s.link.rollback(hard)
-		s.parts.forget()
+		s.link.Rollback(hard)
+		s.parts.MarkStale()
 		s.metrics.retries.WithLabelValues(retryLabel(err)).Inc()
 		if classify(err) == noPartition && made < 3 {
 			made++
@@ -350,7 +349,7 @@ func (s *stream) save(ctx, hard, lost context.Context, b *batch) error {
 	}
 }
 
-// try stores a batch. One that takes long is said to while it does: a commit may wait for a standby without end.
+// try stores a batch. If that takes long, it says so meanwhile: a commit may wait for a standby without end.
 func (s *stream) try(ctx context.Context, b *batch) (outcome, error) {
 	told := make(chan struct{})
 	slow := time.AfterFunc(s.config.slow, func() {
@@ -359,20 +358,21 @@ func (s *stream) try(ctx context.Context, b *batch) (outcome, error) {
 	})
 	defer func() {
 		if !slow.Stop() {
-			<-told // before the caller says how it ended
+			<-told // so that the caller's word on how it ended comes later
 		}
 	}()
-	conn, err := s.link.open(ctx)
+	conn, err := s.link.Open(ctx)
 	if err != nil {
 		return outcome{}, err
 	}
 	out, err := store(ctx, conn, s.parts, b.segments, b.dead, nil)
-	if isReadOnly(err) {
-		s.link.drop() // a session keeps the default that it began with
+	if pg.CodeOf(err) == pg.ReadOnlyTransaction {
+		s.link.Drop() // a session stays read only after the server's default has changed
 	}
 	return out, err
 }
 
+// count counts a batch that was stored.
 func (s *stream) count(b *batch, out outcome, took time.Duration) {
 	m := s.metrics
 	m.rowsStored.Add(float64(out.rows))

@@ -12,19 +12,19 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"millrace/internal/broker"
 	"millrace/internal/config"
+	"millrace/internal/pg"
 	"millrace/internal/policy"
-	"millrace/internal/pooler"
+	"millrace/internal/retry"
 	"millrace/internal/service"
 	"millrace/migrations"
+	"millrace/worker/partition"
 )
 
-// Run moves frames into the database until ctx is done, then stores what it holds and returns nil. Servers that
-// are out of reach, at the start or later, are waited for. An error is a setting or a schema that can't be worked
-// with, or says what a stop left undone.
+// Run moves frames into the database until ctx is done. Then it stores what it holds and returns nil. It waits for servers that are
+// out of reach, at the start or later. An error is about a setting or a schema that it can't work with, or says what a stop left
+// undone.
 func Run(ctx context.Context, c Config) error {
 	if err := c.Validate(); err != nil {
 		return err
@@ -46,8 +46,8 @@ func Run(ctx context.Context, c Config) error {
 	}
 
 	registry := service.NewRegistry()
-	parts := newPartitions(c.PartitionInterval)
-	m := newMetrics(registry, func() time.Duration { return parts.ahead(time.Now()) }, c.PartitionInterval)
+	parts := partition.New(c.PartitionInterval)
+	m := newMetrics(registry, func() time.Duration { return parts.Ahead(time.Now()) }, c.PartitionInterval)
 	policies := policy.New(policy.Options{Broker: c.Broker, Log: log, Registry: registry})
 	var ready service.Ready
 	postgres := &condition{name: "postgres", ready: &ready, log: log, gauge: m.database}
@@ -72,10 +72,10 @@ func Run(ctx context.Context, c Config) error {
 
 	var closing sync.WaitGroup // of connections, in the background
 	defer closing.Wait()
-	newLink := func() link { return link{url: c.Postgres, closing: &closing} }
-	ownerLink := func() link { return link{url: cmp.Or(c.Owner, c.Postgres), closing: &closing} }
+	writerLink := func() pg.Link { return newLink(c.Postgres, &closing) }
+	ownerLink := func() pg.Link { return newLink(cmp.Or(c.Owner, c.Postgres), &closing) }
 
-	if err := prepare(ctx, c, ownerLink(), newLink(), postgres, log); err != nil {
+	if err := prepare(ctx, c, ownerLink(), writerLink(), postgres, log); err != nil {
 		if ctx.Err() != nil {
 			return failure(ctx)
 		}
@@ -86,7 +86,7 @@ func Run(ctx context.Context, c Config) error {
 	busy := &load{streams: c.Streams}
 	newStream := func(name string) *stream {
 		s := &stream{
-			name: name, config: c, decode: decode, most: c.Prefetch, topology: topology, link: newLink(), parts: parts,
+			name: name, config: c, decode: decode, most: c.Prefetch, topology: topology, link: writerLink(), parts: parts,
 			metrics: m, load: busy, postgres: postgres, rabbitmq: rabbitmq, log: log,
 		}
 		postgres.pending(name)
@@ -117,19 +117,21 @@ func Run(ctx context.Context, c Config) error {
 		working.Go(func() { left.Add(int64(s.run(ctx, hard))) })
 	}
 	parked := &parkedReader{
-		urls: c.URLs, topology: topology, link: newLink(), parts: parts, metrics: m, gauge: m.parked, log: log, renewAt: time.Now().Add(c.renewAfter),
+		urls: c.URLs, topology: topology, link: writerLink(), parts: parts, metrics: m, gauge: m.parked, log: log, renewAt: time.Now().Add(c.renewAfter),
 		broker: &condition{name: "rabbitmq: parked messages", log: log}, // nothing waits for it
 	}
 	working.Go(func() { parked.run(ctx) })
-	k := &keeper{leader: leader{link: ownerLink(), key: keeperLock}, parts: parts, retention: c.Retention, log: log, now: time.Now, due: m.due}
-	working.Go(func() { k.run(ctx) })
-	r := &rehearser{link: newLink(), postgres: postgres}
+	k := &partition.Keeper{
+		Link: ownerLink(), Partitions: parts, Retention: c.Retention, Remember: partition.LedgerKeep, Log: log, Now: time.Now, Due: m.due,
+	}
+	working.Go(func() { k.Run(ctx) })
+	r := &rehearser{link: writerLink(), postgres: postgres}
 	working.Go(func() { r.run(ctx) })
 	if c.IndexClosed {
-		x := &indexer{leader: leader{link: ownerLink(), key: indexerLock}, logs: parts.logs, retention: c.Retention, calm: busy.calm, log: log, now: time.Now}
-		working.Go(func() { x.run(ctx) })
+		x := &partition.Indexer{Link: ownerLink(), Partitions: parts, Retention: c.Retention, Calm: busy.calm, Log: log, Now: time.Now}
+		working.Go(func() { x.Run(ctx) })
 	}
-	working.Go(func() { policies.Run(ctx) }) // what harms the queues is no reason to stop emptying them
+	working.Go(func() { policies.Run(ctx) }) // it warns, and nothing waits for it
 	log.Info("worker is up", "address", ln.Addr().String(), "streams", c.Streams, "queues", topology.Shards())
 
 	<-ctx.Done()
@@ -154,7 +156,7 @@ const adminAnswerTime = 30 * time.Second
 // adminError ends the worker when its admin server fails.
 type adminError struct{ error }
 
-// failure is what ended ctx if it was not the caller.
+// failure returns the error that ended ctx, or nil if the caller ended it.
 func failure(ctx context.Context) error {
 	var admin adminError
 	if errors.As(context.Cause(ctx), &admin) {
@@ -163,12 +165,12 @@ func failure(ctx context.Context) error {
 	return nil
 }
 
-// prepare brings the schema up to date, or checks that it is, and that rows can be stored. It waits for a database that is
-// out of reach, and for logs to take rows; an error that waiting does not cure is returned.
-func prepare(ctx context.Context, c Config, owner, writer link, postgres *condition, log *slog.Logger) error {
-	defer owner.drop()
-	defer writer.drop()
-	for wait := broker.NewBackoff(); ; {
+// prepare brings the schema up to date, or checks that it is, and checks that rows can be stored. It waits while the database is out of
+// reach and while logs takes no rows. It returns an error if waiting is no help.
+func prepare(ctx context.Context, c Config, owner, writer pg.Link, postgres *condition, log *slog.Logger) error {
+	defer owner.Drop()
+	defer writer.Drop()
+	for wait := retry.NewBackoff(); ; {
 		err := migrate(ctx, c, &owner, log)
 		passing := passes(err, &owner)
 		if err == nil {
@@ -179,19 +181,20 @@ func prepare(ctx context.Context, c Config, owner, writer link, postgres *condit
 			return err
 		}
 		postgres.fail("worker", err)
-		owner.drop()
-		writer.drop()
-		if err := broker.Sleep(ctx, wait.NextBackOff()); err != nil {
+		owner.Drop()
+		writer.Drop()
+		if err := retry.Sleep(ctx, wait.NextBackOff()); err != nil {
 			return err
 		}
 	}
 }
 
-func migrate(ctx context.Context, c Config, l *link, log *slog.Logger) error {
+// migrate brings the schema up to date. If it may not, it returns an error unless the schema is up to date.
+func migrate(ctx context.Context, c Config, l *pg.Link, log *slog.Logger) error {
 	if err := checkPooler(ctx, c); err != nil {
 		return err
 	}
-	conn, err := l.open(ctx)
+	conn, err := l.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -209,8 +212,8 @@ func migrate(ctx context.Context, c Config, l *link, log *slog.Logger) error {
 	return err
 }
 
-// checkPooler returns an error when a URL leads through a pooler that the worker can't work with. It must be known before a
-// session of such a pooler has got settings and locks, which would stay there.
+// checkPooler returns an error if a URL leads through a pooler that the worker can't work with. It must be called before there are
+// sessions: their settings and locks would stay in the pooler's servers.
 func checkPooler(ctx context.Context, c Config) error {
 	for _, to := range []struct {
 		name string
@@ -224,7 +227,7 @@ func checkPooler(ctx context.Context, c Config) error {
 			return fmt.Errorf("%s: %w", to.name, err)
 		}
 		ctx, cancel := context.WithTimeout(ctx, poolerTimeout)
-		err = pooler.Check(ctx, &parsed.Config)
+		err = pg.CheckPooler(ctx, &parsed.Config)
 		cancel()
 		if err != nil {
 			return fmt.Errorf("%s: %w", to.name, err)
@@ -233,23 +236,19 @@ func checkPooler(ctx context.Context, c Config) error {
 	return nil
 }
 
-// poolerTimeout bounds the look for a pooler: it waits for two connections at most.
-const poolerTimeout = 4 * connectTimeout
+// poolerTimeout is how long the look for a pooler may take, which waits for two connections at most.
+const poolerTimeout = 4 * pg.ConnectTimeout
 
-// passes says whether err is the server's or the network's state, rather than what the database holds.
-func passes(err error, l *link) bool {
-	if errors.Is(err, pooler.ErrTransactions) {
+// passes reports whether err is about the state of the server or the network, and not about what the database holds.
+func passes(err error, l *pg.Link) bool {
+	if errors.Is(err, pg.ErrTransactionPooler) {
 		return false
 	}
-	if l.conn == nil || l.conn.IsClosed() {
+	if !l.IsOpen() {
 		return true
 	}
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
-		return false
-	}
-	switch sqlClass(pg.Code) {
-	case "25", "40", "53", "55", "57": // read only, rollback, resources, locks, operator
+	switch pg.ClassOf(err) {
+	case pg.TransactionState, pg.TransactionRollback, pg.InsufficientResources, pg.ObjectState, pg.OperatorIntervention:
 		return true
 	}
 	return false

@@ -9,6 +9,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"millrace/internal/broker"
+	"millrace/internal/retry"
 )
 
 const (
@@ -40,7 +41,7 @@ func (l *link) giveUp() {
 
 // run connects, runs the lanes until the connection ends, and connects again, until ctx is done.
 func (l *link) run(ctx context.Context) {
-	wait := broker.NewBackoff()
+	wait := retry.NewBackoff()
 	for {
 		conn, err := broker.Redial(ctx, l.pub.log, l.pub.urls, fmt.Sprintf("millrace api %d", l.number))
 		if err != nil {
@@ -49,7 +50,7 @@ func (l *link) run(ctx context.Context) {
 		if l.serve(ctx, conn) {
 			wait.Reset()
 		}
-		if broker.Sleep(ctx, wait.NextBackOff()) != nil {
+		if retry.Sleep(ctx, wait.NextBackOff()) != nil {
 			return
 		}
 	}
@@ -203,7 +204,7 @@ func (l *link) setBlocked(b amqp.Blocking) {
 // serveLane opens a channel and publishes on it, and opens another when it ends, until the connection does. It
 // reports whether a channel could be opened.
 func (l *link) serveLane(ctx context.Context, conn *broker.Connection) (up bool) {
-	for wait := broker.NewBackoff(); ; {
+	for wait := retry.NewBackoff(); ; {
 		lane, err := l.openLane(conn)
 		if err == nil {
 			up = true
@@ -217,7 +218,7 @@ func (l *link) serveLane(ctx context.Context, conn *broker.Connection) (up bool)
 			return up
 		}
 		l.fail("a channel ended", err)
-		if broker.Sleep(ctx, wait.NextBackOff()) != nil {
+		if retry.Sleep(ctx, wait.NextBackOff()) != nil {
 			return up
 		}
 		if err := l.declareAlone(func() error { return l.redeclare(conn) }); err != nil {

@@ -13,6 +13,7 @@ import (
 	"millrace/internal/broker"
 	"millrace/internal/config"
 	"millrace/internal/record"
+	"millrace/internal/retry"
 	"millrace/internal/service"
 )
 
@@ -358,7 +359,7 @@ func (p *Publisher) Run(ctx, flush context.Context) {
 		}
 	}
 	p.mu.Unlock()
-	for !p.allSettled() && broker.Sleep(flush, watchPeriod) == nil {
+	for !p.allSettled() && retry.Sleep(flush, watchPeriod) == nil {
 	}
 	cut()
 	links.Wait()

@@ -15,9 +15,9 @@ import (
 // documents have a block between <!-- bench: short --> or <!-- bench: all --> and <!-- /bench --> that is made of the
 // results it names.
 var (
-	documents = []string{"README.md", "DESIGN.md"}
+	documents = []string{"README.md", "bench/README.md"}
 	block     = regexp.MustCompile(`(?s)<!-- bench: (short|all) -->\n.*?<!-- /bench -->`)
-	named     = regexp.MustCompile(`\((bench/results/[^)]*\.txt)\)`)
+	named     = regexp.MustCompile(`\(((?:bench/)?results/[^)]*\.txt)\)`)
 )
 
 // updateDocuments has the documents in dir show the results of a file, which they name by its path from dir.
@@ -37,33 +37,40 @@ func updateDocuments(dir, results string) error {
 		return err
 	}
 	for _, name := range documents {
-		name = filepath.Join(dir, name)
-		text, err := os.ReadFile(name)
+		file := filepath.Join(dir, name)
+		text, err := os.ReadFile(file)
 		if err != nil {
 			return err
 		}
 		if !block.Match(text) {
-			return fmt.Errorf("%s has no block of benchmarks", name)
+			return fmt.Errorf("%s has no block of benchmarks", file)
 		}
-		if err := os.WriteFile(name, show(text, results, all), 0o644); err != nil {
+		link := strings.TrimPrefix(results, folderOf(name))
+		if err := os.WriteFile(file, show(text, link, all), 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// show puts results into a document's block.
-func show(text []byte, file string, results []result) []byte {
+// folderOf returns the folder of a document with its slash, "" for the top.
+func folderOf(document string) string {
+	folder, _ := path.Split(document)
+	return folder
+}
+
+// show puts results into a document's block. link is their file as the document links to it.
+func show(text []byte, link string, results []result) []byte {
 	return block.ReplaceAllFunc(text, func(old []byte) []byte {
 		short := string(block.FindSubmatch(old)[1]) == "short"
 		var b bytes.Buffer
 		if short {
-			fmt.Fprintf(&b, "<!-- bench: short -->\n![Each figure beside its ceiling](%s)\n\n", pictureOf(file))
+			fmt.Fprintf(&b, "<!-- bench: short -->\n![Each figure beside its ceiling](%s)\n\n", pictureOf(link))
 		} else {
 			fmt.Fprint(&b, "<!-- bench: all -->\n")
 		}
 		fmt.Fprintf(&b, "From [%s](%s), %d cores (%s):\n\n| what | figure | ceiling | ratio |\n| --- | --- | --- | --- |\n",
-			path.Base(file), file, results[0].cores, results[0].cpu)
+			path.Base(link), link, results[0].cores, results[0].cpu)
 		before := ""
 		for _, l := range lines {
 			i := slices.IndexFunc(results, func(r result) bool { return r.name == l.name })
@@ -116,7 +123,8 @@ func check(dir, name string) error {
 	if found == nil {
 		return errors.New("it has no block of benchmarks that names a file of results")
 	}
-	file := string(found[1])
+	link := string(found[1])
+	file := folderOf(name) + link
 	raw, err := os.ReadFile(filepath.Join(dir, file))
 	if err != nil {
 		return err
@@ -125,7 +133,7 @@ func check(dir, name string) error {
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(show(text, file, results), text) {
+	if !bytes.Equal(show(text, link, results), text) {
 		return fmt.Errorf("its figures are not those of %s; go run ./bench/report -update %s writes them anew", file, file)
 	}
 	picture, err := os.ReadFile(filepath.Join(dir, pictureOf(file)))

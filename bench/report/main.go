@@ -4,7 +4,7 @@
 //	bin/bench.test -test.bench . | report -out F    the table, F (what was read, for benchstat) and F's picture; while
 //	                                                benchmarks run, which has come; fails, and writes no file, when
 //	                                                one is missing or has failed
-//	report -update F                                README.md and DESIGN.md have F's figures from then on
+//	report -update F                                README.md and bench/README.md have F's figures from then on
 //	report -curves F -to DIR                        the curves of a sweep
 package main
 
@@ -24,7 +24,7 @@ import (
 
 func main() {
 	out := flag.String("out", "", "file to write the benchmarks' own output to, and beside it the picture")
-	update := flag.String("update", "", "results that README.md and DESIGN.md are to show")
+	update := flag.String("update", "", "results that README.md and bench/README.md are to show")
 	curves := flag.String("curves", "", "results of a sweep to draw")
 	to := flag.String("to", ".", "folder for the curves")
 	flag.Parse()

@@ -98,7 +98,7 @@ func TestDocumentsAreUpdatedAndHeldToTheirResults(t *testing.T) {
 		}
 	}
 	write("README.md", "before\n<!-- bench: short -->\n<!-- /bench -->\nafter\n")
-	write("DESIGN.md", "<!-- bench: all -->\n<!-- /bench -->\n")
+	write("bench/README.md", "<!-- bench: all -->\n<!-- /bench -->\n")
 	write("bench/results/x.txt", run())
 	if err := updateDocuments(dir, "bench/results/x.txt"); err != nil {
 		t.Fatal(err)

@@ -13,11 +13,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"millrace/internal/config"
 	"millrace/internal/direct"
+	"millrace/internal/retry"
 )
 
 const (
@@ -428,7 +428,7 @@ func dial(ctx context.Context, network, addr string) (net.Conn, error) {
 // Redial calls Dial until it succeeds, with exponential backoff and jitter, and logs each failure. The error
 // is ctx's.
 func Redial(ctx context.Context, log *slog.Logger, urls config.BrokerURLs, name string) (*Connection, error) {
-	wait := NewBackoff()
+	wait := retry.NewBackoff()
 	for {
 		conn, err := Dial(ctx, urls, name)
 		if err == nil {
@@ -438,27 +438,8 @@ func Redial(ctx context.Context, log *slog.Logger, urls config.BrokerURLs, name 
 		if ctx.Err() == nil {
 			log.Warn("RabbitMQ is out of reach", "error", err, "retry_in", pause.Round(time.Millisecond))
 		}
-		if err := Sleep(ctx, pause); err != nil {
+		if err := retry.Sleep(ctx, pause); err != nil {
 			return nil, err
 		}
-	}
-}
-
-// NewBackoff returns the pauses between tries to reach a server: 0.1 s growing by half to 5 s, each with
-// jitter of half its length.
-func NewBackoff() *backoff.ExponentialBackOff {
-	b := backoff.NewExponentialBackOff()
-	b.InitialInterval = 100 * time.Millisecond
-	b.MaxInterval = 5 * time.Second
-	return b
-}
-
-// Sleep waits for d or until ctx is done, and returns ctx's error then.
-func Sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

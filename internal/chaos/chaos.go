@@ -109,7 +109,7 @@ const (
 	begin = 30 * time.Second
 
 	// young is how long queues are left alone after the clients' start. RabbitMQ 3.10 writes a queue's registration down
-	// about a second late, and loses the queue when it is killed before (rabbitmq/ra#443; DESIGN.md, "The broker").
+	// about a second late, and loses the queue when it is killed before (rabbitmq/ra#443; internal/broker/README.md).
 	young = 3 * time.Second
 )
 

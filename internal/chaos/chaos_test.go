@@ -177,7 +177,7 @@ var plants = map[string]plant{
 		want: lost,
 	},
 	"there is no ledger": {
-		edits: []Edit{{"worker/store.go", `	if len(entered) < len(fresh) {`, `	if false {`}},
+		edits: []Edit{{"worker/ledger.go", `	if len(entered) < len(fresh) {`, `	if false {`}},
 		plan:  []Step{{Fault: "worker-postgres: reset in place of a COMMIT's answer", Target: workerPostgres, Hold: 5 * time.Second}},
 		want:  doubled,
 	},
@@ -235,7 +235,7 @@ var plants = map[string]plant{
 		want: lost,
 	},
 	"a late record holds up its batch": {
-		edits: []Edit{{"worker/partitions.go", `if !errors.As(err, &why) || time.Since(at).Abs() < present {`, `if !errors.As(err, &why) || true {`}},
+		edits: []Edit{{"worker/partition/set.go", `if !errors.As(err, &why) || time.Since(at).Abs() < present {`, `if !errors.As(err, &why) || true {`}},
 		plan:  []Step{{Fault: "PostgreSQL: late records beside a slow export", Target: "postgres", Hold: time.Second}},
 		want:  stuck,
 	},
@@ -258,6 +258,20 @@ var plants = map[string]plant{
 		},
 		want: misdated,
 	},
+}
+
+// TestPlantedBugsAreWhereTheyGo finds the text that each bug replaces, also where nothing can be built or run.
+func TestPlantedBugsAreWhereTheyGo(t *testing.T) {
+	for name, p := range plants {
+		for _, e := range p.edits {
+			text, err := os.ReadFile(filepath.Join(top, e.File))
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			} else if n := strings.Count(string(text), e.Old); n != 1 {
+				t.Errorf("%s: %s has %d times the text to be replaced, want once: %q", name, e.File, n, e.Old)
+			}
+		}
+	}
 }
 
 // TestPlantedBugsAreCaught builds millrace with one bug at a time.

@@ -154,3 +154,11 @@ func BenchmarkNewBase(b *testing.B) {
 		}
 	})
 }
+
+func TestABaseOfAnotherTimeIsOfThatTime(t *testing.T) {
+	at := time.Date(1999, 1, 1, 0, 0, 0, int(7*time.Millisecond), time.UTC)
+	a, b := BaseAt(at), BaseAt(at)
+	if a == b || !IsV7(a) || !Time(a).Equal(at) || !Time(b).Equal(at) {
+		t.Errorf("got %s of %v and %s of %v, want two of %v", a, Time(a), b, Time(b), at)
+	}
+}

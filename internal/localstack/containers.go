@@ -1,3 +1,5 @@
+//go:build containers
+
 package localstack
 
 import (
@@ -36,6 +38,9 @@ log.console.use_colors = off
 log.file = false
 `
 )
+
+// errNoContainers is nil: this program has the provider.
+var errNoContainers error
 
 const (
 	// engineTimeout bounds the question whether a Docker engine answers.

@@ -16,7 +16,7 @@
 //
 // Local servers need Linux, because the third promise rests on parent-death
 // signals and /proc. Elsewhere, and where a server is not installed, containers
-// serve (see containers.go).
+// serve, if the program is built with the tag containers (see containers.go).
 //
 // Goroutines: a Stack owns one goroutine that starts every process (Launcher), one
 // for each running process that waits for its end (process), and with containers
@@ -48,7 +48,7 @@ const (
 const (
 	// startTimeout bounds one server's start. RabbitMQ, the slowest, takes 5 s on
 	// two free cores; the rest is for recovery after a crash and loaded machines.
-	startTimeout = 2 * time.Minute
+	startTimeout = 4 * time.Minute
 	// stopTimeout bounds Stop when its context has no deadline.
 	stopTimeout = 30 * time.Second
 )
@@ -135,8 +135,8 @@ type server interface {
 
 // Start starts the needed servers side by side and returns when a client can work
 // with each: after about 5 s, most of it RabbitMQ's. Binaries installed on this
-// machine are taken when all the needed ones are there; else containers, when a
-// Docker engine answers; else the error is one line with the command that installs
+// machine are taken when all the needed ones are there; else containers, when the
+// program has the tag containers and a Docker engine answers; else the error is one line with the command that installs
 // what is missing. MILLRACE_STACK=local or containers leaves no choice.
 //
 // ctx bounds the start alone: when it ends first, what was started is stopped and
@@ -219,6 +219,9 @@ func newProvider(ctx context.Context, o Options, died func(error)) (provider, er
 	missing := MissingPackages(o.Need)
 	switch how := os.Getenv(stackSetting); how {
 	case "containers":
+		if errNoContainers != nil {
+			return nil, fmt.Errorf("%s=containers: %w", stackSetting, errNoContainers)
+		}
 		if o.Brokers > 1 {
 			return nil, fmt.Errorf("%s=containers: RabbitMQ has one node there, not %d", stackSetting, o.Brokers)
 		}
@@ -396,7 +399,11 @@ func MissingPackages(need Need) []string {
 // missingError is one line: what is not there, and what to type.
 func missingError(packages []string) error {
 	if !localSupported {
-		return fmt.Errorf("private servers need Linux or a Docker engine, and none answers (wanted: %s)", strings.Join(packages, ", "))
+		wanted := strings.Join(packages, ", ")
+		if errNoContainers != nil {
+			return fmt.Errorf("private servers need Linux, or a Docker engine (wanted: %s): %w", wanted, errNoContainers)
+		}
+		return fmt.Errorf("private servers need Linux or a Docker engine, and none answers (wanted: %s)", wanted)
 	}
 	verb := "is"
 	if len(packages) > 1 {

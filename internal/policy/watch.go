@@ -8,8 +8,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"millrace/internal/broker"
 	"millrace/internal/config"
+	"millrace/internal/retry"
 )
 
 const (
@@ -83,7 +83,7 @@ func (w *Watch) Run(ctx context.Context) {
 			return
 		}
 		w.tell(found, err)
-		if broker.Sleep(ctx, w.interval) != nil {
+		if retry.Sleep(ctx, w.interval) != nil {
 			return
 		}
 	}

@@ -1,6 +1,9 @@
 // Package testenv gives integration tests the servers that millrace stack started, isolated from each other: a
 // database, a queue prefix and a cache prefix each. Where the servers are absent a test skips with a pointer to
-// the command that starts them, and fails when CI is set. It starts no goroutine.
+// the command that starts them, and fails when CI is set. It also starts Millrace itself, in processes of its own:
+// see Main and StartMillrace.
+//
+// A Process has one goroutine, which ends with it. A test that starts one ends it before its own end.
 package testenv
 
 import (
@@ -210,6 +213,12 @@ func Eventually(t testing.TB, within time.Duration, what string, ok func() bool)
 		}
 		time.Sleep(5 * time.Millisecond) // polls a condition of another process; nothing can signal it
 	}
+}
+
+// AwaitCount waits until the count that sql returns is want.
+func AwaitCount(t testing.TB, conn *pgx.Conn, want int, sql string) {
+	t.Helper()
+	Eventually(t, 20*time.Second, fmt.Sprintf("%s is %d", sql, want), func() bool { return Count(t, conn, sql) == want })
 }
 
 // Pooler starts PgBouncer in front of a database, with that pool_mode, until the test ends, and returns the URL that leads

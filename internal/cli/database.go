@@ -1,0 +1,46 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/config"
+	"millrace/internal/pg"
+)
+
+// databaseSettings are the settings of the commands that need nothing but the database.
+type databaseSettings struct {
+	URL   config.PostgresURL `env:"POSTGRES_URL" help:"PostgreSQL."`
+	Owner config.PostgresURL `env:"POSTGRES_OWNER_URL" help:"The same as the user that owns the tables; empty: POSTGRES_URL."`
+}
+
+// connect connects to the database that the settings name.
+func connect(ctx context.Context) (*pgx.Conn, error) {
+	var d databaseSettings
+	if err := config.Load(&d); err != nil {
+		return nil, err
+	}
+	return openDatabase(ctx, d.Owner, d.URL)
+}
+
+// openDatabase connects to the database by the owner's URL, or by url if owner is empty. It fails where the URL leads
+// through a pooler that keeps no session.
+func openDatabase(ctx context.Context, owner, url config.PostgresURL) (*pgx.Conn, error) {
+	name := "POSTGRES_URL"
+	if owner != "" {
+		name, url = "POSTGRES_OWNER_URL", owner
+	}
+	if url == "" {
+		return nil, config.Missing(name)
+	}
+	c, err := pg.ParseURL(url, "millrace")
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if err := pg.CheckPooler(ctx, &c.Config); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return pgx.ConnectConfig(ctx, c)
+}

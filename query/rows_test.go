@@ -1,0 +1,71 @@
+package query
+
+import (
+	"context"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/rfc3339"
+	"millrace/internal/testenv"
+	"millrace/query/language"
+)
+
+// explain returns PostgreSQL's plan for a statement.
+func explain(t testing.TB, db *pgx.Conn, st *statement) string {
+	t.Helper()
+	args := append([]any{pgx.QueryExecModeDescribeExec}, st.args...)
+	rows, err := db.Query(context.Background(), "EXPLAIN "+st.sql.String(), args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// TestATextIsLookedForInTheJSONFirst reads the order of the two looks from the plan: the exact one costs twice as much.
+func TestATextIsLookedForInTheJSONFirst(t *testing.T) {
+	db := testenv.Connect(t, testenv.Database(t))
+	for _, sql := range []string{
+		"CREATE TABLE logs (id uuid, inserted_at timestamptz, data jsonb)",
+		`INSERT INTO logs SELECT gen_random_uuid(), now() + n * interval '1 ms', jsonb_build_object('level', 'info', 'trace_id', n, 'message', 'request ' || n) FROM generate_series(1, 5000) n`,
+		"CREATE INDEX ON logs USING gin (data jsonb_path_ops)",
+		"CREATE INDEX ON logs (inserted_at)",
+		"ANALYZE logs",
+	} {
+		if _, err := db.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const look = "CASE (data)::text ~ @@ 'strict "
+	for _, tt := range []struct {
+		q       string
+		looks   int
+		indexed bool
+	}{
+		{"upstream", 1, false}, {"555", 1, false}, {"NOT upstream", 1, false}, {"upstream OR level:error", 1, false}, {"upstream pool", 2, false},
+		{"trace_id:77 request", 1, true}, {"trace_id:77 request -555", 2, true},
+	} {
+		filter, err := language.Parse(tt.q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		window := &search{to: rfc3339.Latest, filter: filter, limit: 100}
+		for name, plan := range map[string]string{"count": explain(t, db, countStatement(window)), "page": explain(t, db, pageStatement(window, pageBytes))} {
+			order := regexp.MustCompile(`CASE WHEN|\(data\)::text ~|@@ 'strict exists`)
+			got := strings.Join(order.FindAllString(plan, -1), " ")
+			got = strings.NewReplacer("CASE WHEN", "CASE", "@@ 'strict exists", "@@ 'strict").Replace(got)
+			if want := strings.TrimSpace(strings.Repeat(look, tt.looks)); got != want {
+				t.Errorf("%s of %s: the plan looks in the order %q, want %q\n%s", name, tt.q, got, want, plan)
+			}
+			if indexed := strings.Contains(plan, "Bitmap Index Scan"); indexed != tt.indexed {
+				t.Errorf("%s of %s: the index is used: %t, want %t\n%s", name, tt.q, indexed, tt.indexed, plan)
+			}
+		}
+	}
+}

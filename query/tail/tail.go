@@ -1,0 +1,195 @@
+package tail
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"millrace/query/language"
+)
+
+// Options are what a Tail needs.
+type Options struct {
+	// Connect opens a connection for the reader.
+	Connect func(context.Context) (*pgx.Conn, error)
+	// Read runs f in a read-only transaction. It serves followers that come back.
+	Read func(ctx context.Context, f func(context.Context, pgx.Tx) error) error
+	// Encode returns a row as followers get it. All of them share the text.
+	Encode func(Row) []byte
+	// MaxFollowers is the most followers at once.
+	MaxFollowers int
+	// Followers shows how many followers there are, Missed how many rows they were too slow for.
+	Followers prometheus.Gauge
+	Missed    prometheus.Counter
+	Log       *slog.Logger
+}
+
+// Tail is the one reader of the database for all followers.
+type Tail struct {
+	options Options
+	wake    chan struct{} // holds one when the reader must start
+
+	pollsBegun atomic.Int64
+	place      atomic.Pointer[string] // of a follower that has had everything
+
+	mu        sync.Mutex
+	audiences language.Set[map[*Follower]bool]
+	followers int
+	started   chan struct{} // closed when the reader has a snapshot to go on from; nil while nobody follows
+}
+
+// New returns a tail that reads once Run is called.
+func New(o Options) *Tail { return &Tail{options: o, wake: make(chan struct{}, 1)} }
+
+// Place returns the place of a follower that has had everything that was given out up to now. It is empty before the first
+// poll.
+func (t *Tail) Place() string {
+	if place := t.place.Load(); place != nil {
+		return *place
+	}
+	return ""
+}
+
+// ErrTooManyFollowers is Join's error when Options.MaxFollowers are there.
+var ErrTooManyFollowers = errors.New("too many followers")
+
+// Join adds a follower, which gets every row of q that becomes visible after Join has returned. It waits for the reader's
+// first poll, until ctx is done. Who has joined must Leave.
+func (t *Tail) Join(ctx context.Context, q language.Query) (*Follower, error) {
+	f := &Follower{tail: t, ready: make(chan struct{}, 1)}
+	t.mu.Lock()
+	if t.followers == t.options.MaxFollowers {
+		t.mu.Unlock()
+		return nil, ErrTooManyFollowers
+	}
+	t.followers++
+	f.audience = t.audiences.Entry(q)
+	if f.audience.Value == nil {
+		f.audience.Value = make(map[*Follower]bool)
+	}
+	f.audience.Value[f] = true
+	if t.started == nil {
+		t.started = make(chan struct{})
+		select {
+		case t.wake <- struct{}{}:
+		default:
+		}
+	}
+	started := t.started
+	t.mu.Unlock()
+	t.options.Followers.Inc()
+	select {
+	case <-started:
+		return f, nil
+	case <-ctx.Done():
+		t.Leave(f)
+		return nil, ctx.Err()
+	}
+}
+
+// Leave takes a follower out.
+func (t *Tail) Leave(f *Follower) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(f.audience.Value, f)
+	t.followers--
+	if len(f.audience.Value) == 0 {
+		t.audiences.Remove(f.audience)
+	}
+	t.options.Followers.Dec()
+}
+
+// Run gives out what becomes visible while there are followers, until ctx is done.
+func (t *Tail) Run(ctx context.Context) {
+	for {
+		select {
+		case <-t.wake:
+			t.follow(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// follow polls until nobody follows any more.
+func (t *Tail) follow(ctx context.Context) {
+	r := &reader{tail: t, sweepReach: sweepMin}
+	defer r.close(ctx)
+	failing := false
+	for {
+		began := time.Now()
+		err := r.poll(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		pause := pollEvery
+		if r.lastRows < busyPoll { // polls take a third of the time at most, unless there is much to give out
+			pause = max(pollEvery, 2*time.Since(began))
+		}
+		switch {
+		case err != nil:
+			r.close(ctx)
+			pause = time.Second
+			if !failing {
+				t.options.Log.Warn("the tail can't read; it goes on where it was when the database is there", "error", err)
+			}
+		case failing:
+			t.options.Log.Info("the tail reads again")
+		}
+		failing = err != nil
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+		t.mu.Lock()
+		if t.followers == 0 {
+			t.started = nil
+			t.mu.Unlock()
+			return
+		}
+		t.mu.Unlock()
+	}
+}
+
+// reached tells that everything visible in a snapshot has been given out.
+func (t *Tail) reached(s *snapshot) {
+	place := wholePlace(s)
+	t.place.Store(&place)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	select {
+	case <-t.started:
+	default:
+		close(t.started)
+	}
+}
+
+// giveOut gives a row to the followers whose query it satisfies. lastPoll is the number of the last poll that did not show
+// it.
+func (t *Tail) giveOut(r *language.Record, row Row, lastPoll int64) error {
+	if err := r.Read(row.Data); err != nil {
+		return fmt.Errorf("record %s: %w", row.ID, err)
+	}
+	var e *Event
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.audiences.Each(r, func(a *audience) {
+		if e == nil {
+			e = &Event{Text: t.options.Encode(row), id: row.ID, lastPoll: lastPoll}
+		}
+		for f := range a.Value {
+			if f.push(e) {
+				t.options.Missed.Inc()
+			}
+		}
+	})
+	return nil
+}

@@ -1,0 +1,100 @@
+package worker
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"millrace/internal/service"
+)
+
+// reminder is the time after which a condition that still fails is logged again.
+const reminder = 30 * time.Second
+
+// condition is a server that all streams need, and whether they can use it. It fails while it fails for one of them. Many goroutines
+// may use it at once.
+type condition struct {
+	name  string         // as /ready shows it
+	ready *service.Ready // may be nil
+	log   *slog.Logger
+	gauge prometheus.Gauge // 1 while it holds; may be nil
+
+	mu     sync.Mutex
+	failed map[string]string // the reason, by stream; a stream that is not there can use it
+	logged time.Time         // when a failure was logged last; zero: not since the condition held
+}
+
+// fail says that the condition does not hold for a stream.
+func (c *condition) fail(stream string, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed == nil {
+		c.failed = make(map[string]string)
+	}
+	c.failed[stream] = openReason(err)
+	c.publish()
+	if time.Since(c.logged) >= reminder {
+		c.logged = time.Now()
+		c.log.Warn(c.name+" fails, trying again", "stream", stream, "error", err)
+	}
+}
+
+// openReason returns what /ready may tell anybody about err. Hosts, users and databases stay in the log.
+func openReason(err error) string {
+	var connect *pgconn.ConnectError
+	var answer *pgconn.PgError
+	var network *net.OpError
+	var name *net.DNSError
+	switch {
+	case errors.As(err, &connect) && errors.As(err, &answer):
+		return "refuses the connection (SQLSTATE " + answer.Code + "); the log says why"
+	case errors.As(err, &connect), errors.As(err, &network), errors.As(err, &name):
+		return "can't be connected to; the log says why"
+	}
+	return err.Error()
+}
+
+// pending says that a stream does not know yet whether the condition holds.
+func (c *condition) pending(stream string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed == nil {
+		c.failed = make(map[string]string)
+	}
+	c.failed[stream] = "not connected yet"
+	c.publish()
+}
+
+// hold says that the condition holds for a stream.
+func (c *condition) hold(stream string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.failed[stream]; !ok {
+		return
+	}
+	delete(c.failed, stream)
+	c.publish()
+	if len(c.failed) == 0 && !c.logged.IsZero() {
+		c.logged = time.Time{}
+		c.log.Info(c.name + " answers again")
+	}
+}
+
+// publish tells /ready and the gauge. The caller holds mu.
+func (c *condition) publish() {
+	reason, value := "", 1.0
+	for _, r := range c.failed {
+		reason, value = r, 0
+	}
+	if c.ready != nil {
+		c.ready.Set(c.name, reason)
+	}
+	if c.gauge != nil {
+		c.gauge.Set(value)
+	}
+}

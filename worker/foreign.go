@@ -1,0 +1,135 @@
+package worker
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"millrace/internal/frame"
+	"millrace/internal/scan"
+	"millrace/worker/partition"
+)
+
+const (
+	// A foreign message_id is the key of the records' ids only if its time is not further in the past or the future. The ledger does
+	// not remember longer, and a program must not have partitions made for any time that it writes down.
+	foreignPast   = partition.LedgerKeep
+	foreignFuture = time.Hour
+)
+
+// decodeForeign returns the records of another program's message, which has JSON in any form that the API takes, and dead letters of
+// those that the scanner refuses.
+func decodeForeign(d *amqp.Delivery, from *origin, now time.Time) ([]segment, []DeadLetter) {
+	limits := scan.Limits{RecordBytes: scan.MaxRecordBytes, PieceBytes: frame.SegmentBytes}
+	var body scan.Body
+	if err := body.Batch(d.Body, limits); err != nil {
+		return nil, []DeadLetter{from.letter(d.Body, err.Reason.String(), err.Error())}
+	}
+	key, err := uuid.Parse(d.MessageId)
+	base := frame.BaseOfKey(key)
+	if t := frame.Time(key); err != nil || !frame.IsV7(key) || t.Before(now.Add(-foreignPast)) || t.After(now.Add(foreignFuture)) {
+		base = frame.NewBase()
+	}
+	segments := make([]segment, 0, len(body.Pieces))
+	records := 0
+	for _, p := range body.Pieces {
+		span := frame.Span{
+			Segment: frame.Segment{Base: frame.ID(base, records), Records: p.Records},
+			Body:    body.NDJSON[p.Start:p.End],
+		}
+		segments = append(segments, segment{Span: span, sum: xxhash.Sum64(span.Body), from: from})
+		records += p.Records
+	}
+	return segments, refusedRecords(d, from, &body, base)
+}
+
+// refusedRecords returns dead letters of what the scanner refused: one of each record that can be cut out of the message, and one of
+// the whole message for all that can't.
+func refusedRecords(d *amqp.Delivery, from *origin, body *scan.Body, base uuid.UUID) []DeadLetter {
+	if body.Rejected == 0 {
+		return nil
+	}
+	var dead []DeadLetter
+	uncut := body.Rejected - len(body.Errors) // the scanner words only the first ones
+	reason, detail := "", ""
+	delimited := lineDelimited(d.Body, body.Errors)
+	for _, e := range body.Errors {
+		why := fmt.Sprintf("record %d: %s", e.Index, e.Err.Error())
+		var record []byte
+		if delimited {
+			record = cutRecord(d.Body, &e.Err)
+		}
+		if record != nil {
+			letter := from.letter(record, e.Err.Reason.String(), why)
+			// The record has this id at each delivery, and no other record has it.
+			letter.ID = uuid.NewSHA1(base, fmt.Appendf(nil, "refused record %d %s", e.Index, record))
+			letter.RecordID = uuid.NullUUID{UUID: frame.NewBase(), Valid: true}
+			dead = append(dead, letter)
+			continue
+		}
+		uncut++
+		reason, detail = cmp.Or(reason, e.Err.Reason.String()), cmp.Or(detail, why)
+	}
+	if uncut > 0 {
+		if reason == "" {
+			last := body.Errors[len(body.Errors)-1]
+			reason, detail = last.Err.Reason.String(), fmt.Sprintf("after record %d", last.Index)
+		}
+		dead = append(dead, from.letter(d.Body, reason, fmt.Sprintf("%d records refused, the others are stored; %s", uncut, detail)))
+	}
+	return dead
+}
+
+// cutRecord returns the line that a refusal points into, if that line is the refused record and nothing else. Otherwise it returns
+// nil. The body must be line-delimited.
+func cutRecord(body []byte, e *scan.Error) []byte {
+	start, end := lineAt(body, e.Offset)
+	line := bytes.TrimSpace(body[start:end])
+	if e.Reason == scan.Syntax {
+		return line // broken JSON costs either its line or the whole message
+	}
+	var b scan.Body
+	err := b.Batch(line, scan.Limits{RecordBytes: scan.MaxRecordBytes, PieceBytes: frame.SegmentBytes})
+	if err != nil || b.Accepted != 0 || b.Rejected != 1 {
+		return nil
+	}
+	return line
+}
+
+// lineDelimited reports whether it is certain that each record of the body is on one line. That is so if each line starts with '{' and
+// ends with '}', because the next line of a longer record would have to start with one of ",]}". A line that was refused for its
+// syntax may look different.
+func lineDelimited(body []byte, refused []scan.RecordError) bool {
+	broken := make(map[int]bool)
+	for _, e := range refused {
+		if e.Err.Reason == scan.Syntax {
+			start, _ := lineAt(body, e.Err.Offset)
+			broken[start] = true
+		}
+	}
+	for start := 0; start < len(body); {
+		_, end := lineAt(body, start)
+		line := bytes.TrimSpace(body[start:end])
+		if len(line) > 0 && !broken[start] && (line[0] != '{' || line[len(line)-1] != '}') {
+			return false
+		}
+		start = end + 1
+	}
+	return true
+}
+
+// lineAt returns the range of the line that an offset lies in, without its newline.
+func lineAt(body []byte, offset int) (start, end int) {
+	at := min(offset, len(body))
+	start = bytes.LastIndexByte(body[:at], '\n') + 1
+	end = len(body)
+	if n := bytes.IndexByte(body[at:], '\n'); n >= 0 {
+		end = at + n
+	}
+	return start, end
+}

@@ -1,0 +1,66 @@
+package partition
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"millrace/internal/pg"
+)
+
+// Keeper makes partitions ahead of time and drops old ones. Every worker has one. The one that leads does the work, and the others
+// only look how far the partitions reach. A keeper whose user does not own the tables never leads. It makes partitions ahead all the
+// same, because there may be nobody else.
+type Keeper struct {
+	Link       pg.Link // as the user who owns the tables
+	Partitions *Set
+	Retention  time.Duration // age at which partitions of logs are dropped; zero: they are kept
+	Remember   time.Duration // how long the ledger remembers a segment, from the end of its partition; see LedgerKeep
+	Log        *slog.Logger
+	Now        func() time.Time
+	Due        *prometheus.GaugeVec // by table, how many partitions are left for later rounds to drop; may be nil
+
+	leader     leader
+	toldNoLead bool // the log says that the user does not own the tables
+}
+
+// Run works until ctx is done. It owns the link.
+func (k *Keeper) Run(ctx context.Context) {
+	rounds(ctx, &k.Link, k.Log, "partitions could not be looked after", k.Round)
+}
+
+// Round is one round. A step that fails doesn't keep the next one from its turn.
+func (k *Keeper) Round(ctx context.Context) error {
+	conn, leads, err := k.leader.lead(ctx, &k.Link, keeperLock)
+	if err != nil {
+		return err
+	}
+	if !leads && k.leader.owns {
+		return k.Partitions.refresh(ctx, conn, k.Partitions.logs)
+	}
+	var failed []error
+	step := func(name string, err error) {
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	for _, t := range []table{k.Partitions.logs, k.Partitions.ledger} {
+		step("make ahead", k.makeAhead(ctx, conn, t))
+	}
+	if leads {
+		now, err := earlierClock(ctx, conn, k.Now())
+		if err != nil {
+			return errors.Join(append(failed, err)...)
+		}
+		step("retention", k.retain(ctx, conn, now))
+		step("ledger", k.forget(ctx, conn, now))
+	} else if !k.toldNoLead {
+		k.toldNoLead = true
+		k.Log.Info("the database user does not own the tables: partitions are dropped and indexed by workers whose user does (POSTGRES_OWNER_URL)")
+	}
+	return errors.Join(failed...)
+}

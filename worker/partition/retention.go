@@ -1,0 +1,248 @@
+package partition
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/frame"
+)
+
+const (
+	// LedgerKeep is how long the ledger remembers a segment, from the end of the segment's partition.
+	LedgerKeep = 7 * 24 * time.Hour
+
+	// mostDrops is how many partitions of a table one round drops, unless RETENTION was shortened. So a wrong clock costs two
+	// partitions a minute, and an operator has the time to see it.
+	mostDrops = 2
+
+	// DetachTimeout is how long a detach waits for the transactions under way. A detach that waits longer stays pending, and a
+	// later round finishes it.
+	DetachTimeout = 50 * time.Second
+
+	// dropMark begins the comment on a partition that retention is about to detach and drop. The partition's range follows. A
+	// table that somebody else has detached, to keep it, does not have the mark.
+	dropMark = "millrace: to be dropped, "
+
+	// noteSQL notes the retention that the keeper goes by.
+	noteSQL = `INSERT INTO settings (name, value) VALUES ('retention', $1)
+		ON CONFLICT (name) DO UPDATE SET value = excluded.value, changed_at = now() WHERE settings.value <> excluded.value`
+
+	// noteForgottenSQL notes that the ledger is about to forget segments from before a time.
+	noteForgottenSQL = `INSERT INTO settings (name, value) VALUES ('ledger_forgotten', $1)
+		ON CONFLICT (name) DO UPDATE SET value = excluded.value, changed_at = now() WHERE settings.value::timestamptz < excluded.value::timestamptz`
+)
+
+// NotedRetention returns the retention that the keeper went by last, and whether one was noted. Zero means that rows are kept.
+func NotedRetention(ctx context.Context, conn *pgx.Conn) (time.Duration, bool, error) {
+	var text string
+	err := conn.QueryRow(ctx, "SELECT value FROM settings WHERE name = 'retention'").Scan(&text)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, false, fmt.Errorf("settings: retention: %w", err)
+	}
+	return d, true, nil
+}
+
+// retain drops the partitions of logs that are older than the retention: all of them if it was shortened, else at most mostDrops. It
+// notes the retention, for the next leader and for replays.
+func (k *Keeper) retain(ctx context.Context, conn *pgx.Conn, now time.Time) error {
+	noted, isNoted, err := NotedRetention(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if k.Retention > 0 {
+		most := mostDrops
+		if isNoted && (noted == 0 || k.Retention < noted) {
+			most = math.MaxInt
+		}
+		if err := k.dropOld(ctx, conn, k.Partitions.logs, now.Add(-k.Retention), most); err != nil {
+			return err
+		}
+	}
+	_, err = conn.Exec(ctx, noteSQL, k.Retention.String())
+	return err
+}
+
+// forget drops old partitions of the ledger. Their age counts from the ledger's youngest entry: while nothing comes in, nothing needs
+// to be forgotten.
+func (k *Keeper) forget(ctx context.Context, conn *pgx.Conn, now time.Time) error {
+	var youngest [16]byte
+	err := conn.QueryRow(ctx, "SELECT id FROM ledger ORDER BY id DESC LIMIT 1").Scan(&youngest)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+	case err != nil:
+		return err
+	case frame.Time(youngest).Before(now):
+		now = frame.Time(youngest)
+	}
+	return k.dropOld(ctx, conn, k.Partitions.ledger, now.Add(-k.Remember), mostDrops)
+}
+
+// dropOld detaches and drops the partitions that ended before a time, the oldest first and at most so many. It also finishes what an
+// earlier round or leader has begun.
+func (k *Keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before time.Time, most int) error {
+	all, err := list(ctx, conn, t)
+	if err != nil {
+		return err
+	}
+	k.reportDue(t, all, before, most)
+	concurrently, err := detachesConcurrently(ctx, conn, t)
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
+		var err error
+		switch {
+		case p.pending && p.marked():
+			err = detach(ctx, conn, t, p, "FINALIZE")
+		case t.due(p, before) && most > 0:
+			most--
+			err = retire(ctx, conn, t, p, concurrently)
+		case p.marked() && !p.pending && p.to.After(before):
+			err = unmark(ctx, conn, p)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	k.Partitions.MarkStale()
+	return k.dropDetached(ctx, conn, t, before)
+}
+
+// due reports whether a partition of the table, which ended before a time, is one to mark and detach.
+func (t table) due(p partition, before time.Time) bool {
+	return !p.to.After(before) && !p.pending && t.ownName(p.name)
+}
+
+// reportDue says in the gauge, and in the log, how many partitions are due that this round leaves to later ones.
+func (k *Keeper) reportDue(t table, all []partition, before time.Time, most int) {
+	due := 0
+	for _, p := range all {
+		if t.due(p, before) {
+			due++
+		}
+	}
+	if k.Due != nil {
+		k.Due.WithLabelValues(t.name).Set(float64(max(0, due-most)))
+	}
+	if due > most {
+		k.Log.Warn("more partitions are due to be dropped than one round drops; if that is not what you expect, look at the clocks and at RETENTION",
+			"table", t.name, "due", due, "a_round", most, "ended_before", before.UTC().Format(time.RFC3339))
+	}
+}
+
+// retire marks a partition and detaches it. dropDetached drops it.
+func retire(ctx context.Context, conn *pgx.Conn, t table, p partition, concurrently bool) error {
+	if t.name == "ledger" { // it must be committed before anything is gone: the worker's transactions read it
+		if _, err := conn.Exec(ctx, noteForgottenSQL, p.to.UTC().Format(time.RFC3339)); err != nil {
+			return fmt.Errorf("note what the ledger forgets: %w", err)
+		}
+	}
+	mark := dropMark + p.from.Format(time.RFC3339) + "/" + p.to.Format(time.RFC3339)
+	if _, err := conn.Exec(ctx, "COMMENT ON TABLE "+p.quoted()+" IS '"+mark+"'"); err != nil {
+		return fmt.Errorf("mark %s: %w", p.name, err)
+	}
+	if !concurrently {
+		return detachPlainly(ctx, conn, t, p)
+	}
+	return detach(ctx, conn, t, p, "CONCURRENTLY")
+}
+
+// unmark takes the mark from a partition that is too young to be dropped: retention was shorter when it was marked. With the mark it
+// would be dropped if somebody detached it.
+func unmark(ctx context.Context, conn *pgx.Conn, p partition) error {
+	if _, err := conn.Exec(ctx, "COMMENT ON TABLE "+p.quoted()+" IS NULL"); err != nil {
+		return fmt.Errorf("unmark %s: %w", p.name, err)
+	}
+	return nil
+}
+
+// detach takes a partition out of its table, without a lock that stops reads and writes. It can't run in a transaction. It is not
+// cut short by lock_timeout, which would leave it pending for nothing.
+func detach(ctx context.Context, conn *pgx.Conn, t table, p partition, how string) error {
+	return patiently(ctx, conn, DetachTimeout, fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s %s", t.name, p.quoted(), how))
+}
+
+// detachesConcurrently reports whether the table's partitions can be detached without a lock that stops reads and writes. They can't
+// if the table has a default partition, or if Citus distributes it.
+func detachesConcurrently(ctx context.Context, conn *pgx.Conn, t table) (bool, error) {
+	var hasDefault bool
+	const sql = "SELECT partdefid <> 0 FROM pg_partitioned_table WHERE partrelid = $1::text::regclass"
+	if err := conn.QueryRow(ctx, sql, t.name).Scan(&hasDefault); err != nil {
+		return false, err
+	}
+	distributed, err := isDistributed(ctx, conn, t)
+	return !hasDefault && !distributed, err
+}
+
+// detachPlainly takes a partition out of its table. Reads and writes wait behind it. So it gives up soon if it has to wait itself, and
+// the next round tries again.
+func detachPlainly(ctx context.Context, conn *pgx.Conn, t table, p partition) error {
+	sql := fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s", t.name, p.quoted())
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '1s'"); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, sql)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", sql, err)
+	}
+	return nil
+}
+
+// dropDetached drops the tables that carry the mark, are no longer partitions and ended before a time. It notes the hours that lost
+// rows, in the same transaction.
+func (k *Keeper) dropDetached(ctx context.Context, conn *pgx.Conn, t table, before time.Time) error {
+	const marked = `SELECT c.relname, d.description FROM pg_class c
+		JOIN pg_description d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
+		WHERE c.relkind = 'r' AND NOT c.relispartition AND starts_with(d.description, $2)
+		AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = $1::text::regclass)`
+	rows, err := conn.Query(ctx, marked, t.name, dropMark)
+	if err != nil {
+		return err
+	}
+	type orphan struct{ Name, Comment string }
+	orphans, err := pgx.CollectRows(rows, pgx.RowToStructByPos[orphan])
+	if err != nil {
+		return err
+	}
+	for _, o := range orphans {
+		if !t.ownName(o.Name) {
+			continue
+		}
+		from, to, _ := strings.Cut(strings.TrimPrefix(o.Comment, dropMark), "/")
+		if end, err := time.Parse(time.RFC3339, to); err != nil || end.After(before) {
+			k.Log.Warn("a detached partition is marked to be dropped and too young for that; it is left alone", "table", o.Name, "mark", o.Comment)
+			continue
+		}
+		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			if t.name == "logs" {
+				hours := "SELECT generate_series(date_trunc('hour', $1::text::timestamptz), $2::text::timestamptz - interval '1 us', interval '1 hour')"
+				if _, err := tx.Exec(ctx, NoteChangesSQL(hours), from, to); err != nil {
+					return err
+				}
+			}
+			_, err := tx.Exec(ctx, "DROP TABLE "+pgx.Identifier{o.Name}.Sanitize())
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("drop %s: %w", o.Name, err)
+		}
+		k.Log.Info("dropped a partition", "table", o.Name, "from", from, "to", to)
+	}
+	return nil
+}

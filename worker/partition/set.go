@@ -1,0 +1,183 @@
+package partition
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/frame"
+)
+
+// Set knows which partitions there are, so that a batch costs no query for that. It makes those that are missing. Many goroutines
+// may use it at once, each with a connection of its own.
+type Set struct {
+	// LockPatience is how long late records, and their batches with them, wait for a lock that somebody holds on the tables. After
+	// that they are misplaced. New sets it to 30 s: a schema change takes seconds, and what takes longer must not stop new records.
+	LockPatience time.Duration
+
+	logs, ledger table
+
+	mu    sync.Mutex
+	known map[string][]timeRange // by table
+	stale map[string]bool        // tables whose catalog must be read before known is relied on
+
+	forgotten   time.Time // see ForgottenUntil
+	lockedSince time.Time // when a lock first kept a partition from being made; zero: none does
+}
+
+// New returns a set that knows no partition yet. The partitions of logs that it makes have the length interval.
+func New(interval time.Duration) *Set {
+	return &Set{
+		LockPatience: 30 * time.Second,
+		logs:         table{name: "logs", interval: interval},
+		ledger:       table{name: "ledger", interval: ledgerInterval},
+		known:        make(map[string][]timeRange),
+		stale:        map[string]bool{"logs": true, "ledger": true},
+	}
+}
+
+// present is how far from now the time of a new record may be. An obstacle to new records is an outage, and waited for: all of them
+// would become dead letters.
+const present = 10 * time.Minute
+
+// Misplaced says why a segment can't have its partitions.
+type Misplaced struct {
+	Err      error
+	Ledgered bool // the ledger has a partition for it, and logs has none
+}
+
+// Provide makes sure that segments with these base ids have their partitions. It returns the segments that can't have them, by base
+// id, so that the others need not wait. An error is an outage. Provide must be called outside of a transaction.
+func (s *Set) Provide(ctx context.Context, conn *pgx.Conn, bases iter.Seq[uuid.UUID]) (map[uuid.UUID]Misplaced, error) {
+	var apart map[uuid.UUID]Misplaced
+	for _, t := range []table{s.logs, s.ledger} {
+		var last, obstructed timeRange
+		var why obstacle
+		for base := range bases {
+			at := frame.Time(base)
+			if last.contains(at) {
+				continue
+			}
+			if _, known := s.lookup(t, at); known || !obstructed.contains(at) {
+				r, err := s.ensure(ctx, conn, t, at)
+				if err == nil {
+					last = r
+					continue
+				}
+				if !errors.As(err, &why) || time.Since(at).Abs() < present {
+					return nil, err
+				}
+				why.error = err
+				// Its neighbours in time fare alike: they are not tried one by one.
+				obstructed = timeRange{at.Truncate(time.Minute), at.Truncate(time.Minute).Add(time.Minute)}
+			}
+			if apart == nil {
+				apart = make(map[uuid.UUID]Misplaced)
+			}
+			apart[base] = Misplaced{Err: why.error, Ledgered: t.name != s.ledger.name}
+		}
+	}
+	return apart, nil
+}
+
+// EnsureLogs makes sure that logs has a partition for a time. It must be called outside of a transaction.
+func (s *Set) EnsureLogs(ctx context.Context, conn *pgx.Conn, at time.Time) error {
+	_, err := s.ensure(ctx, conn, s.logs, at)
+	return err
+}
+
+// ensure returns the range of the partition that holds a time. It makes the partition if there is none.
+func (s *Set) ensure(ctx context.Context, conn *pgx.Conn, t table, at time.Time) (timeRange, error) {
+	if r, ok := s.lookup(t, at); ok && !s.isStale(t) {
+		return r, nil
+	}
+	if err := s.refresh(ctx, conn, t); err != nil {
+		return timeRange{}, err
+	}
+	if r, ok := s.lookup(t, at); ok {
+		return r, nil
+	}
+	r, err := create(ctx, conn, t, at)
+	if IsObstacle(err) || s.lockedForLong(err) {
+		err = obstacle{err}
+	}
+	if err != nil {
+		return r, fmt.Errorf("partition of %s for %s: %w", t.name, at.Format(time.RFC3339), err)
+	}
+	s.mu.Lock()
+	s.known[t.name] = append(s.known[t.name], r)
+	s.mu.Unlock()
+	return r, nil
+}
+
+// lookup returns the range of the known partition that holds a time, and whether there is one.
+func (s *Set) lookup(t table, at time.Time) (timeRange, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := s.known[t.name]
+	for i := len(known) - 1; i >= 0; i-- { // the youngest are asked for most
+		if known[i].contains(at) {
+			return known[i], true
+		}
+	}
+	return timeRange{}, false
+}
+
+// refresh reads the catalog.
+func (s *Set) refresh(ctx context.Context, conn *pgx.Conn, t table) error {
+	all, err := list(ctx, conn, t)
+	if err != nil {
+		return err
+	}
+	s.learn(t, all)
+	return nil
+}
+
+// learn takes over what the catalog has. A partition that is being detached takes no rows.
+func (s *Set) learn(t table, all []partition) {
+	var known []timeRange
+	for _, e := range all {
+		if !e.pending {
+			known = append(known, e.timeRange)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known[t.name] = known
+	s.stale[t.name] = false
+}
+
+// MarkStale has the catalog read again before the set is relied on. It is for whoever had an error that a partition's end may
+// have caused.
+func (s *Set) MarkStale() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stale["logs"], s.stale["ledger"] = true, true
+}
+
+// ForgottenUntil returns what LearnForgotten was told last: the ledger may have forgotten segments from before that time.
+func (s *Set) ForgottenUntil() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.forgotten
+}
+
+// LearnForgotten takes note of the time before which the ledger may have forgotten segments, as the database has it.
+func (s *Set) LearnForgotten(until time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forgotten = until
+}
+
+// isStale reports whether the catalog must be read before the set is relied on.
+func (s *Set) isStale(t table) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stale[t.name]
+}
