@@ -63,7 +63,7 @@ func TestABusyPoolerIsKnown(t *testing.T) {
 					}
 				})
 			}
-			for i := range 10 {
+			for i := range 30 {
 				err := Check(t.Context(), c)
 				if want := mode == "transaction"; errors.Is(err, ErrTransactions) != want || !want && err != nil {
 					t.Fatalf("try %d: got %v", i, err)
