@@ -84,8 +84,8 @@ type consumer struct {
 	window  window       // receive's
 	size    atomic.Int64 // window.size, for others
 
-	received int // frames
-	started  int // of them, when this consumer started
+	received atomic.Int64 // frames; receive's, for others to read
+	started  int          // of them, when this consumer started
 	acks     sync.Mutex
 	acked    int
 
@@ -141,13 +141,23 @@ func (c *consumer) ack(frames int, tag uint64) error {
 	return c.channel.Ack(tag, true)
 }
 
+// idle returns how many frames the consumer has received, and reports whether all of them are acknowledged.
+func (c *consumer) idle() (received int, idle bool) {
+	if !c.acks.TryLock() {
+		return 0, false
+	}
+	defer c.acks.Unlock()
+	received = int(c.received.Load())
+	return received, received == c.acked
+}
+
 // usedUp says whether all the frames of the window are here, and then keeps them from being acknowledged until acks
 // is unlocked.
 func (c *consumer) usedUp() bool {
 	if !c.acks.TryLock() {
 		return false // the next frame asks again
 	}
-	if c.received-max(c.acked, c.started) < c.window.size {
+	if int(c.received.Load())-max(c.acked, c.started) < c.window.size {
 		c.acks.Unlock()
 		return false
 	}
@@ -188,7 +198,7 @@ func (c *consumer) receive(lost context.Context, deliveries <-chan amqp.Delivery
 			}
 			c.gate.take(len(d.Body))
 			waiting = append(waiting, d)
-			c.received++
+			c.received.Add(1)
 			c.window.see(len(d.Body))
 			if size := c.window.want; !resizing && size < c.window.size {
 				resizing = true
@@ -206,7 +216,7 @@ func (c *consumer) receive(lost context.Context, deliveries <-chan amqp.Delivery
 				return
 			}
 			resizing = false
-			c.started, c.window.size = c.received, int(c.size.Load())
+			c.started, c.window.size = int(c.received.Load()), int(c.size.Load())
 			c.window.want = c.window.size
 		case out <- next:
 			next = item{}

@@ -237,6 +237,11 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 	}
 	s.consumed = true
 	s.rabbitmq.hold(s.name)
+	watching.Go(func() {
+		if queue := awaitForgotten(lost, conn.Connection, consumers, s.config.look); queue != "" {
+			lose(fmt.Errorf("RabbitMQ delivers nothing from %s, and gave no notice", queue))
+		}
+	})
 	// A stop lets other workers have the frames that are still in the queues. Closing the channels does the same
 	// when the last batch is stored.
 	watching.Go(func() {
