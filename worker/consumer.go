@@ -87,8 +87,8 @@ type consumer struct {
 	window  window       // belongs to receive
 	size    atomic.Int64 // window.size, for other goroutines
 
-	received        int // frames; belongs to receive
-	receivedAtStart int // received, when the present consumer started
+	received        atomic.Int64 // frames; receive adds to it
+	receivedAtStart int          // received, when the present consumer started
 
 	acks  sync.Mutex // held while frames are acknowledged, or must not be
 	acked int        // frames
@@ -145,13 +145,23 @@ func (c *consumer) ack(frames int, tag uint64) error {
 	return c.channel.Ack(tag, true)
 }
 
+// idle returns how many frames the consumer has received, and reports whether all of them are acknowledged.
+func (c *consumer) idle() (received int, idle bool) {
+	if !c.acks.TryLock() {
+		return 0, false
+	}
+	defer c.acks.Unlock()
+	received = int(c.received.Load())
+	return received, received == c.acked
+}
+
 // lockIfFull reports whether as many frames are held as the window has. If so it has locked acks, and no frame is acknowledged until the
 // caller unlocks it.
 func (c *consumer) lockIfFull() bool {
 	if !c.acks.TryLock() {
 		return false // the next frame asks again
 	}
-	if c.received-max(c.acked, c.receivedAtStart) < c.window.size {
+	if int(c.received.Load())-max(c.acked, c.receivedAtStart) < c.window.size {
 		c.acks.Unlock()
 		return false
 	}
@@ -192,7 +202,7 @@ func (c *consumer) receive(lost context.Context, deliveries <-chan amqp.Delivery
 			}
 			c.gate.take(len(d.Body))
 			waiting = append(waiting, d)
-			c.received++
+			c.received.Add(1)
 			c.window.see(len(d.Body))
 			if size := c.window.want; !resizing && size < c.window.size {
 				resizing = true
@@ -210,7 +220,7 @@ func (c *consumer) receive(lost context.Context, deliveries <-chan amqp.Delivery
 				return
 			}
 			resizing = false
-			c.receivedAtStart, c.window.size = c.received, int(c.size.Load())
+			c.receivedAtStart, c.window.size = int(c.received.Load()), int(c.size.Load())
 			c.window.want = c.window.size
 		case out <- next:
 			next = item{}

@@ -138,7 +138,7 @@ func (r *parkedReader) session(ctx context.Context) error {
 	}
 	closed := conn.NotifyClose(make(chan *amqp.Error, 1))
 	r.broker.hold("parked")
-	received := false
+	received, heard, lagged := false, false, false // heard: since the last look
 	look := time.NewTimer(streamSettles)
 	defer look.Stop()
 	for {
@@ -150,7 +150,7 @@ func (r *parkedReader) session(ctx context.Context) error {
 				}
 				return errors.Join(fmt.Errorf("RabbitMQ ended the consumer of %s", r.topology.LastStream()), closeReason(closed))
 			}
-			received, r.streamDeaths = true, 0
+			received, heard, r.streamDeaths = true, true, 0
 			batch := moreOf(d, deliveries)
 			if at, err = r.storeStream(ctx, at, batch); err != nil {
 				return err
@@ -159,6 +159,15 @@ func (r *parkedReader) session(ctx context.Context) error {
 				return err
 			}
 		case <-look.C:
+			// The consumer may be one that RabbitMQ has forgotten: see awaitForgotten.
+			lags, err := r.lags(conn, at.next)
+			if err != nil {
+				return err
+			}
+			if lags && lagged && !heard {
+				return fmt.Errorf("RabbitMQ delivers nothing from %s, and gave no notice", r.topology.LastStream())
+			}
+			lagged, heard = lags, false
 			if err := r.lookAtParked(ctx, conn, old, at.skipped); err != nil {
 				return err
 			}
@@ -281,8 +290,7 @@ func (r *parkedReader) consumeStream(conn *broker.Connection, from int64) (_ *am
 	if err != nil {
 		return nil, nil, false, err
 	}
-	q, err := ch.QueueDeclarePassive(r.topology.LastStream(), true, false, false, false, nil)
-	if err != nil {
+	if there, err = r.lags(conn, from); err != nil {
 		return nil, nil, false, err
 	}
 	if err := ch.Qos(parkedBatch, 0, false); err != nil {
@@ -292,7 +300,20 @@ func (r *parkedReader) consumeStream(conn *broker.Connection, from int64) (_ *am
 	if err != nil {
 		return nil, nil, false, fmt.Errorf("consume %s: %w", r.topology.LastStream(), err)
 	}
-	return ch, deliveries, int64(q.Messages) > from, nil
+	return ch, deliveries, there, nil
+}
+
+// lags reports whether messages of the stream are there to be delivered.
+func (r *parkedReader) lags(conn *broker.Connection, from int64) (bool, error) {
+	ch, err := conn.Channel()
+	if err != nil {
+		return false, err
+	}
+	q, err := ch.QueueDeclarePassive(r.topology.LastStream(), true, false, false, false, nil)
+	if err != nil {
+		return false, err
+	}
+	return int64(q.Messages) > from, ch.Close()
 }
 
 // died counts a connection that was lost before the message at an offset of the stream had come. After parkedDeaths of them it steps

@@ -238,6 +238,11 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 	}
 	s.consumed = true
 	s.rabbitmq.hold(s.name)
+	watching.Go(func() {
+		if queue := awaitForgotten(lost, conn.Connection, consumers, s.config.look); queue != "" {
+			lose(fmt.Errorf("RabbitMQ delivers nothing from %s, and gave no notice", queue))
+		}
+	})
 	// A stop leaves the frames that are still in the queues to other workers.
 	watching.Go(func() {
 		select {

@@ -31,7 +31,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	log := service.Logger(c.Log, c.Process, "worker")
 	c.maxHold, c.slow = cmp.Or(c.maxHold, maxHold), cmp.Or(c.slow, slow)
-	c.renewAfter = cmp.Or(c.renewAfter, renewAfter)
+	c.renewAfter, c.look = cmp.Or(c.renewAfter, renewAfter), cmp.Or(c.look, lookAtQueues)
 	ln, err := service.Listen("WORKER_ADDR", c.Addr, config.Access{AllowAnonymous: c.AllowAnonymous})
 	if err != nil {
 		return err

@@ -1,0 +1,67 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// lookAtQueues is how often a consumer that receives nothing is compared with its queue.
+const lookAtQueues = 10 * time.Second
+
+// awaitForgotten returns the queue of a consumer that the queue does not know any more, or "" when ctx is done or the connection has
+// ended. RabbitMQ tells a consumer when its queue is deleted. But it drops the notice if the channel is on another node and
+// the link between the two is busy. Such a consumer would wait for ever beside a queue that was declared anew.
+//
+// A consumer counts as forgotten if, at two looks in a row, it has received nothing in between, has nothing to acknowledge,
+// and its queue is gone, has no consumer, or holds messages that are ready.
+func awaitForgotten(ctx context.Context, conn *amqp.Connection, consumers []*consumer, every time.Duration) (queue string) {
+	type look struct {
+		received   int
+		suspicious bool
+	}
+	before := make([]look, len(consumers))
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ""
+		}
+		for i, c := range consumers {
+			received, idle := c.idle()
+			now := look{received: received}
+			if idle && received == before[i].received {
+				var err error
+				if now.suspicious, err = lacksConsumer(conn, c.queue); err != nil {
+					return "" // the session finds out by itself
+				}
+			}
+			if now.suspicious && before[i].suspicious {
+				return c.queue
+			}
+			before[i] = now
+		}
+	}
+}
+
+// lacksConsumer reports whether a queue is gone, has no consumer, or holds messages that are ready. Each may be so for a moment,
+// and RabbitMQ counts none of either while the queue's leader does not answer.
+func lacksConsumer(conn *amqp.Connection, queue string) (bool, error) {
+	ch, err := conn.Channel()
+	if err != nil {
+		return false, err
+	}
+	q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+	var refused *amqp.Error
+	if errors.As(err, &refused) && refused.Code == amqp.NotFound {
+		return true, nil // which has closed the channel
+	}
+	if err != nil {
+		return false, err
+	}
+	return q.Consumers == 0 || q.Messages > 0, ch.Close()
+}
