@@ -73,12 +73,12 @@ func newFuzzedAPI(f testing.TB) *fuzzedAPI {
 		record(ctx, method, path)
 	}
 	a.ErrorHandler = func(ctx *fasthttp.RequestCtx, err error) {
-		s.fault(ctx, err)
+		s.answerUnreadable(ctx, err)
 		record(ctx, "", "")
 	}
 	a.ExpectHandler = func(ctx *fasthttp.RequestCtx) int {
 		method, path := string(ctx.Method()), string(ctx.Path())
-		status := s.expect(ctx)
+		status := s.expectContinue(ctx)
 		if status != fasthttp.StatusContinue {
 			record(ctx, method, path)
 		}
