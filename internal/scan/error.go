@@ -56,7 +56,8 @@ type RecordError struct {
 	Err   Error
 }
 
-// NothingMore is how the message ends of an Error of Single that has more than one record.
+// NothingMore ends the message of the Error that Single returns for more than
+// one record.
 const NothingMore = "want nothing more"
 
 // want is what the grammar asked for where the JSON broke.
@@ -118,7 +119,7 @@ type fault struct {
 	limit  int  // TooLarge
 }
 
-// err words f, a fault found in body.
+// err returns f, a fault found in body, as an Error with a message.
 func (f *fault) err(body []byte) Error {
 	return Error{Reason: f.reason, Offset: f.at, Msg: f.msg(body)}
 }
@@ -169,8 +170,8 @@ func (f *fault) msg(body []byte) string {
 	return f.reason.String()
 }
 
-// holdsObject reports whether b starts with a JSON string that holds an object in
-// JSON, by its first bytes.
+// holdsObject reports whether b starts with a JSON string that seems to hold a
+// JSON object, judged by its first bytes.
 func holdsObject(b []byte) bool {
 	if len(b) == 0 || b[0] != '"' {
 		return false
@@ -179,7 +180,7 @@ func holdsObject(b []byte) bool {
 	return bytes.HasPrefix(b, []byte(`{\"`)) || bytes.HasPrefix(b, []byte(`{}`)) || bytes.HasPrefix(b, []byte(`{\n`))
 }
 
-// quoteByte shows a byte as a person would look for it.
+// quoteByte returns c in quotes, in a form that people can search for.
 func quoteByte(c byte) string {
 	if c < 0x80 {
 		return strconv.QuoteRune(rune(c))
