@@ -20,7 +20,8 @@ import (
 	"millrace/internal/testenv"
 )
 
-// serve runs Serve until the test ends, with what every service has and a path /secret that lets in who has a key.
+// serve runs Serve until the test ends. It serves what every service has, and a path /secret that lets in clients
+// with a key.
 func serve(t *testing.T, wrap func(net.Listener) net.Listener, o Options) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
