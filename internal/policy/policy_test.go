@@ -71,7 +71,7 @@ func TestEachKeyOfAPolicyIsJudged(t *testing.T) {
 	}
 }
 
-// seen keeps what a watch reports.
+// seen keeps what a watch has reported.
 type seen struct {
 	mu    sync.Mutex
 	found []policy.Harm
