@@ -58,7 +58,7 @@ func TestNeighbouringKeysHaveIdsFarApart(t *testing.T) {
 	}
 }
 
-// clocked returns a source whose clock is a variable.
+// clocked returns a source, and the variable that is its clock.
 func clocked() (*source, *time.Time) {
 	now := time.UnixMilli(1_790_000_000_000)
 	return &source{now: func() time.Time { return now }}, &now
@@ -82,7 +82,7 @@ func TestIdsCountUpWhileTheClockStandsOrGoesBackALittle(t *testing.T) {
 	}
 }
 
-// TestIdsFollowAClockThatWasWrong: ahead for a second, and back.
+// TestIdsFollowAClockThatWasWrong sets the clock ahead for a second, and back.
 func TestIdsFollowAClockThatWasWrong(t *testing.T) {
 	s, now := clocked()
 	s.next()
