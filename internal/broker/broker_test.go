@@ -193,8 +193,8 @@ func TestWhatIsSomebodyElsesIsNamedWithAdviceThatCanBeFollowed(t *testing.T) {
 	}
 }
 
-// TestAParkedQueueWhoseLeaderIsSlowIsNotReplaced stops what decides about the queue for a moment. RabbitMQ then counts no
-// message.
+// TestAParkedQueueWhoseLeaderIsSlowIsNotReplaced stops the queue's leader for a moment. Meanwhile RabbitMQ counts no
+// messages.
 func TestAParkedQueueWhoseLeaderIsSlowIsNotReplaced(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
 	c := config.Broker{URLs: config.Brokers(stack.RabbitMQURL), Name: testenv.Name()}
