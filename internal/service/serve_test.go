@@ -219,7 +219,7 @@ func TestStrangersKeepNobodyOutOfServe(t *testing.T) {
 					_ = conn.Close() // always nil
 				}
 			}
-			// Requests that were let in are not cut, and one more is told so.
+			// Requests that were let in are not cut, and one more connection is answered that there is no room.
 			var open []net.Conn
 			testenv.Eventually(t, 30*time.Second, "one more is told that there is no room", func() bool {
 				conn, err := net.Dial("tcp", addr)
