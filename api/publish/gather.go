@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// sameBaseFor is how long records without a key share a segment's base id: its time is theirs.
+	// sameBaseFor is how long records without a key may join a segment. They get the time of its base.
 	sameBaseFor = 5 * time.Millisecond
 
 	// maxOutstanding limits partial frames: one is published only while fewer frames than this are outstanding, over all

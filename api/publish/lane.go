@@ -251,7 +251,7 @@ func (l *lane) end() {
 	if !l.ended {
 		l.ended = true
 		delete(l.pub.lanes, l)
-		t := asked
+		t := confirmWanted
 		if len(l.pub.lanes) == 0 {
 			t = doubted // the server of the next lanes has yet to confirm something
 		}

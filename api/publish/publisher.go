@@ -26,7 +26,7 @@ var (
 	ErrNoBroker       = errors.New("no connection to RabbitMQ")
 	ErrUnroutable     = errors.New("RabbitMQ has no queue for the records")
 
-	// errUnproven is for /ready alone: requests are taken all the same, and the first confirm ends it.
+	// errUnproven is a reason for /ready alone: requests are taken meanwhile, and the first confirm ends it.
 	errUnproven = errors.New("RabbitMQ has confirmed nothing since the service started, lost its connections, or waited for a confirm in vain")
 )
 
@@ -54,12 +54,12 @@ const (
 type trust int
 
 const (
-	doubted trust = iota // not ready until a confirm comes
-	asked                // there is a reason to doubt: still ready, but a confirm is wanted
-	proven               // RabbitMQ has confirmed something since there was a reason to doubt
+	doubted       trust = iota // not ready until a confirm comes
+	confirmWanted              // there is a reason to doubt: still ready, but a confirm is wanted
+	proven                     // RabbitMQ has confirmed something since there was a reason to doubt
 )
 
-// Options are what a publisher needs. The settings are those of package api.
+// Options are what a publisher needs. Most of them are settings of package api.
 type Options struct {
 	Broker      config.Broker
 	Connections int
@@ -168,8 +168,8 @@ func (p *Publisher) reportLocked() {
 		break
 	}
 	p.ready.Set("rabbitmq", reason)
-	p.metrics.connected.Set(boolean(len(p.lanes) > 0))
-	p.metrics.blocked.Set(boolean(len(p.blocked) > 0))
+	p.metrics.connected.Set(gaugeValue(len(p.lanes) > 0))
+	p.metrics.blocked.Set(gaugeValue(len(p.blocked) > 0))
 }
 
 // Add takes over a request's records, appends the request's tickets to dst and returns dst. key is the base of a keyed
