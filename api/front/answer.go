@@ -2,9 +2,9 @@ package front
 
 import "github.com/valyala/fasthttp"
 
-// An early answer is written by whoever learns of the confirm, before the request's goroutine is woken. The request's handler
-// makes it with Prepare, and arranges for the function that Hold returns to be called at the confirm. When the handler returns,
-// fasthttp writes the same bytes, and Conn.Write leaves out those that have been written.
+// An early answer is written by the goroutine that settles the frame, before the request's goroutine is woken. The request's
+// handler makes it with Prepare, and arranges for the function that Hold returns to be called at the confirm. When the handler
+// returns, fasthttp writes the same bytes, and Conn.Write leaves out those that have been written.
 
 // maxPrepared is the most bytes that the body of a prepared answer may have. With its header it must fit into fasthttp's buffer
 // of 4 KiB, so that the first Write has all of it.
@@ -19,7 +19,7 @@ func (c *Conn) Prepare(ctx *fasthttp.RequestCtx, body []byte) bool {
 	}
 	ctx.Response.Header.SetContentLength(len(body))
 	c.answer = ctx.Response.Header.AppendBytes(c.answer[:0])
-	c.head = len(c.answer) - len("\r\n\r\n")
+	c.headBytes = len(c.answer) - len("\r\n\r\n")
 	c.answer = append(c.answer, body...)
 	ctx.Response.SetBodyRaw(c.answer[len(c.answer)-len(body):])
 	return true
@@ -34,13 +34,13 @@ type Budget interface{ Release(bytes int64) }
 //
 // Any goroutine may call the function, once, before the handler returns. It does not block.
 func (c *Conn) Hold(b Budget, n int64) (settled func(confirmed bool)) {
-	c.budget, c.held = b, n
+	c.budget, c.heldBytes = b, n
 	return c.settled
 }
 
 // settle is the function that Hold returns.
 func (c *Conn) settle(confirmed bool) {
-	c.budget.Release(c.held)
+	c.budget.Release(c.heldBytes)
 	if confirmed {
 		c.writeEarly()
 	}
@@ -49,7 +49,7 @@ func (c *Conn) settle(confirmed bool) {
 // writeEarly writes the prepared answer as far as the socket takes it at once. Write does the rest.
 func (c *Conn) writeEarly() {
 	if !c.listener.stopping.Load() {
-		c.early = c.socket.Try(c.answer)
+		c.earlyBytes = c.socket.Try(c.answer)
 	}
 }
 

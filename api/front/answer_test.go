@@ -275,11 +275,11 @@ func TestAFramesAnswersAreWrittenWhenItIsConfirmed(t *testing.T) {
 			if outcome != nil {
 				answer(ctx, 503, []byte("not"))
 			} else if late {
-				if conn.early > 0 {
+				if conn.earlyBytes > 0 {
 					t.Error("an answer was written early that nobody was to write")
 				}
-			} else if conn.early != len(conn.answer) {
-				t.Errorf("of %d bytes %d were written", len(conn.answer), conn.early)
+			} else if conn.earlyBytes != len(conn.answer) {
+				t.Errorf("of %d bytes %d were written", len(conn.answer), conn.earlyBytes)
 			}
 		})
 		var conns []net.Conn

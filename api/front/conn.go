@@ -24,17 +24,17 @@ type Conn struct {
 	writeDeadline       time.Time // in force
 
 	// What early answers need; see answer.go.
-	socket  *direct.Conn // nil where no answer is written early
-	between bool         // the last request is over and nothing was read since
-	moves   int          // how often the read deadline was moved since the last request
-	isClear bool         // fasthttp's buffers were empty when the request began
-	answer  []byte       // the prepared answer
-	head    int          // bytes of its header, without the empty line
-	early   int          // bytes of the answer that were written early
+	socket        *direct.Conn // nil where no answer is written early
+	between       bool         // the last request is over and nothing was read since
+	deadlineMoves int          // how often the read deadline was moved since the last request
+	isClear       bool         // fasthttp's buffers were empty when the request began
+	answer        []byte       // the prepared answer
+	headBytes     int          // bytes of its header, without the empty line
+	earlyBytes    int          // bytes of the answer that were written early
 
-	settled func(confirmed bool) // the method settle; made once, so that Hold allocates nothing
-	budget  Budget               // what the request's bytes are given back to
-	held    int64                // the request's bytes
+	settled   func(confirmed bool) // the method settle; made once, so that Hold allocates nothing
+	budget    Budget               // what the request's bytes are given back to
+	heldBytes int64                // the request's bytes
 
 	idler Idler // nil for most
 }
@@ -49,7 +49,7 @@ func (l *Listener) isNear(inForce, asked time.Time) bool {
 // no deadline, until the next request.
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	c.readDeadlineAsked = t
-	c.moves++
+	c.deadlineMoves++
 	return nil
 }
 
@@ -64,7 +64,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if c.between {
 		// fasthttp moves the deadline before it waits for a request's first byte, and again when it has the byte. After a
 		// single move it is waiting: its read buffer is empty, and it has written all answers.
-		c.between, c.isClear = false, c.moves == 1
+		c.between, c.isClear = false, c.deadlineMoves == 1
 	}
 	n, err := c.Conn.Read(p)
 	if c.idler != nil {
@@ -76,11 +76,11 @@ func (c *Conn) Read(p []byte) (int, error) {
 // Write implements net.Conn. If p begins with an answer that was written early, Write leaves it out; if only a part of that
 // was written, Write writes the rest of it first.
 func (c *Conn) Write(p []byte) (int, error) {
-	if c.early == 0 {
+	if c.earlyBytes == 0 {
 		return c.Conn.Write(p)
 	}
-	rest, done := c.answer[c.early:], len(c.answer)
-	c.early = 0
+	rest, done := c.answer[c.earlyBytes:], len(c.answer)
+	c.earlyBytes = 0
 	if len(rest) > 0 {
 		if _, err := c.Conn.Write(rest); err != nil {
 			return 0, err
@@ -99,7 +99,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 // isPrepared reports whether p begins with the prepared answer. The date may differ.
 func (c *Conn) isPrepared(p []byte) bool {
 	const status = len("HTTP/1.1 202")
-	return len(p) >= len(c.answer) && bytes.Equal(p[:status], c.answer[:status]) && bytes.HasPrefix(p[c.head:], []byte("\r\n\r\n"))
+	return len(p) >= len(c.answer) && bytes.Equal(p[:status], c.answer[:status]) && bytes.HasPrefix(p[c.headBytes:], []byte("\r\n\r\n"))
 }
 
 // Begin must be called when a request's header has been read.
@@ -110,7 +110,7 @@ func (c *Conn) Begin() {
 }
 
 // End must be called when fasthttp has the request's answer.
-func (c *Conn) End() { c.between, c.moves = true, 0 }
+func (c *Conn) End() { c.between, c.deadlineMoves = true, 0 }
 
 // SetWriteDeadline sets the deadline of later Writes, unless the one in force is near enough.
 func (c *Conn) SetWriteDeadline(t time.Time) error {

@@ -26,7 +26,7 @@ const (
 	// maxDrain is how many bytes are read from a client that is turned away.
 	maxDrain = 64 << 20
 
-	// RetryAfter is what a client that was answered 503 should wait, in seconds.
+	// RetryAfter is how long a client that was answered 503 should wait, in seconds.
 	RetryAfter = "1"
 
 	// acceptPause is the wait before the next Accept when the process has no file descriptor left.
@@ -55,7 +55,7 @@ type Listener struct {
 
 	connections *service.Connections
 
-	stopping atomic.Bool // no more answers are written early
+	stopping atomic.Bool // true once no more answers may be written early
 
 	parting  sync.WaitGroup
 	partings chan struct{} // holds one for each connection that is being told that there is no room
