@@ -73,7 +73,7 @@ type Shim interface {
 }
 
 // Parts is an Exchange whose body may be taken in parts while it comes, if it is long. Each part is published and confirmed,
-// and its memory given back, before more is read. Answers before the first part are those of any Exchange.
+// and its memory given back, before more is read. Until the first part it is answered like any Exchange.
 type Parts interface {
 	Exchange
 
