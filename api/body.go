@@ -143,7 +143,7 @@ func (r *bodyReader) tooLarge() *refusal {
 }
 
 const (
-	// step is how much of a body the client has timeouts.step for.
+	// step is how many bytes of a body the client must send within timeouts.step.
 	step = 64 << 10
 
 	// arrivedBytes is how much fasthttp reads of a body with a Content-Length before it calls the handler.

@@ -24,7 +24,7 @@ func newInflight(limit, largest int64) *inflight {
 	return &inflight{limit: limit, mostAwait: max(limit/4*3, min(largest, limit))}
 }
 
-// await is reserve for a body of which more is to come. Call arrived when no more is.
+// await does what reserve does, for a body that has not come whole. The caller calls arrived when it has.
 func (b *inflight) await(n int64) bool {
 	if b.awaited.Add(n) > cmp.Or(b.mostAwait, b.limit) || !b.reserve(n) {
 		b.awaited.Add(-n)

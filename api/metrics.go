@@ -75,7 +75,7 @@ func newMetrics(r *prometheus.Registry, inflight *inflight, served *endpoints) *
 	return m
 }
 
-// unavailableReasons are why requests are answered 503.
+// unavailableReasons are the reasons why requests are answered 503, as the metric names them.
 var unavailableReasons = []string{"blocked", "no_broker", "confirm_timeout", "refused", "unroutable", "inflight", "connections", "stopping", "policy"}
 
 // unavailableReason returns the one of unavailableReasons that err stands for.

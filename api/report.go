@@ -54,7 +54,7 @@ func (s *server) report(ctx *fasthttp.RequestCtx, path string) {
 			request.Header.Set(name, string(value))
 		}
 	}
-	s.common.ServeHTTP(made, request.WithContext(context.Background()))
+	s.reportMux.ServeHTTP(made, request.WithContext(context.Background()))
 	ctx.SetStatusCode(cmp.Or(made.Status, http.StatusOK))
 	for name, values := range made.Head {
 		for _, v := range values {

@@ -38,7 +38,7 @@ const (
 	// the other 6.
 	maxKeyAge = 24 * time.Hour
 
-	// maxKeyAhead is how far a client's clock may be ahead of this one.
+	// maxKeyAhead is how far a client's clock may be ahead of the server's.
 	maxKeyAhead = 5 * time.Minute
 
 	// maxDrain is how much of a refused body is read all the same. A client that sends first and listens later then sees the
@@ -57,7 +57,7 @@ type server struct {
 	limits    scan.Limits
 	endpoints *endpoints
 	metrics   *metrics
-	common    *http.ServeMux // health, ready, metrics
+	reportMux *http.ServeMux // health, ready, metrics
 	reports   reports
 	records   sync.Pool // of *record.List
 	scratch   sync.Pool // of *scratch
@@ -111,9 +111,10 @@ type scratch struct {
 // sees it.
 var errMadeRoom = refuse(fasthttp.StatusServiceUnavailable, "the connection was closed for another one (MAX_CONNECTIONS)")
 
+// newServer returns a server with the settings of c that hands records to p.
 func newServer(c Config, log *slog.Logger, p *publish.Publisher, keyFile *keys.File, served *endpoints, m *metrics, inflight *inflight, ready *service.Ready, registry *prometheus.Registry) *server {
-	common := http.NewServeMux()
-	service.Handle(common, ready, registry)
+	reportMux := http.NewServeMux()
+	service.Handle(reportMux, ready, registry)
 	s := &server{
 		log:       log,
 		publisher: p,
@@ -121,7 +122,7 @@ func newServer(c Config, log *slog.Logger, p *publish.Publisher, keyFile *keys.F
 		limits:    scan.Limits{RecordBytes: int(c.MaxRecordBytes), PieceBytes: frame.SegmentBytes},
 		endpoints: served,
 		metrics:   m,
-		common:    common,
+		reportMux: reportMux,
 		timeouts:  defaultTimeouts,
 		scanning:  make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}

@@ -20,7 +20,7 @@ const (
 	// some 10 ms, and nothing more is read meanwhile.
 	uploadPart = 1 << 20
 
-	// retryUpload is the pause before an upload that waits for memory or RabbitMQ tries again.
+	// retryUpload is the pause between two tries of an upload that waits for memory or RabbitMQ.
 	retryUpload = 50 * time.Millisecond
 )
 
@@ -42,10 +42,10 @@ type upload struct {
 
 	// A Read puts bytes into scratch, so that the buffer can be given back while the Read waits. But if the previous Read
 	// filled its room, more bytes are there already, and they go directly into the buffer.
-	scratch [4 << 10]byte
-	room    []byte
-	direct  bool // room is in the buffer, which then must stay where it is
-	filled  bool // the Read before filled its room
+	scratch    [4 << 10]byte
+	room       []byte
+	intoBuffer bool // room is in the buffer, which then must stay where it is
+	roomFilled bool // the Read before filled its room
 
 	began        time.Time
 	tryAt        time.Time // when to check next whether the body can be taken in parts
@@ -54,12 +54,12 @@ type upload struct {
 	stepBegan    time.Time // when the step under way began, which ends at stepEnd bytes
 	stepEnd      int64
 
-	inParts   bool // the first part is stored
-	failed    bool // a part could not be taken, so no later one may be
-	taken     int  // bytes at the beginning of the buffer that are taken
-	partBytes int  // size at which a part is taken without waiting
-	offset    int  // bytes of the body before the buffer
-	stopped   *refusal
+	inParts    bool     // the first part is stored
+	failed     bool     // a part could not be taken, so no later one may be
+	taken      int      // bytes at the beginning of the buffer that are taken
+	partBytes  int      // size at which a part is taken without waiting
+	offset     int      // bytes of the body before the buffer
+	stopReason *refusal // why the upload ends, set by Idle
 
 	// Totals of all parts.
 	accepted, rejected int
@@ -125,7 +125,7 @@ func (u *upload) receive() *refusal {
 	u.conn.SetIdler(u)
 	defer func() {
 		u.conn.SetIdler(nil)
-		u.direct = false
+		u.intoBuffer = false
 	}()
 	for {
 		u.makeRoom()
@@ -133,22 +133,22 @@ func (u *upload) receive() *refusal {
 			return u.body.unreadable("", err)
 		}
 		n, err := u.body.wire.Read(u.room)
-		u.filled = n == len(u.room)
+		u.roomFilled = n == len(u.room)
 		if n > 0 {
 			u.arrived()
-			if u.direct {
+			if u.intoBuffer {
 				*u.body.buf = (*u.body.buf)[:len(*u.body.buf)+n]
 			} else if bad := u.store(u.room[:n]); bad != nil {
 				return bad
 			}
 		}
-		u.direct = false
+		u.intoBuffer = false
 		u.cut()
 		switch {
 		case err == io.EOF:
 			return nil
-		case u.stopped != nil:
-			return u.stopped
+		case u.stopReason != nil:
+			return u.stopReason
 		case err != nil:
 			return u.body.unreadable("", err)
 		}
@@ -175,7 +175,7 @@ func (u *upload) complete() []byte {
 // makeRoom decides where the next Read puts its bytes.
 func (u *upload) makeRoom() {
 	u.room = u.scratch[:]
-	if !u.filled || u.body.buf == nil {
+	if !u.roomFilled || u.body.buf == nil {
 		return
 	}
 	have := int64(len(*u.body.buf))
@@ -184,7 +184,7 @@ func (u *upload) makeRoom() {
 		return
 	}
 	if end := min(int64(cap(*u.body.buf)), most); have < end {
-		u.room, u.direct = (*u.body.buf)[have:end], true
+		u.room, u.intoBuffer = (*u.body.buf)[have:end], true
 	}
 }
 
@@ -235,7 +235,7 @@ func (u *upload) grow(n int64) bool { return u.body.grow(n, true) }
 
 // cut gives back the memory of what was taken, unless a Read may still write into the buffer.
 func (u *upload) cut() {
-	if u.taken > 0 && !u.direct {
+	if u.taken > 0 && !u.intoBuffer {
 		u.body.cut(u.taken)
 		u.offset += u.taken
 		u.taken = 0
@@ -246,10 +246,10 @@ func (u *upload) cut() {
 // wait tells the Read to wait on; if it is false, handBack tells it to return without an error.
 func (u *upload) Idle(p []byte) (wait, handBack bool) {
 	now := time.Now()
-	if u.direct && &p[0] == &u.room[0] {
+	if u.intoBuffer && &p[0] == &u.room[0] {
 		return false, true // the next Read is into scratch
 	}
-	if u.stopped = u.advance(now); u.stopped != nil {
+	if u.stopReason = u.advance(now); u.stopReason != nil {
 		return false, false
 	}
 	_ = u.conn.SetReadDeadline(time.Now().Add(u.server.timeouts.part)) // always nil; an error comes from the next Read
@@ -283,8 +283,8 @@ func (u *upload) advance(now time.Time) *refusal {
 	return nil
 }
 
-// takeComplete takes the complete records that have come, if it is known that the body can be taken in parts, or if they
-// show it.
+// takeComplete takes the complete records that have come, if the body can be taken in parts. Before the first part these
+// records must show that.
 func (u *upload) takeComplete() *refusal {
 	now := time.Now()
 	u.tryAt = now.Add(now.Sub(u.began)) // doubled, so that all checks together cost time linear in the body
