@@ -42,12 +42,12 @@ const (
 // stranger that has been idle for longest. If no stranger can go, it takes the place of the longest idle of the others. So
 // clients that were never let in can't keep out those that are. Many goroutines may use it at once.
 type Connections struct {
-	most  int
-	began time.Time // what Connection.since counts from
+	maxOpen int
+	began   time.Time // what Connection.since counts from
 
-	mu   sync.Mutex
-	open map[*Connection]struct{}
-	next []candidate // strangers to close next, in this order
+	mu       sync.Mutex
+	open     map[*Connection]struct{}
+	nextToGo []candidate // strangers to close next, in this order
 }
 
 // Connection is one of Connections. Only one goroutine at a time may call its methods, except where they say otherwise.
@@ -66,7 +66,7 @@ type candidate struct {
 
 // NewConnections returns Connections that bound how many are open to most.
 func NewConnections(most int) *Connections {
-	return &Connections{most: most, began: time.Now(), open: make(map[*Connection]struct{})}
+	return &Connections{maxOpen: most, began: time.Now(), open: make(map[*Connection]struct{})}
 }
 
 // Open adds a connection, or returns nil if there is no room and none can be made. cut must close the connection at once,
@@ -76,7 +76,7 @@ func (s *Connections) Open(cut func()) *Connection {
 	c.since.Store(int64(time.Since(s.began)))
 	s.mu.Lock()
 	var victim *Connection
-	if len(s.open) >= s.most {
+	if len(s.open) >= s.maxOpen {
 		if victim = s.takeLongestIdle(); victim == nil {
 			s.mu.Unlock()
 			return nil
@@ -126,24 +126,24 @@ func (s *Connections) takeLongestIdle() *Connection {
 		return c
 	}
 	var longest candidate // the longest idle of those that were let in
-	s.next = s.next[:0]
+	s.nextToGo = s.nextToGo[:0]
 	for c := range s.open {
 		since := c.since.Load()
 		switch c.state.Load() {
 		case stranger:
-			s.next = append(s.next, candidate{c, since})
+			s.nextToGo = append(s.nextToGo, candidate{c, since})
 		case waiting:
 			if longest.Connection == nil || since < longest.since {
 				longest = candidate{c, since}
 			}
 		}
 	}
-	if len(s.next)*fewStrangers < s.most {
+	if len(s.nextToGo)*fewStrangers < s.maxOpen {
 		now := int64(time.Since(s.began))
-		s.next = slices.DeleteFunc(s.next, func(c candidate) bool { return now-c.since < int64(firstRequest) })
+		s.nextToGo = slices.DeleteFunc(s.nextToGo, func(c candidate) bool { return now-c.since < int64(firstRequest) })
 	}
-	slices.SortFunc(s.next, func(a, b candidate) int { return cmp.Compare(a.since, b.since) })
-	s.next = s.next[:min(len(s.next), firstToGo)]
+	slices.SortFunc(s.nextToGo, func(a, b candidate) int { return cmp.Compare(a.since, b.since) })
+	s.nextToGo = s.nextToGo[:min(len(s.nextToGo), firstToGo)]
 	if c := s.takeNext(); c != nil {
 		return c
 	}
@@ -154,12 +154,12 @@ func (s *Connections) takeLongestIdle() *Connection {
 	return nil
 }
 
-// takeNext removes and returns the first of s.next that has not been used since it was found, or nil if there is none. The
+// takeNext removes and returns the first of s.nextToGo that has not been used since it was found, or nil if there is none. The
 // caller holds s.mu.
 func (s *Connections) takeNext() *Connection {
-	for len(s.next) > 0 {
-		c := s.next[0]
-		s.next = s.next[1:]
+	for len(s.nextToGo) > 0 {
+		c := s.nextToGo[0]
+		s.nextToGo = s.nextToGo[1:]
 		if _, open := s.open[c.Connection]; open && c.Connection.since.Load() == c.since && c.state.CompareAndSwap(stranger, closed) {
 			delete(s.open, c.Connection)
 			return c.Connection

@@ -153,7 +153,7 @@ func (l *boundedListener) turnAway(conn net.Conn) {
 		if conn.SetDeadline(time.Now().Add(partingTime)) != nil {
 			return
 		}
-		text := fmt.Sprintf("%d connections are busy, the most that are served", l.connections.most)
+		text := fmt.Sprintf("%d connections are busy, the most that are served", l.connections.maxOpen)
 		if l.setting != "" {
 			text += " (" + l.setting + ")"
 		}
