@@ -22,7 +22,7 @@ const (
 	canaryStay = 2 * time.Minute
 
 	// leastTrust is how long the canary's messages must stay, after some have gone, before all is well again. They must
-	// also stay twice as long as those that have gone.
+	// also stay twice as long as those that have gone had stayed.
 	leastTrust = time.Minute
 
 	// lookTimeout bounds one look at the canary.
@@ -39,12 +39,13 @@ type canary struct {
 	trust    time.Duration // leastTrust
 	stay     time.Duration // canaryStay
 
-	messages int       // how many messages were left in the queue
-	since    time.Time // when they came, or were seen first
-	found    []Harm
-	until    time.Time // found holds at least until then
+	messages   int       // how many messages were left in the queue
+	since      time.Time // when they came, or were seen first
+	found      []Harm
+	foundUntil time.Time // found holds at least until then
 }
 
+// newCanary returns a canary that connects on its first look.
 func newCanary(c config.Broker) *canary {
 	return &canary{urls: c.URLs, topology: broker.NewTopology(c), trust: leastTrust, stay: canaryStay}
 }
@@ -102,7 +103,7 @@ func (c *canary) look(ctx context.Context) (found []Harm, err error) {
 		c.harm(now, messageTTL, "has lost its messages: a policy lets messages expire (message-ttl), or somebody purged it")
 	case here < c.messages:
 		c.harm(now, maxLength, "has lost messages: a policy cuts queues (max-length, overflow)")
-	case c.found != nil && now.After(c.until):
+	case c.found != nil && now.After(c.foundUntil):
 		c.found = nil
 	}
 	switch {
@@ -128,7 +129,7 @@ func (c *canary) look(ctx context.Context) (found []Harm, err error) {
 func (c *canary) harm(now time.Time, reason, what string) {
 	name := c.topology.Canary()
 	c.found = []Harm{{Queue: name, Reason: reason, What: fmt.Sprintf("the queue %s, which nobody reads, %s; set RABBITMQ_MANAGEMENT_URL to be told which", name, what)}}
-	c.until = now.Add(max(c.trust, 2*now.Sub(c.since)))
+	c.foundUntil = now.Add(max(c.trust, 2*now.Sub(c.since)))
 }
 
 // count returns how many messages are in the queue. gone is true if the queue does not exist.

@@ -21,7 +21,7 @@ import (
 
 const (
 	// ShieldPriority is the priority of the policies that shield the queues. A policy with a lower priority does not
-	// apply to them. RabbitMQ sets no bound; whoever sets a higher one does so on purpose.
+	// apply to them. RabbitMQ allows a higher one, but that would be set on purpose.
 	ShieldPriority = 1_000_000
 
 	// managementTimeout bounds one request to the management API, and managementBytes its answer.

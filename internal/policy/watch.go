@@ -30,10 +30,10 @@ type Watch struct {
 	canary   bool
 	interval time.Duration
 
-	found     string // what was found last, as a sentence
-	logged    time.Time
-	mayShield bool // false once the management API has refused to set the shields
-	failing   bool // the last look failed
+	found     string    // what was found last, as a sentence
+	loggedAt  time.Time // when found was logged last
+	mayShield bool      // false once the management API has refused to set the shields
+	failing   bool      // the last look failed
 }
 
 // Options are what a Watch needs.
@@ -131,8 +131,8 @@ func (w *Watch) tell(found []Harm, err error) {
 	}
 	sentence := Sentence(found)
 	switch {
-	case sentence != "" && (sentence != w.found || time.Since(w.logged) >= reminder):
-		w.logged = time.Now()
+	case sentence != "" && (sentence != w.found || time.Since(w.loggedAt) >= reminder):
+		w.loggedAt = time.Now()
 		w.log.Error("RabbitMQ harms the queues", "how", sentence)
 	case sentence == "" && w.found != "":
 		w.log.Info("nothing on RabbitMQ harms the queues any more")
