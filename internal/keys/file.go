@@ -20,9 +20,9 @@ const pollPeriod = 500 * time.Millisecond
 // File is the keys that a file lists now. A nil File lets everybody in. Many goroutines may call its methods at
 // once, but only one may call Watch and Reload.
 type File struct {
-	name string
-	set  atomic.Pointer[Set]
-	seen os.FileInfo // the file as it was when it was read last; nil if there was none
+	name     string
+	set      atomic.Pointer[Set]
+	lastRead os.FileInfo // the file as it was when it was read last; nil if there was none
 
 	errors  prometheus.Counter
 	success prometheus.Gauge
@@ -57,7 +57,7 @@ func Open(name string) (*File, error) {
 // never end.
 func (f *File) read() (*Set, error) {
 	info, err := os.Stat(f.name)
-	f.seen = info // before the content, so that what is written from now on is seen as a change
+	f.lastRead = info // before the content, so that what is written from now on is seen as a change
 	if err != nil {
 		return nil, fmt.Errorf("KEYS_FILE: %w", err)
 	}
@@ -128,10 +128,10 @@ func (f *File) Watch(ctx context.Context, signals <-chan os.Signal, log *slog.Lo
 // to or has other permissions.
 func (f *File) changed() bool {
 	info, err := os.Stat(f.name)
-	if err != nil || f.seen == nil {
-		return (err == nil) != (f.seen != nil)
+	if err != nil || f.lastRead == nil {
+		return (err == nil) != (f.lastRead != nil)
 	}
-	return !os.SameFile(info, f.seen) || info.Size() != f.seen.Size() || !info.ModTime().Equal(f.seen.ModTime()) || info.Mode() != f.seen.Mode()
+	return !os.SameFile(info, f.lastRead) || info.Size() != f.lastRead.Size() || !info.ModTime().Equal(f.lastRead.ModTime()) || info.Mode() != f.lastRead.Mode()
 }
 
 // Set returns the keys as they are now, nil for a nil File.

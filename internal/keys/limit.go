@@ -17,6 +17,7 @@ type limit struct {
 	at   time.Time
 }
 
+// newLimit returns a limit whose bucket is full.
 func newLimit(rate, burst int) *limit {
 	return &limit{rate: float64(rate), burst: float64(burst), left: float64(burst)}
 }
