@@ -247,12 +247,12 @@ func (t Topology) ParkedIsOld(conn *amqp.Connection) (old bool, err error) {
 	if err := t.declareQueue(ch, t.LastStream(), amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeStream}); err != nil {
 		return false, err
 	}
-	declared := t.declareQueue(ch, t.ParkedQueue(), workQueue(parkedDeliveryLimit, t.LastStream()))
-	if declared == nil {
+	declareErr := t.declareQueue(ch, t.ParkedQueue(), workQueue(parkedDeliveryLimit, t.LastStream()))
+	if declareErr == nil {
 		return false, ch.Close()
 	}
-	if _, refused := refusal(declared); !refused {
-		return false, declared
+	if _, refused := refusal(declareErr); !refused {
+		return false, declareErr
 	}
 	// The refusal has closed the channel.
 	if ch, err = conn.Channel(); err != nil {
@@ -260,7 +260,7 @@ func (t Topology) ParkedIsOld(conn *amqp.Connection) (old bool, err error) {
 	}
 	err = t.declareQueue(ch, t.ParkedQueue(), amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum})
 	if _, refused := refusal(err); refused {
-		return false, declared // it is neither our queue nor that of an earlier Millrace
+		return false, declareErr // it is neither our queue nor that of an earlier Millrace
 	}
 	if err != nil {
 		return false, err
@@ -375,7 +375,7 @@ func (c *Connection) End(timeout time.Duration) {
 }
 
 // Dial connects to one of the cluster's nodes, trying all in random order. name is shown in RabbitMQ's list of
-// connections. The error is that of the node tried last.
+// connections. If none answers, the error is that of the last one tried.
 func Dial(ctx context.Context, urls config.BrokerURLs, name string) (*Connection, error) {
 	return DialThrough(ctx, urls, name, direct.New)
 }
