@@ -46,7 +46,7 @@ type (
 	// ManagementURL is an http or https URL of the management API of one RabbitMQ node, with user and password.
 	ManagementURL = Secret[management]
 
-	// ManagementURLs are those of a cluster's nodes.
+	// ManagementURLs are the management URLs of a cluster's nodes.
 	ManagementURLs []ManagementURL
 
 	// PostgresURL is a PostgreSQL connection string, a URL or key=value pairs.
@@ -124,6 +124,7 @@ func notTaken(err error, takes string) error {
 	return errors.New("takes " + takes)
 }
 
+// parseSecret returns the value as a Secret, and what is wrong with it.
 func parseSecret[K server](value string) (any, error) {
 	s := Secret[K](value)
 	return s, s.Check()
@@ -149,6 +150,7 @@ func Brokers(urls string) (list BrokerURLs) {
 // Takes returns a description of the kind, for refusals and help texts.
 func (BrokerURLs) Takes() string { return "amqp:// or amqps:// URLs, separated by commas" }
 
+// parseBrokerURLs reads URLs that are separated by commas, and checks them.
 func parseBrokerURLs(s string) (BrokerURLs, error) {
 	urls := Brokers(s)
 	for _, u := range urls {
@@ -170,6 +172,7 @@ func (ManagementURLs) Takes() string {
 // Check returns what is wrong with the first of the URLs that is not taken; nil if all are.
 func (urls ManagementURLs) Check() error { return checkEach(urls) }
 
+// parseManagementURLs reads URLs that are separated by commas, and checks them.
 func parseManagementURLs(s string) (urls ManagementURLs, err error) {
 	for u := range strings.SplitSeq(s, ",") {
 		urls = append(urls, ManagementURL(strings.TrimSuffix(strings.TrimSpace(u), "/")))

@@ -60,6 +60,7 @@ var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[RedisURL]():       parseSecret[redisCache],
 }
 
+// parseBytes reads a size with an optional unit.
 func parseBytes(s string) (Bytes, error) {
 	for _, u := range units {
 		if digits, ok := strings.CutSuffix(s, u.name); ok {
@@ -102,6 +103,7 @@ func parseDuration(s string) (time.Duration, error) {
 	return sum, nil
 }
 
+// parseAddress returns s if it is host:port.
 func parseAddress(s string) (Address, error) {
 	_, port, err := net.SplitHostPort(s)
 	if err != nil {
@@ -123,6 +125,7 @@ func (a Address) Loopback() bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
+// parseLoopback returns s if it is host:port and only this machine reaches it.
 func parseLoopback(s string) (Loopback, error) {
 	a, err := parseAddress(s)
 	if err == nil && !a.Loopback() {

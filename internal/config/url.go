@@ -192,6 +192,7 @@ type values struct {
 	number bool
 }
 
+// oneOf returns the values of a parameter that takes one of some words.
 func oneOf(words ...string) values { return values{words: words} }
 
 var anyText, wholeNumber = values{}, values{number: true}
