@@ -60,7 +60,7 @@ type RecordError struct {
 // one record.
 const NothingMore = "want nothing more"
 
-// want is what the grammar asked for where the JSON broke.
+// want is what the grammar required at the byte where the JSON broke.
 type want uint8
 
 const (

@@ -18,10 +18,12 @@ var formats = []struct{ magic, message string }{
 	{"\xff\xfe", notUTF8("UTF-16")}, {"\xfe\xff", notUTF8("UTF-16")},
 }
 
+// notTaken returns the message for a body in a format that is not taken.
 func notTaken(name string) string {
 	return "the body looks like " + name + ", which is not taken: send it plain, or in gzip, zstd or zlib (deflate) with its Content-Encoding"
 }
 
+// notUTF8 returns the message for a body in another encoding than UTF-8.
 func notUTF8(name string) string {
 	return "the body looks like " + name + ": send UTF-8"
 }

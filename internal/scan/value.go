@@ -7,7 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// MaxDepth is how deep a record may nest; an object of scalars is 1 deep.
+// MaxDepth is the depth to which a record may nest. An object of scalars has
+// depth 1.
 const MaxDepth = 128
 
 // MaxRecordBytes is the largest Limits.RecordBytes for which a record can't
