@@ -23,7 +23,7 @@ func (p *Publisher) ConfirmAll(inspect func(segments []frame.Segment, body []byt
 			inspect(f.segments, f.body)
 			p.answered(0, f)
 			f.settle(nil)
-			p.expire(time.Now().Add(-p.timeout)) // lets go of those that are settled
+			p.expire(time.Now().Add(-p.timeout)) // forgets the settled frames
 		}
 	}()
 	return func() {

@@ -46,8 +46,8 @@ type gather struct {
 	frames     *framePool // any goroutine may use it
 
 	open      *Frame   // under construction, nil when empty
-	sealed    []*Frame // full, or published before with unknown outcome; oldest first
-	refused   []*Frame // refused by RabbitMQ, to be published again at their retryAt; in that order
+	sealed    []*Frame // full, or published with unknown outcome; to be published in this order
+	refused   []*Frame // refused by RabbitMQ, to be published again at their retryAt; sorted by it
 	unsettled []*Frame // all unsettled frames, and some that are settled by now; oldest first
 
 	outstanding     int       // frames published and not confirmed

@@ -34,7 +34,7 @@ type lane struct {
 	sequence uint64
 
 	ended      bool // takes no more frames; the publisher's mutex guards it
-	unroutable bool // a frame was returned; set by receive, read when it has ended
+	unroutable bool // a frame was returned; receive sets it, and it is read once receive has returned
 
 	mu           sync.Mutex
 	outstanding  []sent    // by delivery tag
@@ -158,7 +158,7 @@ func (l *lane) receive() {
 			l.pub.refused(s.frame, time.Now())
 		}
 		l.noteOutcome(c.Ack, time.Now())
-		l.pub.answered(took, s.frame) // before the clients get their answers: those who come again would be counted twice
+		l.pub.answered(took, s.frame) // before the clients get their answers, or those that come again would be counted twice
 		if done {
 			s.frame.settle(nil)
 			l.pub.frames.recycle(s.frame)

@@ -96,13 +96,13 @@ type Publisher struct {
 	lanes         map[*lane]bool
 	noLaneReason  error // why there is no lane, nil while there is one
 	blocked       map[*link]string
-	stopping      bool // no requests are to come
+	stopping      bool // Run's context is done: no more requests come
 	ended         bool // no frame will be published any more
 	lastShard     int  // the queue that the last frame went to
 
 	trust          trust
 	questionedAt   time.Time // when trust was lowered; only the confirm of a frame published later proves it again
-	refusedSince   time.Time // since then RabbitMQ has refused everything; zero once it has confirmed something
+	refusedSince   time.Time // when RabbitMQ began to refuse everything; zero once it has confirmed something
 	probeAt        time.Time // earliest time of the next probe
 	loggedNoAnswer bool      // it was logged that confirms don't come
 }
@@ -271,7 +271,7 @@ func (p *Publisher) refused(f *Frame, now time.Time) {
 		p.refusedSince = now
 	}
 	if p.topology.Limited() || now.Sub(f.begun) > electionTime {
-		if !p.topology.Limited() || now.Sub(p.refusedSince) > electionTime { // a queue that is full for a moment is no reason to doubt
+		if !p.topology.Limited() || now.Sub(p.refusedSince) > electionTime { // if a queue is full for a moment, that is no reason to doubt
 			p.unconfirmedLocked(f, now)
 		}
 		f.settle(ErrRefused)
@@ -376,6 +376,7 @@ func (p *Publisher) Run(ctx, flush context.Context) {
 	p.gather.dropSettled()
 }
 
+// allSettled reports whether all frames are settled.
 func (p *Publisher) allSettled() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
