@@ -17,14 +17,14 @@ import (
 type Conn struct {
 	net.Conn
 	listener *Listener
-	Place    *service.Connection // among all connections; the request under way may use it
+	Place    *service.Connection // the place among all connections; the request under way may use it
 
 	readDeadlineAsked   time.Time
-	readDeadlineInForce time.Time // set anew in the next Read
+	readDeadlineInForce time.Time // the next Read sets it anew
 	writeDeadline       time.Time // in force
 
 	// What early answers need; see answer.go.
-	socket        *direct.Conn // nil where no answer is written early
+	socket        *direct.Conn // nil if no answer is written early
 	between       bool         // the last request is over and nothing was read since
 	deadlineMoves int          // how often the read deadline was moved since the last request
 	isClear       bool         // fasthttp's buffers were empty when the request began
@@ -87,7 +87,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 		}
 	}
 	switch {
-	case !c.isPrepared(p): // it has one more header by now, which says that the connection closes
+	case !c.isPrepared(p): // p has one more header, which says that the connection closes
 		return 0, net.ErrClosed
 	case done == len(p):
 		return done, nil

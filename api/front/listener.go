@@ -48,7 +48,7 @@ type Options struct {
 // there is no room. CloseAll closes the open ones, when waiting for them must end.
 type Listener struct {
 	net.Listener
-	slack      time.Duration // how much earlier than asked for a read or write may time out
+	slack      time.Duration // by how much a Read or Write may time out before its deadline
 	answer     []byte        // for a connection beyond the limit: a whole HTTP response
 	onTurnAway func()
 	plain      bool

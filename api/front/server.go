@@ -12,9 +12,9 @@ const HeaderBytes = 8 << 10
 
 // Timeouts bound how long a client may take over each thing.
 type Timeouts struct {
-	Header time.Duration // a request's header and the first step of its body, from the first byte; a new connection's, from its opening
+	Header time.Duration // for a request's header and the first step of its body, from its first byte, or from the opening of a new connection
 	Idle   time.Duration // between requests
-	Write  time.Duration // taking an answer
+	Write  time.Duration // for taking an answer
 }
 
 // NewServer returns an HTTP server for the connections of a Listener, which depend on these options. The caller sets its
