@@ -36,7 +36,7 @@ type Protocol interface {
 
 // Route is a path and the methods that it takes.
 type Route struct {
-	Path    string   // an element * stands for any one: /*/_bulk; it is the metrics' label route
+	Path    string   // an element * stands for any element, as in /*/_bulk; Path is the metrics' label route
 	Methods []string // the answer to an unknown path lists the first
 }
 
@@ -113,7 +113,7 @@ type Answer struct {
 type Refusal struct {
 	Status int // the HTTP status
 	Msg    string
-	Body   *scan.Error // what was wrong with the body, nil for other reasons; it is counted
+	Body   *scan.Error // what was wrong with the body, nil for other reasons; its Reason is counted
 }
 
 func (r *Refusal) Error() string { return r.Msg }
