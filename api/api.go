@@ -23,11 +23,11 @@ const maxHeaderLines = 128
 
 // timeouts bound how long a client may take over each thing.
 type timeouts struct {
-	header time.Duration // a request's header and the first step of its body, from the first byte; a new connection's, from its opening
-	step   time.Duration // each further step of a body
-	drain  time.Duration // what is left of a refused body
+	header time.Duration // for a request's header and the first step of its body, from its first byte, or from the opening of a new connection
+	step   time.Duration // for each further step of a body
+	drain  time.Duration // for the rest of a refused body
 	idle   time.Duration // between requests
-	write  time.Duration // taking an answer
+	write  time.Duration // for taking an answer
 
 	part  time.Duration // how long bytes of a long upload wait before they are taken as a part
 	pause time.Duration // how long a long upload may be silent after a complete line

@@ -45,12 +45,12 @@ func encodedSlack(n int64) int64 { return n/512 + 1<<10 }
 // decoderBytes returns about how much memory the decoder of an encoded body takes. For zstd it depends on the largest
 // window that one of the body's frames asks for.
 func decoderBytes(encoding string, encoded []byte) int64 {
-	const tables = 64 << 10 // gzip's and DEFLATE's window of 32 KiB included
+	const tables = 64 << 10 // this includes the window of 32 KiB of gzip and DEFLATE
 	if encoding != "zstd" {
 		return tables
 	}
 	window := largestWindow(encoded)
-	return tables + window + 3*min(window, 128<<10) // and what holds one block in its three forms
+	return tables + window + 3*min(window, 128<<10) // zstd holds a block in three forms
 }
 
 // largestWindow returns the largest window that a zstd body's frames ask for, up to zstdWindow. It stops where it can't
@@ -90,7 +90,7 @@ func afterBlocks(rest []byte) []byte {
 	for len(rest) >= 3 {
 		header := int(rest[0]) | int(rest[1])<<8 | int(rest[2])<<16
 		size := header >> 3
-		if header>>1&3 == 1 { // one byte, repeated
+		if header>>1&3 == 1 { // the block is one byte, repeated
 			size = 1
 		}
 		if rest = rest[3:]; size > len(rest) {
@@ -183,7 +183,7 @@ func zstdNotTaken(begin []byte, err error) *refusal {
 	}
 	window := header.WindowSize
 	if header.SingleSegment {
-		window = header.FrameContentSize // all of it is the window
+		window = header.FrameContentSize // the window is the whole frame
 	}
 	switch {
 	case errors.Is(err, zstd.ErrUnknownDictionary):

@@ -13,18 +13,18 @@ var reportPaths = []string{"/health", "/ready", "/metrics"}
 
 // endpoint is a path that the API serves, or stands for all other paths.
 type endpoint struct {
-	path     string // as the metrics have it
+	path     string // as in the metrics' label route
 	methods  []string
 	protocol protocol.Protocol // answers refused requests, and all requests if records is true
 	records  bool              // records come here
-	found    bool              // false for all other paths
+	found    bool              // false for other: all paths that the API does not serve
 	metrics  *route
 }
 
 // endpoints are all that the API serves.
 type endpoints struct {
 	exact    map[string]*endpoint
-	patterns []*endpoint // with a * in their path
+	patterns []*endpoint // those with a * in their path
 	other    *endpoint
 	paths    string // all paths with their methods, for the answer 404
 }

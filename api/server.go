@@ -103,7 +103,7 @@ func (s *server) usable() error {
 // was prepared (api/front), else after it.
 type scratch struct {
 	tickets []publish.Ticket
-	ids     []frame.Segment // the tickets'
+	ids     []frame.Segment // those of the tickets
 	answer  []byte          // the memory of the answer
 }
 
@@ -161,7 +161,7 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.Error("panic while answering a request; this is a bug", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			s.refuse(ctx, s.endpoints.other, refuse(fasthttp.StatusInternalServerError, "internal error")) // e's protocol may be what panicked
+			s.refuse(ctx, s.endpoints.other, refuse(fasthttp.StatusInternalServerError, "internal error")) // not by e's protocol, which may have panicked
 		}
 		e.metrics.count(ctx.Response.StatusCode())
 		key.Answered(ctx.Response.StatusCode(), records)

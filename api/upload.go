@@ -44,21 +44,21 @@ type upload struct {
 	// filled its room, more bytes are there already, and they go directly into the buffer.
 	scratch    [4 << 10]byte
 	room       []byte
-	intoBuffer bool // room is in the buffer, which then must stay where it is
-	roomFilled bool // the Read before filled its room
+	intoBuffer bool // room is a part of the buffer, which must not move until the Read returns
+	roomFilled bool // the previous Read filled its room
 
 	began        time.Time
 	tryAt        time.Time // when to check next whether the body can be taken in parts
 	untakenSince time.Time // since when the buffer holds bytes that are not taken yet
 	lastBytesAt  time.Time // when the last bytes came
-	stepBegan    time.Time // when the step under way began, which ends at stepEnd bytes
+	stepBegan    time.Time // when the current step began; it ends at stepEnd bytes of the body
 	stepEnd      int64
 
 	inParts    bool     // the first part is stored
 	failed     bool     // a part could not be taken, so no later one may be
 	taken      int      // bytes at the beginning of the buffer that are taken
 	partBytes  int      // size at which a part is taken without waiting
-	offset     int      // bytes of the body before the buffer
+	offset     int      // offset in the body of the buffer's first byte
 	stopReason *refusal // why the upload ends, set by Idle
 
 	// Totals of all parts.
