@@ -13,7 +13,7 @@ import (
 
 // The states of a connection, in the order in which they are closed to make room.
 const (
-	stranger int32 = iota // no request of it was let in
+	stranger int32 = iota // none of its requests was let in
 	waiting               // between requests, one of which was let in
 	busy                  // a request that was let in is under way: it is never closed
 	closed
@@ -43,7 +43,7 @@ const (
 // clients that were never let in can't keep out those that are. Many goroutines may use it at once.
 type Connections struct {
 	maxOpen int
-	began   time.Time // what Connection.since counts from
+	began   time.Time // Connection.since counts from here
 
 	mu       sync.Mutex
 	open     map[*Connection]struct{}
@@ -55,7 +55,7 @@ type Connection struct {
 	of    *Connections
 	cut   func()
 	state atomic.Int32
-	since atomic.Int64 // nanoseconds from of.began to its opening or its last request
+	since atomic.Int64 // time of its opening or of its last request: nanoseconds after of.began
 }
 
 // candidate is a connection that was found idle, and its since at that moment.

@@ -32,8 +32,8 @@ const (
 // Options are what Serve needs beside a listener and a handler.
 type Options struct {
 	Grace          time.Duration // for requests under way at the end
-	AnswerTime     time.Duration // for a body to come and the answer to be taken; 0 leaves that to the handler
-	MaxConnections int           // at once; 0 is AdminConnections
+	AnswerTime     time.Duration // for a body to come and the answer to be taken; with 0 the handler sets the deadlines
+	MaxConnections int           // most connections at once; 0 means AdminConnections
 	Setting        string        // name of the setting of MaxConnections, for the answer to those turned away; may be empty
 	Log            *slog.Logger
 }
