@@ -22,8 +22,8 @@ const (
 	overflow        = "overflow"         // what is set aside may be lost on its way
 	deliveryLimit   = "delivery_limit"   // frames are set aside after a few restarts of a worker
 	consumerTimeout = "consumer_timeout" // frames go back while the database is away, and are set aside in the end
-	streamRetention = "stream_retention" // what has expired is forgotten before it is read
-	unchecked       = "unchecked"        // nothing could be looked at
+	streamRetention = "stream_retention" // messages that expired are deleted from the stream before they are read
+	unchecked       = "unchecked"        // the queues' policies could not be checked
 )
 
 var reasons = []string{messageTTL, expires, maxLength, overflow, deliveryLimit, consumerTimeout, streamRetention, unchecked}
