@@ -57,7 +57,7 @@ func Open(name string) (*File, error) {
 // never end.
 func (f *File) read() (*Set, error) {
 	info, err := os.Stat(f.name)
-	f.lastRead = info // before the content, so that what is written from now on is seen as a change
+	f.lastRead = info // noted before the content is read, so that a later write is seen as a change
 	if err != nil {
 		return nil, fmt.Errorf("KEYS_FILE: %w", err)
 	}
