@@ -322,7 +322,7 @@ func (t Topology) deleteParked(conn *amqp.Connection) (stays bool, err error) {
 func workQueue(limit int32, dead string) amqp.Table {
 	return amqp.Table{
 		amqp.QueueTypeArg:           amqp.QueueTypeQuorum,
-		amqp.QueueOverflowArg:       amqp.QueueOverflowRejectPublish, // at-least-once wants it
+		amqp.QueueOverflowArg:       amqp.QueueOverflowRejectPublish, // at-least-once dead-lettering requires it
 		"x-delivery-limit":          limit,
 		"x-dead-letter-exchange":    "", // the default exchange, which routes by queue name
 		"x-dead-letter-routing-key": dead,
