@@ -103,7 +103,7 @@ func lineOfMistake(text string) int {
 // LoadFrom fills dst, a pointer to a struct of settings, from environ alone.
 func LoadFrom(environ map[string]string, dst any) error {
 	if environ == nil {
-		environ = make(map[string]string) // to the library nil would mean the process's own
+		environ = make(map[string]string) // the library would take nil for the process's environment
 	}
 	v := reflect.ValueOf(dst).Elem()
 	fields := settingFields(v.Type())

@@ -14,7 +14,7 @@ import (
 type serverURL struct {
 	scheme, user, hosts, path, query string
 
-	parameters []parameter // of query, once parseURL has checked it
+	parameters []parameter // those of query; set by parseURL
 }
 
 // parameter is one name=value of a connection string.
