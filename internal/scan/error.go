@@ -45,14 +45,14 @@ type Error struct {
 
 func (e *Error) Error() string {
 	if e.Reason == Format {
-		return e.Msg // of the whole body
+		return e.Msg // it concerns the whole body, so the offset says nothing
 	}
 	return e.Msg + " at byte " + strconv.Itoa(e.Offset)
 }
 
 // RecordError is the refusal of one record.
 type RecordError struct {
-	Index int // of the record in its request, refused ones counted too
+	Index int // position of the record in its request, counting refused ones too
 	Err   Error
 }
 
@@ -116,7 +116,7 @@ type fault struct {
 	at     int
 	n      int  // Number: length of the number; TooLarge: of the record, compacted
 	longer bool // TooLarge: n counts numbers written out
-	limit  int  // TooLarge
+	limit  int  // TooLarge: the most bytes that a record may have
 }
 
 // err returns f, a fault found in body, as an Error with a message.

@@ -44,8 +44,8 @@ type scanner struct {
 	refused bool     // the value scanned last is JSON, but can't be stored
 	refusal fault    // the first reason why it can't, if refused
 	broke   fault    // where the value scanned last is not JSON, if it is not
-	longer  int      // how much longer PostgreSQL writes the numbers of the value scanned last
-	scanned int      // bytes passed over; a test holds it linear in the body
+	longer  int      // by how many bytes the value scanned last grows when PostgreSQL writes out its numbers
+	scanned int      // bytes passed over; a test checks that it is linear in the body's length
 }
 
 // refuse notes that the value can't be stored. The first reason counts.
@@ -428,7 +428,7 @@ func (s *scanner) text(src []byte, i int) (end int, ok bool) {
 		case c < ' ':
 			return s.fail(src, i, wantEscaped)
 		default:
-			i++ // among the last bytes, too few for a word
+			i++ // one of the last bytes, which are too few for a word
 		}
 	}
 }
