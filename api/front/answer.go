@@ -35,7 +35,7 @@ type Budget interface{ Release(bytes int64) }
 // Any goroutine may call the function, once, before the handler returns. It does not block.
 func (c *Conn) Hold(b Budget, n int64) (settled func(confirmed bool)) {
 	c.budget, c.heldBytes = b, n
-	return c.settled
+	return c.onSettled
 }
 
 // settle is the function that Hold returns.

@@ -32,7 +32,7 @@ type Conn struct {
 	headBytes     int          // bytes of its header, without the empty line
 	earlyBytes    int          // bytes of the answer that were written early
 
-	settled   func(confirmed bool) // the method settle; made once, so that Hold allocates nothing
+	onSettled func(confirmed bool) // the method settle; made once, so that Hold allocates nothing
 	budget    Budget               // what the request's bytes are given back to
 	heldBytes int64                // the request's bytes
 

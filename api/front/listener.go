@@ -106,7 +106,7 @@ func (l *Listener) Track(conn net.Conn) *Conn {
 		c.Conn = direct.New(conn)
 		c.socket, _ = c.Conn.(*direct.Conn)
 	}
-	c.settled = c.settle
+	c.onSettled = c.settle
 	cut := c.Conn
 	if secure, ok := conn.(*tls.Conn); ok {
 		cut = secure.NetConn() // Close would wait for the client to take its good-bye

@@ -15,7 +15,7 @@ const (
 
 	// maxOutstanding limits partial frames: one is published only while fewer frames than this are outstanding, over all
 	// lanes. So the records that have arrived by the last confirm make the next frame. A larger limit would only make frames
-	// smaller, and RabbitMQ's cost is per frame; the measurements are in DESIGN.md. Full frames go out on every lane there is.
+	// smaller, and RabbitMQ's cost is per frame: see bench/README.md. Full frames go out on every lane there is.
 	maxOutstanding = 1
 
 	// maxFrameAge is the age at which a frame is published even if others are outstanding, because one slow channel must not
