@@ -13,8 +13,8 @@ import (
 	"millrace/api/front"
 )
 
-// TestARequestCostsFewAllocations counts what a request allocates on its way through the API, frames and confirms included.
-// RabbitMQ is not there, but what stands in for it takes each frame apart; the client allocates nothing.
+// TestARequestCostsFewAllocations counts the allocations of a request on its way through the API, frames and confirms
+// included. A stand-in for RabbitMQ parses each frame. The client allocates nothing.
 func TestARequestCostsFewAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("with the race detector pools forget at random")

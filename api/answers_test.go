@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// A client that has its answer may send again at once, on another connection too: nothing of the request is under way.
+// A client that has its answer may send again at once, even on another connection: by then the request holds no bytes.
 func TestBytesAreGivenBackBeforeTheAnswer(t *testing.T) {
 	a := start(t, func(c *Config) { c.MaxInflightBytes, c.MaxBodyBytes = 1<<20, 1<<20 })
 	body := `{"a":"` + strings.Repeat("x", 600<<10) + `"}`
@@ -35,7 +35,7 @@ func TestBytesAreGivenBackBeforeTheAnswer(t *testing.T) {
 	}
 }
 
-// A client may send requests without waiting for answers, cut in any way; it gets one answer to each, in order.
+// A client may send requests without waiting for answers, in pieces of any size. It gets one answer to each, in order.
 func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 	for _, plain := range []bool{false, true} {
 		t.Run(fmt.Sprintf("plain=%v", plain), func(t *testing.T) {

@@ -18,18 +18,18 @@ import (
 	"millrace/internal/service"
 )
 
-// maxHeaderLines is how many fields a request's header may have. Shippers and proxies send some 20.
+// maxHeaderLines is the most fields that a request's header may have. Shippers and proxies send some 20.
 const maxHeaderLines = 128
 
-// timeouts are how long connections may take over things.
+// timeouts bound how long a client may take over each thing.
 type timeouts struct {
-	header time.Duration // a request's header and the first step of its body, from the first byte; a new connection's, from its opening
-	step   time.Duration // each further step of a body
-	drain  time.Duration // what is left of a refused body
+	header time.Duration // for a request's header and the first step of its body, from its first byte, or from the opening of a new connection
+	step   time.Duration // for each further step of a body
+	drain  time.Duration // for the rest of a refused body
 	idle   time.Duration // between requests
-	write  time.Duration // taking an answer
+	write  time.Duration // for taking an answer
 
-	part  time.Duration // how long what has come of a long upload waits to be taken
+	part  time.Duration // how long bytes of a long upload wait before they are taken as a part
 	pause time.Duration // how long a long upload may be silent after a complete line
 }
 
@@ -44,8 +44,9 @@ var defaultTimeouts = timeouts{
 	pause: 5 * time.Minute,
 }
 
-// Run serves the API until ctx is done, then stops in order: ready fails, no more requests are taken, those
-// under way get their confirms, the connections to RabbitMQ close. It returns when all goroutines have ended.
+// Run serves the API until ctx is done, then stops in order: /ready fails, no more requests are taken, those under way get
+// their confirms, the connections to RabbitMQ close. It returns when all goroutines have ended. The error says what could
+// not be started, or why the server ended by itself.
 func Run(ctx context.Context, c Config) error {
 	if err := c.Validate(); err != nil {
 		return err
@@ -79,7 +80,7 @@ func Run(ctx context.Context, c Config) error {
 	httpServer := handler.http()
 	policies := policy.New(policy.Options{Broker: c.Broker, Log: log, Registry: registry, Canary: true, Interval: c.policyInterval, Report: func(found []policy.Harm) {
 		ready.Set("policies", policy.Sentence(found))
-		handler.harmed(found)
+		handler.noteHarms(found)
 	}})
 
 	// The publisher outlives the server: requests under way still need their confirms.
@@ -112,13 +113,13 @@ func Run(ctx context.Context, c Config) error {
 	<-serving.Done()
 	ready.Set("shutdown", publish.ErrStopping.Error())
 	if ctx.Err() != nil {
-		time.Sleep(c.ShutdownDelay) // for load balancers to see it, while requests are still taken
+		time.Sleep(c.ShutdownDelay) // so that load balancers see that /ready fails while requests are still taken
 	}
 	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownTimeout)
 	defer cancel()
 	connections.StopEarly()
 	err = httpServer.ShutdownWithContext(deadline)
-	// Shutdown knows nothing of a Serve that has only just begun.
+	// Shutdown misses a Serve that has only just begun, so the listener is closed here too.
 	if closeErr := ln.Close(); closeErr != nil && !errors.Is(closeErr, net.ErrClosed) {
 		log.Warn("close of the listener", "error", closeErr)
 	}
@@ -138,6 +139,7 @@ func Run(ctx context.Context, c Config) error {
 	return nil
 }
 
+// newPublisher returns a publisher with the settings of c.
 func newPublisher(c Config, log *slog.Logger, m *publish.Metrics, ready *service.Ready) *publish.Publisher {
 	return publish.New(publish.Options{
 		Broker:      c.Broker,
@@ -152,8 +154,8 @@ func newPublisher(c Config, log *slog.Logger, m *publish.Metrics, ready *service
 	})
 }
 
-// fasthttpLogger passes on what fasthttp logs of single connections, without what it quotes of their bytes: a header has the
-// client's key.
+// fasthttpLogger logs what fasthttp reports of single connections, at level debug. It leaves out the bytes that fasthttp
+// quotes, since a header holds the client's key.
 type fasthttpLogger struct{ log *slog.Logger }
 
 func (l fasthttpLogger) Printf(format string, args ...any) {

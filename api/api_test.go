@@ -34,7 +34,7 @@ import (
 	"millrace/internal/testenv"
 )
 
-// service is a running API and what it needs to be tested.
+// testAPI is a running API and what tests need of it.
 type testAPI struct {
 	encodings []string // content encodings of the frames that were read
 	url       string
@@ -43,7 +43,8 @@ type testAPI struct {
 	stop      func() error // stops the API and waits for it; may be called again
 }
 
-// start runs an API on the real broker, with a queue prefix of its own. mend changes the settings.
+// start runs an API on the real broker, with a queue prefix of its own, and waits until it is ready. mend changes the
+// settings.
 func start(t *testing.T, mend func(*Config)) *testAPI {
 	t.Helper()
 	return startOn(t, testenv.Broker(t, 2), mend)
@@ -182,7 +183,7 @@ func (a *testAPI) spans(t testing.TB) []frame.Span {
 	}
 	for i := range topology.Shards() {
 		for {
-			// A queue counts none when its leader is slow to answer; a Get waits for it.
+			// A queue counts no messages if its leader is slow to answer. A Get waits for the leader.
 			d, ok, err := ch.Get(topology.Queue(i), true)
 			if err != nil {
 				t.Fatal(err)
@@ -521,7 +522,8 @@ func TestAKeyedRequestMakesTheSameSegmentsEveryTime(t *testing.T) {
 	}
 }
 
-// TestNeighbouringKeysNeverShareAnID: generators of UUIDv7 may count up within a millisecond.
+// TestNeighbouringKeysNeverShareAnID sends keys that differ by one, as generators of UUIDv7 make them within a
+// millisecond.
 func TestNeighbouringKeysNeverShareAnID(t *testing.T) {
 	a := start(t, nil)
 	key := uuid.MustParse(keyAt(-time.Hour))
@@ -547,7 +549,7 @@ func TestNeighbouringKeysNeverShareAnID(t *testing.T) {
 	}
 }
 
-// raw sends what net/http would not, ends its side of the connection and returns the answer.
+// raw sends a request that net/http would not send, ends its side of the connection, and returns the answer.
 func (a *testAPI) raw(t testing.TB, request string) string {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(a.url, "http://"))
@@ -696,7 +698,8 @@ func TestAMessageThatIsNotRoutedIsNotAcked(t *testing.T) {
 	}
 }
 
-// Somebody's tap must not do in the place of the queue that workers read: RabbitMQ returns only what no queue at all took.
+// If the queue that workers read is gone, somebody's tap must not count as a queue. RabbitMQ returns only messages that no
+// queue at all took.
 func TestWhatAnotherProgramsQueueTakesIsNotAcked(t *testing.T) {
 	for name, tap := range map[string]func(t *testing.T, ch *amqp.Channel, exchange, queue string){
 		"a queue bound to the exchange": func(t *testing.T, ch *amqp.Channel, exchange, queue string) {
@@ -749,7 +752,7 @@ func TestWhatAnotherProgramsQueueTakesIsNotAcked(t *testing.T) {
 	}
 }
 
-// RabbitMQ confirms what a queue of that name takes, of whatever kind it is and however short it lives.
+// RabbitMQ confirms what a queue of that name takes, whatever kind of queue it is and however short its life.
 func TestAQueueOfAnotherKindInThePlaceOfOursIsNoticed(t *testing.T) {
 	for name, declare := range map[string]func(ch *amqp.Channel, queue string) error{
 		"a transient classic queue": func(ch *amqp.Channel, queue string) error {
@@ -882,7 +885,7 @@ func (a *testAPI) unavailable(t *testing.T, reason string) {
 
 func TestBytesUnderWayAreBounded(t *testing.T) {
 	a := start(t, func(c *Config) { c.MaxInflightBytes, c.MaxBodyBytes = 1<<20+64<<10, 1<<20 })
-	// One request holds a buffer of 1 MiB while its end is still to come.
+	// One request holds a buffer of 1 MiB while the end of its body is still to come.
 	hold, send := io.Pipe()
 	held := make(chan response)
 	go func() {

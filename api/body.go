@@ -17,38 +17,39 @@ import (
 // refusal is why a request is not taken.
 type refusal = protocol.Refusal
 
+// refuse returns a refusal with a status of HTTP.
 func refuse(status int, format string, args ...any) *refusal {
 	return protocol.Refuse(status, format, args...)
 }
 
-// bodyReader reads and decodes request bodies into memory that it accounts for.
+// bodyReader reads and decodes request bodies. Their memory is reserved from inflight.
 type bodyReader struct {
 	maxBytes    int64
 	inflight    *inflight
 	stepTimeout time.Duration    // for each step of a body
-	decoding    chan struct{}    // holds one for each body that is being decoded; nil is no bound
+	decoding    chan struct{}    // holds one for each body that is being decoded; nil means no bound
 	buffers     [sizes]sync.Pool // of *[]byte, by size
 	free        sync.Pool        // of *body
 }
 
-// Buffers of bodies are kept for the next request in sizes from 1 KiB that double up to maxPooled: a small body must not
-// sit in a large one's memory, and a rare large one should not stay for ever.
+// Buffers of bodies are kept for the next requests. Their sizes double from 1 KiB to maxPooled: a small body must not occupy
+// a large buffer, and a rare larger buffer should not stay for ever.
 const (
 	maxPooled = minBuffer << (sizes - 1)
 	minBuffer = 1 << 10
 	sizes     = 11
 )
 
-// size returns the index of the smallest size that holds n bytes, for n from 1 to maxPooled.
-func size(n int64) int { return bits.Len64(uint64(n-1) / minBuffer) }
+// sizeIndex returns the index of the smallest size that holds n bytes, for n from 1 to maxPooled.
+func sizeIndex(n int64) int { return bits.Len64(uint64(n-1) / minBuffer) }
 
-// get returns an empty buffer for n bytes.
+// get returns an empty buffer that has room for n bytes.
 func (r *bodyReader) get(n int64) *[]byte {
 	if n > maxPooled {
 		b := make([]byte, 0, n)
 		return &b
 	}
-	i := size(n)
+	i := sizeIndex(n)
 	if b, ok := r.buffers[i].Get().(*[]byte); ok {
 		return b
 	}
@@ -56,11 +57,11 @@ func (r *bodyReader) get(n int64) *[]byte {
 	return &b
 }
 
-// put takes a buffer back.
+// put takes a buffer back. The caller must not use it any more.
 func (r *bodyReader) put(b *[]byte) {
 	if n := int64(cap(*b)); n <= maxPooled {
 		*b = (*b)[:0]
-		r.buffers[size(n)].Put(b)
+		r.buffers[sizeIndex(n)].Put(b)
 	}
 }
 
@@ -69,13 +70,13 @@ type body struct {
 	reader   *bodyReader
 	wire     countingReader
 	buf      *[]byte // nil once dropped
-	reserved int64   // bytes of inflight that the request holds
-	awaited  int64   // the part of reserved that is awaited, while more of the body is to come
+	reserved int64   // bytes reserved from inflight for the request
+	awaited  int64   // the part of reserved that inflight counts as awaited, while more of the body is to come
 }
 
 func (b *body) bytes() []byte { return *b.buf }
 
-// shrink gives the buffer back. n bytes of records are all that is left of the request.
+// shrink gives the buffer back, and the reservation except for n bytes, which the request's records still hold.
 func (b *body) shrink(n int64) {
 	b.drop()
 	b.reader.inflight.Release(b.reserved - n)
@@ -90,14 +91,14 @@ func (b *body) drop() {
 	}
 }
 
-// handOver returns the bytes that b holds, which then are no longer b's.
+// handOver returns b's reservation. It is then the caller's to release.
 func (b *body) handOver() reservation {
 	r := reservation{b.reader.inflight, b.reserved}
 	b.reserved = 0
 	return r
 }
 
-// close gives back what b holds, and b itself.
+// close gives back the buffer and the reservation, and then b itself.
 func (b *body) close() {
 	b.drop()
 	b.arrived()
@@ -106,7 +107,7 @@ func (b *body) close() {
 	b.reader.free.Put(b)
 }
 
-// read returns the decoded body of a request, in memory reserved before it is read.
+// read returns the decoded body of a request. It reserves memory before it reads. The caller must close the body.
 func (r *bodyReader) read(ctx *fasthttp.RequestCtx) (*body, *refusal) {
 	encoding, err := contentEncoding(ctx)
 	if err != nil {
@@ -142,19 +143,19 @@ func (r *bodyReader) tooLarge() *refusal {
 }
 
 const (
-	// step is how much of a body the client has timeouts.step for.
+	// step is how many bytes of a body the client must send within timeouts.step.
 	step = 64 << 10
 
-	// arrivedBytes is how much of a body with a Content-Length fasthttp has read before it calls the handler.
+	// arrivedBytes is how much fasthttp reads of a body with a Content-Length before it calls the handler.
 	arrivedBytes = 8 << 10
 
-	// firstBytes is the buffer that other bodies begin with.
+	// firstBytes is the size of the buffer that other bodies begin with.
 	firstBytes = 4 << 10
 )
 
-// fill reads the body into memory that is reserved before, and decodes it when it is whole: a decoder takes up to 8 MiB,
-// which must not wait for a client. wire has length bytes, or -1 for as many as come. extend gives the client time for
-// another step.
+// fill reads the body and decodes it once it is whole: a decoder takes up to 8 MiB, which must not wait for a client. Memory
+// is reserved before it is used. wire has length bytes; -1 means as many as come. extend gives the client time for another
+// step.
 func (b *body) fill(wire io.Reader, encoding string, length int64, extend func() error) *refusal {
 	b.wire = countingReader{r: wire, length: length}
 	if bad := b.receive(encoding, length, extend); bad != nil {
@@ -167,8 +168,8 @@ func (b *body) fill(wire io.Reader, encoding string, length int64, extend func()
 	return b.decode(encoding)
 }
 
-// receive reads the body as it comes. Its buffer grows as it fills up, four times at first and then twice, so that nobody
-// holds much more than what was sent.
+// receive reads the body as it comes. Its buffer grows as it fills up, fourfold at first and then twofold, so that nobody
+// holds much more memory than was sent.
 func (b *body) receive(encoding string, length int64, extend func() error) *refusal {
 	most := b.reader.maxBytes
 	first := int64(firstBytes)
@@ -223,7 +224,7 @@ func (b *body) receive(encoding string, length int64, extend func() error) *refu
 	}
 }
 
-// arrived tells that no more of the body is to come.
+// arrived notes that no more of the body is to come.
 func (b *body) arrived() {
 	if b.awaited > 0 {
 		b.reader.inflight.arrived(b.awaited)
@@ -231,8 +232,7 @@ func (b *body) arrived() {
 	}
 }
 
-// decode takes the body, which came encoded, for what it decodes to. Few bodies are decoded at once, and none of them waits
-// for its client.
+// decode replaces the encoded body by the decoded one. Few bodies are decoded at once, and none of them waits for its client.
 func (b *body) decode(encoding string) *refusal {
 	if b.reader.decoding != nil {
 		b.reader.decoding <- struct{}{}
@@ -286,7 +286,8 @@ func (b *body) decode(encoding string) *refusal {
 	}
 }
 
-// noRoom refuses an encoded body that needs some bytes at once: for now, or for good if they are never to be had.
+// noRoom returns the refusal of an encoded body that needs that many bytes at once. It is errBusy, or, if inflight can never
+// hold so many, 413.
 func (b *body) noRoom(needs int64) *refusal {
 	if limit := b.reader.inflight.limit; needs > limit {
 		return refuse(fasthttp.StatusRequestEntityTooLarge, "to decode the body takes %d bytes at once, and all requests may hold %d (MAX_INFLIGHT_BYTES)", needs, limit)
@@ -294,11 +295,11 @@ func (b *body) noRoom(needs int64) *refusal {
 	return errBusy
 }
 
-// grow moves the body to a buffer for n bytes. It reports false if they are not to be had. awaited says that more of the body
-// is to come.
+// grow moves the body to a buffer with room for n bytes. It reports false, and does nothing, if the bytes can't be reserved.
+// awaited tells it that more of the body is to come.
 func (b *body) grow(n int64, awaited bool) bool {
 	if n <= maxPooled {
-		n = minBuffer << size(n)
+		n = minBuffer << sizeIndex(n)
 	}
 	more := n - b.reserved
 	if awaited {
@@ -319,16 +320,16 @@ func (b *body) grow(n int64, awaited bool) bool {
 	return true
 }
 
-// cut lets go of the first n bytes, and of the memory that the rest can do without.
+// cut removes the first n bytes, and gives back the memory that the rest does not need.
 func (b *body) cut(n int) {
-	b.arrived() // the rest has, and what is to come is counted as the buffer grows
+	b.arrived() // the rest is here, and what is still to come is counted as the buffer grows
 	rest := (*b.buf)[n:]
 	if len(rest) == 0 {
 		b.shrink(0)
 		return
 	}
-	if smaller := int64(len(rest)); smaller <= maxPooled && minBuffer<<size(smaller) < cap(*b.buf) {
-		smaller = minBuffer << size(smaller)
+	if smaller := int64(len(rest)); smaller <= maxPooled && minBuffer<<sizeIndex(smaller) < cap(*b.buf) {
+		smaller = minBuffer << sizeIndex(smaller)
 		buf := b.reader.get(smaller)
 		*buf = append(*buf, rest...)
 		b.shrink(smaller)
@@ -338,7 +339,8 @@ func (b *body) cut(n int) {
 	*b.buf = (*b.buf)[:copy(*b.buf, rest)]
 }
 
-// unreadable tells apart what the client sent wrongly and what it did not send in time.
+// unreadable returns the refusal of a body whose reading or decoding failed with err: 408 if it did not come in time, else
+// 400.
 func (b *body) unreadable(encoding string, err error) *refusal {
 	wire := &b.wire
 	var timeout interface{ Timeout() bool }
@@ -358,8 +360,8 @@ func (b *body) unreadable(encoding string, err error) *refusal {
 	return refuse(fasthttp.StatusBadRequest, "the body is not %s, as Content-Encoding says: %v after %d bytes", encoding, err, wire.n)
 }
 
-// countingReader remembers how far the wire was read and how that ended. To fasthttp a connection that ends before
-// Content-Length bytes have come is an ordinary end; here it is an error.
+// countingReader counts the bytes read from the wire, and keeps the error that ended it. If a connection ends before
+// Content-Length bytes have come, fasthttp reports an ordinary end; countingReader makes that an error.
 type countingReader struct {
 	r      io.Reader
 	length int64 // -1 when not known

@@ -25,23 +25,23 @@ import (
 	"millrace/internal/testenv"
 )
 
-// allocated is what the process has allocated since its start.
+// allocated returns how many bytes the process has allocated since its start.
 func allocated() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.TotalAlloc
 }
 
-// heapInUse is what the process holds.
+// heapInUse returns how many bytes of heap the process holds.
 func heapInUse() int64 {
 	var m runtime.MemStats
 	runtime.GC()
-	runtime.GC() // what waits in pools survives the first
+	runtime.GC() // objects in pools survive the first collection
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapInuse + m.StackInuse)
 }
 
-// inflightBytes is what the API says that requests hold.
+// inflightBytes returns how many bytes requests hold, as the API's metrics say.
 func (a *testAPI) inflightBytes(t testing.TB) int64 {
 	t.Helper()
 	m := regexp.MustCompile(`(?m)^millrace_api_inflight_bytes (\S+)$`).FindStringSubmatch(a.get(t, "/metrics").body)
@@ -126,7 +126,7 @@ func TestAProbeWithASmallBodyIsAnswered(t *testing.T) {
 	}
 }
 
-// windowOf8MiB is the beginning of a zstd body whose decoder needs 8 MiB.
+// windowOf8MiB returns the beginning of a zstd body whose decoder needs 8 MiB.
 func windowOf8MiB() string {
 	head := append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, (23 - 10) << 3}, binary.LittleEndian.AppendUint32(nil, 1<<3)[:3]...)
 	return string(append(head, '{'))
@@ -134,7 +134,7 @@ func windowOf8MiB() string {
 
 func TestWhatIsReservedFollowsWhatCame(t *testing.T) {
 	a := start(t, func(c *Config) { c.MaxInflightBytes, c.MaxBodyBytes = 16<<20, 1<<20 })
-	const clients = 300 // with 64 KiB each they would hold it all
+	const clients = 300 // with 64 KiB each they would use up the whole bound
 	for name, begin := range map[string]string{
 		"chunked":        "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
 		"gzip":           "Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n\x1f\x8b\x08\r\n",
@@ -276,7 +276,7 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 			open = append(open, conn)
 		}
 		for i := range most {
-			// On a busy machine the requests before may not have left yet: for a moment there is no room.
+			// On a busy machine the earlier requests may not have left yet, so that for a moment there is no room.
 			testenv.Eventually(t, 9*time.Second, fmt.Sprintf("%s: request %d with a key is taken", name, i), func() bool {
 				return a.do(t, http.MethodPost, "/log", strings.NewReader(`{"a":1}`), header).status == http.StatusAccepted
 			})
@@ -287,7 +287,8 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 	}
 }
 
-// TestAConnectionHoldsLittleBetweenRequests has clients do, one after the other on each connection, what leaves most behind.
+// TestAConnectionHoldsLittleBetweenRequests has each client send, one after another on its connection, the requests that
+// leave most memory behind.
 func TestAConnectionHoldsLittleBetweenRequests(t *testing.T) {
 	a := start(t, nil)
 	const clients = 200

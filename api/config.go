@@ -35,16 +35,17 @@ type Config struct {
 	// OnListen, when set, is called once with the address that the API listens on.
 	OnListen func(net.Addr)
 
-	// PlainAnswers turns off early answers: all are written by fasthttp, through package net. A benchmark compares both ways.
+	// PlainAnswers turns off early answers: fasthttp writes all answers, through package net. A benchmark compares both ways.
 	PlainAnswers bool
 
-	policyInterval time.Duration // zero is the default
+	policyInterval time.Duration // how often the queues' policies are checked; zero is the default
 
-	protocols []protocol.Protocol // nil is all that there are; tests add some
+	protocols []protocol.Protocol // nil means protocol.All; tests add some
 
-	timeouts *timeouts // nil is the default; tests have less time
+	timeouts *timeouts // nil means the defaults; tests set shorter ones
 }
 
+// protocolsOrAll returns c.protocols, or protocol.All if that is nil.
 func (c *Config) protocolsOrAll() []protocol.Protocol {
 	if c.protocols == nil {
 		return protocol.All
@@ -52,19 +53,19 @@ func (c *Config) protocolsOrAll() []protocol.Protocol {
 	return c.protocols
 }
 
-// connectionBytes is what an idle connection holds: its goroutine, the buffers of its header and of its answers.
+// connectionBytes is the memory of an idle connection: its goroutine, and the buffers of its header and of its answers.
 const connectionBytes = 16 << 10
 
-// MemoryLimit is what the garbage collector should keep a process under that runs the API alone, in bytes, for
-// debug.SetMemoryLimit: twice what is to be had at once. Left to itself it lets garbage grow by as much as is in use,
-// on top of the buffers that wait in pools: 596 MiB at 1,000 connections of 1 MiB batches and the default settings, for
-// 427 MiB at most with the limit, at the same speed.
+// MemoryLimit returns the limit in bytes for debug.SetMemoryLimit, for a process that runs the API alone: twice
+// MAX_INFLIGHT_BYTES, and what the connections hold. Without a limit the garbage collector lets garbage grow to as much as is
+// in use, on top of the buffers that wait in pools. With 1,000 connections that send batches of 1 MiB, at the default
+// settings, the process took 596 MiB without the limit and at most 427 MiB with it, at the same speed.
 func (c *Config) MemoryLimit() int64 {
 	return 2*int64(c.MaxInflightBytes) + int64(c.MaxConnections)*connectionBytes
 }
 
-// Validate checks what no single field's bounds can, the files that the settings name among it. Run does so before
-// anything else.
+// Validate returns an error for the first setting that Run would refuse. Besides the bounds of each field it checks the files
+// that the settings name. Run calls it before anything else.
 func (c *Config) Validate() error {
 	if err := config.Check(c); err != nil {
 		return err

@@ -38,23 +38,23 @@ var gzipReaders, zstdReaders sync.Pool
 // zstdWindow is the largest window a zstd body may ask for: 8 MiB, what RFC 8878 wants every decoder to take.
 const zstdWindow = 8 << 20
 
-// encodedSlack is how much larger than n the encoded form of n bytes may be: the formats store what they can't compress in
-// blocks with a header of a few bytes each.
+// encodedSlack returns by how much the encoded form of n bytes may exceed n. The formats store what they can't compress in
+// blocks, each with a header of a few bytes.
 func encodedSlack(n int64) int64 { return n/512 + 1<<10 }
 
-// decoderBytes is about what the decoder of an encoded body takes. For zstd it depends on the largest window that one of
-// the body's frames asks for.
+// decoderBytes returns about how much memory the decoder of an encoded body takes. For zstd it depends on the largest
+// window that one of the body's frames asks for.
 func decoderBytes(encoding string, encoded []byte) int64 {
-	const tables = 64 << 10 // gzip's and DEFLATE's window of 32 KiB included
+	const tables = 64 << 10 // this includes the window of 32 KiB of gzip and DEFLATE
 	if encoding != "zstd" {
 		return tables
 	}
 	window := largestWindow(encoded)
-	return tables + window + 3*min(window, 128<<10) // and what holds one block in its three forms
+	return tables + window + 3*min(window, 128<<10) // zstd holds a block in three forms
 }
 
-// largestWindow returns the largest window that a zstd body's frames ask for, up to zstdWindow. It goes as far as it can
-// tell one from the next, as the decoder does.
+// largestWindow returns the largest window that a zstd body's frames ask for, up to zstdWindow. It stops where it can't
+// find the next frame, as the decoder does.
 func largestWindow(encoded []byte) int64 {
 	var largest uint64
 	for rest := encoded; ; {
@@ -85,12 +85,12 @@ func largestWindow(encoded []byte) int64 {
 	return int64(largest)
 }
 
-// afterBlocks returns what follows the blocks of a zstd frame, nil if they don't end. RFC 8878, 3.1.1.2.
+// afterBlocks returns what follows the blocks of a zstd frame, nil if the last block is not there. See RFC 8878, 3.1.1.2.
 func afterBlocks(rest []byte) []byte {
 	for len(rest) >= 3 {
 		header := int(rest[0]) | int(rest[1])<<8 | int(rest[2])<<16
 		size := header >> 3
-		if header>>1&3 == 1 { // one byte, repeated
+		if header>>1&3 == 1 { // the block is one byte, repeated
 			size = 1
 		}
 		if rest = rest[3:]; size > len(rest) {
@@ -104,7 +104,7 @@ func afterBlocks(rest []byte) []byte {
 	return nil
 }
 
-// decoder returns a reader of the decoded body. The second result gives it back.
+// decoder returns a reader of the decoded body, and a function that gives the decoder back to its pool.
 func decoder(encoding string, wire io.Reader) (io.Reader, func(), error) {
 	switch encoding {
 	case "gzip":
@@ -120,7 +120,7 @@ func decoder(encoding string, wire io.Reader) (io.Reader, func(), error) {
 		r, ok := zstdReaders.Get().(*zstd.Decoder)
 		if !ok {
 			var err error
-			// One goroutine's worth of work: requests are what runs side by side.
+			// One goroutine a decoder is enough, because requests run side by side.
 			if r, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdWindow)); err != nil {
 				return nil, nil, err
 			}
@@ -138,8 +138,9 @@ func decoder(encoding string, wire io.Reader) (io.Reader, func(), error) {
 	return wire, func() {}, nil
 }
 
-// deflateReader reads zlib's format, which is what RFC 9110 means by deflate, and bare DEFLATE, which some clients
-// send. The first two bytes tell: RFC 1950 makes a zlib header a multiple of 31 with 8 in its low four bits.
+// deflateReader returns a reader for zlib's format, which RFC 9110 means by deflate, or for bare DEFLATE, which some
+// clients send. The first two bytes tell them apart: RFC 1950 makes a zlib header a multiple of 31 with 8 in its low four
+// bits.
 func deflateReader(wire io.Reader) (io.Reader, func(), error) {
 	buffered := bufio.NewReader(wire) // an io.ByteReader: the decoders read no byte more than they need
 	header, err := buffered.Peek(2)
@@ -155,7 +156,7 @@ func deflateReader(wire io.Reader) (io.Reader, func(), error) {
 	return &wholeReader{r, buffered}, func() {}, err
 }
 
-// wholeReader makes anything that follows the end of a compressed stream an error.
+// wholeReader returns an error if anything follows the end of a compressed stream.
 type wholeReader struct {
 	r    io.Reader
 	wire *bufio.Reader
@@ -173,7 +174,8 @@ func (w *wholeReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// zstdNotTaken returns why a body is not taken that is zstd, as its first bytes tell and err, nil for other bodies.
+// zstdNotTaken returns the refusal of a zstd body that needs a dictionary or too large a window. begin is the body's first
+// bytes, err the decoder's error. It returns nil for other bodies and other errors.
 func zstdNotTaken(begin []byte, err error) *refusal {
 	var header zstd.Header
 	if header.Decode(begin) != nil {
@@ -181,7 +183,7 @@ func zstdNotTaken(begin []byte, err error) *refusal {
 	}
 	window := header.WindowSize
 	if header.SingleSegment {
-		window = header.FrameContentSize // all of it is the window
+		window = header.FrameContentSize // the window is the whole frame
 	}
 	switch {
 	case errors.Is(err, zstd.ErrUnknownDictionary):

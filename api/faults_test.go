@@ -22,7 +22,8 @@ import (
 	"millrace/internal/testenv"
 )
 
-// stored empties the queues as a worker does: a segment that comes again, the same, counts once.
+// stored empties the queues and returns their records by id. As for a worker, a segment that comes again counts once,
+// and must be the same.
 func (a *testAPI) stored(t testing.TB) map[uuid.UUID]string {
 	t.Helper()
 	segments := make(map[uuid.UUID]frame.Span)
@@ -49,9 +50,9 @@ func (a *testAPI) stored(t testing.TB) map[uuid.UUID]string {
 // probe is the record that tests post to see whether the API answers.
 const probe = `{"client":"probe"}`
 
-// load posts requests of one record and of 150 in several segments by turns, from eight clients, until each is acked.
-// Meanwhile it calls fault again and again, until fault reports that there is no more. All that was acked must be stored
-// once, and nothing else.
+// load posts requests from eight clients, by turns of one record and of 150 records in several segments, and repeats
+// each until it is acked. Meanwhile it calls fault again and again, until fault reports that no more faults come.
+// Exactly the acked records must be stored, once each.
 func (a *testAPI) load(t *testing.T, timeout time.Duration, fault func() (more bool)) {
 	t.Helper()
 	client := testenv.NewAcked(a.url)
@@ -82,7 +83,7 @@ func (a *testAPI) load(t *testing.T, timeout time.Duration, fault func() (more b
 	}
 }
 
-// try is post for other goroutines than the test's.
+// try does what post does, and returns an error instead of ending the test, for goroutines other than the test's own.
 func (a *testAPI) try(path, body string, header http.Header) (response, error) {
 	req, err := http.NewRequest(http.MethodPost, a.url+path, strings.NewReader(body))
 	if err != nil {
@@ -133,8 +134,8 @@ func TestWhateverHappensToAPublishNothingIsLostOrDoubled(t *testing.T) {
 		a := private(t, func(c *Config) { c.Shards = 1 })
 		topology := broker.NewTopology(a.broker)
 		ch := testenv.Channel(t, a.broker)
-		// With the queue goes what it held, so what is lost then can't be told: nothing must be acked that no
-		// queue has.
+		// A deleted queue takes its messages with it, so losses can't be counted. But nothing may be acked that no queue
+		// has.
 		if _, err := ch.QueueDelete(topology.Queue(0), false, false, false); err != nil {
 			t.Fatal(err)
 		}
@@ -160,7 +161,8 @@ func TestWhateverHappensToAPublishNothingIsLostOrDoubled(t *testing.T) {
 			if err != nil || got.status != http.StatusServiceUnavailable || !strings.Contains(got.body, "did not confirm in time") {
 				t.Errorf("got %d %s, error %v, want 503 at the deadline", got.status, got.body, err)
 			}
-			// Less than the timeout is right: it counts from the first request of a frame, which may be another one.
+			// Less than the timeout is right, because the timeout counts from the first request of the frame, which may
+			// be another client's.
 			if took := time.Since(begin); took < timeout/4 || took > timeout+testenv.Patience {
 				t.Errorf("answered after %v, want %v", took, timeout)
 			}

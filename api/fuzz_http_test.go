@@ -25,7 +25,7 @@ import (
 	"millrace/internal/service"
 )
 
-// fuzzedAPI is an API whose frames are confirmed at once, on connections that hold all their bytes beforehand.
+// fuzzedAPI is an API whose frames are confirmed at once. Its connections hold all their bytes from the start.
 type fuzzedAPI struct {
 	*fasthttp.Server
 	api     *server
@@ -33,7 +33,7 @@ type fuzzedAPI struct {
 	answers []answered
 }
 
-// answered is an answer as its handler left it.
+// answered is an answer as the handler has left it.
 type answered struct {
 	method, path string // empty for a request that could not be read
 	status       int
@@ -73,12 +73,12 @@ func newFuzzedAPI(f testing.TB) *fuzzedAPI {
 		record(ctx, method, path)
 	}
 	a.ErrorHandler = func(ctx *fasthttp.RequestCtx, err error) {
-		s.fault(ctx, err)
+		s.answerUnreadable(ctx, err)
 		record(ctx, "", "")
 	}
 	a.ExpectHandler = func(ctx *fasthttp.RequestCtx) int {
 		method, path := string(ctx.Method()), string(ctx.Path())
-		status := s.expect(ctx)
+		status := s.expectContinue(ctx)
 		if status != fasthttp.StatusContinue {
 			record(ctx, method, path)
 		}
@@ -87,7 +87,7 @@ func newFuzzedAPI(f testing.TB) *fuzzedAPI {
 	return a
 }
 
-// written is a connection whose client has sent all and listens.
+// written is a connection whose client has sent everything and waits for answers.
 type written struct {
 	in  *bytes.Reader
 	out bytes.Buffer
@@ -102,7 +102,7 @@ func (c *written) SetDeadline(time.Time) error      { return nil }
 func (c *written) SetReadDeadline(time.Time) error  { return nil }
 func (c *written) SetWriteDeadline(time.Time) error { return nil }
 
-// exchange sends wire, checks that each answer is one that README.md tells of and returns them.
+// exchange sends wire and returns the answers. It checks that README.md describes each of them.
 func (a *fuzzedAPI) exchange(t *testing.T, wire []byte) []answered {
 	t.Helper()
 	a.answers = a.answers[:0]
@@ -156,7 +156,7 @@ func checkAnswer(t *testing.T, a answered, resp *http.Response, body []byte) {
 	}
 }
 
-// FuzzConnection sends bytes as they are.
+// FuzzConnection sends arbitrary bytes over a connection.
 func FuzzConnection(f *testing.F) {
 	a := newFuzzedAPI(f)
 	head := " HTTP/1.1\r\nHost: x\r\nX-API-Key: " + a.secret + "\r\n"
@@ -198,7 +198,7 @@ func FuzzConnection(f *testing.F) {
 	})
 }
 
-// FuzzHeaders sends one well-formed request whose headers and query string say anything.
+// FuzzHeaders sends one well-formed request with arbitrary headers and an arbitrary query string.
 func FuzzHeaders(f *testing.F) {
 	a := newFuzzedAPI(f)
 	key := frame.NewBase().String()

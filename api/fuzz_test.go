@@ -12,7 +12,7 @@ import (
 	"millrace/internal/scan"
 )
 
-// FuzzRequest feeds bodies in all encodings to the decoder and the splitter, as a request would.
+// FuzzRequest passes bodies in all encodings to the decoder and the splitter, as a request does.
 func FuzzRequest(f *testing.F) {
 	for _, encoding := range []string{"", "gzip", "zstd", "deflate", "raw deflate"} {
 		name := strings.TrimPrefix(encoding, "raw ")

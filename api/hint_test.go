@@ -9,7 +9,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// What people send by mistake is answered with what it is and what to send instead.
+// The answer to what people send by mistake says what it is and what to send
+// instead.
 func TestBodiesInOtherFormsAreToldWhatToSend(t *testing.T) {
 	a := start(t, nil)
 	form := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}

@@ -10,21 +10,21 @@ import (
 var errBusy = refuse(fasthttp.StatusServiceUnavailable, "too many bytes are under way (MAX_INFLIGHT_BYTES)")
 
 // inflight bounds the memory of requests under way: a body's buffer while it is read, its decoder, then its records in
-// frames until they are confirmed. Bodies that are still to come share three quarters of it, so that slow uploads leave
-// room for what has arrived.
+// frames until they are confirmed. Bodies that have not come whole share three quarters of it, so that slow uploads
+// leave room for bodies that have.
 type inflight struct {
 	limit     int64
 	used      atomic.Int64
-	awaited   atomic.Int64 // the part of used that bodies hold of which more is to come
-	mostAwait int64        // bound of awaited; 0 is limit
+	awaited   atomic.Int64 // the part of used that is held by bodies of which more is to come
+	mostAwait int64        // bound of awaited; 0 means limit
 }
 
-// newInflight returns a bound of limit bytes, under which a body of largest bytes can come.
+// newInflight returns a bound of limit bytes. A single body of up to largest bytes always fits.
 func newInflight(limit, largest int64) *inflight {
 	return &inflight{limit: limit, mostAwait: max(limit/4*3, min(largest, limit))}
 }
 
-// await is reserve for a body of which more is to come. arrived tells that no more is.
+// await does what reserve does, for a body that has not come whole. The caller calls arrived when it has.
 func (b *inflight) await(n int64) bool {
 	if b.awaited.Add(n) > cmp.Or(b.mostAwait, b.limit) || !b.reserve(n) {
 		b.awaited.Add(-n)
@@ -33,10 +33,10 @@ func (b *inflight) await(n int64) bool {
 	return true
 }
 
-// arrived takes n bytes out of those that are awaited. They stay in use.
+// arrived notes that n bytes are no longer awaited. They stay in use.
 func (b *inflight) arrived(n int64) { b.awaited.Add(-n) }
 
-// reserve takes n bytes. It reports false, and takes none, if they are not to be had.
+// reserve takes n bytes. It reports false, and takes none, if limit would be exceeded.
 func (b *inflight) reserve(n int64) bool {
 	if b.used.Add(n) > b.limit {
 		b.used.Add(-n)

@@ -18,7 +18,8 @@ import (
 	"millrace/internal/keys"
 )
 
-// keyFile is a keys file that an API reads, and the signal that has it read again.
+// keyFile is a keys file that an API reads, and the channel of the signal to read
+// it again.
 type keyFile struct {
 	t      testing.TB
 	name   string
@@ -40,7 +41,7 @@ func (f *keyFile) write(lines ...string) {
 
 func (f *keyFile) use(c *Config) { c.KeysFile, c.Reload = f.name, f.reload }
 
-// rewrite returns when the API has read the lines.
+// rewrite writes the lines to the file and returns when the API has read them.
 func (f *keyFile) rewrite(lines ...string) {
 	f.t.Helper()
 	f.write(lines...)

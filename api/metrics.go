@@ -20,7 +20,7 @@ type metrics struct {
 	unavailable *prometheus.CounterVec
 }
 
-// route counts the requests of one path. It keeps its series, which saves looking up their labels on every request.
+// route counts the requests of one path. It keeps its series, so that requests need no look-up by labels.
 type route struct {
 	name     string
 	requests *prometheus.CounterVec
@@ -28,7 +28,7 @@ type route struct {
 	codes    [600]atomic.Pointer[prometheus.Counter] // by HTTP status
 }
 
-// newMetrics returns metrics that are registered with r. Each endpoint gets its own.
+// newMetrics returns metrics that are registered with r, and sets those of each endpoint.
 func newMetrics(r *prometheus.Registry, inflight *inflight, served *endpoints) *metrics {
 	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "millrace_api_requests_total",
@@ -56,7 +56,7 @@ func newMetrics(r *prometheus.Registry, inflight *inflight, served *endpoints) *
 	for reason := range scan.NumReasons {
 		m.rejected[reason] = rejected.WithLabelValues(reason.String())
 	}
-	for _, reason := range unavailableReasons { // from the start, so that the first is seen as an increase
+	for _, reason := range unavailableReasons { // at 0 from the start, so that the first one is seen as an increase
 		m.unavailable.WithLabelValues(reason)
 	}
 	held := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -75,10 +75,10 @@ func newMetrics(r *prometheus.Registry, inflight *inflight, served *endpoints) *
 	return m
 }
 
-// unavailableReasons are why requests are answered 503.
+// unavailableReasons are the reasons why requests are answered 503, as the metric names them.
 var unavailableReasons = []string{"blocked", "no_broker", "confirm_timeout", "refused", "unroutable", "inflight", "connections", "stopping", "policy"}
 
-// unavailableReason is the one of unavailableReasons that err stands for.
+// unavailableReason returns the one of unavailableReasons that err stands for.
 func unavailableReason(err error) string {
 	var harmful *policyError
 	switch {
@@ -95,7 +95,7 @@ func unavailableReason(err error) string {
 	case errors.Is(err, publish.ErrStopping):
 		return "stopping"
 	}
-	return "no_broker" // none, or one that can't be worked with
+	return "no_broker" // there is no connection, or its queues can't be used
 }
 
 // count counts an answer with an HTTP status.
@@ -109,7 +109,7 @@ func (r *route) count(status int) {
 	(*c).Inc()
 }
 
-// keyUse tells what the API was used for by each key that there is now.
+// keyUse collects the requests and records of each key that is in the file now.
 type keyUse struct{ file *keys.File }
 
 var (
@@ -117,11 +117,13 @@ var (
 	keyRecords  = prometheus.NewDesc("millrace_api_key_records_total", "Records confirmed by RabbitMQ and answered as accepted, by the name of their key.", []string{"key"}, nil)
 )
 
+// Describe implements prometheus.Collector.
 func (keyUse) Describe(to chan<- *prometheus.Desc) {
 	to <- keyRequests
 	to <- keyRecords
 }
 
+// Collect implements prometheus.Collector.
 func (u keyUse) Collect(to chan<- prometheus.Metric) {
 	for k := range u.file.Set().All() {
 		requests, records := k.Use()

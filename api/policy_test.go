@@ -10,8 +10,8 @@ import (
 	"millrace/internal/testenv"
 )
 
-// TestAHarmfulPolicyIsNamedAndOneThatLosesRecordsIsRefused: /ready names the policy, and while accepted records could
-// vanish none are accepted.
+// TestAHarmfulPolicyIsNamedAndOneThatLosesRecordsIsRefused: /ready names the policy. While accepted records could
+// vanish, the API accepts none.
 func TestAHarmfulPolicyIsNamedAndOneThatLosesRecordsIsRefused(t *testing.T) {
 	stack := testenv.Managed(t)
 	ctl := func(args ...string) {

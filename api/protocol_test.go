@@ -14,8 +14,8 @@ import (
 	"millrace/internal/record"
 )
 
-// sample is a protocol unlike Millrace's own: bodies are lines of text, an empty one stands for what can't be taken. Every record
-// gets its verdict, a path has a name in it, and clients ask who is there before they send.
+// sample is a protocol unlike Millrace's own. Its bodies are lines of text, and an empty line is a record that can't be taken.
+// Every record gets a verdict, one path holds a name, and clients ask for the server's name before they send.
 type sample struct{}
 
 func (sample) Routes() []protocol.Route {

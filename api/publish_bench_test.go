@@ -22,7 +22,8 @@ import (
 
 // BenchmarkPublish hands scanned records to the publisher and waits for their confirms, without HTTP around it: one
 // record or 500 at a time, by as many goroutines as connections would bring. The ceiling is a publisher of ready-made
-// frames, compressed as these are: of one record from each caller, one frame after the other, or of 64 KiB.
+// frames, which are compressed in the same way. They hold one record from each caller, and are published one after
+// another, or hold 64 KiB.
 func BenchmarkPublish(b *testing.B) {
 	for _, shape := range []struct {
 		records, callers, frame int
@@ -70,7 +71,8 @@ func purge(b *testing.B, ch *amqp.Channel, topology broker.Topology) {
 	}
 }
 
-// publishFor has callers publish a body over and over for a round, and returns the records confirmed in a second.
+// publishFor has callers publish a body again and again for a round, and returns how many records were confirmed per
+// second.
 func publishFor(b *testing.B, p *publish.Publisher, body *record.List, callers int) float64 {
 	var confirmed atomic.Int64
 	var all sync.WaitGroup

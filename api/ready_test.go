@@ -14,8 +14,8 @@ import (
 	"millrace/internal/testenv"
 )
 
-// TestReadyMeansThatAConfirmWouldCome stops what decides about a queue, the only member of its Raft group, while RabbitMQ
-// itself goes on: it takes connections, channels and frames, and confirms nothing, as without a majority.
+// TestReadyMeansThatAConfirmWouldCome stops the only member of a queue's Raft group, while RabbitMQ itself goes on.
+// RabbitMQ then takes connections, channels and frames, and confirms nothing, as without a majority.
 func TestReadyMeansThatAConfirmWouldCome(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
 	b := config.Broker{URLs: config.Brokers(stack.RabbitMQURL), Shards: 1, Name: testenv.Name()}

@@ -17,19 +17,20 @@ import (
 )
 
 const (
-	// maxNeedless is how much of a body is read and thrown away where none belongs, so that a client that sends a few bytes
-	// with every request is answered. fasthttp's own adaptor for net/http would keep all of it.
+	// maxNeedless is the size up to which a body is read and thrown away where none is wanted, so that a client that sends
+	// a few bytes with every request is answered. fasthttp's adaptor for net/http would keep all of it.
 	maxNeedless = 64 << 10
 
-	// maxRaw is how long an answer may be that is handed to fasthttp as it is.
+	// maxRaw is the length up to which an answer is handed to fasthttp as a slice; longer ones are streams.
 	maxRaw = 1 << 10
 
-	// maxReports is how many answers of some 50 KiB wait at once for clients to take them.
+	// maxReports is how many answers, of some 50 KiB each, may wait at once for clients to take them.
 	maxReports = 64
 )
 
-// bodyless refuses a request whose body is larger than what is thrown away, or does not come in time.
-func (s *server) bodyless(ctx *fasthttp.RequestCtx, path []byte) *refusal {
+// discardBody reads a request's body and throws it away. It refuses the request if the body is larger than maxNeedless or
+// does not come in time.
+func (s *server) discardBody(ctx *fasthttp.RequestCtx, path []byte) *refusal {
 	stream := ctx.RequestBodyStream()
 	if stream == nil {
 		return nil
@@ -53,7 +54,7 @@ func (s *server) report(ctx *fasthttp.RequestCtx, path string) {
 			request.Header.Set(name, string(value))
 		}
 	}
-	s.common.ServeHTTP(made, request.WithContext(context.Background()))
+	s.reportMux.ServeHTTP(made, request.WithContext(context.Background()))
 	ctx.SetStatusCode(cmp.Or(made.Status, http.StatusOK))
 	for name, values := range made.Head {
 		for _, v := range values {
@@ -73,20 +74,21 @@ func (s *server) report(ctx *fasthttp.RequestCtx, path string) {
 	ctx.Response.SetBodyStream(body, made.Body.Len())
 }
 
-// reports are the large answers that clients have yet to take, the oldest first. When there are too many, the oldest is cut
-// off: who reads at once is done long before.
+// reports are the large answers that clients have not taken yet, the oldest first. When there are too many, the connection
+// of the oldest is cut: a client that reads at once is done long before.
 type reports struct {
 	mu      sync.Mutex
 	waiting []*reportBody
 }
 
-// reportBody is such an answer.
+// reportBody is one of the answers in reports.
 type reportBody struct {
 	*bytes.Reader
 	conn *front.Conn
 	of   *reports
 }
 
+// begin adds an answer. If there are too many it cuts the connection of the oldest.
 func (r *reports) begin(body *reportBody) {
 	r.mu.Lock()
 	var oldest *reportBody

@@ -8,29 +8,29 @@ import (
 	"millrace/api/protocol"
 )
 
-// reportPaths are the paths that tell about the service itself.
+// reportPaths are the paths of the reports about the service itself.
 var reportPaths = []string{"/health", "/ready", "/metrics"}
 
-// endpoint is a path that the API serves, or all others together.
+// endpoint is a path that the API serves, or stands for all other paths.
 type endpoint struct {
-	path     string // as the metrics have it
+	path     string // as in the metrics' label route
 	methods  []string
-	protocol protocol.Protocol // answers what is refused, and where records is true everything
+	protocol protocol.Protocol // answers refused requests, and all requests if records is true
 	records  bool              // records come here
-	found    bool              // false for all other paths
+	found    bool              // false for other: all paths that the API does not serve
 	metrics  *route
 }
 
 // endpoints are all that the API serves.
 type endpoints struct {
 	exact    map[string]*endpoint
-	patterns []*endpoint // with a * in their path
+	patterns []*endpoint // those with a * in their path
 	other    *endpoint
-	paths    string // for those who look for one
+	paths    string // all paths with their methods, for the answer 404
 }
 
-// newEndpoints lists the paths of protocols, of which the first answers what is no protocol's own, and the reports. It is the
-// only place where paths are listed.
+// newEndpoints returns the endpoints of protocols and of the reports. The first protocol answers requests that belong to
+// none. No other place lists paths.
 func newEndpoints(protocols []protocol.Protocol) *endpoints {
 	e := &endpoints{exact: make(map[string]*endpoint), other: &endpoint{path: "other", protocol: protocols[0]}}
 	var paths []string
@@ -65,7 +65,7 @@ func (e *endpoints) all() []*endpoint {
 	return all
 }
 
-// find returns the endpoint of a path.
+// find returns the endpoint of a path, e.other if the API does not serve it.
 func (e *endpoints) find(path []byte) *endpoint {
 	if one := e.exact[string(path)]; one != nil {
 		return one
@@ -88,12 +88,12 @@ func (e *endpoint) takes(method []byte) bool {
 	return false
 }
 
-// takesWhat says which methods it takes. HEAD goes without saying.
-func (e *endpoint) takesWhat() string {
+// methodList returns the methods that the endpoint takes, for messages. It leaves out HEAD, which goes with GET.
+func (e *endpoint) methodList() string {
 	return strings.Join(slices.DeleteFunc(slices.Clone(e.methods), func(m string) bool { return m == "HEAD" }), ", ")
 }
 
-// matches reports whether path is pattern, in which an element * stands for any one that is not empty.
+// matches reports whether path matches pattern. An element * of pattern matches any element that is not empty.
 func matches(pattern string, path []byte) bool {
 	for {
 		want, restOfPattern, more := strings.Cut(pattern, "/")

@@ -34,15 +34,15 @@ import (
 )
 
 const (
-	// maxKeyAge is how old an Idempotency-Key may be. The ledger remembers for 7 days, which leaves the frames
-	// 6 days to wait in a queue.
+	// maxKeyAge is how old an Idempotency-Key may be. The ledger remembers for 7 days, so the frames may wait in a queue for
+	// the other 6.
 	maxKeyAge = 24 * time.Hour
 
-	// maxKeyAhead is how far a client's clock may be ahead of this one.
+	// maxKeyAhead is how far a client's clock may be ahead of the server's.
 	maxKeyAhead = 5 * time.Minute
 
-	// maxDrain is how much of a refused body is read all the same, so that a client that sends first and
-	// listens later gets to see the answer instead of a reset connection.
+	// maxDrain is how much of a refused body is read all the same. A client that sends first and listens later then sees the
+	// answer instead of a reset connection.
 	maxDrain = 64 << 20
 )
 
@@ -57,7 +57,7 @@ type server struct {
 	limits    scan.Limits
 	endpoints *endpoints
 	metrics   *metrics
-	common    *http.ServeMux // health, ready, metrics
+	reportMux *http.ServeMux // health, ready, metrics
 	reports   reports
 	records   sync.Pool // of *record.List
 	scratch   sync.Pool // of *scratch
@@ -65,53 +65,56 @@ type server struct {
 	timeouts  timeouts
 	scanning  chan struct{} // holds one for each large body that is being scanned
 
-	// loses is why accepted records may be lost by a policy on the server; nil while they may not.
-	loses atomic.Pointer[policyError]
+	// lossyPolicy is the policy on RabbitMQ that may lose accepted records; nil while there is none.
+	lossyPolicy atomic.Pointer[policyError]
 }
 
-// policyError is that a policy may lose records that were accepted, and how.
+// policyError says that a policy on RabbitMQ may lose accepted records, and how.
 type policyError struct{ how string }
 
 func (e *policyError) Error() string {
 	return "RabbitMQ may lose what is accepted: " + e.how
 }
 
-// harmed takes note of what harms the queues. While something may lose records no more are accepted: a 2xx would be no
-// promise. What makes them expire does not lose them.
-func (s *server) harmed(found []policy.Harm) {
-	loses := slices.DeleteFunc(slices.Clone(found), func(h policy.Harm) bool { return !h.Loses })
-	if len(loses) == 0 {
-		s.loses.Store(nil)
+// noteHarms notes what harms the queues. While something may lose records, none are accepted, because a 2xx would be no
+// promise. Records that expire are not lost.
+func (s *server) noteHarms(found []policy.Harm) {
+	losing := slices.DeleteFunc(slices.Clone(found), func(h policy.Harm) bool { return !h.Loses })
+	if len(losing) == 0 {
+		s.lossyPolicy.Store(nil)
 		return
 	}
-	s.loses.Store(&policyError{policy.Sentence(loses)})
+	s.lossyPolicy.Store(&policyError{policy.Sentence(losing)})
 }
 
-// usable returns nil when records that are accepted can be expected to be confirmed, and to stay where they are.
+// usable returns why records should not be accepted now: they would not be confirmed, or a policy may lose them. It returns
+// nil if they can be accepted.
 func (s *server) usable() error {
 	if err := s.publisher.Usable(); err != nil {
 		return err
 	}
-	if err := s.loses.Load(); err != nil {
+	if err := s.lossyPolicy.Load(); err != nil {
 		return err
 	}
 	return nil
 }
 
-// scratch holds what a request works with. It goes back to the pool before the wait for the confirm if the answer was prepared
-// (api/front), else after it.
+// scratch holds the slices that a request works with. It goes back to the pool before the wait for the confirm if the answer
+// was prepared (api/front), else after it.
 type scratch struct {
 	tickets []publish.Ticket
-	ids     []frame.Segment // the tickets'
-	answer  []byte          // its memory
+	ids     []frame.Segment // those of the tickets
+	answer  []byte          // the memory of the answer
 }
 
-// errMadeRoom is for a request that came while its connection was closed for another. Nobody gets to see it.
+// errMadeRoom refuses a request that came while its connection was being closed to make room for another. The client never
+// sees it.
 var errMadeRoom = refuse(fasthttp.StatusServiceUnavailable, "the connection was closed for another one (MAX_CONNECTIONS)")
 
+// newServer returns a server with the settings of c that hands records to p.
 func newServer(c Config, log *slog.Logger, p *publish.Publisher, keyFile *keys.File, served *endpoints, m *metrics, inflight *inflight, ready *service.Ready, registry *prometheus.Registry) *server {
-	common := http.NewServeMux()
-	service.Handle(common, ready, registry)
+	reportMux := http.NewServeMux()
+	service.Handle(reportMux, ready, registry)
 	s := &server{
 		log:       log,
 		publisher: p,
@@ -119,7 +122,7 @@ func newServer(c Config, log *slog.Logger, p *publish.Publisher, keyFile *keys.F
 		limits:    scan.Limits{RecordBytes: int(c.MaxRecordBytes), PieceBytes: frame.SegmentBytes},
 		endpoints: served,
 		metrics:   m,
-		common:    common,
+		reportMux: reportMux,
 		timeouts:  defaultTimeouts,
 		scanning:  make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
@@ -132,14 +135,15 @@ func newServer(c Config, log *slog.Logger, p *publish.Publisher, keyFile *keys.F
 	return s
 }
 
-// http returns the HTTP server around s.
+// http returns the HTTP server whose requests s answers.
 func (s *server) http() *fasthttp.Server {
 	h := front.NewServer(front.Timeouts{Header: s.timeouts.header, Idle: s.timeouts.idle, Write: s.timeouts.write}, int(s.bodies.maxBytes))
-	h.Handler, h.ErrorHandler, h.ExpectHandler = s.handle, s.fault, s.expect
+	h.Handler, h.ErrorHandler, h.ExpectHandler = s.handle, s.answerUnreadable, s.expectContinue
 	h.Logger = fasthttpLogger{s.log}
 	return h
 }
 
+// handle answers a request.
 func (s *server) handle(ctx *fasthttp.RequestCtx) {
 	start := time.Now()
 	path := ctx.Path()
@@ -157,7 +161,7 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.Error("panic while answering a request; this is a bug", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			s.refuse(ctx, s.endpoints.other, refuse(fasthttp.StatusInternalServerError, "internal error")) // e's protocol may be what panicked
+			s.refuse(ctx, s.endpoints.other, refuse(fasthttp.StatusInternalServerError, "internal error")) // not by e's protocol, which may have panicked
 		}
 		e.metrics.count(ctx.Response.StatusCode())
 		key.Answered(ctx.Response.StatusCode(), records)
@@ -176,7 +180,7 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 		bad = refuse(fasthttp.StatusNotFound, "no such path: %s; there are %s", path, s.endpoints.paths)
 	case !e.takes(ctx.Method()):
 		ctx.Response.Header.Set(fasthttp.HeaderAllow, strings.Join(e.methods, ", "))
-		bad = refuse(fasthttp.StatusMethodNotAllowed, "%s %s: takes %s", ctx.Method(), path, e.takesWhat())
+		bad = refuse(fasthttp.StatusMethodNotAllowed, "%s %s: takes %s", ctx.Method(), path, e.methodList())
 	case e.records:
 		key, bad = s.admit(ctx, start)
 		if bad == nil && tracked && !conn.Place.Enter() {
@@ -186,7 +190,7 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 			records, bad = s.ingest(ctx, e, key, start)
 		}
 	default:
-		if bad = s.bodyless(ctx, path); bad == nil {
+		if bad = s.discardBody(ctx, path); bad == nil {
 			s.report(ctx, e.path)
 		}
 	}
@@ -195,16 +199,16 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 	}
 }
 
-// requestOf is what a protocol is told of a request.
+// requestOf returns what a protocol may know of a request.
 func requestOf(ctx *fasthttp.RequestCtx) protocol.Request {
 	return protocol.Request{Path: ctx.Path(), Query: ctx.URI().QueryString(), Header: &ctx.Request.Header}
 }
 
-// admit returns whose request it is, nil where no keys are asked for. It refuses the request by what the header alone says of
-// its key.
+// admit returns the key of a request, nil if no keys are asked for. It refuses a request whose key is missing, unknown, lacks
+// the scope, or has used up its limit. It looks at the header alone.
 func (s *server) admit(ctx *fasthttp.RequestCtx, now time.Time) (*keys.Key, *refusal) {
 	if s.keys == nil {
-		return nil, nil // looking for headers that are not asked for takes time, too
+		return nil, nil // even looking for the headers would take time
 	}
 	header := &ctx.Request.Header
 	key, verdict := s.keys.Check(header.Peek(fasthttp.HeaderAuthorization), header.Peek("X-API-Key"), keys.Write)
@@ -221,14 +225,14 @@ func (s *server) admit(ctx *fasthttp.RequestCtx, now time.Time) (*keys.Key, *ref
 	return key, nil
 }
 
-// limited refuses a request for which its key's limit has no room within wait.
+// limited returns the refusal of a request for which its key's limit has room only after wait. It sets Retry-After.
 func limited(ctx *fasthttp.RequestCtx, key *keys.Key, wait time.Duration) *refusal {
 	seconds := int64((wait + time.Second - 1) / time.Second)
 	ctx.Response.Header.Set(fasthttp.HeaderRetryAfter, strconv.FormatInt(seconds, 10))
 	return refuse(fasthttp.StatusTooManyRequests, "the API key %s is limited to %d records/s, %d at once", key.Name, key.Rate, key.Burst)
 }
 
-// ingest takes the records of a request and answers when they are durable. It returns how many they are.
+// ingest takes the records of a request and makes the answer once they are durable. It returns how many records were accepted.
 func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, now time.Time) (int, *refusal) {
 	base, bad := baseOfKey(ctx.Request.Header.PeekAll("Idempotency-Key"), now)
 	if bad != nil {
@@ -240,7 +244,7 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 		return 0, bad
 	}
 	if _, ok := exchange.(protocol.Shim); ok {
-		if bad := s.bodyless(ctx, request.Path); bad != nil {
+		if bad := s.discardBody(ctx, request.Path); bad != nil {
 			return 0, bad
 		}
 		send(ctx, exchange.Answer(nil, request, protocol.Outcome{}))
@@ -253,7 +257,7 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 	if u := s.newUpload(ctx, key, exchange, base); u != nil {
 		body, bad = u.read()
 		inParts, accepted := u.inParts, u.accepted
-		s.letGo(u)
+		s.freeUpload(u)
 		if inParts {
 			return accepted, nil
 		}
@@ -271,7 +275,7 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 		w = new(scratch)
 	}
 	letGo := func() {
-		s.release(w)
+		s.freeScratch(w)
 		body.close()
 		body = nil
 	}
@@ -284,10 +288,11 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 	if bad != nil {
 		return 0, bad
 	}
-	begin(ctx, answer)
+	setHeader(ctx, answer)
 	var err error
 	if conn, ok := ctx.Conn().(*front.Conn); ok && answer.Stream == nil && len(w.tickets) == 1 && conn.Prepare(ctx, answer.Body) {
-		// While it waits it keeps nothing that the next request could use. That finds it in the processor's cache.
+		// While it waits, the request keeps nothing that the next request could use. The next one finds it in the processor's
+		// cache.
 		f, held := w.tickets[0].Frame, body.handOver()
 		letGo()
 		if called, ok := f.OnSettled(conn.Hold(held.of, held.bytes)); ok {
@@ -299,7 +304,7 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 		err = f.Err()
 	} else {
 		if answer.Stream == nil {
-			ctx.SetBody(answer.Body) // unless it fails
+			ctx.SetBody(answer.Body) // a refusal replaces it
 		}
 		err = publish.Wait(w.tickets)
 	}
@@ -313,8 +318,8 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 	return accepted, nil
 }
 
-// publish hands the body's records to the publisher and lets go of all else. It returns the answer for when the records are
-// confirmed, and how many they are.
+// publish hands the body's records to the publisher and gives the body's buffer back. It returns the answer to send once the
+// records are confirmed, and how many were accepted.
 func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, exchange protocol.Exchange, key *keys.Key, base *uuid.UUID) (answer protocol.Answer, accepted int, bad *refusal) {
 	text := body.bytes()
 	if len(text) > step {
@@ -328,7 +333,7 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, excha
 		return answer, 0, bad
 	}
 	s.countRejected(records)
-	// Not with the time of the request's header: the body may have taken long.
+	// The time is read again: the body may have taken long to come.
 	if wait := key.Take(records.Accepted, time.Now()); wait > 0 {
 		return answer, 0, limited(ctx, key, wait)
 	}
@@ -348,8 +353,8 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, excha
 	return answer, records.Accepted, nil
 }
 
-// beginScan waits until a body of n bytes may be scanned: large ones are scanned one a processor at a time. The caller calls end
-// once it is scanned.
+// beginScan waits until a body of n bytes may be scanned: at any time only one large body per processor is scanned. The caller
+// must call end after the scan.
 func (s *server) beginScan(n int) (end func()) {
 	if n <= step {
 		return func() {}
@@ -358,6 +363,7 @@ func (s *server) beginScan(n int) (end func()) {
 	return func() { <-s.scanning }
 }
 
+// newRecords returns an empty list of records.
 func (s *server) newRecords() *record.List {
 	if records, ok := s.records.Get().(*record.List); ok {
 		records.Clear()
@@ -366,20 +372,21 @@ func (s *server) newRecords() *record.List {
 	return &record.List{Limits: s.limits}
 }
 
+// freeRecords gives records back to the pool, unless its memory is too large to keep.
 func (s *server) freeRecords(records *record.List) {
 	if cap(records.NDJSON) <= maxPooled+step {
 		s.records.Put(records)
 	}
 }
 
-// countRefused counts a body that was refused whole for what it holds.
+// countRefused counts a body that was refused whole, if what it holds was the reason.
 func (s *server) countRefused(bad *refusal) {
 	if bad.Body != nil {
 		s.metrics.rejected[bad.Body.Reason].Inc()
 	}
 }
 
-// countRejected counts the records that were refused in a body that was not.
+// countRejected counts the refused records of a body that was taken.
 func (s *server) countRejected(records *record.List) {
 	for reason, n := range records.RejectedBy {
 		if n > 0 {
@@ -388,19 +395,20 @@ func (s *server) countRejected(records *record.List) {
 	}
 }
 
-func (s *server) release(w *scratch) {
+// freeScratch gives w back to the pool.
+func (s *server) freeScratch(w *scratch) {
 	clear(w.tickets)
 	s.scratch.Put(w)
 }
 
-// unavailable answers while records can't be made durable.
+// unavailable counts and returns the 503 for a request whose records can't be made durable because of err.
 func (s *server) unavailable(err error) *refusal {
 	s.metrics.unavailable.WithLabelValues(unavailableReason(err)).Inc()
 	return refuse(fasthttp.StatusServiceUnavailable, "%v", err)
 }
 
-// baseOfKey reads the header Idempotency-Key, given by its lines, and returns the base of the ids of what comes under it,
-// or nil where there is none.
+// baseOfKey parses the header Idempotency-Key. lines are its values. It returns the base of the request's ids, or nil if there
+// is no such header.
 func baseOfKey(lines [][]byte, now time.Time) (*uuid.UUID, *refusal) {
 	switch len(lines) {
 	case 0:
@@ -411,7 +419,7 @@ func baseOfKey(lines [][]byte, now time.Time) (*uuid.UUID, *refusal) {
 	}
 	value := lines[0]
 	id, err := uuid.ParseBytes(value)
-	// Not the other ways to write a UUID that the library reads: braces, urn:uuid:, no hyphens.
+	// The library also reads other forms of a UUID, which are refused: braces, urn:uuid:, no hyphens.
 	if err != nil || len(value) != len(id.String()) || !frame.IsV7(id) {
 		return nil, refuse(fasthttp.StatusBadRequest, "Idempotency-Key: got %.64q, takes a UUIDv7", value)
 	}
@@ -433,7 +441,7 @@ func (s *server) refuse(ctx *fasthttp.RequestCtx, e *endpoint, r *refusal) {
 	send(ctx, answer)
 }
 
-// drain reads what still comes of a body that is refused.
+// drain reads the rest of a body that is refused, within maxDrain and timeouts.drain.
 func (s *server) drain(ctx *fasthttp.RequestCtx) {
 	if stream := ctx.RequestBodyStream(); stream != nil && ctx.Request.Header.ContentLength() <= maxDrain &&
 		ctx.Conn().SetReadDeadline(time.Now().Add(s.timeouts.drain)) == nil {
@@ -441,16 +449,16 @@ func (s *server) drain(ctx *fasthttp.RequestCtx) {
 	}
 }
 
-// setRetryAfter tells the client when to send again, if its request may be sent again.
+// setRetryAfter sets Retry-After on a 503, so that the client knows when to send again.
 func setRetryAfter(ctx *fasthttp.RequestCtx, status int) {
 	if status == fasthttp.StatusServiceUnavailable {
 		ctx.Response.Header.Set(fasthttp.HeaderRetryAfter, front.RetryAfter)
 	}
 }
 
-// send answers a request.
+// send sets the answer to a request.
 func send(ctx *fasthttp.RequestCtx, a protocol.Answer) {
-	begin(ctx, a)
+	setHeader(ctx, a)
 	if a.Stream != nil {
 		ctx.SetBodyStream(a.Stream, a.StreamBytes)
 	} else {
@@ -458,8 +466,8 @@ func send(ctx *fasthttp.RequestCtx, a protocol.Answer) {
 	}
 }
 
-// begin makes the header of an answer, but for its length.
-func begin(ctx *fasthttp.RequestCtx, a protocol.Answer) {
+// setHeader sets the status and header of an answer, except for its length.
+func setHeader(ctx *fasthttp.RequestCtx, a protocol.Answer) {
 	ctx.SetStatusCode(a.Status)
 	if a.ContentType != "" {
 		ctx.SetContentType(a.ContentType)
@@ -469,8 +477,8 @@ func begin(ctx *fasthttp.RequestCtx, a protocol.Answer) {
 	}
 }
 
-// fault answers a request that fasthttp could not read.
-func (s *server) fault(ctx *fasthttp.RequestCtx, err error) {
+// answerUnreadable answers a request that fasthttp could not read because of err.
+func (s *server) answerUnreadable(ctx *fasthttp.RequestCtx, err error) {
 	var small *fasthttp.ErrSmallBuffer
 	var timeout interface{ Timeout() bool }
 	r := refuse(fasthttp.StatusBadRequest, "the request can't be read: %s", headline(err))
@@ -487,7 +495,7 @@ func (s *server) fault(ctx *fasthttp.RequestCtx, err error) {
 	s.refuse(ctx, s.endpoints.other, r)
 }
 
-// headline is the beginning of what fasthttp says of a request. The rest quotes the request, secrets included.
+// headline returns the beginning of an error of fasthttp. The rest quotes the request, secrets included.
 func headline(err error) string {
 	text, _, _ := strings.Cut(err.Error(), ": buffer size=")
 	text, _, _ = strings.Cut(text, "contents:")
@@ -495,12 +503,13 @@ func headline(err error) string {
 	return strings.TrimRight(text, " :,.")
 }
 
-// expect answers Expect: 100-continue before the body is sent, when the header alone shows that it is not taken.
-func (s *server) expect(ctx *fasthttp.RequestCtx) int {
+// expectContinue answers Expect: 100-continue. It refuses the request before its body is sent if the header alone shows that
+// the body will not be taken. It returns the status to send.
+func (s *server) expectContinue(ctx *fasthttp.RequestCtx) int {
 	e := s.endpoints.find(ctx.Path())
 	switch {
 	case !e.records, !e.takes(ctx.Method()):
-		s.handle(ctx) // which needs no body to refuse it
+		s.handle(ctx) // it refuses the request, and needs no body for that
 	case int64(ctx.Request.Header.ContentLength()) > s.bodies.maxBytes:
 		s.refuse(ctx, e, s.bodies.tooLarge())
 		e.metrics.count(ctx.Response.StatusCode())
@@ -516,8 +525,8 @@ func (s *server) expect(ctx *fasthttp.RequestCtx) int {
 	return ctx.Response.StatusCode()
 }
 
-// drainHeader reads what has come of a header that is too large: closing a connection with unread bytes would
-// reset it, and the client would not see why.
+// drainHeader reads what has come of a header that is too large. Closing a connection with unread bytes would reset it, and
+// the client would not see the answer.
 func drainHeader(conn net.Conn) {
 	if conn.SetReadDeadline(time.Now().Add(50*time.Millisecond)) == nil {
 		_, _ = io.CopyN(io.Discard, conn, 1<<20) // as a courtesy; it may fail

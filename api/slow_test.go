@@ -18,11 +18,11 @@ import (
 	"millrace/internal/testenv"
 )
 
-// TestSlowClientsAreCutAndHonestOnesAreNot has clients that send a byte at a time beside real traffic. With
-// MILLRACE_LONG_TESTS set, the time limits are the real ones, and there are 200 clients of a kind.
+// TestSlowClientsAreCutAndHonestOnesAreNot runs clients that send a byte at a time beside real traffic. With
+// MILLRACE_LONG_TESTS set, it uses the real time limits and 200 clients of each kind.
 func TestSlowClientsAreCutAndHonestOnesAreNot(t *testing.T) {
 	clients, pause := 40, 50*time.Millisecond
-	// The honest ones are within these while the machine stalls for seconds.
+	// Honest clients stay within these limits even if the machine stalls for seconds.
 	limits := timeouts{header: 4 * time.Second, step: 4 * time.Second, drain: 500 * time.Millisecond, idle: 4 * time.Second, write: 4 * time.Second}
 	upload, piece, between := 1<<20, 16<<10, 80*time.Millisecond // 64 KiB in a twelfth of what they may take, 5 s in all
 	if os.Getenv("MILLRACE_LONG_TESTS") != "" {
@@ -34,7 +34,8 @@ func TestSlowClientsAreCutAndHonestOnesAreNot(t *testing.T) {
 	const request = "POST /log/batch HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
 
 	var wg sync.WaitGroup
-	// cut sends bytes one at a time until the API ends the connection, and says when it did and what it had answered.
+	// cut sends bytes one at a time until the API ends the connection. It checks when that was and what the API had
+	// answered.
 	cut := func(what, once, slowly string, within time.Duration, want string) {
 		wg.Go(func() {
 			conn, err := net.Dial("tcp", addr)

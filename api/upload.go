@@ -16,21 +16,21 @@ import (
 )
 
 const (
-	// uploadPart is how many bytes a part of a long upload has at least when they come faster than they are published.
-	// It costs some 10 ms to be confirmed, and is read no further meanwhile.
+	// uploadPart is the least size of a part while bytes come faster than they are published. The confirm of a part takes
+	// some 10 ms, and nothing more is read meanwhile.
 	uploadPart = 1 << 20
 
-	// retryUpload is the pause between looks whether what an upload waits for is there: memory, RabbitMQ.
+	// retryUpload is the pause between two tries of an upload that waits for memory or RabbitMQ.
 	retryUpload = 50 * time.Millisecond
 )
 
-// upload reads the body of a chunked request whose protocol can take it in parts. A body that ends soon is handed on whole, like any other. One
-// that goes on, such as that of tail -f log | curl -T -, is taken in parts once its beginning shows that it can be: its
-// complete records are published and confirmed, and their memory is given back, while it lasts. The answer at its end counts
-// all parts. Before the first part a fault refuses the body whole; after it a fault ends the upload, and the answer says
-// what is stored.
+// upload reads the body of a chunked request whose protocol can take it in parts. A body that ends soon is handed on whole,
+// like any other. One that goes on, such as that of tail -f log | curl -T -, is taken in parts once its beginning shows that
+// it can be. While it lasts, its complete records are published and confirmed, and their memory is given back. The answer at
+// its end counts all parts. Before the first part a fault refuses the body whole. After the first part a fault ends the
+// upload, and the answer says what is stored.
 //
-// All of it happens on the request's own goroutine: while that waits for bytes, front.Conn calls Idle now and then.
+// All of it happens on the request's own goroutine. While that waits for bytes, front.Conn calls Idle now and then.
 type upload struct {
 	server  *server
 	ctx     *fasthttp.RequestCtx
@@ -40,35 +40,35 @@ type upload struct {
 	body    *body
 	tickets []publish.Ticket
 
-	// A Read puts bytes into scratch, so that the buffer can be given back while it waits; but into the buffer itself when
-	// the Read before filled its room, because then more has come.
-	scratch [4 << 10]byte
-	room    []byte
-	direct  bool // room is in the buffer, which then must stay where it is
-	filled  bool // the Read before filled its room
+	// A Read puts bytes into scratch, so that the buffer can be given back while the Read waits. But if the previous Read
+	// filled its room, more bytes are there already, and they go directly into the buffer.
+	scratch    [4 << 10]byte
+	room       []byte
+	intoBuffer bool // room is a part of the buffer, which must not move until the Read returns
+	roomFilled bool // the previous Read filled its room
 
 	began        time.Time
-	tryAt        time.Time // when to look next whether the body can be taken in parts
-	untakenSince time.Time // since when the buffer holds bytes that are not taken
+	tryAt        time.Time // when to check next whether the body can be taken in parts
+	untakenSince time.Time // since when the buffer holds bytes that are not taken yet
 	lastBytesAt  time.Time // when the last bytes came
-	stepBegan    time.Time // when the step under way began, which ends at stepEnd bytes
+	stepBegan    time.Time // when the current step began; it ends at stepEnd bytes of the body
 	stepEnd      int64
 
-	inParts   bool // the first part is stored
-	failed    bool // a part was not taken: no other may be
-	taken     int  // bytes at the beginning of the buffer that were
-	partBytes int  // bytes that make a part without waiting
-	offset    int  // bytes of the body before the buffer
-	stopped   *refusal
+	inParts    bool     // the first part is stored
+	failed     bool     // a part could not be taken, so no later one may be
+	taken      int      // bytes at the beginning of the buffer that are taken
+	partBytes  int      // size at which a part is taken without waiting
+	offset     int      // offset in the body of the buffer's first byte
+	stopReason *refusal // why the upload ends, set by Idle
 
-	// What the parts came to.
+	// Totals of all parts.
 	accepted, rejected int
 	errors             []scan.RecordError
 }
 
 // newUpload returns an upload for a request whose body may be taken in parts, nil for others. A body with an Idempotency-Key
-// is taken whole, because its segments depend on all of its records; an encoded one because its decoder would hold memory
-// while it waits.
+// is taken whole because its segments depend on all of its records. An encoded body is taken whole because its decoder would
+// hold memory while it waits.
 func (s *server) newUpload(ctx *fasthttp.RequestCtx, key *keys.Key, exchange protocol.Exchange, base *uuid.UUID) *upload {
 	if base != nil || ctx.Request.Header.ContentLength() != -1 || ctx.RequestBodyStream() == nil {
 		return nil
@@ -94,14 +94,14 @@ func (s *server) newUpload(ctx *fasthttp.RequestCtx, key *keys.Key, exchange pro
 	return u
 }
 
-// letGo gives u back, whose body was handed on or closed.
-func (s *server) letGo(u *upload) {
+// freeUpload gives u back to the pool. Its body must have been handed on or closed.
+func (s *server) freeUpload(u *upload) {
 	*u = upload{tickets: u.tickets[:0]}
 	s.uploads.Put(u)
 }
 
-// read returns the body if it ended and was not taken in parts, or why it was refused whole. If it was taken in parts both
-// are nil, and the request has its answer.
+// read reads the body. It returns the body if that ended before the first part, or the refusal if it was refused whole. If
+// the body was taken in parts, both are nil and the request has its answer.
 func (u *upload) read() (*body, *refusal) {
 	bad := u.receive()
 	if !u.inParts {
@@ -120,12 +120,12 @@ func (u *upload) read() (*body, *refusal) {
 	return nil, nil
 }
 
-// receive reads until the body ends, and returns what else ended it.
+// receive reads until the body ends. It returns nil if the body came whole, else what ended the upload.
 func (u *upload) receive() *refusal {
 	u.conn.SetIdler(u)
 	defer func() {
 		u.conn.SetIdler(nil)
-		u.direct = false
+		u.intoBuffer = false
 	}()
 	for {
 		u.makeRoom()
@@ -133,22 +133,22 @@ func (u *upload) receive() *refusal {
 			return u.body.unreadable("", err)
 		}
 		n, err := u.body.wire.Read(u.room)
-		u.filled = n == len(u.room)
+		u.roomFilled = n == len(u.room)
 		if n > 0 {
 			u.arrived()
-			if u.direct {
+			if u.intoBuffer {
 				*u.body.buf = (*u.body.buf)[:len(*u.body.buf)+n]
 			} else if bad := u.store(u.room[:n]); bad != nil {
 				return bad
 			}
 		}
-		u.direct = false
+		u.intoBuffer = false
 		u.cut()
 		switch {
 		case err == io.EOF:
 			return nil
-		case u.stopped != nil:
-			return u.stopped
+		case u.stopReason != nil:
+			return u.stopReason
 		case err != nil:
 			return u.body.unreadable("", err)
 		}
@@ -158,7 +158,7 @@ func (u *upload) receive() *refusal {
 	}
 }
 
-// text is what the buffer holds and was not taken.
+// text returns the bytes in the buffer that are not taken yet.
 func (u *upload) text() []byte {
 	if u.body.buf == nil {
 		return nil
@@ -166,7 +166,7 @@ func (u *upload) text() []byte {
 	return u.body.bytes()[u.taken:]
 }
 
-// complete is the beginning of text that is complete records.
+// complete returns the beginning of text that consists of complete records.
 func (u *upload) complete() []byte {
 	text := u.text()
 	return text[:u.parts.Complete(text)]
@@ -175,7 +175,7 @@ func (u *upload) complete() []byte {
 // makeRoom decides where the next Read puts its bytes.
 func (u *upload) makeRoom() {
 	u.room = u.scratch[:]
-	if !u.filled || u.body.buf == nil {
+	if !u.roomFilled || u.body.buf == nil {
 		return
 	}
 	have := int64(len(*u.body.buf))
@@ -184,11 +184,11 @@ func (u *upload) makeRoom() {
 		return
 	}
 	if end := min(int64(cap(*u.body.buf)), most); have < end {
-		u.room, u.direct = (*u.body.buf)[have:end], true
+		u.room, u.intoBuffer = (*u.body.buf)[have:end], true
 	}
 }
 
-// arrived takes note that bytes have come.
+// arrived notes that bytes have come.
 func (u *upload) arrived() {
 	now := time.Now()
 	u.lastBytesAt = now
@@ -200,7 +200,7 @@ func (u *upload) arrived() {
 	u.stepBegan, u.stepEnd = now, u.body.wire.n+step
 }
 
-// store adds bytes from scratch to the buffer.
+// store appends p, which lies in scratch, to the buffer. It waits for memory if the upload is taken in parts.
 func (u *upload) store(p []byte) *refusal {
 	u.cut()
 	most := int(u.server.bodies.maxBytes)
@@ -230,33 +230,33 @@ func (u *upload) store(p []byte) *refusal {
 	return nil
 }
 
-// grow makes the buffer n bytes large. It reports false if they are not to be had.
+// grow makes the buffer n bytes large. It reports false if the bytes can't be reserved.
 func (u *upload) grow(n int64) bool { return u.body.grow(n, true) }
 
 // cut gives back the memory of what was taken, unless a Read may still write into the buffer.
 func (u *upload) cut() {
-	if u.taken > 0 && !u.direct {
+	if u.taken > 0 && !u.intoBuffer {
 		u.body.cut(u.taken)
 		u.offset += u.taken
 		u.taken = 0
 	}
 }
 
-// Idle is called while a Read waits: nothing has come for a while. p is where front.Conn would put what comes. It reports
-// whether to wait on, or else whether to return from the Read without an error.
+// Idle implements front.Idler: it is called when nothing has come for a while. p is where the waiting Read would put bytes.
+// wait tells the Read to wait on; if it is false, handBack tells it to return without an error.
 func (u *upload) Idle(p []byte) (wait, handBack bool) {
 	now := time.Now()
-	if u.direct && &p[0] == &u.room[0] {
+	if u.intoBuffer && &p[0] == &u.room[0] {
 		return false, true // the next Read is into scratch
 	}
-	if u.stopped = u.advance(now); u.stopped != nil {
+	if u.stopReason = u.advance(now); u.stopReason != nil {
 		return false, false
 	}
-	_ = u.conn.SetReadDeadline(time.Now().Add(u.server.timeouts.part)) // always nil; Read finds out
+	_ = u.conn.SetReadDeadline(time.Now().Add(u.server.timeouts.part)) // always nil; an error comes from the next Read
 	return true, false
 }
 
-// advance does what is due: it takes a part, or returns why the upload must end.
+// advance takes a part if one is due. It returns why the upload must end, nil if it goes on.
 func (u *upload) advance(now time.Time) *refusal {
 	times := &u.server.timeouts
 	if u.inParts {
@@ -283,11 +283,11 @@ func (u *upload) advance(now time.Time) *refusal {
 	return nil
 }
 
-// takeComplete takes the complete records that have come, if the body is known to be one that can be taken in parts, or they
-// show it to be.
+// takeComplete takes the complete records that have come, if the body can be taken in parts. Before the first part these
+// records must show that.
 func (u *upload) takeComplete() *refusal {
 	now := time.Now()
-	u.tryAt = now.Add(now.Sub(u.began)) // so that the looks cost time linear in the body
+	u.tryAt = now.Add(now.Sub(u.began)) // doubled, so that all checks together cost time linear in the body
 	u.untakenSince = now
 	complete := u.complete()
 	if len(complete) == 0 {
@@ -310,7 +310,8 @@ func (u *upload) takeRest(ended bool) *refusal {
 	return u.take(rest)
 }
 
-// take publishes the records of text, which the buffer holds behind what was taken, and returns when they are confirmed.
+// take publishes the records of text and returns when they are confirmed. text is the beginning of u.text(). If text does
+// not show that the body can be taken in parts, take does nothing.
 func (u *upload) take(text []byte) *refusal {
 	s := u.server
 	records := s.newRecords()
@@ -348,7 +349,7 @@ func (u *upload) take(text []byte) *refusal {
 	return nil
 }
 
-// scan cuts text into records. It reports whether the body can be taken in parts.
+// scan cuts text into records. It reports whether the body can be taken in parts, and returns the fault of a later part.
 func (u *upload) scan(records *record.List, text []byte) (inParts bool, err *scan.Error) {
 	s := u.server
 	defer s.beginScan(len(text))()
@@ -360,8 +361,8 @@ func (u *upload) scan(records *record.List, text []byte) (inParts bool, err *sca
 	return u.parts.First(text, records, spare), nil
 }
 
-// publish returns when the records are confirmed. It waits for the key's limit and for RabbitMQ, and lets the client wait:
-// nothing is read meanwhile.
+// publish publishes the records and returns when they are confirmed. It waits while the key's limit is used up or RabbitMQ
+// is away. Nothing is read meanwhile, so the client waits too.
 func (u *upload) publish(records *record.List) *refusal {
 	s := u.server
 	for waited := time.Duration(0); ; {
@@ -400,7 +401,7 @@ func (u *upload) publish(records *record.List) *refusal {
 	return nil
 }
 
-// sleep waits, unless the upload must end meanwhile.
+// sleep waits for d. It returns early if the upload must end, and why.
 func (u *upload) sleep(d time.Duration) *refusal {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -413,7 +414,8 @@ func (u *upload) sleep(d time.Duration) *refusal {
 	return u.ended()
 }
 
-// ended returns why the upload must end whatever else comes.
+// ended returns why the upload must end, whatever else comes: the service stops, or the key is gone. It returns nil if
+// neither is so.
 func (u *upload) ended() *refusal {
 	select {
 	case <-u.ctx.Done():
@@ -425,7 +427,7 @@ func (u *upload) ended() *refusal {
 	}
 }
 
-// answer tells the client what the parts came to, and what ended the upload.
+// answer tells the client the totals of all parts, and what ended the upload; bad is nil if that was the body's end.
 func (u *upload) answer(bad *refusal) {
 	total := record.List{Body: scan.Body{Accepted: u.accepted, Rejected: u.rejected, Errors: u.errors}}
 	if bad != nil {

@@ -22,13 +22,13 @@ import (
 	"millrace/internal/testenv"
 )
 
-// longUpload is a request whose body is sent as the test goes.
+// longUpload is a request whose body the test sends bit by bit.
 type longUpload struct {
 	t    *testing.T
 	conn net.Conn
 }
 
-// upload begins a request. header is lines that end in CRLF.
+// upload begins a request. Each line of header ends in CRLF.
 func (a *testAPI) upload(t *testing.T, method, header string) *longUpload {
 	t.Helper()
 	u := &longUpload{t, dial(t, strings.TrimPrefix(a.url, "http://"))}
@@ -94,7 +94,7 @@ func (a *testAPI) collect(t *testing.T) func() []string {
 	}
 }
 
-// startForUploads runs an API that takes parts soon.
+// startForUploads runs an API that takes parts after a short time.
 func startForUploads(t *testing.T, mend func(*Config)) *testAPI {
 	return start(t, func(c *Config) {
 		limits := defaultTimeouts
@@ -213,7 +213,7 @@ func TestTheCompleteLinesOfAnUploadThatIsCutOffAreStored(t *testing.T) {
 	testenv.Eventually(t, 30*time.Second, "no memory is held", func() bool { return a.heldBytes(t) == "0" })
 }
 
-// What can't be shown to be NDJSON, and what must not be cut, is taken whole, however long it takes.
+// A body that can't be shown to be NDJSON, or must not be cut, is taken whole, however long it takes.
 func TestOtherBodiesAreTakenWholeHoweverLongTheyTake(t *testing.T) {
 	a := startForUploads(t, nil)
 	for name, tt := range map[string]struct {
@@ -311,7 +311,7 @@ func TestARevokedKeysUploadEnds(t *testing.T) {
 	}
 }
 
-// What people type: the file grows while curl sends it.
+// People type this. The file grows while curl sends it.
 func TestCurlSendsAGrowingFile(t *testing.T) {
 	curl, err := exec.LookPath("curl")
 	if err != nil {
@@ -343,7 +343,7 @@ func TestCurlSendsAGrowingFile(t *testing.T) {
 	}
 }
 
-// halting is a connection on which nothing comes for a while at each of its cuts.
+// halting is a connection on which bytes stop for a while at each of its cuts.
 type halting struct {
 	written
 	wire []byte
@@ -375,7 +375,8 @@ func (c *halting) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// FuzzUpload sends a body with pauses anywhere: if all of it is NDJSON, the answer is the same as without them.
+// FuzzUpload sends a body with pauses anywhere. If all of it is NDJSON, the answer must be the same as without
+// pauses.
 func FuzzUpload(f *testing.F) {
 	a := newFuzzedAPI(f)
 	a.api.timeouts.part = time.Nanosecond

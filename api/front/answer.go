@@ -2,44 +2,45 @@ package front
 
 import "github.com/valyala/fasthttp"
 
-// An early answer is written by whoever learns of the confirm, before the request's goroutine is woken. The request's handler
-// makes it with Prepare, and has the function that Hold returns called at the confirm. Then it returns, and fasthttp writes the
-// same bytes: Conn.Write leaves out those that have been written.
+// An early answer is written by the goroutine that settles the frame, before the request's goroutine is woken. The request's
+// handler makes it with Prepare, and arranges for the function that Hold returns to be called at the confirm. When the handler
+// returns, fasthttp writes the same bytes, and Conn.Write leaves out those that have been written.
 
-// maxPrepared is how long the body of a prepared answer may be. It has to fit into fasthttp's buffer of 4 KiB with its
-// header, so that the first Write has all of it.
+// maxPrepared is the most bytes that the body of a prepared answer may have. With its header it must fit into fasthttp's buffer
+// of 4 KiB, so that the first Write has all of it.
 const maxPrepared = 1 << 10
 
-// Prepare gives the answer whose header ctx has its body, and keeps it as fasthttp will write it. It reports false, and prepares nothing, if fasthttp
-// might write other bytes, or other bytes first.
+// Prepare sets body as the body of ctx's answer, whose header must be complete, and keeps the answer as fasthttp will write it.
+// It reports false, and prepares nothing, if fasthttp might write other bytes, or other bytes first.
 func (c *Conn) Prepare(ctx *fasthttp.RequestCtx, body []byte) bool {
 	request := &ctx.Request.Header
-	if c.socket == nil || !c.clear || !request.IsHTTP11() || request.ConnectionClose() || len(body) > maxPrepared || ctx.Response.StatusCode() == fasthttp.StatusNoContent {
+	if c.socket == nil || !c.isClear || !request.IsHTTP11() || request.ConnectionClose() || len(body) > maxPrepared || ctx.Response.StatusCode() == fasthttp.StatusNoContent {
 		return false
 	}
 	ctx.Response.Header.SetContentLength(len(body))
 	c.answer = ctx.Response.Header.AppendBytes(c.answer[:0])
-	c.head = len(c.answer) - len("\r\n\r\n")
+	c.headBytes = len(c.answer) - len("\r\n\r\n")
 	c.answer = append(c.answer, body...)
 	ctx.Response.SetBodyRaw(c.answer[len(c.answer)-len(body):])
 	return true
 }
 
-// Budget is what a request's bytes are given back to.
+// Budget takes back the bytes that a request has held.
 type Budget interface{ Release(bytes int64) }
 
-// Hold returns a function for the end of the request's wait. It gives back n bytes to b. If the records were confirmed it writes
-// the prepared answer. Then the request's goroutine may go on, which by then often finds the next request there. So what the
-// request counts is counted just after the client has its answer, and its bytes are given back before.
+// Hold returns the function to call at the end of the request's wait. That function gives n bytes back to b, and writes the
+// prepared answer if the records were confirmed. After it the request's goroutine may go on, which often finds that the next
+// request has come. So the bytes are given back before the client has its answer, and the request is counted just after.
 //
-// The function may be called by any goroutine, once, before the handler returns. It does not block.
+// Any goroutine may call the function, once, before the handler returns. It does not block.
 func (c *Conn) Hold(b Budget, n int64) (settled func(confirmed bool)) {
-	c.budget, c.held = b, n
-	return c.settled
+	c.budget, c.heldBytes = b, n
+	return c.onSettled
 }
 
+// settle is the function that Hold returns.
 func (c *Conn) settle(confirmed bool) {
-	c.budget.Release(c.held)
+	c.budget.Release(c.heldBytes)
 	if confirmed {
 		c.writeEarly()
 	}
@@ -48,9 +49,9 @@ func (c *Conn) settle(confirmed bool) {
 // writeEarly writes the prepared answer as far as the socket takes it at once. Write does the rest.
 func (c *Conn) writeEarly() {
 	if !c.listener.stopping.Load() {
-		c.early = c.socket.Try(c.answer)
+		c.earlyBytes = c.socket.Try(c.answer)
 	}
 }
 
-// StopEarly leaves all answers to fasthttp, which is about to add that the connection closes.
+// StopEarly leaves all further answers to fasthttp. It is for the shutdown, when fasthttp adds Connection: close to them.
 func (l *Listener) StopEarly() { l.stopping.Store(true) }

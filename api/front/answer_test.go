@@ -21,7 +21,8 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// serveEarly serves handler on connections of a Listener. It skips the test where no answer is written early.
+// serveEarly serves handler on connections of a Listener. It skips the test on systems where no answer is written
+// early.
 func serveEarly(t *testing.T, handler func(*fasthttp.RequestCtx, *Conn)) (addr string) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
@@ -52,7 +53,7 @@ func serveEarly(t *testing.T, handler func(*fasthttp.RequestCtx, *Conn)) (addr s
 	return inner.Addr().String()
 }
 
-// answer answers a request as the API does where no answer is prepared.
+// answer answers a request as the API does if no answer was prepared.
 func answer(ctx *fasthttp.RequestCtx, status int, json []byte) {
 	ctx.SetStatusCode(status)
 	ctx.SetContentType("application/json")
@@ -200,7 +201,8 @@ func TestAnAnswerThatWasWrittenEarlyInPartIsWrittenOnce(t *testing.T) {
 	}
 }
 
-// When a request that ends the connection is answered, fasthttp says so in a header that what was written early lacks.
+// When a request ends the connection, fasthttp's answer has a header that says so. The answer that was written early
+// lacks it.
 func TestWhatWasWrittenEarlyBeforeTheEndIsNotWrittenAgain(t *testing.T) {
 	const one = "POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
 	for _, c := range []struct{ early, requests int }{{1, 1}, {1000, 1}, {1, 2}, {1000, 2}} {
@@ -273,11 +275,11 @@ func TestAFramesAnswersAreWrittenWhenItIsConfirmed(t *testing.T) {
 			if outcome != nil {
 				answer(ctx, 503, []byte("not"))
 			} else if late {
-				if conn.early > 0 {
+				if conn.earlyBytes > 0 {
 					t.Error("an answer was written early that nobody was to write")
 				}
-			} else if conn.early != len(conn.answer) {
-				t.Errorf("of %d bytes %d were written", len(conn.answer), conn.early)
+			} else if conn.earlyBytes != len(conn.answer) {
+				t.Errorf("of %d bytes %d were written", len(conn.answer), conn.earlyBytes)
 			}
 		})
 		var conns []net.Conn

@@ -1,5 +1,5 @@
-// Package front has the API's connections: how many there are, their deadlines, and answers that are written the moment
-// RabbitMQ confirms a request's records.
+// Package front holds the API's connections. It bounds their number, sets their deadlines, and writes answers the
+// moment RabbitMQ confirms a request's records.
 //
-// It starts goroutines only for connections beyond the limit, to tell them so; Listener.Wait waits for those.
+// It starts goroutines only to turn away connections beyond the limit; Listener.Wait waits for those.
 package front

@@ -16,52 +16,52 @@ import (
 )
 
 const (
-	// maxPartings is how many connections beyond the limit are told so at once. It bounds what they cost; the others are
-	// closed without a word.
+	// maxPartings is how many connections beyond the limit are answered at once. It bounds their cost; the others are closed
+	// without an answer.
 	maxPartings = 64
 
-	// partingTime is how long a connection beyond the limit is kept to be told so, a TLS handshake included.
+	// partingTime is how long a connection beyond the limit is kept to be answered, a TLS handshake included.
 	partingTime = time.Second
 
-	// maxDrain is how much is read of what a client sends that is turned away.
+	// maxDrain is how many bytes are read from a client that is turned away.
 	maxDrain = 64 << 20
 
-	// RetryAfter is what a client that was answered 503 should wait, in seconds.
+	// RetryAfter is how long a client that was answered 503 should wait, in seconds.
 	RetryAfter = "1"
 
-	// acceptPause is the wait before the next try when the process has no file descriptor left.
+	// acceptPause is the wait before the next Accept when the process has no file descriptor left.
 	acceptPause = 50 * time.Millisecond
 )
 
 // Options are what a listener needs.
 type Options struct {
 	Limit      int           // most connections that are served at once
-	Deadline   time.Duration // the shortest that connections are given; each may end a sixteenth of it early
-	OnTurnAway func()        // called for every connection beyond the limit; nil is nothing
+	Deadline   time.Duration // the shortest deadline of connections; any may end early by a sixteenth of it
+	OnTurnAway func()        // called for every connection beyond the limit; may be nil
 
-	// Plain leaves all answers to fasthttp, and sockets to package net. It is the switch that turns off early answers, and
-	// what they need. It is there to show what those are worth.
+	// Plain turns off early answers: it leaves all answers to fasthttp, and sockets to package net. Benchmarks use it to
+	// show what early answers are worth.
 	Plain bool
 }
 
-// Listener serves a bounded number of connections at once. One more takes the place of an idle one, or is told that there is
-// none. The listener knows the open ones, so that they can be closed when waiting for them must end.
+// Listener serves a bounded number of connections at once. One more takes the place of an idle one, or is answered that
+// there is no room. CloseAll closes the open ones, when waiting for them must end.
 type Listener struct {
 	net.Listener
-	slack      time.Duration // how much earlier than asked for a read or write may time out
+	slack      time.Duration // by how much a Read or Write may time out before its deadline
 	answer     []byte        // for a connection beyond the limit: a whole HTTP response
 	onTurnAway func()
 	plain      bool
 
 	connections *service.Connections
 
-	stopping atomic.Bool // no more answers are written early
+	stopping atomic.Bool // true once no more answers may be written early
 
 	parting  sync.WaitGroup
 	partings chan struct{} // holds one for each connection that is being told that there is no room
 }
 
-// NewListener makes a listener of ln.
+// NewListener returns a Listener that accepts from ln.
 func NewListener(ln net.Listener, o Options) *Listener {
 	body := fmt.Sprintf(`{"error":"%d connections are open, the most that are served (MAX_CONNECTIONS)"}`, o.Limit)
 	return &Listener{
@@ -83,7 +83,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		switch {
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):
 			if !l.connections.MakeRoom() {
-				time.Sleep(acceptPause) // fasthttp would take it for the end; it passes when other connections close
+				time.Sleep(acceptPause) // to fasthttp the error would be the end, but it passes when other connections close
 			}
 			continue
 		case err != nil:
@@ -99,14 +99,14 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Track returns conn as one that is served, or nil when there is no room for it. Accept calls it.
+// Track returns conn as a Conn that is served, or nil if there is no room for it. Accept calls it.
 func (l *Listener) Track(conn net.Conn) *Conn {
 	c := &Conn{Conn: conn, listener: l, between: true}
 	if !l.plain {
 		c.Conn = direct.New(conn)
 		c.socket, _ = c.Conn.(*direct.Conn)
 	}
-	c.settled = c.settle
+	c.onSettled = c.settle
 	cut := c.Conn
 	if secure, ok := conn.(*tls.Conn); ok {
 		cut = secure.NetConn() // Close would wait for the client to take its good-bye
@@ -117,8 +117,9 @@ func (l *Listener) Track(conn net.Conn) *Conn {
 	return c
 }
 
-// turnAway tells a client that there is no room, without keeping the next one waiting. What it sends is read, since
-// closing a connection with unread bytes would reset it, and the client would not see why.
+// turnAway answers a client that there is no room, and closes its connection. It does so on a goroutine, to keep no other
+// client waiting. It reads what the client sends: closing a connection with unread bytes would reset it, and the client
+// would not see the answer.
 func (l *Listener) turnAway(conn net.Conn) {
 	select {
 	case l.partings <- struct{}{}:
@@ -141,8 +142,8 @@ func (l *Listener) turnAway(conn net.Conn) {
 	})
 }
 
-// CloseAll closes the open connections and returns how many they were.
+// CloseAll closes the open connections and returns their number.
 func (l *Listener) CloseAll() int { return l.connections.CutAll() }
 
-// Wait returns when the last connection beyond the limit is gone, once Accept has ended.
+// Wait returns when the last connection beyond the limit is closed. Accept must have ended before.
 func (l *Listener) Wait() { l.parting.Wait() }

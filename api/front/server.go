@@ -7,18 +7,18 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// HeaderBytes is the largest request header.
+// HeaderBytes is the size of the largest request header.
 const HeaderBytes = 8 << 10
 
-// Timeouts are how long connections may take over things.
+// Timeouts bound how long a client may take over each thing.
 type Timeouts struct {
-	Header time.Duration // a request's header and the first step of its body, from the first byte; a new connection's, from its opening
+	Header time.Duration // for a request's header and the first step of its body, from its first byte, or from the opening of a new connection
 	Idle   time.Duration // between requests
-	Write  time.Duration // taking an answer
+	Write  time.Duration // for taking an answer
 }
 
-// NewServer returns an HTTP server for the connections of a Listener, which depend on these options. It lacks its handlers and
-// its log.
+// NewServer returns an HTTP server for the connections of a Listener, which depend on these options. The caller sets its
+// handlers and its log.
 func NewServer(t Timeouts, bodyBytes int) *fasthttp.Server {
 	return &fasthttp.Server{
 		ReadBufferSize:               HeaderBytes,
@@ -30,8 +30,8 @@ func NewServer(t Timeouts, bodyBytes int) *fasthttp.Server {
 		StreamRequestBody:            true, // so that a body is read only once there is room for it
 		DisablePreParseMultipartForm: true,
 		NoDefaultServerHeader:        true,
-		LazyRequestTime:              true, // nobody asks for it
+		LazyRequestTime:              true, // nothing uses the time
 		CloseOnShutdown:              true,
-		SecureErrorLogMessage:        true, // the log's user cuts what is left of quotes
+		SecureErrorLogMessage:        true, // the caller's logger cuts the quotes that are left
 	}
 }

@@ -7,11 +7,11 @@ import (
 	"millrace/internal/scan"
 )
 
-// hint returns what a body is of which no record could be taken, and what to send instead, "" when it does not show. err is
-// what was wrong with it, or with its first record.
+// hint says what a body of which no record could be taken seems to be, and what to send instead. It returns "" if it can't
+// tell. err is the fault of the body, or of its first record.
 func hint(header Header, text []byte, err *scan.Error, isSingle bool) string {
 	if err.Reason == scan.Format || err.Reason == scan.Empty {
-		return "" // says it itself
+		return "" // err says it already
 	}
 	text = bytes.TrimLeft(text, " \t\r\n")
 	content, _, _ := strings.Cut(strings.ToLower(string(header.Peek("Content-Type"))), ";")
@@ -39,7 +39,7 @@ func hint(header Header, text []byte, err *scan.Error, isSingle bool) string {
 	return ""
 }
 
-// isForeign reports whether a content type is one of those that loggers send in place of JSON.
+// isForeign reports whether content is a content type that loggers send in place of JSON.
 func isForeign(content string) bool {
 	for _, part := range []string{"protobuf", "msgpack", "cbor", "avro", "grpc", "xml", "journal"} {
 		if strings.Contains(content, part) {

@@ -23,7 +23,7 @@ const (
 	batchPath  = "/log/batch"
 )
 
-// maxQuery is how long a query string may be.
+// maxQuery is the most bytes that a query string may have.
 const maxQuery = 512
 
 // Native is Millrace's own protocol: POST /log takes one record, POST and PUT /log/batch take many.
@@ -52,7 +52,7 @@ func (Native) Open(r Request) (Exchange, *Refusal) {
 	return batch{}, nil
 }
 
-// wantIDs reads the query string: ids=true asks for the ids of a batch.
+// wantIDs reports whether the query string asks for the ids of a batch, with ids=true.
 func wantIDs(query []byte, isSingle bool) (bool, *Refusal) {
 	if len(query) == 0 {
 		return false, nil
@@ -60,7 +60,7 @@ func wantIDs(query []byte, isSingle bool) (bool, *Refusal) {
 	if n := len(query); n > maxQuery {
 		return false, Refuse(http.StatusBadRequest, "the query string has %d bytes, and takes at most %d", n, maxQuery)
 	}
-	args := fasthttp.AcquireArgs() // it takes what net/url refuses
+	args := fasthttp.AcquireArgs() // fasthttp parses what net/url refuses
 	defer fasthttp.ReleaseArgs(args)
 	args.ParseBytes(query)
 	want := false
@@ -84,11 +84,12 @@ func (Native) Refuse(dst []byte, _ Request, why *Refusal) Answer {
 	return inJSON(why.Status, append(dst, '}'))
 }
 
+// inJSON returns an answer whose body is JSON.
 func inJSON(status int, body []byte) Answer {
 	return Answer{Status: status, ContentType: "application/json", Body: body}
 }
 
-// UnreadableBody refuses a body that is refused whole.
+// UnreadableBody returns the refusal of a body that is refused whole because of err.
 func UnreadableBody(err *scan.Error) *Refusal {
 	r := Refuse(http.StatusBadRequest, "%v", err)
 	if err.Reason == scan.TooLarge {
@@ -98,7 +99,7 @@ func UnreadableBody(err *scan.Error) *Refusal {
 	return r
 }
 
-// unreadable is UnreadableBody, with what to send instead where that shows.
+// unreadable returns what UnreadableBody does. Its message begins with what to send instead, if that can be told.
 func unreadable(r Request, body []byte, err *scan.Error, isSingle bool) *Refusal {
 	bad := UnreadableBody(err)
 	if hint := hint(r.Header, body, err, isSingle); hint != "" {
@@ -107,7 +108,7 @@ func unreadable(r Request, body []byte, err *scan.Error, isSingle bool) *Refusal
 	return bad
 }
 
-// single is an exchange of POST /log.
+// single is the Exchange of POST /log.
 type single struct{}
 
 // Decode implements Exchange.
@@ -124,7 +125,7 @@ func (single) Answer(dst []byte, _ Request, o Outcome) Answer {
 	return inJSON(http.StatusAccepted, append(dst, '}'))
 }
 
-// batch is an exchange of POST /log/batch.
+// batch is the Exchange of POST /log/batch.
 type batch struct{}
 
 // Decode implements Exchange.
@@ -172,7 +173,8 @@ func (batch) AnswerParts(dst []byte, _ Request, total *record.List, stopped *Ref
 	return inJSON(stopped.Status, withError(dst, stopped.Msg))
 }
 
-// batchWithIDs is an exchange of POST /log/batch?ids=true. It is not taken in parts: the ids of all would have to be kept.
+// batchWithIDs is the Exchange of POST /log/batch?ids=true. Its bodies are not taken in parts, because all ids would have to
+// be kept.
 type batchWithIDs struct{}
 
 // Decode implements Exchange.
@@ -180,8 +182,7 @@ func (batchWithIDs) Decode(r Request, body []byte, records *record.List) *Refusa
 	return batch{}.Decode(r, body, records)
 }
 
-// Answer implements Exchange. The ids are made as they are sent: those of one body of MAX_BODY_BYTES can be thirteen times its
-// size.
+// Answer implements Exchange. The ids are made as they are sent, because those of one body can have thirteen times its size.
 func (batchWithIDs) Answer(dst []byte, r Request, o Outcome) Answer {
 	a := batch{}.Answer(dst, r, o)
 	ids := &idReader{buf: append([]byte(nil), a.Body[:len(a.Body)-1]...), runs: slices.Clone(o.IDs)}
@@ -194,7 +195,7 @@ func (batchWithIDs) Answer(dst []byte, r Request, o Outcome) Answer {
 	return a
 }
 
-// batchStatus is the status of the answer to a batch whose accepted records are confirmed.
+// batchStatus returns the status of the answer to a batch whose accepted records are confirmed.
 func batchStatus(records *record.List) int {
 	switch {
 	case records.Rejected == 0:
@@ -205,6 +206,7 @@ func batchStatus(records *record.List) int {
 	return http.StatusMultiStatus
 }
 
+// appendBatchAnswer appends the counts and the errors of records to b, as a JSON object.
 func appendBatchAnswer(b []byte, records *record.List) []byte {
 	b = append(b, `{"accepted":`...)
 	b = strconv.AppendInt(b, int64(records.Accepted), 10)
@@ -227,7 +229,7 @@ func appendBatchAnswer(b []byte, records *record.List) []byte {
 	return append(b, '}')
 }
 
-// withError adds an error of the whole to the answer of a batch.
+// withError adds an error of the whole body to the answer to a batch, and returns the answer.
 func withError(b []byte, msg string) []byte {
 	b = append(append(b[:len(b)-1], `,"error":`...), quote(msg)...)
 	return append(b, '}')
@@ -236,12 +238,12 @@ func withError(b []byte, msg string) []byte {
 // idLength is the length of an id in an answer, with its quotes and a comma.
 const idLength = len(`"01a20966-5bf7-7eb9-8db3-0bb4f191b246",`)
 
-// idReader reads an answer that ends in ids.
+// idReader is a reader of an answer that ends in ids. It makes the ids as they are read.
 type idReader struct {
-	buf  []byte          // what was made and not read; its end is the next id's place
-	runs []frame.Segment // whose ids follow
-	k    int             // the next of the first run
-	done bool
+	buf  []byte          // what was made and is not read yet
+	runs []frame.Segment // the segments whose ids are still to be made
+	k    int             // index of the next id in the first of runs
+	done bool            // buf holds the end of the answer
 }
 
 func (r *idReader) Read(p []byte) (int, error) {
@@ -256,7 +258,7 @@ func (r *idReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fill makes the next ids, some 4 KiB of them.
+// fill puts the next ids into buf, some 4 KiB of them.
 func (r *idReader) fill() {
 	b := make([]byte, 0, 4<<10)
 	for len(r.runs) > 0 && len(b)+idLength+len(`]}`) <= cap(b) {
@@ -276,6 +278,7 @@ func (r *idReader) fill() {
 	r.buf = b
 }
 
+// appendID appends id to b as a JSON string.
 func appendID(b []byte, id uuid.UUID) []byte {
 	b = append(b, '"')
 	for i, n := range []int{4, 2, 2, 2, 6} { // the bytes between the hyphens

@@ -28,7 +28,7 @@ func newRecords() *record.List {
 	return &record.List{Limits: scan.Limits{RecordBytes: 1 << 12, PieceBytes: 1 << 10}}
 }
 
-// exchange has a protocol answer a request whose records are confirmed.
+// exchange returns a protocol's answer to a request whose records are confirmed.
 func exchange(p Protocol, r Request, body []byte, records *record.List) (Answer, *Refusal) {
 	e, bad := p.Open(r)
 	if bad == nil {
@@ -44,7 +44,7 @@ func exchange(p Protocol, r Request, body []byte, records *record.List) (Answer,
 	return e.Answer(nil, r, Outcome{Records: records, IDs: ids, Body: body}), nil
 }
 
-// sent is an answer's body as a client gets it.
+// sent returns an answer's body as a client gets it.
 func (a Answer) sent(t *testing.T) []byte {
 	t.Helper()
 	if a.Stream == nil {

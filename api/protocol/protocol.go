@@ -1,4 +1,4 @@
-// Package protocol has the ways in which records come over HTTP. A protocol is only bytes in, records and an answer out: it
+// Package protocol holds the protocols in which records come over HTTP. A protocol turns bytes into records and an answer. It
 // reads no network, starts no goroutine and keeps nothing between requests, so that it can be tested and fuzzed alone. Package
 // api does the rest, for all protocols alike: keys and their limits, bodies within bounds, encodings, the Idempotency-Key,
 // confirms, metrics.
@@ -15,30 +15,32 @@ import (
 	"millrace/internal/scan"
 )
 
-// All are the protocols that the API speaks. The first answers requests that are no protocol's own.
+// All are the protocols that the API speaks. The first also answers requests that belong to none.
 var All = []Protocol{
 	Native{},
 }
 
-// Protocol is a way in which records come. Its methods may be called by any goroutine.
+// Protocol is a way to send records. Any goroutine may call its methods.
 type Protocol interface {
-	// Routes returns the paths that are the protocol's own.
+	// Routes returns the paths that belong to the protocol.
 	Routes() []Route
 
-	// Open looks at a request before its body is read. It returns what reads and answers it, or why it is refused.
+	// Open looks at a request before its body is read. It returns the exchange that reads and answers it, or why it is
+	// refused.
 	Open(r Request) (Exchange, *Refusal)
 
-	// Refuse appends the answer to a request that was refused to dst, in the form that the protocol's clients expect.
+	// Refuse returns the answer to a refused request, in the form that the protocol's clients expect. It appends the body to
+	// dst.
 	Refuse(dst []byte, r Request, why *Refusal) Answer
 }
 
 // Route is a path and the methods that it takes.
 type Route struct {
-	Path    string   // an element * stands for any one: /*/_bulk; the metrics have it as it is here
-	Methods []string // the first is told to those who look for a path
+	Path    string   // an element * stands for any element, as in /*/_bulk; Path is the metrics' label route
+	Methods []string // the answer to an unknown path lists the first
 }
 
-// Request is what a protocol may know of a request. It is good until the request has its answer.
+// Request is what a protocol may know of a request. It is valid until the request has its answer.
 type Request struct {
 	Path   []byte // as it came, without the query string
 	Query  []byte // the query string
@@ -51,50 +53,50 @@ type Header interface {
 	Peek(name string) []byte
 }
 
-// Exchange is a protocol's side of one request: it reads the body, and makes the answer. Its methods are called by the request's
-// goroutine. One that keeps nothing of the request may be used for all.
+// Exchange is a protocol's side of one request: it reads the body, and makes the answer. The request's goroutine calls its
+// methods. An Exchange that keeps nothing of a request may serve all requests.
 type Exchange interface {
-	// Decode reads a whole body, decoded by its Content-Encoding, into records. A refusal is of the whole body: then nothing
-	// of it is stored. Records that can't be taken are refused one by one, in records.
+	// Decode reads a whole body, whose Content-Encoding is undone, into records. If it returns a refusal, nothing of the body
+	// is stored. Single records that can't be taken are noted in records.
 	Decode(r Request, body []byte, records *record.List) *Refusal
 
-	// Answer appends the answer to dst that the request gets once its records are confirmed. It is made before, and thrown
-	// away if they are not.
+	// Answer returns the answer that the request gets once its records are confirmed. It appends the body to dst. It is called
+	// before the confirm; the answer is thrown away if that does not come.
 	Answer(dst []byte, r Request, o Outcome) Answer
 }
 
-// Shim is an Exchange for a request that has no records, such as one of a client that asks who is there before it sends. Its
-// body is read and thrown away, and its Answer is told nothing.
+// Shim is an Exchange for a request that has no records, such as a client's question about the server's version. The body is
+// read and thrown away, and Answer gets an empty Outcome.
 type Shim interface {
 	Exchange
 	Shim()
 }
 
 // Parts is an Exchange whose body may be taken in parts while it comes, if it is long. Each part is published and confirmed,
-// and its memory given back, before more is read. Answers before the first part are those of any Exchange.
+// and its memory given back, before more is read. Until the first part it is answered like any Exchange.
 type Parts interface {
 	Exchange
 
-	// Complete returns how many bytes of text, which begins where a record may, are complete records.
+	// Complete returns how many bytes at the beginning of text are complete records. text begins where a record may.
 	Complete(text []byte) int
 
-	// First reports whether text, the beginning of a body as Complete has cut it, shows that the body can be taken in parts.
-	// If so, records then holds its records. spare is changed.
+	// First reports whether text shows that the body can be taken in parts. text is the beginning of the body, as Complete has
+	// cut it. If First reports true, records holds the records of text. It uses spare as scratch space.
 	First(text []byte, records, spare *record.List) bool
 
-	// Part reads a later part.
+	// Part reads a later part into records. An error ends the upload, and nothing of the part is stored.
 	Part(text []byte, records *record.List) *scan.Error
 
-	// AnswerParts appends the answer to dst for a body that was taken in parts. total says what they came to; it has no
-	// records. stopped is what ended the body early, or nil.
+	// AnswerParts returns the answer for a body that was taken in parts. It appends the body to dst. total has the counts and
+	// errors of all parts, and no records. stopped is what ended the body early, or nil.
 	AnswerParts(dst []byte, r Request, total *record.List, stopped *Refusal) Answer
 }
 
-// Outcome is what became of a request's records. It is good until Answer returns.
+// Outcome is what became of a request's records. It is valid until Answer returns.
 type Outcome struct {
 	Records *record.List    // what was accepted and rejected, and the verdicts if Decode asked for them
-	IDs     []frame.Segment // the ids of those accepted, in order
-	Body    []byte          // that Decode was given
+	IDs     []frame.Segment // the ids of the accepted records, in order
+	Body    []byte          // the body that Decode was given
 }
 
 // Answer is a whole answer to a request.
@@ -103,15 +105,15 @@ type Answer struct {
 	ContentType string
 	Header      [][2]string // more fields of the header
 	Body        []byte
-	Stream      io.Reader // in the place of Body, for a long one that is made as it is sent; nil for most
-	StreamBytes int       // how long it is
+	Stream      io.Reader // replaces Body if that is long and made as it is sent; nil for most
+	StreamBytes int       // length of Stream
 }
 
-// Refusal is why a request is not taken. A protocol's Refuse makes the answer of it.
+// Refusal is why a request is not taken. A protocol's Refuse makes an answer from it.
 type Refusal struct {
-	Status int // of HTTP
+	Status int // the HTTP status
 	Msg    string
-	Body   *scan.Error // what was wrong with the body, nil for other reasons; it is counted
+	Body   *scan.Error // what was wrong with the body, nil for other reasons; its Reason is counted
 }
 
 func (r *Refusal) Error() string { return r.Msg }

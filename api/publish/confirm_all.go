@@ -6,9 +6,9 @@ import (
 	"millrace/internal/frame"
 )
 
-// ConfirmAll stands in for RabbitMQ in tests: it has p take every frame for confirmed, once look has seen it. The result
-// ends that, and waits until it has ended. Run must not be called.
-func (p *Publisher) ConfirmAll(look func(segments []frame.Segment, body []byte)) (stop func()) {
+// ConfirmAll stands in for RabbitMQ in tests: each frame counts as confirmed once inspect has seen it. The function that
+// it returns ends this and waits for the end. p.Run must not be called.
+func (p *Publisher) ConfirmAll(inspect func(segments []frame.Segment, body []byte)) (stop func()) {
 	l := &lane{link: &link{pub: p}, pub: p}
 	p.lanes[l], p.trust = true, proven
 	p.reportLocked()
@@ -20,10 +20,10 @@ func (p *Publisher) ConfirmAll(look func(segments []frame.Segment, body []byte))
 			if f == nil {
 				return
 			}
-			look(f.segments, f.body)
+			inspect(f.segments, f.body)
 			p.answered(0, f)
 			f.settle(nil)
-			p.expire(time.Now().Add(-p.timeout)) // lets go of those that are settled
+			p.expire(time.Now().Add(-p.timeout)) // forgets the settled frames
 		}
 	}()
 	return func() {

@@ -1,4 +1,5 @@
-// Package publish takes records from concurrent requests, puts them into frames, and has RabbitMQ confirm those.
+// Package publish puts the records of concurrent requests into frames, publishes the frames, and waits for
+// RabbitMQ's confirms.
 //
 // Goroutines and who waits for them:
 //

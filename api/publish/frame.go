@@ -13,12 +13,11 @@ import (
 
 const (
 	// callsPerGroup is how many requests one goroutine tells of their frame's confirm. Some hundred requests wait for one
-	// confirm. Were each woken to write its own answer, the processor would go through as many stacks and much of fasthttp
-	// between two answers, and the clients would have theirs later by that time. In groups this small the other processors
-	// share the work.
+	// confirm. If each were woken to write its own answer, the processor would go through a stack and much of fasthttp for
+	// every answer, and all answers would be later. Groups this small let the other processors share the work.
 	callsPerGroup = 16
 
-	// maxPooled is how large a frame's body may be to be used again.
+	// maxPooled is the capacity up to which a frame's body is used again.
 	maxPooled = 1 << 20
 )
 
@@ -29,11 +28,11 @@ type Frame struct {
 	segments []frame.Segment
 	keyed    bool      // the last segment belongs to one keyed request
 	since    time.Time // when the last segment was begun
-	begun    time.Time // when the frame was; its deadline counts from here
+	begun    time.Time // when the frame was begun; its deadline counts from here
 	records  int
 	requests int
 	attempts int       // how often it was published
-	probe    bool      // a message that holds nothing, sent for its confirm alone
+	probe    bool      // the frame has no records: it is sent for its confirm alone
 	retryAt  time.Time // earliest time to publish it again, set when RabbitMQ refused it
 
 	settled atomic.Bool
@@ -56,16 +55,17 @@ type calls struct {
 	done      chan struct{} // closed after the last
 }
 
-func (c *calls) make(confirmed bool) {
+// callAll calls the functions one after the other, and then closes c.done.
+func (c *calls) callAll(confirmed bool) {
 	for _, f := range c.functions {
 		f(confirmed)
 	}
 	close(c.done)
 }
 
-// OnSettled has call called once f is settled. It returns a channel that is closed after the call. If f is settled already,
-// OnSettled returns false, and call is not called. confirmed reports whether RabbitMQ has confirmed f. call must not block:
-// others are called after it.
+// OnSettled arranges for call to be called when f is settled. It returns a channel that is closed after the call. If f is
+// settled already, ok is false and call is never called. confirmed tells call whether RabbitMQ has confirmed f. call must
+// not block: others are called after it.
 func (f *Frame) OnSettled(call func(confirmed bool)) (called <-chan struct{}, ok bool) {
 	f.callsMu.Lock()
 	defer f.callsMu.Unlock()
@@ -82,8 +82,8 @@ func (f *Frame) OnSettled(call func(confirmed bool)) (called <-chan struct{}, ok
 	return group.done, true
 }
 
-// settle ends the wait of all requests that have records in f: with nil if it is confirmed, else with the reason. It reports
-// whether f was unsettled until then.
+// settle ends the wait of all requests that have records in f. err is nil if f is confirmed, else the reason. settle reports
+// whether f was unsettled until now.
 func (f *Frame) settle(err error) bool {
 	if !f.settled.CompareAndSwap(false, true) {
 		return false
@@ -96,9 +96,9 @@ func (f *Frame) settle(err error) bool {
 	f.callsMu.Unlock()
 	for i, group := range groups {
 		if err == nil && i < len(groups)-1 {
-			go group.make(true)
+			go group.callAll(true)
 		} else {
-			group.make(err == nil)
+			group.callAll(err == nil)
 		}
 	}
 	return true
@@ -111,9 +111,10 @@ type Ticket struct {
 	Records int
 }
 
-// Wait returns when all frames with a request's records are settled, or when one has failed. It returns why that failed.
+// Wait returns when all frames of tickets are confirmed, or when one of them has failed. It returns why that one failed, nil
+// if none did.
 func Wait(tickets []Ticket) error {
-	// The last frame first: where RabbitMQ blocks, it is the one that was not sent and is refused at once.
+	// The last frame comes first: while RabbitMQ blocks, it is the one that was not sent and is refused at once.
 	for _, t := range slices.Backward(tickets) {
 		<-t.Frame.Done()
 		if t.Frame.err != nil {
@@ -123,10 +124,10 @@ func Wait(tickets []Ticket) error {
 	return nil
 }
 
-// framePool makes frames, from the memory of frames that were confirmed.
+// framePool makes frames. It reuses the memory of confirmed ones.
 type framePool struct{ bodies sync.Pool } // of *[]byte
 
-// get returns an empty frame that is begun now.
+// get returns an empty frame whose deadline counts from now.
 func (p *framePool) get(now time.Time) *Frame {
 	f := &Frame{done: make(chan struct{}), begun: now}
 	if b, ok := p.bodies.Get().(*[]byte); ok {

@@ -10,24 +10,23 @@ import (
 )
 
 const (
-	// sameBaseFor is how long records without a key share a segment's base id: its time is theirs.
+	// sameBaseFor is how long records without a key may join a segment. They get the time of its base.
 	sameBaseFor = 5 * time.Millisecond
 
-	// maxOutstanding is how many frames may be outstanding, over all lanes, while one more is published before it is full:
-	// less than one. What has arrived when the last confirm comes makes the next frame. More would only make the frames
-	// smaller, and RabbitMQ's cost is by the frame; the measurements are in DESIGN.md. Full frames go out on every lane
-	// there is.
+	// maxOutstanding limits partial frames: one is published only while fewer frames than this are outstanding, over all
+	// lanes. So the records that have arrived by the last confirm make the next frame. A larger limit would only make frames
+	// smaller, and RabbitMQ's cost is per frame: see bench/README.md. Full frames go out on every lane there is.
 	maxOutstanding = 1
 
-	// maxFrameAge is how old a frame gets before it is published whatever is outstanding. It is far above a confirm's time:
-	// one slow channel must not hold up the others.
+	// maxFrameAge is the age at which a frame is published even if others are outstanding, because one slow channel must not
+	// hold up the others. It is far above a confirm's time.
 	maxFrameAge = 20 * time.Millisecond
 
-	// Clients that were just answered come again. To wait for them makes one frame of their next requests. To take the first
-	// of them at once makes two, a tiny one and the others'. And RabbitMQ confirms sooner while it has the processor to
+	// Clients that were just answered come again. Waiting for them makes one frame of their next requests. Taking the first of
+	// them at once makes two: a tiny one, and one of the others. Also, RabbitMQ confirms sooner while it has the processor to
 	// itself. The wait is at most waitPerConfirm times what the last confirm took, and at most maxWait, so that traffic that
-	// doesn't depend on the answers is held up by no more than that. A client that is alone never waits: it is all there is
-	// to wait for.
+	// doesn't depend on the answers is held up by no more than that. A client that is alone never waits, because there is
+	// nobody else to wait for.
 	waitPerConfirm = 6
 	maxWait        = 10 * time.Millisecond
 
@@ -37,29 +36,29 @@ const (
 
 // gather is group commit: it puts the records of many requests into frames, and decides when a frame is published.
 //
-// At most one frame is under construction. It is taken as it is when no frame is outstanding, so that a lone request waits for
-// nothing. While a frame travels to the disk the next one grows by itself.
+// At most one frame is under construction. While no frame is outstanding it is taken as it is, so that a lone request waits
+// for nothing. While a frame travels to the disk, the next one grows.
 //
-// A gather starts no goroutine, has no lock and reads no clock. Its owner calls it from one goroutine at a time, and tells it
-// the time. Times never go back from call to call.
+// A gather starts no goroutine, has no lock and reads no clock. Its owner calls it from one goroutine at a time, and passes
+// the time, which never goes back from call to call.
 type gather struct {
 	frameBytes int        // size at which a frame takes no more records
 	frames     *framePool // any goroutine may use it
 
 	open      *Frame   // under construction, nil when empty
-	sealed    []*Frame // full, or published before with unknown outcome; oldest first
-	refused   []*Frame // refused by RabbitMQ, to be published again at their retryAt; in that order
-	unsettled []*Frame // all that may be unsettled, and some that are settled; oldest first
+	sealed    []*Frame // full, or published with unknown outcome; to be published in this order
+	refused   []*Frame // refused by RabbitMQ, to be published again at their retryAt; sorted by it
+	unsettled []*Frame // all unsettled frames, and some that are settled by now; oldest first
 
 	outstanding     int       // frames published and not confirmed
 	waitingRequests int       // requests in them
 	wantRequests    int       // requests that the open frame should hold before it is taken ...
-	waitUntil       time.Time // ... but for this time
+	waitUntil       time.Time // ... unless this time has come
 }
 
-// put adds a piece of a request's records to the open frame, which it makes if there is none, and returns the ticket. key is
-// the base of a keyed request's ids, or nil, and index the number of its records before the piece. The piece becomes a segment
-// of a keyed request as it is, so that its segments are the same every time.
+// put adds a piece of a request's records to the open frame and returns the ticket. If there is no open frame, put makes one.
+// key is the base of a keyed request's ids, or nil. index is the number of the request's records before the piece. Each piece
+// of a keyed request becomes a segment of its own, so that the request has the same segments every time.
 func (g *gather) put(now time.Time, lines []byte, records int, key *uuid.UUID, index int, newRequest bool) Ticket {
 	f := g.open
 	if f == nil {
@@ -95,7 +94,8 @@ func (g *gather) put(now time.Time, lines []byte, records int, key *uuid.UUID, i
 	return Ticket{f, base, records}
 }
 
-// putProbe adds a frame that holds body, which is no record, to be published before all others.
+// putProbe adds a probe, a frame that holds body and no records. It is published after the frames that are sealed already,
+// before the open one.
 func (g *gather) putProbe(now time.Time, body string) {
 	f := g.frames.get(now)
 	f.probe = true
@@ -104,7 +104,7 @@ func (g *gather) putProbe(now time.Time, body string) {
 	g.sealed = append(g.sealed, f)
 }
 
-// due reports whether there is a frame to publish.
+// due reports whether there is a frame to publish now.
 func (g *gather) due(now time.Time) bool {
 	f := g.open
 	switch {
@@ -118,9 +118,9 @@ func (g *gather) due(now time.Time) bool {
 	return g.outstanding < maxOutstanding && (f.requests >= g.wantRequests || !now.Before(g.waitUntil))
 }
 
-// take returns the frame to publish now, which is outstanding from then on, or nil if none is due.
+// take returns the frame to publish now, or nil if none is due. The frame counts as outstanding from then on.
 func (g *gather) take(now time.Time) *Frame {
-	f := g.next(now)
+	f := g.nextDue(now)
 	if f != nil {
 		f.attempts++
 		g.outstanding++
@@ -129,7 +129,8 @@ func (g *gather) take(now time.Time) *Frame {
 	return f
 }
 
-func (g *gather) next(now time.Time) *Frame {
+// nextDue returns the frame to publish now, or nil if none is due. It passes over settled frames.
+func (g *gather) nextDue(now time.Time) *Frame {
 	for len(g.sealed) > 0 {
 		f := g.sealed[0]
 		g.sealed[0] = nil
@@ -149,9 +150,8 @@ func (g *gather) next(now time.Time) *Frame {
 	return f
 }
 
-// answered notes that frames are not outstanding any more. took is how long the confirm of the last of them took, 0 when that
-// is not known. It returns how long the open frame may now wait for requests; at the end of it the owner asks whether a frame
-// is due.
+// answered notes that frames are no longer outstanding. took is how long the confirm of the last of them took, 0 if that is
+// not known. answered returns how long the open frame may now wait for requests; after that time the owner calls due again.
 func (g *gather) answered(now time.Time, took time.Duration, frames ...*Frame) (wait time.Duration) {
 	g.wantRequests = g.waitingRequests
 	if g.open != nil {
@@ -166,16 +166,16 @@ func (g *gather) answered(now time.Time, took time.Duration, frames ...*Frame) (
 	return wait
 }
 
-// giveBack takes frames whose outcome is unknown, to be published again before all others.
+// giveBack puts frames whose outcome is unknown first in line, to be published again.
 func (g *gather) giveBack(frames []*Frame) { g.sealed = append(frames, g.sealed...) }
 
-// retryLater takes a frame that RabbitMQ has refused, to be published again after retryPause.
+// retryLater keeps a frame that RabbitMQ has refused, and publishes it again after retryPause.
 func (g *gather) retryLater(f *Frame, now time.Time) {
 	f.retryAt = now.Add(retryPause)
 	g.refused = append(g.refused, f)
 }
 
-// retry makes refused frames due whose pause is over. It reports whether there were any.
+// retry makes those refused frames due whose pause is over. It reports whether there were any.
 func (g *gather) retry(now time.Time) bool {
 	n := 0
 	for n < len(g.refused) && !now.Before(g.refused[n].retryAt) {
@@ -189,8 +189,8 @@ func (g *gather) retry(now time.Time) bool {
 	return true
 }
 
-// takeExpired forgets the oldest frames that are settled, and returns those among them that are not, which were begun before
-// their time.
+// takeExpired returns the unsettled frames that were begun at before or earlier, and forgets them. It also forgets the settled
+// frames up to the first younger unsettled one.
 func (g *gather) takeExpired(before time.Time) (expired []*Frame) {
 	n := 0
 	for _, f := range g.unsettled {
@@ -207,12 +207,12 @@ func (g *gather) takeExpired(before time.Time) (expired []*Frame) {
 	return expired
 }
 
-// allSettled reports whether no frame is under way.
+// allSettled reports whether all frames are settled, the open one included.
 func (g *gather) allSettled() bool {
 	return !slices.ContainsFunc(g.unsettled, func(f *Frame) bool { return !f.settled.Load() })
 }
 
-// unsent returns the frames that were never published, so that nothing of them can be stored.
+// unsent returns the unsettled frames that were never published. Nothing of them can be stored.
 func (g *gather) unsent() (frames []*Frame) {
 	for _, f := range g.unsettled {
 		if f.attempts == 0 && !f.settled.Load() {
@@ -222,7 +222,7 @@ func (g *gather) unsent() (frames []*Frame) {
 	return frames
 }
 
-// dropSettled lets go of settled frames that wait to be published. While no lane takes frames, nothing else would free their
+// dropSettled forgets settled frames that wait to be published. While no lane takes frames, nothing else would free their
 // memory.
 func (g *gather) dropSettled() {
 	g.sealed = slices.DeleteFunc(g.sealed, func(f *Frame) bool { return f.settled.Load() })

@@ -23,12 +23,13 @@ func newGathering(t *testing.T) gathering {
 	return gathering{&gather{frameBytes: 64 << 10, frames: new(framePool)}, t}
 }
 
-// request has a request of one record come now.
+// request puts one record now, as a request of its own.
 func (g gathering) request() *Frame {
 	return g.put(time.Now(), []byte(line), 1, nil, 0, true).Frame
 }
 
-// wantTaken takes a frame now, and wants one of so many requests, or none.
+// wantTaken takes a frame now and returns it. It fails the test unless the frame has that many requests; 0 means
+// that no frame is due.
 func (g gathering) wantTaken(when string, requests int) *Frame {
 	g.t.Helper()
 	f := g.take(time.Now())

@@ -12,11 +12,11 @@ import (
 )
 
 const (
-	// window is how many frames a lane may have published and not yet seen confirmed. Two keep the channel busy
-	// while a confirm travels; more would only make the frames smaller.
+	// window is how many frames of a lane may be published and not yet confirmed. Two keep the channel busy while a
+	// confirm travels; more would only make the frames smaller.
 	window = 2
 
-	// ProbeBody is what a probe holds: a message without records, as other programs may send it too. Workers of any
+	// ProbeBody is the body of a probe, a message without records. Other programs may send it too. Workers of any
 	// version acknowledge it and store nothing.
 	ProbeBody = "[]"
 )
@@ -34,21 +34,22 @@ type lane struct {
 	sequence uint64
 
 	ended      bool // takes no more frames; the publisher's mutex guards it
-	unroutable bool // a frame was returned; set by receive, read when it has ended
+	unroutable bool // a frame was returned; receive sets it, and it is read once receive has returned
 
 	mu           sync.Mutex
 	outstanding  []sent    // by delivery tag
-	refusedSince time.Time // since then RabbitMQ refuses what the lane publishes; zero while it confirms
-	refusedLast  time.Time // when it did so last
+	refusedSince time.Time // when RabbitMQ began to refuse what the lane publishes; zero while it confirms
+	refusedLast  time.Time // when it last refused a frame
 }
 
-// sent is a frame that was published. id is unique on its lane, to tell which frame a return means.
+// sent is a frame that was published. id is unique on its lane: a return names the frame by it.
 type sent struct {
 	frame *Frame
 	id    string
 	at    time.Time
 }
 
+// openLane opens a channel in confirm mode.
 func (l *link) openLane(conn *broker.Connection) (*lane, error) {
 	ch, err := conn.Channel()
 	if err != nil {
@@ -61,7 +62,7 @@ func (l *link) openLane(conn *broker.Connection) (*lane, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The buffers hold all that can come, so that the library never waits for the receiver, or gives up on it.
+	// The channels' buffers hold all that can come, so that the library never waits for the receiver, or gives up on it.
 	return &lane{
 		link:     l,
 		pub:      l.pub,
@@ -96,7 +97,7 @@ func (l *lane) publish() error {
 	return closeErr
 }
 
-// feed publishes frames until the lane takes no more.
+// feed publishes frames until the lane takes no more, when it returns nil, or a publish fails.
 func (l *lane) feed(received <-chan struct{}) error {
 	for {
 		select {
@@ -131,7 +132,8 @@ func (l *lane) feed(received <-chan struct{}) error {
 	}
 }
 
-// receive settles frames as their confirms come, until the channel is closed, and gives back those left.
+// receive settles frames as their confirms come, until the channel is closed. Then it gives back the frames that are
+// left.
 func (l *lane) receive() {
 	returned := make(map[string]bool)
 	for c := range l.confirms {
@@ -156,7 +158,7 @@ func (l *lane) receive() {
 			l.pub.refused(s.frame, time.Now())
 		}
 		l.noteOutcome(c.Ack, time.Now())
-		l.pub.answered(took, s.frame) // before the clients get their answers: those who come again would be counted twice
+		l.pub.answered(took, s.frame) // before the clients get their answers, or those that come again would be counted twice
 		if done {
 			s.frame.settle(nil)
 			l.pub.frames.recycle(s.frame)
@@ -169,8 +171,8 @@ func (l *lane) receive() {
 	l.pub.giveBack(unknown)
 }
 
-// collectReturns notes the messages that could not be routed. One is returned before it is acked. The library
-// closes the channel of returns before that of confirms.
+// collectReturns adds the ids of the messages that could not be routed to returned. A message is returned before it is
+// acked. The library closes the channel of returns before that of confirms.
 func (l *lane) collectReturns(returned map[string]bool) {
 	for {
 		select {
@@ -186,8 +188,8 @@ func (l *lane) collectReturns(returned map[string]bool) {
 	}
 }
 
-// takeFirst returns the frame that was published first of those outstanding. The library hands confirms over
-// in the order of publishing.
+// takeFirst takes out the oldest of the outstanding frames. It is the one that a confirm means: the library hands
+// confirms over in the order of publishing.
 func (l *lane) takeFirst() sent {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -197,7 +199,7 @@ func (l *lane) takeFirst() sent {
 	return s
 }
 
-// takeAll returns the outstanding frames, whose confirms can't come any more.
+// takeAll takes out the outstanding frames, whose confirms can't come any more.
 func (l *lane) takeAll() []*Frame {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -209,8 +211,8 @@ func (l *lane) takeAll() []*Frame {
 	return frames
 }
 
-// isStuck reports whether a frame was published before since and is not confirmed, or frames have been refused, and none
-// confirmed, from before until after it.
+// isStuck reports whether a frame published before since is still not confirmed, or whether RabbitMQ has refused
+// everything from before since until after it.
 func (l *lane) isStuck(since time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -218,7 +220,7 @@ func (l *lane) isStuck(since time.Time) bool {
 		!l.refusedSince.IsZero() && l.refusedSince.Before(since) && l.refusedLast.After(since)
 }
 
-// noteOutcome keeps since when the lane's frames are refused.
+// noteOutcome notes a confirm, or a refusal if ack is false, for isStuck.
 func (l *lane) noteOutcome(ack bool, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -242,16 +244,16 @@ func (l *lane) open() {
 	l.pub.probeLocked(time.Now())
 }
 
-// end has the lane take no more frames, and wakes it up when it waits for one.
+// end stops the lane from taking frames, and wakes it up if it waits for one.
 func (l *lane) end() {
 	l.pub.mu.Lock()
 	defer l.pub.mu.Unlock()
 	if !l.ended {
 		l.ended = true
 		delete(l.pub.lanes, l)
-		t := asked
+		t := confirmWanted
 		if len(l.pub.lanes) == 0 {
-			t = doubted // whoever serves the next ones has to prove himself
+			t = doubted // the server of the next lanes has yet to confirm something
 		}
 		l.pub.questionLocked(t, time.Now())
 	}

@@ -14,7 +14,7 @@ import (
 	"millrace/internal/service"
 )
 
-// testOptions are as the settings' defaults have them.
+// testOptions returns the options that the settings' defaults give.
 func testOptions(t testing.TB) Options {
 	return Options{
 		Connections: 4,
@@ -38,7 +38,7 @@ func oneRecord(t testing.TB) *record.List {
 	return records
 }
 
-// testLane is a lane without a channel, for what does not need one.
+// testLane returns a lane without a channel, for tests that need none.
 func testLane(t *testing.T) *lane {
 	t.Helper()
 	p := New(testOptions(t))
@@ -51,7 +51,8 @@ func testLane(t *testing.T) *lane {
 	}
 }
 
-// send makes l have published a frame, under the id that a return would name.
+// send returns a frame that counts as published on l, under the id that a
+// return would name.
 func (l *lane) send(id string) *Frame {
 	f := l.pub.frames.get(time.Now())
 	f.attempts = 1
@@ -125,7 +126,7 @@ func TestALaneThatFallsBehindTheOthersIsGivenUp(t *testing.T) {
 	l := testLane(t)
 	l.pub.lanes[l] = true
 	stuck := func() bool {
-		lanes, since := l.pub.watched(time.Now())
+		lanes, since := l.pub.lanesToWatch(time.Now())
 		return len(lanes) == 1 && lanes[0].isStuck(since)
 	}
 	l.send("1")

@@ -16,10 +16,10 @@ const (
 	// bindPeriod is how often one of the links binds the queues for other programs, in case somebody has unbound them.
 	bindPeriod = time.Minute
 
-	// queuePeriod is how often each link looks whether the queues are still those that were declared.
+	// queuePeriod is how often each link checks that the queues are still those that were declared.
 	queuePeriod = 5 * time.Second
 
-	// closeTimeout bounds the good-bye to a broker that may not answer.
+	// closeTimeout bounds the closing of a connection whose broker may not answer.
 	closeTimeout = 2 * time.Second
 )
 
@@ -31,7 +31,7 @@ type link struct {
 	reset  chan struct{} // holds one when the connection is to be given up
 }
 
-// giveUp has the connection closed, without waiting for it.
+// giveUp asks for the connection to be closed, and does not wait for that.
 func (l *link) giveUp() {
 	select {
 	case l.reset <- struct{}{}:
@@ -56,16 +56,16 @@ func (l *link) run(ctx context.Context) {
 	}
 }
 
-// serve runs the lanes on conn until it ends. It reports whether any lane could be opened.
+// serve runs the lanes on conn until conn ends. It reports whether any lane could be opened.
 func (l *link) serve(ctx context.Context, conn *broker.Connection) (up bool) {
-	// From here on the end of ctx ends whatever waits for the broker.
+	// When ctx is done conn is ended, and with it all that waits for the broker.
 	stop := context.AfterFunc(ctx, func() { conn.End(closeTimeout) })
 	defer stop()
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer conn.End(closeTimeout)
 	select {
-	case <-l.reset: // meant for the connection before
+	case <-l.reset: // it was meant for the previous connection
 	default:
 	}
 	ended := conn.NotifyClose(make(chan *amqp.Error, 1))
@@ -73,7 +73,7 @@ func (l *link) serve(ctx context.Context, conn *broker.Connection) (up bool) {
 		select {
 		case <-l.reset:
 			l.pub.log.Warn("RabbitMQ does not confirm; connecting anew")
-			conn.End(0) // the frames shall be on their way elsewhere
+			conn.End(0) // at once, so that the frames go to another connection
 		case err := <-ended: // nil when closed from this side
 			if err != nil {
 				l.pub.log.Warn("RabbitMQ ended a connection", "error", err)
@@ -118,7 +118,7 @@ func (l *link) declareAlone(declare func() error) error {
 }
 
 // keepBindings binds the queues to the exchange that other programs publish to, now and every bindPeriod, until the
-// connection ends. Frames do not wait for it, for they don't need it.
+// connection ends. Frames need no binding, so they do not wait for it.
 func (l *link) keepBindings(conn *broker.Connection) {
 	ended := conn.NotifyClose(make(chan *amqp.Error, 1))
 	for {
@@ -133,8 +133,8 @@ func (l *link) keepBindings(conn *broker.Connection) {
 	}
 }
 
-// watchQueues gives the connection up when another queue is in the place of one that frames are published to. The next
-// connection serves once that is gone. It returns when the connection ends.
+// watchQueues ends the connection if somebody else's queue has taken the place of one that frames are published to. The
+// next connection opens lanes only once that queue is gone. watchQueues returns when the connection ends.
 func (l *link) watchQueues(conn *broker.Connection) {
 	ended := conn.NotifyClose(make(chan *amqp.Error, 1))
 	for {
@@ -151,6 +151,7 @@ func (l *link) watchQueues(conn *broker.Connection) {
 	}
 }
 
+// bind binds the queues to the exchange that other programs publish to.
 func (l *link) bind(conn *broker.Connection) error {
 	ch, err := conn.Channel()
 	if err != nil {
@@ -162,7 +163,7 @@ func (l *link) bind(conn *broker.Connection) error {
 	return ch.Close()
 }
 
-// redeclare declares everything, for a message was not routed or a channel ended.
+// redeclare declares the exchange and the queues again, after a message was not routed or a channel ended.
 func (l *link) redeclare(conn *broker.Connection) error {
 	ch, err := conn.Channel()
 	if err != nil {
@@ -174,7 +175,7 @@ func (l *link) redeclare(conn *broker.Connection) error {
 	return ch.Close()
 }
 
-// fail logs why there is no lane, and lets /ready and the clients know.
+// fail logs why there is no lane, and makes it the reason that /ready and the clients are told.
 func (l *link) fail(what string, err error) {
 	l.pub.log.Error(what, "error", err)
 	l.pub.mu.Lock()
@@ -183,6 +184,7 @@ func (l *link) fail(what string, err error) {
 	l.pub.reportLocked()
 }
 
+// setBlocked notes that RabbitMQ has begun or stopped to block the link's connection.
 func (l *link) setBlocked(b amqp.Blocking) {
 	l.pub.mu.Lock()
 	defer l.pub.mu.Unlock()
@@ -201,8 +203,8 @@ func (l *link) setBlocked(b amqp.Blocking) {
 	l.pub.work.Broadcast()
 }
 
-// serveLane opens a channel and publishes on it, and opens another when it ends, until the connection does. It
-// reports whether a channel could be opened.
+// serveLane publishes on a channel, and opens another when it ends, until the connection ends. It reports whether a
+// channel could be opened.
 func (l *link) serveLane(ctx context.Context, conn *broker.Connection) (up bool) {
 	for wait := retry.NewBackoff(); ; {
 		lane, err := l.openLane(conn)

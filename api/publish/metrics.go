@@ -36,7 +36,8 @@ func NewMetrics(r *prometheus.Registry) *Metrics {
 	return m
 }
 
-func boolean(b bool) float64 {
+// gaugeValue returns 1 for true and 0 for false.
+func gaugeValue(b bool) float64 {
 	if b {
 		return 1
 	}

@@ -17,7 +17,7 @@ import (
 	"millrace/internal/service"
 )
 
-// Why a frame was not confirmed. The client is answered 503 with the text.
+// Errors that say why a frame was not confirmed. The client is answered 503 with the text.
 var (
 	ErrConfirmTimeout = errors.New("RabbitMQ did not confirm in time; the records may or may not be stored")
 	ErrRefused        = errors.New("RabbitMQ refused the records: the queue is full, or it has an error of its own")
@@ -26,40 +26,40 @@ var (
 	ErrNoBroker       = errors.New("no connection to RabbitMQ")
 	ErrUnroutable     = errors.New("RabbitMQ has no queue for the records")
 
-	// errUnproven is for /ready alone: requests are taken all the same, and the first confirm ends it.
+	// errUnproven is a reason for /ready alone: requests are taken meanwhile, and the first confirm ends it.
 	errUnproven = errors.New("RabbitMQ has confirmed nothing since the service started, lost its connections, or waited for a confirm in vain")
 )
 
 const (
-	// maxLag is how much later a frame may have been published that was confirmed elsewhere before a lane is given up. A node
-	// of a cluster may hang, or be cut off from the others, while they go on. It then does not confirm, or refuses
-	// everything, and does not close its connections. On one node the lanes' confirms come within milliseconds of each
-	// other, also while all wait seconds for its disk.
+	// maxLag is how far a lane may lag behind the others. It is given up when another lane has the confirm of a frame that
+	// was published this much later. A node of a cluster may hang, or be cut off from the others, while they go on. Then it
+	// confirms nothing, or refuses everything, and keeps its connections open. On one node the lanes' confirms come within
+	// milliseconds of each other, even when all wait seconds for its disk.
 	maxLag = 2 * time.Second
 
-	// electionTime is how long a refused frame is published again. A quorum queue without a leader refuses what comes on a
-	// new channel, as one that is full does, and the election after a node's death takes one second or two. A queue that has
-	// a limit is full rather.
+	// electionTime is how long a refused frame is tried again. A quorum queue without a leader refuses what comes on a new
+	// channel, just as a full queue does, and the election after a node's death takes one second or two. A queue with a
+	// limit that refuses is more likely full.
 	electionTime = 5 * time.Second
 
 	// probePause is the pause between two probes, while nothing else asks RabbitMQ for a confirm.
 	probePause = time.Second
 
-	// watchPeriod is how often deadlines are looked at; a request may outlive its deadline by so much.
+	// watchPeriod is how often deadlines are checked. A request may outlive its deadline by this much.
 	watchPeriod = 20 * time.Millisecond
 )
 
-// trust tells whether a confirm can be expected. A connection alone says little: RabbitMQ keeps connections, and takes
-// frames, also where the queue has no majority (4.3 always, 3.x with the default of cluster_partition_handling).
+// trust is how sure the publisher is that a confirm would come. A connection alone says little: RabbitMQ keeps connections
+// and takes frames even while the queue has no majority (4.3 always, 3.x with the default of cluster_partition_handling).
 type trust int
 
 const (
-	doubted trust = iota // not ready until a confirm comes
-	asked                // there is a reason to doubt: ready, but a confirm is wanted
-	proven
+	doubted       trust = iota // not ready until a confirm comes
+	confirmWanted              // there is a reason to doubt: still ready, but a confirm is wanted
+	proven                     // RabbitMQ has confirmed something since there was a reason to doubt
 )
 
-// Options are what a publisher needs. The settings are those of package api.
+// Options are what a publisher needs. Most of them are settings of package api.
 type Options struct {
 	Broker      config.Broker
 	Connections int
@@ -72,14 +72,14 @@ type Options struct {
 	Ready       *service.Ready
 }
 
-// Publisher gathers the records of concurrent requests into frames and has RabbitMQ confirm them. Which frame is published
-// when is told in gather.go. Any goroutine may call its exported methods.
+// Publisher gathers the records of concurrent requests into frames and has RabbitMQ confirm them. gather.go decides when a
+// frame is published. Any goroutine may call the exported methods.
 type Publisher struct {
 	log       *slog.Logger
 	topology  broker.Topology
 	urls      config.BrokerURLs
 	links     int
-	channels  int // a link
+	channels  int // per link
 	compress  string
 	timeout   time.Duration
 	metrics   *Metrics
@@ -92,17 +92,17 @@ type Publisher struct {
 	work          sync.Cond  // signalled when a frame may be taken
 	gather        gather
 	timer         *time.Timer // rings when the open frame has waited long enough
-	lastConfirmed time.Time   // when the frame was published that was published last of those confirmed
+	lastConfirmed time.Time   // latest time at which a confirmed frame was published
 	lanes         map[*lane]bool
 	noLaneReason  error // why there is no lane, nil while there is one
 	blocked       map[*link]string
-	stopping      bool // no requests are to come
-	ended         bool // nobody publishes any more
-	shard         int  // whose queue had the last frame
+	stopping      bool // Run's context is done: no more requests come
+	ended         bool // no frame will be published any more
+	lastShard     int  // the queue that the last frame went to
 
 	trust          trust
-	questionedAt   time.Time // since then trust is not proven: a confirm proves it for what was published later
-	refusedSince   time.Time // since then RabbitMQ has refused everything; zero once it has confirmed something
+	questionedAt   time.Time // when trust was lowered; only the confirm of a frame published later proves it again
+	refusedSince   time.Time // when RabbitMQ began to refuse everything; zero once it has confirmed something
 	probeAt        time.Time // earliest time of the next probe
 	loggedNoAnswer bool      // it was logged that confirms don't come
 }
@@ -138,7 +138,7 @@ func (p *Publisher) Usable() error {
 	return nil
 }
 
-// unusableLocked returns why a publish would not be confirmed.
+// unusableLocked returns why a publish would not be confirmed, nil if a confirm can be expected.
 func (p *Publisher) unusableLocked() error {
 	switch {
 	case p.stopping:
@@ -153,7 +153,7 @@ func (p *Publisher) unusableLocked() error {
 	return nil
 }
 
-// reportLocked tells requests, /ready and the metrics how the broker is.
+// reportLocked updates Usable, /ready and the metrics with the broker's state.
 func (p *Publisher) reportLocked() {
 	reason := ""
 	var down *error
@@ -168,13 +168,13 @@ func (p *Publisher) reportLocked() {
 		break
 	}
 	p.ready.Set("rabbitmq", reason)
-	p.metrics.connected.Set(boolean(len(p.lanes) > 0))
-	p.metrics.blocked.Set(boolean(len(p.blocked) > 0))
+	p.metrics.connected.Set(gaugeValue(len(p.lanes) > 0))
+	p.metrics.blocked.Set(gaugeValue(len(p.blocked) > 0))
 }
 
-// Add hands a request's records over and appends its tickets to dst. key is the base of a keyed request's ids, or nil. The
-// pieces of a keyed request become segments as they are, so that they are the same every time. Add keeps nothing of records.
-// The error says why none was taken.
+// Add takes over a request's records, appends the request's tickets to dst and returns dst. key is the base of a keyed
+// request's ids, or nil. Each piece of a keyed request becomes a segment of its own, so that the request has the same
+// segments every time. Add keeps no reference to records. If it returns an error, it took none of them.
 func (p *Publisher) Add(dst []Ticket, records *record.List, key *uuid.UUID) ([]Ticket, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -196,8 +196,8 @@ func (p *Publisher) Add(dst []Ticket, records *record.List, key *uuid.UUID) ([]T
 	return dst, nil
 }
 
-// wakeLocked tells a lane that there is work. While a link is blocked any of the waiting lanes may be the one that can't do
-// it, so all are told.
+// wakeLocked wakes a lane that waits for work. While a link is blocked it wakes all lanes, because a single one might be of
+// that link.
 func (p *Publisher) wakeLocked() {
 	if len(p.blocked) > 0 {
 		p.work.Broadcast()
@@ -206,7 +206,7 @@ func (p *Publisher) wakeLocked() {
 	}
 }
 
-// wakeIfDue has the open frame taken when it has waited long enough.
+// wakeIfDue wakes a lane if a frame is due.
 func (p *Publisher) wakeIfDue() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -215,7 +215,8 @@ func (p *Publisher) wakeIfDue() {
 	}
 }
 
-// take waits for a frame that l may publish, and for the next queue's turn. It returns nil when l must end.
+// take waits for a frame that l may publish. It returns the frame and the queue to publish it to, by turns, or nil when l
+// must end.
 func (p *Publisher) take(l *lane) (f *Frame, queue string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -226,22 +227,22 @@ func (p *Publisher) take(l *lane) (f *Frame, queue string) {
 		}
 		if !p.isBlockedLocked(l.link) {
 			if f := p.gather.take(time.Now()); f != nil {
-				p.shard = (p.shard + 1) % p.topology.Shards()
-				return f, p.topology.Queue(p.shard)
+				p.lastShard = (p.lastShard + 1) % p.topology.Shards()
+				return f, p.topology.Queue(p.lastShard)
 			}
 		}
 		p.work.Wait()
 	}
 }
 
-// isBlockedLocked reports whether RabbitMQ takes no messages from l.
+// isBlockedLocked reports whether RabbitMQ blocks l.
 func (p *Publisher) isBlockedLocked(l *link) bool {
 	_, blocked := p.blocked[l]
 	return blocked
 }
 
-// answered notes that frames are not outstanding any more: RabbitMQ has answered, or can't. took is how long the confirm of
-// the last of them took, 0 when that is not known.
+// answered notes that frames are no longer outstanding, because RabbitMQ has answered or the lane has ended. took is how
+// long the confirm of the last of them took, 0 if that is not known.
 func (p *Publisher) answered(took time.Duration, frames ...*Frame) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -254,7 +255,7 @@ func (p *Publisher) answered(took time.Duration, frames ...*Frame) {
 	}
 }
 
-// giveBack returns frames whose outcome is unknown, to be published again before all others.
+// giveBack puts frames whose outcome is unknown first in line, to be published again.
 func (p *Publisher) giveBack(frames []*Frame) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -262,7 +263,7 @@ func (p *Publisher) giveBack(frames []*Frame) {
 	p.work.Broadcast()
 }
 
-// refused takes care of a frame that RabbitMQ did not take.
+// refused handles a frame that RabbitMQ refused: it settles it, or has it published again later.
 func (p *Publisher) refused(f *Frame, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -270,7 +271,7 @@ func (p *Publisher) refused(f *Frame, now time.Time) {
 		p.refusedSince = now
 	}
 	if p.topology.Limited() || now.Sub(f.begun) > electionTime {
-		if !p.topology.Limited() || now.Sub(p.refusedSince) > electionTime { // a queue that is full for a moment is no reason to doubt
+		if !p.topology.Limited() || now.Sub(p.refusedSince) > electionTime { // if a queue is full for a moment, that is no reason to doubt
 			p.unconfirmedLocked(f, now)
 		}
 		f.settle(ErrRefused)
@@ -279,7 +280,7 @@ func (p *Publisher) refused(f *Frame, now time.Time) {
 	p.gather.retryLater(f, now)
 }
 
-// retry has the refused frames published again whose pause is over.
+// retry has those refused frames published again whose pause is over.
 func (p *Publisher) retry(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -288,7 +289,7 @@ func (p *Publisher) retry(now time.Time) {
 	}
 }
 
-// confirmed takes note of the confirm of a frame that was published at a time.
+// confirmed notes that RabbitMQ has confirmed a frame that was published at publishedAt.
 func (p *Publisher) confirmed(publishedAt time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -306,7 +307,7 @@ func (p *Publisher) confirmed(publishedAt time.Time) {
 	}
 }
 
-// questionLocked lowers the trust to t, until something that is published from now on is confirmed.
+// questionLocked lowers the trust to t, until RabbitMQ confirms something that is published from now on.
 func (p *Publisher) questionLocked(t trust, now time.Time) {
 	p.questionedAt = now
 	if p.trust > t {
@@ -315,7 +316,8 @@ func (p *Publisher) questionLocked(t trust, now time.Time) {
 	}
 }
 
-// unconfirmedLocked doubts RabbitMQ because it has not confirmed f, unless it has confirmed what was published later.
+// unconfirmedLocked lowers the trust because RabbitMQ has not confirmed f, unless it has confirmed a frame that was
+// published after f was begun.
 func (p *Publisher) unconfirmedLocked(f *Frame, now time.Time) {
 	if f.attempts == 0 || p.lastConfirmed.After(f.begun) {
 		return
@@ -327,7 +329,7 @@ func (p *Publisher) unconfirmedLocked(f *Frame, now time.Time) {
 	p.questionLocked(doubted, now)
 }
 
-// probeLocked sends a message that holds nothing when a confirm is wanted and nothing that is under way may bring one.
+// probeLocked sends a probe, a message without records, if a confirm is wanted and no frame under way may bring one.
 func (p *Publisher) probeLocked(now time.Time) {
 	if p.trust == proven || p.stopping || p.unusableLocked() != nil || now.Before(p.probeAt) || !p.gather.allSettled() {
 		return
@@ -337,8 +339,8 @@ func (p *Publisher) probeLocked(now time.Time) {
 	p.wakeLocked()
 }
 
-// Run keeps the links up until ctx is done and all frames are settled, or flush is done, and returns when every
-// goroutine it started has ended. Records that are added later are refused.
+// Run keeps the links up until ctx is done. Then it waits until all frames are settled or flush is done. It returns when
+// every goroutine it started has ended. Add refuses records after that.
 func (p *Publisher) Run(ctx, flush context.Context) {
 	var links, watch sync.WaitGroup
 	up, cut := context.WithCancel(context.WithoutCancel(ctx))
@@ -374,13 +376,15 @@ func (p *Publisher) Run(ctx, flush context.Context) {
 	p.gather.dropSettled()
 }
 
+// allSettled reports whether all frames are settled.
 func (p *Publisher) allSettled() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.gather.allSettled()
 }
 
-// watch settles frames that run out of time, and gives up the connections of lanes whose confirms do not come.
+// watch settles frames that run out of time, and gives up the connections of lanes whose confirms do not come. It returns
+// when ctx is done.
 func (p *Publisher) watch(ctx context.Context) {
 	tick := time.NewTicker(watchPeriod)
 	defer tick.Stop()
@@ -393,7 +397,7 @@ func (p *Publisher) watch(ctx context.Context) {
 			p.mu.Lock()
 			p.probeLocked(now)
 			p.mu.Unlock()
-			lanes, since := p.watched(now)
+			lanes, since := p.lanesToWatch(now)
 			for _, l := range lanes {
 				if l.isStuck(since) {
 					l.link.giveUp()
@@ -405,8 +409,9 @@ func (p *Publisher) watch(ctx context.Context) {
 	}
 }
 
-// watched returns the lanes that RabbitMQ does not block. What they published before since should be confirmed by now.
-func (p *Publisher) watched(now time.Time) (lanes []*lane, since time.Time) {
+// lanesToWatch returns the lanes that RabbitMQ does not block, and the time since. What they published before since should
+// be confirmed by now.
+func (p *Publisher) lanesToWatch(now time.Time) (lanes []*lane, since time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	since = now.Add(-p.timeout)
@@ -421,13 +426,13 @@ func (p *Publisher) watched(now time.Time) (lanes []*lane, since time.Time) {
 	return lanes, since
 }
 
-// expire settles all frames whose deadline is before now.
+// expire settles all frames whose deadline has passed.
 func (p *Publisher) expire(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	late := false
 	for _, f := range p.gather.takeExpired(now.Add(-p.timeout)) {
-		p.unconfirmedLocked(f, now) // before the client can ask
+		p.unconfirmedLocked(f, now) // before the client has its answer and can ask /ready
 		late = f.settle(ErrConfirmTimeout) || late
 	}
 	if late {
@@ -435,7 +440,7 @@ func (p *Publisher) expire(now time.Time) {
 	}
 }
 
-// refuseUnsentLocked settles the frames that were never published, so that nothing of them can be stored.
+// refuseUnsentLocked settles with err the frames that were never published. Nothing of them can be stored.
 func (p *Publisher) refuseUnsentLocked(err error) {
 	for _, f := range p.gather.unsent() {
 		f.settle(err)

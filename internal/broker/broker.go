@@ -21,20 +21,21 @@ import (
 )
 
 const (
-	// deliveryLimit is how often a frame may be given back before RabbitMQ sets it aside in the dead queue. A
-	// worker gives frames back only when it dies or loses its connection, so 100 is far from any outage and
-	// still ends the loop of a frame that kills its reader. It must be explicit: RabbitMQ 4 has 20 as its
-	// default, 3.x has none.
+	// deliveryLimit is how often a frame may be given back before RabbitMQ sets it aside in the dead queue. A worker
+	// gives frames back only when it dies or loses its connection. So 100 is far more than any outage needs, and still
+	// ends the loop of a frame that kills its reader. The limit must be explicit: RabbitMQ 4 has a default of 20, and
+	// 3.x has none.
 	deliveryLimit = 100
 
-	// deadDeliveryLimit is the same for the dead queue, whose readers do less with a message: what kills even
-	// those is parked.
+	// deadDeliveryLimit is the same for the dead queue. Its readers do less with a message, and a message that kills
+	// even those is parked.
 	deadDeliveryLimit = 20
 
-	// parkedDeliveryLimit is out of reach: what is parked stays parked. It is explicit because of RabbitMQ 4's default.
+	// parkedDeliveryLimit is never reached, so what is parked stays parked. It is explicit because of RabbitMQ 4's
+	// default.
 	parkedDeliveryLimit = 1 << 30
 
-	// heartbeat is how often a silent connection proves that it is alive; it is given up after two missed.
+	// heartbeat is how often a silent connection proves that it is alive. It is given up after two missed heartbeats.
 	heartbeat = 10 * time.Second
 
 	dialTimeout = 5 * time.Second
@@ -45,7 +46,7 @@ const (
 // find somebody's queue in the place of ours, and RabbitMQ would confirm it all the same.
 const DefaultExchange = ""
 
-// Topology names the exchange and the queues of an installation.
+// Topology describes the exchange and the queues of an installation.
 type Topology struct {
 	name     string
 	shards   int
@@ -61,33 +62,33 @@ func NewTopology(c config.Broker) Topology {
 	return t
 }
 
-// Exchange is the direct exchange for other programs' messages, with a queue's name as the routing key.
+// Exchange returns the name of the direct exchange for other programs' messages. A queue's name is the routing key.
 func (t Topology) Exchange() string { return t.name }
 
-// Shards is the number of queues.
+// Shards returns the number of queues that frames are published to.
 func (t Topology) Shards() int { return t.shards }
 
-// Limited says whether the queues refuse messages when they are full.
+// Limited reports whether the queues have a limit, at which they refuse messages.
 func (t Topology) Limited() bool { return t.maxBytes > 0 }
 
-// Queue is the name of queue i, and its routing key in both exchanges.
+// Queue returns the name of queue i, which is its routing key in both exchanges.
 func (t Topology) Queue(i int) string { return t.name + "." + strconv.Itoa(i) }
 
-// DeadQueue is the name of the queue that RabbitMQ sets frames aside in.
+// DeadQueue returns the name of the queue in which RabbitMQ sets frames aside.
 func (t Topology) DeadQueue() string { return t.name + ".dead" }
 
-// ParkedQueue is the name of the queue for what not even the reader of the dead queue survives.
+// ParkedQueue returns the name of the queue for messages that kill even the reader of the dead queue.
 func (t Topology) ParkedQueue() string { return t.name + ".parked" }
 
-// LastStream is the name of the stream that takes what expires or overflows in the parked queue. Policies that make
-// messages expire, cut queues or delete them do not apply to streams.
+// LastStream returns the name of the stream that takes what expires or overflows in the parked queue. Policies that
+// make messages expire, or that cut or delete queues, do not apply to streams.
 func (t Topology) LastStream() string { return t.name + ".last" }
 
-// Canary is the name of the queue whose messages nobody reads: see package policy.
+// Canary returns the name of the queue whose messages nobody reads; see package policy.
 func (t Topology) Canary() string { return t.name + ".canary" }
 
-// WorkQueues returns the names of the quorum queues that records pass through: the first are those with the records
-// that wait to be stored.
+// WorkQueues returns the names of the quorum queues that records pass through. Those with the records that wait to be
+// stored come first.
 func (t Topology) WorkQueues() []string {
 	names := make([]string, 0, t.shards+2)
 	for i := range t.shards {
@@ -96,7 +97,7 @@ func (t Topology) WorkQueues() []string {
 	return append(names, t.DeadQueue(), t.ParkedQueue())
 }
 
-// DeliveryLimit returns how often one of the WorkQueues gives a message to its readers.
+// DeliveryLimit returns how often a queue, one of WorkQueues, gives a message to its readers.
 func (t Topology) DeliveryLimit(queue string) int {
 	switch queue {
 	case t.DeadQueue():
@@ -107,16 +108,17 @@ func (t Topology) DeliveryLimit(queue string) int {
 	return deliveryLimit
 }
 
-// Ensure declares what is missing, and checks the rest. A binding that alone is missing it can't see; frames don't
-// need it, and the API mends it beside them.
+// Ensure declares what is missing, and returns an error if what exists is of another kind. It can't see that only a
+// binding is missing. Frames need no binding, and the API binds the queues again every minute.
 //
-// RabbitMQ before 4 writes a binding down on all nodes of a cluster also when it is there: while one of them hangs,
-// connecting anew to the others would hang with it until they give it up, a minute by default.
+// Ensure binds nothing if all queues exist, because RabbitMQ before 4 writes a binding down on all nodes of a cluster
+// even if it exists. While one node hangs, connecting anew to the others would hang until they give that node up, by
+// default after a minute.
 func (t Topology) Ensure(conn *amqp.Connection) error {
 	if _, err := t.ParkedIsOld(conn); err != nil {
 		return err
 	}
-	whole, err := t.there(conn)
+	allThere, err := t.exists(conn)
 	if err != nil {
 		return err
 	}
@@ -124,7 +126,7 @@ func (t Topology) Ensure(conn *amqp.Connection) error {
 	if err != nil {
 		return err
 	}
-	if whole {
+	if allThere {
 		err = t.declareQueues(ch)
 	} else {
 		err = t.Declare(ch)
@@ -135,8 +137,8 @@ func (t Topology) Ensure(conn *amqp.Connection) error {
 	return ch.Close()
 }
 
-// there says whether the exchange and the queues are.
-func (t Topology) there(conn *amqp.Connection) (bool, error) {
+// exists reports whether the exchange and the queues for frames exist.
+func (t Topology) exists(conn *amqp.Connection) (bool, error) {
 	ch, err := conn.Channel()
 	if err != nil {
 		return false, err
@@ -147,7 +149,7 @@ func (t Topology) there(conn *amqp.Connection) (bool, error) {
 	}
 	var missing *amqp.Error
 	if errors.As(err, &missing) && missing.Code == amqp.NotFound {
-		return false, nil // which has closed the channel
+		return false, nil // the error has closed the channel
 	}
 	if err != nil {
 		return false, fmt.Errorf("look for the queues: %w", err)
@@ -155,8 +157,8 @@ func (t Topology) there(conn *amqp.Connection) (bool, error) {
 	return true, ch.Close()
 }
 
-// Declare makes sure that the exchange and the queues are there, the parked queue aside, which Ensure declares. A queue
-// that exists with other arguments is an error that says what to do; RabbitMQ has then closed the channel.
+// Declare makes sure that the exchange and the queues exist, except the parked queue, which Ensure declares. If a queue
+// exists with other arguments, the error says what to do; RabbitMQ has then closed the channel.
 func (t Topology) Declare(ch *amqp.Channel) error {
 	if err := t.declareQueues(ch); err != nil {
 		return err
@@ -164,7 +166,7 @@ func (t Topology) Declare(ch *amqp.Channel) error {
 	return t.Bind(ch)
 }
 
-// Bind makes sure that the exchange is there and the queues, which must exist, are bound to it.
+// Bind makes sure that the exchange exists and the queues are bound to it. The queues must exist.
 func (t Topology) Bind(ch *amqp.Channel) error {
 	err := ch.ExchangeDeclare(t.Exchange(), amqp.ExchangeDirect, true, false, false, false, nil)
 	if _, refused := refusal(err); refused {
@@ -181,7 +183,8 @@ func (t Topology) Bind(ch *amqp.Channel) error {
 	return nil
 }
 
-// declareQueues declares the targets first: at-least-once dead-lettering needs them.
+// declareQueues declares the dead queue and the queues for frames. The dead queue comes first, because at-least-once
+// dead-lettering needs its target.
 func (t Topology) declareQueues(ch *amqp.Channel) error {
 	if err := t.declareQueue(ch, t.DeadQueue(), workQueue(deadDeliveryLimit, t.ParkedQueue())); err != nil {
 		return err
@@ -203,16 +206,16 @@ func (t Topology) frameQueue() amqp.Table {
 	return args
 }
 
-// Foreign returns an error if somebody has put another queue in the place of one that frames are published to: RabbitMQ
-// confirms what such a queue takes, be it gone with the next restart. It says nothing of queues that are missing, or while
-// RabbitMQ can't be asked: then nothing is confirmed either.
+// Foreign returns an error if somebody has put another queue in the place of one that frames are published to. RabbitMQ
+// confirms what such a queue takes, even if the queue is gone with the next restart. Foreign returns nil if a queue is
+// missing, or if RabbitMQ can't be asked: then nothing is confirmed either.
 func (t Topology) Foreign(conn *amqp.Connection) error {
 	ch, err := conn.Channel()
 	if err != nil {
 		return nil
 	}
 	for i := range t.shards {
-		// Whoever misses a queue declares it, one at a time.
+		// A missing queue is not declared here: the publisher that misses it does that, one at a time.
 		_, err := ch.QueueDeclarePassive(t.Queue(i), true, false, false, false, nil)
 		reason, refused := refusal(err)
 		if err == nil {
@@ -234,8 +237,8 @@ func (t Topology) Foreign(conn *amqp.Connection) error {
 }
 
 // ParkedIsOld declares the parked queue and the stream behind it. It reports whether the parked queue is that of an
-// earlier Millrace, which has no stream behind it: such a queue stays, since it may hold messages, until
-// RenewParked finds it empty.
+// earlier Millrace, without a stream behind it. Such a queue may hold messages, so it stays until RenewParked finds it
+// empty.
 func (t Topology) ParkedIsOld(conn *amqp.Connection) (old bool, err error) {
 	ch, err := conn.Channel()
 	if err != nil {
@@ -244,12 +247,12 @@ func (t Topology) ParkedIsOld(conn *amqp.Connection) (old bool, err error) {
 	if err := t.declareQueue(ch, t.LastStream(), amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeStream}); err != nil {
 		return false, err
 	}
-	declared := t.declareQueue(ch, t.ParkedQueue(), workQueue(parkedDeliveryLimit, t.LastStream()))
-	if declared == nil {
+	declareErr := t.declareQueue(ch, t.ParkedQueue(), workQueue(parkedDeliveryLimit, t.LastStream()))
+	if declareErr == nil {
 		return false, ch.Close()
 	}
-	if _, refused := refusal(declared); !refused {
-		return false, declared
+	if _, refused := refusal(declareErr); !refused {
+		return false, declareErr
 	}
 	// The refusal has closed the channel.
 	if ch, err = conn.Channel(); err != nil {
@@ -257,7 +260,7 @@ func (t Topology) ParkedIsOld(conn *amqp.Connection) (old bool, err error) {
 	}
 	err = t.declareQueue(ch, t.ParkedQueue(), amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum})
 	if _, refused := refusal(err); refused {
-		return false, declared // neither of ours
+		return false, declareErr // it is neither our queue nor that of an earlier Millrace
 	}
 	if err != nil {
 		return false, err
@@ -266,8 +269,8 @@ func (t Topology) ParkedIsOld(conn *amqp.Connection) (old bool, err error) {
 }
 
 // RenewParked replaces the parked queue of an earlier Millrace by one with the stream behind it, if it is empty. It
-// reports whether the old queue stays because it is not. One caller at a time may renew it: a second one might delete
-// what the first has made.
+// reports whether the old queue stays because it is not empty. Only one caller at a time may renew it: a second one
+// might delete the queue that the first has made.
 func (t Topology) RenewParked(conn *amqp.Connection) (stays bool, err error) {
 	for {
 		old, err := t.ParkedIsOld(conn)
@@ -277,11 +280,11 @@ func (t Topology) RenewParked(conn *amqp.Connection) (stays bool, err error) {
 		if stays, err = t.deleteParked(conn); stays || err != nil {
 			return stays, err
 		}
-		// Who looked at this moment with ParkedIsOld may have made the old one again, empty.
+		// Another caller of ParkedIsOld may just have made the old queue again, empty. So look once more.
 	}
 }
 
-// deleteParked deletes the parked queue if it is empty, and reports whether it is not.
+// deleteParked deletes the parked queue if it is empty. It reports whether the queue stays because it is not.
 func (t Topology) deleteParked(conn *amqp.Connection) (stays bool, err error) {
 	ch, err := conn.Channel()
 	if err != nil {
@@ -294,16 +297,16 @@ func (t Topology) deleteParked(conn *amqp.Connection) (stays bool, err error) {
 	if q.Messages > 0 {
 		return true, ch.Close()
 	}
-	// RabbitMQ also counts none when the queue's leader does not answer within a quarter of a second.
+	// RabbitMQ also counts no messages if the queue's leader does not answer within a quarter of a second.
 	_, found, err := ch.Get(t.ParkedQueue(), false)
 	if err != nil {
 		return false, err
 	}
 	if found {
-		return true, ch.Close() // which gives the message back
+		return true, ch.Close() // closing the channel gives the message back
 	}
-	// RabbitMQ does not take if-empty for quorum queues, so a message may come in between; it would have been
-	// given to a hundred and twenty readers before.
+	// RabbitMQ does not take if-empty for quorum queues, so a message may come in between. Before that it would have
+	// killed a hundred and twenty readers.
 	lost, err := ch.QueueDelete(t.ParkedQueue(), false, false, false)
 	if err != nil {
 		return false, err
@@ -314,12 +317,12 @@ func (t Topology) deleteParked(conn *amqp.Connection) (stays bool, err error) {
 	return false, errors.Join(err, ch.Close())
 }
 
-// workQueue returns the arguments of a queue whose messages go to dead after limit deliveries, and are kept until
-// they have arrived there.
+// workQueue returns the arguments of a queue whose messages go to the queue dead after limit deliveries. The queue
+// keeps them until they have arrived there.
 func workQueue(limit int32, dead string) amqp.Table {
 	return amqp.Table{
 		amqp.QueueTypeArg:           amqp.QueueTypeQuorum,
-		amqp.QueueOverflowArg:       amqp.QueueOverflowRejectPublish, // at-least-once wants it
+		amqp.QueueOverflowArg:       amqp.QueueOverflowRejectPublish, // at-least-once dead-lettering requires it
 		"x-delivery-limit":          limit,
 		"x-dead-letter-exchange":    "", // the default exchange, which routes by queue name
 		"x-dead-letter-routing-key": dead,
@@ -327,6 +330,7 @@ func workQueue(limit int32, dead string) amqp.Table {
 	}
 }
 
+// declareQueue declares a durable queue. The error says what to do if somebody else's queue has that name.
 func (t Topology) declareQueue(ch *amqp.Channel, name string, args amqp.Table) error {
 	_, err := ch.QueueDeclare(name, true, false, false, false, args)
 	reason, refused := refusal(err)
@@ -342,12 +346,12 @@ func (t Topology) declareQueue(ch *amqp.Channel, name string, args amqp.Table) e
 	return fmt.Errorf("there is a queue %s of another kind, which Millrace did not make (%w): %s", name, err, foreignAdvice)
 }
 
-// foreignAdvice says what to do about a queue or exchange that has our name and is somebody else's.
+// foreignAdvice says what to do about somebody else's queue or exchange with one of our names.
 const foreignAdvice = "give Millrace a virtual host of its own in RABBITMQ_URL (amqp://…/NAME), " +
 	"or delete what is there if nobody needs it; it is made anew by itself"
 
-// refusal returns RabbitMQ's reason to refuse a declaration, and reports whether err is one: something of that name
-// exists with other properties.
+// refusal reports whether err is RabbitMQ's refusal of a declaration because something of that name exists with other
+// properties. It returns RabbitMQ's reason.
 func refusal(err error) (reason string, refused bool) {
 	var e *amqp.Error
 	if errors.As(err, &e) && (e.Code == amqp.PreconditionFailed || e.Code == amqp.ResourceLocked) {
@@ -362,8 +366,8 @@ type Connection struct {
 	tcp net.Conn
 }
 
-// End says good-bye and closes the connection, after at most timeout also when the broker does not answer, or does
-// not read what a publish is writing. It may be called by several goroutines, and again.
+// End closes the connection in an orderly way. After timeout it cuts the connection: the broker may not answer, or may
+// not read what a publish is writing. Several goroutines may call it, also more than once.
 func (c *Connection) End(timeout time.Duration) {
 	cut := time.AfterFunc(timeout, func() { _ = c.tcp.Close() })
 	defer cut.Stop()
@@ -371,12 +375,12 @@ func (c *Connection) End(timeout time.Duration) {
 }
 
 // Dial connects to one of the cluster's nodes, trying all in random order. name is shown in RabbitMQ's list of
-// connections. The error is that of the node tried last.
+// connections. If none answers, the error is that of the last one tried.
 func Dial(ctx context.Context, urls config.BrokerURLs, name string) (*Connection, error) {
 	return DialThrough(ctx, urls, name, direct.New)
 }
 
-// DialThrough is Dial with the client library on what through makes of each TCP connection.
+// DialThrough is Dial, with each TCP connection replaced by what through returns for it.
 func DialThrough(ctx context.Context, urls config.BrokerURLs, name string, through func(net.Conn) net.Conn) (*Connection, error) {
 	if len(urls) == 0 {
 		return nil, errors.New("RABBITMQ_URL is not set")
@@ -411,8 +415,8 @@ func DialThrough(ctx context.Context, urls config.BrokerURLs, name string, throu
 	return nil, last
 }
 
-// dial makes a TCP connection and gives up with ctx. Like amqp.DefaultDial it sets a deadline for the handshake,
-// which the library clears once the connection is open.
+// dial opens a TCP connection, and gives up when ctx is done. Like amqp.DefaultDial it sets a deadline for the
+// handshake, which the library clears once the connection is open.
 func dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	d := net.Dialer{Timeout: dialTimeout}
 	conn, err := d.DialContext(ctx, network, addr)
@@ -425,8 +429,8 @@ func dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	return conn, nil
 }
 
-// Redial calls Dial until it succeeds, with exponential backoff and jitter, and logs each failure. The error
-// is ctx's.
+// Redial calls Dial until it succeeds, with exponential backoff and jitter, and logs each failure. It fails only when
+// ctx is done, with the error of ctx.
 func Redial(ctx context.Context, log *slog.Logger, urls config.BrokerURLs, name string) (*Connection, error) {
 	wait := retry.NewBackoff()
 	for {

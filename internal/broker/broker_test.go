@@ -138,7 +138,8 @@ func closedAddress(t *testing.T) string {
 	return ln.Addr().String()
 }
 
-// TestWhatIsSomebodyElsesIsNamedWithAdviceThatCanBeFollowed: QUEUE_MAX_BYTES is no way out of a queue of another kind.
+// TestWhatIsSomebodyElsesIsNamedWithAdviceThatCanBeFollowed: advice to set QUEUE_MAX_BYTES would not help with a queue of
+// another kind.
 func TestWhatIsSomebodyElsesIsNamedWithAdviceThatCanBeFollowed(t *testing.T) {
 	for _, tt := range []struct {
 		name, kind string
@@ -192,8 +193,8 @@ func TestWhatIsSomebodyElsesIsNamedWithAdviceThatCanBeFollowed(t *testing.T) {
 	}
 }
 
-// TestAParkedQueueWhoseLeaderIsSlowIsNotReplaced stops what decides about the queue for a moment. RabbitMQ then counts no
-// message.
+// TestAParkedQueueWhoseLeaderIsSlowIsNotReplaced stops the queue's leader for a moment. Meanwhile RabbitMQ counts no
+// messages.
 func TestAParkedQueueWhoseLeaderIsSlowIsNotReplaced(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
 	c := config.Broker{URLs: config.Brokers(stack.RabbitMQURL), Name: testenv.Name()}
@@ -238,8 +239,8 @@ func TestAParkedQueueWhoseLeaderIsSlowIsNotReplaced(t *testing.T) {
 	}
 }
 
-// TestAParkedQueueIsReplacedBesideOneWhoLooks: who looks whether the queue is old may make the old one again when it is deleted
-// in between.
+// TestAParkedQueueIsReplacedBesideOneWhoLooks: another caller of ParkedIsOld may make the old queue again if it is deleted in
+// between.
 func TestAParkedQueueIsReplacedBesideOneWhoLooks(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
 	c := config.Broker{URLs: config.Brokers(stack.RabbitMQURL), Name: testenv.Name()}

@@ -1,5 +1,5 @@
-// Package config reads settings from the environment, and from .env in the working directory where the
-// environment is silent, into the services' Config structs.
+// Package config reads settings into the services' Config structs. It reads each from the environment, or else from
+// .env in the working directory.
 //
 // A setting is a struct field with these tags:
 //
@@ -10,9 +10,9 @@
 //	help        what it means and its unit, one sentence for help texts and the README
 //	is          file: the value is the name of a file
 //
-// The types say what else a value must look like. A value that is not taken is an error of one line that names
-// the variable, what it got and what it takes. What a setting got is not repeated where it may be a secret: there the
-// error says what is wrong with it.
+// The field's type says what else a value must look like. A value that is not taken is an error of one line that names
+// the variable, what it got and what it takes. If the value may be a secret, the error says what is wrong with it and
+// does not repeat it.
 package config
 
 import (
@@ -37,7 +37,8 @@ type Setting struct {
 	Name, Default, Takes, Help string
 }
 
-// Load fills dst, a pointer to a struct of settings, from the environment and .env.
+// Load fills dst, a pointer to a struct of settings, from the environment and .env. The error names the first setting
+// that is not taken.
 func Load(dst any) error {
 	environ, err := Environ()
 	if err != nil {
@@ -46,8 +47,8 @@ func Load(dst any) error {
 	return LoadFrom(environ, dst)
 }
 
-// Environ returns the variables of .env in the working directory, if there is one, overlaid by the
-// environment's. Empty ones are left out: empty means unset.
+// Environ returns the variables of the environment, and those of .env in the working directory that the environment
+// lacks. It leaves out empty ones, because empty means unset.
 func Environ() (map[string]string, error) {
 	text, err := os.ReadFile(".env")
 	var environ map[string]string
@@ -70,14 +71,14 @@ func Environ() (map[string]string, error) {
 		environ[k] = v
 	}
 	for k, v := range environ {
-		if k == "" || v == "" { // without a name it would be the value of every field that is no setting
+		if k == "" || v == "" { // a value without a name would go to every field that is no setting
 			delete(environ, k)
 		}
 	}
 	return environ, nil
 }
 
-// parseFile parses what .env holds. Unlike godotenv it takes no value without a name.
+// parseFile returns the variables in the text of .env. Unlike godotenv it refuses a value without a name.
 func parseFile(text string) (map[string]string, error) {
 	environ, err := godotenv.Unmarshal(text)
 	if _, found := environ[""]; err == nil && found {
@@ -86,8 +87,8 @@ func parseFile(text string) (map[string]string, error) {
 	return environ, err
 }
 
-// lineOfMistake returns the number of the line at which a file begins not to be understood: the first one after the most
-// lines that are.
+// lineOfMistake returns the number of the first line that can't be understood: the one after the longest beginning of
+// text that parseFile takes.
 func lineOfMistake(text string) int {
 	lines := strings.SplitAfter(text, "\n")
 	understood := len(lines)
@@ -102,7 +103,7 @@ func lineOfMistake(text string) int {
 // LoadFrom fills dst, a pointer to a struct of settings, from environ alone.
 func LoadFrom(environ map[string]string, dst any) error {
 	if environ == nil {
-		environ = make(map[string]string) // to the library nil would mean the process's own
+		environ = make(map[string]string) // the library would take nil for the process's environment
 	}
 	v := reflect.ValueOf(dst).Elem()
 	fields := settingFields(v.Type())
@@ -126,8 +127,8 @@ func LoadFrom(environ map[string]string, dst any) error {
 	return nil
 }
 
-// Check returns an error for the first field of a Config, or of a pointer to one, that is outside its bounds or is
-// not what its type takes: for one that was not made by Load.
+// Check returns an error for the first field that is outside its bounds or that its type does not take. config is a
+// Config or a pointer to one. Check is for a Config that Load has not made.
 func Check(config any) error {
 	v := reflect.Indirect(reflect.ValueOf(config))
 	for _, f := range settingFields(v.Type()) {
@@ -144,7 +145,7 @@ func Check(config any) error {
 	return nil
 }
 
-// Describe lists the settings of a Config struct, in the order of its fields.
+// Describe returns the settings of a Config struct, in the order of its fields.
 func Describe(config any) []Setting {
 	var out []Setting
 	for _, f := range settingFields(reflect.TypeOf(config)) {
@@ -158,12 +159,13 @@ func Describe(config any) []Setting {
 	return out
 }
 
+// settingFields returns the fields of a struct that are settings.
 func settingFields(t reflect.Type) []reflect.StructField {
 	return slices.DeleteFunc(reflect.VisibleFields(t), func(f reflect.StructField) bool { return f.Tag.Get("env") == "" })
 }
 
-// check returns an error for a field's value that is outside its bounds, or can't be the name of a file where it is to
-// be one.
+// check returns an error if a field's value is outside its bounds, or if it should be the name of a file and can't be
+// one.
 func check(f reflect.StructField, value any, got string) error {
 	if f.Tag.Get("is") == "file" {
 		return checkFileName(f, got)
@@ -174,8 +176,8 @@ func check(f reflect.StructField, value any, got string) error {
 	return nil
 }
 
-// refused is the error for a value that is not taken because of err. Where the value is a secret, err says what is
-// wrong without repeating it; that of another setting may be one by a slip.
+// refused returns the error for a value that is not taken because of err. If the setting is a Secret, err says what is
+// wrong without repeating the value. The value of another setting may be a secret by mistake, so it goes through Shown.
 func refused(f reflect.StructField, got string, err error) error {
 	if _, ok := reflect.Zero(f.Type).Interface().(interface{ Check() error }); ok {
 		return fmt.Errorf("%s: %w", f.Tag.Get("env"), err)
@@ -183,11 +185,11 @@ func refused(f reflect.StructField, got string, err error) error {
 	return fmt.Errorf("%s: got %s, takes %s", f.Tag.Get("env"), Shown(got), takes(f))
 }
 
-// longestFileName is PATH_MAX of Linux.
+// longestFileName is Linux's PATH_MAX.
 const longestFileName = 4096
 
-// checkFileName refuses what is not the name of a file but may be a file's secret content or hold a password, which an error of
-// opening it would repeat.
+// checkFileName returns an error for a value that may be a file's secret contents, or a URL with a password, and not a
+// file's name. An error from opening the file would repeat the value.
 func checkFileName(f reflect.StructField, value string) error {
 	switch {
 	case strings.ContainsFunc(value, unicode.IsControl), strings.HasPrefix(value, "-----BEGIN"), len(value) > longestFileName,
@@ -199,16 +201,16 @@ func checkFileName(f reflect.StructField, value string) error {
 	return nil
 }
 
-// KeyPrefix is what each API key begins with.
+// KeyPrefix is the beginning of every API key.
 const KeyPrefix = "mr_"
 
-// MayHoldSecret reports whether a word from outside, such as an argument on the command line, looks like something
-// with a password in it or like an API key. It must not be shown then.
+// MayHoldSecret reports whether a word from outside, such as an argument on the command line, looks as if it held a
+// password or an API key. Such a word must not be shown.
 func MayHoldSecret(s string) bool {
 	return strings.Contains(s, "://") || strings.Contains(s, "@") || strings.Contains(strings.ToLower(s), "password") || strings.HasPrefix(s, KeyPrefix)
 }
 
-// Shown returns s in quotation marks, or in its place that it may hold a secret.
+// Shown returns s in quotation marks. If s may hold a secret, it returns words that say so instead.
 func Shown(s string) string {
 	if MayHoldSecret(s) {
 		return "something that may hold a secret"
@@ -216,7 +218,7 @@ func Shown(s string) string {
 	return strconv.Quote(s)
 }
 
-// takes says in words what a field's type and bounds allow.
+// takes returns in words what a field's type and bounds allow.
 func takes(f reflect.StructField) string {
 	if oneof := f.Tag.Get("oneof"); oneof != "" {
 		return strings.Join(strings.Fields(oneof), ", ")
@@ -244,6 +246,7 @@ func takes(f reflect.StructField) string {
 	return kind
 }
 
+// inBounds reports whether a field's value is within its bounds, or one of its words.
 func inBounds(f reflect.StructField, value any) bool {
 	if oneof := f.Tag.Get("oneof"); oneof != "" {
 		return slices.ContainsFunc(strings.Fields(oneof), func(one string) bool { return compare(value, one) == 0 })
@@ -252,8 +255,8 @@ func inBounds(f reflect.StructField, value any) bool {
 	return (low == "" || compare(value, low) >= 0) && (high == "" || compare(value, high) <= 0)
 }
 
-// compare compares a parsed value with a bound written in a tag. A bound that does not parse is a mistake in
-// this program.
+// compare compares a parsed value with a bound from a tag, as cmp.Compare does. A bound that does not parse is a mistake
+// in this program, and panics.
 func compare(value any, bound string) int {
 	if s, ok := value.(string); ok {
 		return cmp.Compare(s, bound)

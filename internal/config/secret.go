@@ -14,18 +14,18 @@ import (
 )
 
 // Secret is a setting that may hold a password. However it is printed, logged or encoded, it shows where it leads, or
-// nothing. Only a conversion to string gives the value, which belongs into a driver's parser and nowhere else: Parse
-// hands it there. One exception is fmt's: it prints unexported fields without asking their methods, so a struct that
-// holds a Secret in one must not be printed.
+// nothing. Only a conversion to string gives the value. The value belongs in a driver's parser and nowhere else;
+// Parse passes it there. There is one exception: fmt prints unexported fields without calling their methods, so a
+// struct that holds a Secret in an unexported field must not be printed.
 //
-// K is what the setting leads to.
+// K is the kind of server that the setting leads to.
 type Secret[K server] string
 
-// server says what a kind of Secret looks like.
+// server is a kind of Secret: it knows what values the kind takes.
 type server interface {
-	// takes describes the kind in refusals and help texts.
+	// takes returns a description of the kind, for refusals and help texts.
 	takes() string
-	// check says what is wrong with a value, without repeating any of it.
+	// check returns what is wrong with a value, without repeating any of it; nil if nothing is.
 	check(value string) error
 }
 
@@ -46,7 +46,7 @@ type (
 	// ManagementURL is an http or https URL of the management API of one RabbitMQ node, with user and password.
 	ManagementURL = Secret[management]
 
-	// ManagementURLs are those of a cluster's nodes.
+	// ManagementURLs are the management URLs of a cluster's nodes.
 	ManagementURLs []ManagementURL
 
 	// PostgresURL is a PostgreSQL connection string, a URL or key=value pairs.
@@ -56,19 +56,20 @@ type (
 	RedisURL = Secret[redisCache]
 )
 
-// Takes describes the kind in refusals and help texts.
+// Takes returns a description of the kind, for refusals and help texts.
 func (Secret[K]) Takes() string {
 	var kind K
 	return kind.takes()
 }
 
-// Check says what is wrong with the value, without repeating any of it.
+// Check returns what is wrong with the value, without repeating any of it; nil if nothing is.
 func (s Secret[K]) Check() error {
 	var kind K
 	return kind.check(string(s))
 }
 
-// String returns what may be shown: where a URL leads, without user, password and parameters.
+// String returns what may be shown of the value: where a URL leads, without user, password and parameters. Other
+// values are hidden.
 func (s Secret[K]) String() string {
 	switch {
 	case s == "":
@@ -80,7 +81,7 @@ func (s Secret[K]) String() string {
 	return u.scheme + "://" + u.hosts + u.path
 }
 
-// GoString is String in quotation marks.
+// GoString returns String in quotation marks.
 func (s Secret[K]) GoString() string { return fmt.Sprintf("%q", s.String()) }
 
 // Format prints String, whatever the verb.
@@ -92,13 +93,14 @@ func (s Secret[K]) Format(state fmt.State, verb rune) {
 	_, _ = io.WriteString(state, text) // fmt keeps the error
 }
 
-// LogValue is String.
+// LogValue returns String, for log/slog.
 func (s Secret[K]) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
-// MarshalText is String: for JSON and others.
+// MarshalText returns String, for JSON and other encodings.
 func (s Secret[K]) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// Parse returns what parse, a driver's parser, makes of the value. Its error repeats none of it, unlike the drivers'.
+// Parse returns the result of parse, a driver's parser, for the value. Its error repeats nothing of the value, unlike
+// the drivers' errors.
 func Parse[K server, T any](s Secret[K], parse func(string) (T, error)) (T, error) {
 	v, err := parse(string(s))
 	if err == nil {
@@ -112,8 +114,8 @@ func Parse[K server, T any](s Secret[K], parse func(string) (T, error)) (T, erro
 	return v, err
 }
 
-// notTaken is an error for a value that a driver does not take. Of the driver's error it has what a file could not be
-// read for, since all else may repeat the value.
+// notTaken returns the error for a value that a driver refuses with err. From err it takes only the reason why a file
+// could not be read, because all else may repeat the value.
 func notTaken(err error, takes string) error {
 	var path *fs.PathError
 	if errors.As(err, &path) {
@@ -122,6 +124,7 @@ func notTaken(err error, takes string) error {
 	return errors.New("takes " + takes)
 }
 
+// parseSecret returns the value as a Secret, and what is wrong with it.
 func parseSecret[K server](value string) (any, error) {
 	s := Secret[K](value)
 	return s, s.Check()
@@ -136,7 +139,7 @@ func (postgreSQL) takes() string {
 	return "a PostgreSQL URL such as postgres://user:password@host:5432/database"
 }
 
-// Brokers are the URLs in a string that was taken before, separated by commas.
+// Brokers returns the URLs in a string, separated by commas. It does not check them.
 func Brokers(urls string) (list BrokerURLs) {
 	for u := range strings.SplitSeq(urls, ",") {
 		list = append(list, BrokerURL(strings.TrimSpace(u)))
@@ -144,9 +147,10 @@ func Brokers(urls string) (list BrokerURLs) {
 	return list
 }
 
-// Takes describes the kind in refusals and help texts.
+// Takes returns a description of the kind, for refusals and help texts.
 func (BrokerURLs) Takes() string { return "amqp:// or amqps:// URLs, separated by commas" }
 
+// parseBrokerURLs reads URLs that are separated by commas, and checks them.
 func parseBrokerURLs(s string) (BrokerURLs, error) {
 	urls := Brokers(s)
 	for _, u := range urls {
@@ -157,17 +161,18 @@ func parseBrokerURLs(s string) (BrokerURLs, error) {
 	return urls, urls.Check()
 }
 
-// Check says what is wrong with one of the URLs.
+// Check returns what is wrong with the first of the URLs that is not taken; nil if all are.
 func (urls BrokerURLs) Check() error { return checkEach(urls) }
 
-// Takes describes the kind in refusals and help texts.
+// Takes returns a description of the kind, for refusals and help texts.
 func (ManagementURLs) Takes() string {
 	return "http:// or https:// URLs with user and password, separated by commas"
 }
 
-// Check says what is wrong with one of the URLs.
+// Check returns what is wrong with the first of the URLs that is not taken; nil if all are.
 func (urls ManagementURLs) Check() error { return checkEach(urls) }
 
+// parseManagementURLs reads URLs that are separated by commas, and checks them.
 func parseManagementURLs(s string) (urls ManagementURLs, err error) {
 	for u := range strings.SplitSeq(s, ",") {
 		urls = append(urls, ManagementURL(strings.TrimSuffix(strings.TrimSpace(u), "/")))
@@ -175,7 +180,7 @@ func parseManagementURLs(s string) (urls ManagementURLs, err error) {
 	return urls, urls.Check()
 }
 
-// checkEach says what is wrong with one of several values, and which.
+// checkEach returns what is wrong with the first of several values that is not taken, and which one that is.
 func checkEach[K server](urls []Secret[K]) error {
 	for i, u := range urls {
 		if err := u.Check(); err != nil && len(urls) > 1 {
@@ -192,7 +197,7 @@ func (k rabbitMQ) check(value string) error {
 	if err != nil {
 		return err
 	}
-	if err := u.oneHost(); err != nil {
+	if err := u.requireHost(); err != nil {
 		return err
 	}
 	if err := u.checkParameters(rabbitMQParameters, nil); err != nil {
@@ -209,7 +214,7 @@ func (k management) check(value string) error {
 	if err != nil {
 		return err
 	}
-	if err := u.oneHost(); err != nil {
+	if err := u.requireHost(); err != nil {
 		return err
 	}
 	if user, password, _ := strings.Cut(u.user, ":"); user == "" || password == "" {
@@ -224,7 +229,7 @@ func (k redisCache) check(value string) error {
 		return err
 	}
 	if u.scheme != "unix" {
-		if err := u.oneHost(); err != nil {
+		if err := u.requireHost(); err != nil {
 			return err
 		}
 		if database := strings.Trim(u.path, "/"); !isNumber(database, 0, 1<<30) && database != "" {

@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// Broker holds the settings of everything that talks to RabbitMQ. All services must agree on the queues'.
+// Broker holds the settings of every service that talks to RabbitMQ. All services must agree on those of
+// the queues.
 type Broker struct {
 	URLs     BrokerURLs `env:"RABBITMQ_URL" help:"RabbitMQ; for a cluster the URLs of its nodes."`
 	Shards   int        `env:"QUEUE_SHARDS" envDefault:"1" min:"1" max:"64" help:"Queues (logs.0, logs.1, …) that the frames are spread over; the API and the workers must agree."`
@@ -13,7 +14,8 @@ type Broker struct {
 
 	Management ManagementURLs `env:"RABBITMQ_MANAGEMENT_URL" help:"RabbitMQ's management API, http://user:password@host:15672: the policies that apply to the queues are read there, and one that shields them is set where the user may; empty: a queue logs.canary shows whether messages stay."`
 
-	// Name is the exchange and the prefix of the queues; empty is "logs". Tests set it to keep apart.
+	// Name is the name of the exchange and the prefix of the queues; empty means "logs". Tests set it to
+	// keep apart from each other.
 	Name string
 }
 
@@ -33,6 +35,6 @@ type Access struct {
 	TLSKeyFile     string `env:"TLS_KEY_FILE" is:"file" help:"Private key of the certificate (PEM)."`
 	TLSClientCA    string `env:"TLS_CLIENT_CA_FILE" is:"file" help:"Authorities (PEM) that client certificates must come from; empty: none are asked for."`
 
-	// Reload, when set, has KEYS_FILE read again for each signal that it brings.
+	// Reload may be nil. KEYS_FILE is read again for each signal that it brings.
 	Reload <-chan os.Signal
 }

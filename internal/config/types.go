@@ -20,15 +20,16 @@ type (
 	// Address is a TCP address to listen on, host:port.
 	Address string
 
-	// Loopback is an Address that only this machine reaches, or empty.
+	// Loopback is an Address that only this machine reaches. It may be empty.
 	Loopback string
 )
 
-// Takes describe the types in refusals and help texts.
+// Takes returns a description of the type, for refusals and help texts.
 func (Bytes) Takes() string    { return "a size such as 512, 64KiB, 16MiB or 2GiB" }
 func (Address) Takes() string  { return "host:port such as 127.0.0.1:8080" }
 func (Loopback) Takes() string { return "host:port of this machine alone such as 127.0.0.1:6060" }
 
+// String returns b with the largest unit that leaves a whole number.
 func (b Bytes) String() string {
 	for _, u := range units {
 		if b != 0 && int64(b)%u.size == 0 {
@@ -59,6 +60,7 @@ var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[RedisURL]():       parseSecret[redisCache],
 }
 
+// parseBytes reads a size with an optional unit.
 func parseBytes(s string) (Bytes, error) {
 	for _, u := range units {
 		if digits, ok := strings.CutSuffix(s, u.name); ok {
@@ -73,8 +75,8 @@ func parseBytes(s string) (Bytes, error) {
 	return Bytes(n), err
 }
 
-// parseDuration is time.ParseDuration with two more units: d is 24 hours, w is seven of these. With them a duration is
-// not negative.
+// parseDuration is time.ParseDuration with two more units: d is 24 hours, and w is 7 days. A duration with one of them
+// can't be negative.
 func parseDuration(s string) (time.Duration, error) {
 	if !strings.ContainsAny(s, "dw") {
 		return time.ParseDuration(s)
@@ -101,6 +103,7 @@ func parseDuration(s string) (time.Duration, error) {
 	return sum, nil
 }
 
+// parseAddress returns s if it is host:port.
 func parseAddress(s string) (Address, error) {
 	_, port, err := net.SplitHostPort(s)
 	if err != nil {
@@ -112,7 +115,7 @@ func parseAddress(s string) (Address, error) {
 	return Address(s), nil
 }
 
-// Loopback says whether only this machine reaches the address.
+// Loopback reports whether only this machine reaches the address.
 func (a Address) Loopback() bool {
 	host, _, err := net.SplitHostPort(string(a))
 	if err != nil {
@@ -122,6 +125,7 @@ func (a Address) Loopback() bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
+// parseLoopback returns s if it is host:port and only this machine reaches it.
 func parseLoopback(s string) (Loopback, error) {
 	a, err := parseAddress(s)
 	if err == nil && !a.Loopback() {
@@ -130,7 +134,7 @@ func parseLoopback(s string) (Loopback, error) {
 	return Loopback(a), err
 }
 
-// Missing is the error for a setting that has no default and is not set.
+// Missing returns the error for a setting that has no default and is not set.
 func Missing(name string) error {
 	return fmt.Errorf("%s is not set; millrace run starts a private server for it", name)
 }

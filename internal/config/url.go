@@ -10,17 +10,18 @@ import (
 	"strings"
 )
 
-// serverURL is the parts of a server's URL, none of them unescaped but the parameters.
+// serverURL is the parts of a server's URL. Only the parameters are unescaped.
 type serverURL struct {
 	scheme, user, hosts, path, query string
 
-	parameters []parameter // of query, once parseURL has checked it
+	parameters []parameter // those of query; set by parseURL
 }
 
 // parameter is one name=value of a connection string.
 type parameter struct{ name, value string }
 
-// splitURL splits a URL as the drivers do. The last "@" before the path ends the user and password.
+// splitURL returns the parts of a URL, split as the drivers do. The last "@" before the path ends the user and
+// password.
 func splitURL(raw string) (u serverURL) {
 	u.scheme, raw, _ = strings.Cut(raw, "://")
 	authority, tail := raw, ""
@@ -35,12 +36,13 @@ func splitURL(raw string) (u serverURL) {
 	return u
 }
 
+// hasScheme reports whether raw begins with one of schemes, in any case.
 func hasScheme(raw string, schemes ...string) bool {
 	return slices.ContainsFunc(schemes, func(s string) bool { return len(raw) >= len(s) && strings.EqualFold(raw[:len(s)], s) })
 }
 
-// parseURL splits a URL and checks what all servers' URLs have in common. Its errors name a character or a part, and
-// repeat nothing else: where a password is written wrongly, any part may be of the password.
+// parseURL returns the parts of a URL, and checks what all servers' URLs have in common. Its errors name a character
+// or a part, and repeat nothing else: if a password is written wrongly, any part may be a piece of the password.
 func parseURL(raw string, schemes ...string) (serverURL, error) {
 	switch {
 	case raw != "" && strings.Contains(`"'`+"`", raw[:1]):
@@ -53,8 +55,8 @@ func parseURL(raw string, schemes ...string) (serverURL, error) {
 		return serverURL{}, mustBeWritten("", ' ')
 	}
 	u := splitURL(raw)
-	// What follows the host may hold an "@" only in its escaped form, so a plain one tells of a password with a
-	// character that ends the host.
+	// After the host an "@" must be escaped. So a plain one there means that the password holds a character that ends
+	// the host.
 	_, rest, _ := strings.Cut(raw, "://")
 	if i := strings.IndexAny(rest, "/?#"); i >= 0 && strings.Contains(rest[i:], "@") {
 		return u, fmt.Errorf(`%w (an "@" that comes after the host must be written %%40)`, mustBeWritten("the user or password", rune(rest[i])))
@@ -62,7 +64,7 @@ func parseURL(raw string, schemes ...string) (serverURL, error) {
 	if strings.Contains(rest, "#") {
 		return u, mustBeWritten("", '#')
 	}
-	if strings.Contains(u.user, "%") && !escaped(u.user) {
+	if strings.Contains(u.user, "%") && !isEscaped(u.user) {
 		return u, mustBeWritten("the user or password", '%')
 	}
 	for _, r := range u.user {
@@ -76,7 +78,7 @@ func parseURL(raw string, schemes ...string) (serverURL, error) {
 	if strings.Contains(u.hosts, "%") && !strings.HasPrefix(u.hosts, "[") {
 		return u, errors.New(`the host holds "%"`)
 	}
-	if !escaped(u.path) || !escaped(u.query) {
+	if !isEscaped(u.path) || !isEscaped(u.query) {
 		return u, mustBeWritten("what follows the host", '%')
 	}
 	if u.query != "" {
@@ -96,7 +98,7 @@ func parseURL(raw string, schemes ...string) (serverURL, error) {
 	return u, nil
 }
 
-// mustBeWritten is the error for a character that a part of a URL holds.
+// mustBeWritten returns the error for a character that must be escaped in a part of a URL.
 func mustBeWritten(part string, r rune) error {
 	text := fmt.Sprintf("holds %q, which must be written %%%02X", string(r), r)
 	if part == "" {
@@ -105,21 +107,21 @@ func mustBeWritten(part string, r rune) error {
 	return errors.New(part + " " + text)
 }
 
-// escaped reports whether each "%" is followed by two hexadecimal digits.
-func escaped(s string) bool {
+// isEscaped reports whether each "%" is followed by two hexadecimal digits.
+func isEscaped(s string) bool {
 	_, err := url.PathUnescape(s)
 	return err == nil
 }
 
-// oneHost checks the host of a URL that has one.
-func (u serverURL) oneHost() error {
+// requireHost returns an error if the URL has no host, or one that is not valid.
+func (u serverURL) requireHost() error {
 	if u.hosts == "" || strings.HasPrefix(u.hosts, ":") {
 		return errors.New("there is no host in it")
 	}
 	return checkHost(u.hosts)
 }
 
-// checkHost checks host:port, both of which may be missing.
+// checkHost returns an error if host:port is not valid. Both may be missing.
 func checkHost(hostPort string) error {
 	host, port := hostPort, ""
 	if end := strings.LastIndexByte(hostPort, ']'); strings.HasPrefix(hostPort, "[") && end > 0 {
@@ -141,13 +143,14 @@ func checkHost(hostPort string) error {
 	return nil
 }
 
+// isNumber reports whether s is a whole number from low to high.
 func isNumber(s string, low, high int) bool {
 	n, err := strconv.Atoi(s)
 	return err == nil && n >= low && n <= high
 }
 
-// parsePairs reads PostgreSQL's key=value pairs as libpq does: 'a value' in quotation marks, a backslash before one
-// that belongs to the value.
+// parsePairs reads PostgreSQL's key=value pairs as libpq does. A value may be in quotation marks ('a value'); a
+// quotation mark within the value has a backslash before it.
 func parsePairs(s string) (pairs []parameter, err error) {
 	const space = " \t\n\r\v\f"
 	for s = strings.Trim(s, space); s != ""; s = strings.TrimLeft(s, space) {
@@ -183,25 +186,26 @@ func parsePairs(s string) (pairs []parameter, err error) {
 	return pairs, nil
 }
 
-// values says what a known parameter takes: one of some words, a whole number, or, when it is the zero value, text.
+// values is what a known parameter takes: one of some words, or a whole number. The zero value means any text.
 type values struct {
 	words  []string
 	number bool
 }
 
+// oneOf returns the values of a parameter that takes one of some words.
 func oneOf(words ...string) values { return values{words: words} }
 
 var anyText, wholeNumber = values{}, values{number: true}
 
-// rabbitMQParameters are those of the AMQP client's ParseURI, and those of other clients that it passes over. See
-// https://www.rabbitmq.com/docs/uri-query-parameters.
+// rabbitMQParameters are the parameters that the AMQP client's ParseURI reads, and those of other clients that it
+// ignores. See https://www.rabbitmq.com/docs/uri-query-parameters.
 var rabbitMQParameters = map[string]values{
 	"certfile": anyText, "keyfile": anyText, "cacertfile": anyText, "server_name_indication": anyText, "auth_mechanism": oneOf("plain", "amqplain", "external", "PLAIN", "AMQPLAIN", "EXTERNAL"),
 	"heartbeat": wholeNumber, "connection_timeout": wholeNumber, "channel_max": wholeNumber, "verify": anyText, "depth": wholeNumber,
 	"fail_if_no_peer_cert": anyText, "password": anyText,
 }
 
-// redisParameters are those of the Redis client's ParseURL, which says itself what its numbers and durations are.
+// redisParameters are the parameters of the Redis client's ParseURL, which checks its numbers and durations itself.
 var redisParameters = map[string]values{
 	"db": wholeNumber, "protocol": wholeNumber, "client_name": anyText, "max_retries": wholeNumber, "min_retry_backoff": anyText,
 	"max_retry_backoff": anyText, "dial_timeout": anyText, "read_timeout": anyText, "write_timeout": anyText, "pool_fifo": anyText,
@@ -211,7 +215,8 @@ var redisParameters = map[string]values{
 	"idle_timeout": anyText, "conn_max_lifetime": anyText, "max_conn_age": anyText, "conn_max_lifetime_jitter": anyText, "skip_verify": anyText,
 }
 
-// postgresParameters are those that pgx reads itself. All others are settings of the session, which the server knows.
+// postgresParameters are the parameters that pgx reads itself. All others are settings of the session, which the
+// server checks.
 var postgresParameters = map[string]values{
 	"host": anyText, "port": anyText, "user": anyText, "password": anyText, "dbname": anyText, "database": anyText,
 	"passfile": anyText, "service": anyText, "servicefile": anyText, "options": anyText, "application_name": anyText, "client_encoding": anyText,
@@ -230,13 +235,15 @@ var postgresParameters = map[string]values{
 	"pool_max_conn_idle_time": anyText, "pool_health_check_period": anyText, "pool_max_conn_lifetime_jitter": anyText, "pool_ping_timeout": anyText,
 }
 
-// postgresNever are parameters of libpq alone. pgx would send them on, and the server refuse each connection.
+// postgresNever are parameters that only libpq has. pgx would send them to the server, which would refuse every
+// connection.
 var postgresNever = []string{
 	"gssencmode", "gssdelegation", "gsslib", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "load_balance_hosts", "requirepeer",
 	"requiressl", "sslcompression", "sslcrl", "sslcrldir", "ssl_min_protocol_version", "ssl_max_protocol_version", "tcp_user_timeout",
 	"fallback_application_name",
 }
 
+// checkParameters returns an error for the first parameter of the URL that is unknown or wrong.
 func (u serverURL) checkParameters(known map[string]values, never []string) error {
 	for i, p := range u.parameters {
 		if _, ok := known[p.name]; !ok {
@@ -246,8 +253,8 @@ func (u serverURL) checkParameters(known map[string]values, never []string) erro
 	return checkParameters(u.parameters, known, never)
 }
 
-// checkParameters says which parameter is wrong. It names it only when it is one of the known: what is not may be of a
-// password.
+// checkParameters returns an error for the first parameter that is wrong. It names only known parameters: an unknown
+// one may be a piece of a password.
 func checkParameters(pairs []parameter, known map[string]values, never []string) error {
 	for i, p := range pairs {
 		takes, ok := known[p.name]
@@ -271,6 +278,7 @@ func checkParameters(pairs []parameter, known map[string]values, never []string)
 	return nil
 }
 
+// unknownParameter returns the error for an unknown parameter, the i-th.
 func unknownParameter(i int, name string, known map[string]values) error {
 	if near := nearest(name, known); near != "" {
 		return fmt.Errorf("parameter %d is unknown; %s is the nearest there is", i+1, near)
@@ -278,15 +286,15 @@ func unknownParameter(i int, name string, known map[string]values) error {
 	return fmt.Errorf("parameter %d is unknown", i+1)
 }
 
-// isIdentifier reports whether s could be the name of a setting of PostgreSQL's.
+// isIdentifier reports whether s could be the name of a PostgreSQL setting.
 func isIdentifier(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
 		return r != '_' && r != '.' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
 	})
 }
 
-// nearest returns the known name that name misses by one letter, by two where it is long, or by case alone; "" when
-// there is none.
+// nearest returns the known name that differs from name by case alone, or by one letter, or by two if it is long. It
+// returns "" if there is none.
 func nearest(name string, known map[string]values) string {
 	for k := range known {
 		if strings.EqualFold(k, name) {
@@ -303,7 +311,8 @@ func nearest(name string, known map[string]values) string {
 	return best
 }
 
-// distance is how many letters have to be put in, taken out or replaced to make b of a, at most.
+// distance returns the Levenshtein distance of a and b: how many letters must be inserted, removed or replaced to turn
+// a into b.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -1,10 +1,10 @@
-// Package direct reads and writes TCP sockets by system calls that Go's scheduler is not told of.
+// Package direct reads and writes TCP sockets by system calls without telling Go's scheduler.
 //
-// To the scheduler a system call may last: it takes note of each, and a thread of its own looks every 20 to 100 µs
-// whether one does, from the first call after the process was idle on. A call on a socket that doesn't block does not
-// last, but for what any access to memory may meet, a page that is not there. In a service that is idle some hundred
-// times a second, while it waits for a confirm, that thread takes a tenth of the service's processor time, and the
-// processor from others at every look.
+// The scheduler assumes that any system call may take long. It notes each call, and after the first one a thread of its
+// own checks every 20 to 100 µs whether a call lasts, until the process is idle. A call on a non-blocking socket does
+// not take long, unless it touches a page that is not in memory, as any access to memory may. In a service that is idle
+// some hundred times a second, while it waits for a confirm, that thread takes a tenth of the service's processor time,
+// and interrupts others at every check.
 package direct
 
 import (
@@ -16,8 +16,8 @@ import (
 	"syscall"
 )
 
-// most is how many bytes one system call is asked for: the garbage collector may have to wait for its end.
-const most = 64 << 10
+// maxCallBytes is the most bytes that one system call moves: the garbage collector may have to wait for its end.
+const maxCallBytes = 64 << 10
 
 // Conn is a TCP connection. At most one Read and one Write or Try may be under way at a time; Close may be called at any
 // time. Nothing but Close may close the connection.
@@ -26,24 +26,24 @@ type Conn struct {
 	raw     syscall.RawConn
 	in, out transfer
 
-	// What is called with the descriptor, made once: a closure for each call would be garbage.
+	// The methods in.step and out.all, made once: a closure for each call would be garbage.
 	read, write func(fd uintptr) bool
 
-	// Try has the descriptor from here: less memory to be fetched than by way of raw.
+	// Try takes the descriptor from here, which touches less memory than raw does.
 	mu     sync.Mutex
 	fd     int
-	closed bool // the descriptor may be another's
+	closed bool // then fd may be another connection's
 }
 
-// transfer is the state of a Read or a Write.
+// transfer is the state of one Read or Write.
 type transfer struct {
 	call func(fd int, p []byte) (int, syscall.Errno)
-	rest []byte // what is still to be read into, or written
+	rest []byte // the part of the buffer that is still to be read into, or written
 	n    int    // bytes done
 	err  error
 }
 
-// New returns conn as a Conn, or as it is when it is not of TCP.
+// New returns conn as a *Conn, or conn itself if it is no TCP connection or is closed.
 func New(conn net.Conn) net.Conn {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
@@ -51,7 +51,7 @@ func New(conn net.Conn) net.Conn {
 	}
 	raw, err := tcp.SyscallConn()
 	if err != nil {
-		return conn // closed: whoever uses it gets to know
+		return conn // it is closed, as its next use will tell
 	}
 	c := &Conn{TCPConn: tcp, raw: raw, in: transfer{call: read}, out: transfer{call: write}}
 	c.read, c.write = c.in.step, c.out.all
@@ -61,7 +61,7 @@ func New(conn net.Conn) net.Conn {
 	return c
 }
 
-// all goes on until everything is done, and reports whether it is.
+// all makes system calls until everything is done or one fails. It reports false if it must wait for the socket.
 func (t *transfer) all(fd uintptr) bool {
 	for len(t.rest) > 0 && t.err == nil {
 		if !t.step(fd) {
@@ -71,16 +71,16 @@ func (t *transfer) all(fd uintptr) bool {
 	return true
 }
 
-// step makes one system call. It reports false when the socket would have to be waited for.
+// step makes one system call. It reports false if it must wait for the socket.
 func (t *transfer) step(fd uintptr) bool {
 	for {
-		n, errno := t.call(int(fd), t.rest[:min(len(t.rest), most)])
+		n, errno := t.call(int(fd), t.rest[:min(len(t.rest), maxCallBytes)])
 		switch errno {
 		case 0:
 			t.n += n
 			t.rest = t.rest[n:]
 			if n == 0 {
-				t.err = io.EOF // of a Read; no Write of TCP does nothing
+				t.err = io.EOF // of a Read: a Write never moves 0 bytes
 			}
 			return true
 		case syscall.EAGAIN:
@@ -93,10 +93,11 @@ func (t *transfer) step(fd uintptr) bool {
 	}
 }
 
-// run has p transferred by how, and returns what came of it.
-func (t *transfer) run(p []byte, on func(func(fd uintptr) bool) error, how func(fd uintptr) bool) (int, error) {
+// run transfers p. until is raw.Read or raw.Write: it calls step, and waits for the socket while step reports false. run
+// returns the number of bytes transferred, and why there are no more.
+func (t *transfer) run(p []byte, until func(func(fd uintptr) bool) error, step func(fd uintptr) bool) (int, error) {
 	t.rest, t.n, t.err = p, 0, nil
-	err := on(how)
+	err := until(step)
 	t.rest = nil // the caller's
 	if err == nil {
 		err = t.err
@@ -104,7 +105,7 @@ func (t *transfer) run(p []byte, on func(func(fd uintptr) bool) error, how func(
 	return t.n, err
 }
 
-// Read is net.Conn's.
+// Read implements net.Conn.
 func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -113,28 +114,28 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, c.explain("read", err)
 }
 
-// Write is net.Conn's.
+// Write implements net.Conn.
 func (c *Conn) Write(p []byte) (int, error) {
 	n, err := c.out.run(p, c.raw.Write, c.write)
 	return n, c.explain("write", err)
 }
 
-// Try writes as much of p as the socket takes at once, and returns how much that was: nothing also when the connection
-// is broken or closed. It knows no deadline. Whoever writes the rest gets to know.
+// Try writes as much of p as the socket takes at once, and returns how many bytes that is. It returns 0 also if the
+// connection is broken or closed; the next Write returns the error. It ignores deadlines.
 func (c *Conn) Try(p []byte) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return 0
 	}
-	n, errno := write(c.fd, p[:min(len(p), most)])
+	n, errno := write(c.fd, p[:min(len(p), maxCallBytes)])
 	if errno != 0 {
 		return 0
 	}
 	return n
 }
 
-// Close is net.Conn's.
+// Close implements net.Conn.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	c.closed = true
@@ -142,7 +143,7 @@ func (c *Conn) Close() error {
 	return c.TCPConn.Close()
 }
 
-// explain makes err what a net.TCPConn would return.
+// explain returns err in the form in which a net.TCPConn would return it.
 func (c *Conn) explain(op string, err error) error {
 	if err == nil || err == io.EOF {
 		return err

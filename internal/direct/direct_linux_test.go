@@ -15,7 +15,7 @@ import (
 	"millrace/internal/direct"
 )
 
-// pair returns two ends of a TCP connection. The first is what accept makes of the listener's.
+// pair returns the two ends of a TCP connection. The first is the listener's, as accept returns it.
 func pair(t *testing.T, accept func(net.Conn) net.Conn) (near net.Conn, far *net.TCPConn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -105,7 +105,7 @@ func TestTryWritesWhatGoesAtOnce(t *testing.T) {
 	}
 }
 
-// What goes wrong is reported as by the connections of package net.
+// Errors are reported as the connections of package net report them.
 func TestErrorsAreThoseOfNet(t *testing.T) {
 	soon := func(conn net.Conn) {
 		if err := conn.SetDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
@@ -180,7 +180,8 @@ func TestOnlyTCPIsDirect(t *testing.T) {
 	}
 }
 
-// The race detector must see what package net would have it see: it is run over the calls that are shipped.
+// The race detector must see the same order as with package net. The test runs it over the system calls
+// that are shipped.
 func TestWhatIsSentHappensBeforeItIsReceived(t *testing.T) {
 	near, far := pair(t, direct.New)
 	for _, way := range []struct{ from, to net.Conn }{{near, far}, {far, near}} {

@@ -4,10 +4,11 @@ package direct
 
 import "net"
 
-// Conn is never made where it is not known which system calls to make.
+// Conn exists so that callers compile; on other systems than Linux none is
+// ever made.
 type Conn struct{ net.Conn }
 
-// New returns conn as it is.
+// New returns conn itself.
 func New(conn net.Conn) net.Conn { return conn }
 
 // Try writes nothing.

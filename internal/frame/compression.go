@@ -9,24 +9,26 @@ import (
 )
 
 const (
-	// leastCompressed is the size from which a body is worth compressing: a record alone, or two, gain nothing.
+	// leastCompressed is the size from which a body is compressed: one or two records alone gain nothing.
 	leastCompressed = 1 << 10
 
-	// keptBuffer is the largest buffer that is used again; a rare frame of one huge record should not stay for ever.
+	// keptBuffer is the size of the largest buffer that is used again: the buffer of a rare huge frame should not stay for
+	// ever.
 	keptBuffer = 1 << 20
 
-	// maxDecompressed bounds what a body may become: twice the largest frame that an API makes.
+	// maxDecompressed is the most bytes that a body may decompress to: twice the largest frame that an API makes.
 	maxDecompressed = 32 << 20
 )
 
-// Compressor compresses the bodies of frames. It is for one goroutine at a time; nil leaves them as they are.
+// Compressor compresses the bodies of frames. Only one goroutine at a time may use it. A nil Compressor leaves bodies as
+// they are.
 type Compressor struct {
 	encoding string
 	encode   func(dst, src []byte) []byte
 	buf      []byte
 }
 
-// NewCompressor returns the compressor that a setting names: none, s2 or zstd.
+// NewCompressor returns the compressor that the setting names: s2, zstd, or none, for which it is nil.
 func NewCompressor(name string) (*Compressor, error) {
 	switch name {
 	case "none":
@@ -34,7 +36,7 @@ func NewCompressor(name string) (*Compressor, error) {
 	case "s2":
 		return &Compressor{encoding: name, encode: func(dst, src []byte) []byte { return s2.Encode(dst[:cap(dst)], src) }}, nil
 	case "zstd":
-		// One goroutine's worth of work: lanes are what runs side by side.
+		// One goroutine a compressor is enough, because lanes run side by side.
 		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
 		if err != nil {
 			return nil, err
@@ -44,7 +46,8 @@ func NewCompressor(name string) (*Compressor, error) {
 	return nil, fmt.Errorf("no compression is named %q", name)
 }
 
-// Compress returns what to send of a body, good until the next call, and its content encoding, "" where it stays as it is.
+// Compress returns the bytes to send for a body, valid until the next call, and their content encoding, "" if they are the
+// body itself.
 func (c *Compressor) Compress(body []byte) ([]byte, string) {
 	if c == nil || len(body) < leastCompressed {
 		return body, ""
@@ -63,7 +66,7 @@ var zstdDecoder = sync.OnceValues(func() (*zstd.Decoder, error) {
 	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxDecompressed))
 })
 
-// Decompress returns the body of a frame that came with a content encoding; a plain one as it is.
+// Decompress returns the plain body of a frame that came with a content encoding. If encoding is "", that is body itself.
 func Decompress(encoding string, body []byte) ([]byte, error) {
 	switch encoding {
 	case "":

@@ -1,13 +1,12 @@
 // Package frame is Millrace's wire form between the API and the workers.
 //
-// RabbitMQ's cost is per message, so one AMQP message carries many records. Its body is NDJSON, one
-// compacted record a line and nothing else, and a header lists the frame's segments: a base UUIDv7 and a
-// count each. Record k of a segment has the segment's base id plus k. The ids are thus fixed before
-// anything is published, and a frame that is published or delivered twice is the same rows.
+// RabbitMQ's cost is per message, so one AMQP message carries many records. Its body is NDJSON, one compacted record a line and
+// nothing else. A header lists the frame's segments, each with a base UUIDv7 and a count. Record k of a segment has the
+// segment's base id plus k. So the ids are fixed before anything is published, and a frame that is published or delivered twice
+// makes the same rows.
 //
-// The segment, not the frame, is the unit of exactly-once: the worker's ledger holds one row for each
-// segment it has stored. A keyed request therefore makes the same segments every time it is sent; see
-// SegmentBytes.
+// The segment, not the frame, is the unit of exactly-once: the worker's ledger holds one row for each segment it has stored. So
+// a keyed request makes the same segments every time it is sent; see SegmentBytes.
 package frame
 
 import (
@@ -26,10 +25,9 @@ const (
 	// ContentType is the AMQP content type of a frame's body.
 	ContentType = "application/x-ndjson"
 
-	// SegmentBytes closes a segment: a request's records are cut into segments as soon as one holds at
-	// least this many bytes of compacted records, newlines included. It belongs to version 1 of the frame
-	// and is no setting, because a request that is sent again under its Idempotency-Key, to another API with
-	// other settings, must be cut at the same records.
+	// SegmentBytes is the size at which a segment of a request's records is closed: at least this many bytes of compacted
+	// records, newlines included. It belongs to version 1 of the frame and is not a setting: a request that is sent again under
+	// its Idempotency-Key, to an API with other settings, must be cut at the same records.
 	SegmentBytes = 64 << 10
 
 	// MaxSegments bounds the segments of one frame. AMQP properties travel in one protocol frame of at most
@@ -39,7 +37,7 @@ const (
 	// header is the AMQP header that holds the segments.
 	header = "millrace-segments"
 
-	// segmentSize is a segment in the header: 16 bytes of base id, 4 of count, big endian.
+	// segmentSize is the size of a segment in the header: 16 bytes of base id, 4 of count, big endian.
 	segmentSize = 20
 )
 
@@ -69,7 +67,7 @@ func Millis(id uuid.UUID) int64 {
 	return int64(binary.BigEndian.Uint64(id[:8]) >> 16)
 }
 
-// IsV7 says whether id is a UUIDv7 of RFC 9562.
+// IsV7 reports whether id is a UUIDv7 of RFC 9562.
 func IsV7(id uuid.UUID) bool {
 	return id.Version() == 7 && id.Variant() == uuid.RFC4122
 }
@@ -84,8 +82,8 @@ func Headers(segments []Segment) map[string]any {
 	return map[string]any{header: b}
 }
 
-// Mend makes bytes again of the header that holds the segments: RabbitMQ 4 gives it back as a string from a stream. A string that
-// cannot hold any stays as it is.
+// Mend turns the header with the segments back into bytes, in place: RabbitMQ 4 delivers it as a string from a stream. A string
+// whose length does not fit segments stays as it is.
 func Mend(headers map[string]any) {
 	if text, ok := headers[header].(string); ok && text != "" && len(text)%segmentSize == 0 {
 		headers[header] = []byte(text)
@@ -98,8 +96,8 @@ type Span struct {
 	Body []byte
 }
 
-// Parse appends the spans of a frame to dst and returns it; the spans point into body. The error says how
-// the header and the body disagree; such a frame was not made by an API of this version.
+// Parse appends the spans of a frame to dst and returns dst. The spans point into body. The error says how the header and the
+// body disagree. No API of this version makes such a frame.
 func Parse(dst []Span, headers map[string]any, body []byte) ([]Span, error) {
 	segments, ok := headers[header].([]byte)
 	if !ok {

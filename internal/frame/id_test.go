@@ -11,15 +11,14 @@ import (
 	"github.com/google/uuid"
 )
 
-// neighbour is a key with another number in its low bits: the key that a generator makes next which counts up within a
-// millisecond.
+// neighbour returns the key that is k after key: a generator that counts up within a millisecond makes such keys.
 func neighbour(key uuid.UUID, k uint64) uuid.UUID {
 	low := binary.BigEndian.Uint64(key[8:])
 	binary.BigEndian.PutUint64(key[8:], low+k)
 	return key
 }
 
-// gap is how far the low 62 bits of two ids are apart.
+// gap returns how far the low 62 bits of two ids are apart.
 func gap(a, b uuid.UUID) uint64 {
 	x, y := binary.BigEndian.Uint64(a[8:])<<2>>2, binary.BigEndian.Uint64(b[8:])<<2>>2
 	return max(x, y) - min(x, y)
@@ -59,7 +58,7 @@ func TestNeighbouringKeysHaveIdsFarApart(t *testing.T) {
 	}
 }
 
-// clocked returns a source whose clock is a variable.
+// clocked returns a source, and the variable that is its clock.
 func clocked() (*source, *time.Time) {
 	now := time.UnixMilli(1_790_000_000_000)
 	return &source{now: func() time.Time { return now }}, &now
@@ -83,7 +82,7 @@ func TestIdsCountUpWhileTheClockStandsOrGoesBackALittle(t *testing.T) {
 	}
 }
 
-// TestIdsFollowAClockThatWasWrong: ahead for a second, and back.
+// TestIdsFollowAClockThatWasWrong sets the clock ahead for a second, and back.
 func TestIdsFollowAClockThatWasWrong(t *testing.T) {
 	s, now := clocked()
 	s.next()

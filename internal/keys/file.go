@@ -13,22 +13,22 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// look is how often Watch looks at the file. What has changed is read one look later, so that a file that is being
-// written in place is not read half.
-const look = 500 * time.Millisecond
+// pollPeriod is how often Watch looks at the file. A change is read one look later, so that a file that is being
+// written in place is not read half-written.
+const pollPeriod = 500 * time.Millisecond
 
-// File is the keys that a file lists now. A nil File lets everybody in. It may be used by many goroutines at once;
-// Watch and Reload by one.
+// File is the keys that a file lists now. A nil File lets everybody in. Many goroutines may call its methods at
+// once, but only one may call Watch and Reload.
 type File struct {
-	name string
-	set  atomic.Pointer[Set]
-	seen os.FileInfo // of the file that was read last; nil when there was none
+	name     string
+	set      atomic.Pointer[Set]
+	lastRead os.FileInfo // the file as it was when it was read last; nil if there was none
 
 	errors  prometheus.Counter
 	success prometheus.Gauge
 }
 
-// Open reads a keys file; an empty name gives a nil File.
+// Open reads a keys file. An empty name gives a nil File.
 func Open(name string) (*File, error) {
 	if name == "" {
 		return nil, nil
@@ -53,10 +53,11 @@ func Open(name string) (*File, error) {
 	return f, nil
 }
 
-// read reads the file. A regular one only: a pipe could be read once, and the next time would never end.
+// read reads the file. It refuses one that is not regular: a pipe could be read only once, and the next read would
+// never end.
 func (f *File) read() (*Set, error) {
 	info, err := os.Stat(f.name)
-	f.seen = info // before the content, so that what is written from now on is seen as a change
+	f.lastRead = info // noted before the content is read, so that a later write is seen as a change
 	if err != nil {
 		return nil, fmt.Errorf("KEYS_FILE: %w", err)
 	}
@@ -74,7 +75,7 @@ func (f *File) read() (*Set, error) {
 	return set, nil
 }
 
-// Reload reads the file again. The next Check goes by what it says; after an error everything stays as it was.
+// Reload reads the file again, for every later Check. After an error the keys stay as they were.
 func (f *File) Reload() error {
 	set, err := f.read()
 	if err != nil {
@@ -83,17 +84,17 @@ func (f *File) Reload() error {
 		return err
 	}
 	f.success.Set(1)
-	ended := set.follow(f.set.Load())
+	ended := set.inherit(f.set.Load())
 	f.set.Store(set)
-	for _, k := range ended { // after the store: who comes again is checked by the new keys
+	for _, k := range ended { // after the store, so that a client that comes again meets the new keys
 		close(k.gone)
 	}
 	return nil
 }
 
-// Watch reads the file again when it changes, and at once for each signal, until ctx is done. It logs what it reads
-// and why it can't.
-func (f *File) Watch(ctx context.Context, again <-chan os.Signal, log *slog.Logger) {
+// Watch reads the file again when it changes, and at once for each signal, until ctx is done. It logs each reload
+// and why one failed.
+func (f *File) Watch(ctx context.Context, signals <-chan os.Signal, log *slog.Logger) {
 	if f == nil {
 		return
 	}
@@ -104,33 +105,33 @@ func (f *File) Watch(ctx context.Context, again <-chan os.Signal, log *slog.Logg
 		}
 		log.Info("read the keys again", "file", f.name, "keys", len(f.set.Load().keys))
 	}
-	tick := time.NewTicker(look)
+	tick := time.NewTicker(pollPeriod)
 	defer tick.Stop()
 	changed := false
 	for {
 		select {
-		case <-again:
+		case <-signals:
 			reload()
 			changed = false
 		case <-tick.C:
 			if changed {
 				reload()
 			}
-			changed = f.changed() // also while it was read
+			changed = f.changed() // a change while the file was read counts too
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// changed says whether the name leads to another file than the one read last, or that one was written to or made
-// readable.
+// changed reports whether the name leads to another file than the one read last, or whether that file was written
+// to or has other permissions.
 func (f *File) changed() bool {
 	info, err := os.Stat(f.name)
-	if err != nil || f.seen == nil {
-		return (err == nil) != (f.seen != nil)
+	if err != nil || f.lastRead == nil {
+		return (err == nil) != (f.lastRead != nil)
 	}
-	return !os.SameFile(info, f.seen) || info.Size() != f.seen.Size() || !info.ModTime().Equal(f.seen.ModTime()) || info.Mode() != f.seen.Mode()
+	return !os.SameFile(info, f.lastRead) || info.Size() != f.lastRead.Size() || !info.ModTime().Equal(f.lastRead.ModTime()) || info.Mode() != f.lastRead.Mode()
 }
 
 // Set returns the keys as they are now, nil for a nil File.
@@ -141,7 +142,7 @@ func (f *File) Set() *Set {
 	return f.set.Load()
 }
 
-// Check is that of the keys as they are now. A nil File allows everything.
+// Check is Set.Check for the keys as they are now. A nil File allows everything.
 func (f *File) Check(authorization, apiKey []byte, scope string) (*Key, Verdict) {
 	if f == nil {
 		return nil, Allowed
@@ -149,7 +150,7 @@ func (f *File) Check(authorization, apiKey []byte, scope string) (*Key, Verdict)
 	return f.set.Load().Check(authorization, apiKey, scope)
 }
 
-// Register adds what there is to know of reloads to a service's metrics; nothing for a nil File.
+// Register adds the metrics of reloads to a service's. For a nil File it adds nothing.
 func (f *File) Register(r prometheus.Registerer) error {
 	if f == nil {
 		return nil

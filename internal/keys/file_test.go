@@ -15,7 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// watched is a keys file that is watched until the test ends.
+// watched is a keys file that File.Watch watches until the test ends.
 type watched struct {
 	*File
 	t     testing.TB

@@ -1,7 +1,8 @@
-// Package keys holds the API keys: how one is made, the file that lists them, whether a request carries one, and
-// how many records a second each may store. Only a key's SHA-256 is ever stored.
+// Package keys holds the API keys. It makes keys, reads the file that lists them, finds the key of a request, and
+// limits how many records a second each may store. Only a key's SHA-256 is ever stored.
 //
-// It starts no goroutine: File.Watch, which reads the file again when it changes, returns when its context is done.
+// It starts no goroutine. The caller runs File.Watch, which reads the file again when it changes, and returns when
+// its context is done.
 package keys
 
 import (
@@ -34,8 +35,8 @@ const (
 // maxRate is the largest rate and burst: no machine stores so much.
 const maxRate = 1_000_000_000
 
-// Key is a line of the keys file. Its methods may be used by many goroutines at once, and on nil, which is what
-// everybody has where no keys are asked for.
+// Key is a line of the keys file. Many goroutines may call its methods at once. A nil Key stands for a client if no
+// keys are asked for; Wait, Take, Answered and Gone may be called on it.
 type Key struct {
 	Name   string
 	Hash   [sha256.Size]byte
@@ -48,14 +49,14 @@ type Key struct {
 	gone  chan struct{}
 }
 
-// New makes a key with 130 bits of randomness. secret is what the client sends; it is not kept.
+// New returns a key with 130 bits of randomness. secret is what the client sends; the Key does not hold it.
 func New(name string, scopes []string) (k Key, secret string, err error) {
 	secret = config.KeyPrefix + rand.Text()
 	k = Key{Name: name, Hash: sha256.Sum256([]byte(secret)), Scopes: scopes}
 	return k, secret, k.Validate()
 }
 
-// String is the key's line in the file.
+// String returns the key's line in the file.
 func (k Key) String() string {
 	line := k.Name + " " + hex.EncodeToString(k.Hash[:]) + " " + strings.Join(k.Scopes, ",")
 	if k.Rate > 0 {
@@ -64,13 +65,13 @@ func (k Key) String() string {
 	return line
 }
 
-// Validate says what String would write that Parse does not take.
+// Validate returns an error if Parse would refuse the line that String returns.
 func (k Key) Validate() error {
 	// The name is a label of the metrics.
 	if strings.HasPrefix(k.Name, config.KeyPrefix) {
 		return errors.New("the name looks like a key: it would stand in the metrics")
 	}
-	if k.Name == "" || k.Name[0] == '#' || !utf8.ValidString(k.Name) || strings.ContainsFunc(k.Name, notOfAName) {
+	if k.Name == "" || k.Name[0] == '#' || !utf8.ValidString(k.Name) || strings.ContainsFunc(k.Name, isNotOfName) {
 		return fmt.Errorf("key name %q: want a printable word that does not start with #", k.Name)
 	}
 	if k.Hash == sha256.Sum256(nil) {
@@ -95,17 +96,18 @@ func (k Key) Validate() error {
 	return nil
 }
 
-func notOfAName(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }
+// isNotOfName reports whether r may not stand in the name of a key.
+func isNotOfName(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }
 
-// Set is the keys of a file as it was read once. It lets nobody in who is not in it, and never changes.
+// Set is the keys that a file listed when it was read. It never changes.
 type Set struct {
 	keys   []*Key
 	byHash map[uint64][]*Key // by the first 8 bytes
 }
 
-// Parse reads keys, one a line: a name, the SHA-256 of the key in hex, scopes separated by commas, and, if the key
-// is limited, rate=N (records/s) and burst=N (records; N of the rate when it is left out). Blank lines and lines that
-// start with # are passed over. The error names the line.
+// Parse reads keys, one a line. A line is a name, the SHA-256 of the key in hex, and scopes separated by commas. If
+// the key is limited, rate=N (records/s) and burst=N (records; by default as many as rate) follow. Blank lines and
+// lines that start with # are passed over. The error names the line.
 func Parse(r io.Reader) (*Set, error) {
 	s := &Set{byHash: make(map[uint64][]*Key)}
 	names := make(map[string]bool)
@@ -129,7 +131,7 @@ func Parse(r io.Reader) (*Set, error) {
 		}
 		names[k.Name] = true
 		s.keys = append(s.keys, k)
-		s.byHash[start(&k.Hash)] = append(s.byHash[start(&k.Hash)], k)
+		s.byHash[hashPrefix(&k.Hash)] = append(s.byHash[hashPrefix(&k.Hash)], k)
 	}
 	if err := lines.Err(); err != nil {
 		return nil, fmt.Errorf("line %d: %w", n+1, err)
@@ -137,6 +139,7 @@ func Parse(r io.Reader) (*Set, error) {
 	return s, nil
 }
 
+// parseKey reads a line of the keys file.
 func parseKey(line string) (*Key, error) {
 	words := strings.Fields(line)
 	if len(words) < 3 {
@@ -180,7 +183,7 @@ func parseKey(line string) (*Key, error) {
 	return k, nil
 }
 
-// Verdict is what is said about a request.
+// Verdict says whether a request is let in, and why not.
 type Verdict int
 
 // The verdicts: let in, no key or an unknown one (HTTP 401), a key without the scope (HTTP 403).
@@ -190,8 +193,8 @@ const (
 	Forbidden
 )
 
-// Check looks for the key in the values of the headers Authorization ("Bearer KEY") and X-API-Key, and for the
-// scope on it. The key is nil when it is not known.
+// Check returns the key of a request, nil if it is not known, and whether it has the scope. authorization and apiKey
+// are the values of the headers Authorization ("Bearer KEY") and X-API-Key.
 func (s *Set) Check(authorization, apiKey []byte, scope string) (*Key, Verdict) {
 	secret := apiKey
 	if scheme, token, ok := bytes.Cut(authorization, []byte(" ")); ok && bytes.EqualFold(scheme, []byte("Bearer")) {
@@ -208,11 +211,11 @@ func (s *Set) Check(authorization, apiKey []byte, scope string) (*Key, Verdict) 
 	return k, Allowed
 }
 
-// find returns the key with a hash. Thousands of keys cost no more than one: the map narrows by 8 bytes of the
-// hash, the rest is compared in constant time. Its timing could tell at most those 8 bytes of a hash, of which nobody
-// gets to the key: it is 130 random bits, and the hash of a guess can't be steered.
+// find returns the key with a hash, nil if there is none. Thousands of keys cost no more than one: the map selects by
+// 8 bytes of the hash, and the whole hash is compared in constant time. The timing could tell at most those 8 bytes
+// of a hash. Nobody gets from them to the key, which is 130 random bits, and the hash of a guess can't be steered.
 func (s *Set) find(hash *[sha256.Size]byte) *Key {
-	for _, k := range s.byHash[start(hash)] {
+	for _, k := range s.byHash[hashPrefix(hash)] {
 		if subtle.ConstantTimeCompare(k.Hash[:], hash[:]) == 1 {
 			return k
 		}
@@ -220,9 +223,10 @@ func (s *Set) find(hash *[sha256.Size]byte) *Key {
 	return nil
 }
 
-func start(hash *[sha256.Size]byte) uint64 { return binary.LittleEndian.Uint64(hash[:]) }
+// hashPrefix returns the first 8 bytes of a hash.
+func hashPrefix(hash *[sha256.Size]byte) uint64 { return binary.LittleEndian.Uint64(hash[:]) }
 
-// All returns the keys in the order of the file; a nil Set has none.
+// All returns the keys in the order of the file. A nil Set has none.
 func (s *Set) All() iter.Seq[*Key] {
 	if s == nil {
 		return func(func(*Key) bool) {}
@@ -230,9 +234,9 @@ func (s *Set) All() iter.Seq[*Key] {
 	return slices.Values(s.keys)
 }
 
-// follow makes s the successor of old: what is counted of a key that keeps its name goes on, and so does its limit
-// where that is the same. It returns the keys of old that let in no more as they did.
-func (s *Set) follow(old *Set) (ended []*Key) {
+// inherit makes s the successor of old. If a key keeps its name, its counts go on, and so does its limit if that is
+// the same. inherit returns the keys of old that were revoked, replaced or have other scopes now.
+func (s *Set) inherit(old *Set) (ended []*Key) {
 	byName := make(map[string]*Key)
 	for _, k := range s.keys {
 		byName[k.Name] = k
@@ -256,8 +260,8 @@ func (s *Set) follow(old *Set) (ended []*Key) {
 	return ended
 }
 
-// Gone is closed when the key is revoked, replaced or has other scopes: a stream that it was let in for must end
-// then. For nil it is nil, which is never closed.
+// Gone returns a channel that is closed when the key is revoked, replaced or gets other scopes. A stream that the key
+// opened must end then. For a nil Key the channel is nil, which is never closed.
 func (k *Key) Gone() <-chan struct{} {
 	if k == nil {
 		return nil

@@ -78,7 +78,8 @@ func TestOneAmongThousandsIsFound(t *testing.T) {
 	}
 }
 
-// TestHashesThatBeginAlikeAreToldApart: the look-up goes by the first 8 bytes.
+// TestHashesThatBeginAlikeAreToldApart uses hashes with the same first 8 bytes, by which find
+// looks them up.
 func TestHashesThatBeginAlikeAreToldApart(t *testing.T) {
 	k, secret := newKey(t, "real", Write)
 	other := k
@@ -116,7 +117,7 @@ func TestWithoutAFileEverybodyIsLetIn(t *testing.T) {
 	if f != nil || k != nil || verdict != Allowed {
 		t.Errorf("Check = %v, %d, want everybody let in", k, verdict)
 	}
-	// What is asked of a key can be asked of none.
+	// A nil key must answer like a key without a limit.
 	k.Answered(202, 1)
 	if k.Gone() != nil {
 		t.Error("nobody's key may be revoked")
@@ -190,7 +191,8 @@ func TestAMistakeInTheFileIsNamedWithItsLine(t *testing.T) {
 	}
 }
 
-// FuzzParse: whatever a file holds, it is refused with its line, or it is read as what it says.
+// FuzzParse reads arbitrary files. Each must be refused with the number of a line, or be read
+// as what it says.
 func FuzzParse(f *testing.F) {
 	hash := strings.Repeat("0a", 32)
 	for _, text := range []string{"", "# none\n", "a " + hash + " write", "a " + hash + " read,write rate=5 burst=7\r\n\nb " + strings.Repeat("0b", 32) + " read",
@@ -236,7 +238,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// BenchmarkRequest is what keys add to a request: the look-up, the limit and the counts.
+// BenchmarkRequest measures what keys add to a request: the look-up, the limit and the counts.
 func BenchmarkRequest(b *testing.B) {
 	for _, n := range []int{1, 5000} {
 		b.Run(fmt.Sprint(n, " keys"), func(b *testing.B) {

@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// limit is a token bucket: it holds at most burst records and gains rate a second. A batch larger than the burst is
-// taken when the bucket is full and leaves a debt, so that no batch is impossible and the rate holds in the long run.
+// limit is a token bucket: it holds at most burst records and gains rate records a second. A batch larger than the
+// burst is taken when the bucket is full, and leaves a debt. So no batch is impossible, and the rate holds in the
+// long run.
 type limit struct {
 	rate, burst float64
 
@@ -16,11 +17,13 @@ type limit struct {
 	at   time.Time
 }
 
+// newLimit returns a limit whose bucket is full.
 func newLimit(rate, burst int) *limit {
 	return &limit{rate: float64(rate), burst: float64(burst), left: float64(burst)}
 }
 
-// wait returns how long it takes until the bucket holds n records, 0 when it does now. The caller holds the mutex.
+// wait returns how long it takes until the bucket holds n records, or is full; 0 if it is so now. The caller holds
+// l.mu.
 func (l *limit) wait(n int, now time.Time) time.Duration {
 	if !l.at.IsZero() {
 		l.left = min(l.burst, l.left+l.rate*max(0, now.Sub(l.at).Seconds()))
@@ -34,10 +37,10 @@ func (l *limit) wait(n int, now time.Time) time.Duration {
 	return 0
 }
 
-// maxWait is the longest wait that is told: a debt may be larger than a Duration holds.
+// maxWait is the longest time that wait returns: paying a large debt may take longer than a Duration holds.
 const maxWait = 24 * time.Hour
 
-// Wait returns how long it takes until the key may store a record, 0 when it may now.
+// Wait returns how long it takes until the key may store a record, 0 if it may now.
 func (k *Key) Wait(now time.Time) time.Duration {
 	if k == nil || k.limit == nil {
 		return 0
@@ -47,7 +50,8 @@ func (k *Key) Wait(now time.Time) time.Duration {
 	return k.limit.wait(1, now)
 }
 
-// Take charges the key for n records, or for none of them and returns how long it takes until it can.
+// Take charges the key for n records and returns 0. If the limit has no room for them, it charges nothing and returns
+// how long it takes until there is room.
 func (k *Key) Take(n int, now time.Time) time.Duration {
 	if k == nil || k.limit == nil || n == 0 {
 		return 0
@@ -61,14 +65,14 @@ func (k *Key) Take(n int, now time.Time) time.Duration {
 	return wait
 }
 
-// use is what a key was used for.
+// use counts what a key was used for.
 type use struct {
 	mu      sync.Mutex
 	records uint64
 	answers map[int]uint64 // by HTTP status
 }
 
-// Answered counts a request of the key: its HTTP status and how many records it stored.
+// Answered counts a request of the key, with its HTTP status and the number of records that it stored.
 func (k *Key) Answered(status, records int) {
 	if k == nil {
 		return
@@ -82,7 +86,7 @@ func (k *Key) Answered(status, records int) {
 	k.use.records += uint64(records)
 }
 
-// Use returns how many requests of the key were answered with each HTTP status, and how many records they stored.
+// Use returns the number of the key's requests by HTTP status, and how many records they stored.
 func (k *Key) Use() (requests map[int]uint64, records uint64) {
 	k.use.mu.Lock()
 	defer k.use.mu.Unlock()

@@ -66,7 +66,7 @@ func TestOverALongTimeTheRateHolds(t *testing.T) {
 			taken += n
 		}
 	}
-	// A debt is at most one batch less the burst.
+	// A debt is at most the size of a batch minus the burst.
 	if most := 1000*now.Sub(begin).Seconds() + 300 + 300; float64(taken) > most || float64(taken) < most/2 {
 		t.Errorf("%d records in %v, want at most %.0f and not much less", taken, now.Sub(begin), most)
 	}

@@ -13,25 +13,25 @@ import (
 )
 
 const (
-	// canaryMessages lie in the canary: with one, a limit of one message would not be seen.
+	// canaryMessages is how many messages lie in the canary. With one, a limit of one message would not be seen.
 	canaryMessages = 2
 
-	// canaryStay is when the messages are replaced by new ones. A quorum queue notes when a message expires as it comes,
-	// and looks at the oldest alone: those from before a policy would hide what it does. A time to live that is longer
-	// than this is not seen.
+	// canaryStay is the age at which the messages are replaced by new ones. A quorum queue sets a message's expiry as the
+	// message comes, and checks only the oldest. So messages from before a policy would hide what it does. A time to live
+	// that is longer than canaryStay is not seen.
 	canaryStay = 2 * time.Minute
 
-	// leastTrust is how long the canary's messages must stay, after some had gone, before all is well again: also
-	// twice as long as those which had gone were there.
+	// leastTrust is how long the canary's messages must stay, after some have gone, before all is well again. They must
+	// also stay twice as long as those that have gone had stayed.
 	leastTrust = time.Minute
 
 	// lookTimeout bounds one look at the canary.
 	lookTimeout = 20 * time.Second
 )
 
-// canary is a queue of the same kind as the others with messages that nobody reads. They stay for as long as nothing on
-// the server takes them. It can't see a policy whose pattern leaves it out, a limit of more messages than it has, or a
-// time to live of more than canaryStay; and of several processes the first that looks sees what has happened.
+// canary is a queue of the same kind as the others, with messages that nobody reads. They stay as long as nothing on the
+// server removes them. The canary can't show a policy whose pattern leaves it out, a limit above its number of messages, or
+// a time to live above canaryStay. If several processes look at it, only the first to look sees what has happened.
 type canary struct {
 	urls     config.BrokerURLs
 	topology broker.Topology
@@ -39,16 +39,18 @@ type canary struct {
 	trust    time.Duration // leastTrust
 	stay     time.Duration // canaryStay
 
-	messages int       // that lay in it when it was left
-	since    time.Time // when they came, or were seen first
-	found    []Harm
-	until    time.Time // what was found holds at least so long
+	messages   int       // how many messages were left in the queue
+	since      time.Time // when they came, or were seen first
+	found      []Harm
+	foundUntil time.Time // found holds at least until then
 }
 
+// newCanary returns a canary that connects on its first look.
 func newCanary(c config.Broker) *canary {
 	return &canary{urls: c.URLs, topology: broker.NewTopology(c), trust: leastTrust, stay: canaryStay}
 }
 
+// close ends the connection, if there is one.
 func (c *canary) close() {
 	if c.conn != nil {
 		c.conn.End(time.Second)
@@ -56,7 +58,8 @@ func (c *canary) close() {
 	}
 }
 
-// look compares what is in the queue with what was left there, and fills it again.
+// look compares the messages in the queue with what was left there, and fills the queue again. It returns the harm that
+// they show.
 func (c *canary) look(ctx context.Context) (found []Harm, err error) {
 	defer func() {
 		if err != nil {
@@ -69,7 +72,7 @@ func (c *canary) look(ctx context.Context) (found []Harm, err error) {
 			return nil, err
 		}
 	}
-	// A broker that does not answer is given up, also when the process is to end.
+	// A broker that does not answer is given up after lookTimeout, or when the process is to end.
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.conn.End(time.Second) })
@@ -80,8 +83,8 @@ func (c *canary) look(ctx context.Context) (found []Harm, err error) {
 	}
 	empty := false
 	if here == 0 && !gone && c.messages > 0 {
-		// RabbitMQ also counts none when the queue's leader does not answer within a quarter of a second. A leader that has
-		// confirmed a message does answer.
+		// RabbitMQ also counts no messages if the queue's leader does not answer within a quarter of a second. A leader
+		// that has just confirmed a message does answer.
 		published, err := c.fill(ctx, 1, 0)
 		if err != nil {
 			return nil, err
@@ -100,7 +103,7 @@ func (c *canary) look(ctx context.Context) (found []Harm, err error) {
 		c.harm(now, messageTTL, "has lost its messages: a policy lets messages expire (message-ttl), or somebody purged it")
 	case here < c.messages:
 		c.harm(now, maxLength, "has lost messages: a policy cuts queues (max-length, overflow)")
-	case c.found != nil && now.After(c.until):
+	case c.found != nil && now.After(c.foundUntil):
 		c.found = nil
 	}
 	switch {
@@ -108,9 +111,9 @@ func (c *canary) look(ctx context.Context) (found []Harm, err error) {
 		published, failed := c.fill(ctx, canaryMessages-here, 0)
 		c.since, c.messages, err = now, here+published, failed
 	case c.messages == 0 || now.Sub(c.since) >= c.stay:
-		// The new ones come first: another process never finds less than there should be.
+		// New messages are published before old ones are taken, so that another process never finds too few.
 		take := canaryMessages
-		if here > 4*canaryMessages { // some were left by processes that ended in between
+		if here > 4*canaryMessages { // processes that ended in between have left some
 			take++
 		}
 		_, err = c.fill(ctx, canaryMessages, take)
@@ -122,13 +125,14 @@ func (c *canary) look(ctx context.Context) (found []Harm, err error) {
 	return c.found, nil
 }
 
+// harm notes harm that the canary shows, and until when it holds.
 func (c *canary) harm(now time.Time, reason, what string) {
 	name := c.topology.Canary()
 	c.found = []Harm{{Queue: name, Reason: reason, What: fmt.Sprintf("the queue %s, which nobody reads, %s; set RABBITMQ_MANAGEMENT_URL to be told which", name, what)}}
-	c.until = now.Add(max(c.trust, 2*now.Sub(c.since)))
+	c.foundUntil = now.Add(max(c.trust, 2*now.Sub(c.since)))
 }
 
-// count returns how many messages are in the queue, and whether the queue is not there.
+// count returns how many messages are in the queue. gone is true if the queue does not exist.
 func (c *canary) count() (messages int, gone bool, err error) {
 	ch, err := c.conn.Channel()
 	if err != nil {
@@ -137,7 +141,7 @@ func (c *canary) count() (messages int, gone bool, err error) {
 	q, err := ch.QueueDeclarePassive(c.topology.Canary(), true, false, false, false, nil)
 	var refused *amqp.Error
 	if errors.As(err, &refused) && refused.Code == amqp.NotFound {
-		return 0, true, nil // which has closed the channel
+		return 0, true, nil // the error has closed the channel
 	}
 	if err != nil {
 		return 0, false, err
@@ -145,8 +149,8 @@ func (c *canary) count() (messages int, gone bool, err error) {
 	return q.Messages, false, ch.Close()
 }
 
-// fill declares the queue, publishes so many messages and takes out so many of the oldest. It returns how many were
-// taken by RabbitMQ: a limit may refuse some, which loses nothing.
+// fill declares the queue, publishes as many messages as publish says, and takes out as many of the oldest as take says. It
+// returns how many messages RabbitMQ has confirmed: a limit may refuse some, which loses nothing.
 func (c *canary) fill(ctx context.Context, publish, take int) (published int, err error) {
 	ch, err := c.conn.Channel()
 	if err != nil {

@@ -1,9 +1,9 @@
 // Package policy guards the queues against policies on the RabbitMQ server.
 //
-// A policy may give messages a time to live, cut queues or delete them, by a pattern that matches ours. Millrace sets a
-// policy of its own with a high priority where it may: only one regular policy applies to a queue. Operator policies
-// apply beside it, so what is in force is looked at again and again: by the management API (management.go), or without
-// one by a queue that shows whether messages stay (canary.go). Watch runs both; it starts no goroutine.
+// A policy whose pattern matches our queues may give messages a time to live, or cut or delete the queues. Only one
+// regular policy applies to a queue, so Millrace sets one of its own with a high priority where it may. Operator policies
+// apply beside it. So Watch checks again and again what is in force: by the management API (management.go), or without
+// one by a queue that shows whether messages stay (canary.go). It starts no goroutine.
 package policy
 
 import (
@@ -14,7 +14,7 @@ import (
 	"millrace/internal/broker"
 )
 
-// Reasons of harm, as the metric has them.
+// Reasons of harm, in the words of the metric.
 const (
 	messageTTL      = "message_ttl"      // messages expire
 	expires         = "expires"          // unused queues are deleted with what is in them
@@ -22,14 +22,14 @@ const (
 	overflow        = "overflow"         // what is set aside may be lost on its way
 	deliveryLimit   = "delivery_limit"   // frames are set aside after a few restarts of a worker
 	consumerTimeout = "consumer_timeout" // frames go back while the database is away, and are set aside in the end
-	streamRetention = "stream_retention" // what has expired is forgotten before it is read
-	unchecked       = "unchecked"        // nothing could be looked at
+	streamRetention = "stream_retention" // messages that expired are deleted from the stream before they are read
+	unchecked       = "unchecked"        // the queues' policies could not be checked
 )
 
 var reasons = []string{messageTTL, expires, maxLength, overflow, deliveryLimit, consumerTimeout, streamRetention, unchecked}
 
-// leastConsumerTimeout is more than a worker ever keeps a frame: the ten minutes that it waits for a database, and a
-// transaction.
+// leastConsumerTimeout is longer than a worker ever keeps a frame, which is the ten minutes that it waits for a database,
+// and a transaction.
 const leastConsumerTimeout = 15 * time.Minute
 
 // Harm is something on the server that harms one of our queues.
@@ -38,11 +38,11 @@ type Harm struct {
 	Reason string // one of the reasons above
 	What   string // for people: policy, key, value and what it does
 
-	// Loses reports whether accepted records may vanish without a trace. What expires does not: it becomes a dead letter.
+	// Loses is true if accepted records may vanish without a trace. Records that expire do not: they become dead letters.
 	Loses bool
 }
 
-// Sentence describes harms in one line, those of several queues together. It is empty when there are none.
+// Sentence describes harms in one line. It names a harm to several queues once. It returns "" if there are no harms.
 func Sentence(harms []Harm) string {
 	var whats []string
 	queues := make(map[string][]string) // by What
@@ -58,7 +58,7 @@ func Sentence(harms []Harm) string {
 	return strings.Join(whats, "; ")
 }
 
-// queue is what the management API tells of a queue.
+// queue is what the management API answers about a queue.
 type queue struct {
 	Name       string
 	Type       string
@@ -68,10 +68,10 @@ type queue struct {
 	Definition map[string]any `json:"effective_policy_definition"` // of both policies together
 }
 
-// harms judges the policies that are in force on one of the topology's queues. source says which policy a key comes
-// from.
+// harms returns what the policies in force do to q, one of the topology's queues. source returns the policy that a key
+// comes from.
 //
-// What is not here is harmless: for dead-lettering the queue's arguments win over policies, and the rest says where a
+// Other keys are harmless: for dead-lettering the queue's arguments win over policies, and the rest decide where a
 // queue's members are or how much memory it may take.
 func harms(t broker.Topology, q queue, source func(key string) string) []Harm {
 	var found []Harm
@@ -123,7 +123,7 @@ func harms(t broker.Topology, q queue, source func(key string) string) []Harm {
 	return found
 }
 
-// plain writes whole numbers without an exponent.
+// plain returns whole numbers as integers, so that they are shown without an exponent.
 func plain(v any) any {
 	if n, ok := v.(float64); ok && n == float64(int64(n)) {
 		return int64(n)

@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	// ShieldPriority is that of the policies which shield the queues. Any policy with a lower one does not apply to
-	// them. RabbitMQ sets no bound; a higher one would be set on purpose.
+	// ShieldPriority is the priority of the policies that shield the queues. A policy with a lower priority does not
+	// apply to them. RabbitMQ allows a higher one, but that would be set on purpose.
 	ShieldPriority = 1_000_000
 
 	// managementTimeout bounds one request to the management API, and managementBytes its answer.
@@ -38,9 +38,9 @@ type Shield struct {
 	ApplyTo    string         `json:"apply-to"`
 }
 
-// Shields returns the policies that shield the queues of a topology. A policy needs a key, and applies only to queues
-// whose type knows all its keys: so there is one for the quorum queues and one for the stream, with keys that say
-// what holds anyway.
+// Shields returns the policies that shield the queues of a topology, first that of the quorum queues, then that of the
+// stream. A policy needs a key, and applies only to queues whose type knows all its keys. So there are two, and each
+// sets a key to what holds anyway.
 func Shields(t broker.Topology) []Shield {
 	name := regexp.QuoteMeta(t.Exchange())
 	return []Shield{
@@ -60,7 +60,7 @@ type management struct {
 // newManagement returns the management API of the server that c.URLs leads to.
 func newManagement(c config.Broker) (*management, error) {
 	m := &management{urls: c.Management, topology: broker.NewTopology(c), client: http.Client{Timeout: managementTimeout}}
-	// It may be another host than the one that redirects: the password stays here.
+	// A redirect may lead to another host, which must not get the password.
 	m.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	uri, err := config.Parse(c.URLs[0], amqp.ParseURI)
 	if err != nil {
@@ -70,7 +70,7 @@ func newManagement(c config.Broker) (*management, error) {
 	return m, nil
 }
 
-// statusError is an answer that is none.
+// statusError is an answer of the management API with a status of 300 or more.
 type statusError struct {
 	code int
 	path string
@@ -80,7 +80,8 @@ func (e *statusError) Error() string {
 	return fmt.Sprintf("RabbitMQ's management API answered %d to %s", e.code, e.path)
 }
 
-func answered(err error, codes ...int) bool {
+// hasStatus reports whether err is a statusError with one of the codes.
+func hasStatus(err error, codes ...int) bool {
 	var status *statusError
 	if errors.As(err, &status) {
 		for _, c := range codes {
@@ -92,7 +93,8 @@ func answered(err error, codes ...int) bool {
 	return false
 }
 
-// call makes a request to one of the URLs, the first that answers. It decodes the answer into out, unless that is nil.
+// call makes a request to the first of the URLs that answers. It sends in as JSON unless that is nil, and decodes the
+// answer into out unless that is nil.
 func (m *management) call(ctx context.Context, method, path string, in, out any) error {
 	var last error
 	for _, base := range m.urls {
@@ -105,6 +107,7 @@ func (m *management) call(ctx context.Context, method, path string, in, out any)
 	return last
 }
 
+// callOne makes a request to one URL; see call.
 func (m *management) callOne(ctx context.Context, base config.ManagementURL, method, path string, in, out any) error {
 	var body io.Reader
 	if in != nil {
@@ -121,7 +124,7 @@ func (m *management) callOne(ctx context.Context, base config.ManagementURL, met
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := m.client.Do(req)
 	if err != nil {
-		var u *url.Error // which holds the URL with its user
+		var u *url.Error // it holds the URL with user and password
 		if errors.As(err, &u) {
 			err = u.Err
 		}
@@ -144,7 +147,7 @@ func (m *management) callOne(ctx context.Context, base config.ManagementURL, met
 	return nil
 }
 
-// path joins escaped names to a path below /api.
+// path returns a path below /api, made of names, which it escapes.
 func path(names ...string) string {
 	var b strings.Builder
 	b.WriteString("/api")
@@ -154,8 +157,8 @@ func path(names ...string) string {
 	return b.String()
 }
 
-// look returns what harms the queues, and whether the shields apply to all of them. A queue that is not there yet is
-// declared by whoever connects next.
+// look returns what harms the queues, and whether the shields apply to all of them. It passes over a queue that does
+// not exist yet: the next service to connect declares it.
 func (m *management) look(ctx context.Context) (found []Harm, shielded bool, err error) {
 	shielded = true
 	shields := Shields(m.topology)
@@ -163,7 +166,7 @@ func (m *management) look(ctx context.Context) (found []Harm, shielded bool, err
 		var q queue
 		err := m.call(ctx, http.MethodGet, path("queues", m.vhost, name)+
 			"?columns=name,type,arguments,policy,operator_policy,effective_policy_definition", nil, &q)
-		if answered(err, http.StatusNotFound) {
+		if hasStatus(err, http.StatusNotFound) {
 			continue
 		}
 		if err != nil {
@@ -179,7 +182,7 @@ func (m *management) look(ctx context.Context) (found []Harm, shielded bool, err
 	return found, shielded, nil
 }
 
-// source names the policy that a key of a queue comes from.
+// source returns words for the policy that a key of a queue comes from.
 func (m *management) source(ctx context.Context, q queue, key string) string {
 	regular, operator := "the policy "+q.Policy, "the operator policy "+q.Operator
 	switch {

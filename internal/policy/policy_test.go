@@ -71,7 +71,7 @@ func TestEachKeyOfAPolicyIsJudged(t *testing.T) {
 	}
 }
 
-// seen keeps what a watch reports.
+// seen keeps what a watch has reported.
 type seen struct {
 	mu    sync.Mutex
 	found []policy.Harm
@@ -153,7 +153,7 @@ func publishThree(t *testing.T, ch *amqp.Channel, queue string) {
 
 const soon = time.Minute
 
-// TestPoliciesAreShieldedOrNamed goes through what an operator may set on a server with the management API.
+// TestPoliciesAreShieldedOrNamed tries the policies that an operator may set, on a server with the management API.
 func TestPoliciesAreShieldedOrNamed(t *testing.T) {
 	stack := testenv.Managed(t)
 	c := config.Broker{URLs: config.Brokers(stack.RabbitMQURL), Shards: 1, Management: stack.RabbitMQManagement}
@@ -171,7 +171,7 @@ func TestPoliciesAreShieldedOrNamed(t *testing.T) {
 	s, registry := watch(t, c)
 	testenv.Eventually(t, soon, "the queues are looked at", s.looked)
 
-	// A policy of the usual priority changes nothing: the records stay, and nothing is told.
+	// A policy of the usual priority changes nothing: the records stay, and no harm is reported.
 	ch := testenv.Channel(t, c)
 	ctl("set_policy", "ttl", ".*", `{"message-ttl":100,"expires":100,"max-length":1,"overflow":"drop-head"}`)
 	publishThree(t, ch, "logs.0")
@@ -241,7 +241,7 @@ func TestAUserThatMayNotSetPoliciesStillSeesThem(t *testing.T) {
 	testenv.Eventually(t, soon, want, func() bool { return s.sentence() == want })
 }
 
-// TestTheCanaryShowsWhatPoliciesDo goes without the management API.
+// TestTheCanaryShowsWhatPoliciesDo works without the management API.
 func TestTheCanaryShowsWhatPoliciesDo(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
 	for _, tt := range []struct{ definition, want string }{
@@ -279,7 +279,8 @@ func TestTheCanaryShowsWhatPoliciesDo(t *testing.T) {
 	}
 }
 
-// TestACanaryWhoseLeaderIsSlowHasLostNothing stops what decides about its queue for a moment. RabbitMQ then counts no message.
+// TestACanaryWhoseLeaderIsSlowHasLostNothing stops the leader of the canary's queue for a moment. Meanwhile RabbitMQ counts no
+// messages.
 func TestACanaryWhoseLeaderIsSlowHasLostNothing(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
 	c := config.Broker{URLs: config.Brokers(stack.RabbitMQURL), Name: testenv.Name()}
@@ -312,7 +313,8 @@ func TestACanaryWhoseLeaderIsSlowHasLostNothing(t *testing.T) {
 	look("afterwards")
 }
 
-// TestThePrivateServersAreShielded: nothing of Millrace's runs, so what holds is the policy that the start has set.
+// TestThePrivateServersAreShielded runs no service of Millrace's, so only the policy that the servers' start has set is in
+// force.
 func TestThePrivateServersAreShielded(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
 	shielded := config.Broker{URLs: config.Brokers(stack.RabbitMQURL), Shards: 1}

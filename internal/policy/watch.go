@@ -13,14 +13,15 @@ import (
 )
 
 const (
-	// interval is how often the queues are looked at. RabbitMQ's management shows a change within five seconds.
+	// interval is the time between two looks at the queues. RabbitMQ's management shows a change within five
+	// seconds.
 	interval = 10 * time.Second
 
-	// reminder is how often harm that stays is logged again.
+	// reminder is the time after which harm that stays is logged again.
 	reminder = 5 * time.Minute
 )
 
-// Watch looks at the queues as long as it runs.
+// Watch looks for harm to the queues while Run runs.
 type Watch struct {
 	broker   config.Broker
 	log      *slog.Logger
@@ -29,23 +30,23 @@ type Watch struct {
 	canary   bool
 	interval time.Duration
 
-	found     string // what was found last, as a sentence
-	logged    time.Time
-	mayShield bool
-	failing   bool
+	found     string    // what was found last, as a sentence
+	loggedAt  time.Time // when found was logged last
+	mayShield bool      // false once the management API has refused to set the shields
+	failing   bool      // the last look failed
 }
 
-// Options are what New is told.
+// Options are what a Watch needs.
 type Options struct {
 	Broker   config.Broker
 	Log      *slog.Logger
 	Registry prometheus.Registerer
 
-	// Report is called after each look that could be made, with what harms the queues. It may be nil.
+	// Report is called after each look that succeeded, with what harms the queues. It may be nil.
 	Report func([]Harm)
-	// Canary asks for the canary where there is no management API to ask.
+	// Canary turns on the canary, for installations without RABBITMQ_MANAGEMENT_URL.
 	Canary bool
-	// Interval is how often the queues are looked at; zero is every ten seconds.
+	// Interval is the time between two looks at the queues; zero means ten seconds.
 	Interval time.Duration
 }
 
@@ -89,7 +90,8 @@ func (w *Watch) Run(ctx context.Context) {
 	}
 }
 
-// lookByManagement shields the queues where they are not and the user may, and looks at them.
+// lookByManagement returns what harms the queues. If they are not shielded, it shields them, unless the user
+// may not set policies.
 func (w *Watch) lookByManagement(ctx context.Context) ([]Harm, error) {
 	m, err := newManagement(w.broker)
 	if err != nil {
@@ -100,7 +102,7 @@ func (w *Watch) lookByManagement(ctx context.Context) ([]Harm, error) {
 		return found, err
 	}
 	switch err := m.shield(ctx); {
-	case answered(err, http.StatusUnauthorized, http.StatusForbidden):
+	case hasStatus(err, http.StatusUnauthorized, http.StatusForbidden):
 		w.mayShield = false
 		w.log.Info("the queues are not shielded from policies: the user of RABBITMQ_MANAGEMENT_URL may not set one")
 	case err != nil:
@@ -109,7 +111,7 @@ func (w *Watch) lookByManagement(ctx context.Context) ([]Harm, error) {
 	return found, nil
 }
 
-// tell passes on what a look has found. After one that failed what was found before it stays.
+// tell passes on what a look has found. If the look failed, what was found before still counts.
 func (w *Watch) tell(found []Harm, err error) {
 	if err != nil {
 		w.gauge.WithLabelValues(unchecked).Set(1)
@@ -129,8 +131,8 @@ func (w *Watch) tell(found []Harm, err error) {
 	}
 	sentence := Sentence(found)
 	switch {
-	case sentence != "" && (sentence != w.found || time.Since(w.logged) >= reminder):
-		w.logged = time.Now()
+	case sentence != "" && (sentence != w.found || time.Since(w.loggedAt) >= reminder):
+		w.loggedAt = time.Now()
 		w.log.Error("RabbitMQ harms the queues", "how", sentence)
 	case sentence == "" && w.found != "":
 		w.log.Info("nothing on RabbitMQ harms the queues any more")

@@ -1,18 +1,18 @@
-// Package record has the records of a request on their way from its body to the publisher: JSON objects that PostgreSQL's jsonb
-// takes, compacted, one a line, cut into segments.
+// Package record holds the records of a request on their way from its body to the publisher. They are JSON objects that
+// PostgreSQL's jsonb takes, compacted, one a line, and cut into pieces that become segments.
 //
-// A protocol fills a List in one of two ways. Single, Split, Lines and IsLines take a whole body of JSON. Begin, then Add,
-// Build and Refuse in any order, then End take records one by one: Add checks JSON that came, Build makes a record that
-// is valid by construction. Whatever a record holds, it harms no other.
+// A protocol fills a List in one of two ways. Single, Split, Lines and IsLines take a whole body of JSON. Records one by one
+// begin with Begin and end with End; between them Add, Build and Refuse are called in any order. Add checks JSON from outside.
+// Build makes a record that is valid by construction. Whatever a record holds, it harms no other.
 //
-// Nothing here starts a goroutine. A List belongs to one goroutine at a time. What it holds is good until it is filled again.
+// Nothing here starts a goroutine. A List belongs to one goroutine at a time. What it holds is valid until it is filled again.
 package record
 
 import "millrace/internal/scan"
 
 // List is the records of one request. The zero value, with Limits, is ready.
 //
-// The fields of scan.Body tell what it holds: NDJSON and Pieces, which are its segments, how many records were accepted and
+// The fields of scan.Body are its contents: NDJSON, the Pieces that become segments, and how many records were accepted and
 // rejected, and why.
 type List struct {
 	scan.Body
@@ -21,9 +21,10 @@ type List struct {
 	writer Writer
 }
 
-// Clear empties l for another request and keeps its memory. No verdicts are kept until KeepVerdicts is set again.
+// Clear empties l for another request and keeps its memory. It unsets KeepVerdicts.
 func (l *List) Clear() {
-	// Not Reset: whatever fills l resets the rest, which shows beside a short record's scan.
+	// Reset would do more than is needed, because whatever fills l resets the rest. Its time shows beside a short record's
+	// scan.
 	l.KeepVerdicts = false
 	l.NDJSON, l.Pieces, l.Errors, l.Verdicts = l.NDJSON[:0], l.Pieces[:0], l.Errors[:0], l.Verdicts[:0]
 	if l.Rejected > 0 {
@@ -36,14 +37,14 @@ func (l *List) Clear() {
 func (l *List) Single(text []byte) *scan.Error { return l.Body.Single(text, l.Limits) }
 
 // Split takes text as NDJSON, objects one after another, or arrays of them; see scan.Body.Batch. The error is nil even if
-// records were refused. If it is not, the body was refused whole, and l is empty.
+// single records were refused. If it is not nil, the body was refused whole, and l is empty.
 func (l *List) Split(text []byte) *scan.Error { return l.Body.Batch(text, l.Limits) }
 
 // Lines takes text as a part of NDJSON; see scan.Body.Lines.
 func (l *List) Lines(text []byte) *scan.Error { return l.Body.Lines(text, l.Limits) }
 
-// IsLines reports whether text, the beginning of a body, shows the body to be NDJSON; see scan.Body.IsLines. l then holds its
-// records. other is changed.
+// IsLines reports whether text, the beginning of a body, shows the body to be NDJSON; see scan.Body.IsLines. l then holds the
+// records of text. other is scratch space.
 func (l *List) IsLines(other *List, text []byte) bool {
 	return l.Body.IsLines(&other.Body, text, l.Limits)
 }
@@ -51,9 +52,9 @@ func (l *List) IsLines(other *List, text []byte) bool {
 // Begin empties l for records that come one by one.
 func (l *List) Begin() { l.Body.Begin(l.Limits) }
 
-// Build has fill write the members of one record, and reports whether it was accepted. It is refused only if it is larger than
-// Limits.RecordBytes, nested deeper than scan.MaxDepth, or if Writer.JSON was given what jsonb can't hold. at is where the
-// record begins in the body.
+// Build has fill write the members of one record, and reports whether it was accepted. A record is refused only if it is larger
+// than Limits.RecordBytes, if it is nested deeper than scan.MaxDepth, or if Writer.JSON was given something that jsonb can't
+// hold. at is the record's offset in the body.
 func (l *List) Build(at int, fill func(w *Writer)) bool {
 	w := &l.writer
 	w.begin()

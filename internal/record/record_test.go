@@ -115,7 +115,8 @@ func TestBuildingRecordsCostsNoAllocation(t *testing.T) {
 	}
 }
 
-// FuzzBuild writes whatever the bytes say: the record is one that the scanner takes as it is.
+// FuzzBuild writes whatever the bytes say. The scanner must take the record and leave it as
+// it is.
 func FuzzBuild(f *testing.F) {
 	f.Add([]byte("\x00key\x01\xff\x02{\x03\x04\x05\x06\x07"), 1.5)
 	f.Add([]byte(strings.Repeat("\x05", 200)), math.Inf(1))

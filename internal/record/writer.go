@@ -9,22 +9,22 @@ import (
 	"millrace/internal/scan"
 )
 
-// Writer writes the members of a JSON object. Whatever is written, the object is one that jsonb takes: what can't be stored in
-// a string is replaced, and a number is never too large. Of members with the same key jsonb keeps the last.
+// Writer writes the members of a JSON object. Whatever is written, jsonb takes the object: bytes that can't be stored in a
+// string are replaced, and no number is too large. If two members have the same key, jsonb keeps the last.
 //
-// A Writer is good for the call that it is handed to.
+// A Writer is valid until the function that it was passed to returns.
 type Writer struct {
 	b         []byte
 	depth     int  // how many containers are open
-	tooDeep   bool // a container was left out
+	tooDeep   bool // a container's contents were left out, because it was nested too deep
 	repaired  bool // something in a string was replaced
 	unchecked bool // b holds JSON that was not made here
 }
 
 func (w *Writer) begin() { *w = Writer{b: append(w.b[:0], '{'), depth: 1} }
 
-// Repaired reports whether something that was written could not be stored as it was: in a string a NUL, or bytes that are not
-// UTF-8. Each is U+FFFD in the record.
+// Repaired reports whether a string that was written held a NUL or bytes that are not UTF-8. These can't be stored: each is
+// U+FFFD in the record.
 func (w *Writer) Repaired() bool { return w.repaired }
 
 // String writes a member whose value is a string.
@@ -69,7 +69,8 @@ func (w *Writer) Null(key string) {
 	w.b = append(w.b, "null"...)
 }
 
-// Time writes a member whose value is a time, in UTC as of RFC 3339, with as many digits of a second as it has.
+// Time writes a member whose value is a time in the form of RFC 3339, in UTC, with as many digits after the second as it
+// needs.
 func (w *Writer) Time(key string, t time.Time) {
 	w.key(key)
 	w.b = append(w.b, '"')
@@ -97,7 +98,7 @@ func (w *Writer) Array(key string, fill func(a Elements)) {
 	w.array(fill)
 }
 
-// Elements writes the elements of an array. Its methods are as those of Writer.
+// Elements writes the elements of an array. Its methods are like those of Writer.
 type Elements struct{ w *Writer }
 
 // String writes an element that is a string.
@@ -124,7 +125,7 @@ func (a Elements) Uint(value uint64) {
 	a.w.b = strconv.AppendUint(a.w.b, value, 10)
 }
 
-// Float writes an element that is a number, or a string as Writer.Float has it.
+// Float writes an element that is a number. NaN and the infinities become strings, as in Writer.Float.
 func (a Elements) Float(value float64) {
 	a.w.comma()
 	a.w.float(value)
@@ -154,7 +155,7 @@ func (a Elements) Array(fill func(a Elements)) {
 	a.w.array(fill)
 }
 
-// comma writes a comma unless a container was just opened. No value ends in what opens one.
+// comma writes a comma unless a container was just opened. No value ends in { or [, so the last byte tells.
 func (w *Writer) comma() {
 	if last := w.b[len(w.b)-1]; last != '{' && last != '[' {
 		w.b = append(w.b, ',')
@@ -185,7 +186,7 @@ func (w *Writer) array(fill func(a Elements)) {
 	w.b = append(w.b, ']')
 }
 
-// enter reports whether one more container may be opened.
+// enter counts one more open container. It reports false if that would be too deep; then the contents must be left out.
 func (w *Writer) enter() bool {
 	if w.depth == scan.MaxDepth {
 		w.tooDeep = true
@@ -195,7 +196,7 @@ func (w *Writer) enter() bool {
 	return true
 }
 
-// float writes a number without an exponent: a record's length counts its numbers as PostgreSQL writes them.
+// float writes a number without an exponent, because a record's length counts its numbers as PostgreSQL writes them.
 func (w *Writer) float(f float64) {
 	switch {
 	case math.IsNaN(f):
@@ -209,13 +210,13 @@ func (w *Writer) float(f float64) {
 	}
 }
 
-// replacement stands for what a string can't hold.
+// replacement replaces bytes that jsonb can't store in a string.
 const replacement = "\ufffd"
 
-// appendString writes s in quotes.
+// appendString writes s as a JSON string.
 func appendString[T string | []byte](w *Writer, s T) {
 	b := append(w.b, '"')
-	from := 0 // of what is not written yet
+	from := 0 // where the part of s begins that is not written yet
 	for i := 0; i < len(s); {
 		c := s[i]
 		if c >= ' ' && c != '"' && c != '\\' && c < utf8.RuneSelf {

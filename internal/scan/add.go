@@ -2,27 +2,27 @@ package scan
 
 import "slices"
 
-// Verdict tells what became of one record. It is a byte, so that all of a body's verdicts take little memory.
+// Verdict says what became of one record. It is a byte, so that the verdicts of a whole body take little memory.
 type Verdict uint8
 
-// accepted is the verdict of an accepted record; of others it is their reason and one.
+// accepted is the verdict of an accepted record. The verdict of a refused one is its Reason plus one.
 const accepted Verdict = 0
 
 // Accepted reports whether the record was accepted.
 func (v Verdict) Accepted() bool { return v == accepted }
 
-// Reason returns why the record was refused. It is for records that were.
+// Reason returns why the record was refused. It must not be called for an accepted one.
 func (v Verdict) Reason() Reason { return Reason(v) - 1 }
 
-// Begin empties b for records that come one by one, by Add, Append and Refuse. End ends them. It is for protocols whose
-// bodies are not JSON, or more than records.
+// Begin empties b for records that come one by one, through Add, Append and Refuse. End must be called after the last. This
+// is for protocols whose bodies are not JSON, or hold more than records.
 func (b *Body) Begin(lim Limits) {
 	b.Reset()
 	b.lim = lim
 }
 
-// Add takes src as one record, with white space around it, and reports whether it was accepted. src begins at byte at of the
-// body. Any fault costs that record alone.
+// Add takes src as one record, with white space around it, and reports whether it was accepted. at is the offset of src in
+// the body. Any fault costs that record alone.
 func (b *Body) Add(src []byte, at int) bool {
 	b.src = src
 	s := &b.s
@@ -52,8 +52,9 @@ func (b *Body) Add(src []byte, at int) bool {
 	return false
 }
 
-// Append takes a record that is known to be one: compacted JSON that jsonb takes, without exponents in its numbers, nested no
-// deeper than MaxDepth. It reports whether it was accepted: it may be larger than Limits.RecordBytes.
+// Append takes a record without scanning it. The caller knows that it is a compacted JSON object that jsonb takes, without
+// exponents in its numbers, nested no deeper than MaxDepth. Append reports whether the record was accepted: it refuses one
+// that is larger than Limits.RecordBytes.
 func (b *Body) Append(record []byte) bool {
 	s := &b.s
 	if room := len(record) + slack; len(s.out)-s.n < room {
@@ -69,10 +70,10 @@ func (b *Body) Append(record []byte) bool {
 	return true
 }
 
-// Refuse counts a record that is refused before it was made. at is its byte in the body.
+// Refuse counts a record that the caller refuses for r. at is its offset in the body.
 func (b *Body) Refuse(r Reason, at int) {
 	if len(b.Errors) < MaxErrors {
-		b.Errors = append(b.Errors, RecordError{b.Accepted + b.Rejected, Error{Reason: r, Offset: at, Msg: r.what()}})
+		b.Errors = append(b.Errors, RecordError{b.Accepted + b.Rejected, Error{Reason: r, Offset: at, Msg: r.words()}})
 	}
 	if b.KeepVerdicts {
 		b.Verdicts = append(b.Verdicts, Verdict(r)+1)
@@ -81,11 +82,11 @@ func (b *Body) Refuse(r Reason, at int) {
 	b.RejectedBy[r]++
 }
 
-// End ends the records that came one by one. What b holds is complete then.
+// End completes what b holds after the last of the records that came one by one.
 func (b *Body) End() { _ = b.finish(nil) } // always nil
 
-// what says a reason in words.
-func (r Reason) what() string {
+// words returns r as a message for people.
+func (r Reason) words() string {
 	switch r {
 	case Syntax:
 		return "not JSON"

@@ -54,7 +54,8 @@ func TestRecordsThatComeOneByOneAreThoseOfABody(t *testing.T) {
 	}
 }
 
-// Verdicts are as many as records, and agree with the errors, also where lines are scanned again.
+// There is a verdict for every record, and it agrees with the errors, even if lines are scanned
+// again.
 func FuzzVerdicts(f *testing.F) {
 	f.Add([]byte("{\"a\":1}\n{\"a\":[\n{}\n5\n{\"b\":2}{\"c\":}\n{}"))
 	f.Add([]byte(`[{"a":1},5,{"b":"\u0000"}]`))

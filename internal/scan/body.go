@@ -2,7 +2,7 @@ package scan
 
 import "bytes"
 
-// MaxErrors is how many record errors a Body keeps.
+// MaxErrors is the most record errors that a Body keeps.
 const MaxErrors = 100
 
 // Limits bound what a Body accepts and how it is cut up. Both must be set.
@@ -11,13 +11,13 @@ type Limits struct {
 	PieceBytes  int // a piece closes once it holds at least this many bytes
 }
 
-// Piece is a run of accepted records that follow one another: their range in
-// NDJSON, half open, and how many they are. Pieces depend on the records alone:
-// the same records make the same pieces in whatever form they were sent.
+// Piece is a run of accepted records that follow one another: their half-open
+// range in NDJSON, and their number. Pieces depend on the records alone: the
+// same records make the same pieces, in whatever form they were sent.
 type Piece struct{ Start, End, Records int }
 
-// Body is one request body split into records. The zero value is ready. Used
-// again, it reuses its buffers, so what it holds is good until the next call.
+// Body is one request body split into records. The zero value is ready. It
+// reuses its buffers, so what it holds is valid until the next call.
 type Body struct {
 	NDJSON     []byte  // the accepted records, compacted, each ended by '\n'
 	Pieces     []Piece // they cover NDJSON
@@ -33,12 +33,12 @@ type Body struct {
 	taken int
 	src   []byte
 	lim   Limits
-	cut   bool // a line was lost that the end of src alone shows to be cut short
+	cut   bool // a line was lost only because src ended within a record
 
 	pieceAt      int // where the open piece starts
-	pieceRecords int // and the records in those closed before it
+	pieceRecords int // the number of records in the closed pieces
 
-	// The line that records are being taken from, as it was entered.
+	// The state before the first record of the line that is being read.
 	lineAt       int             // offset of its first record
 	lineTaken    int             // taken
 	lineAccepted int             // Accepted
@@ -48,39 +48,43 @@ type Body struct {
 
 // Reset empties b and keeps its buffers.
 func (b *Body) Reset() {
-	// Not a literal with all of them: it would be made elsewhere and copied, which shows beside a short record's scan.
+	// A single literal would be made elsewhere and copied, which shows beside a
+	// short record's scan.
 	ndjson, pieces, errors, deep, keep, verdicts := b.NDJSON, b.Pieces, b.Errors, b.s.deep, b.KeepVerdicts, b.Verdicts
 	*b = Body{}
 	b.NDJSON, b.Pieces, b.Errors, b.KeepVerdicts, b.Verdicts = ndjson[:0], pieces[:0], errors[:0], keep, verdicts[:0]
 	b.s.out, b.s.deep = ndjson[:cap(ndjson)], deep[:0]
 }
 
-// Batch splits src, which may be NDJSON, objects one after another, each on one
-// line or several, or JSON arrays of them; arrays are told by the first byte.
-// A byte-order mark is passed over where a record or an array could begin: files
-// that were put together have one each.
+// Batch splits src into records. src may be NDJSON, objects one after another,
+// each on one line or several, or JSON arrays of objects, which the first byte
+// tells. A byte-order mark is passed over where a record or an array could
+// begin: concatenated files have one each.
 //
-// JSON that can't be taken as a record costs that record, in every form. Where
-// the JSON itself breaks, it is never guessed where the next record starts, lest
-// a fragment of a broken record be stored as one:
+// Well-formed JSON that can't be taken as a record costs that record alone, in
+// every form. Where the JSON itself breaks, Batch never guesses where the next
+// record starts, because it might store a fragment of a broken record:
 //
-//   - In an array, or between arrays, it costs the body.
-//   - Elsewhere, when the record at fault did not go over a line's end, it costs
-//     that line (with all records on it, as one), if the body is line-delimited.
-//   - When the record did go over a line's end, its line may be one of NDJSON
-//     cut short, whose open brackets swallowed the next lines. It is, and costs
-//     that line, if the body is line-delimited and either a line that is a
-//     record in itself came before, or the break is a '{' that starts a line.
-//     No record may go over a line's end in the rest of that body; that also
-//     keeps the work linear, for no line is scanned more than twice.
-//   - All else costs the body.
+//   - A break in an array, or between arrays, costs the body.
+//   - Elsewhere, if the broken record has not gone over a line's end and the
+//     body is line-delimited, the break costs that line. All records on it
+//     count as one.
+//   - If the broken record has gone over a line's end, its line may be a line
+//     of NDJSON that was cut short, so that its open brackets swallowed the
+//     next lines. That is so, and costs that line, if the body is
+//     line-delimited and either an earlier line is a record by itself, or the
+//     break is a '{' that starts a line. In the rest of that body no record may
+//     go over a line's end. That also keeps the work linear, because no line is
+//     scanned more than twice.
+//   - Every other break costs the body.
 //
-// A body is line-delimited when none of its lines starts with what can only
-// continue a record: one of }],: or a '"', unless that line is a value by itself.
-// Pretty-printed JSON is never line-delimited.
+// A body is line-delimited if no line starts with something that can only
+// continue a record: one of }],: or a '"'. A line that starts with '"' is
+// allowed if it is a value by itself. Pretty-printed JSON is never
+// line-delimited.
 //
-// The error is nil even if records were refused. If it is not, the body was
-// refused whole, and b is empty.
+// The error is nil even if single records were refused. If it is not nil, the
+// body was refused whole, and b is empty.
 func (b *Body) Batch(src []byte, lim Limits) *Error {
 	i, err := b.begin(src, lim)
 	if err != nil {
@@ -94,12 +98,13 @@ func (b *Body) Batch(src []byte, lim Limits) *Error {
 	return b.finish(err)
 }
 
-// Lines splits src as a part of NDJSON, of which other parts have been taken or
-// are to come: no record goes over a line's end. Where the JSON breaks it costs
-// its line, or src where that is not line-delimited, as told at Batch. It is for
-// bodies of which IsLines told that they are NDJSON.
+// Lines splits src, a part of a longer NDJSON body, into records. No record may
+// go over a line's end. A break in the JSON costs its line, or all of src if
+// that is not line-delimited; see Batch. Lines is for bodies that IsLines has
+// reported to be NDJSON.
 func (b *Body) Lines(src []byte, lim Limits) *Error {
-	// A format that bodies come in by mistake is told by their beginning, which IsLines has seen.
+	// No check for another format: it would show at the body's beginning, which
+	// IsLines has seen.
 	i, err := b.skip(src, lim)
 	if err != nil {
 		return err
@@ -107,10 +112,11 @@ func (b *Body) Lines(src []byte, lim Limits) *Error {
 	return b.finish(b.stream(i, src[:lineEnd(src, i)]))
 }
 
-// IsLines reports whether src, the beginning of a body up to the end of a line,
-// shows the body to be NDJSON: Batch and Lines make the same of it, records among
-// it, and the end of src decides nothing. b then has what Lines made of src.
-// other is changed.
+// IsLines reports whether src shows that a body is NDJSON. src is the body's
+// beginning up to the end of a line. It shows that if Batch and Lines get the
+// same from it, with at least one record, and if it does not matter where src
+// ends. If IsLines reports true, b holds the result of Lines. other is scratch
+// space.
 func (b *Body) IsLines(other *Body, src []byte, lim Limits) bool {
 	return other.Batch(src, lim) == nil && !other.cut && b.Lines(src, lim) == nil &&
 		b.Accepted > 0 && b.Rejected == other.Rejected && bytes.Equal(b.NDJSON, other.NDJSON)
@@ -137,22 +143,23 @@ func (b *Body) Single(src []byte, lim Limits) *Error {
 	return b.finish(nil)
 }
 
-// begin is skip, and refuses a body that is in another format than JSON.
+// begin does what skip does, and also refuses a body whose format is not JSON.
 func (b *Body) begin(src []byte, lim Limits) (int, *Error) {
 	i, err := b.skip(src, lim)
 	if err != nil {
 		return 0, err
 	}
 	if c := src[i]; c != '{' && c != '[' || i+1 < len(src) && src[i+1] == 0 {
-		if name := foreign(src); name != "" {
+		if name := foreignFormat(src); name != "" {
 			return 0, b.finish(&Error{Reason: Format, Msg: name})
 		}
 	}
 	return i, nil
 }
 
-// skip makes b ready for src and returns the offset of its first byte that is
-// neither white space nor of a byte-order mark.
+// skip makes b ready for src. It returns the offset of the first byte that is
+// neither white space nor part of a byte-order mark. It refuses a body without
+// such a byte.
 func (b *Body) skip(src []byte, lim Limits) (int, *Error) {
 	b.Reset()
 	b.src, b.lim = src, lim
@@ -166,7 +173,8 @@ func (b *Body) skip(src []byte, lim Limits) (int, *Error) {
 	return i, nil
 }
 
-// finish completes what b holds, or drops it if the body was refused whole.
+// finish completes what b holds, or empties b if err refuses the body whole. It
+// returns err.
 func (b *Body) finish(err *Error) *Error {
 	if err != nil {
 		b.NDJSON = b.s.out[:0]
@@ -181,13 +189,14 @@ func (b *Body) finish(err *Error) *Error {
 	return nil
 }
 
+// refusal returns f in words.
 func (b *Body) refusal(f *fault) *Error {
 	err := f.err(b.src)
 	return &err
 }
 
-// arrays takes the elements of the array that starts at src[i], and of those that
-// follow it.
+// arrays takes the elements of the array that starts at src[i], and of the
+// arrays that follow it.
 func (b *Body) arrays(i int) *Error {
 	src := b.src
 	for {
@@ -242,14 +251,15 @@ func (b *Body) array(i int) (end int, err *Error) {
 	}
 }
 
-// stream takes records that follow one another, from src[i] on. seen is what may
-// be scanned: src, or, once a line was cut short, src to the end of the line.
+// stream takes records that follow one another, from src[i] on. seen is the
+// part of src that may be scanned: all of it, or, once a line was found to be
+// cut short, src up to the end of the current line.
 func (b *Body) stream(i int, seen []byte) *Error {
 	src := b.src
 	delimited := false // src is known to be line-delimited
-	sawRecord := false // a line that is a record, or several, was passed
+	sawRecord := false // an earlier line is one or more whole records
 	newLine := true    // the next record is the first of its line
-	end := 0           // where the record before ended, 0 when its line was lost
+	end := 0           // where the last record ended, 0 if its line was lost
 	for {
 		for uint(i) < uint(len(seen)) && isSpace(seen[i]) {
 			newLine = newLine || seen[i] == '\n'
@@ -280,7 +290,7 @@ func (b *Body) stream(i int, seen []byte) *Error {
 
 		broke := b.s.broke
 		if broke.at == i && startsBOM(seen, i) {
-			newLine = b.lineAt == i // then the line begins behind it
+			newLine = b.lineAt == i // if so, the line begins behind the mark
 			i += len(bom)
 			continue
 		}
@@ -293,7 +303,8 @@ func (b *Body) stream(i int, seen []byte) *Error {
 			b.reject(&broke)
 			i = lineEnd(src, broke.at)
 		case sawRecord || startsLine(src, broke.at):
-			// Scanned again, up to its end, the line breaks there and is lost.
+			// The line is scanned again, but only to its end, where it breaks.
+			// So it is lost.
 			b.cut = b.cut || broke.at == len(src)
 			b.leaveLine()
 			newLine = true
@@ -306,7 +317,7 @@ func (b *Body) stream(i int, seen []byte) *Error {
 	}
 }
 
-// lineDelimited reports whether src is line-delimited, as told at Batch.
+// lineDelimited reports whether src is line-delimited, as Batch defines it.
 func (b *Body) lineDelimited() bool {
 	for at := 0; at < len(b.src); {
 		line := b.src[:lineEnd(b.src, at)]
@@ -332,11 +343,11 @@ func (b *Body) lineDelimited() bool {
 	return true
 }
 
-// take accepts the record at src[at], which was scanned last, or reports false
-// and says why not in s.refusal.
+// take accepts the record that was scanned last, at src[at]. It reports false
+// if it can't; then s.refusal says why.
 func (b *Body) take(at int) bool {
 	s := &b.s
-	// Whoever reads the record gets its numbers written out, 1e131071 as 128 KiB.
+	// Readers of the record get its numbers written out: 1e131071 is 128 KiB.
 	if size := s.n - b.taken + s.longer; size > b.lim.RecordBytes && !s.refused {
 		s.refused = true
 		s.refusal = fault{reason: TooLarge, at: at, n: size, longer: s.longer > 0, limit: b.lim.RecordBytes}
@@ -381,7 +392,7 @@ func (b *Body) closePiece() {
 	b.pieceRecords += records
 }
 
-// enterLine notes how things stand before the first record of a line, at src[i].
+// enterLine notes the state before the first record of a line, at src[i].
 func (b *Body) enterLine(i int) {
 	b.lineAt = i
 	b.lineTaken = b.taken
@@ -389,7 +400,7 @@ func (b *Body) enterLine(i int) {
 	b.lineRejected = b.Rejected
 }
 
-// leaveLine undoes all that was done since the line was entered.
+// leaveLine restores the state that enterLine noted.
 func (b *Body) leaveLine() {
 	index := b.lineAccepted + b.lineRejected
 	for n := len(b.Errors); n > 0 && b.Errors[n-1].Index >= index; n-- {
@@ -412,7 +423,8 @@ func (b *Body) leaveLine() {
 	b.s.n = b.taken
 }
 
-// lineEnd is the offset of the first newline in src from i on, or of its end.
+// lineEnd returns the offset of the first newline in src from i on, or len(src)
+// if there is none.
 func lineEnd(src []byte, i int) int {
 	if i >= len(src) {
 		return len(src)
@@ -423,6 +435,7 @@ func lineEnd(src []byte, i int) int {
 	return len(src)
 }
 
+// oneLine reports whether b holds no newline.
 func oneLine(b []byte) bool { return bytes.IndexByte(b, '\n') < 0 }
 
 // startsLine reports whether src[i] is a '{' with nothing but blanks before it

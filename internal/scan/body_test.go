@@ -99,7 +99,7 @@ func TestBatch(t *testing.T) {
 		{name: "second array cut short", src: "[{\"a\":1}]\n[{\"b\":2}", body: `syntax: unexpected end of body inside an array at byte 18`},
 		{name: "second array broken", src: "[{\"a\":1}]\n[{\"b\":}]\n[{\"c\":1}]", body: `syntax: unexpected '}', want a value at byte 16`},
 
-		// Other formats, told by their first bytes.
+		// Other formats, which the first bytes show.
 		{name: "gzip", src: "\x1f\x8b\x08\n{\"a\":1}\n", body: `format: the body looks like gzip: send Content-Encoding: gzip`},
 		{name: "zstd", src: "\x28\xb5\x2f\xfd\x04", body: `format: the body looks like zstd: send Content-Encoding: zstd`},
 		{name: "zlib", src: "\x78\x9c\xaa\x56\x04", body: `format: the body looks like zlib: send Content-Encoding: deflate`},
@@ -216,7 +216,7 @@ func TestBatch(t *testing.T) {
 	}
 }
 
-// A part of NDJSON is taken line by line, whatever stood before it.
+// A part of NDJSON is taken line by line, whatever came before it.
 func TestLines(t *testing.T) {
 	for _, tt := range []struct{ name, src, want, errs, body string }{
 		{name: "records", src: "{\"a\":1}\n\n\ufeff{\"b\":2} {\"c\":3}\n", want: `{"a":1} {"b":2} {"c":3}`},
@@ -329,7 +329,7 @@ func TestFormsGiveTheSamePieces(t *testing.T) {
 		forms := bodies(records)
 		forms["concatenated"] = bytes.Join(records, nil)
 		forms["CRLF"] = bytes.Join(records, []byte("\r\n\r\n"))
-		// Lines that are lost, and the records on them, leave no trace.
+		// Lines that are lost leave no trace, nor do the records on them.
 		forms["bad lines between"] = bytes.Join(records, []byte("\n{\"x\":1}{\"y\":2}{\"z\":}\noops\n5\n{\"a\":\"\\u0000\"}\n"))
 		forms["a line cut short"] = append([]byte("{\"x\":1}{\"y\":2}{\"z\":[\n"), forms["ndjson"]...)
 		var b Body
@@ -357,7 +357,7 @@ func TestErrorsAreTheFirstHundred(t *testing.T) {
 	if b.Accepted != 500 || b.Rejected != 501 || b.RejectedBy[Syntax] != 501 || b.Errors[99].Index != 199 {
 		t.Errorf("got %d, %d, %v, %+v", b.Accepted, b.Rejected, b.RejectedBy, b.Errors[99])
 	}
-	// A line that fills them and is then lost counts once.
+	// A line that fills the list of errors and is then lost counts once.
 	if err := b.Batch([]byte("{}\n"+strings.Repeat("1 ", 150)+"y\n2\n"), roomy); err != nil {
 		t.Fatal(err)
 	}
@@ -399,7 +399,7 @@ func TestRecordsCostNoAllocation(t *testing.T) {
 			reported = len(b.Errors)
 		}
 		run()
-		// The errors that are reported have messages, and no others.
+		// Exactly the reported errors have messages.
 		if got := testing.AllocsPerRun(10, run); got > float64(6*reported) {
 			t.Errorf("%s: got %.0f allocations a body, want none but for %d errors", name, got, reported)
 		}
@@ -411,7 +411,8 @@ func TestRecordsCostNoAllocation(t *testing.T) {
 	}
 }
 
-// What a hostile body makes the scanner pass over is counted, not timed.
+// The test counts the bytes that the scanner passes over in a hostile body; it
+// does not measure time.
 func TestWorkIsLinear(t *testing.T) {
 	const n = 1 << 20
 	repeat := func(s string) string { return strings.Repeat(s, n/len(s)) }
@@ -446,8 +447,8 @@ func TestWorkIsLinear(t *testing.T) {
 
 const structural = "{}[],:\" \n\\x"
 
-// One bad byte in a line of NDJSON costs that line at most. (As the first byte of
-// a line it can make the body one that is not line-delimited.)
+// One bad byte in a line of NDJSON costs at most that line, unless it is the
+// line's first byte: then the body may no longer be line-delimited.
 func TestOneBadByteHarmsNoOtherLine(t *testing.T) {
 	records := logRecords(4, true)
 	src := bytes.Join(records, []byte("\n"))

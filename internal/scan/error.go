@@ -45,21 +45,22 @@ type Error struct {
 
 func (e *Error) Error() string {
 	if e.Reason == Format {
-		return e.Msg // of the whole body
+		return e.Msg // it concerns the whole body, so the offset says nothing
 	}
 	return e.Msg + " at byte " + strconv.Itoa(e.Offset)
 }
 
 // RecordError is the refusal of one record.
 type RecordError struct {
-	Index int // of the record in its request, refused ones counted too
+	Index int // position of the record in its request, counting refused ones too
 	Err   Error
 }
 
-// NothingMore is how the message ends of an Error of Single that has more than one record.
+// NothingMore ends the message of the Error that Single returns for more than
+// one record.
 const NothingMore = "want nothing more"
 
-// want is what the grammar asked for where the JSON broke.
+// want is what the grammar required at the byte where the JSON broke.
 type want uint8
 
 const (
@@ -115,10 +116,10 @@ type fault struct {
 	at     int
 	n      int  // Number: length of the number; TooLarge: of the record, compacted
 	longer bool // TooLarge: n counts numbers written out
-	limit  int  // TooLarge
+	limit  int  // TooLarge: the most bytes that a record may have
 }
 
-// err words f, a fault found in body.
+// err returns f, a fault found in body, as an Error with a message.
 func (f *fault) err(body []byte) Error {
 	return Error{Reason: f.reason, Offset: f.at, Msg: f.msg(body)}
 }
@@ -169,8 +170,8 @@ func (f *fault) msg(body []byte) string {
 	return f.reason.String()
 }
 
-// holdsObject reports whether b starts with a JSON string that holds an object in
-// JSON, by its first bytes.
+// holdsObject reports whether b starts with a JSON string that seems to hold a
+// JSON object, judged by its first bytes.
 func holdsObject(b []byte) bool {
 	if len(b) == 0 || b[0] != '"' {
 		return false
@@ -179,7 +180,7 @@ func holdsObject(b []byte) bool {
 	return bytes.HasPrefix(b, []byte(`{\"`)) || bytes.HasPrefix(b, []byte(`{}`)) || bytes.HasPrefix(b, []byte(`{\n`))
 }
 
-// quoteByte shows a byte as a person would look for it.
+// quoteByte returns c in quotes, in a form that people can search for.
 func quoteByte(c byte) string {
 	if c < 0x80 {
 		return strconv.QuoteRune(rune(c))

@@ -5,7 +5,7 @@ import (
 	"unicode/utf8"
 )
 
-// formats are those that bodies come in by mistake, told by their first bytes. JSON begins with none of them.
+// formats are the formats in which bodies come by mistake, by their first bytes. JSON begins with none of these.
 var formats = []struct{ magic, message string }{
 	{"\x1f\x8b", "the body looks like gzip: send Content-Encoding: gzip"},
 	{"\x28\xb5\x2f\xfd", "the body looks like zstd: send Content-Encoding: zstd"},
@@ -18,17 +18,19 @@ var formats = []struct{ magic, message string }{
 	{"\xff\xfe", notUTF8("UTF-16")}, {"\xfe\xff", notUTF8("UTF-16")},
 }
 
+// notTaken returns the message for a body in a format that is not taken.
 func notTaken(name string) string {
 	return "the body looks like " + name + ", which is not taken: send it plain, or in gzip, zstd or zlib (deflate) with its Content-Encoding"
 }
 
+// notUTF8 returns the message for a body in another encoding than UTF-8.
 func notUTF8(name string) string {
 	return "the body looks like " + name + ": send UTF-8"
 }
 
-// foreign returns what is wrong with a body that is in another format than JSON, "" when that does not show in its first
-// bytes. Text is never told to be one: it may be a broken line of NDJSON, which costs itself alone.
-func foreign(src []byte) string {
+// foreignFormat says what is wrong with a body whose format is not JSON. It returns "" if the first bytes do not show
+// that. It never reports text: that may be a broken line of NDJSON, which costs itself alone.
+func foreignFormat(src []byte) string {
 	for _, f := range formats {
 		if bytes.HasPrefix(src, []byte(f.magic)) {
 			return f.message
@@ -58,7 +60,7 @@ func foreign(src []byte) string {
 	return ""
 }
 
-// isText reports whether b is UTF-8 without control bytes, but for white space. b may end within a rune.
+// isText reports whether b is UTF-8 without control bytes other than white space. b may end within a rune.
 func isText(b []byte) bool {
 	for i := 0; i < len(b); {
 		r, size := utf8.DecodeRune(b[i:])

@@ -56,7 +56,8 @@ func FuzzBody(f *testing.F) {
 			}
 		}
 
-		// What the beginning of a body shows of it holds for all of it, as long as its lines are records.
+		// What the beginning of a body shows must hold for all of it, as long
+		// as its lines are records.
 		if end := bytes.LastIndexByte(src, '\n') + 1; end > 0 {
 			var first, second Body
 			if first.IsLines(&again, src[:end], lim) {
@@ -68,7 +69,8 @@ func FuzzBody(f *testing.F) {
 			}
 		}
 
-		// In the same Body once more, then what was accepted in other forms.
+		// The same body once more in the same Body. Then the accepted records
+		// in other forms.
 		for _, form := range []struct {
 			name string
 			src  []byte
@@ -97,9 +99,9 @@ func FuzzBody(f *testing.F) {
 	})
 }
 
-// FuzzValueAgainstPostgres holds Single to the server's own verdict. It needs a
-// PostgreSQL whose database is UTF-8, named by POSTGRES_URL, and changes nothing
-// in it.
+// FuzzValueAgainstPostgres compares Single with the server's own verdict. It
+// needs a PostgreSQL database in UTF-8, named by POSTGRES_URL, and changes
+// nothing in it.
 func FuzzValueAgainstPostgres(f *testing.F) {
 	for _, seed := range postgresSeeds() {
 		f.Add([]byte(seed))
@@ -112,7 +114,7 @@ func FuzzValueAgainstPostgres(f *testing.F) {
 	f.Fuzz(func(t *testing.T, src []byte) { compareWithPostgres(t, conn, &b, src) })
 }
 
-// Fuzzing seldom gets far into JSON; this starts there.
+// Fuzzing seldom gets far into JSON, so these seeds start there.
 func TestAgreesWithPostgres(t *testing.T) {
 	conn := postgres(t)
 	rng := rand.New(rand.NewPCG(7, 8))
@@ -196,7 +198,8 @@ func compareWithPostgres(t *testing.T, conn *pgx.Conn, b *Body, src []byte) {
 	case err != nil && ours == nil:
 		t.Fatalf("%q: Single takes it; the server: %v", src, err)
 	case err == nil && ours != nil && ours.Reason == Number && lastExponent.Match(src):
-		// PostgreSQL 15 refuses it, 18 takes a zero with it; what is stored must be taken by all.
+		// PostgreSQL 15 refuses this exponent, and 18 takes it in a zero. All
+		// versions must take what is stored.
 	case err == nil && object != (ours == nil):
 		t.Fatalf("%q: the server takes it, an object: %t; Single: %v", src, object, ours)
 	case err == nil && ours != nil && ours.Reason != NotObject:
@@ -206,7 +209,8 @@ func compareWithPostgres(t *testing.T, conn *pgx.Conn, b *Body, src []byte) {
 	}
 }
 
-// withoutBOM is src without the byte-order mark before its record, which Single passes over.
+// withoutBOM returns src without a byte-order mark before its record. Single
+// passes over that.
 func withoutBOM(src []byte) []byte {
 	if i := skipSpace(src, 0); startsBOM(src, i) {
 		return src[i+len(bom):]

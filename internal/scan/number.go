@@ -5,17 +5,18 @@ import (
 	"math/bits"
 )
 
-// What numeric can hold, from PostgreSQL's src/backend/utils/adt/numeric.c:
-// NUMERIC_DSCALE_MAX digits behind the decimal point, a weight of at most
-// NUMERIC_WEIGHT_MAX in base 10000 (32767*4+3 as a power of ten), and, as the
-// text is read, an exponent smaller than INT_MAX/2 either way, even of zero.
+// Limits of numeric, from PostgreSQL's src/backend/utils/adt/numeric.c:
+// NUMERIC_DSCALE_MAX digits behind the decimal point; a weight of at most
+// NUMERIC_WEIGHT_MAX in base 10000 (32767*4+3 as a power of ten); and an
+// exponent in the text whose absolute value is smaller than INT_MAX/2, even if
+// the number is zero.
 const (
 	maxScale    = 16383
 	maxWeight   = 131071
 	endExponent = 1073741823
 )
 
-// digits counts the decimal digits src has from i on.
+// digits returns the number of decimal digits that src has from i on.
 func digits(src []byte, i int) int {
 	start := i
 	for i >= 0 && i <= len(src)-8 {
@@ -33,9 +34,9 @@ func digits(src []byte, i int) int {
 	return i - start
 }
 
-// number scans the number whose first byte, a digit or '-', is src[i], and
-// returns the offset behind it. ok is false when the JSON breaks; s.broke says
-// where.
+// number scans the number that starts at src[i] with a digit or '-', and
+// returns the offset behind it. ok is false if the JSON breaks; then s.broke
+// says where.
 func (s *scanner) number(src []byte, i int) (end int, ok bool) {
 	start := i
 	if src[i] == '-' {
@@ -74,8 +75,8 @@ func (s *scanner) number(src []byte, i int) (end int, ok bool) {
 	return i, true
 }
 
-// asNumeric reports whether numeric can hold num, a well-formed JSON number, and
-// how long it is as PostgreSQL writes it, which has no exponents.
+// asNumeric reports whether numeric can hold num, a well-formed JSON number. It
+// returns the length of num as PostgreSQL writes it, without an exponent.
 func asNumeric(num []byte) (length int, ok bool) {
 	i := 0
 	if num[0] == '-' {
@@ -84,7 +85,7 @@ func asNumeric(num []byte) (length int, ok bool) {
 	length = i
 	whole := digits(num, i)
 	frac := 0
-	first := -1 // where the first digit that is not 0 stands, counted in digits
+	first := -1 // index of the first digit that is not 0, counted in digits
 	seen := 0
 	for ; i < len(num); i++ {
 		c := num[i]

@@ -11,8 +11,8 @@ import (
 	"github.com/valyala/fastjson"
 )
 
-// logRecords makes n log records as services write them, about 264 bytes each
-// when compact. special asks for escapes and text that is not ASCII in them.
+// logRecords returns n log records as services write them, about 264 bytes each
+// when compact. special adds escapes and text that is not ASCII.
 func logRecords(n int, special bool) [][]byte {
 	rng := rand.New(rand.NewPCG(1, 2))
 	pick := func(of ...string) string { return of[rng.IntN(len(of))] }
@@ -40,7 +40,7 @@ func logRecords(n int, special bool) [][]byte {
 	return records
 }
 
-// bodies puts the same records into the forms a body can have.
+// bodies returns the same records in each form that a body can have.
 func bodies(records [][]byte) map[string][]byte {
 	forms := map[string][]byte{
 		"ndjson": append(bytes.Join(records, []byte("\n")), '\n'),
@@ -50,7 +50,8 @@ func bodies(records [][]byte) map[string][]byte {
 	for _, record := range records {
 		json.Indent(&pretty, record, "", "  ")
 		pretty.WriteByte('\n')
-		// As Python's json.dumps writes it; the text has no such pairs in it.
+		// This is the form of Python's json.dumps. The records' strings hold no
+		// such pairs.
 		spaced.Write(bytes.ReplaceAll(bytes.ReplaceAll(record, []byte(`":`), []byte(`": `)), []byte(`,"`), []byte(`, "`)))
 		spaced.WriteByte('\n')
 	}
@@ -59,7 +60,7 @@ func bodies(records [][]byte) map[string][]byte {
 	return forms
 }
 
-// The others only validate, one record or one array at a time, or else compact;
+// The others only validate or only compact, one record or one array at a time.
 // Body also splits, compacts, and checks what jsonb can't hold.
 func BenchmarkBody(b *testing.B) {
 	const n = 500

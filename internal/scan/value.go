@@ -7,7 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// MaxDepth is how deep a record may nest; an object of scalars is 1 deep.
+// MaxDepth is the depth to which a record may nest. An object of scalars has
+// depth 1.
 const MaxDepth = 128
 
 // MaxRecordBytes is the largest Limits.RecordBytes for which a record can't
@@ -20,15 +21,16 @@ const (
 	highs = 0x80 * ones
 )
 
-// special marks, with the high bit of each byte, the bytes of w that end a plain
-// run in a string: quotes, backslashes, control bytes and those that are not
-// ASCII. A borrow can mark bytes above one of these wrongly, never below, so the
-// lowest mark is exact and there is none without cause.
+// special marks the bytes of w that end a plain run in a string: quotes,
+// backslashes, control bytes and bytes that are not ASCII. The mark is the
+// byte's high bit in the result. A borrow can wrongly mark bytes above a
+// special one, never below. So the lowest mark is exact, and without a special
+// byte there is no mark.
 func special(w uint64) uint64 {
 	return ((w - 0x20*ones) | ((w ^ '"'*ones) - ones) | ((w ^ '\\'*ones) - ones) | w) & highs
 }
 
-// isSpace is JSON's white space, and jsonb's.
+// isSpace reports whether c is white space in JSON, which is also jsonb's.
 func isSpace(c byte) bool {
 	return c <= ' ' && 1<<(c&63)&uint64(1<<' '|1<<'\n'|1<<'\r'|1<<'\t') != 0
 }
@@ -37,15 +39,16 @@ func isSpace(c byte) bool {
 type scanner struct {
 	out     []byte // its first n bytes are what was scanned, compacted
 	n       int
-	from    int      // where in the source begins what out has not got yet
+	from    int      // offset in the source of what is not copied to out yet
 	deep    []uint64 // stack of containers further out than the 64 in a register
-	refused bool     // the value scanned last is JSON, but can't be stored:
-	refusal fault    // the first reason why not
-	broke   fault    // where the value scanned last is not JSON
-	longer  int      // how much longer PostgreSQL writes the numbers of the value scanned last
-	scanned int      // bytes passed over; a test holds it linear in the body
+	refused bool     // the value scanned last is JSON, but can't be stored
+	refusal fault    // the first reason why it can't, if refused
+	broke   fault    // where the value scanned last is not JSON, if it is not
+	longer  int      // by how many bytes the value scanned last grows when PostgreSQL writes out its numbers
+	scanned int      // bytes passed over; a test checks that it is linear in the body's length
 }
 
+// refuse notes that the value can't be stored. The first reason counts.
 func (s *scanner) refuse(r Reason, at int) {
 	if !s.refused {
 		s.refused = true
@@ -53,6 +56,7 @@ func (s *scanner) refuse(r Reason, at int) {
 	}
 }
 
+// refuseNumber is refuse for a number of n bytes.
 func (s *scanner) refuseNumber(at, n int) {
 	if !s.refused {
 		s.refused = true
@@ -60,34 +64,36 @@ func (s *scanner) refuseNumber(at, n int) {
 	}
 }
 
-// fail notes that the JSON broke at i. Its results are for the caller to return.
+// fail notes in s.broke that the JSON breaks at i, where w was wanted. It
+// returns i and false, for the caller to return.
 func (s *scanner) fail(src []byte, i int, w want) (int, bool) {
 	s.broke = fault{reason: Syntax, want: w, ended: i >= len(src), at: i}
 	return i, false
 }
 
-// value scans the JSON value that starts at src[i], adds it, compacted, to s.out,
-// where it leaves room for a newline, and returns the offset behind it. ok is
-// false when the JSON breaks: s.broke says where, and what was added is void. A
-// value that is JSON but can't be stored is scanned to its end, and s.refused is
-// set.
+// value scans the JSON value that starts at src[i], adds it, compacted, to
+// s.out, and returns the offset behind it. It leaves room for a newline in
+// s.out. ok is false if the JSON breaks: then s.broke says where, and what was
+// added is void. A value that is JSON but can't be stored is scanned to its
+// end, and s.refused is set.
 //
-// It is one loop of jumps, a label for each thing that may come next, so that
-// what it needs at every byte fits in registers.
+// It is one loop of jumps, with a label for each thing that may come next. So
+// the state that it needs at every byte fits in registers.
 func (s *scanner) value(src []byte, i int) (end int, ok bool) {
 	s.refused = false
 	s.longer = 0
 	s.from = i
 	start := i
 
-	// Room for all that can come, and for what flush writes too much.
+	// Room for all that can come, and for the bytes that flush writes in
+	// excess.
 	if room := len(src) - i + slack; len(s.out)-s.n < room {
 		s.out = slices.Grow(s.out[:s.n], room)
 		s.out = s.out[:cap(s.out)]
 	}
 
-	// The containers that are open, innermost lowest: a bit each, 1 for an object,
-	// below a 1 that marks the end. Those further out are in s.deep.
+	// The open containers, a bit each, 1 for an object, the innermost lowest. A
+	// 1 above them marks the end. Containers further out are in s.deep.
 	open := uint64(1)
 	s.deep = s.deep[:0]
 
@@ -280,7 +286,8 @@ Close:
 	goto AfterValue
 
 Done:
-	// A number or literal on its own must end like one: 01 is not a 0 and a 1.
+	// After a number or literal on its own, something must separate it from
+	// what follows: 01 is not a 0 and a 1.
 	if s.refused && src[start] != '"' && src[start] != '[' && src[start] != '{' &&
 		i < len(src) && continuesWord(src[i]) {
 		s.fail(src, i, wantDelimiter)
@@ -310,23 +317,25 @@ Broken:
 	return s.broke.at, false
 }
 
-// depth is how many containers are open, those in s.deep and those in open.
+// depth returns how many containers are open, those in s.deep and those in
+// open.
 func (s *scanner) depth(open uint64) int {
 	return 63*len(s.deep) + bits.Len64(open) - 1
 }
 
-// slack is how much room flush wants beyond what it copies.
+// slack is how much room flush needs beyond what it copies.
 const slack = 32
 
-// flush copies what was scanned up to the white space at src[i], and returns the
-// offset behind that. s.out must have room for it and slack bytes more.
+// flush copies what was scanned up to the white space at src[i], and returns
+// the offset behind the white space. s.out must have room for the copy and
+// slack bytes more.
 func (s *scanner) flush(src []byte, i int) int {
 	from, n := s.from, s.n
 	size := i - from
 	s.n = n + size
 	if size <= slack && from >= 0 && from <= len(src)-slack && n >= 0 && n <= len(s.out)-slack {
-		// Between the gaps of a spaced record lie a few bytes: for these, moves of
-		// a fixed size beat a call to copy them.
+		// Between the gaps of a spaced record lie a few bytes. Moves of a fixed
+		// size copy them faster than a call does.
 		in, out := src[from:from+slack], s.out[n:n+slack]
 		a, b := binary.LittleEndian.Uint64(in), binary.LittleEndian.Uint64(in[8:])
 		c, d := binary.LittleEndian.Uint64(in[16:]), binary.LittleEndian.Uint64(in[24:])
@@ -350,7 +359,7 @@ func skipSpace(src []byte, i int) int {
 	for uint(i) < uint(len(src)) && isSpace(src[i]) {
 		i++
 		for i >= 0 && i <= len(src)-8 {
-			// Of a line's indentation, all that is spaces.
+			// Eight spaces at a time: a line's indentation is mostly spaces.
 			if m := binary.LittleEndian.Uint64(src[i:]) ^ ' '*ones; m != 0 {
 				i += bits.TrailingZeros64(m) / 8
 				break
@@ -370,8 +379,8 @@ func startsValue(c byte) bool {
 	return c-'0' <= 9
 }
 
-// continuesWord reports whether c, right after a number or a literal, makes it
-// something else.
+// continuesWord reports whether c, right after a number or a literal, would be
+// part of it.
 func continuesWord(c byte) bool {
 	switch c {
 	case '-', '+', '.', '_':
@@ -389,7 +398,8 @@ func (s *scanner) literal(src []byte, i int, lit string, w want) {
 }
 
 // text scans the rest of a string from i on and returns the offset behind its
-// closing quote: the part for strings that are not plain ASCII.
+// closing quote. value calls it for strings that are not plain ASCII. ok is
+// false if the JSON breaks.
 func (s *scanner) text(src []byte, i int) (end int, ok bool) {
 	for {
 		for i >= 0 && i <= len(src)-8 {
@@ -418,12 +428,13 @@ func (s *scanner) text(src []byte, i int) (end int, ok bool) {
 		case c < ' ':
 			return s.fail(src, i, wantEscaped)
 		default:
-			i++ // among the last bytes, too few for a word
+			i++ // one of the last bytes, which are too few for a word
 		}
 	}
 }
 
-// simpleEscape are the bytes that make an escape of two bytes.
+// simpleEscape holds true for each byte that makes a whole escape after a
+// backslash.
 var simpleEscape = [256]bool{
 	'"': true, '\\': true, '/': true, 'b': true, 'f': true, 'n': true, 'r': true, 't': true,
 }
@@ -473,7 +484,8 @@ var hexValue = func() (t [256]uint8) {
 
 // runes checks the run of bytes from src[i] on that are not ASCII, and returns
 // the offset behind it. Where they are not UTF-8 it refuses the value and goes
-// on: all of JSON's structure is ASCII, so where the value ends stays certain.
+// on: all of JSON's structure is ASCII, so it stays certain where the value
+// ends.
 func (s *scanner) runes(src []byte, i int) int {
 	for uint(i) < uint(len(src)) && src[i] >= utf8.RuneSelf {
 		if i > len(src)-4 {

@@ -14,7 +14,8 @@ import (
 
 var roomy = Limits{RecordBytes: 1 << 20, PieceBytes: 64 << 10}
 
-// nest makes a record n deep: objects and arrays in turn, and only objects last.
+// nest returns a record that is n deep: objects and arrays in turn, and objects
+// alone at the end.
 func nest(n int) string {
 	var head, tail strings.Builder
 	for i := range n - 1 {
@@ -284,7 +285,8 @@ func TestUTF8AgreesWithGo(t *testing.T) {
 	}
 }
 
-// generate writes a random value, as wild as JSON allows, in random white space.
+// generate writes a random value, as unusual as JSON allows, with random white
+// space.
 func generate(rng *rand.Rand, depth int) string {
 	space := func() string {
 		return []string{"", "", "", " ", "\n", "\t\r\n", "\n" + strings.Repeat(" ", rng.IntN(30))}[rng.IntN(7)]
@@ -350,8 +352,8 @@ func TestCompactsLikeTheStandardLibrary(t *testing.T) {
 	}
 }
 
-// The standard library takes what jsonb does not (see Reason), but the two agree
-// on what is JSON.
+// The standard library takes values that jsonb does not (see Reason), but both
+// must agree on what is JSON.
 func TestGrammarAgreesWithTheStandardLibrary(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
 	const bytesOfNote = "{}[]\",:\\/ \n\t\r0123456789-+.eEtrufalsn\x00\x1f\x7f\x80\xc3\xffdD"

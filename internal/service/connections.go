@@ -13,69 +13,70 @@ import (
 
 // The states of a connection, in the order in which they are closed to make room.
 const (
-	stranger int32 = iota // no request of it was let in
+	stranger int32 = iota // none of its requests was let in
 	waiting               // between requests, one of which was let in
 	busy                  // a request that was let in is under way: it is never closed
 	closed
 )
 
 const (
-	// firstToGo is how many strangers are found by one look at all connections. While connections come faster than they
-	// are served, every 64th of them costs such a look, of some 100 µs at 10,000 connections.
+	// firstToGo is how many strangers one look at all connections finds. While connections come faster than they are served,
+	// every 64th of them costs such a look, of some 100 µs at 10,000 connections.
 	firstToGo = 64
 
-	// firstRequest is how long a stranger is safe while strangers have less than one in fewStrangers of the places: in a full
-	// house a client that has just connected would be closed for the next one before its request was read.
+	// firstRequest is how long a stranger is safe while strangers have less than one in fewStrangers of the places.
+	// Otherwise, if all places were taken, a client that has just connected would be closed for the next one before its
+	// request was read.
 	firstRequest = 50 * time.Millisecond
 	fewStrangers = 8
 
-	// restBeforeClose is how long a connection whose request was let in is safe after it. Clients that send once a second
-	// keep their connection whatever strangers do.
+	// restBeforeClose is how long a connection is safe after a request that was let in. Clients that send once a second keep
+	// their connection, whatever strangers do.
 	restBeforeClose = time.Second
 
-	// ownDescriptors is how many file descriptors a service keeps for itself: for servers, files, other listeners.
+	// ownDescriptors is how many file descriptors a service needs for itself: for servers, files, other listeners.
 	ownDescriptors = 128
 )
 
-// Connections bounds how many connections a server has open at once. When it is full, a new connection takes the place of
-// the stranger that has been idle for longest, then of the longest idle of the others. So clients that were never let in
-// can't keep those out that are. It may be used by many goroutines at once.
+// Connections bounds how many connections a server has open at once. When it is full, a new connection takes the place of the
+// stranger that has been idle for longest. If no stranger can go, it takes the place of the longest idle of the others. So
+// clients that were never let in can't keep out those that are. Many goroutines may use it at once.
 type Connections struct {
-	most  int
-	began time.Time // what Connection.since counts from
+	maxOpen int
+	began   time.Time // Connection.since counts from here
 
-	mu   sync.Mutex
-	open map[*Connection]struct{}
-	next []candidate // strangers to close next, in this order
+	mu       sync.Mutex
+	open     map[*Connection]struct{}
+	nextToGo []candidate // strangers to close next, in this order
 }
 
-// Connection is one of Connections. Its methods may be called by one goroutine at a time.
+// Connection is one of Connections. Only one goroutine at a time may call its methods, except where they say otherwise.
 type Connection struct {
 	of    *Connections
 	cut   func()
 	state atomic.Int32
-	since atomic.Int64 // nanoseconds from of.began to its opening or its last request
+	since atomic.Int64 // time of its opening or of its last request: nanoseconds after of.began
 }
 
-// candidate is a connection as it was when it was found idle.
+// candidate is a connection that was found idle, and its since at that moment.
 type candidate struct {
 	*Connection
 	since int64
 }
 
-// NewConnections returns a bound of most connections.
+// NewConnections returns Connections that bound how many are open to most.
 func NewConnections(most int) *Connections {
-	return &Connections{most: most, began: time.Now(), open: make(map[*Connection]struct{})}
+	return &Connections{maxOpen: most, began: time.Now(), open: make(map[*Connection]struct{})}
 }
 
-// Open takes in a connection, or returns nil when there is no room and none can be made. cut closes it at once, without
-// waiting for its client; it may be called by any goroutine until Close returns, and once after that.
+// Open adds a connection, or returns nil if there is no room and none can be made. cut must close the connection at once,
+// without waiting for its client. Any goroutine may call cut until Close returns, and once after that.
 func (s *Connections) Open(cut func()) *Connection {
 	c := &Connection{of: s, cut: cut}
 	c.since.Store(int64(time.Since(s.began)))
 	s.mu.Lock()
 	var victim *Connection
-	if len(s.open) >= s.most {
+	if len(s.open) >= s.maxOpen {
 		if victim = s.takeLongestIdle(); victim == nil {
 			s.mu.Unlock()
 			return nil
@@ -89,8 +90,8 @@ func (s *Connections) Open(cut func()) *Connection {
 	return c
 }
 
-// MakeRoom closes the longest idle connection, for a process that has no file descriptor left. It reports whether there
-// was one.
+// MakeRoom closes the longest idle connection, for a process that has no file descriptor left. It reports whether an idle one
+// was found.
 func (s *Connections) MakeRoom() bool {
 	s.mu.Lock()
 	victim := s.takeLongestIdle()
@@ -101,7 +102,7 @@ func (s *Connections) MakeRoom() bool {
 	return victim != nil
 }
 
-// CutAll closes all connections, busy ones too, and returns how many they were.
+// CutAll closes all connections, busy ones too, and returns their number.
 func (s *Connections) CutAll() int {
 	s.mu.Lock()
 	open := slices.Collect(maps.Keys(s.open))
@@ -119,45 +120,46 @@ func (s *Connections) Len() int {
 	return len(s.open)
 }
 
-// takeLongestIdle takes out the connection to be closed next, nil if all are busy. s.mu is held.
+// takeLongestIdle removes and returns the connection to close next, or nil if none may be closed. The caller holds s.mu.
 func (s *Connections) takeLongestIdle() *Connection {
 	if c := s.takeNext(); c != nil {
 		return c
 	}
-	var others candidate // the longest idle of those that were let in
-	s.next = s.next[:0]
+	var longest candidate // the longest idle of those that were let in
+	s.nextToGo = s.nextToGo[:0]
 	for c := range s.open {
 		since := c.since.Load()
 		switch c.state.Load() {
 		case stranger:
-			s.next = append(s.next, candidate{c, since})
+			s.nextToGo = append(s.nextToGo, candidate{c, since})
 		case waiting:
-			if others.Connection == nil || since < others.since {
-				others = candidate{c, since}
+			if longest.Connection == nil || since < longest.since {
+				longest = candidate{c, since}
 			}
 		}
 	}
-	if len(s.next)*fewStrangers < s.most {
+	if len(s.nextToGo)*fewStrangers < s.maxOpen {
 		now := int64(time.Since(s.began))
-		s.next = slices.DeleteFunc(s.next, func(c candidate) bool { return now-c.since < int64(firstRequest) })
+		s.nextToGo = slices.DeleteFunc(s.nextToGo, func(c candidate) bool { return now-c.since < int64(firstRequest) })
 	}
-	slices.SortFunc(s.next, func(a, b candidate) int { return cmp.Compare(a.since, b.since) })
-	s.next = s.next[:min(len(s.next), firstToGo)]
+	slices.SortFunc(s.nextToGo, func(a, b candidate) int { return cmp.Compare(a.since, b.since) })
+	s.nextToGo = s.nextToGo[:min(len(s.nextToGo), firstToGo)]
 	if c := s.takeNext(); c != nil {
 		return c
 	}
-	if others.Connection != nil && time.Since(s.began)-time.Duration(others.since) >= restBeforeClose && others.state.CompareAndSwap(waiting, closed) {
-		delete(s.open, others.Connection)
-		return others.Connection
+	if longest.Connection != nil && time.Since(s.began)-time.Duration(longest.since) >= restBeforeClose && longest.state.CompareAndSwap(waiting, closed) {
+		delete(s.open, longest.Connection)
+		return longest.Connection
 	}
 	return nil
 }
 
-// takeNext takes out the first of s.next that is as it was found, nil if none is. s.mu is held.
+// takeNext removes and returns the first of s.nextToGo that has not been used since it was found, or nil if there is none. The
+// caller holds s.mu.
 func (s *Connections) takeNext() *Connection {
-	for len(s.next) > 0 {
-		c := s.next[0]
-		s.next = s.next[1:]
+	for len(s.nextToGo) > 0 {
+		c := s.nextToGo[0]
+		s.nextToGo = s.nextToGo[1:]
 		if _, open := s.open[c.Connection]; open && c.Connection.since.Load() == c.since && c.state.CompareAndSwap(stranger, closed) {
 			delete(s.open, c.Connection)
 			return c.Connection
@@ -166,7 +168,7 @@ func (s *Connections) takeNext() *Connection {
 	return nil
 }
 
-// Enter tells that a request of the connection was let in. It reports false if the connection was closed to make room.
+// Enter notes that a request of the connection was let in. It reports false if the connection was closed to make room.
 func (c *Connection) Enter() bool {
 	for {
 		state := c.state.Load()
@@ -179,16 +181,16 @@ func (c *Connection) Enter() bool {
 	}
 }
 
-// Leave tells that the request that came at a time is answered, whether it was let in or not.
+// Leave notes that the request that came at came is answered, whether it was let in or not.
 func (c *Connection) Leave(came time.Time) {
 	c.since.Store(int64(came.Sub(c.of.began)))
 	c.state.CompareAndSwap(busy, waiting)
 }
 
-// Cut closes the connection at once, whatever it does. It may be called by any goroutine.
+// Cut closes the connection at once, whatever it does. Any goroutine may call it.
 func (c *Connection) Cut() { c.cut() }
 
-// Close gives the connection's place back. It may be called again, and by any goroutine.
+// Close gives the connection's place back. Any goroutine may call it, also more than once.
 func (c *Connection) Close() {
 	c.state.Store(closed)
 	c.of.mu.Lock()
@@ -196,8 +198,8 @@ func (c *Connection) Close() {
 	c.of.mu.Unlock()
 }
 
-// WithinDescriptors returns most, or as many connections as the process has file descriptors for if these are fewer, which
-// it logs with the name of the setting, if there is one.
+// WithinDescriptors returns most, or fewer if the process has too few file descriptors for so many connections. It logs that
+// with the name of the setting, unless setting is empty.
 func WithinDescriptors(setting string, most int, log *slog.Logger) int {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur >= uint64(most)+ownDescriptors {

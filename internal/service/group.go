@@ -6,12 +6,12 @@ import (
 	"fmt"
 )
 
-// Group runs services side by side and stops them one after another, in the order they were added: from
-// upstream to downstream, so that what the first hands over still finds the next one running. The zero value
-// is ready for use; it must be used by one goroutine.
+// Group runs services side by side and stops them one after another, in the order they were added. Add them
+// from upstream to downstream: what a service hands over while it stops then finds the next one running. The
+// zero value is ready for use. Only one goroutine may use a Group.
 type Group struct {
 	members []member
-	ended   chan string // the name of a service that has returned; its buffer never blocks one
+	ended   chan string // holds the name of the first service that has returned
 }
 
 type member struct {
@@ -21,7 +21,7 @@ type member struct {
 	err    *error
 }
 
-// Go starts run. run must return soon after its context is done.
+// Go starts run on a goroutine that Wait waits for. run must return soon after its context is done.
 func (g *Group) Go(name string, run func(context.Context) error) {
 	if g.ended == nil {
 		g.ended = make(chan string, 1)
@@ -39,8 +39,9 @@ func (g *Group) Go(name string, run func(context.Context) error) {
 	}()
 }
 
-// Wait returns when all services have: it waits until ctx is done or a service ends by itself, then stops the
-// others in order. A service that ended by itself is an error, also when its run returned nil.
+// Wait waits until ctx is done or a service ends by itself, then stops the others in order and returns when
+// all have ended. It returns their errors. A service that ended by itself is an error, even if its run
+// returned nil.
 func (g *Group) Wait(ctx context.Context) error {
 	var errs []error
 	ended := ""

@@ -10,10 +10,11 @@ import (
 	"os"
 )
 
-// journal is a handler for the journal: each line begins with its priority, as sd-daemon(3) has it, and has no time,
-// since the journal keeps its own. There is one inner handler for each priority.
+// journal is a slog.Handler for systemd's journal. Each line begins with its priority, in the form of sd-daemon(3).
+// It has no time, because the journal keeps its own. There is one inner handler for each priority.
 type journal [4]slog.Handler
 
+// newJournal returns a journal that writes to w by the handlers that inner makes.
 func newJournal(w io.Writer, inner func(io.Writer) slog.Handler) journal {
 	var j journal
 	for i, priority := range []string{"<7>", "<6>", "<4>", "<3>"} {
@@ -22,7 +23,7 @@ func newJournal(w io.Writer, inner func(io.Writer) slog.Handler) journal {
 	return j
 }
 
-// withoutTime leaves a record's time out.
+// withoutTime is a slog.HandlerOptions.ReplaceAttr that removes a record's time.
 func withoutTime(groups []string, a slog.Attr) slog.Attr {
 	if len(groups) == 0 && a.Key == slog.TimeKey && a.Value.Kind() == slog.KindTime {
 		return slog.Attr{}
@@ -30,7 +31,8 @@ func withoutTime(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-func (j journal) at(l slog.Level) slog.Handler {
+// handlerFor returns the inner handler for a level.
+func (j journal) handlerFor(l slog.Level) slog.Handler {
 	switch {
 	case l < slog.LevelInfo:
 		return j[0]
@@ -42,10 +44,12 @@ func (j journal) at(l slog.Level) slog.Handler {
 	return j[3]
 }
 
-func (j journal) Enabled(ctx context.Context, l slog.Level) bool { return j.at(l).Enabled(ctx, l) }
+func (j journal) Enabled(ctx context.Context, l slog.Level) bool {
+	return j.handlerFor(l).Enabled(ctx, l)
+}
 
 func (j journal) Handle(ctx context.Context, r slog.Record) error {
-	return j.at(r.Level).Handle(ctx, r)
+	return j.handlerFor(r.Level).Handle(ctx, r)
 }
 
 func (j journal) WithAttrs(attrs []slog.Attr) slog.Handler {
@@ -73,8 +77,8 @@ func (p prefixed) Write(line []byte) (int, error) {
 	return max(0, n-len(p.prefix)), err
 }
 
-// Notify tells the service manager a state such as READY=1 or STOPPING=1. Where NOTIFY_SOCKET is not set nobody is
-// there to be told. See sd_notify(3).
+// Notify tells the service manager a state such as READY=1 or STOPPING=1. It does nothing if NOTIFY_SOCKET is not
+// set. See sd_notify(3).
 func Notify(state string) error {
 	name := os.Getenv("NOTIFY_SOCKET")
 	if name == "" {

@@ -7,8 +7,9 @@ import (
 	"syscall"
 )
 
-// toJournal says whether w is the stream that systemd gave this process to its journal: JOURNAL_STREAM names its
-// device and inode, so that an output that was redirected since is not taken for it. See systemd.exec(5).
+// toJournal reports whether w is the stream to the journal that systemd gave this process. JOURNAL_STREAM names
+// the stream's device and inode, so an output that was redirected since is not mistaken for it. See
+// systemd.exec(5).
 func toJournal(w io.Writer) bool {
 	file, ok := w.(*os.File)
 	if !ok {

@@ -13,12 +13,13 @@ import (
 	"millrace/internal/config"
 )
 
-// profileGrace is how long a profile under way may take when the service stops: nobody waits for one to end.
+// profileGrace is how long a profile that is being made may take when the service stops. It is short, because
+// nobody waits for it.
 const profileGrace = 100 * time.Millisecond
 
-// Profiles serves the process's profiles at PPROF_ADDR, as go tool pprof reads them, until stop is called, which
-// waits for the end. Without the setting it does nothing. They need no key, so an address that others than this
-// machine reach is an error.
+// Profiles serves the process's profiles at PPROF_ADDR, for go tool pprof, until stop is called. stop waits for
+// the server's end. Without the setting Profiles does nothing. Profiles need no key, so an address that other
+// machines reach is an error.
 func Profiles(p config.Process, log *slog.Logger) (stop func(), err error) {
 	if p.Profiles == "" {
 		return func() {}, nil

@@ -19,8 +19,8 @@ const (
 	// MaxHeaderBytes is the largest header of a request to Serve: its first line and fields.
 	MaxHeaderBytes = 16 << 10
 
-	// maxHeaderLines bounds the fields of a header, which net/http keeps in a map: 16 KiB of fields of 5 bytes each would
-	// take 400 KiB there. Browsers and proxies send some 40.
+	// maxHeaderLines bounds the number of a header's fields. net/http keeps them in a map, where 16 KiB of fields of 5
+	// bytes each would take 400 KiB. Browsers and proxies send some 40 fields.
 	maxHeaderLines = 128
 
 	headerTime  = 10 * time.Second // for a header, and a TLS handshake before the first
@@ -32,20 +32,20 @@ const (
 // Options are what Serve needs beside a listener and a handler.
 type Options struct {
 	Grace          time.Duration // for requests under way at the end
-	AnswerTime     time.Duration // for a body to come and the answer to be taken; 0 leaves that to the handler
-	MaxConnections int           // at once; 0 is AdminConnections
-	Setting        string        // that sets MaxConnections, to tell those turned away; "" is none
+	AnswerTime     time.Duration // for a body to come and the answer to be taken; with 0 the handler sets the deadlines
+	MaxConnections int           // most connections at once; 0 means AdminConnections
+	Setting        string        // name of the setting of MaxConnections, for the answer to those turned away; may be empty
 	Log            *slog.Logger
 }
 
 // AdminConnections is how many connections a server for probes, scrapes and profiles has at most.
 const AdminConnections = 256
 
-// Serve answers on ln until ctx is done, then lets requests under way finish for at most o.Grace. It returns
-// nil after an ordered stop.
+// Serve answers on ln until ctx is done. Then it lets requests under way finish, for at most o.Grace. It returns nil after
+// an ordered stop.
 //
-// It bounds what a client can make it hold: connections, the header of a request, and the time for it. A handler that lets
-// a request in says so by Admitted: the connections of all others may be closed to make room.
+// It bounds the number of connections, the size of a request's header, and the time that a header may take. A handler that
+// lets a request in calls Admitted. All other connections may be closed to make room.
 func Serve(ctx context.Context, ln net.Listener, handler http.Handler, o Options) error {
 	if o.MaxConnections == 0 {
 		o.MaxConnections = AdminConnections
@@ -54,7 +54,7 @@ func Serve(ctx context.Context, ln net.Listener, handler http.Handler, o Options
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			c := r.Context().Value(connectionKey{}).(*boundedConn)
-			c.whole.Store(true) // also where it came with the request before
+			c.isWhole.Store(true) // also if the header came together with the request before
 			came := time.Now()
 			defer func() { c.place.Leave(came) }()
 			if o.AnswerTime > 0 {
@@ -71,7 +71,7 @@ func Serve(ctx context.Context, ln net.Listener, handler http.Handler, o Options
 		},
 		ConnState: func(c net.Conn, state http.ConnState) {
 			if state == http.StateIdle {
-				c.(*boundedConn).next()
+				c.(*boundedConn).nextHeader()
 			}
 		},
 		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn), // it quotes nothing that a client sent
@@ -94,17 +94,17 @@ func Serve(ctx context.Context, ln net.Listener, handler http.Handler, o Options
 	return <-stopped
 }
 
-// connectionKey is the key of a request's context under which its connection is.
+// connectionKey is the key under which a request's context holds its connection.
 type connectionKey struct{}
 
-// Admitted tells Serve that a request's client may have what it asks for: until it is answered, its connection is not
-// closed to make room. It reports false if the connection has just been closed.
+// Admitted tells Serve that a request was let in. Until the request is answered, its connection is not closed to make
+// room. Admitted reports false if the connection has just been closed.
 func Admitted(r *http.Request) bool {
 	c, ok := r.Context().Value(connectionKey{}).(*boundedConn)
 	return !ok || c.place.Enter()
 }
 
-// boundedListener accepts as many connections as there is room for, and tells the others that there is none.
+// boundedListener accepts as many connections as there is room for, and answers the others that there is none.
 type boundedListener struct {
 	net.Listener
 	connections *Connections
@@ -113,7 +113,7 @@ type boundedListener struct {
 	partings    atomic.Int32
 }
 
-// maxPartings is how many connections are told at once that there is no room. The others are closed without a word.
+// maxPartings is how many connections beyond the limit are answered at once. The others are closed without an answer.
 const maxPartings = 64
 
 func (l *boundedListener) Accept() (net.Conn, error) {
@@ -139,7 +139,8 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// turnAway tells a client that there is no room, without keeping the next one waiting.
+// turnAway answers a client that there is no room, and closes its connection. It does so on a goroutine, to keep no other
+// client waiting.
 func (l *boundedListener) turnAway(conn net.Conn) {
 	if l.partings.Add(1) > maxPartings {
 		l.partings.Add(-1)
@@ -152,7 +153,7 @@ func (l *boundedListener) turnAway(conn net.Conn) {
 		if conn.SetDeadline(time.Now().Add(partingTime)) != nil {
 			return
 		}
-		text := fmt.Sprintf("%d connections are busy, the most that are served", l.connections.most)
+		text := fmt.Sprintf("%d connections are busy, the most that are served", l.connections.maxOpen)
 		if l.setting != "" {
 			text += " (" + l.setting + ")"
 		}
@@ -173,15 +174,15 @@ func sayBeforeClose(conn net.Conn, status int, header, text string) error {
 	return err
 }
 
-// boundedConn is a connection that has a place, and bounds the lines of a request's header.
+// boundedConn is a connection that has a place among Connections. It bounds the lines of a request's header.
 type boundedConn struct {
 	net.Conn
 	place *Connection
 
-	// For the goroutine that serves the connection.
-	lines int         // of the header that is being read
-	empty bool        // nothing but a carriage return has come of the last of them
-	whole atomic.Bool // the header has come; for the goroutine too in which net/http waits for the client to leave
+	// Only the goroutine that serves the connection uses these, except where they say otherwise.
+	lines       int         // lines of the header that is being read
+	isLineEmpty bool        // nothing but a carriage return has come of the last of them
+	isWhole     atomic.Bool // the header has come whole; net/http's goroutine that waits for the client to leave reads it too
 }
 
 func (c *boundedConn) Read(p []byte) (int, error) {
@@ -190,39 +191,39 @@ func (c *boundedConn) Read(p []byte) (int, error) {
 	if errors.As(err, &plain) && plain.Conn != nil && looksLikeHTTP(plain.RecordHeader) {
 		_ = sayBeforeClose(plain.Conn, http.StatusBadRequest, "", "this port takes HTTPS, and the request came without TLS") // the client may be gone
 	}
-	if !c.whole.Load() && !c.count(p[:n]) {
+	if !c.isWhole.Load() && !c.countLines(p[:n]) {
 		_ = sayBeforeClose(c.Conn, http.StatusRequestHeaderFieldsTooLarge, "", fmt.Sprintf("the header has more than %d lines", maxHeaderLines))
 		if c.SetReadDeadline(time.Now().Add(acceptPause)) == nil {
 			_, _ = io.CopyN(io.Discard, c.Conn, 1<<20) // closing with unread bytes would reset the connection
 		}
-		return 0, io.EOF // net/http takes it for the client's going and adds nothing
+		return 0, io.EOF // to net/http the client has left, so it adds no answer
 	}
 	return n, err
 }
 
-// count reports whether the header still has few enough lines after more of it.
-func (c *boundedConn) count(p []byte) bool {
+// countLines counts the lines of a header in p, its next bytes. It reports false if the header has too many.
+func (c *boundedConn) countLines(p []byte) bool {
 	for _, b := range p {
 		switch b {
 		case '\n':
-			if c.empty && c.lines > 0 {
-				c.whole.Store(true)
+			if c.isLineEmpty && c.lines > 0 {
+				c.isWhole.Store(true)
 				return c.lines <= maxHeaderLines
 			}
 			c.lines++
-			c.empty = true
+			c.isLineEmpty = true
 		case '\r':
 		default:
-			c.empty = false
+			c.isLineEmpty = false
 		}
 	}
 	return c.lines <= maxHeaderLines
 }
 
-// next makes ready for another request's header.
-func (c *boundedConn) next() {
-	c.lines, c.empty = 0, false
-	c.whole.Store(false)
+// nextHeader resets the count for the next request's header.
+func (c *boundedConn) nextHeader() {
+	c.lines, c.isLineEmpty = 0, false
+	c.isWhole.Store(false)
 }
 
 func (c *boundedConn) Close() error {
@@ -230,6 +231,7 @@ func (c *boundedConn) Close() error {
 	return c.Conn.Close()
 }
 
+// looksLikeHTTP reports whether the first bytes of a TLS connection are those of an HTTP request.
 func looksLikeHTTP(header [5]byte) bool {
 	switch string(header[:]) {
 	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO":

@@ -20,7 +20,8 @@ import (
 	"millrace/internal/testenv"
 )
 
-// serve runs Serve until the test ends, with what every service has and a path /secret that lets in who has a key.
+// serve runs Serve until the test ends. It serves what every service has, and a path /secret that lets in clients
+// with a key.
 func serve(t *testing.T, wrap func(net.Listener) net.Listener, o Options) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -218,7 +219,7 @@ func TestStrangersKeepNobodyOutOfServe(t *testing.T) {
 					_ = conn.Close() // always nil
 				}
 			}
-			// Requests that were let in are not cut, and one more is told so.
+			// Requests that were let in are not cut, and one more connection is answered that there is no room.
 			var open []net.Conn
 			testenv.Eventually(t, 30*time.Second, "one more is told that there is no room", func() bool {
 				conn, err := net.Dial("tcp", addr)

@@ -1,9 +1,9 @@
-// Package service holds what every Millrace service has: a logger, a metrics registry of its own, the state
-// behind /health and /ready, an HTTP server that stops in order, and the group that stops several services
-// from upstream to downstream.
+// Package service holds what every Millrace service has: a logger, a metrics registry, the state behind /health and
+// /ready, and an HTTP server that stops in order. It also has the group that stops several services from upstream to
+// downstream.
 //
-// Nothing here starts a goroutine that its caller does not wait for: Serve returns when its server has
-// stopped, Group.Wait when every service has.
+// Its caller waits for every goroutine that is started here: Serve returns when its server has stopped, Group.Wait
+// when every service has.
 package service
 
 import (
@@ -29,8 +29,8 @@ import (
 	"millrace/internal/config"
 )
 
-// NewLogger returns the logger that the settings ask for, writing to w. Where w is the journal each line tells it its
-// priority.
+// NewLogger returns a logger that writes to w as the settings say. If w is systemd's journal, each line begins with
+// its priority.
 func NewLogger(w io.Writer, p config.Process) *slog.Logger {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(p.LogLevel)); err != nil {
@@ -48,8 +48,8 @@ func NewLogger(w io.Writer, p config.Process) *slog.Logger {
 	return slog.New(handler(w))
 }
 
-// Logger returns the log of the service with that name: log, or one on standard error as the settings say when log
-// is nil.
+// Logger returns the logger of the service with that name, made from log. If log is nil, it logs to standard error as
+// the settings say.
 func Logger(log *slog.Logger, p config.Process, name string) *slog.Logger {
 	if log == nil {
 		log = NewLogger(os.Stderr, p)
@@ -64,14 +64,14 @@ func NewRegistry() *prometheus.Registry {
 	return r
 }
 
-// Ready is the state behind /ready: the conditions that do not hold, by name. The zero value is ready.
-// It may be used by many goroutines at once.
+// Ready is the state behind /ready: the conditions that do not hold, by name. The zero value is ready. Many
+// goroutines may use it at once.
 type Ready struct {
 	mu      sync.Mutex
 	reasons map[string]string
 }
 
-// Set says why a condition does not hold; an empty reason says that it holds.
+// Set notes why a condition does not hold. An empty reason means that it holds.
 func (r *Ready) Set(condition, reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -85,7 +85,7 @@ func (r *Ready) Set(condition, reason string) {
 	r.reasons[condition] = reason
 }
 
-// Reasons returns the conditions that do not hold and why.
+// Reasons returns the reasons of the conditions that do not hold, by the conditions' names.
 func (r *Ready) Reasons() map[string]string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -96,7 +96,7 @@ func (r *Ready) Reasons() map[string]string {
 	return out
 }
 
-// Holds says whether a condition holds, as a gauge does: 1 or 0.
+// Holds returns 1 if a condition holds, else 0, for a gauge.
 func (r *Ready) Holds(condition string) float64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -106,7 +106,7 @@ func (r *Ready) Holds(condition string) float64 {
 	return 1
 }
 
-// Handle adds GET /health, /ready and /metrics to mux, and whether the service is ready to its metrics.
+// Handle adds GET /health, /ready and /metrics to mux, and the gauge millrace_ready to registry.
 func Handle(mux *http.ServeMux, ready *Ready, registry *prometheus.Registry) {
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "millrace_ready",
@@ -129,7 +129,8 @@ func Handle(mux *http.ServeMux, ready *Ready, registry *prometheus.Registry) {
 	})
 	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
-		// As bytes: what they are made of takes several times the memory, for as long as a client takes to read.
+		// The answer is made in full first: while a client reads slowly, its bytes take several times less memory
+		// than the metrics it is made of.
 		made := &Answer{Head: w.Header()}
 		metrics.ServeHTTP(made, r)
 		made.Head.Set("Content-Length", strconv.Itoa(made.Body.Len()))
@@ -154,22 +155,22 @@ func (a *Answer) WriteHeader(status int) { a.Status = cmp.Or(a.Status, status) }
 // Write keeps p.
 func (a *Answer) Write(p []byte) (int, error) { return a.Body.Write(p) }
 
-// WriteJSON answers with v as JSON. v must be something encoding/json can encode.
+// WriteJSON answers with v as JSON. encoding/json must be able to encode v.
 func WriteJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(v) // the client may be gone: nobody is left to tell
 }
 
-// CheckAddress says whether Listen would open the address that the setting named name holds, as far as can be said
-// without opening it. Without keys only loopback addresses are opened, unless anonymous access is allowed in so
-// many words.
+// CheckAddress returns an error if Listen would refuse addr, as far as that shows without opening it. name is the
+// name of its setting. Without keys Listen opens only loopback addresses, unless ALLOW_ANONYMOUS is set.
 func CheckAddress(name string, addr config.Address, access config.Access) error {
 	_, err := allow(name, addr, access)
 	return err
 }
 
-// allow is what CheckAddress says. The TLS configuration is nil when access asks for none.
+// allow returns the error of CheckAddress, or the TLS configuration for the address, which is nil if access asks for
+// no TLS.
 func allow(name string, addr config.Address, access config.Access) (*tls.Config, error) {
 	if access.KeysFile == "" && !access.AllowAnonymous && !addr.Loopback() {
 		return nil, fmt.Errorf("%s: %s is not a loopback address and no keys are asked for: set KEYS_FILE, or ALLOW_ANONYMOUS=true", name, addr)
@@ -177,7 +178,7 @@ func allow(name string, addr config.Address, access config.Access) (*tls.Config,
 	return tlsConfig(access)
 }
 
-// Listen opens an address that CheckAddress allows, with TLS when access asks for it.
+// Listen opens an address that CheckAddress allows, with TLS if access asks for it.
 func Listen(name string, addr config.Address, access config.Access) (net.Listener, error) {
 	tlsConfig, err := allow(name, addr, access)
 	if err != nil {
@@ -193,6 +194,7 @@ func Listen(name string, addr config.Address, access config.Access) (net.Listene
 	return ln, nil
 }
 
+// tlsConfig returns the TLS configuration that a asks for, nil if it asks for none.
 func tlsConfig(a config.Access) (*tls.Config, error) {
 	if a.TLSCertFile == "" && a.TLSKeyFile == "" {
 		if a.TLSClientCA != "" {
@@ -219,8 +221,8 @@ func tlsConfig(a config.Access) (*tls.Config, error) {
 	return c, nil
 }
 
-// RegisterCertificate adds to a service's metrics when the certificate that access names expires; nothing without
-// TLS. It is that of the start: a file that is replaced counts when the service is started again.
+// RegisterCertificate adds to a service's metrics the time at which its certificate expires. Without TLS it adds
+// nothing. It reads the certificate once: a file that is replaced counts when the service is started again.
 func RegisterCertificate(r prometheus.Registerer, a config.Access) error {
 	if a.TLSCertFile == "" {
 		return nil
@@ -230,7 +232,7 @@ func RegisterCertificate(r prometheus.Registerer, a config.Access) error {
 		return fmt.Errorf("TLS_CERT_FILE, TLS_KEY_FILE: %w", err)
 	}
 	expiry := cert.Leaf.NotAfter
-	for _, der := range cert.Certificate[1:] { // a chain is as good as its first link to break
+	for _, der := range cert.Certificate[1:] { // a chain expires with the first of its certificates
 		if c, err := x509.ParseCertificate(der); err == nil && c.NotAfter.Before(expiry) {
 			expiry = c.NotAfter
 		}
