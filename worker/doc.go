@@ -17,8 +17,8 @@
 // # The way of a frame
 //
 // consumer.go takes deliveries, decode.go makes segments of them (foreign.go of other programs' messages, deadletter.go of what can't
-// be stored), batcher.go gathers batches, stream.go tries until a batch is stored. store.go is the transaction: ledger.go tells
-// what is new (known.go what the ledger has forgotten), partition makes room, copy.go writes the rows, bisect.go finds a bad record.
+// be stored), batcher.go gathers batches, stream.go tries until a batch is stored. store.go is the transaction: ledger.go finds
+// what is new (known.go what the ledger may have forgotten), partition makes room, copy.go writes the rows, bisect.go finds a bad record.
 // replay.go is for dead letters afterwards.
 //
 // # Goroutines
@@ -35,11 +35,11 @@
 //	          └─ session, as long as its broker connection lives
 //	               ├─ consumer.receive, one for each queue: deliveries → items; now and then one that resizes its window
 //	               ├─ batcher.run: items → batches
-//	               └─ some that watch: for a stop and for RabbitMQ's alarms
+//	               └─ some that watch: for a stop, RabbitMQ's alarms, a consumer that its queue has forgotten
 //
 // The stream's own goroutine works on one batch at a time while the batcher fills another. A batch is handed over
-// on an unbuffered channel, so when one is taken the one before is free to be filled again. Only the batcher
-// closes that channel. Several goroutines send to the channel of items, so nobody closes it: lost ends them all.
+// on an unbuffered channel: when the stream takes one, it is done with the one before, which may be filled again. Only the
+// batcher closes that channel. Several goroutines send to the channel of items, so nobody closes it: lost ends them all.
 //
 // # Messages of other programs
 //

@@ -81,7 +81,7 @@ func TestTroubleOfTheDatabaseIsWaitedOut(t *testing.T) {
 			t.Parallel()
 			role := aRole(t)
 			c := testConfig(t, 1)
-			c.slow = time.Minute
+			c.slowAfter = time.Minute
 			u, err := url.Parse(string(c.Postgres))
 			if err != nil {
 				t.Fatal(err)
@@ -194,7 +194,7 @@ func TestACommitThatWaitsForAStandbyHoldsTheFrames(t *testing.T) {
 	t.Parallel()
 	c := testConfig(t, 1)
 	ownPostgres(t, &c)
-	c.slow = 200 * time.Millisecond
+	c.slowAfter = 200 * time.Millisecond
 	p := newPublisher(t, c)
 	w := start(t, c)
 	p.send(0, aFrame(frame.NewBase(), 1))

@@ -212,7 +212,7 @@ var plants = map[string]plant{
 				}
 			}
 			g.finished.Add(1)
-			gate.release(b.held)
+			gate.release(b.deliveryBytes)
 			b.release()
 			continue
 `},
