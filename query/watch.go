@@ -15,11 +15,11 @@ import (
 )
 
 const (
-	// watchEvery is the pause between two looks at the database. What /ready says is about that old.
+	// watchEvery is the time between two looks at the database. What /ready says is about that old at most.
 	watchEvery = time.Second
 	// watchTimeout is the longest one look may take.
 	watchTimeout = 5 * time.Second
-	// databaseCondition is what /ready calls what watch finds.
+	// databaseCondition is the name that what watch finds has in /ready.
 	databaseCondition = "database"
 	// notReached is what /ready says before the first look.
 	notReached = "not reached yet"
@@ -71,7 +71,7 @@ type watcher struct {
 	conn        *pgx.Conn // nil: none is open
 }
 
-// look returns why the database can't be used, or nil.
+// look returns the reason that the database can't be used, or nil.
 func (w *watcher) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, watchTimeout)
 	defer cancel()
