@@ -882,7 +882,7 @@ func TestRabbitMQsVersionIsThatOfItsFolder(t *testing.T) {
 			t.Errorf("with %q: got %d.%d, want %d.%d", c.files, major, minor, c.major, c.minor)
 		}
 		e := &rabbitEngine{script: link}
-		if got, want := e.since(4, 3), c.major == 4; got != want {
+		if got, want := e.isAtLeast(4, 3), c.major == 4; got != want {
 			t.Errorf("with %q: 4.3 or newer %v, want %v", c.files, got, want)
 		}
 	}
