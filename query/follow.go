@@ -184,7 +184,7 @@ func (s *eventStream) flush() error {
 	return err
 }
 
-// end tells the client why its stream ends.
+// end sends the event that tells why the stream ends.
 func (s *eventStream) end(why string) error {
 	return s.send([]byte(`event: end` + "\n" + `data: {"reason":"` + why + `"}` + "\n\n"))
 }

@@ -64,7 +64,7 @@ type endpoint struct {
 	handle func(http.ResponseWriter, *http.Request) error
 }
 
-// endpoints are all routes but /health, /ready and /metrics.
+// endpoints returns all routes but /health, /ready and /metrics.
 func (s *server) endpoints() []endpoint {
 	return []endpoint{
 		{"/logs", pageParameters, s.getLogs},

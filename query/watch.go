@@ -25,7 +25,7 @@ const (
 	notReached = "not reached yet"
 )
 
-// watch tells ready whether the database can be used, until ctx is done. It has a connection of its own, because a pool that
+// watch keeps ready informed whether the database can be used, until ctx is done. It has a connection of its own, because a pool that
 // is busy with long queries does not mean that the database is down. It sets distributed if Citus keeps the rows of logs on
 // other servers.
 func watch(ctx context.Context, db config.PostgresURL, ready *service.Ready, distributed *atomic.Bool, log *slog.Logger) {

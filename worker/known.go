@@ -95,8 +95,8 @@ func (t *transaction) compare(ctx context.Context, s segment) error {
 	return nil
 }
 
-// knownRecord tells whether rows and dead letters have a record's id: nil if none has, true if an equal record has, false if only
-// other records have.
+// knownRecord is what rows and dead letters tell about a record's id: nil if none has it, true if an equal record has it, false if
+// only other records have it.
 type knownRecord struct{ inLogs, inLetters *bool }
 
 // takenBy reports whether an equal record has the record's id (true), or only other records have it (false).

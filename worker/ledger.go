@@ -71,7 +71,7 @@ func (t *transaction) begin(ctx context.Context, segments []segment) error {
 	}
 }
 
-// enter is one try of begin. forgotten is the time before which the ledger may have forgotten segments, as far as is known. enter
+// enter makes one try of begin. forgotten is the time before which the ledger may have forgotten segments, as far as is known. enter
 // returns that time as it is after the segments were entered: a keeper moves it before it drops a partition of the ledger.
 func (t *transaction) enter(ctx context.Context, segments []segment, forgotten time.Time) (until time.Time, err error) {
 	fresh := make([]segment, 0, len(segments))

@@ -108,7 +108,7 @@ func (r *parkedReader) run(ctx context.Context) {
 	}
 }
 
-// session is the life of one connection to RabbitMQ. It reads until the connection or the database fails.
+// session opens one connection to RabbitMQ and reads until the connection or the database fails.
 func (r *parkedReader) session(ctx context.Context) error {
 	conn, err := broker.Dial(ctx, r.urls, "millrace worker parked")
 	if err != nil {

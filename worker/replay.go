@@ -59,7 +59,7 @@ func ReplayDead(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID) ([]Replaye
 	return ReplayDeadWithin(ctx, conn, ids, 0)
 }
 
-// ReplayDeadWithin is ReplayDead with a retention that the caller knows of; zero is none. The shorter of that and the noted one counts:
+// ReplayDeadWithin does what ReplayDead does, with a retention that the caller knows of; zero is none. The shorter of that and the noted one counts:
 // a letter that stays can be replayed later, but a row that is dropped is gone.
 func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, retention time.Duration) ([]Replayed, error) {
 	if _, err := conn.Exec(ctx, "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'"); err != nil {

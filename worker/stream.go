@@ -190,8 +190,8 @@ func (s *stream) ping(ctx context.Context) error {
 	return err
 }
 
-// session is the life of one connection to RabbitMQ. It returns why the connection ended, and how many frames of the last batch went
-// back to RabbitMQ unstored.
+// session opens one connection to RabbitMQ and stores frames until that ends. It returns why it ended, and how many frames of the last
+// batch went back to RabbitMQ unstored.
 func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 	gate := newGate(2 * s.budget())
 	conn, err := broker.DialThrough(ctx, s.config.URLs, "millrace worker "+s.name, gate.through)

@@ -188,7 +188,7 @@ func TestTheServerMayGoAndComeBack(t *testing.T) {
 	w.settled(p, testenv.Connect(t, c.Postgres), frames*rows)
 }
 
-// TestACommitThatWaitsForAStandbyHoldsTheFrames: also when its session is ended while it waits. It is committed
+// TestACommitThatWaitsForAStandbyHoldsTheFrames: even when its session is ended while it waits. It is committed
 // then, but not where the standby would have it, and the frames are all that could bring it back.
 func TestACommitThatWaitsForAStandbyHoldsTheFrames(t *testing.T) {
 	t.Parallel()

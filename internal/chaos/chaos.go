@@ -251,7 +251,7 @@ func (u *unit) ready(ctx context.Context) error {
 	}
 }
 
-// conduct has the steps of the schedule strike one after another, and waits after each until the system has settled. It fails if
+// conduct makes the steps of the schedule strike one after another, and waits after each until the system has settled. It fails if
 // the system does not reach the rate without faults.
 func (r *run) conduct(ctx context.Context) error {
 	steps := r.schedule()
@@ -285,7 +285,7 @@ func (r *run) conduct(ctx context.Context) error {
 	}
 }
 
-// strike has a step's faults strike, and returns for each why it did not strike as meant.
+// strike makes a step's faults strike, and returns for each why it did not strike as meant.
 func (r *run) strike(ctx context.Context, step Step) (first, second error) {
 	f := r.fault(step.Fault)
 	var wg sync.WaitGroup

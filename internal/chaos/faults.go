@@ -297,7 +297,7 @@ func strikeServerKill(ctx context.Context, s *system, target string, hold time.D
 	return errors.Join(err, s.restart(ctx, target))
 }
 
-// strikeImmediate has PostgreSQL shut down at once, without a checkpoint, and starts it again.
+// strikeImmediate makes PostgreSQL shut down at once, without a checkpoint, and starts it again.
 func strikeImmediate(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
 	err := s.stack.Signal(target, syscall.SIGQUIT)
 	pause(ctx, hold)
@@ -536,7 +536,7 @@ func strikeClock(ctx context.Context, s *system, _ string, hold time.Duration, r
 	return errors.Join(err, s.setClock(0))
 }
 
-// strikeGlitch has the clock that api2 makes ids by jump far ahead, and back after a second, as some virtual machines' do.
+// strikeGlitch makes the clock that api2 makes ids by jump far ahead, and back after a second, as some virtual machines' do.
 // What is posted later must not be dated ahead: see load.checkTime.
 func strikeGlitch(ctx context.Context, s *system, _ string, hold time.Duration, _ *rand.Rand) error {
 	err := s.setClock(30 * time.Hour)

@@ -68,7 +68,7 @@ func runService[C any](ctx context.Context, args []string, run func(context.Cont
 // PostgreSQL: a service starts without them and finds them when they come.
 func notifyReady(net.Addr) { notifyManager("READY=1") }
 
-// notifyManager tells the service manager a state. Where there is no manager it does nothing.
+// notifyManager tells the service manager a state. It does nothing if there is no manager.
 func notifyManager(state string) {
 	if err := service.Notify(state); err != nil {
 		fmt.Fprintln(os.Stderr, "millrace:", err)

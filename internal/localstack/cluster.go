@@ -123,7 +123,7 @@ func (s *Stack) Thaw(ctx context.Context, node string) error {
 	return nil
 }
 
-// eachPeer has node evaluate an expression for the name of each other node of its cluster.
+// eachPeer lets node evaluate an expression for each other node of its cluster. format gets the name of that node.
 func (s *Stack) eachPeer(ctx context.Context, node, format string) error {
 	var expr strings.Builder
 	for i, name := range s.brokers {

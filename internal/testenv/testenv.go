@@ -153,13 +153,13 @@ func Private(t testing.TB, need localstack.Need) *localstack.Stack {
 	return private(t, localstack.Options{Need: need})
 }
 
-// Cluster is Private with three RabbitMQ nodes and nothing else.
+// Cluster returns three RabbitMQ nodes, and nothing else, as Private does.
 func Cluster(t testing.TB) *localstack.Stack {
 	t.Helper()
 	return private(t, localstack.Options{Need: localstack.Need{RabbitMQ: true}, Brokers: 3})
 }
 
-// Managed is a private RabbitMQ with its management API.
+// Managed returns a RabbitMQ with its management API, as Private does.
 func Managed(t testing.TB) *localstack.Stack {
 	t.Helper()
 	return private(t, localstack.Options{Need: localstack.Need{RabbitMQ: true}, Management: true})

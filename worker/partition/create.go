@@ -100,8 +100,7 @@ func freeName(ctx context.Context, tx pgx.Tx, t table, from time.Time) (string, 
 	return "", obstacle{fmt.Errorf("tables that are not partitions have all its names, %s and so on", names[0])}
 }
 
-// add has the database make a partition, attached to its table. The database's function does it, so that the worker's user need not
-// own the table.
+// add makes a partition, attached to its table. A function in the database does it, so that the worker's user need not own the table.
 func add(ctx context.Context, tx pgx.Tx, t table, name string, r timeRange) error {
 	_, err := tx.Exec(ctx, "SELECT millrace_add_partition($1::text::regclass, $2, $3, $4)", t.name, name, t.bound(r.from), t.bound(r.to))
 	return err
