@@ -241,7 +241,7 @@ func (s *server) cachedBuckets(ctx context.Context, q *search) (buckets []*bucke
 	if s.cache.redis == nil || n == 0 || s.cache.isPaused() {
 		return buckets, keys, bypass, nil
 	}
-	// This comes before anything is looked up or counted, for the reason that respondCached tells.
+	// This must come before anything is looked up or counted: respondCached has the reason.
 	until, g, hours, err := s.store.lateChanges(ctx, q)
 	if err != nil {
 		return nil, nil, bypass, err

@@ -77,8 +77,8 @@ func (b *batch) reset() {
 
 // batcher gathers items into batches. While one batch commits, it gathers the next one.
 type batcher struct {
-	// A batch closes when it has so many rows or bytes, or is as old as linger, or when a source has as many frames unacknowledged as
-	// its window has, because then it sends no more.
+	// A batch closes when it has this many rows or bytes, when it is as old as linger, or when a source has as many unacknowledged
+	// frames as its window: then that source sends no more.
 	rows, bytes int
 	linger      time.Duration
 	window      func(source int) int

@@ -283,6 +283,7 @@ func (g *gate) force() (undo func()) {
 // through returns conn with reads that wait while the gate is closed.
 func (g *gate) through(conn net.Conn) net.Conn { return gated{conn, g} }
 
+// gated is a connection whose reads wait while the gate is closed.
 type gated struct {
 	net.Conn
 	gate *gate

@@ -263,7 +263,7 @@ func (r *parkedReader) sameStream(ctx context.Context, conn *broker.Connection, 
 			return 0, errors.Join(r.restart(ctx, at), ch.Close())
 		}
 	case <-time.After(parkedIdle):
-		// It is empty, so it is a new one. Its first message will show that, and whoever reads from at.next would not get it.
+		// It is empty, so it is a new one. Whoever read from at.next would miss its first messages.
 		return 0, ch.Close()
 	case <-ctx.Done():
 		return 0, ctx.Err()

@@ -134,7 +134,7 @@ func tryRow(ctx context.Context, conn *pgx.Conn, at time.Time) error {
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback(context.WithoutCancel(ctx)) // if it fails, the connection is closed, which whoever uses it finds out
+	defer tx.Rollback(context.WithoutCancel(ctx)) // if that fails, the connection is closed, and its next user finds out
 	if _, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = %d", rehearsalLockTimeout.Milliseconds())); err != nil {
 		return err
 	}

@@ -193,6 +193,7 @@ func threadTime() (time.Duration, error) {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
 }
 
+// send sends the connection's next request, or as much of it as the socket takes.
 func (c *Client) send(cn *conn) error {
 	cn.unsent = c.requests[c.next%len(c.requests)]
 	c.next++
@@ -221,6 +222,7 @@ func (c *Client) flush(cn *conn) error {
 	return nil
 }
 
+// watch sets the events of a connection that the epoll set reports.
 func (c *Client) watch(cn *conn, events uint32) error {
 	i := slices.Index(c.conns, cn)
 	if err := unix.EpollCtl(c.poll, unix.EPOLL_CTL_MOD, cn.fd, &unix.EpollEvent{Events: events, Fd: int32(i)}); err != nil {

@@ -534,6 +534,7 @@ func (r *run) inForce(from, to time.Duration) string {
 	return strings.Join(names, "")
 }
 
+// flushRedis deletes all that Redis has.
 func (s *system) flushRedis(ctx context.Context) error {
 	o, err := redis.ParseURL(s.stack.RedisURL)
 	if err != nil {

@@ -467,6 +467,7 @@ func strikeDisk(ctx context.Context, s *system, target string, hold time.Duratio
 	return errors.Join(err, s.restart(ctx, target))
 }
 
+// strikeFlush deletes all that Redis has.
 func strikeFlush(ctx context.Context, s *system, _ string, _ time.Duration, _ *rand.Rand) error {
 	return s.flushRedis(ctx)
 }

@@ -24,6 +24,7 @@ func strikeUnbind(ctx context.Context, s *system, _ string, hold time.Duration, 
 	return errors.Join(err, s.declareAgain(ctx))
 }
 
+// unbind takes the bindings of Millrace's queues away.
 func (s *system) unbind(ch *amqp.Channel) error {
 	for i := range s.topology.Shards() {
 		if err := ch.QueueUnbind(s.topology.Queue(i), s.topology.Queue(i), s.topology.Exchange(), nil); err != nil {

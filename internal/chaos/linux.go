@@ -42,6 +42,7 @@ func newDisk(dir string, size int64) (*disk, error) {
 	return d, nil
 }
 
+// ballast returns the path of the file that fills the disk.
 func (d *disk) ballast() string { return filepath.Join(d.dir, "ballast") }
 
 // fill leaves nothing free.

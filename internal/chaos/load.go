@@ -184,6 +184,7 @@ func (s shape) want() int {
 	return http.StatusAccepted
 }
 
+// answer is an API's answer to a request.
 type answer struct {
 	status     int
 	retryAfter string

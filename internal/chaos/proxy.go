@@ -100,6 +100,7 @@ func newLink(name, class, target string) (*link, error) {
 // addr returns the address at which the link takes connections.
 func (l *link) addr() string { return l.ln.Addr().String() }
 
+// serve takes connections until the listener is closed.
 func (l *link) serve() {
 	for {
 		conn, err := l.ln.Accept()

@@ -20,6 +20,7 @@ type reader struct {
 	windows []window
 }
 
+// window is a window of a search, from inclusive, to exclusive.
 type window struct{ from, to time.Time }
 
 func newReader(r *run) *reader {

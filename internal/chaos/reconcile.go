@@ -253,6 +253,7 @@ func (r *run) checkDead(ctx context.Context, report *Report) error {
 	return rows.Err()
 }
 
+// firstLine returns what stands before the first newline.
 func firstLine(s string) string {
 	line, _, _ := strings.Cut(s, "\n")
 	return line

@@ -63,7 +63,7 @@ func (s *Stack) shield(ctx context.Context) error {
 // Queue returns which node leads a quorum queue of the default virtual host, and which nodes have a part in it, as node knows it.
 // A node that is cut off from the others may know no leader, or an old one.
 func (s *Stack) Queue(ctx context.Context, node, queue string) (leader string, members []string, err error) {
-	// What RabbitMQ lists is what was written down last; the queue's own member knows.
+	// RabbitMQ's list of queues may be out of date. The queue's own member knows.
 	out, err := s.RabbitMQCtlOn(ctx, node, "eval", fmt.Sprintf("ra:members({'%%2F_%s', node()}, 5000).", queue))
 	if err != nil {
 		return "", nil, err

@@ -124,6 +124,7 @@ type image struct {
 	ready   func(ctx context.Context, url string) error
 }
 
+// image returns how the server with that name runs in a container.
 func (c *containers) image(name string) (image, error) {
 	switch name {
 	case postgres:
@@ -192,6 +193,7 @@ func (c *containers) start(ctx context.Context, name string) (server, error) {
 	}
 }
 
+// attempt tries once to start a server in a container, on a free port.
 func (c *containers) attempt(ctx context.Context, name string, img image) (*containerServer, error) {
 	port, err := freePort()
 	if err != nil {

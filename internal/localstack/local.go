@@ -62,7 +62,7 @@ type local struct {
 	epmd    epmd
 }
 
-// engine is what PostgreSQL, RabbitMQ and Redis each know about themselves.
+// engine is how one of PostgreSQL, RabbitMQ and Redis is run.
 type engine interface {
 	// prepare makes what the server needs before it first starts; called once.
 	prepare(ctx context.Context) error

@@ -37,6 +37,7 @@ cluster_name = 'millrace'
 // initdbName is what initdb's processes are called in marks, logs and pid files.
 const initdbName = "initdb"
 
+// postgresEngine is PostgreSQL.
 type postgresEngine struct {
 	local *local
 	bin   string
@@ -181,6 +182,7 @@ func (e *postgresEngine) run(ctx context.Context, program string, args ...string
 	return err
 }
 
+// command returns a command that runs one of PostgreSQL's programs.
 func (e *postgresEngine) command(name, program string, args []string, orphaned syscall.Signal) command {
 	return e.local.command(name, command{
 		path: filepath.Join(e.bin, program),

@@ -179,6 +179,7 @@ func (p *process) failure() error {
 	return fmt.Errorf("%s ended (%s)%s", p.command.name, outcome(p.err), p.tail())
 }
 
+// outcome returns how a process ended, as text. err is what Wait returned.
 func outcome(err error) string {
 	if err == nil {
 		return "exit status 0"
@@ -189,6 +190,7 @@ func outcome(err error) string {
 // tail returns the end of the process's log, ready to be appended to an error.
 func (p *process) tail() string { return tail(p.command.log) }
 
+// tail returns the end of the log in a file, ready to be appended to an error.
 func tail(path string) string {
 	f, err := os.Open(path)
 	if err != nil {

@@ -210,6 +210,7 @@ func (e *rabbitEngine) isAtLeast(major, minor int) bool {
 	return haveMajor > major || haveMajor == major && haveMinor >= minor
 }
 
+// file returns the path of a file in the server's folder.
 func (e *rabbitEngine) file(name string) string {
 	return filepath.Join(e.local.dir, e.name, name)
 }

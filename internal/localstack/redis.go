@@ -30,11 +30,13 @@ maxmemory 256mb
 maxmemory-policy allkeys-lru
 `
 
+// redisEngine is Redis.
 type redisEngine struct {
 	local *local
 	path  string
 }
 
+// redisData returns Redis's folder.
 func (l *local) redisData() string { return filepath.Join(l.dir, "redis") }
 
 // findRedis returns the path of the server's program.

@@ -53,6 +53,7 @@ func (t table) parseBound(s string) (time.Time, error) {
 // timeRange is half open: it contains from, but not to.
 type timeRange struct{ from, to time.Time }
 
+// contains reports whether a time lies in the range.
 func (r timeRange) contains(t time.Time) bool { return !t.Before(r.from) && t.Before(r.to) }
 
 // slot returns the range of a new partition for a time: the interval that the time lies in, without what existing partitions have

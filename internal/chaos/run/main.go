@@ -30,6 +30,7 @@ func main() {
 	}
 }
 
+// run does what the flags say. It reports whether no mismatch was found.
 func run(ctx context.Context) (ok bool, err error) {
 	o := chaos.Options{Out: os.Stdout}
 	flag.Uint64Var(&o.Seed, "seed", 0, "of the schedule and the records; 0 takes one by chance")
