@@ -1,11 +1,11 @@
-// Report makes of the output of Go benchmarks what people read: a table of figures beside their ceilings, the ratio of
-// the two and how far its quartiles lie apart; a picture; curves; the tables of the documents.
+// Report turns the output of Go benchmarks into what people read: a table of figures beside their ceilings, with the ratio
+// of the two and how far its quartiles lie apart; a picture; curves; the tables of the documents.
 //
-//	bin/bench.test -test.bench . | report -out F    the table, F (what was read, for benchstat) and F's picture; while
-//	                                                benchmarks run, which has come; fails, and writes no file, when
-//	                                                one is missing or has failed
-//	report -update F                                README.md and bench/README.md have F's figures from then on
-//	report -curves F -to DIR                        the curves of a sweep
+//	bin/bench.test -test.bench . | report -out F    prints each benchmark as it comes, then the table, and writes F (what
+//	                                                was read, for benchstat) and F's picture. It fails, and writes no
+//	                                                file, if a benchmark is missing or has failed
+//	report -update F                                puts F's figures into README.md and bench/README.md
+//	report -curves F -to DIR                        draws the curves of a sweep
 package main
 
 import (
