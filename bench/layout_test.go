@@ -14,7 +14,8 @@ import (
 )
 
 // BenchmarkSweepLayout compares indexes that the open partition could have, with the ledger beside it: by how fast two streams
-// store a backlog, and by the reads that people do of what is new. The index of migrations/0001_logs.up.sql was chosen by it. All tables of a round hold the same rows; "none" is the ceiling.
+// store a backlog, and by the reads that people do of what is new. The index of migrations/0001_logs.up.sql was chosen by it.
+// All tables of a round hold the same rows; "none" is the ceiling.
 func BenchmarkSweepLayout(b *testing.B) {
 	layouts := []struct{ name, index string }{
 		{"none", ""},

@@ -11,15 +11,15 @@
 //     transaction of its good neighbours; every other error makes the batch wait and try again.
 //   - Rows reach a partition that was attached, never one that was created in place: ingest and long SELECTs do
 //     not wait for each other.
-//   - Memory is bounded in bytes: a stream should hold frames of two batches of BATCH_BYTES, and reads nothing more
-//     from its connection once it holds twice that.
+//   - Memory is bounded in bytes: a stream aims to hold frames of two batches of BATCH_BYTES. It reads nothing more
+//     from its connection while it holds over twice that.
 //
 // # The way of a frame
 //
-// consumer.go takes deliveries, decode.go makes segments of them (foreign.go of other programs' messages, deadletter.go of what can't
-// be stored), batcher.go gathers batches, stream.go tries until a batch is stored. store.go is the transaction: ledger.go finds
-// what is new (known.go what the ledger may have forgotten), partition makes room, copy.go writes the rows, bisect.go finds a bad record.
-// replay.go is for dead letters afterwards.
+// consumer.go takes deliveries. decode.go makes segments of them: foreign.go for other programs' messages. deadletter.go makes dead
+// letters of what can't be stored. batcher.go gathers batches, and stream.go tries until a batch is stored. store.go is the
+// transaction: ledger.go finds what is new (known.go if the ledger may have forgotten it), partition makes room, copy.go writes the
+// rows, bisect.go finds a bad record. replay.go is for dead letters afterwards.
 //
 // # Goroutines
 //

@@ -98,7 +98,7 @@ type transaction struct {
 	letters  []DeadLetter                      // to be inserted
 	apart    map[uuid.UUID]partition.Misplaced // segments that become dead letters, because they have no partition
 	careful  bool                              // search for bad records (bisect.go)
-	doubtful bool                              // it is not known whether a refusal is about a record or the table; if the table takes an empty record, a record
+	doubtful bool                              // a refusal may be about the table; if the table takes an empty record, it is about a record
 	watchdog watchdog
 }
 

@@ -16,8 +16,8 @@ const (
 	// nothing (measured with four such clients).
 	poolerRounds = 30
 
-	// poolerPatience is how long the second connection may wait for a server in a round. A pooler that keeps a server for each client may have
-	// none left.
+	// poolerPatience is how long the second connection may wait for a server in a round. A pooler that keeps a server for each client
+	// may have none left.
 	poolerPatience = 5 * time.Second
 )
 
