@@ -97,7 +97,7 @@ func waitReady(b *testing.B, c *load.Client) {
 }
 
 // BenchmarkAcceptEarly posts one record a request. The ceiling is the same API without early answers and what they need
-// (api/front, internal/direct). They stay as long as the ratio says that they pay: 1.05 and more.
+// (api/front, internal/direct). They stay as long as the ratio is 1.05 or more: then they pay.
 func BenchmarkAcceptEarly(b *testing.B) {
 	for _, connections := range []int{64, 256} {
 		b.Run(fmt.Sprintf("connections=%d", connections), func(b *testing.B) {

@@ -13,9 +13,9 @@ import (
 	"millrace/internal/testenv"
 )
 
-// BenchmarkSweepLayout compares what the open partition's index could be, with the ledger beside it as it always is: on
-// storing a backlog by two streams, and on the reads that people do of what is new. It is what the index of
-// migrations/0001_logs.up.sql was chosen by. All tables of a round hold the same rows; "none" is the ceiling.
+// BenchmarkSweepLayout compares indexes that the open partition could have, with the ledger beside it: by how fast two streams
+// store a backlog, and by the reads that people do of what is new. The index of migrations/0001_logs.up.sql was chosen by it.
+// All tables of a round hold the same rows; "none" is the ceiling.
 func BenchmarkSweepLayout(b *testing.B) {
 	layouts := []struct{ name, index string }{
 		{"none", ""},

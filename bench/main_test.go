@@ -165,7 +165,7 @@ func (s *server) dial(b testing.TB, connections int, requests ...[]byte) *load.C
 	return c
 }
 
-// bodies, and what is in them, is as short a name as its many uses deserve.
+// Short names for what ceiling has, because they are used often.
 const (
 	recordBytes  = ceiling.RecordBytes
 	frameRecords = ceiling.FrameRecords

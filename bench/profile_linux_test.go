@@ -265,7 +265,7 @@ func byValue(m map[string]float64) []string {
 	return names
 }
 
-// processorTimes is what api, worker and the private servers have taken of the processors, in seconds. Servers that
+// processorTimes returns how many seconds of processor time api, worker and the private servers have taken. Servers that
 // run elsewhere, in containers or on other machines, are not seen.
 func processorTimes(t testing.TB, api, worker *server) map[string]float64 {
 	t.Helper()

@@ -42,7 +42,7 @@ func startWorker(b testing.TB, db config.PostgresURL, q *queues, env ...string) 
 	return startServer(b, "worker", q.Name, append(env, "WORKER_ADDR=127.0.0.1:0", "POSTGRES_URL="+string(db), "INDEX_CLOSED_PARTITIONS=false")...)
 }
 
-// uncompressed asks for no compression: the metrics are read often, and the service's time is what is measured.
+// uncompressed asks for no compression: metrics are read often, and compressing them would take time from the service.
 var uncompressed = &http.Client{Transport: &http.Transport{DisableCompression: true}}
 
 // metrics reads a service's metrics; a histogram's buckets count as metrics of their own.
@@ -167,7 +167,7 @@ func psqlFile(b testing.TB, rows int, body []byte) string {
 	return name
 }
 
-// copyByPsql has so many psql copy a file at once, and returns the rows stored a second.
+// copyByPsql lets so many psql copy a file at once, and returns how many rows a second they stored.
 func copyByPsql(b testing.TB, db config.PostgresURL, sessions int, file string, rows int) float64 {
 	b.Helper()
 	c, err := pgx.ParseConfig(string(db))
@@ -265,8 +265,8 @@ func copyFromMemory(b testing.TB, db config.PostgresURL, sessions int, body []by
 	return steadyRate(commits, batchRows)
 }
 
-// steadyRate is the rows a second of commits of so many rows each, in the order of their times, from the first to the
-// last but one: what drain counts. All sessions are busy as long.
+// steadyRate returns how many rows a second were stored by commits of so many rows each, in the order of their times. It counts
+// from the first commit to the last but one, because all sessions are busy as long.
 func steadyRate(commits []time.Time, rows int) float64 {
 	n := len(commits)
 	return float64((n-2)*rows) / commits[n-2].Sub(commits[0]).Seconds()
@@ -328,7 +328,7 @@ type pipeline struct {
 	sent   int // records
 }
 
-// backlog is how many records may be between what was sent and what is stored while sending goes as fast as that.
+// backlog is how many records may be sent and not yet stored while sending goes as fast as storing.
 const backlog = 50_000
 
 // measure sends so many records a second, or 0 for as many as are stored, and returns how many were stored.

@@ -294,7 +294,7 @@ func BenchmarkSweepFootprint(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// diskUse is the size of the files below a folder whose path has a word in it.
+// diskUse returns the size of the files below a folder whose path has a word in it.
 func diskUse(b *testing.B, folder, word string) (bytes float64) {
 	if folder == "" {
 		return 0

@@ -13,9 +13,10 @@ SELECT 'ledger_forgotten', to_char(now() AT TIME ZONE 'UTC' - interval '6 days',
 -- Dead letters of records are looked for by the ids that the records would have had.
 CREATE INDEX dead_letters_record_id_idx ON dead_letters (record_id);
 
--- Says of records whether their ids are taken, and by equal ones: in logs, and among the dead letters. True is equal,
--- false is another record, NULL is none. One query a record is what every kind of table takes, and this is rare. The worker asks when the ledger does not remember. Its database user may not
--- read records, so the function runs as the owner of logs, and answers nothing but that.
+-- Tells for each record whether its id is taken, in logs and among the dead letters: true by an equal record, false by other
+-- records only, NULL by none. The worker asks when the ledger may have forgotten a segment. That is rare, so one query for each
+-- record is cheap enough, and every kind of table takes it. The worker's database user may not read records. So the function
+-- runs as the owner of logs, and answers nothing else.
 CREATE FUNCTION millrace_known_records(parent regclass, ids uuid[], times timestamptz[], records bytea[])
 RETURNS TABLE (place int, in_logs boolean, in_letters boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

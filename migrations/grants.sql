@@ -1,5 +1,5 @@
--- What the worker and the query service may do, where millrace_owner owns the tables; elsewhere nothing. Millrace
--- runs it after every migration, so that what a step has made is granted too.
+-- Lets the worker and the query service do what they must, if millrace_owner owns the tables; else it changes nothing.
+-- Millrace runs it after every migration, so that what a step has made is granted too.
 --
 -- Partitions need no grants: rows are written and read through their parents.
 DO $$
@@ -24,7 +24,7 @@ BEGIN
     REVOKE ALL ON FUNCTION millrace_known_records(regclass, uuid[], timestamptz[], bytea[]) FROM PUBLIC;
     GRANT EXECUTE ON FUNCTION millrace_known_records(regclass, uuid[], timestamptz[], bytea[]) TO millrace_writer;
 
-    -- The query service reads the records, and of dead letters all but what is in them.
+    -- The query service reads the records. Of dead letters it reads all but what is in them.
     GRANT SELECT ON logs, ledger, late_changes, schema_migrations TO millrace_reader;
     GRANT SELECT (id, dead_at, reason, record_id, queue) ON dead_letters TO millrace_reader;
 END $$;

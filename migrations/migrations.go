@@ -39,8 +39,8 @@ type Migration struct {
 	up, down string
 }
 
-// Up applies all steps that are missing and returns them. It waits for another Up or Down to finish. Where there is
-// nothing to apply it writes nothing, so that a user without the right to may ask.
+// Up applies all steps that are missing and returns them. It waits for another Up or Down to finish. If nothing is missing it
+// writes nothing, so that a user who may not write can call it.
 func Up(ctx context.Context, conn *pgx.Conn) ([]Migration, error) {
 	var done []Migration
 	err := locked(ctx, conn, func(all []Migration) error {
@@ -85,8 +85,8 @@ func Roles(ctx context.Context, conn *pgx.Conn) error {
 	})
 }
 
-// Down takes the latest step back and returns it, or nil when none is applied. What the step had made is
-// dropped with all its rows.
+// Down takes the latest step back and returns it. It returns nil if no step is applied. What the step had made is dropped with
+// all its rows.
 func Down(ctx context.Context, conn *pgx.Conn) (*Migration, error) {
 	var undone *Migration
 	err := locked(ctx, conn, func(all []Migration) error {
@@ -141,6 +141,7 @@ func Pending(ctx context.Context, conn *pgx.Conn) error {
 	return pending(all)
 }
 
+// pending returns an error if one of the steps is not applied.
 func pending(all []Migration) error {
 	for _, m := range all {
 		if m.AppliedAt.IsZero() {
@@ -150,7 +151,8 @@ func pending(all []Migration) error {
 	return nil
 }
 
-// locked runs f with the state of all steps while it holds the advisory lock.
+// locked calls f with all steps while it holds the advisory lock, and returns its error. It makes schema_migrations if it is
+// missing, and refuses a database that Millrace can't use.
 func locked(ctx context.Context, conn *pgx.Conn, f func([]Migration) error) (err error) {
 	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", int64(lockID)); err != nil {
 		return fmt.Errorf("migrations: lock: %w", err)
@@ -185,8 +187,8 @@ func locked(ctx context.Context, conn *pgx.Conn, f func([]Migration) error) (err
 	return f(all)
 }
 
-// refuseForeign returns an error when another program has made schema_migrations, or a table that a first migration would make.
-// Rails and golang-migrate have a schema_migrations, too.
+// refuseForeign returns an error if another program has made schema_migrations, as Rails and golang-migrate do, or if no step is
+// applied and a table of Millrace's names is there.
 func refuseForeign(ctx context.Context, conn *pgx.Conn) error {
 	const columns = `SELECT coalesce(string_agg(attname || ' ' || format_type(atttypid, NULL), ', ' ORDER BY attnum), ''),
 		coalesce(array_agg(attname::text) @> ARRAY['version', 'name', 'applied_at'], false)
@@ -233,7 +235,7 @@ func apply(ctx context.Context, conn *pgx.Conn, m Migration, statements, note st
 	return nil
 }
 
-// load reads the embedded files: NNNN_name.up.sql and NNNN_name.down.sql, numbered from 1 without gaps.
+// load returns the steps of the embedded files, NNNN_name.up.sql and NNNN_name.down.sql. They are numbered from 1 without gaps.
 func load() ([]Migration, error) {
 	names, err := fs.Glob(files, "*.up.sql") // sorted
 	if err != nil {

@@ -2,7 +2,7 @@
 -- this, then grants.sql, in one transaction; both may be run again. Run it as a superuser, or as the database's owner
 -- with CREATEROLE.
 --
--- Roles belong to the whole cluster and have passwords, so they are no migration: what makes tables need not be able
+-- Roles belong to the whole cluster and have passwords, so they are no migration: a user who makes tables need not be able
 -- to make users. They come without a password, and can't log in by one until ALTER ROLE … PASSWORD gives them one.
 DO $$
 DECLARE
@@ -18,7 +18,8 @@ BEGIN
             END;
         END IF;
     END LOOP;
-    -- Who gives tables to a role must be able to become it. From PostgreSQL 16 on the role's maker is a member that can't.
+    -- Whoever gives tables to a role must be able to become it. From PostgreSQL 16 on, the user who made the role is a member
+    -- of it, but can't.
     IF current_user <> 'millrace_owner' AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
         EXECUTE format('GRANT millrace_owner TO %I', current_user);
     END IF;

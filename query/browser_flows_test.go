@@ -48,7 +48,7 @@ func TestThePage(t *testing.T) {
 	}
 }
 
-// pageFixture is a service whose database takes rows of the last hours and the next, and a tab.
+// pageFixture returns a service whose database takes rows of the last hours and the next, and a tab.
 func pageFixture(t *testing.T, browser context.Context, settings map[string]string) (fixture, *tab) {
 	t.Helper()
 	f := newFixture(t, settings)
@@ -136,7 +136,7 @@ func (p *tab) walk(group string) {
 	p.t.Fatalf("no bar has %s", group)
 }
 
-// button is the expression of a button in the line of a value, in the record that is open.
+// button returns the expression of a button in the line of a value, in the record that is open.
 func button(key, title string) string {
 	return fmt.Sprintf(`[...document.querySelectorAll(".leaf")].find((e) => e.querySelector(".key")?.textContent === %q).querySelector('button[title^=%q]')`, key, title)
 }

@@ -21,8 +21,8 @@ import (
 // what never comes true fails.
 const browserWait = time.Minute
 
-// newBrowser starts Chromium, headless, until the test ends. Where it is not installed the test skips with a
-// pointer; when CI is set it fails, unless there is no package of it (Ubuntu has but the snap).
+// newBrowser starts Chromium, headless, until the test ends. If Chromium is not installed, the test skips with a pointer. If CI
+// is set it fails instead, unless there is no package of it (Ubuntu has only the snap).
 func newBrowser(t testing.TB) context.Context {
 	t.Helper()
 	path := ""
@@ -136,8 +136,8 @@ func (p *tab) open(address string) {
 	p.do(chromedp.Navigate(p.base + address))
 }
 
-// until waits for an expression to be true. One that throws is not true yet: the page may be about to load. The failure
-// shows what the page says instead.
+// until waits until an expression is true. While it throws it is not true yet: the page may be about to load. If it fails, it shows
+// what the page says.
 func (p *tab) until(expression string) {
 	p.t.Helper()
 	var last error
@@ -163,8 +163,8 @@ func (p *tab) is(expression string, want any) {
 	p.until(fmt.Sprintf("JSON.stringify(%s) === JSON.stringify(%s)", expression, text))
 }
 
-// click clicks in the middle of an element, once it is shown and nothing is on its way that would draw the rows anew:
-// a click on what is gone by then is lost, as is what the browser's protocol calls its node.
+// click clicks in the middle of an element, once it is shown and nothing is on its way that would draw the rows anew. A click on
+// an element that is gone by then is lost, and so is the id that the browser's protocol has for it.
 func (p *tab) click(selector string) {
 	p.t.Helper()
 	p.until(fmt.Sprintf(`!document.querySelector(".loading") && document.querySelector(%q)?.checkVisibility()`, selector))

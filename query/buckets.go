@@ -110,8 +110,8 @@ var (
 	zones    sync.Map // *time.Location by name: time.LoadLocation reads a file each time
 )
 
-// loadZone returns the time zone of a name of IANA's. Most machines have other files beside those. It takes none of them:
-// not the zones that count leap seconds, nor this machine's own zone.
+// loadZone returns the time zone of a name of IANA's, and reports whether there is one. Most machines have other zones too.
+// loadZone takes none of them, neither those that count leap seconds nor this machine's own.
 func loadZone(name string) (*time.Location, bool) {
 	if zone, found := zones.Load(name); found {
 		return zone.(*time.Location), true

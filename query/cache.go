@@ -44,7 +44,7 @@ const (
 type cache struct {
 	redis      *redis.Client // nil: no cache
 	ttl        time.Duration
-	flightTime time.Duration // the longest that one may take
+	flightTime time.Duration // the longest that a flight may take
 	log        *slog.Logger
 
 	work    context.Context // of flights, which outlive the request that began them
@@ -98,9 +98,9 @@ func cacheKey(route string, q *search, g generation) string {
 }
 
 // getOrCompute returns what Redis has under key. If it has nothing, getOrCompute returns what compute returns, and keeps that
-// in Redis. All who ask for the same key at once get one answer. A caller whose ctx ends does not end it for the others.
+// in Redis. All who ask for the same key at once share one flight. If the ctx of one of them ends, the others still get the answer.
 func (c *cache) getOrCompute(ctx context.Context, key string, compute func(context.Context) ([]byte, error)) (body []byte, result string, err error) {
-	type landing struct {
+	type answer struct {
 		body   []byte
 		result string
 	}
@@ -113,17 +113,17 @@ func (c *cache) getOrCompute(ctx context.Context, key string, compute func(conte
 			}
 			c.set(ctx, key, body)
 		}
-		return landing{body, result}, nil
+		return answer{body, result}, nil
 	})
 	if err != nil {
 		return nil, bypass, err
 	}
-	l := v.(landing)
-	return l.body, l.result, nil
+	a := v.(answer)
+	return a.body, a.result, nil
 }
 
-// share returns what f returns, and calls f once for all who ask for the same key at once. A caller whose ctx ends does not end
-// it for the others. Nobody may change what f returned.
+// share returns what f returns, and calls f once for all who ask for the same key at once. If the ctx of one of them ends, f goes
+// on for the others. Nobody may change what f returned.
 func (c *cache) share(ctx context.Context, key string, f func(context.Context) (any, error)) (any, error) {
 	type outcome struct {
 		v   any
@@ -152,7 +152,8 @@ func (c *cache) share(ctx context.Context, key string, f func(context.Context) (
 	}
 }
 
-// getMany returns what Redis has under each key, an empty text where it has nothing. The result is hit if it has all.
+// getMany returns what Redis has under each key, an empty text where it has nothing. The result is hit if it has all of them, miss
+// if not, or bypass if Redis can't be asked.
 func (c *cache) getMany(ctx context.Context, keys []string) (texts []string, result string) {
 	texts = make([]string, len(keys))
 	if c.isPaused() {

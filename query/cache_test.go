@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// pausedCache is a cache that leaves Redis alone, so that answers are shared and never kept.
+// pausedCache returns a cache that leaves Redis alone, so that answers are shared and never kept.
 func pausedCache(working *sync.WaitGroup) *cache {
 	c := &cache{flightTime: time.Minute, log: slog.New(slog.NewTextHandler(io.Discard, nil)), work: context.Background(), working: working}
 	c.pausedUntil.Store(1<<63 - 1)

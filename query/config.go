@@ -33,8 +33,8 @@ type Config struct {
 	OnListen func(net.Addr)
 }
 
-// Validate checks what no single field's bounds can, also the files that the settings name. Run calls it before anything
-// else.
+// Validate returns an error if a setting is out of its bounds, is missing, doesn't go with another one, or names a file that
+// can't be used. Run calls it before anything else.
 func (c *Config) Validate() error {
 	if err := config.Check(c); err != nil {
 		return err

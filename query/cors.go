@@ -12,7 +12,7 @@ import (
 // origins are the origins, beside the service's own, whose pages a browser lets read answers.
 type origins []string
 
-// parseOrigins reads CORS_ORIGINS.
+// parseOrigins returns the origins of the setting CORS_ORIGINS, or an error if one of them is no origin.
 func parseOrigins(setting string) (origins, error) {
 	if setting == "" {
 		return nil, nil
@@ -34,8 +34,8 @@ func parseOrigins(setting string) (origins, error) {
 	return list, nil
 }
 
-// allow sets the headers that let a page of another origin read the answer. It answers a preflight itself, since that has no
-// key, and reports whether it did.
+// allow sets the headers that let a page of another origin read the answer. If the request is a preflight, which has no key, it
+// answers it. It reports whether it did.
 func (o origins) allow(w http.ResponseWriter, r *http.Request) (done bool) {
 	if len(o) == 0 {
 		return false

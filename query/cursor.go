@@ -20,11 +20,10 @@ import (
 //	2 (1 byte), order (1), from (8), to (8), time of the last row (8), its id (16), given (4), checksum (8)
 //
 // big endian, from and to in Unix milliseconds, a row's time in microseconds. It holds the window so that all pages have the
-// window of the first, also if the parameters count from now.
+// window of the first, even if the parameters count from now.
 //
 // The checksum is over what stands before it, and over q, from and to as they were asked for. So a cursor that was altered,
-// or came with another search, is refused. The checksum is no secret: who forges a cursor gets no more than the parameters
-// would give.
+// or came with another search, is refused. The checksum is no secret: a forged cursor gives no more than the parameters could.
 //
 // The second form is for rows that Millrace does not write. Several of them may have one time and id, or a time that is not
 // their id's.
@@ -74,7 +73,8 @@ func (s *search) cursor(p position) string {
 	return base64url.EncodeToString(b)
 }
 
-// resumeFrom takes the window and the position from a cursor. All else in s must be set before.
+// resumeFrom sets the window and the position to those of a cursor. All else in s must be set before. It fails if the cursor was
+// altered, or is of another search.
 func (s *search) resumeFrom(cursor string) error {
 	b, err := base64url.DecodeString(cursor)
 	// The length is checked, because base64 skips line breaks.
@@ -111,7 +111,7 @@ func (s *search) resumeFrom(cursor string) error {
 	return nil
 }
 
-// checksum returns the checksum of a cursor of this search.
+// checksum returns the checksum of a cursor of this search, of which body is all before the checksum.
 func (s *search) checksum(body []byte) []byte {
 	h := sha256.New()
 	h.Write(body)

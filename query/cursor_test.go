@@ -21,7 +21,7 @@ func firstPage(t testing.TB, rawQuery string) *search {
 	return s
 }
 
-// after is behind the last row with an id.
+// after returns the position behind the last row with an id.
 func after(id uuid.UUID) position { return position{at: frame.Time(id), id: id} }
 
 func TestACursorKeepsTheWindowOfTheFirstPage(t *testing.T) {

@@ -5,14 +5,14 @@
 //   - Every read is one READ ONLY transaction with a statement timeout. It is cancelled when its client leaves, unless the
 //     answer is for the cache, which others may share: that is finished, within the timeout.
 //
-//   - The pages of a search hold every row that was there when the first page was read, and none twice, also among rows of
+//   - The pages of a search hold every row that was there when the first page was read, and none twice, even among rows of
 //     the same millisecond. Pages are cut by (inserted_at, id), and the cursor holds the window in milliseconds.
 //
 //   - Memory is bounded, by the number of requests at once and by the bytes of a page (limits in server.go and rows.go).
 //     Beyond the bound a request gets 429 at once.
 //
-//   - The cache is never wrong and never needed. It keeps only answers about a closed window. Their key holds how many times
-//     rows appeared or vanished in the window's hours afterwards. A Redis that is absent, slow or dying costs time, and no
+//   - The cache is never wrong and never needed. It keeps only answers about a closed window. The key of an answer holds how
+//     many times rows appeared or vanished late in the window's hours. A Redis that is absent, slow or dying costs time, but no
 //     answer.
 //
 //   - A parameter that can't be taken is refused with 400, its name, what it got and what it takes. In q the refusal also
@@ -25,8 +25,8 @@
 //
 // The way of a request is the order of the files: server.go with cors.go (who may ask), params.go with times.go and
 // cursor.go (what is asked; the package language reads q), cache.go, then the endpoint: logs.go, histogram.go with buckets.go,
-// fields.go, export.go, follow.go. Their rows come by rows.go and store.go. The package tail gives rows to followers.
-// failure.go tells what went wrong.
+// fields.go, export.go, follow.go. They read rows through rows.go and store.go. The package tail gives rows to followers.
+// failure.go makes answers of errors.
 //
 // Goroutines: Run starts one that watches the database, one that watches the keys, and the tail's reader. cache.share starts
 // one for each request that waits for a shared answer, and getExport one that watches its key. Run waits for all of them,

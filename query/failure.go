@@ -14,7 +14,7 @@ import (
 	"millrace/internal/service"
 )
 
-// failure is an error that the client is told as it is.
+// failure is an error whose text the client is told as it is.
 type failure struct {
 	status  int
 	message string
@@ -35,7 +35,7 @@ func refused(name, got, takes string) error {
 // tooMany returns a failure with the status 429.
 func tooMany(message string) error { return &failure{http.StatusTooManyRequests, message} }
 
-// answerFailure answers with an error. It is the one place that knows which error is which status.
+// answerFailure answers with the failure that failureOf makes of an error, and logs those that are not the client's fault.
 func (s *server) answerFailure(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
 		// The client is gone, or has closed its side of the connection only. net/http would answer 200.
@@ -53,7 +53,7 @@ func (s *server) answerFailure(w http.ResponseWriter, r *http.Request, err error
 	service.WriteJSON(w, f.status, map[string]string{"error": f.message})
 }
 
-// failureOf returns what a client is told of an error.
+// failureOf returns what a client is told of an error. It is the one place that knows which error is which status.
 func (s *server) failureOf(err error) *failure {
 	var (
 		f       *failure

@@ -25,7 +25,7 @@ const (
 	// maxFields and maxValues are the longest lists that are answered with.
 	maxFields = 1000
 	maxValues = 100
-	// cutCharacters is how many characters are told of a value that is too long for a query to ask for it.
+	// cutCharacters is how many characters the answer has of a value that is too long for a query to ask for.
 	cutCharacters = 1000
 	// fieldBytes is the longest path that is listed. fieldsKept is how many paths are told apart, those of the newest records.
 	// Each record adds maxFields at most. Without these bounds, one record of a megabyte could make gigabytes of paths.
@@ -65,7 +65,7 @@ func (s *store) fieldsAnswer(ctx context.Context, q *search) ([]byte, error) {
 // fieldSample counts the fields of records. A path goes through arrays as in a query.
 type fieldSample struct {
 	records int
-	added   int // paths, by the last record
+	added   int // paths that the last record has added
 	fields  map[string]*fieldCount
 }
 
@@ -101,7 +101,7 @@ func (s *fieldSample) walk(path string, v *fastjson.Value) {
 	}
 }
 
-// eachMember calls f with the path of each member of the object at a path, unless it is too long, and its value.
+// eachMember calls f with the path and the value of each member of the object at a path, unless the member's path is too long.
 func eachMember(path string, object *fastjson.Object, f func(member string, v *fastjson.Value)) {
 	object.Visit(func(key []byte, v *fastjson.Value) {
 		if len(path)+len(key) > fieldBytes {
@@ -165,8 +165,8 @@ func (s *server) getValues(w http.ResponseWriter, r *http.Request) error {
 }
 
 // valuesAnswer returns the answer to GET /logs/fields/{path}/values: the commonest strings, numbers, trues and falses of a
-// field in the newest records of the window. Of a value that is too long for a query to ask for, the answer has the beginning.
-// Its hash tells it from others that begin the same.
+// field in the newest records of the window. If a value is too long for a query to ask for, the answer has only its beginning.
+// The hashes of such values tell those apart that begin the same.
 func (s *store) valuesAnswer(ctx context.Context, q *search) ([]byte, error) {
 	st := new(statement)
 	st.sql.WriteString("WITH sample AS MATERIALIZED (SELECT data FROM logs")

@@ -80,7 +80,7 @@ func (s *server) sendEvents(r *http.Request, f *tail.Follower, q language.Query,
 		case <-keyOf(r).Gone():
 			return stream.end("the API key was revoked")
 		case <-beat.C:
-			place := s.tail.Place() // before the look at what waits
+			place := s.tail.Place() // read before IsIdle looks at what waits
 			if f.IsIdle() && place != "" {
 				if err := stream.send([]byte("id: " + place + "\n: heartbeat\n\n")); err != nil {
 					return err
@@ -104,7 +104,7 @@ func (s *server) sendEvents(r *http.Request, f *tail.Follower, q language.Query,
 	}
 }
 
-// catchUp sends a follower what it missed since a place, or says why nobody can tell what that is.
+// catchUp sends a follower what it missed since a place. If nobody can tell what that is, it sends an event with the reason.
 func catchUp(ctx context.Context, f *tail.Follower, q language.Query, from *tail.Place, stream *eventStream) error {
 	missed, err := f.CatchUp(ctx, q, from, func(row tail.Row) error { return stream.add(encodeEvent(row)) })
 	if errors.Is(err, tail.ErrTooLongAgo) || errors.Is(err, tail.ErrOtherDatabase) {
@@ -184,7 +184,7 @@ func (s *eventStream) flush() error {
 	return err
 }
 
-// end tells the client why its stream ends.
+// end sends the event that tells why the stream ends.
 func (s *eventStream) end(why string) error {
 	return s.send([]byte(`event: end` + "\n" + `data: {"reason":"` + why + `"}` + "\n\n"))
 }

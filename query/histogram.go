@@ -31,14 +31,14 @@ const (
 	bucketGroups = 50
 	// groupBytes is the longest value that is a group. A longer one counts with the rest, since no query can ask for it.
 	groupBytes = language.MaxBytes
-	// bucketBytes is how long all values that a bucket remembers may be together. The largest groups always fit.
+	// bucketBytes is the most bytes that the values which a bucket remembers may have together. The largest groups always fit.
 	bucketBytes = topGroups * groupBytes
 	// histogramBytes bounds the bytes of values in an answer, which has them in every bucket. Only hundreds of buckets with
 	// values of kilobytes reach it. The smaller groups then count with the rest.
 	histogramBytes = 16 << 20
 )
 
-// maxStretches is the most queries that count the buckets which the cache does not have.
+// maxStretches is the most stretches, each counted by one query, that buckets which the cache does not have may lie in.
 const maxStretches = 8
 
 // autoIntervals are the intervals that chooseInterval chooses from, in milliseconds.
@@ -65,7 +65,7 @@ func chooseInterval(from, to int64, zone *time.Location) int64 {
 	return autoIntervals[len(autoIntervals)-1]
 }
 
-// parseInterval reads a whole number and a unit.
+// parseInterval returns the milliseconds of an interval, which is a whole number and a unit.
 func parseInterval(s string) (int64, bool) {
 	if len(s) < len("1s") {
 		return 0, false
@@ -101,7 +101,7 @@ type group struct {
 	Count int64  `json:"c"`
 }
 
-// histogramStatement counts by bucket, and by the largest groups of each when a field is asked for.
+// histogramStatement returns the statement that counts by bucket and, if a field is asked for, by the largest groups of each.
 func histogramStatement(q *search) *statement {
 	s := new(statement)
 	var start string
@@ -206,8 +206,8 @@ func (s *server) getHistogram(w http.ResponseWriter, r *http.Request) error {
 	return s.respond(w, func() ([]byte, string, error) { return s.histogramAnswer(r.Context(), q) })
 }
 
-// histogramAnswer returns the answer to GET /logs/histogram. Buckets that are closed and whole come out of the cache, or
-// go there. Those that the ends of the window cut, and those that are open, are counted each time.
+// histogramAnswer returns the answer to GET /logs/histogram. Buckets that are closed and whole come out of the cache, or go
+// there. Buckets that an end of the window cuts, and those that are open, are counted each time.
 func (s *server) histogramAnswer(ctx context.Context, q *search) (body []byte, cacheResult string, err error) {
 	buckets, keys, cacheResult, err := s.cachedBuckets(ctx, q)
 	if err != nil {
@@ -241,7 +241,7 @@ func (s *server) cachedBuckets(ctx context.Context, q *search) (buckets []*bucke
 	if s.cache.redis == nil || n == 0 || s.cache.isPaused() {
 		return buckets, keys, bypass, nil
 	}
-	// This comes before anything is looked up or counted, for the reason that respondCached tells.
+	// This must come before anything is looked up or counted: respondCached has the reason.
 	until, g, hours, err := s.store.lateChanges(ctx, q)
 	if err != nil {
 		return nil, nil, bypass, err
@@ -281,7 +281,7 @@ func (s *server) cachedBuckets(ctx context.Context, q *search) (buckets []*bucke
 	return buckets, keys, cacheResult, nil
 }
 
-// countStretches returns how many stretches of buckets are not there.
+// countStretches returns how many stretches of neighbouring buckets are nil.
 func countStretches(buckets []*bucket) (n int) {
 	for i, b := range buckets {
 		if b == nil && (i == 0 || buckets[i-1] != nil) {
@@ -314,7 +314,7 @@ func (s *server) countStretch(ctx context.Context, q *search, into []*bucket, ke
 		copy(into, all)
 		return err
 	}
-	// The flight's key is made of all keys, because what changed late in an hour shows in the keys of that hour alone.
+	// The flight's key is made of all keys, because a late change shows only in the keys of its own hour.
 	v, err := s.cache.share(ctx, strings.Join(keys, " "), func(ctx context.Context) (any, error) { return compute(ctx) })
 	if err == nil {
 		copy(into, v.([]*bucket))
@@ -389,8 +389,8 @@ func topValues(buckets []*bucket) (top []topValue) {
 	return top
 }
 
-// appendGroups appends what a bucket's records have in the field: the counts of the largest groups, and how many records have
-// other values or not the field. Those two stand beside the groups, because a value may be any text.
+// appendGroups appends what a bucket's records have in the field: the counts of the largest groups, then how many records have
+// other values and how many lack the field. Those two numbers stand beside the groups, because a value may be any text.
 func appendGroups(out []byte, b *bucket, top []topValue) []byte {
 	counts := make(map[string]int64, len(b.Groups))
 	for _, g := range b.Groups {

@@ -6,6 +6,7 @@ import (
 	"millrace/internal/service"
 )
 
+// metrics are what /metrics shows of the query service.
 type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
@@ -16,8 +17,8 @@ type metrics struct {
 	missed    prometheus.Counter
 }
 
-// newMetrics returns the metrics of a service whose requests under way each hold one of places; ready knows of the
-// database.
+// newMetrics returns the metrics, registered. Each request under way holds one of places. ready knows whether the database can
+// be used.
 func newMetrics(places chan struct{}, ready *service.Ready) *metrics {
 	m := &metrics{
 		registry: service.NewRegistry(),

@@ -5,7 +5,7 @@ import (
 	"net/http"
 )
 
-// openAPI describes every route and parameter; a test holds it to the handlers.
+// openAPI describes every route and parameter. A test compares it with the handlers.
 //
 //go:embed openapi.json
 var openAPI []byte

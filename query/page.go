@@ -44,6 +44,7 @@ type page struct {
 	files   map[string][]byte // by name; index.html refers to the others at their addresses
 }
 
+// thePage returns the web page, which the first call makes.
 var thePage = sync.OnceValue(func() page {
 	p := page{files: make(map[string][]byte)}
 	hash := sha256.New()

@@ -34,12 +34,12 @@ type search struct {
 	isFixed          bool   // to was given, and neither bound counts from now
 	filter           language.Query
 
-	// Of a page, the order of an export too.
+	// For a page. An export has an order too.
 	limit     int
 	ascending bool
 	after     *position // the end of the page before; nil for the first page
 
-	// Of a histogram.
+	// For a histogram. The values of a field have groupBy too.
 	interval     int64    // milliseconds
 	edges        []int64  // where its buckets begin, and where the last ends
 	shownBuckets int      // how many buckets are in the answer even if they are empty
@@ -55,7 +55,7 @@ var (
 	tailParameters      = []string{"q"}
 )
 
-// parseSearch reads the parameters of a route. Its errors are *failure.
+// parseSearch returns the search that a URL's query asks of a route, which takes the parameters takes. Its errors are *failure.
 func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error) {
 	p, err := parseParameters(rawQuery, takes)
 	if err != nil {
@@ -100,7 +100,7 @@ func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error
 	return s, nil
 }
 
-// window takes the bounds of the window.
+// window sets the bounds of the window. from and to are the parameters, empty if not given.
 func (s *search) window(from, to string, now time.Time) error {
 	start, end := instant{}, instant{ms: now.Add(clockAhead).UnixMilli()}
 	ok := true
@@ -127,8 +127,8 @@ func (s *search) window(from, to string, now time.Time) error {
 	return nil
 }
 
-// buckets takes the interval and the time zone of a histogram. If the end was not given, rows that lie ahead of now are
-// counted too, but empty buckets ahead of now are not shown.
+// buckets sets the interval and the edges of a histogram. interval and tz are the parameters, empty if not given. openEnd means
+// that to was not given: rows ahead of now are counted too, but empty buckets ahead of now are not shown.
 func (s *search) buckets(interval, tz string, openEnd bool, now time.Time) error {
 	zone := time.UTC
 	if tz != "" {
@@ -162,7 +162,8 @@ func (s *search) buckets(interval, tz string, openEnd bool, now time.Time) error
 	return nil
 }
 
-// parseParameters reads a URL's query. Each parameter may be given once; an empty one counts as not given.
+// parseParameters returns the parameters in a URL's query, by name. It refuses one that is not in takes or is given more than once.
+// An empty one counts as not given.
 func parseParameters(rawQuery string, takes []string) (map[string]string, error) {
 	values, err := url.ParseQuery(rawQuery)
 	if err != nil {
@@ -184,7 +185,7 @@ func parseParameters(rawQuery string, takes []string) (map[string]string, error)
 	return p, nil
 }
 
-// parseID reads the id of a row, in the form that answers have it in. Its letters may be capitals.
+// parseID returns the id of a row. The text must have the form that answers have, but its letters may be capitals.
 func parseID(text string) (uuid.UUID, error) {
 	id, err := uuid.Parse(text)
 	if err != nil || len(text) != len(uuid.Nil.String()) || !frame.IsV7(id) {

@@ -12,9 +12,9 @@ import (
 	"millrace/query/tail"
 )
 
-// Run serves queries until ctx is done, then lets requests under way finish for at most ShutdownTimeout. It also starts while
-// the database or Redis can't be reached. Without the database there is no answer, and /ready says so. Run returns nil after
-// an ordered stop.
+// Run serves queries until ctx is done, then lets requests under way finish for at most ShutdownTimeout. It starts even if the
+// database or Redis can't be reached. Without the database it can't answer queries, and /ready says so. Run returns nil after an
+// ordered stop.
 func Run(ctx context.Context, c Config) error {
 	log := service.Logger(c.Log, c.Process, "query")
 	if err := c.Validate(); err != nil {

@@ -50,7 +50,7 @@ func (s *store) pageRows(ctx context.Context, q *search, give func(row) error) (
 	var (
 		rowsGiven int
 		isFull    bool
-		end       position // behind the last row; its given counts that row too
+		end       position // behind the last row; end.given counts that row too
 	)
 	if q.after != nil {
 		end = *q.after
@@ -145,9 +145,9 @@ func (s *store) rowByID(ctx context.Context, id uuid.UUID) (found row, err error
 // pageStatement selects the rows of a page, and one more to know whether another page follows. If the rows before a row have
 // maxBytes of data, the row comes with a null in place of its data. So a page of large records ends early.
 //
-// The data turns into text only after the innermost select has sorted and cut the rows. Otherwise PostgreSQL would do that to
-// every row that matches. The data is part of the order for rows that share a time and an id. Of other rows PostgreSQL
-// compares no more than the time and the id.
+// The data turns into text only after the innermost select has sorted and cut the rows. Otherwise PostgreSQL would make texts of
+// all rows that match. The data is part of the order for the sake of rows that share a time and an id. It is not compared for other
+// rows.
 func pageStatement(q *search, maxBytes int) *statement {
 	s := new(statement)
 	direction := "DESC"
@@ -198,8 +198,8 @@ func byIDStatement(id uuid.UUID) *statement {
 	return s
 }
 
-// where adds the conditions. The bounds on inserted_at stand on their own, also that of a cursor, because they decide which
-// partitions are read. The comparison of rows does not.
+// where adds the WHERE clause of a search. Each bound on inserted_at, a cursor's too, is a condition of its own: those decide which
+// partitions are read, and the comparison of (inserted_at, id) does not.
 func (s *statement) where(q *search) {
 	from, to := time.UnixMilli(q.from), time.UnixMilli(q.to)
 	upperOp, cursorOp := "<", "<"

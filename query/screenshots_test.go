@@ -173,7 +173,7 @@ func inFewColours(full image.Image) image.Image {
 	return few
 }
 
-// alike says whether two colours are hard to tell apart.
+// alike reports whether two colours are hard to tell apart.
 func alike(a, b color.RGBA) bool {
 	d := func(x, y uint8) int { return (int(x) - int(y)) * (int(x) - int(y)) }
 	return d(a.R, b.R)+d(a.G, b.G)+d(a.B, b.B) < 64

@@ -64,7 +64,7 @@ type endpoint struct {
 	handle func(http.ResponseWriter, *http.Request) error
 }
 
-// endpoints are all routes but /health, /ready and /metrics.
+// endpoints returns all routes but /health, /ready and /metrics.
 func (s *server) endpoints() []endpoint {
 	return []endpoint{
 		{"/logs", pageParameters, s.getLogs},
@@ -111,7 +111,7 @@ func (s *server) handler(ready *service.Ready) http.Handler {
 	return s.wrap(mux)
 }
 
-// wrap returns a handler that gives every request to mux, within deadlines, after a check of its key, with metrics and a stop to
+// wrap returns a handler that checks a request's key and gives the request to mux. It sets deadlines, counts requests and stops
 // panics.
 func (s *server) wrap(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(writer http.ResponseWriter, r *http.Request) {
@@ -144,10 +144,10 @@ func (s *server) wrap(mux *http.ServeMux) http.Handler {
 			s.answerFailure(w, r, err)
 			return
 		}
-		if !isOpen(r.URL.Path) && !service.Admitted(r) {
+		if !needsNoKey(r.URL.Path) && !service.Admitted(r) {
 			panic(http.ErrAbortHandler) // the connection was closed to make room for another
 		}
-		r = r.WithContext(context.WithValue(r.Context(), keyed{}, key))
+		r = r.WithContext(context.WithValue(r.Context(), contextKey{}, key))
 		if p := r.URL.EscapedPath(); p != path.Clean(p) {
 			// The mux would redirect. But no path here ends with a slash or has an empty part.
 			s.answerFailure(w, r, &failure{http.StatusNotFound, fmt.Sprintf("no such path: %.64q", r.URL.Path)})
@@ -172,8 +172,8 @@ func route(r *http.Request) string {
 	return pattern
 }
 
-// isOpen reports whether a path needs no key.
-func isOpen(path string) bool {
+// needsNoKey reports whether a path is answered without an API key.
+func needsNoKey(path string) bool {
 	switch path {
 	case "/health", "/ready", "/metrics":
 		return true
@@ -181,9 +181,9 @@ func isOpen(path string) bool {
 	return isPage(path)
 }
 
-// admit returns the API key of a request, or nil if it needs none, as probes and scrapes.
+// admit returns the API key of a request, or nil if it needs none. It returns a *failure if the key does not let it read.
 func (s *server) admit(w http.ResponseWriter, r *http.Request) (*keys.Key, error) {
-	if isOpen(r.URL.Path) {
+	if needsNoKey(r.URL.Path) {
 		return nil, nil
 	}
 	key, verdict := s.keys.Check([]byte(r.Header.Get("Authorization")), []byte(r.Header.Get("X-API-Key")), keys.Read)
@@ -198,16 +198,17 @@ func (s *server) admit(w http.ResponseWriter, r *http.Request) (*keys.Key, error
 	}
 }
 
-// keyed is the key for the API key in a request's context.
-type keyed struct{}
+// contextKey is the key under which a request's context has the API key.
+type contextKey struct{}
 
 // keyOf returns the API key of a request, or nil if it needed none.
 func keyOf(r *http.Request) *keys.Key {
-	key, _ := r.Context().Value(keyed{}).(*keys.Key)
+	key, _ := r.Context().Value(contextKey{}).(*keys.Key)
 	return key
 }
 
-// respond takes a place and answers with the body that produce returns, and with what the cache did for it.
+// respond takes a place and answers with the body that produce returns. The header X-Cache and a metric show what the cache did for
+// it.
 func (s *server) respond(w http.ResponseWriter, produce func() (body []byte, cacheResult string, err error)) error {
 	leave, err := s.takePlace()
 	if err != nil {
@@ -228,12 +229,12 @@ func (s *server) respondCached(w http.ResponseWriter, r *http.Request, route str
 	return s.respond(w, func() ([]byte, string, error) {
 		ctx := r.Context()
 		computeAnswer := func(ctx context.Context) ([]byte, error) { return compute(ctx, q) }
-		// If this machine's clock is wrong, this look at it costs an answer the cache and nothing more: the database's
-		// clock decides.
+		// This machine's clock only spares the database a question. If it is wrong, an answer may do without the cache, and no
+		// more: the database's clock decides.
 		if s.cache.redis != nil && q.isFixed && q.to < time.Now().UnixMilli() {
-			// The generation is read before the answer is looked up or computed. A change in between is then in an answer
-			// that is kept under a key which nobody asks for again. The other way round, an answer without it would be
-			// kept under the new key.
+			// The generation is read before the answer is looked up or computed. If rows change in between, the answer has
+			// the change and is kept under the old key, which nobody asks for again. In the other order, an answer without
+			// the change could be kept under the new key.
 			closed, g, err := s.store.isClosed(ctx, q)
 			if err != nil {
 				return nil, bypass, err
@@ -247,7 +248,7 @@ func (s *server) respondCached(w http.ResponseWriter, r *http.Request, route str
 	})
 }
 
-// takePlace takes a place among the requests under way, until leave is called.
+// takePlace takes a place among the requests under way, until leave is called. It fails with the status 429 if none is free.
 func (s *server) takePlace() (leave func(), err error) {
 	select {
 	case s.places <- struct{}{}:
@@ -285,7 +286,7 @@ func (r *statusRecorder) Write(b []byte) (int, error) {
 	return r.ResponseWriter.Write(b)
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap lets http.ResponseController find the writer within.
 func (r *statusRecorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 // code returns the status for metrics.

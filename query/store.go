@@ -104,7 +104,7 @@ func (s *store) readFor(ctx context.Context, timeout time.Duration, f func(conte
 	}
 	defer conn.Release()
 	err = f(ctx, tx)
-	// There is nothing to commit. The server must be told also when ctx is done.
+	// There is nothing to commit. The server must be told even when ctx is done.
 	ending, cancelEnding := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancelEnding()
 	if endErr := tx.Rollback(ending); err == nil {
@@ -136,7 +136,7 @@ func (s *store) beginRead(ctx context.Context, timeout time.Duration) (*pgxpool.
 	return conn, tx, nil
 }
 
-// schema is what the catalog tells.
+// schema is what the catalog tells of the database's schema.
 type schema struct {
 	hasTables  bool // the tables are there
 	hasColumns bool // logs has the columns that are read
@@ -154,7 +154,7 @@ func (f schema) fault() error {
 	return nil
 }
 
-// lookAtSchema reads the catalog.
+// lookAtSchema returns what the catalog tells of the schema.
 func lookAtSchema(ctx context.Context, db interface {
 	QueryRow(context.Context, string, ...any) pgx.Row
 }) (f schema, err error) {
@@ -176,7 +176,7 @@ func (s *store) schemaFault() error {
 	return found.fault()
 }
 
-// generation tells one state of a closed window from all others.
+// generation identifies a state of a closed window: it changes when rows appear or vanish late.
 type generation struct {
 	schema  int       // version of the schema
 	created time.Time // when this database's schema was made, which tells databases apart
@@ -189,7 +189,7 @@ const closedUntilSQL = `CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_t
 
 // isClosed reports whether the window ended before closedUntilSQL. If so it returns the window's generation.
 //
-// An hour of late_changes touches the window if the hour begins less than an hour before the window.
+// An hour of late_changes touches the window if it begins before the window's end, and less than an hour before its beginning.
 func (s *store) isClosed(ctx context.Context, q *search) (closed bool, g generation, err error) {
 	const sql = `SELECT coalesce($2 <= ` + closedUntilSQL + `, false),
 		(SELECT coalesce(sum(changes), 0)::bigint FROM late_changes WHERE hour > $1::timestamptz - interval '1 hour' AND hour < $2),

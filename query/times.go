@@ -15,6 +15,7 @@ const timeForms = "RFC 3339, Unix seconds or milliseconds, now, or now-15m (unit
 // milliseconds in 1973.
 const secondsBelow = 100_000_000_000
 
+// units are the units that relative times and intervals may have.
 var units = map[byte]time.Duration{
 	's': time.Second, 'm': time.Minute, 'h': time.Hour, 'd': 24 * time.Hour, 'w': 7 * 24 * time.Hour,
 }
@@ -23,11 +24,11 @@ var units = map[byte]time.Duration{
 type instant struct {
 	ms       int64  // Unix milliseconds
 	relative bool   // counted from now, so it is another time in the next request
-	text     string // the same for every way to write a time; that of a relative one is as it was written
+	text     string // the same for every way to write an absolute time; a relative one as it was written
 }
 
-// parseTime reads a time. A time between two milliseconds counts as the later one. inserted_at is in whole milliseconds, so
-// the same rows are before that time, and the same at or after it.
+// parseTime returns the instant that a parameter gives. A time between two milliseconds becomes the later one. inserted_at is in
+// whole milliseconds, so the same rows lie before either.
 func parseTime(s string, now time.Time) (t instant, ok bool) {
 	if rest, found := strings.CutPrefix(s, "now"); found {
 		ago, ok := parseAgo(rest)
@@ -60,7 +61,7 @@ func absoluteInstant(ms int64) (t instant, ok bool) {
 	return instant{ms: ms, text: strconv.FormatInt(ms, 10)}, rfc3339.Earliest <= ms && ms <= rfc3339.Latest
 }
 
-// parseAgo reads what may follow now: nothing, or -, digits and a unit, at most 100 years.
+// parseAgo returns how long before now a time is. s is what follows now: nothing, or -, digits and a unit, at most 100 years.
 func parseAgo(s string) (time.Duration, bool) {
 	if s == "" {
 		return 0, true
@@ -77,7 +78,7 @@ func parseAgo(s string) (time.Duration, bool) {
 	return time.Duration(n) * unit, true
 }
 
-// parseDigits reads digits and nothing else: no sign, no underscores.
+// parseDigits returns the number that s writes in digits and nothing else: no sign, no underscores.
 func parseDigits(s string) (int64, bool) {
 	if strings.Trim(s, "0123456789") != "" {
 		return 0, false

@@ -15,17 +15,17 @@ import (
 )
 
 const (
-	// watchEvery is the pause between two looks at the database. What /ready says is about that old.
+	// watchEvery is the time between two looks at the database. What /ready says is about that old at most.
 	watchEvery = time.Second
 	// watchTimeout is the longest one look may take.
 	watchTimeout = 5 * time.Second
-	// databaseCondition is what /ready calls what watch finds.
+	// databaseCondition is the name that what watch finds has in /ready.
 	databaseCondition = "database"
 	// notReached is what /ready says before the first look.
 	notReached = "not reached yet"
 )
 
-// watch tells ready whether the database can be used, until ctx is done. It has a connection of its own, because a pool that
+// watch keeps ready informed whether the database can be used, until ctx is done. It has a connection of its own, because a pool that
 // is busy with long queries does not mean that the database is down. It sets distributed if Citus keeps the rows of logs on
 // other servers.
 func watch(ctx context.Context, db config.PostgresURL, ready *service.Ready, distributed *atomic.Bool, log *slog.Logger) {
@@ -71,7 +71,7 @@ type watcher struct {
 	conn        *pgx.Conn // nil: none is open
 }
 
-// look returns why the database can't be used, or nil.
+// look returns the reason that the database can't be used, or nil.
 func (w *watcher) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, watchTimeout)
 	defer cancel()

@@ -130,7 +130,7 @@ func TestATableThatTakesNoRowsIsNamed(t *testing.T) {
 	}
 }
 
-// What is wrong with an empty record is not what is wrong with all.
+// An empty record that is refused does not show that all records are.
 func TestATableThatRefusesSomeRowsIsNotNamed(t *testing.T) {
 	for _, sql := range []string{
 		"",

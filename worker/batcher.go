@@ -21,22 +21,24 @@ type batch struct {
 	dead     []DeadLetter
 	frames   []int    // by source
 	tags     []uint64 // by source: of the last frame
-	rows     int
-	bytes    int
-	held     int // bytes of the deliveries
-	again    int // frames that RabbitMQ had delivered before
+
+	rows          int
+	bytes         int // of records and of dead letters' payloads
+	deliveryBytes int // of the deliveries' bodies, as they came
+	redelivered   int // frames that RabbitMQ had delivered before
 }
 
 func newBatch(sources int) *batch {
 	return &batch{frames: make([]int, sources), tags: make([]uint64, sources)}
 }
 
+// add puts an item into the batch. A source's items must come in the order of their tags.
 func (b *batch) add(it item) {
 	b.segments = append(b.segments, it.segments...)
 	b.dead = append(b.dead, it.dead...)
 	b.frames[it.source]++
 	b.tags[it.source] = it.tag
-	b.held += it.size
+	b.deliveryBytes += it.size
 	for _, s := range it.segments {
 		b.rows += s.Records
 		b.bytes += len(s.Body)
@@ -45,11 +47,11 @@ func (b *batch) add(it item) {
 		b.bytes += len(d.Payload)
 	}
 	if it.redelivered {
-		b.again++
+		b.redelivered++
 	}
 }
 
-// total returns the number of frames.
+// total returns the number of frames of all sources.
 func (b *batch) total() int {
 	n := 0
 	for _, f := range b.frames {
@@ -64,18 +66,19 @@ func (b *batch) release() {
 	clear(b.dead)
 }
 
+// reset empties the batch, so that it can be filled again.
 func (b *batch) reset() {
 	b.release()
 	b.segments, b.dead = b.segments[:0], b.dead[:0]
 	clear(b.frames)
 	clear(b.tags)
-	b.rows, b.bytes, b.held, b.again = 0, 0, 0, 0
+	b.rows, b.bytes, b.deliveryBytes, b.redelivered = 0, 0, 0, 0
 }
 
 // batcher gathers items into batches. While one batch commits, it gathers the next one.
 type batcher struct {
-	// A batch closes when it has so many rows or bytes, or is as old as linger, or when a source has as many frames unacknowledged as
-	// its window has, because then it sends no more.
+	// A batch closes when it has this many rows or bytes, when it is as old as linger, or when a source has as many unacknowledged
+	// frames as its window: then that source sends no more.
 	rows, bytes int
 	linger      time.Duration
 	window      func(source int) int
@@ -97,8 +100,8 @@ func (g *batcher) run() {
 	current, other := newBatch(g.sources), newBatch(g.sources)
 	var handed int64 // batches handed over; the last one is other
 
-	// These are about the current batch. empty: it has no item. due: the receiver gets it as soon as it takes one. full: nothing more
-	// is read until then.
+	// The state of the current batch. empty: it has no item. due: it is handed over as soon as the receiver takes a batch. full: until
+	// then no more items are read.
 	empty, due, full := true, false, false
 	timer := time.NewTimer(g.linger)
 	timer.Stop()

@@ -29,7 +29,7 @@ func newBubble(g *batcher) *bubble {
 
 func always(window int) func(int) int { return func(int) int { return window } }
 
-// offer offers a frame of so many rows, and says whether it was read at once.
+// offer offers a frame of so many rows, and reports whether it was read at once.
 func (b *bubble) offer(source int, tag uint64, rows int) bool {
 	synctest.Wait()
 	s := segment{Span: frame.Span{Segment: frame.Segment{Records: rows}, Body: []byte(strings.Repeat("x", rows))}}

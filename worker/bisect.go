@@ -26,9 +26,9 @@ func (t *transaction) copyCanary(ctx context.Context, canary segment) error {
 	return err
 }
 
-// copyGood copies the segments' records except the bad ones, which become dead letters. PostgreSQL mostly says which row it refused.
-// Then the rows before that one are copied, and it becomes the first of the rest. If it is refused again it is bad. If PostgreSQL
-// doesn't say which row it was, the batch is halved. Then a bad record costs about two COPYs for each halving.
+// copyGood copies the segments' records except the bad ones, which become dead letters. PostgreSQL mostly names the row that it
+// refused. Then the rows before it are copied, and it becomes the first of the rest. If it is refused again, it is bad. If PostgreSQL
+// names no row, the batch is halved. Then a bad record costs about two COPYs for each halving.
 func (t *transaction) copyGood(ctx context.Context, segments []segment) error {
 	for len(segments) > 0 {
 		refusal, err := t.copySaved(ctx, segments)
@@ -84,7 +84,7 @@ func (t *transaction) copySaved(ctx context.Context, segments []segment) (refusa
 // copyContext finds the number of the row in what PostgreSQL says about an error of COPY, in any of its languages.
 var copyContext = regexp.MustCompile(`(?m)^COPY logs, \D*(\d+)`)
 
-// refusedRow returns the number of the row that a COPY failed at, counted from 1. It returns 0 if that is not known.
+// refusedRow returns the number of the row that a COPY failed at, counted from 1. It returns 0 if err names no row.
 func refusedRow(err error) int {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {

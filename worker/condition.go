@@ -13,11 +13,11 @@ import (
 	"millrace/internal/service"
 )
 
-// reminder is the time after which a condition that still fails is logged again.
-const reminder = 30 * time.Second
+// reminderInterval is the time after which a condition that still fails is logged again.
+const reminderInterval = 30 * time.Second
 
-// condition is a server that all streams need, and whether they can use it. It fails while it fails for one of them. Many goroutines
-// may use it at once.
+// condition knows whether all streams can use a server that they need. It fails as long as one of them can't. Many goroutines may use
+// it at once.
 type condition struct {
 	name  string         // as /ready shows it
 	ready *service.Ready // may be nil
@@ -25,27 +25,27 @@ type condition struct {
 	gauge prometheus.Gauge // 1 while it holds; may be nil
 
 	mu     sync.Mutex
-	failed map[string]string // the reason, by stream; a stream that is not there can use it
-	logged time.Time         // when a failure was logged last; zero: not since the condition held
+	failed map[string]string // the reason, by stream; a stream without an entry can use the server
+	logged time.Time         // when a failure was logged last; zero: not since the condition last held
 }
 
-// fail says that the condition does not hold for a stream.
+// fail records that the condition does not hold for a stream, and why.
 func (c *condition) fail(stream string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.failed == nil {
 		c.failed = make(map[string]string)
 	}
-	c.failed[stream] = openReason(err)
+	c.failed[stream] = publicReason(err)
 	c.publish()
-	if time.Since(c.logged) >= reminder {
+	if time.Since(c.logged) >= reminderInterval {
 		c.logged = time.Now()
 		c.log.Warn(c.name+" fails, trying again", "stream", stream, "error", err)
 	}
 }
 
-// openReason returns what /ready may tell anybody about err. Hosts, users and databases stay in the log.
-func openReason(err error) string {
+// publicReason returns what /ready may tell anybody about err. Hosts, users and databases stay in the log.
+func publicReason(err error) string {
 	var connect *pgconn.ConnectError
 	var answer *pgconn.PgError
 	var network *net.OpError
@@ -59,7 +59,7 @@ func openReason(err error) string {
 	return err.Error()
 }
 
-// pending says that a stream does not know yet whether the condition holds.
+// pending records that a stream does not know yet whether the condition holds.
 func (c *condition) pending(stream string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -70,7 +70,7 @@ func (c *condition) pending(stream string) {
 	c.publish()
 }
 
-// hold says that the condition holds for a stream.
+// hold records that the condition holds for a stream.
 func (c *condition) hold(stream string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -85,7 +85,7 @@ func (c *condition) hold(stream string) {
 	}
 }
 
-// publish tells /ready and the gauge. The caller holds mu.
+// publish sets /ready and the gauge to the present state. The caller holds mu.
 func (c *condition) publish() {
 	reason, value := "", 1.0
 	for _, r := range c.failed {

@@ -33,7 +33,7 @@ type Config struct {
 	// OnListen, when set, is told the address of the metrics and health once it is open.
 	OnListen func(net.Addr)
 
-	maxHold, slow, renewAfter, look time.Duration // tests shorten them
+	maxHold, slowAfter, renewAfter, lookInterval time.Duration // zero: the constants of these names; tests set them
 }
 
 // Validate checks what the tags of the fields do not say, and that the addresses of the servers are set. Run does so

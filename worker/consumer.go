@@ -27,30 +27,32 @@ const (
 // window decides a queue's prefetch. RabbitMQ counts a window in frames, and a frame may have a hundred bytes or a million. So the
 // window follows the size of the largest recent frame, and the bytes of the frames that are held stay near the budget.
 type window struct {
-	budget int // bytes
-	most   int // frames
-	size   int // frames: the window in force
-	want   int // frames: the window that there should be, at most most
+	budget  int // bytes
+	maxSize int // frames
+	size    int // frames: the window in force
+	want    int // frames: the window that there should be, at most maxSize
 
-	// Frames are counted in rounds of size.
+	// Frames are counted in rounds of size frames.
 	counted       int // frames of this round
 	largest       int // bytes of the largest frame of this round
 	largestBefore int // bytes of the largest frame of the round before
 }
 
-func newWindow(budget, most int) window {
-	w := window{budget: budget, most: most}
+func newWindow(budget, maxSize int) window {
+	w := window{budget: budget, maxSize: maxSize}
 	w.size = w.fit(unknownFrame)
 	w.want = w.size
 	return w
 }
 
-// fit returns how many frames of a size the budget has room for.
-func (w *window) fit(bytes int) int { return min(max(w.budget/max(bytes, 1), leastWindow), w.most) }
+// fit returns how many frames of a size the budget has room for. It returns leastWindow at least and maxSize at most.
+func (w *window) fit(bytes int) int {
+	return min(max(w.budget/max(bytes, 1), leastWindow), w.maxSize)
+}
 
-// see takes note of a frame and sets want. The window should shrink as soon as one frame is too large. It should grow after a round of
-// small frames.
-func (w *window) see(bytes int) {
+// observe takes note of a frame and sets want. The window should shrink as soon as one frame is too large. It should grow after a round
+// of small frames.
+func (w *window) observe(bytes int) {
 	w.largest = max(w.largest, bytes)
 	w.counted++
 	fit := w.fit(max(w.largest, w.largestBefore))
@@ -61,17 +63,17 @@ func (w *window) see(bytes int) {
 	switch {
 	case 2*fit <= w.size:
 		w.want = fit
-	case roundEnds && (fit >= 2*w.size || fit == w.most && w.size < fit):
+	case roundEnds && (fit >= 2*w.size || fit == w.maxSize && w.size < fit):
 		w.want = min(fit, windowGrowth*w.size)
-	case w.want > fit: // it should have grown, and should no longer
+	case w.want > fit: // the window was to grow to want, for which frames are now too large
 		w.want = w.size
 	}
 }
 
 // consumer takes the frames of one queue.
 //
-// It has a channel of its own. An acknowledgement counts for all frames up to a tag, and only one consumer's deliveries come in the
-// order of their tags.
+// It has a channel of its own: an acknowledgement counts for all frames up to a tag, and deliveries come in the order of their tags only
+// if the channel has no other consumer.
 //
 // A channel's prefetch counts for consumers that start after it was set. So a new window needs a new consumer at RabbitMQ. The frames
 // of the old one can still be acknowledged. Frames that are in flight when it ends go back to the queue, which costs each of them one
@@ -88,9 +90,9 @@ type consumer struct {
 	size    atomic.Int64 // window.size, for other goroutines
 
 	received        atomic.Int64 // frames; receive adds to it
-	receivedAtStart int          // received, when the present consumer started
+	receivedAtStart int          // what received was when the present consumer started
 
-	acks  sync.Mutex // held while frames are acknowledged, or must not be
+	acks  sync.Mutex // held while frames are acknowledged, and while none may be
 	acked int        // frames
 
 	mu        sync.Mutex // guards the fields below, and the channel's consumer
@@ -99,7 +101,8 @@ type consumer struct {
 	stopped   bool
 }
 
-// consume starts a consumer. The caller holds mu, or no other goroutine knows c yet.
+// consume starts a consumer at RabbitMQ with a window of size frames, and returns its deliveries. The caller holds mu, or no other
+// goroutine knows c yet.
 func (c *consumer) consume(size int) (<-chan amqp.Delivery, error) {
 	if err := c.channel.Qos(size, 0, false); err != nil {
 		return nil, err
@@ -145,7 +148,8 @@ func (c *consumer) ack(frames int, tag uint64) error {
 	return c.channel.Ack(tag, true)
 }
 
-// idle returns how many frames the consumer has received, and reports whether all of them are acknowledged.
+// idle returns how many frames the consumer has received, and reports whether all of them are acknowledged. While an acknowledgement is
+// under way it returns 0 and false.
 func (c *consumer) idle() (received int, idle bool) {
 	if !c.acks.TryLock() {
 		return 0, false
@@ -155,8 +159,8 @@ func (c *consumer) idle() (received int, idle bool) {
 	return received, received == c.acked
 }
 
-// lockIfFull reports whether as many frames are held as the window has. If so it has locked acks, and no frame is acknowledged until the
-// caller unlocks it.
+// lockIfFull reports whether the window is full. If it is, lockIfFull has locked acks, and no frame is acknowledged until the caller
+// unlocks it.
 func (c *consumer) lockIfFull() bool {
 	if !c.acks.TryLock() {
 		return false // the next frame asks again
@@ -203,7 +207,7 @@ func (c *consumer) receive(lost context.Context, deliveries <-chan amqp.Delivery
 			c.gate.take(len(d.Body))
 			waiting = append(waiting, d)
 			c.received.Add(1)
-			c.window.see(len(d.Body))
+			c.window.observe(len(d.Body))
 			if size := c.window.want; !resizing && size < c.window.size {
 				resizing = true
 				background(func() { resumed <- c.resize(size) })
@@ -279,6 +283,7 @@ func (g *gate) force() (undo func()) {
 // through returns conn with reads that wait while the gate is closed.
 func (g *gate) through(conn net.Conn) net.Conn { return gated{conn, g} }
 
+// gated is a connection whose reads wait while the gate is closed.
 type gated struct {
 	net.Conn
 	gate *gate

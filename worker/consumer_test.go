@@ -21,7 +21,7 @@ func TestTheWindowFollowsTheSizeOfFrames(t *testing.T) {
 	var sizes []string
 	feed := func(frames, bytes int) {
 		for range frames {
-			if w.see(bytes); w.want != w.size {
+			if w.observe(bytes); w.want != w.size {
 				w.size = w.want
 				sizes = append(sizes, fmt.Sprint(bytes, ": ", w.size))
 			}
@@ -48,9 +48,9 @@ func TestOneLargeFrameNowAndThenKeepsTheWindowSmall(t *testing.T) {
 	w := newWindow(16<<20, 500)
 	for range 100 {
 		for range 15 {
-			w.see(300)
+			w.observe(300)
 		}
-		if w.see(1 << 20); w.want != 16 {
+		if w.observe(1 << 20); w.want != 16 {
 			t.Fatalf("got %d, want 16", w.size)
 		}
 	}

@@ -14,9 +14,9 @@ import (
 )
 
 // The rows of a batch are written as PostgreSQL's binary COPY format by hand, straight from the frames' bytes
-// into the buffer that pgconn sends. pgx's own CopyFrom would box three values a row; worse, an error of its
-// encoders in mid-COPY comes back as SQLSTATE 57014, query cancelled, which looks like an outage and not like
-// the record's fault that it is.
+// into the buffer that pgconn sends. pgx's own CopyFrom would box three values a row. Worse, an error of its
+// encoders in mid-COPY comes back as SQLSTATE 57014, query cancelled. That looks like an outage, although the
+// record is at fault.
 //
 // Format: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format".
 
@@ -29,8 +29,8 @@ const (
 	// copyTrailer stands where a row's number of fields would.
 	copyTrailer = "\xff\xff"
 
-	// rowHeadSize is the length of all of a row that comes before the text of data: the number of fields, then
-	// length and value of id and inserted_at, the length of data and jsonb's version.
+	// rowHeadSize is the length of a row's head, which is all that precedes the text of data: the number of fields,
+	// then length and value of id and of inserted_at, the length of data and jsonb's version.
 	rowHeadSize = 2 + 4 + 16 + 4 + 8 + 4 + 1
 
 	// postgresEpoch is 2000-01-01 in milliseconds of Unix time; timestamps count microseconds from there.
@@ -46,13 +46,13 @@ type copyReader struct {
 	mu       sync.Mutex
 	closed   bool
 	segments []segment // those after the current one
-	base     segment   // the current segment; Body is what is left of it
+	current  segment   // Body is what is left of the segment's
 	left     int       // records that are left of the current segment
-	k        int       // number of its next record
+	index    int       // of the current segment's next record, from 0
 	head     [rowHeadSize]byte
-	fixed    []byte // is read first: the header, the trailer, or the head of a row
-	text     []byte // is read next: the record
-	ended    bool   // the trailer was taken up
+	fixed    []byte // what Read returns first: the rest of the header, of the trailer, or of a row's head
+	text     []byte // what Read returns next: the rest of the record
+	ended    bool   // fixed is the trailer, or was
 }
 
 func newCopyReader(segments []segment) *copyReader {
@@ -102,19 +102,19 @@ func (r *copyReader) next() {
 			r.fixed, r.ended = []byte(copyTrailer), true
 			return
 		}
-		r.base, r.segments = r.segments[0], r.segments[1:]
-		r.left, r.k = r.base.Records, 0
-		micros := (frame.Millis(r.base.Base) - postgresEpoch) * 1000
+		r.current, r.segments = r.segments[0], r.segments[1:]
+		r.left, r.index = r.current.Records, 0
+		micros := (frame.Millis(r.current.Base) - postgresEpoch) * 1000
 		binary.BigEndian.PutUint64(r.head[26:], uint64(micros))
 	}
-	end := bytes.IndexByte(r.base.Body, '\n') // frame.Parse has counted them
-	r.text = r.base.Body[:end]
-	r.base.Body = r.base.Body[end+1:]
-	id := frame.ID(r.base.Base, r.k)
+	end := bytes.IndexByte(r.current.Body, '\n') // frame.Parse has counted them
+	r.text = r.current.Body[:end]
+	r.current.Body = r.current.Body[end+1:]
+	id := frame.ID(r.current.Base, r.index)
 	copy(r.head[6:], id[:])
 	binary.BigEndian.PutUint32(r.head[34:], uint32(end+1))
 	r.fixed = r.head[:]
-	r.k++
+	r.index++
 	r.left--
 }
 
@@ -123,7 +123,7 @@ func (r *copyReader) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true
-	r.segments, r.base, r.text = nil, segment{}, nil
+	r.segments, r.current, r.text = nil, segment{}, nil
 }
 
 // copyRows copies the segments' records into logs.

@@ -131,7 +131,7 @@ func rowsOf(segments []segment) []string {
 	return out
 }
 
-// TestPostgresReadsTheBinaryFormat holds the writer to the server's own reading of it.
+// TestPostgresReadsTheBinaryFormat checks that the server reads what the writer has written.
 func TestPostgresReadsTheBinaryFormat(t *testing.T) {
 	db := testenv.Connect(t, testenv.Schema(t))
 	base := frame.NewBase()

@@ -45,7 +45,7 @@ type DeadLetter struct {
 	Error    string
 	Payload  []byte // a record or a message; nil in lists
 
-	// What only the database knows: these are zero until the letter is stored.
+	// Only the database has these: they are zero until the letter is stored.
 	DeadAt     time.Time
 	Queue      string
 	Bytes      int             // length of the payload
@@ -61,7 +61,7 @@ func (o *origin) letter(body []byte, reason, why string) DeadLetter {
 	switch {
 	case o.messageID != "":
 		letter.ID = uuid.NewSHA1(uuid.NameSpaceOID, slices.Concat([]byte(o.messageID), []byte{0}, body))
-	case strings.HasPrefix(o.typ, ownTypes):
+	case strings.HasPrefix(o.typ, ownTypePrefix):
 		var key []byte // a frame's header has its ids
 		for _, name := range slices.Sorted(maps.Keys(o.headers)) {
 			if value, ok := o.headers[name].([]byte); ok {
@@ -72,7 +72,7 @@ func (o *origin) letter(body []byte, reason, why string) DeadLetter {
 			letter.ID = uuid.NewSHA1(uuid.NameSpaceOID, append(key, body...))
 		}
 	}
-	if letter.ID == uuid.Nil { // it can't: two that are equal may be two messages
+	if letter.ID == uuid.Nil { // nothing tells it from others, and two equal messages may be two
 		letter.ID = frame.NewBase()
 	}
 	return letter
@@ -123,8 +123,8 @@ func (t *transaction) insertDead(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Most ids are made of what is in the letter, so the letter that has the id is the same one. Where the id is the record's, that
-	// letter may be another record's.
+	// Most ids are made of the letter's content, so the stored letter with that id is the same one. But if the id is the record's own,
+	// the stored letter may be of another record.
 	refused = slices.DeleteFunc(refused, func(d DeadLetter) bool { return !d.RecordID.Valid || d.RecordID.UUID != d.ID })
 	if len(refused) == 0 {
 		return nil
@@ -148,7 +148,7 @@ func (t *transaction) insertDead(ctx context.Context) error {
 	return err
 }
 
-// insertLetters inserts dead letters. It returns those whose ids other letters have.
+// insertLetters inserts dead letters. It returns those whose ids the table already has.
 func (t *transaction) insertLetters(ctx context.Context, letters []DeadLetter) (refused []DeadLetter, err error) {
 	var b pgx.Batch
 	for _, d := range letters {
@@ -217,7 +217,7 @@ func jsonValue(v any) any {
 	return printable(fmt.Sprint(v))
 }
 
-// printable returns s as PostgreSQL's text takes it: UTF-8 without NUL. What is neither becomes U+FFFD.
+// printable returns s as PostgreSQL's text takes it: invalid UTF-8 and NUL become U+FFFD.
 func printable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), "\x00", "\ufffd")
 }

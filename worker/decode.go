@@ -13,8 +13,8 @@ import (
 	"millrace/internal/frame"
 )
 
-// ownTypes begins the AMQP type of everything that Millrace publishes.
-const ownTypes = "millrace."
+// ownTypePrefix begins the AMQP type of every message that Millrace publishes.
+const ownTypePrefix = "millrace."
 
 // segment is a run of records on its way into the database.
 type segment struct {
@@ -54,7 +54,7 @@ func decode(d *amqp.Delivery, queue string, now time.Time) item {
 		for i, s := range spans {
 			it.segments[i] = segment{Span: s, sum: xxhash.Sum64(s.Body), from: from}
 		}
-	case strings.HasPrefix(d.Type, ownTypes):
+	case strings.HasPrefix(d.Type, ownTypePrefix):
 		it.dead = []DeadLetter{from.letter(d.Body, reasonUnknownType, fmt.Sprintf("this worker knows %s, not %s", frame.Type, d.Type))}
 	default:
 		it.segments, it.dead = decodeForeign(d, from, now)
@@ -62,7 +62,7 @@ func decode(d *amqp.Delivery, queue string, now time.Time) item {
 	return it
 }
 
-// parseFrame parses a frame. Its ids must have times that a partition's name can hold.
+// parseFrame returns the segments of a frame. It fails if their ids have times that a partition's name can't hold.
 func parseFrame(d *amqp.Delivery) ([]frame.Span, error) {
 	body, err := frame.Decompress(d.ContentEncoding, d.Body)
 	if err != nil {

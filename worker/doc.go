@@ -11,15 +11,15 @@
 //     transaction of its good neighbours; every other error makes the batch wait and try again.
 //   - Rows reach a partition that was attached, never one that was created in place: ingest and long SELECTs do
 //     not wait for each other.
-//   - Memory is bounded in bytes: a stream should hold frames of two batches of BATCH_BYTES, and reads nothing more
-//     from its connection once it holds twice that.
+//   - Memory is bounded in bytes: a stream aims to hold frames of two batches of BATCH_BYTES. It reads nothing more
+//     from its connection while it holds over twice that.
 //
 // # The way of a frame
 //
-// consumer.go takes deliveries, decode.go makes segments of them (foreign.go of other programs' messages, deadletter.go of what can't
-// be stored), batcher.go gathers batches, stream.go tries until a batch is stored. store.go is the transaction: ledger.go tells
-// what is new (known.go what the ledger has forgotten), partition makes room, copy.go writes the rows, bisect.go finds a bad record.
-// replay.go is for dead letters afterwards.
+// consumer.go takes deliveries. decode.go makes segments of them: foreign.go for other programs' messages. deadletter.go makes dead
+// letters of what can't be stored. batcher.go gathers batches, and stream.go tries until a batch is stored. store.go is the
+// transaction: ledger.go finds what is new (known.go if the ledger may have forgotten it), partition makes room, copy.go writes the
+// rows, bisect.go finds a bad record. replay.go is for dead letters afterwards.
 //
 // # Goroutines
 //
@@ -35,11 +35,11 @@
 //	          └─ session, as long as its broker connection lives
 //	               ├─ consumer.receive, one for each queue: deliveries → items; now and then one that resizes its window
 //	               ├─ batcher.run: items → batches
-//	               └─ some that watch: for a stop and for RabbitMQ's alarms
+//	               └─ some that watch: for a stop, RabbitMQ's alarms, a consumer that its queue has forgotten
 //
 // The stream's own goroutine works on one batch at a time while the batcher fills another. A batch is handed over
-// on an unbuffered channel, so when one is taken the one before is free to be filled again. Only the batcher
-// closes that channel. Several goroutines send to the channel of items, so nobody closes it: lost ends them all.
+// on an unbuffered channel: when the stream takes one, it is done with the one before, which may be filled again. Only the
+// batcher closes that channel. Several goroutines send to the channel of items, so nobody closes it: lost ends them all.
 //
 // # Messages of other programs
 //

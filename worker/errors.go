@@ -7,7 +7,7 @@ import (
 	"millrace/internal/pg"
 )
 
-// errorClass says what to do about a failed transaction.
+// errorClass is a kind of error that a transaction fails with. It decides what is done about it.
 type errorClass int
 
 const (
@@ -22,7 +22,7 @@ const (
 	// takes an empty record, the refusal is about a record.
 	doubtful
 
-	// noPartition says that there is no partition for a record's time, or no longer. One is made, and the batch tries again.
+	// noPartition says that a record's time has no partition, or has it no longer. One is made, and the batch tries again.
 	noPartition
 )
 
@@ -32,7 +32,7 @@ type copyError struct{ error }
 
 func (e copyError) Unwrap() error { return e.error }
 
-// classify sorts the error of a transaction.
+// classify returns the class of a transaction's error.
 func classify(err error) errorClass {
 	switch {
 	case pg.ClassOf(err) == "":

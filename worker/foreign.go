@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// A foreign message_id is the key of the records' ids only if its time is not further in the past or the future. The ledger does
-	// not remember longer, and a program must not have partitions made for any time that it writes down.
+	// The records' ids are made of a foreign message_id only if its time is not further in the past or the future than this. The ledger
+	// remembers no longer, and no program should get a partition made for whatever time it writes into an id.
 	foreignPast   = partition.LedgerKeep
 	foreignFuture = time.Hour
 )
@@ -48,14 +48,14 @@ func decodeForeign(d *amqp.Delivery, from *origin, now time.Time) ([]segment, []
 	return segments, refusedRecords(d, from, &body, base)
 }
 
-// refusedRecords returns dead letters of what the scanner refused: one of each record that can be cut out of the message, and one of
-// the whole message for all that can't.
+// refusedRecords returns dead letters for the records that the scanner refused: one for each record that can be cut out of the message,
+// and one with the whole message for all that can't.
 func refusedRecords(d *amqp.Delivery, from *origin, body *scan.Body, base uuid.UUID) []DeadLetter {
 	if body.Rejected == 0 {
 		return nil
 	}
 	var dead []DeadLetter
-	uncut := body.Rejected - len(body.Errors) // the scanner words only the first ones
+	uncut := body.Rejected - len(body.Errors) // the scanner returns only the first errors
 	reason, detail := "", ""
 	delimited := lineDelimited(d.Body, body.Errors)
 	for _, e := range body.Errors {

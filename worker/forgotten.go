@@ -8,12 +8,12 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// lookAtQueues is how often a consumer that receives nothing is compared with its queue.
-const lookAtQueues = 10 * time.Second
+// lookInterval is the time between two comparisons of a consumer that receives nothing with its queue.
+const lookInterval = 10 * time.Second
 
-// awaitForgotten returns the queue of a consumer that the queue does not know any more, or "" when ctx is done or the connection has
-// ended. RabbitMQ tells a consumer when its queue is deleted. But it drops the notice if the channel is on another node and
-// the link between the two is busy. Such a consumer would wait for ever beside a queue that was declared anew.
+// awaitForgotten waits until a queue has forgotten its consumer, and returns the queue's name. It returns "" when ctx is done or the
+// connection has ended. RabbitMQ tells a consumer when its queue is deleted. But it drops the notice if the channel is on another node
+// and the link between the two is busy. Such a consumer would wait for ever beside a queue that was declared anew.
 //
 // A consumer counts as forgotten if, at two looks in a row, it has received nothing in between, has nothing to acknowledge,
 // and its queue is gone, has no consumer, or holds messages that are ready.
@@ -48,8 +48,8 @@ func awaitForgotten(ctx context.Context, conn *amqp.Connection, consumers []*con
 	}
 }
 
-// lacksConsumer reports whether a queue is gone, has no consumer, or holds messages that are ready. Each may be so for a moment,
-// and RabbitMQ counts none of either while the queue's leader does not answer.
+// lacksConsumer reports whether a queue is gone, has no consumer, or holds messages that are ready. Any of these may be so for a moment.
+// While the queue's leader does not answer, RabbitMQ counts no consumers and no messages.
 func lacksConsumer(conn *amqp.Connection, queue string) (bool, error) {
 	ch, err := conn.Channel()
 	if err != nil {
@@ -58,7 +58,7 @@ func lacksConsumer(conn *amqp.Connection, queue string) (bool, error) {
 	q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
 	var refused *amqp.Error
 	if errors.As(err, &refused) && refused.Code == amqp.NotFound {
-		return true, nil // which has closed the channel
+		return true, nil // the refusal has closed the channel
 	}
 	if err != nil {
 		return false, err

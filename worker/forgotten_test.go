@@ -17,7 +17,7 @@ import (
 func TestAConsumerThatItsQueueHasForgottenIsReplaced(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
 	c, ctl := aServer(t, stack)
-	c.Streams, c.look = 1, 500*time.Millisecond
+	c.Streams, c.lookInterval = 1, 500*time.Millisecond
 	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
 	start(t, c)
 	stored := 0

@@ -21,7 +21,7 @@ const (
 		UNION SELECT s.base FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS s (base, first, last)
 		WHERE EXISTS (SELECT FROM dead_letters d WHERE d.record_id BETWEEN s.first AND s.last)`
 
-	// knownSQL tells of records whether rows and dead letters have their ids, and whether those are equal.
+	// knownSQL tells for each record whether a row and a dead letter have its id, and whether they are equal to it.
 	knownSQL = `SELECT place, in_logs, in_letters FROM millrace_known_records('logs', $1, $2, $3)`
 )
 
@@ -65,8 +65,8 @@ func (t *transaction) lookUp(ctx context.Context, segments []segment) ([]segment
 }
 
 // compare accounts for a segment that the ledger does not have, and some of whose ids are taken. The segment was stored if all records
-// that have its ids are equal to its own. A record whose id nobody has was set aside then, and its dead letter dropped since. Or it
-// never came. It becomes a dead letter, so that it is not lost.
+// that have its ids are equal to its own. A record whose id is free was set aside at that time and its dead letter dropped since, or
+// it never came. It becomes a dead letter now, so that it is not lost.
 func (t *transaction) compare(ctx context.Context, s segment) error {
 	t.watchdog.moved()
 	each := s.each()
@@ -77,8 +77,8 @@ func (t *transaction) compare(ctx context.Context, s segment) error {
 	var absent []segment
 	for k, found := range known {
 		switch {
-		case found.is(true):
-		case found.is(false):
+		case found.takenBy(true):
+		case found.takenBy(false):
 			t.reused++
 			t.letters = append(t.letters, s.reusedLetter(fmt.Sprintf("another record is stored under the id %s, the %dth of these %d: "+
 				"their Idempotency-Key or message_id was used before", each[k].Base, k+1, s.Records)))
@@ -95,12 +95,12 @@ func (t *transaction) compare(ctx context.Context, s segment) error {
 	return nil
 }
 
-// knownRecord tells whether rows and dead letters have a record's id: nil if none has, true if an equal record has, false if only
-// other records have.
+// knownRecord is what rows and dead letters tell about a record's id: nil if none has it, true if an equal record has it, false if
+// only other records have it.
 type knownRecord struct{ inLogs, inLetters *bool }
 
-// is reports whether the record's id is known, and an equal record has it (true), or only other records have it (false).
-func (k knownRecord) is(equal bool) bool {
+// takenBy reports whether an equal record has the record's id (true), or only other records have it (false).
+func (k knownRecord) takenBy(equal bool) bool {
 	found, same := false, false
 	for _, b := range []*bool{k.inLogs, k.inLetters} {
 		found, same = found || b != nil, same || b != nil && *b
@@ -108,7 +108,7 @@ func (k knownRecord) is(equal bool) bool {
 	return found && same == equal
 }
 
-// knownRecords asks the database about segments of one record each.
+// knownRecords returns what the database knows of each record. The records are segments of one record each.
 func knownRecords(ctx context.Context, conn *pgx.Conn, records []segment) ([]knownRecord, error) {
 	ids, times, texts := make([][16]byte, len(records)), make([]time.Time, len(records)), make([][]byte, len(records))
 	for i, r := range records {

@@ -16,7 +16,7 @@ import (
 	"millrace/worker/partition"
 )
 
-// forgotten has the ledger forget all it knows.
+// forgotten makes the ledger forget all it knows.
 func forgotten(t testing.TB, db *pgx.Conn) {
 	t.Helper()
 	exec(t, db, "DELETE FROM ledger")

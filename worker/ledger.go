@@ -27,9 +27,9 @@ import (
 //     The keeper notes what the ledger is about to forget before it drops a partition. A transaction reads that note after it has
 //     inserted its segments.
 //
-// internal/model shows what is lost or stored twice without each of them. What may change is how the rules are kept: the length of
-// the ledger's partitions, how long they are kept (partition.LedgerKeep), further columns. What a checksum is made of may not: a
-// segment that is delivered again would look like another one under its id.
+// internal/model shows what is lost or stored twice if one of them is broken. How they are kept may change: the length of the ledger's
+// partitions, how long they are kept (partition.LedgerKeep), further columns. What a checksum is made of may not change: a segment
+// that is delivered again would look like another one under its id.
 
 const (
 	// ledgerInsertSQL inserts in order: two transactions that insert the same keys in different orders deadlock.
@@ -71,7 +71,7 @@ func (t *transaction) begin(ctx context.Context, segments []segment) error {
 	}
 }
 
-// enter is one try of begin. forgotten is the time before which the ledger may have forgotten segments, as far as is known. enter
+// enter makes one try of begin. forgotten is the time before which the ledger may have forgotten segments, as far as is known. enter
 // returns that time as it is after the segments were entered: a keeper moves it before it drops a partition of the ledger.
 func (t *transaction) enter(ctx context.Context, segments []segment, forgotten time.Time) (until time.Time, err error) {
 	fresh := make([]segment, 0, len(segments))

@@ -173,7 +173,7 @@ func (p *publisher) waiting() int {
 	return n
 }
 
-// aFrame is a frame of so many records in one segment.
+// aFrame returns a frame of so many records in one segment.
 func aFrame(base uuid.UUID, records int) amqp.Publishing {
 	var body strings.Builder
 	for k := range records {
@@ -230,7 +230,7 @@ func distinct(t testing.TB, conn *pgx.Conn, rows int) {
 	}
 }
 
-// workerConn is a connection with the worker's session settings.
+// workerConn returns a connection with the worker's session settings.
 func workerConn(t testing.TB, url config.PostgresURL) *pgx.Conn {
 	t.Helper()
 	conn, err := connect(context.Background(), url)

@@ -77,7 +77,7 @@ type parkedReader struct {
 	streamDeathsAt int64
 }
 
-// place says how far the stream was read.
+// place is how far the stream was read.
 type place struct {
 	first   uuid.NullUUID // digest of the stream's first message; not valid if that was not read
 	next    int64         // offset of the next message to read
@@ -108,7 +108,7 @@ func (r *parkedReader) run(ctx context.Context) {
 	}
 }
 
-// session is the life of one connection to RabbitMQ. It reads until the connection or the database fails.
+// session opens one connection to RabbitMQ and reads until the connection or the database fails.
 func (r *parkedReader) session(ctx context.Context) error {
 	conn, err := broker.Dial(ctx, r.urls, "millrace worker parked")
 	if err != nil {
@@ -138,7 +138,7 @@ func (r *parkedReader) session(ctx context.Context) error {
 	}
 	closed := conn.NotifyClose(make(chan *amqp.Error, 1))
 	r.broker.hold("parked")
-	received, heard, lagged := false, false, false // heard: since the last look
+	received, heard, lagged := false, false, false // heard: received since the last look; lagged: there was a lag at that look
 	look := time.NewTimer(streamSettles)
 	defer look.Stop()
 	for {
@@ -146,12 +146,12 @@ func (r *parkedReader) session(ctx context.Context) error {
 		case d, ok := <-deliveries:
 			if !ok {
 				if there && from == at.next && !received {
-					return errors.Join(r.died(ctx, at.next), closeReason(closed))
+					return errors.Join(r.countDeath(ctx, at.next), closeReason(closed))
 				}
 				return errors.Join(fmt.Errorf("RabbitMQ ended the consumer of %s", r.topology.LastStream()), closeReason(closed))
 			}
 			received, heard, r.streamDeaths = true, true, 0
-			batch := moreOf(d, deliveries)
+			batch := batchFrom(d, deliveries)
 			if at, err = r.storeStream(ctx, at, batch); err != nil {
 				return err
 			}
@@ -190,8 +190,8 @@ func closeReason(closed <-chan *amqp.Error) error {
 	return nil
 }
 
-// moreOf returns a delivery and those that have come after it, at most parkedBatch.
-func moreOf(d amqp.Delivery, deliveries <-chan amqp.Delivery) []amqp.Delivery {
+// batchFrom returns a delivery and those that have already come after it, at most parkedBatch together.
+func batchFrom(d amqp.Delivery, deliveries <-chan amqp.Delivery) []amqp.Delivery {
 	batch := []amqp.Delivery{d}
 	for len(batch) < parkedBatch {
 		select {
@@ -231,7 +231,7 @@ func (r *parkedReader) renew(ctx context.Context, conn *broker.Connection) (old 
 	return old, err
 }
 
-// place returns how far the stream was read, by whichever worker.
+// place returns how far the workers have read the stream.
 func (r *parkedReader) place(ctx context.Context) (at place, err error) {
 	db, err := r.link.Open(ctx)
 	if err != nil {
@@ -263,7 +263,7 @@ func (r *parkedReader) sameStream(ctx context.Context, conn *broker.Connection, 
 			return 0, errors.Join(r.restart(ctx, at), ch.Close())
 		}
 	case <-time.After(parkedIdle):
-		// It is empty, so it is a new one. Its first message will show that, and whoever reads from at.next would not get it.
+		// It is empty, so it is a new one. Whoever read from at.next would miss its first messages.
 		return 0, ch.Close()
 	case <-ctx.Done():
 		return 0, ctx.Err()
@@ -284,7 +284,8 @@ func (r *parkedReader) restart(ctx context.Context, at place) error {
 	return errAnew
 }
 
-// consumeStream starts a consumer of the stream at an offset. It reports whether there is a message at that offset.
+// consumeStream starts a consumer of the stream at an offset, and returns its channel and deliveries. It reports whether there is a
+// message at that offset.
 func (r *parkedReader) consumeStream(conn *broker.Connection, from int64) (_ *amqp.Channel, _ <-chan amqp.Delivery, there bool, err error) {
 	ch, err := conn.Channel()
 	if err != nil {
@@ -303,7 +304,7 @@ func (r *parkedReader) consumeStream(conn *broker.Connection, from int64) (_ *am
 	return ch, deliveries, there, nil
 }
 
-// lags reports whether messages of the stream are there to be delivered.
+// lags reports whether the stream has messages from an offset on.
 func (r *parkedReader) lags(conn *broker.Connection, from int64) (bool, error) {
 	ch, err := conn.Channel()
 	if err != nil {
@@ -316,9 +317,9 @@ func (r *parkedReader) lags(conn *broker.Connection, from int64) (bool, error) {
 	return int64(q.Messages) > from, ch.Close()
 }
 
-// died counts a connection that was lost before the message at an offset of the stream had come. After parkedDeaths of them it steps
-// over that message.
-func (r *parkedReader) died(ctx context.Context, offset int64) error {
+// countDeath counts a connection that was lost before the message at an offset of the stream had come. After parkedDeaths of them in a
+// row it steps over that message.
+func (r *parkedReader) countDeath(ctx context.Context, offset int64) error {
 	if r.streamDeathsAt != offset {
 		r.streamDeaths, r.streamDeathsAt = 0, offset
 	}
@@ -335,7 +336,7 @@ func (r *parkedReader) died(ctx context.Context, offset int64) error {
 	return err
 }
 
-// offsetOf returns the offset of a message in the stream, or -1 if RabbitMQ doesn't say it.
+// offsetOf returns the offset of a message in the stream, or -1 if the message has none.
 func offsetOf(d *amqp.Delivery) int64 {
 	n, ok := d.Headers["x-stream-offset"].(int64)
 	if !ok {
@@ -355,7 +356,7 @@ func digest(d *amqp.Delivery) uuid.UUID {
 	return uuid.NewSHA1(uuid.NameSpaceOID, append(properties, d.Body...))
 }
 
-// storeStream stores messages of the stream as dead letters, in one transaction with the place after them.
+// storeStream stores messages of the stream as dead letters, and returns the place behind them. One transaction stores both.
 func (r *parkedReader) storeStream(ctx context.Context, at place, batch []amqp.Delivery) (place, error) {
 	behind := at
 	var letters []DeadLetter
@@ -410,8 +411,8 @@ func (r *parkedReader) store(ctx context.Context, letters []DeadLetter, final fu
 	return nil
 }
 
-// lookAtParked counts the parked messages. If their number has changed, it makes a pass over the queue. skipped is how many messages of
-// the stream no reader survived.
+// lookAtParked counts the parked messages. If their number has changed, it makes a pass over the queue. skipped is the number of the
+// stream's messages that were stepped over.
 func (r *parkedReader) lookAtParked(ctx context.Context, conn *broker.Connection, old bool, skipped int64) error {
 	ch, err := conn.Channel()
 	if err != nil {
@@ -452,8 +453,8 @@ func (r *parkedReader) lookAtParked(ctx context.Context, conn *broker.Connection
 	return ch.Close()
 }
 
-// pass reads so many messages of the parked queue. It stores those that were set aside because they expired or overflowed. It gives the
-// others back by closing the channel.
+// pass reads the parked queue until so many messages have come, or none comes for parkedIdle. It stores the messages that had expired or
+// overflowed. It gives the others back by closing the channel.
 func (r *parkedReader) pass(ctx context.Context, ch *amqp.Channel, messages int) error {
 	if err := ch.Qos(min(messages, parkedWindow), 0, false); err != nil {
 		return err
@@ -468,7 +469,7 @@ func (r *parkedReader) pass(ctx context.Context, ch *amqp.Channel, messages int)
 			if !ok {
 				return fmt.Errorf("RabbitMQ ended the consumer of %s", r.topology.ParkedQueue())
 			}
-			batch := moreOf(d, deliveries)
+			batch := batchFrom(d, deliveries)
 			messages -= len(batch)
 			var letters []DeadLetter
 			var stored []amqp.Delivery

@@ -190,14 +190,14 @@ func TestAMessageOfTheStreamThatNoReaderSurvivesIsSteppedOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range parkedDeaths - 1 {
-		if err := r.died(t.Context(), 0); err != nil {
+		if err := r.countDeath(t.Context(), 0); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if at, err := r.place(t.Context()); err != nil || at.next != 0 {
 		t.Errorf("got %+v, %v; want the place to stay", at, err)
 	}
-	if err := r.died(t.Context(), 0); err != nil {
+	if err := r.countDeath(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
 	if at, err := r.place(t.Context()); err != nil || at.next != 1 || at.skipped != 1 {

@@ -17,13 +17,14 @@ import (
 // A user may alter logs so that it takes no row of id, inserted_at and data. The catalog shows some of the reasons. A row that is
 // copied and taken back shows the others, in PostgreSQL's own words.
 
-// tableError says why logs takes no rows at all. The table's owner can mend that at any time, so the worker waits as in an outage.
+// tableError is the reason that logs takes no rows at all. The table's owner can mend that at any time, so the worker waits as in an
+// outage.
 type tableError struct{ error }
 
 func (e tableError) Unwrap() error { return e.error }
 
-// rehearsedTime is the time of the row and the partition of the rehearsal at the start. No log has a record of that time. A partition's
-// name can hold it.
+// rehearsedTime is the time of the row that the first rehearsal stores, and of the partition that it makes. No log has a record of that
+// time, and a partition's name can hold it.
 var rehearsedTime = time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // columnsSQL lists the reasons that the table's definition shows. A generated column counts as one with a default.
@@ -44,7 +45,7 @@ const columnsSQL = `SELECT coalesce(string_agg(what, '; '), '') FROM (
 	WHERE a.attname IS NULL OR a.attgenerated <> '' OR CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END <> want.type
 ) AS found`
 
-// rehearser finds out whether logs takes rows of the present, also while none come in. /ready shows what refuses them.
+// rehearser finds out whether logs takes rows of the present, even while none come in. /ready shows what refuses them.
 type rehearser struct {
 	link     pg.Link // as the user who stores rows
 	postgres *condition
@@ -68,7 +69,7 @@ func (r *rehearser) run(ctx context.Context) {
 // rehearsalInterval is the pause between two rehearsals.
 const rehearsalInterval = time.Minute
 
-// rehearse is one rehearsal. It reports false if the table takes no rows. Other errors are the streams' to report.
+// rehearse makes one rehearsal. It reports false only if the table takes no rows: other errors are the streams' to report.
 func (r *rehearser) rehearse(ctx context.Context) bool {
 	defer r.link.Drop()
 	conn, err := r.link.Open(ctx)
@@ -133,7 +134,7 @@ func tryRow(ctx context.Context, conn *pgx.Conn, at time.Time) error {
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback(context.WithoutCancel(ctx)) // if it fails, the connection is closed, which whoever uses it finds out
+	defer tx.Rollback(context.WithoutCancel(ctx)) // if that fails, the connection is closed, and its next user finds out
 	if _, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = %d", rehearsalLockTimeout.Milliseconds())); err != nil {
 		return err
 	}

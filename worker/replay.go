@@ -43,7 +43,7 @@ func DropDead(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID) (int, error)
 	return int(tag.RowsAffected()), nil
 }
 
-// Replayed says what became of a dead letter that was replayed. If Err is not nil, it says why the letter is still there.
+// Replayed is what became of a dead letter that was to be replayed. If Err is not nil, the letter is still there, and Err is the reason.
 type Replayed struct {
 	ID   uuid.UUID
 	Rows int // stored now
@@ -59,8 +59,8 @@ func ReplayDead(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID) ([]Replaye
 	return ReplayDeadWithin(ctx, conn, ids, 0)
 }
 
-// ReplayDeadWithin is ReplayDead with a retention that the caller knows of; zero is none. Of that and the noted one the shorter counts:
-// a letter that stays can be replayed later, and a row that is dropped is gone.
+// ReplayDeadWithin does what ReplayDead does, with a retention that the caller knows of; zero is none. The shorter of that and the noted one counts:
+// a letter that stays can be replayed later, but a row that is dropped is gone.
 func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, retention time.Duration) ([]Replayed, error) {
 	if _, err := conn.Exec(ctx, "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'"); err != nil {
 		return nil, fmt.Errorf("replay: %w", err)
@@ -109,7 +109,7 @@ func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, rete
 	return done, nil
 }
 
-// keeping says how long rows are kept.
+// keeping is how long rows are kept.
 type keeping struct {
 	retention time.Duration // zero: for ever
 	from      string        // who says so
@@ -127,7 +127,7 @@ func knownRetention(ctx context.Context, conn *pgx.Conn, retention time.Duration
 		k.retention, k.from = noted, "RETENTION of the worker"
 	}
 	if now := time.Now(); now.After(k.now) {
-		k.now = now // of two clocks the one that is ahead: it refuses too much, and the other one might lose records
+		k.now = now // the clock that is ahead refuses too much at worst; the other one might lose records
 	}
 	return k, err
 }

@@ -68,20 +68,20 @@ func bases(segments []segment) iter.Seq[uuid.UUID] {
 	}
 }
 
-// watchdog ends a context when nothing has moved for a while.
+// watchdog ends a context if moved is not called for a while.
 type watchdog struct {
 	timer  *time.Timer
 	within time.Duration
 	cancel context.CancelFunc
 }
 
-// watch returns a context that ends when nothing has moved within a time, and its watchdog.
+// watch returns a context and the watchdog that ends it if moved is not called within a time.
 func watch(ctx context.Context, within time.Duration) (context.Context, watchdog) {
 	ctx, cancel := context.WithCancel(ctx)
 	return ctx, watchdog{time.AfterFunc(within, cancel), within, cancel}
 }
 
-// moved says that something has moved.
+// moved tells the watchdog that there was progress.
 func (w watchdog) moved() { w.timer.Reset(w.within) }
 
 // stop ends the watch and the context.
@@ -98,11 +98,11 @@ type transaction struct {
 	letters  []DeadLetter                      // to be inserted
 	apart    map[uuid.UUID]partition.Misplaced // segments that become dead letters, because they have no partition
 	careful  bool                              // search for bad records (bisect.go)
-	doubtful bool                              // a refusal may be about the table: it is, if the table refuses an empty record too
+	doubtful bool                              // a refusal may be about the table; if the table takes an empty record, it is about a record
 	watchdog watchdog
 }
 
-// run is the transaction from its beginning to its commit. The segments are sorted.
+// run runs the transaction from its beginning to its commit. The segments are sorted.
 func (t *transaction) run(ctx context.Context, segments []segment, final func(outcome) error) error {
 	t.letters = slices.Clip(t.letters) // so that append copies them: another try needs the caller's
 	if err := t.begin(ctx, segments); err != nil {

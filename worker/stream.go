@@ -22,12 +22,12 @@ const (
 	// 30 minutes, which would close the channel at any moment.
 	maxHold = 10 * time.Minute
 
-	// triesAfterStop is how often a stop tries again to store the last batch. The tries take about a second: enough for a deadlock
-	// or a new connection, and not for an outage.
+	// triesAfterStop is how often storing the last batch is tried again after a stop. The tries take about a second: enough for a
+	// deadlock or a new connection, and not for an outage.
 	triesAfterStop = 4
 
-	// slow is how long a transaction may take before the database counts as failing. It is a hundred times what a batch takes.
-	slow = 5 * time.Second
+	// slowAfter is how long a transaction may take before the database counts as failing. It is a hundred times what a batch takes.
+	slowAfter = 5 * time.Second
 
 	// lastBatches is how long a stop waits for the batches under way. It is a hundred times what a batch takes. Batches that take
 	// longer are safe in RabbitMQ.
@@ -42,8 +42,8 @@ const (
 	// cautionBatches is how many batches a cautious session stores before its stream takes full windows again.
 	cautionBatches = 20
 
-	// quickDeaths is how many sessions in a row, all of which ended with nothing stored, follow each other after quickPause. RabbitMQ
-	// delivers a message that no reader survives a hundred times, and so that is over in seconds. Later pauses are as always.
+	// quickDeaths is how many sessions in a row may end with nothing stored before the pauses between them grow. Until then a pause is
+	// quickPause: RabbitMQ delivers a message that no reader survives a hundred times, and this gets that over within seconds.
 	quickDeaths = 120
 	quickPause  = 10 * time.Millisecond
 )
@@ -58,7 +58,8 @@ type stream struct {
 	config Config
 	decode func(d *amqp.Delivery, queue string, now time.Time) item
 	queues []string
-	most   int // frames of a queue that it holds at most
+
+	maxWindow int // most frames of a queue that it holds
 
 	topology broker.Topology
 	link     pg.Link
@@ -81,7 +82,7 @@ type stream struct {
 	consumed bool // the session got as far as consuming
 }
 
-// streamQueues returns the queues of stream i of n. Each of the shards has a stream, and each stream has a queue.
+// streamQueues returns the numbers of the queues that stream i of n reads. Each queue has a stream, and each stream has a queue.
 func streamQueues(i, n, shards int) []int {
 	if n > shards {
 		return []int{i % shards}
@@ -189,8 +190,8 @@ func (s *stream) ping(ctx context.Context) error {
 	return err
 }
 
-// session is the life of one connection to RabbitMQ. It returns why the connection ended, and how many frames of the last batch went
-// back to RabbitMQ unstored.
+// session opens one connection to RabbitMQ and stores frames until that ends. It returns why it ended, and how many frames of the last
+// batch went back to RabbitMQ unstored.
 func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 	gate := newGate(2 * s.budget())
 	conn, err := broker.DialThrough(ctx, s.config.URLs, "millrace worker "+s.name, gate.through)
@@ -201,7 +202,7 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 	var watching sync.WaitGroup
 	watching.Go(func() { s.watchBlocked(conn.NotifyBlocked(make(chan amqp.Blocking, 1))) })
 	defer func() {
-		// Unacknowledged frames go back, also if the connection can't be closed properly.
+		// Unacknowledged frames go back, even if the connection can't be closed properly.
 		gate.force()
 		conn.End(brokerCloseTimeout)
 		watching.Wait()
@@ -239,7 +240,7 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 	s.consumed = true
 	s.rabbitmq.hold(s.name)
 	watching.Go(func() {
-		if queue := awaitForgotten(lost, conn.Connection, consumers, s.config.look); queue != "" {
+		if queue := awaitForgotten(lost, conn.Connection, consumers, s.config.lookInterval); queue != "" {
 			lose(fmt.Errorf("RabbitMQ delivers nothing from %s, and gave no notice", queue))
 		}
 	})
@@ -279,7 +280,7 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 			}
 		}
 		b.release()
-		gate.release(b.held)
+		gate.release(b.deliveryBytes)
 		if s.stored++; s.cautious && s.stored >= cautionBatches {
 			return 0, errCautionOver
 		}
@@ -290,9 +291,9 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 // window returns the window of each of the stream's queues at the start of a session.
 func (s *stream) window() window {
 	if s.cautious {
-		return window{budget: 1, most: 1, size: 1}
+		return window{budget: 1, maxSize: 1, size: 1}
 	}
-	return newWindow(s.budget()/len(s.queues), s.most)
+	return newWindow(s.budget()/len(s.queues), s.maxWindow)
 }
 
 // budget returns how many bytes of frames the stream should hold: those of a batch that commits and of one that is gathered. It may
@@ -301,14 +302,14 @@ func (s *stream) budget() int { return 2 * int(s.config.BatchBytes) }
 
 // watchBlocked counts this connection among the blocked ones while RabbitMQ blocks it.
 func (s *stream) watchBlocked(blockings <-chan amqp.Blocking) {
-	var was bool
+	var blocked bool
 	for b := range blockings {
-		if b.Active != was {
-			was = b.Active
-			s.metrics.blocked.Add(map[bool]float64{true: 1, false: -1}[was])
+		if b.Active != blocked {
+			blocked = b.Active
+			s.metrics.blocked.Add(map[bool]float64{true: 1, false: -1}[blocked])
 		}
 	}
-	if was {
+	if blocked {
 		s.metrics.blocked.Dec()
 	}
 }
@@ -318,7 +319,7 @@ func (s *stream) watchBlocked(blockings <-chan amqp.Blocking) {
 func (s *stream) save(ctx, hard, lost context.Context, b *batch) error {
 	received := time.Now()
 	wait := retry.NewBackoff()
-	made, lastTries := 0, 0
+	partitionTries, lastTries := 0, 0
 	for {
 		began := time.Now()
 		out, err := s.try(hard, b)
@@ -330,8 +331,8 @@ func (s *stream) save(ctx, hard, lost context.Context, b *batch) error {
 		s.link.Rollback(hard)
 		s.parts.MarkStale()
 		s.metrics.retries.WithLabelValues(retryLabel(err)).Inc()
-		if classify(err) == noPartition && made < 3 {
-			made++
+		if classify(err) == noPartition && partitionTries < 3 {
+			partitionTries++
 			continue
 		}
 		s.postgres.fail(s.name, err)
@@ -354,16 +355,17 @@ func (s *stream) save(ctx, hard, lost context.Context, b *batch) error {
 	}
 }
 
-// try stores a batch. If that takes long, it says so meanwhile: a commit may wait for a standby without end.
+// try tries once to store a batch. If that takes long, the database counts as failing meanwhile: a commit may wait for a standby without
+// end.
 func (s *stream) try(ctx context.Context, b *batch) (outcome, error) {
-	told := make(chan struct{})
-	slow := time.AfterFunc(s.config.slow, func() {
-		s.postgres.fail(s.name, fmt.Errorf("a transaction has not ended within %v", s.config.slow))
-		close(told)
+	reported := make(chan struct{})
+	slow := time.AfterFunc(s.config.slowAfter, func() {
+		s.postgres.fail(s.name, fmt.Errorf("a transaction has not ended within %v", s.config.slowAfter))
+		close(reported)
 	})
 	defer func() {
 		if !slow.Stop() {
-			<-told // so that the caller's word on how it ended comes later
+			<-reported // the caller reports how it ended, and that must come later
 		}
 	}()
 	conn, err := s.link.Open(ctx)
@@ -385,7 +387,7 @@ func (s *stream) count(b *batch, out outcome, took time.Duration) {
 	m.batchRows.Observe(float64(b.rows))
 	m.commitSeconds.Observe(took.Seconds())
 	s.load.busy.Add(int64(took))
-	m.redelivered.Add(float64(b.again))
+	m.redelivered.Add(float64(b.redelivered))
 	now := time.Now()
 	for _, segment := range out.stored {
 		m.lagSeconds.Observe(max(now.Sub(frame.Time(segment.Base)), 0).Seconds())

@@ -81,7 +81,7 @@ func TestTroubleOfTheDatabaseIsWaitedOut(t *testing.T) {
 			t.Parallel()
 			role := aRole(t)
 			c := testConfig(t, 1)
-			c.slow = time.Minute
+			c.slowAfter = time.Minute
 			u, err := url.Parse(string(c.Postgres))
 			if err != nil {
 				t.Fatal(err)
@@ -188,13 +188,13 @@ func TestTheServerMayGoAndComeBack(t *testing.T) {
 	w.settled(p, testenv.Connect(t, c.Postgres), frames*rows)
 }
 
-// TestACommitThatWaitsForAStandbyHoldsTheFrames: also when its session is ended while it waits. It is committed
+// TestACommitThatWaitsForAStandbyHoldsTheFrames: even when its session is ended while it waits. It is committed
 // then, but not where the standby would have it, and the frames are all that could bring it back.
 func TestACommitThatWaitsForAStandbyHoldsTheFrames(t *testing.T) {
 	t.Parallel()
 	c := testConfig(t, 1)
 	ownPostgres(t, &c)
-	c.slow = 200 * time.Millisecond
+	c.slowAfter = 200 * time.Millisecond
 	p := newPublisher(t, c)
 	w := start(t, c)
 	p.send(0, aFrame(frame.NewBase(), 1))

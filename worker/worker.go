@@ -30,8 +30,8 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	log := service.Logger(c.Log, c.Process, "worker")
-	c.maxHold, c.slow = cmp.Or(c.maxHold, maxHold), cmp.Or(c.slow, slow)
-	c.renewAfter, c.look = cmp.Or(c.renewAfter, renewAfter), cmp.Or(c.look, lookAtQueues)
+	c.maxHold, c.slowAfter = cmp.Or(c.maxHold, maxHold), cmp.Or(c.slowAfter, slowAfter)
+	c.renewAfter, c.lookInterval = cmp.Or(c.renewAfter, renewAfter), cmp.Or(c.lookInterval, lookInterval)
 	ln, err := service.Listen("WORKER_ADDR", c.Addr, config.Access{AllowAnonymous: c.AllowAnonymous})
 	if err != nil {
 		return err
@@ -86,7 +86,7 @@ func Run(ctx context.Context, c Config) error {
 	busy := &load{streams: c.Streams}
 	newStream := func(name string) *stream {
 		s := &stream{
-			name: name, config: c, decode: decode, most: c.Prefetch, topology: topology, link: writerLink(), parts: parts,
+			name: name, config: c, decode: decode, maxWindow: c.Prefetch, topology: topology, link: writerLink(), parts: parts,
 			metrics: m, load: busy, postgres: postgres, rabbitmq: rabbitmq, log: log,
 		}
 		postgres.pending(name)
@@ -102,7 +102,7 @@ func Run(ctx context.Context, c Config) error {
 		streams = append(streams, s)
 	}
 	dead := newStream("dead")
-	dead.queues, dead.most, dead.decode = []string{topology.DeadQueue()}, deadPrefetch, decodeDead
+	dead.queues, dead.maxWindow, dead.decode = []string{topology.DeadQueue()}, deadPrefetch, decodeDead
 	rabbitmq.hold(dead.name)
 	dead.rabbitmq = &condition{name: "rabbitmq: dead queue", log: log} // ingest does not need it, nor does readiness
 	streams = append(streams, dead)
@@ -166,7 +166,7 @@ func failure(ctx context.Context) error {
 }
 
 // prepare brings the schema up to date, or checks that it is, and checks that rows can be stored. It waits while the database is out of
-// reach and while logs takes no rows. It returns an error if waiting is no help.
+// reach and while logs takes no rows. It returns an error if waiting does not help.
 func prepare(ctx context.Context, c Config, owner, writer pg.Link, postgres *condition, log *slog.Logger) error {
 	defer owner.Drop()
 	defer writer.Drop()
@@ -236,10 +236,10 @@ func checkPooler(ctx context.Context, c Config) error {
 	return nil
 }
 
-// poolerTimeout is how long the look for a pooler may take, which waits for two connections at most.
+// poolerTimeout is how long a look for a pooler may take. It waits for two connections at most.
 const poolerTimeout = 4 * pg.ConnectTimeout
 
-// passes reports whether err is about the state of the server or the network, and not about what the database holds.
+// passes reports whether err may pass by itself: it is about the state of the server or the network, not about what the database holds.
 func passes(err error, l *pg.Link) bool {
 	if errors.Is(err, pg.ErrTransactionPooler) {
 		return false

@@ -12,10 +12,10 @@ import (
 	"millrace/internal/testenv"
 )
 
-// Width is how many connections a publisher has and how many frames are outstanding on each.
+// Width is how many connections a publisher has, and how many frames may be outstanding on each.
 type Width struct{ Connections, Window int }
 
-// Wide is as the API is by default; Lone has one frame on its way at a time, as the API does while frames are not full.
+// Wide is the API's width by default. Lone has one frame on its way at a time, as the API has while frames are not full.
 var Wide, Lone = Width{4, 2}, Width{1, 1}
 
 // Publisher sends ready-made frames over and over and waits for their confirms.
@@ -28,8 +28,8 @@ type Publisher struct {
 	records  int
 }
 
-// NewPublisher returns a publisher of a body of so many records, compressed as FRAME_COMPRESSION names it. The queues
-// must be there.
+// NewPublisher returns a publisher of frames with this body of so many records. compression is a value of FRAME_COMPRESSION.
+// The queues must be there.
 func NewPublisher(b testing.TB, c config.Broker, body []byte, records int, compression string, w Width) *Publisher {
 	b.Helper()
 	compressor, err := frame.NewCompressor(compression)
@@ -55,7 +55,7 @@ func NewPublisher(b testing.TB, c config.Broker, body []byte, records int, compr
 	return p
 }
 
-// Run publishes for a while and returns the records confirmed in a second.
+// Run publishes for a while and returns how many records were confirmed a second.
 func (p *Publisher) Run(b testing.TB, d time.Duration) float64 {
 	b.Helper()
 	start := time.Now()

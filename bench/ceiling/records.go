@@ -8,16 +8,16 @@ import (
 	"millrace/internal/frame"
 )
 
-// RecordBytes is the size of the records that are sent, without the line's end, where nothing else is said.
+// RecordBytes is the size of the records that are sent by default, without the line's end.
 const RecordBytes = 264
 
-// FrameRecords is how many of them fill a frame as it is by default.
+// FrameRecords is how many records of RecordBytes fill a frame of the default size.
 const FrameRecords = frame.SegmentBytes/(RecordBytes+1) + 1
 
 // words fill records up to their size.
 var words = strings.Repeat("request served from the upstream pool after one retry with a warm cache and nothing else to say ", 1100)
 
-// record makes a log record of a size as services write them. Below 240 bytes there is no room for what an access log has.
+// record returns a log record of a size, like those that services write. Below 240 bytes it lacks what an access log has.
 func record(rng *rand.Rand, size int) []byte {
 	pick := func(of ...string) string { return of[rng.IntN(len(of))] }
 	level := pick("info", "info", "info", "warn", "error")
@@ -31,7 +31,7 @@ func record(rng *rand.Rand, size int) []byte {
 	return append(append([]byte(head), words[:size-len(head)-2]...), `"}`...)
 }
 
-// Bodies makes NDJSON bodies of n records of a size, at least 100 and at most 100,000 bytes each; the same every time.
+// Bodies returns count NDJSON bodies of n records of a size, from 100 to 100,000 bytes each. They are the same every time.
 func Bodies(count, n, size int) [][]byte {
 	rng := rand.New(rand.NewPCG(1, 2))
 	all := make([][]byte, count)

@@ -14,20 +14,20 @@ import (
 // Round is how long product or ceiling run in one turn.
 const Round = 400 * time.Millisecond
 
-// Turns gathers what product and ceiling reached, turn by turn. It reports medians, for one turn that another program
-// disturbed should not count, and of the ratio also its spread: the distance between its quartiles as a share of it.
+// Turns gathers what product and ceiling reached, turn by turn. It reports medians, because one turn that another program
+// disturbed should not count. For the ratio it reports the spread too: the distance between its quartiles as a share of it.
 type Turns struct {
 	unit   string
 	units  []string // in the order of their coming
 	values map[string][]float64
 }
 
-// NewTurns is for figures of a unit. Where the unit is a time, less is better, and the ratio is that of the speeds.
+// NewTurns returns Turns for figures of a unit. If the unit is a time, less is better, and the ratio is that of the speeds.
 func NewTurns(unit string) *Turns {
 	return &Turns{unit: unit, values: make(map[string][]float64)}
 }
 
-// Add notes a turn.
+// Add adds a turn's figure and its ceiling.
 func (t *Turns) Add(figure, ceiling float64) {
 	t.Also(t.unit, figure)
 	t.Also("ceiling-"+t.unit, ceiling)
@@ -38,7 +38,7 @@ func (t *Turns) Add(figure, ceiling float64) {
 	t.Also("ratio", ratio)
 }
 
-// Also notes another figure of the turn.
+// Also adds another figure of the turn.
 func (t *Turns) Also(unit string, value float64) {
 	if t.values[unit] == nil {
 		t.units = append(t.units, unit)
@@ -46,13 +46,13 @@ func (t *Turns) Also(unit string, value float64) {
 	t.values[unit] = append(t.values[unit], value)
 }
 
-// Median is the middle of a unit's figures so far, halfway between the two in the middle where their number is even.
+// Median returns the median of a unit's figures so far. If their number is even, that is halfway between the two in the middle.
 func (t *Turns) Median(unit string) float64 {
 	v := slices.Sorted(slices.Values(t.values[unit]))
 	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
-// Report gives the benchmark its metrics.
+// Report reports the medians, the ratio and its spread as the benchmark's metrics.
 func (t *Turns) Report(b *testing.B) {
 	for _, unit := range t.units {
 		b.ReportMetric(t.Median(unit), unit)

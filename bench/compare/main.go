@@ -1,6 +1,6 @@
-// Compare shows whether the working tree is faster or slower than a commit. It builds the benchmarks of both, each with
-// its own code and its own benchmarks, has those that both have take turns on the same servers, and prints benchstat's
-// table: ~ where no difference is certain, else the difference and how likely chance alone would make one as large.
+// Compare shows whether the working tree is faster or slower than a commit. It builds the benchmarks of both, each with its
+// own code and its own benchmarks. Those that both have take turns on the same servers. Then it prints benchstat's table: ~
+// if no difference is certain, else the difference and how likely chance alone would make one as large.
 //
 //	bin/millrace stack -- bin/compare -base main -bench Drain -count 10
 package main
@@ -26,18 +26,19 @@ import (
 var packages = []string{"./bench", "./api"}
 
 const (
-	// alpha is how often chance may make a difference that is told as one. A default run has some twenty figures, so
-	// benchstat's 0.05 would tell of one where nothing has changed.
+	// alpha is how often chance alone may make a difference that the table shows as one. A default run has some twenty
+	// figures, so benchstat's 0.05 would show a difference where nothing has changed.
 	alpha = "0.01"
 
-	// limit is for a turn: one minute by default, some ten with the sweeps. go test's timeout does not hold for benchmarks.
+	// limit is how long a turn may take. It takes one minute by default, some ten with the sweeps. go test's timeout does
+	// not hold for benchmarks.
 	limit = 30 * time.Minute
 
-	// shown leaves out what is no speed.
+	// shown is benchstat's filter, which leaves out what is no speed.
 	shown = "-.unit:spread -.unit:load-cores"
 )
 
-// comparison is what is asked for.
+// comparison is what to compare, and how.
 type comparison struct {
 	repo     string
 	base     string        // the commit
@@ -71,6 +72,7 @@ type side struct {
 	results    string            // file
 }
 
+// run builds both sides, has them take turns, and prints the table.
 func (c comparison) run(ctx context.Context, table io.Writer) (err error) {
 	if c.base == "" {
 		return errors.New("compared with what? BASE=COMMIT names it")
@@ -123,7 +125,7 @@ func (c comparison) run(ctx context.Context, table io.Writer) (err error) {
 	return cmd.Run()
 }
 
-// build builds the test binaries of the packages that are there.
+// build builds the test binaries of those of the packages that the side has.
 func (s *side) build(ctx context.Context, packages []string, temp string) error {
 	s.binaries = make(map[string]string)
 	s.results = filepath.Join(temp, s.name+".txt")
@@ -140,8 +142,8 @@ func (s *side) build(ctx context.Context, packages []string, temp string) error 
 	return nil
 }
 
-// skip returns, by package, what go test -skip takes to leave out the benchmarks that one of the sides lacks. The
-// sweeps take long; they run only when they are asked for.
+// skip returns, by package, the pattern for go test -skip that leaves out the benchmarks which one of the sides lacks. It
+// leaves out the sweeps too, which take long, unless they are asked for.
 func (c comparison) skip(ctx context.Context, base, now *side) (map[string]string, error) {
 	skips := make(map[string]string)
 	common := 0
@@ -174,7 +176,7 @@ func (c comparison) skip(ctx context.Context, base, now *side) (map[string]strin
 	return skips, nil
 }
 
-// turn runs a side's benchmarks once and appends what they print to its results. None at all is an error.
+// turn runs a side's benchmarks once and appends what they print to its results. It fails if no benchmark ran.
 func (c comparison) turn(ctx context.Context, s *side, skips map[string]string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.limit, fmt.Errorf("they have not ended within %v", c.limit))
 	defer cancel()

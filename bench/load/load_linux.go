@@ -31,6 +31,7 @@ type Client struct {
 	buf      []byte
 }
 
+// conn is one connection, with the request and the answer under way.
 type conn struct {
 	fd     int
 	unsent []byte
@@ -46,10 +47,10 @@ type Result struct {
 	CPU       time.Duration   // what sending and receiving took
 }
 
-// Answers is the number of answers of any status.
+// Answers returns the number of answers of any status.
 func (r Result) Answers() int { return len(r.Latencies) }
 
-// Rate is the number of 2xx answers in a second.
+// Rate returns the number of 2xx answers a second.
 func (r Result) Rate() float64 {
 	n := 0
 	for status, count := range r.Status {
@@ -60,8 +61,8 @@ func (r Result) Rate() float64 {
 	return float64(n) / r.Elapsed.Seconds()
 }
 
-// Quantile is the latency that the share q of the answers stayed within, that of one of them (the nearest rank); 0
-// without answers.
+// Quantile returns the latency within which the share q of the answers came. It is the latency of one of them (the nearest
+// rank), or 0 if there are none.
 func (r Result) Quantile(q float64) time.Duration {
 	if len(r.Latencies) == 0 {
 		return 0
@@ -69,7 +70,7 @@ func (r Result) Quantile(q float64) time.Duration {
 	return r.Latencies[max(0, int(math.Ceil(q*float64(len(r.Latencies))))-1)]
 }
 
-// Post is a request with a body, as it goes over the wire.
+// Post returns a POST request with a body, as it goes over the wire.
 func Post(path string, body []byte) []byte {
 	return fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: millrace\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
 }
@@ -99,6 +100,7 @@ func Dial(addr string, connections int, requests ...[]byte) (*Client, error) {
 	return c, nil
 }
 
+// connect returns the descriptor of a new connection.
 func connect(to unix.Sockaddr) (int, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -182,7 +184,7 @@ func (c *Client) Run(d time.Duration) (Result, error) {
 	return r, err
 }
 
-// threadTime is the processor time that the calling thread has taken.
+// threadTime returns the processor time that the calling thread has taken.
 func threadTime() (time.Duration, error) {
 	var u unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_THREAD, &u); err != nil {
@@ -191,6 +193,7 @@ func threadTime() (time.Duration, error) {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
 }
 
+// send sends the connection's next request, or as much of it as the socket takes.
 func (c *Client) send(cn *conn) error {
 	cn.unsent = c.requests[c.next%len(c.requests)]
 	c.next++
@@ -219,6 +222,7 @@ func (c *Client) flush(cn *conn) error {
 	return nil
 }
 
+// watch sets the events of a connection that the epoll set reports.
 func (c *Client) watch(cn *conn, events uint32) error {
 	i := slices.Index(c.conns, cn)
 	if err := unix.EpollCtl(c.poll, unix.EPOLL_CTL_MOD, cn.fd, &unix.EpollEvent{Events: events, Fd: int32(i)}); err != nil {
@@ -257,7 +261,7 @@ func (c *Client) receive(cn *conn) (int, error) {
 	return status, nil
 }
 
-// parse reads an answer's status and says whether its body has come whole.
+// parse returns an answer's status, and reports whether its body has come whole.
 func parse(answer []byte) (status int, whole bool, err error) {
 	head, body, ok := bytes.Cut(answer, []byte("\r\n\r\n"))
 	if !ok {

@@ -20,7 +20,7 @@ var (
 	named     = regexp.MustCompile(`\(((?:bench/)?results/[^)]*\.txt)\)`)
 )
 
-// updateDocuments has the documents in dir show the results of a file, which they name by its path from dir.
+// updateDocuments makes the documents in dir show the results of a file. results is the file's path from dir.
 func updateDocuments(dir, results string) error {
 	text, err := os.ReadFile(filepath.Join(dir, results))
 	if err != nil {
@@ -59,7 +59,7 @@ func folderOf(document string) string {
 	return folder
 }
 
-// show puts results into a document's block. link is their file as the document links to it.
+// show returns a document's text with results in its block. link is the results' file as the document links to it.
 func show(text []byte, link string, results []result) []byte {
 	return block.ReplaceAllFunc(text, func(old []byte) []byte {
 		short := string(block.FindSubmatch(old)[1]) == "short"
@@ -85,7 +85,7 @@ func show(text []byte, link string, results []result) []byte {
 	})
 }
 
-// cells are the figure, the ceiling, which may be that of the line before, and the ratio.
+// cells returns the cells of a line: the figure, the ceiling, which may be that of the line before, and the ratio.
 func (l line) cells(r result, before string) string {
 	unit := r.figure()
 	if unit == "" {
@@ -102,7 +102,7 @@ func (l line) cells(r result, before string) string {
 	return fmt.Sprintf("%s | %s, %s %s | %.2f", figure, ceiling, number(r.values["ceiling-"+unit]), unit, r.values["ratio"])
 }
 
-// told are the units of a result without a ceiling that documents have words for.
+// told returns those units of a result without a ceiling that documents have words for.
 func (r result) told() (units []string) {
 	for _, unit := range r.units {
 		if _, ok := words[unit]; ok {
@@ -113,7 +113,7 @@ func (r result) told() (units []string) {
 	return units
 }
 
-// check says how a document in dir differs from the results that it names.
+// check returns an error if a document in dir differs from the results that it names.
 func check(dir, name string) error {
 	text, err := os.ReadFile(filepath.Join(dir, name))
 	if err != nil {

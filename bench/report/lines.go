@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// line is a benchmark that every run must have, and how documents and the picture speak of it.
+// line is a benchmark that every run must have, and what documents and the picture call it.
 type line struct {
 	name    string   // of the benchmark
 	what    string   // is measured; "" where the documents have the table's lines for it
@@ -14,7 +14,7 @@ type line struct {
 	short   bool     // shown in the README and the picture
 }
 
-// units are those that a result must have.
+// units returns the units that a result must have.
 func (l line) units() []string {
 	units := slices.Clone(l.also)
 	if l.ceiling != "" {
@@ -64,7 +64,7 @@ var lines = slices.Concat([]line{
 	search("the service's /health", "histogramDay/closed/cached", "histogram1h/open/cached"),
 )
 
-// search are lines of BenchmarkSearch. The documents have them at another size.
+// search returns lines of BenchmarkSearch. The documents have them at another size.
 func search(ceiling string, names ...string) (all []line) {
 	for _, name := range names {
 		all = append(all, line{name: "Search/" + name, ceiling: ceiling})
@@ -72,7 +72,7 @@ func search(ceiling string, names ...string) (all []line) {
 	return all
 }
 
-// words tells how documents say a unit that belongs to a figure; others are told as they are.
+// words is how documents write the units that belong to a figure. # stands for the number.
 var words = map[string]string{
 	"p50-ms":             "p50 # ms",
 	"p99-ms":             "p99 # ms",
@@ -85,7 +85,7 @@ var words = map[string]string{
 	"encoding/json-MB/s": "encoding/json # MB/s",
 }
 
-// told is what documents say of a line's further units.
+// told returns what documents say of a line's further units.
 func (l line) told(r result, units ...string) string {
 	var parts []string
 	for _, unit := range units {

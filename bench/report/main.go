@@ -1,11 +1,11 @@
-// Report makes of the output of Go benchmarks what people read: a table of figures beside their ceilings, the ratio of
-// the two and how far its quartiles lie apart; a picture; curves; the tables of the documents.
+// Report turns the output of Go benchmarks into what people read: a table of figures beside their ceilings, with the ratio
+// of the two and how far its quartiles lie apart; a picture; curves; the tables of the documents.
 //
-//	bin/bench.test -test.bench . | report -out F    the table, F (what was read, for benchstat) and F's picture; while
-//	                                                benchmarks run, which has come; fails, and writes no file, when
-//	                                                one is missing or has failed
-//	report -update F                                README.md and bench/README.md have F's figures from then on
-//	report -curves F -to DIR                        the curves of a sweep
+//	bin/bench.test -test.bench . | report -out F    prints each benchmark as it comes, then the table, and writes F (what
+//	                                                was read, for benchstat) and F's picture. It fails, and writes no
+//	                                                file, if a benchmark is missing or has failed
+//	report -update F                                puts F's figures into README.md and bench/README.md
+//	report -curves F -to DIR                        draws the curves of a sweep
 package main
 
 import (
@@ -43,8 +43,8 @@ func main() {
 	}
 }
 
-// report reads benchmarks from in to its end and prints their table. Benchmarks that failed are an error, and so are
-// lines that are missing; out is then left as it is, since documents may be held to it.
+// report reads benchmarks from in to its end, prints their table, and writes out. It fails if a benchmark failed or a line is
+// missing, and leaves out as it is then, because documents may show it.
 func report(in io.Reader, table, progress io.Writer, out string) error {
 	var raw bytes.Buffer
 	start, n := time.Now(), 0
@@ -83,12 +83,12 @@ func report(in io.Reader, table, progress io.Writer, out string) error {
 	return os.WriteFile(pictureOf(out), bars(results), 0o644)
 }
 
-// pictureOf is where the picture of a results file is.
+// pictureOf returns the path of a results file's picture.
 func pictureOf(results string) string {
 	return strings.TrimSuffix(results, filepath.Ext(results)) + ".svg"
 }
 
-// missing lists what results lack of the lines.
+// missing returns the names of the lines that results lack.
 func missing(results []result) (names []string) {
 	for _, l := range lines {
 		i := slices.IndexFunc(results, func(r result) bool { return r.name == l.name })
@@ -105,7 +105,7 @@ func missing(results []result) (names []string) {
 	return names
 }
 
-// row is a benchmark's row of the table: its figure and ceiling, then whatever else it reports.
+// row returns a benchmark's row of the table: its figure and ceiling, then whatever else it reports.
 func row(r result) string {
 	cells := []string{r.name, "", "", "", "", "", ""}
 	var also []string

@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// run is the output of benchmarks that have all lines, but for those left out.
+// run returns the output of benchmarks that have all lines, but for those left out.
 func run(without ...string) string {
 	var b strings.Builder
 	b.WriteString("goos: linux\ncpu: Some Processor\n")

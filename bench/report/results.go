@@ -19,7 +19,7 @@ type result struct {
 	values map[string]float64
 }
 
-// read reads benchmarks to the end of in and tells each as it comes.
+// read reads in to its end and returns the benchmarks in it. It calls came with each as it comes, unless came is nil.
 func read(in io.Reader, came func(result)) ([]result, error) {
 	var all []result
 	lines := benchfmt.NewReader(in, "the benchmarks' output")
@@ -55,7 +55,7 @@ func read(in io.Reader, came func(result)) ([]result, error) {
 	return all, lines.Err()
 }
 
-// figure is the unit that has a ceiling, "" where none has.
+// figure returns the unit that has a ceiling, or "" if none has.
 func (r result) figure() string {
 	for _, unit := range r.units {
 		if _, ok := r.values["ceiling-"+unit]; ok {
@@ -65,7 +65,7 @@ func (r result) figure() string {
 	return ""
 }
 
-// summary is a result in a few words.
+// summary returns a result in a few words.
 func (r result) summary() string {
 	figure := r.figure()
 	if figure == "" {
@@ -74,7 +74,7 @@ func (r result) summary() string {
 	return fmt.Sprintf("%s  %s %s, %.2f of its ceiling", r.name, number(r.values[figure]), figure, r.values["ratio"])
 }
 
-// number prints three digits that count, and all before the point, in groups of three.
+// number returns v with three significant digits, and with all digits before the point, in groups of three.
 func number(v float64) string {
 	if v == 0 {
 		return "0"

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// style holds for all pictures. They bring their own ground, so that they can be read wherever they are shown.
+// style is the style of all pictures. They have a background of their own, so that they can be read wherever they are shown.
 const style = `<style>
 text{font:13px system-ui,sans-serif;fill:#24292f}.small{font-size:11px;fill:#57606a}.bold{font-weight:600}
 .ground{fill:#fff}.grid{stroke:#d8dee4}.ceiling{fill:#c3cbd4}.mark{stroke:#8c959f;stroke-dasharray:4 3}
@@ -49,8 +49,8 @@ func (c *canvas) end() []byte {
 	return c.Bytes()
 }
 
-// bars draws the short lines: each figure's bar over its ceiling's. All ceilings are equally long, for their units
-// are not to be compared.
+// bars returns the picture of the short lines: each figure's bar over its ceiling's. All ceilings are equally long, because
+// their units can't be compared.
 func bars(results []result) []byte {
 	const left, room, rowHeight, top = 330.0, 290.0, 40.0, 46.0
 	type shown struct {
@@ -104,10 +104,10 @@ type panel struct {
 	curves []curve
 }
 
-// spoken makes of a benchmark's unit what people read.
+// spoken replaces a benchmark's unit by what people read.
 var spoken = strings.NewReplacer("-ms", ", ms", "-MiB", ", MiB", "-", " ")
 
-// draw draws panels side by side. Where x is in all of them, mark is drawn there, and named.
+// draw returns the picture of panels side by side. mark is a value of x that a line marks in each panel, as the default.
 func draw(title, xName string, panels []panel, mark float64) []byte {
 	const width, height, left, top, bottom, right = 360.0, 250.0, 58.0, 76.0, 44.0, 14.0
 	c := newCanvas(int(width)*len(panels), int(height+top+bottom), title)
@@ -183,7 +183,7 @@ func draw(title, xName string, panels []panel, mark float64) []byte {
 	return c.end()
 }
 
-// linearTicks are round numbers from 0 to no less than high.
+// linearTicks returns round numbers from 0 to no less than high.
 func linearTicks(high float64) []float64 {
 	step := math.Pow(10, math.Floor(math.Log10(max(high, 1e-9))))
 	for high/step < 4 {
@@ -196,7 +196,7 @@ func linearTicks(high float64) []float64 {
 	return ticks
 }
 
-// logTicks are powers of ten, or twice and five times such where those are few, around low and high.
+// logTicks returns powers of ten from about low to about high, and, unless the range is wide, twice and five times such powers.
 func logTicks(low, high float64) []float64 {
 	steps := []float64{1, 2, 5}
 	if high/low > 500 {
@@ -218,7 +218,7 @@ func logTicks(low, high float64) []float64 {
 	return all[first : last+1]
 }
 
-// short prints a number for an axis: 50k, 2M, 64Ki.
+// short returns a number as an axis has it: 50k, 2M, 64Ki.
 func short(v float64) string {
 	if n := int(v); n >= 1024 && n&(n-1) == 0 {
 		if n >= 1<<20 {

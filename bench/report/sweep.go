@@ -15,7 +15,7 @@ import (
 type picture struct {
 	benchmark, file, title, x string
 	panels                    []panel // without curves
-	mark                      float64 // the default, 0 where there is none
+	mark                      float64 // the setting's default; 0: none is marked
 }
 
 var pictures = []picture{
@@ -30,7 +30,7 @@ var pictures = []picture{
 	{"SweepLoad", "load", "Load, everything on one machine", "records/s sent", []panel{{unit: "lag-p50-ms", log: true}, {unit: "lag-p99-ms", log: true}}, 0},
 }
 
-// drawSweep draws the pictures that a file has results for. Without any result it fails; not every one has a picture.
+// drawSweep draws the pictures that a file has results for. It fails if the file has no result at all.
 func drawSweep(file, to string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -60,7 +60,7 @@ func drawSweep(file, to string) error {
 	return nil
 }
 
-// curvesOf are the curves that a benchmark's results have in a unit: at each x the median of its rounds.
+// curvesOf returns the curves that a benchmark's results have in a unit: at each x the median of its rounds.
 func curvesOf(results []result, benchmark, unit string) (curves []curve) {
 	type place struct {
 		curve string

@@ -23,7 +23,7 @@ import (
 	"millrace/internal/localstack"
 )
 
-// Options says what Run does.
+// Options are what Run is to do.
 type Options struct {
 	Binary      string // of millrace
 	ClockBinary string // the same with a clock that can be stepped (see BuildClock), for api2; empty: Binary
@@ -36,8 +36,8 @@ type Options struct {
 	Clients  int           // that post at once
 	Every    time.Duration // from one fault's beginning to the next's, at least
 	Brokers  int           // RabbitMQ nodes
-	// Faults are the names of the faults that strike, or beginnings of them; those that begin with a minus don't.
-	// Empty: all.
+	// Faults are beginnings of the names of the faults that strike. With a minus before it, a beginning names faults that
+	// don't. Empty: all strike.
 	Faults []string
 	// Alone has one fault strike at a time.
 	Alone bool
@@ -85,7 +85,7 @@ type event struct {
 	second   error         // ... and the second fault
 	full     time.Duration // from the healing until the clients were served at full speed again; -1: never
 	stored   time.Duration // until all was stored that had been acked by the healing; -1: never
-	longest  time.Duration // that a client waited for a 2xx, of those that waited under this fault more than under another
+	longest  time.Duration // the longest wait of a client for a 2xx, of those waits that were mostly under this fault
 }
 
 // run is a run under way.
@@ -105,15 +105,15 @@ type run struct {
 }
 
 const (
-	// begin is how long a system without faults may take to reach the rate.
-	begin = 30 * time.Second
+	// startTimeout is how long a system without faults may take to reach the rate.
+	startTimeout = 30 * time.Second
 
-	// young is how long queues are left alone after the clients' start. RabbitMQ 3.10 writes a queue's registration down
-	// about a second late, and loses the queue when it is killed before (rabbitmq/ra#443; internal/broker/README.md).
-	young = 3 * time.Second
+	// newQueueTime is how long queues are left alone after the clients' start. RabbitMQ 3.10 writes a queue's registration
+	// down about a second late, and loses the queue when it is killed before (rabbitmq/ra#443; internal/broker/README.md).
+	newQueueTime = 3 * time.Second
 )
 
-// Run runs. The error says why it could not; mismatches are in the report.
+// Run makes a run, and returns its report, which has the mismatches. An error says why there could be no run.
 func Run(ctx context.Context, o Options) (report *Report, err error) {
 	if o.Out == nil {
 		o.Out = io.Discard
@@ -148,9 +148,9 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	r.load = newLoad(m, o.Clients, requests, r.doors(), r.mismatch)
 	r.onClock = func(offset time.Duration) {
 		if offset == 0 {
-			r.load.right.Store(time.Now().UnixNano())
+			r.load.clocksRightAt.Store(time.Now().UnixNano())
 		} else {
-			r.load.right.Store(math.MaxInt64 / 2)
+			r.load.clocksRightAt.Store(math.MaxInt64 / 2)
 		}
 	}
 	r.poison = &poison{maker: m, urls: config.Brokers(r.stack.RabbitMQURL), topology: r.topology, exchange: &r.exchange, every: 700 * time.Millisecond, report: r.mismatch}
@@ -177,7 +177,7 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	defer giveUpNow()
 	var all, clients sync.WaitGroup
 	all.Go(func() { r.watch.follow(watching) })
-	all.Go(func() { r.mourn(watching) })
+	all.Go(func() { r.noteDeaths(watching) })
 	clients.Go(func() { r.load.run(posting, giveUp) })
 	clients.Go(func() { r.poison.run(posting, giveUp) })
 	clients.Go(func() { r.reader.follow(posting) })
@@ -201,7 +201,7 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	return r.reconcile(ctx)
 }
 
-// say tells of the progress.
+// say writes a line about the progress to Out.
 func (r *run) say(format string, args ...any) {
 	at := ""
 	if r.load != nil && !r.load.began.IsZero() {
@@ -212,8 +212,9 @@ func (r *run) say(format string, args ...any) {
 	fmt.Fprintf(r.Out, at+format+"\n", args...)
 }
 
-// mourn notes servers that ended by themselves, as PostgreSQL may where there is no room for its log.
-func (r *run) mourn(ctx context.Context) {
+// noteDeaths notes a mismatch for each server that ends by itself, until ctx is done. PostgreSQL may do so while there is no room
+// for its log.
+func (r *run) noteDeaths(ctx context.Context) {
 	for {
 		select {
 		case err := <-r.stack.Died():
@@ -228,7 +229,7 @@ func (r *run) mourn(ctx context.Context) {
 	}
 }
 
-// ready waits until a process says that it is.
+// ready waits until the process answers that it is ready. It fails after healTimeout.
 func (u *unit) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, healTimeout)
 	defer cancel()
@@ -250,13 +251,14 @@ func (u *unit) ready(ctx context.Context) error {
 	}
 }
 
-// conduct lets the faults strike.
+// conduct makes the steps of the schedule strike one after another, and waits after each until the system has settled. It fails if
+// the system does not reach the rate without faults.
 func (r *run) conduct(ctx context.Context) error {
 	steps := r.schedule()
-	if full, _ := r.settle(ctx, max(begin, r.Patience)); full < 0 && ctx.Err() == nil {
+	if full, _ := r.settle(ctx, max(startTimeout, r.Patience)); full < 0 && ctx.Err() == nil {
 		return fmt.Errorf("%d records/s are not reached without faults; take a lower rate", r.Rate)
 	}
-	pause(ctx, time.Until(r.load.began.Add(young)))
+	pause(ctx, time.Until(r.load.began.Add(newQueueTime)))
 	for {
 		began := time.Now()
 		step, ok := steps()
@@ -283,7 +285,7 @@ func (r *run) conduct(ctx context.Context) error {
 	}
 }
 
-// strike has a step's faults strike, and says what hindered each.
+// strike makes a step's faults strike, and returns for each why it did not strike as meant.
 func (r *run) strike(ctx context.Context, step Step) (first, second error) {
 	f := r.fault(step.Fault)
 	var wg sync.WaitGroup
@@ -299,6 +301,7 @@ func (r *run) strike(ctx context.Context, step Step) (first, second error) {
 	return first, second
 }
 
+// fault returns the fault with that name.
 func (r *run) fault(name string) fault {
 	for _, f := range r.known {
 		if f.name == name {
@@ -308,7 +311,7 @@ func (r *run) fault(name string) fault {
 	panic("no fault is called " + name)
 }
 
-// checkFaults says what is wrong with the names of Faults.
+// checkFaults returns an error if one of Faults is the beginning of no fault's name, or if they leave no fault to strike.
 func (r *run) checkFaults() error {
 	for _, name := range r.Faults {
 		name = strings.TrimPrefix(name, "-")
@@ -322,7 +325,7 @@ func (r *run) checkFaults() error {
 	return nil
 }
 
-// chosen are the faults that may strike.
+// chosen returns the faults that may strike.
 func (r *run) chosen() (faults []fault) {
 	begins := func(name string, with string) bool { return strings.HasPrefix(name, with) }
 	for _, f := range r.known {
@@ -345,7 +348,8 @@ func (r *run) chosen() (faults []fault) {
 	return faults
 }
 
-// schedule returns the steps one after another: rounds in which each fault strikes once, in an order of its own.
+// schedule returns a function that returns the next step, or false after the last. In a round each fault strikes once. Each round
+// has an order of its own.
 func (r *run) schedule() func() (Step, bool) {
 	if r.Plan != nil {
 		left := r.Plan
@@ -398,8 +402,8 @@ func (r *run) schedule() func() (Step, bool) {
 	}
 }
 
-// settle waits until the clients are served at full speed and all is stored that they were acked before, and says how
-// long each took; -1: longer than patience.
+// settle waits until the clients are served at full speed, and until all is stored that they were acked before. It returns how
+// long each took, or -1 if it took longer than patience.
 func (r *run) settle(ctx context.Context, patience time.Duration) (full, stored time.Duration) {
 	const (
 		tick   = 50 * time.Millisecond
@@ -433,14 +437,14 @@ func (r *run) settle(ctx context.Context, patience time.Duration) (full, stored 
 		}
 		span := now.Sub(counts[0].at)
 		if n := counts[len(counts)-1].n - counts[0].n; span >= window && float64(n) >= enough*r.load.rate*span.Seconds() {
-			full = max(now.Sub(began)-span, 0) // the window's begin was the begin of full speed
+			full = max(now.Sub(began)-span, 0) // full speed began when the window did
 		}
 	}
 	storing.Wait()
 	return full, stored
 }
 
-// allStored waits until the records with these ids are in logs.
+// allStored waits until the records with these ids are in logs. It reports false if ctx ends before.
 func (s *system) allStored(ctx context.Context, ids []uuid.UUID) bool {
 	times := make([]time.Time, len(ids))
 	for i, id := range ids {
@@ -466,7 +470,7 @@ func (s *system) allStored(ctx context.Context, ids []uuid.UUID) bool {
 	return false
 }
 
-// drain waits until every queue is empty and no process holds anything.
+// drain stops the APIs, and waits until every queue is empty and no worker holds anything. In the end all of them have stopped.
 func (r *run) drain(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*r.Patience)
 	defer cancel()
@@ -517,7 +521,7 @@ func (r *run) drain(ctx context.Context) error {
 	}
 }
 
-// inForce names the faults that were in force at some time.
+// inForce returns a text with a line for each fault that was in force at some time between from and to.
 func (r *run) inForce(from, to time.Duration) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -530,6 +534,7 @@ func (r *run) inForce(from, to time.Duration) string {
 	return strings.Join(names, "")
 }
 
+// flushRedis deletes all that Redis has.
 func (s *system) flushRedis(ctx context.Context) error {
 	o, err := redis.ParseURL(s.stack.RedisURL)
 	if err != nil {

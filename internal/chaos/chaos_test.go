@@ -212,7 +212,7 @@ var plants = map[string]plant{
 				}
 			}
 			g.finished.Add(1)
-			gate.release(b.held)
+			gate.release(b.deliveryBytes)
 			b.release()
 			continue
 `},
@@ -337,7 +337,7 @@ func TestOptionsThatCannotBeAreErrors(t *testing.T) {
 	}
 }
 
-// everyFault is a run that knows all faults, of a system that does not run.
+// everyFault returns a run that knows all faults, with a system that does not run.
 func everyFault(t *testing.T, faults ...string) *run {
 	t.Helper()
 	s := &system{brokers: []string{"rabbitmq"}, noDisk: errors.New("none")}

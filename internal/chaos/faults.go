@@ -30,8 +30,8 @@ type fault struct {
 	least   time.Duration // of the hold
 	most    time.Duration
 	strike  strike
-	touches func(target string) []string // parts; two faults at once touch different ones
-	missing string                       // why it can't be had here
+	touches func(target string) []string // the parts that it breaks; two faults at once touch different ones
+	missing string                       // why it can't be had here; empty if it can
 }
 
 const (
@@ -45,7 +45,7 @@ const (
 // healTimeout bounds the healing of one fault.
 const healTimeout = 90 * time.Second
 
-// faults returns all faults that there are. Those that can't be had here say why.
+// faults returns all faults, those included that can't be had here.
 func (s *system) faults(o Options, l *load) []fault {
 	var all []fault
 	add := func(f fault) {
@@ -196,7 +196,7 @@ func (s *system) faults(o Options, l *load) []fault {
 }
 
 const (
-	// amqpType is how the type of a frame's message is in its header.
+	// amqpType is the type of a frame's message, as its header has it.
 	amqpType = "millrace.frame.v1"
 	// amqpAck is the method basic.ack, class 60, method 80.
 	amqpAck = "\x00\x3c\x00\x50"
@@ -206,12 +206,13 @@ const (
 // name's end, three counts), Describe of the portal, Execute, Sync.
 const bindTail = "\x00\x00\x00\x00\x00\x00\x00" + "D\x00\x00\x00\x06P\x00" + "E\x00\x00\x00\x09\x00\x00\x00\x00\x00" + "S\x00\x00\x00\x04"
 
-// prepared is the name under which pgx has prepared a statement, which is what travels each time.
+// prepared returns the name under which pgx prepares a statement. Each time that the statement runs, its name travels.
 func prepared(sql string) string {
 	digest := sha256.Sum256([]byte(sql))
 	return "stmtcache_" + hex.EncodeToString(digest[:24])
 }
 
+// strikeKill kills a process, and starts it again.
 func strikeKill(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
 	u := s.unit(target)
 	err := u.kill()
@@ -219,6 +220,7 @@ func strikeKill(ctx context.Context, s *system, target string, hold time.Duratio
 	return errors.Join(err, u.start())
 }
 
+// strikeKillAll kills all processes of a kind, and starts them again.
 func strikeKillAll(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
 	var errs []error
 	for _, u := range s.named(target) {
@@ -231,6 +233,7 @@ func strikeKillAll(ctx context.Context, s *system, target string, hold time.Dura
 	return errors.Join(errs...)
 }
 
+// strikeFreeze stops a process in its tracks, and lets it go on.
 func strikeFreeze(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
 	u := s.unit(target)
 	err := u.signal(syscall.SIGSTOP)
@@ -238,6 +241,7 @@ func strikeFreeze(ctx context.Context, s *system, target string, hold time.Durat
 	return errors.Join(err, u.signal(syscall.SIGCONT))
 }
 
+// strikeRolling restarts the processes of a kind in order, one after another.
 func strikeRolling(ctx context.Context, s *system, target string, _ time.Duration, _ *rand.Rand) error {
 	for _, u := range s.named(target) {
 		if err := u.stop(stopWithin); err != nil {
@@ -284,6 +288,7 @@ func strikePower(ctx context.Context, s *system, _ string, hold time.Duration, _
 	return errors.Join(errs...)
 }
 
+// strikeServerKill kills a server, and starts it again.
 func strikeServerKill(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
 	err := s.kill(target)
 	pause(ctx, hold)
@@ -292,6 +297,7 @@ func strikeServerKill(ctx context.Context, s *system, target string, hold time.D
 	return errors.Join(err, s.restart(ctx, target))
 }
 
+// strikeImmediate makes PostgreSQL shut down at once, without a checkpoint, and starts it again.
 func strikeImmediate(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
 	err := s.stack.Signal(target, syscall.SIGQUIT)
 	pause(ctx, hold)
@@ -300,6 +306,7 @@ func strikeImmediate(ctx context.Context, s *system, target string, hold time.Du
 	return errors.Join(err, s.restart(ctx, target))
 }
 
+// strikeServerRestart stops a server in order, and starts it again.
 func strikeServerRestart(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
 	if target != "postgres" { // its orderly stop is part of a restart
 		if err := s.stack.Signal(target, syscall.SIGTERM); err != nil {
@@ -312,21 +319,22 @@ func strikeServerRestart(ctx context.Context, s *system, target string, hold tim
 	return s.restart(ctx, target)
 }
 
+// strikeServerFreeze stops a server in its tracks, and lets it go on.
 func strikeServerFreeze(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
 	err := s.stack.Signal(target, syscall.SIGSTOP)
 	pause(ctx, hold)
 	return errors.Join(err, s.stack.Signal(target, syscall.SIGCONT))
 }
 
-// restart starts a server again, trying until ctx ends.
+// restart starts a server again. It tries until that succeeds or ctx ends.
 func (s *system) restart(ctx context.Context, name string) error {
 	return again(ctx, func() error { return s.stack.Restart(ctx, name) })
 }
 
-// strikeCtl runs rabbitmqctl with some arguments, and then with others to heal what the first have done.
-func strikeCtl(broke, heals []string) strike {
+// strikeCtl returns a strike that runs rabbitmqctl with the arguments breaks, and then with heals to undo that. heals may be nil.
+func strikeCtl(breaks, heals []string) strike {
 	return func(ctx context.Context, s *system, target string, hold time.Duration, _ *rand.Rand) error {
-		_, err := s.stack.RabbitMQCtlOn(ctx, target, broke...)
+		_, err := s.stack.RabbitMQCtlOn(ctx, target, breaks...)
 		if heals == nil {
 			return err
 		}
@@ -344,7 +352,7 @@ func strikeCtl(broke, heals []string) strike {
 	}
 }
 
-// ofLeader strikes the node that leads the queue.
+// ofLeader returns a strike on the node that leads the first queue.
 func ofLeader(do strike) strike {
 	return func(ctx context.Context, s *system, _ string, hold time.Duration, rng *rand.Rand) error {
 		leader, err := s.leader(ctx)
@@ -382,8 +390,10 @@ func strikeEachNode(ctx context.Context, s *system, _ string, hold time.Duration
 	return nil
 }
 
+// ofWorkers is the rest of a statement about the workers' sessions.
 const ofWorkers = ` FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'millrace worker'`
 
+// strikeTerminate ends the workers' sessions, again and again.
 func strikeTerminate(ctx context.Context, s *system, _ string, hold time.Duration, rng *rand.Rand) error {
 	for end := time.Now().Add(hold); ; {
 		if err := s.sql(ctx, "SELECT count(pg_terminate_backend(pid))"+ofWorkers); err != nil {
@@ -414,6 +424,7 @@ func strikeBackend(ctx context.Context, s *system, _ string, _ time.Duration, rn
 	return syscall.Kill(pids[rng.IntN(len(pids))], syscall.SIGKILL)
 }
 
+// strikeReadOnly makes the database read only.
 func strikeReadOnly(ctx context.Context, s *system, _ string, hold time.Duration, _ *rand.Rand) error {
 	set := func(ctx context.Context, how string) error {
 		return s.sql(ctx, "ALTER SYSTEM "+how, "SELECT pg_reload_conf()", "SELECT count(pg_terminate_backend(pid))"+ofWorkers)
@@ -425,6 +436,7 @@ func strikeReadOnly(ctx context.Context, s *system, _ string, hold time.Duration
 	return errors.Join(err, again(ctx, func() error { return set(ctx, "RESET default_transaction_read_only") }))
 }
 
+// strikeLock locks logs or the ledger against everybody.
 func strikeLock(ctx context.Context, s *system, _ string, hold time.Duration, rng *rand.Rand) error {
 	conn, err := s.connect(ctx)
 	if err != nil {
@@ -455,11 +467,12 @@ func strikeDisk(ctx context.Context, s *system, target string, hold time.Duratio
 	return errors.Join(err, s.restart(ctx, target))
 }
 
+// strikeFlush deletes all that Redis has.
 func strikeFlush(ctx context.Context, s *system, _ string, _ time.Duration, _ *rand.Rand) error {
 	return s.flushRedis(ctx)
 }
 
-// strikeWeather changes the network of one link, or of a class of them.
+// strikeWeather returns a strike that changes the weather of one link, or of a class of them.
 func strikeWeather(of func(*rand.Rand) weather) strike {
 	return func(ctx context.Context, s *system, target string, hold time.Duration, rng *rand.Rand) error {
 		w := of(rng)
@@ -478,7 +491,8 @@ func strikeWeather(of func(*rand.Rand) weather) strike {
 	}
 }
 
-// strikeTrap has a few connections of a class reset at the sight of some bytes. The hold is the longest wait for them.
+// strikeTrap returns a strike that resets a few connections of a class at the sight of some bytes. The hold is the longest wait for
+// those bytes.
 func strikeTrap(way direction, pattern string, keep func(*rand.Rand) int) strike {
 	return func(ctx context.Context, s *system, target string, hold time.Duration, rng *rand.Rand) error {
 		t := newTrap(way, pattern, keep(rng), 1+rng.IntN(4))
@@ -501,6 +515,7 @@ func strikeTrap(way direction, pattern string, keep func(*rand.Rand) int) strike
 	}
 }
 
+// linksOf returns the link with that name, or the links of that class.
 func (s *system) linksOf(target string) (links []*link) {
 	for _, l := range s.links {
 		if l.name == target || l.class == target {
@@ -510,7 +525,7 @@ func (s *system) linksOf(target string) (links []*link) {
 	return links
 }
 
-// clockSteps are how far api2's clock goes: within a partition and out of it, older than the ledger remembers, ahead.
+// clockSteps are how far api2's clock is stepped: within a partition and out of it, further back than the ledger remembers, ahead.
 var clockSteps = []time.Duration{
 	-9 * 24 * time.Hour, -25 * time.Hour, -time.Hour, -3 * time.Second, 90 * time.Second, 3 * time.Hour, 30 * time.Hour,
 }
@@ -522,7 +537,7 @@ func strikeClock(ctx context.Context, s *system, _ string, hold time.Duration, r
 	return errors.Join(err, s.setClock(0))
 }
 
-// strikeGlitch has the clock that api2 makes ids by jump far ahead, and back after a second, as some virtual machines' do.
+// strikeGlitch makes the clock that api2 makes ids by jump far ahead, and back after a second, as some virtual machines' do.
 // What is posted later must not be dated ahead: see load.checkTime.
 func strikeGlitch(ctx context.Context, s *system, _ string, hold time.Duration, _ *rand.Rand) error {
 	err := s.setClock(30 * time.Hour)
@@ -538,7 +553,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// healing returns a context for the healing of a fault, which goes on when the run is to end.
+// healing returns a context for the healing of a fault. It does not end with ctx: a fault is healed even when the run must end.
 func healing(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), healTimeout)
 }
@@ -554,7 +569,7 @@ func again(ctx context.Context, f func() error) error {
 	}
 }
 
-// apart says whether two faults touch different parts.
+// apart reports whether two faults touch different parts.
 func (f fault) apart(target string, g fault, other string) bool {
 	mine := f.touches(target)
 	return !slices.ContainsFunc(g.touches(other), func(part string) bool { return slices.Contains(mine, part) })

@@ -24,6 +24,7 @@ func strikeUnbind(ctx context.Context, s *system, _ string, hold time.Duration, 
 	return errors.Join(err, s.declareAgain(ctx))
 }
 
+// unbind takes the bindings of Millrace's queues away.
 func (s *system) unbind(ch *amqp.Channel) error {
 	for i := range s.topology.Shards() {
 		if err := ch.QueueUnbind(s.topology.Queue(i), s.topology.Queue(i), s.topology.Exchange(), nil); err != nil {
@@ -72,7 +73,7 @@ func strikeTap(ctx context.Context, s *system, _ string, hold time.Duration, _ *
 }
 
 // strikeQueueDeleted deletes a queue while it is empty and nobody publishes: then nothing is lost that was acked, and what
-// is published next has no queue. To have nobody publish it stops the APIs; and then the workers, which would declare the
+// is published next has no queue. It freezes the APIs, so that nobody publishes, and then the workers, which would declare the
 // queue at once.
 func strikeQueueDeleted(ctx context.Context, s *system, _ string, hold time.Duration, rng *rand.Rand) (err error) {
 	s.exchange.Lock()
@@ -163,8 +164,8 @@ func strikePolicy(ctx context.Context, s *system, target string, hold time.Durat
 	return errors.Join(errs...)
 }
 
-// strikeUnshielded does what strikePolicy does after it has taken Millrace's own policies away: records are lost then. It is
-// for the proof that the comparison sees it.
+// strikeUnshielded takes Millrace's own policies away, and then does what strikePolicy does. Records are lost then. It is for the
+// proof that the comparison finds that.
 func strikeUnshielded(ctx context.Context, s *system, target string, hold time.Duration, rng *rand.Rand) error {
 	for _, scope := range []string{"policy", "operator_policy"} {
 		out, err := s.stack.RabbitMQCtlOn(ctx, target, "eval", fmt.Sprintf(

@@ -81,8 +81,8 @@ func (c *late) publish(ctx context.Context, s *system, at time.Time) (*sent, err
 	return q, nil
 }
 
-// strike has late records come beside a slow export. What the clients send meanwhile must be stored as ever. In the end
-// the partition is attached again, and what was set aside is replayed: it must be stored, too.
+// strike publishes late records beside a slow export. What the clients send meanwhile must be stored as ever. In the end the
+// partition is attached again, and what was set aside is replayed. That must be stored too.
 func (c *late) strike(ctx context.Context, s *system, l *load, hold time.Duration) error {
 	broken, cancel := context.WithTimeout(ctx, healTimeout)
 	defer cancel()
@@ -172,7 +172,7 @@ func (s *system) awaitTrue(ctx context.Context, query string) error {
 	}
 }
 
-// attachAgain makes a detached table a partition again. Where the worker has made another in its place, it moves the rows.
+// attachAgain makes a detached table a partition again. If a worker has made another partition in its place, it moves the rows there.
 func (s *system) attachAgain(ctx context.Context, name, bounds string) error {
 	table := pgx.Identifier{name}.Sanitize()
 	return again(ctx, func() error {
@@ -184,7 +184,7 @@ func (s *system) attachAgain(ctx context.Context, name, bounds string) error {
 	})
 }
 
-// replay waits until a late request's records are stored, and replays its dead letters.
+// replay replays the dead letters of late requests until the records of one request are stored.
 func (c *late) replay(ctx context.Context, s *system, q *sent) error {
 	for {
 		conn, err := s.connect(ctx)

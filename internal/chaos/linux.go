@@ -12,7 +12,7 @@ import (
 	"syscall"
 )
 
-// endsWithUs has the kernel end a process when this one dies.
+// endsWithUs returns the attributes with which the kernel ends a process when this one dies.
 func endsWithUs() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
@@ -20,7 +20,7 @@ func endsWithUs() *syscall.SysProcAttr {
 // disk is a small file system of its own, in a file, that can be filled up.
 type disk struct{ dir, image string }
 
-// newDisk mounts an empty ext4 of some size on dir. It takes root, and is an error otherwise.
+// newDisk mounts an empty ext4 of some size on dir. It fails if this process is not root's.
 func newDisk(dir string, size int64) (*disk, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("mounting a file system takes root")
@@ -42,6 +42,7 @@ func newDisk(dir string, size int64) (*disk, error) {
 	return d, nil
 }
 
+// ballast returns the path of the file that fills the disk.
 func (d *disk) ballast() string { return filepath.Join(d.dir, "ballast") }
 
 // fill leaves nothing free.
@@ -87,7 +88,7 @@ func (d *disk) free() error {
 	return err
 }
 
-// close unmounts the file system, which nobody may use, and removes it unless it is to be kept.
+// close unmounts the file system, which nobody may use any more, and removes it unless it is to be kept.
 func (d *disk) close(keep bool) error {
 	out, err := exec.Command("umount", d.dir).CombinedOutput()
 	if err != nil {

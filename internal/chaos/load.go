@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	// tryTimeout is how long a client waits for an answer: longer than the API's own CONFIRM_TIMEOUT, so that it is
-	// a frozen process or a cut line that it runs into.
+	// tryTimeout is how long a client waits for an answer. It is longer than the API's own CONFIRM_TIMEOUT, so that only a
+	// frozen process or a cut line lets it pass.
 	tryTimeout = 12 * time.Second
 
 	// clockGrace is how long after an API's clock was set right its ids are of the right time: it reads its clock's offset
@@ -62,9 +62,11 @@ type load struct {
 	began   time.Time
 	report  func(kind mismatch, format string, args ...any)
 
-	clock  atomic.Int64 // offset of the clients' clock, for the keys
-	right  atomic.Int64 // when the APIs' clocks will all be right, in nanoseconds of Unix time: see system.setClock
-	acked  atomic.Int64 // requests
+	clock atomic.Int64 // offset of the clients' clock, for the keys
+	acked atomic.Int64 // requests
+
+	clocksRightAt atomic.Int64 // when the APIs' clocks are all right again, in nanoseconds of Unix time: see system.setClock
+
 	giveUp context.Context
 
 	mu      sync.Mutex
@@ -91,7 +93,7 @@ func newLoad(m *maker, clients int, rate float64, addrs []string, report func(mi
 	return l
 }
 
-// run posts until ctx is done; then what was begun is sent until it is acked, or giveUp is done.
+// run posts until ctx is done. A request that was begun is sent until it is acked, or giveUp is done.
 func (l *load) run(ctx, giveUp context.Context) {
 	l.giveUp = giveUp
 	every := time.Duration(float64(l.clients) / l.rate * float64(time.Second))
@@ -160,7 +162,7 @@ func (l *load) deliver(client, number int) {
 				client, number, answer.status, answer.body, s.want(), l.history(r))
 			return
 		case !s.keyed:
-			return // it may be stored all the same, and sent again it would be another
+			return // it may be stored all the same, and a second try would be another request
 		}
 		select {
 		case <-time.After(pause):
@@ -174,7 +176,7 @@ func (l *load) deliver(client, number int) {
 	}
 }
 
-// want is the status of a 2xx.
+// want returns the status of the answer that acks the request.
 func (s shape) want() int {
 	if s.bad >= 0 {
 		return http.StatusMultiStatus
@@ -182,14 +184,17 @@ func (s shape) want() int {
 	return http.StatusAccepted
 }
 
+// answer is an API's answer to a request.
 type answer struct {
 	status     int
 	retryAfter string
 	body       []byte
 }
 
+// ok reports whether the answer acks a request of that shape.
 func (a answer) ok(s shape) bool { return a.status == s.want() }
 
+// mayRetry reports whether the answer lets the client send its request again.
 func mayRetry(a answer) bool {
 	switch a.status {
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
@@ -200,6 +205,7 @@ func mayRetry(a answer) bool {
 	return false
 }
 
+// post sends a request once. It returns the answer, and the pause before another try.
 func (l *load) post(api int, path string, body []byte, s shape, r *sent) (a answer, pause time.Duration, err error) {
 	pause = time.Duration(50+rand.IntN(200)) * time.Millisecond
 	req, err := http.NewRequest(http.MethodPost, l.urls[api]+path, bytes.NewReader(body))
@@ -226,7 +232,7 @@ func (l *load) post(api int, path string, body []byte, s shape, r *sent) (a answ
 	return a, pause, err
 }
 
-// settle checks a 2xx and notes the ids.
+// settle checks an answer that acks a request, and notes that the request was acked and under which ids.
 func (l *load) settle(client, number int, s shape, r *sent, a answer) {
 	var got struct {
 		ID                 uuid.UUID
@@ -272,7 +278,7 @@ func (l *load) settle(client, number int, s shape, r *sent, a answer) {
 // must have been right for a while when it was sent.
 func (l *load) checkTime(client, number int, r *sent) {
 	from, to := l.began.Add(r.tries[0].at), time.Now()
-	if from.UnixNano() < l.right.Load()+int64(clockGrace) {
+	if from.UnixNano() < l.clocksRightAt.Load()+int64(clockGrace) {
 		return
 	}
 	if at := frame.Time(r.base); at.Before(from.Add(-clockGrace)) || at.After(to.Add(clockGrace)) {
@@ -294,6 +300,7 @@ func (l *load) nextKey(client int) uuid.UUID {
 	return key
 }
 
+// note adds a try to what is known about a request.
 func (l *load) note(r *sent, t try) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -305,7 +312,7 @@ func (l *load) note(r *sent, t try) {
 	}
 }
 
-// find returns a request, or nil where none was sent.
+// find returns a request, or nil if it was not sent.
 func (l *load) find(client, number int) *sent {
 	if client < 0 || client >= len(l.sent) || number < 0 || number >= len(l.sent[client]) {
 		return nil
@@ -313,7 +320,7 @@ func (l *load) find(client, number int) *sent {
 	return l.sent[client][number]
 }
 
-// history tells what was tried.
+// history returns the tries of a request as text.
 func (l *load) history(r *sent) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -331,7 +338,7 @@ func (l *load) history(r *sent) string {
 	return b.String()
 }
 
-// newest returns the first ids of what each client was acked last.
+// newest returns, for each client, the first id of the last request with a key that was acked.
 func (l *load) newest() (ids []uuid.UUID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -343,7 +350,7 @@ func (l *load) newest() (ids []uuid.UUID) {
 	return ids
 }
 
-// brief names an error of a try without what differs each time.
+// brief returns the kind of a try's error, without what differs each time.
 func brief(err error) string {
 	var op *net.OpError
 	var timeout interface{ Timeout() bool }
@@ -356,7 +363,7 @@ func brief(err error) string {
 	return "connection lost"
 }
 
-// keyAt makes a UUIDv7 of some time.
+// keyAt returns a new UUIDv7 of some time.
 func keyAt(t time.Time) uuid.UUID {
 	id := uuid.New()
 	ms := t.UnixMilli()
@@ -367,4 +374,5 @@ func keyAt(t time.Time) uuid.UUID {
 	return id
 }
 
+// stamp returns a time since the start of the run as the output writes it.
 func stamp(d time.Duration) string { return fmt.Sprintf("%.2fs", d.Seconds()) }

@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// Edit replaces some text of a source file, once, for one build of the binary. The file itself stays as it is. Where Old
-// is empty, New is a file that the module does not have.
+// Edit replaces some text of a source file, once, for one build of the binary. The file itself stays as it is. If Old is
+// empty, New is a file that the module does not have.
 type Edit struct {
 	File     string // from the module's top, or absolute
 	Old, New string
@@ -80,6 +80,7 @@ func Build(ctx context.Context, top, out string, edits ...Edit) error {
 	return gobuild(ctx, top, out, "-overlay", overlay)
 }
 
+// gobuild builds millrace with go build, as make build does.
 func gobuild(ctx context.Context, top, out string, flags ...string) error {
 	cmd := exec.CommandContext(ctx, "go", slices.Concat([]string{"build", "-trimpath"}, flags, []string{"-o", out, "."})...)
 	cmd.Dir = top
@@ -118,9 +119,9 @@ func init() {
 }
 `
 
-// BuildClock builds millrace, with some edits, with another clock in the package that makes its ids, which has a variable
-// for that. Nobody can step the clock of one process: the system's is everybody's, Linux' time namespaces leave the wall
-// clock alone, and Go does not ask libc.
+// BuildClock builds millrace with some edits, and with a clock that can be stepped in the package that makes the ids. That
+// package has a variable for it. There is no other way to step the clock of one process: the system's is everybody's, Linux'
+// time namespaces leave the wall clock alone, and Go does not ask libc.
 func BuildClock(ctx context.Context, top, out string, edits ...Edit) error {
 	return Build(ctx, top, out, append(slices.Clip(edits), Edit{File: "internal/frame/stepped.go", New: steppedClock})...)
 }

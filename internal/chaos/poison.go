@@ -27,7 +27,7 @@ type poison struct {
 	dead map[string]int // payloads of the letters to come, with the form
 }
 
-// run publishes until ctx is done; what was begun is published until it is confirmed, or giveUp is done.
+// run publishes until ctx is done. A message that was begun is published until it is confirmed, or giveUp is done.
 func (p *poison) run(ctx, giveUp context.Context) {
 	p.dead = make(map[string]int)
 	tick := time.NewTicker(p.every)
@@ -104,7 +104,7 @@ func (p *poison) run(ctx, giveUp context.Context) {
 	}
 }
 
-// message makes a message and notes what it will leave among the dead letters.
+// message returns a message and what is known about it, and notes what it will leave among the dead letters.
 func (p *poison) message(number int) (amqp.Publishing, *sent) {
 	s := p.shape(poisoner, number)
 	r := &sent{key: frame.NewBase(), keyed: true}

@@ -45,7 +45,7 @@ func newTrap(way direction, pattern string, keep, times int) *trap {
 	return &trap{way: way, pattern: []byte(pattern), keep: keep, times: times, done: make(chan struct{})}
 }
 
-// take says whether the trap may spring once more.
+// take reports whether the trap may spring once more. If so, it counts that as done.
 func (t *trap) take() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -58,6 +58,7 @@ func (t *trap) take() bool {
 	return true
 }
 
+// count returns how often the trap has sprung.
 func (t *trap) count() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -96,8 +97,10 @@ func newLink(name, class, target string) (*link, error) {
 	return l, nil
 }
 
+// addr returns the address at which the link takes connections.
 func (l *link) addr() string { return l.ln.Addr().String() }
 
+// serve takes connections until the listener is closed.
 func (l *link) serve() {
 	for {
 		conn, err := l.ln.Accept()
@@ -109,7 +112,7 @@ func (l *link) serve() {
 	}
 }
 
-// carry takes one connection to the target and back.
+// carry connects one client with the target until their connection ends.
 func (l *link) carry(near *net.TCPConn) {
 	w, _ := l.now()
 	if w.refuse {
@@ -181,7 +184,7 @@ func (l *link) pump(p *pair, way direction, from, to *net.TCPConn) {
 	}
 }
 
-// pass waits until the weather lets data through. It returns false when the connection is gone.
+// pass waits until the weather lets data through, and returns the weather. It reports false if the connection is gone.
 func (l *link) pass(p *pair) (weather, bool) {
 	for {
 		w, changed := l.now()
@@ -203,7 +206,7 @@ func (l *link) pass(p *pair) (weather, bool) {
 	}
 }
 
-// write writes b, in small pieces when there is a rate to keep.
+// write writes b, in small pieces if there is a rate to keep. It reports false if the connection is gone.
 func (p *pair) write(to *net.TCPConn, b []byte, rate int) bool {
 	const piece = 1 << 10
 	for len(b) > 0 {
@@ -225,7 +228,7 @@ func (p *pair) write(to *net.TCPConn, b []byte, rate int) bool {
 	return true
 }
 
-// now returns the weather, and what is closed when it changes.
+// now returns the weather, and a channel that is closed when the weather changes.
 func (l *link) now() (weather, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -241,7 +244,7 @@ func (l *link) set(w weather) {
 	l.changed = make(chan struct{})
 }
 
-// cut resets all connections that there are.
+// cut resets all connections that there are, and returns how many.
 func (l *link) cut() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -251,7 +254,7 @@ func (l *link) cut() int {
 	return len(l.pairs)
 }
 
-// open is how many connections there are.
+// open returns how many connections there are.
 func (l *link) open() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -267,7 +270,7 @@ func (l *link) close() {
 	l.wg.Wait()
 }
 
-// reset ends both sides as a broken network would: with an RST, what is under way is lost.
+// reset ends both sides with an RST, as a broken network would. What is under way is lost.
 func (p *pair) reset() {
 	p.once.Do(func() {
 		close(p.gone)
@@ -285,6 +288,7 @@ func (p *pair) end() {
 	})
 }
 
+// reset closes a connection with an RST.
 func reset(c *net.TCPConn) {
 	_ = c.SetLinger(0)
 	_ = c.Close()

@@ -20,13 +20,14 @@ type reader struct {
 	windows []window
 }
 
+// window is a window of a search, from inclusive, to exclusive.
 type window struct{ from, to time.Time }
 
 func newReader(r *run) *reader {
 	return &reader{run: r, http: &http.Client{Timeout: 5 * time.Second}}
 }
 
-// ask asks for the count of a window.
+// ask returns the query service's count of a window, and the status of its answer.
 func (q *reader) ask(ctx context.Context, w window) (count int, status int, err error) {
 	query := url.Values{"from": {w.from.Format(time.RFC3339Nano)}, "to": {w.to.Format(time.RFC3339Nano)}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+q.run.unit("query").addr+"/logs/count?"+query.Encode(), nil)
@@ -65,15 +66,15 @@ func (q *reader) follow(ctx context.Context) {
 		if n%10 == 0 {
 			q.windows = append(q.windows, w)
 		}
-		// The windows of before are asked for again: their counts may come from the cache and change all the same.
+		// Earlier windows are asked for again: their counts may come from the cache, and may change all the same.
 		for _, w := range []window{w, q.windows[n/2%len(q.windows)]} {
 			_, _, _ = q.ask(ctx, w) // for the cache; what it says is checked in the end
 		}
 	}
 }
 
-// check compares what the service says of the windows with what is stored. Clients' and APIs' clocks were stepped, so
-// that windows may have got records late.
+// check compares the service's counts of the windows with what is stored. Clients' and APIs' clocks were stepped, so windows may
+// have got records late.
 func (q *reader) check(ctx context.Context, conn *pgx.Conn) {
 	defer q.http.CloseIdleConnections()
 	for _, w := range q.windows {

@@ -51,18 +51,18 @@ func (r *run) mismatch(kind mismatch, format string, args ...any) {
 	fmt.Fprintf(r.Out, "MISMATCH %s: %s\n", kind, text)
 }
 
-// told is a request's history and the faults that were in force meanwhile.
-func (r *run) told(q *sent) string {
+// historyOf returns a request's history, and the faults that were in force meanwhile, as text.
+func (r *run) historyOf(q *sent) string {
 	text := r.load.history(q)
 	if len(q.tries) > 0 {
 		last := q.tries[len(q.tries)-1]
-		// What was acked may be lost for a while after.
+		// A fault may lose what was acked a while before.
 		text += r.inForce(q.tries[0].at, last.at+last.took+20*time.Second)
 	}
 	return text
 }
 
-// reconcile compares what is stored with what was sent.
+// reconcile compares what is stored with what was sent, and returns the report.
 func (r *run) reconcile(ctx context.Context) (*Report, error) {
 	r.say("comparing")
 	report := &Report{run: r}
@@ -110,7 +110,7 @@ func (r *run) reconcile(ctx context.Context) (*Report, error) {
 		case q.acked && missing > 0:
 			report.Lost += missing
 			r.mismatch(lost, "%d of %d records of client %d, request %d, the first is record %d%s",
-				missing, s.accepted(), client, number, first, r.told(q))
+				missing, s.accepted(), client, number, first, r.historyOf(q))
 		case q.acked:
 			report.Requests++
 			report.Records += s.accepted()
@@ -140,7 +140,7 @@ func (r *run) reconcile(ctx context.Context) (*Report, error) {
 	return report, nil
 }
 
-// checkIDs looks for ids that more than one row has.
+// checkIDs notes a mismatch for each id that different records have.
 func (r *run) checkIDs(ctx context.Context) error {
 	conn, err := r.connect(ctx)
 	if err != nil {
@@ -164,7 +164,8 @@ func (r *run) checkIDs(ctx context.Context) error {
 	return rows.Err()
 }
 
-// check compares one row. It returns want, for its memory.
+// check compares one row with what was sent. It makes the record that should be there in the memory of want, and returns that
+// memory for the next row.
 func (r *run) check(id uuid.UUID, at time.Time, text string, want []byte) []byte {
 	client, number, record, ok := parseRecord(text)
 	var q *sent
@@ -182,26 +183,26 @@ func (r *run) check(id uuid.UUID, at time.Time, text string, want []byte) []byte
 	}
 	s := r.load.shape(client, number)
 	if record < 0 || record >= s.records || record == s.bad {
-		r.mismatch(foreign, "%s %.200s: the request has no such record%s", id, text, r.told(q))
+		r.mismatch(foreign, "%s %.200s: the request has no such record%s", id, text, r.historyOf(q))
 		return want
 	}
 	if q.seen == nil {
 		q.seen = make([]uint64, (s.records+63)/64)
 	}
 	if bit := uint64(1) << (record % 64); q.seen[record/64]&bit != 0 {
-		r.mismatch(doubled, "record %d of client %d, request %d, now under %s%s", record, client, number, id, r.told(q))
+		r.mismatch(doubled, "record %d of client %d, request %d, now under %s%s", record, client, number, id, r.historyOf(q))
 	} else {
 		q.seen[record/64] |= bit
 	}
 	if q.base != uuid.Nil && id != s.id(q.base, record) {
-		r.mismatch(otherID, "record %d of client %d, request %d is %s, want %s%s", record, client, number, id, s.id(q.base, record), r.told(q))
+		r.mismatch(otherID, "record %d of client %d, request %d is %s, want %s%s", record, client, number, id, s.id(q.base, record), r.historyOf(q))
 	}
 	if !at.Equal(frame.Time(id)) {
 		r.mismatch(otherRecord, "%s has inserted_at %s", id, at)
 	}
 	want = r.load.appendRecord(want, client, number, record, false)
 	if string(want) != text {
-		r.mismatch(otherRecord, "%s is %.300s, want %.300s%s", id, text, want, r.told(q))
+		r.mismatch(otherRecord, "%s is %.300s, want %.300s%s", id, text, want, r.historyOf(q))
 	}
 	return want
 }
@@ -235,7 +236,7 @@ func (r *run) checkDead(ctx context.Context, report *Report) error {
 			client, number, _, ok := parseRecord(spaced(firstLine(key)))
 			if ok && client < len(r.load.sent) {
 				if q := r.load.find(client, number); q != nil {
-					about += r.told(q)
+					about += r.historyOf(q)
 				}
 			}
 			r.mismatch(deadExtra, "%s", about)
@@ -252,12 +253,13 @@ func (r *run) checkDead(ctx context.Context, report *Report) error {
 	return rows.Err()
 }
 
+// firstLine returns what stands before the first newline.
 func firstLine(s string) string {
 	line, _, _ := strings.Cut(s, "\n")
 	return line
 }
 
-// spaced writes a compact record as PostgreSQL does.
+// spaced returns a compact record as PostgreSQL writes it.
 func spaced(record string) string {
 	return strings.NewReplacer(`":`, `": `, `,"`, `, "`).Replace(record)
 }

@@ -51,7 +51,7 @@ type maker struct {
 	pads  string
 }
 
-// newMaker returns a maker of requests that have so many records in the mean. Half of them have one.
+// newMaker returns a maker of requests that have mean records on average. Half of them have one.
 func newMaker(seed uint64, mean float64) *maker {
 	const letters = "abcdefghijklmnopqrstuvwxyz0123456789      "
 	rng := rand.New(rand.NewPCG(seed, 1))
@@ -59,16 +59,18 @@ func newMaker(seed uint64, mean float64) *maker {
 	for i := range pads {
 		pads[i] = letters[rng.IntN(len(letters))]
 	}
-	// Of those that are no batches there are 55 in a hundred, with one or at most 10 in the mean; and one in a hundred
-	// has 400.
+	// See shape: of a hundred requests 50 have one record, 5 have about 10 on average, and 1 has about 400. The other 44 have
+	// batch records on average.
 	batch := max(2, int((mean-0.5-0.5-4)/0.44))
 	return &maker{seed: seed, batch: batch, pads: string(pads)}
 }
 
+// rng returns the source of chance for a record, or for the shape of its request if record is -1.
 func (m *maker) rng(client, number, record int) *rand.Rand {
 	return rand.New(rand.NewPCG(m.seed^uint64(record)<<1, uint64(client)<<32|uint64(number)))
 }
 
+// shape returns the shape of a request.
 func (m *maker) shape(client, number int) shape {
 	rng := m.rng(client, number, -1)
 	if client == poisoner {
@@ -102,7 +104,7 @@ func (m *maker) shape(client, number int) shape {
 	return s
 }
 
-// accepted is how many records are to be stored.
+// accepted returns how many of the request's records are to be stored.
 func (s shape) accepted() int {
 	if s.bad >= 0 {
 		return s.records - 1
@@ -110,7 +112,7 @@ func (s shape) accepted() int {
 	return s.records
 }
 
-// id is the id of record i of a request, given the request's base.
+// id returns the id of record i of a request, given the request's base.
 func (s shape) id(base uuid.UUID, i int) uuid.UUID {
 	if s.bad >= 0 && i > s.bad && s.form != typedFrame { // a frame's positions count what is refused later, too
 		i--
@@ -124,7 +126,7 @@ func (m *maker) appendRecord(b []byte, client, number, record int, bad bool) []b
 	if bad {
 		b = append(b, `\u0000`...)
 	}
-	// A multiplicative hash places the text; a generator of its own for each record would cost more than all else.
+	// A multiplicative hash chooses the text. A generator for each record would cost more than all else.
 	h := (m.seed ^ uint64(client)<<40 ^ uint64(number)<<16 ^ uint64(record)) * 0x9e3779b97f4a7c15
 	size := 20 + int(h>>56)
 	if h>>40&63 == 0 {
@@ -135,7 +137,7 @@ func (m *maker) appendRecord(b []byte, client, number, record int, bad bool) []b
 	return append(b, `"}`...)
 }
 
-// parseRecord reads whose record a stored one is.
+// parseRecord returns whose record a stored one is: the client, the number of the request, and the place in it.
 func parseRecord(text string) (client, number, record int, ok bool) {
 	rest, ok := strings.CutPrefix(text, `{"c": `)
 	c, rest, ok2 := strings.Cut(rest, `, "i": `)
@@ -150,7 +152,7 @@ func parseRecord(text string) (client, number, record int, ok bool) {
 	return client, number, record, err == nil && err2 == nil && err3 == nil
 }
 
-// body makes the body of a request, encoded, and its path.
+// body returns the path and the encoded body of a request.
 func (m *maker) body(client, number int, s shape) (path string, body []byte, err error) {
 	var b []byte
 	for i := range s.records {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// twoAtOnce is where the times of faults count that struck with another.
+// twoAtOnce is the name under which the times of two faults at once count.
 const twoAtOnce = "(two at once)"
 
 // Report is what a run found.
@@ -26,7 +26,7 @@ type Report struct {
 	kinds             []kind
 }
 
-// kind is what the strikes of one fault have in common.
+// kind sums up the strikes of one fault.
 type kind struct {
 	name                        string
 	strikes, failed             int
@@ -35,15 +35,15 @@ type kind struct {
 	fulls                       []time.Duration
 }
 
-// OK says that nothing is amiss.
+// OK reports whether no mismatch was found.
 func (r *Report) OK() bool { return len(r.Mismatches) == 0 }
 
-// Has says whether a mismatch of that kind was found.
+// Has reports whether a mismatch of that kind was found.
 func (r *Report) Has(kind string) bool {
 	return slices.ContainsFunc(r.Mismatches, func(m Mismatch) bool { return m.Kind == kind })
 }
 
-// finish sums up.
+// finish sums up the events, and takes over the run's mismatches.
 func (r *Report) finish() {
 	r.Took = time.Since(r.run.load.began)
 	kinds := make(map[string]*kind)
@@ -81,7 +81,7 @@ func (r *Report) finish() {
 	r.Mismatches = r.run.mismatches
 }
 
-// struck counts a strike, and err is why it was not one as meant.
+// struck counts a strike. If err is not nil, the fault did not strike as meant, and it counts as failed.
 func (k *kind) struck(err error) {
 	if err != nil {
 		k.failed++
@@ -110,7 +110,7 @@ func (r *run) blame() {
 	}
 }
 
-// Summary is the report in a few lines.
+// Summary returns the report in a few lines.
 func (r *Report) Summary() string {
 	l := r.run.load
 	strikes, least := 0, 0
@@ -157,7 +157,7 @@ func (r *Report) Summary() string {
 	return b.String()
 }
 
-// Markdown is the whole report.
+// Markdown returns the whole report.
 func (r *Report) Markdown() string {
 	var b strings.Builder
 	o := r.run.Options

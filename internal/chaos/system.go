@@ -55,8 +55,8 @@ type system struct {
 	urls     []string // and addresses
 	db       config.PostgresURL
 	topology broker.Topology
-	disk     *disk // nil where it can't be had
-	noDisk   error // why
+	disk     *disk // nil if it can't be had
+	noDisk   error // why it can't
 	launcher *localstack.Launcher
 	links    []*link
 	units    []*unit
@@ -66,7 +66,7 @@ type system struct {
 	surprise func(error)
 	closing  []func() error
 
-	exchange sync.RWMutex // held, to read, by who publishes to the exchange; to write, while it must be left alone
+	exchange sync.RWMutex // locked for reading while somebody publishes to the exchange, for writing while nobody may
 
 	mu    sync.Mutex
 	kills map[string]int // SIGKILLs of servers, by name
@@ -78,7 +78,7 @@ const (
 	keptName = "kept" // marks one that is to stay
 )
 
-// removeAbandoned removes what runs left that were killed, file systems and binaries included.
+// removeAbandoned removes what killed runs have left, file systems and binaries included.
 func removeAbandoned() {
 	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), Folder+"*-*"))
 	for _, dir := range dirs {
@@ -95,7 +95,7 @@ func removeAbandoned() {
 	}
 }
 
-// newSystem starts the servers and all processes. What it has started is stopped by close, also after an error.
+// newSystem starts the servers and all processes. What it has started must be stopped by close, even after an error.
 func newSystem(ctx context.Context, o Options, surprise func(error)) (*system, error) {
 	s := &system{surprise: surprise, topology: broker.NewTopology(config.Broker{}), launcher: localstack.NewLauncher(), kills: make(map[string]int)}
 	s.closing = append(s.closing, func() error { s.launcher.Close(); return nil })
@@ -132,6 +132,7 @@ func newSystem(ctx context.Context, o Options, surprise func(error)) (*system, e
 	return s, s.startUnits(o)
 }
 
+// startServers starts servers of the run's own, PostgreSQL on a small disk if it can be had.
 func (s *system) startServers(ctx context.Context, o Options) error {
 	data := filepath.Join(s.dir, "servers", "postgres")
 	if err := os.MkdirAll(data, 0o711); err != nil {
@@ -154,7 +155,7 @@ func (s *system) startServers(ctx context.Context, o Options) error {
 	return nil
 }
 
-// database makes a database of the run's own.
+// database makes a database for the run, and returns its URL.
 func (s *system) database(ctx context.Context) (config.PostgresURL, error) {
 	conn, err := pgx.Connect(ctx, s.stack.PostgresURL)
 	if err != nil {
@@ -185,7 +186,7 @@ func (s *system) deleteQueues() error {
 	})
 }
 
-// through returns rawURL with a link of its own in it.
+// through makes a link to the host of rawURL, and returns the URL that leads through it.
 func (s *system) through(name, class, rawURL string) (string, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
@@ -201,6 +202,7 @@ func (s *system) through(name, class, rawURL string) (string, error) {
 	return u.String(), nil
 }
 
+// startUnits makes the links, and starts Millrace's processes.
 func (s *system) startUnits(o Options) error {
 	add := func(name, exe string, env ...string) *unit {
 		u := &unit{
@@ -300,7 +302,7 @@ func (s *system) kill(name string) error {
 	return s.stack.Kill(name)
 }
 
-// leader is the node that leads the first queue, as the first node knows that is there to be asked.
+// leader returns the node that leads the first queue, as told by the first node that answers.
 func (s *system) leader(ctx context.Context) (string, error) {
 	var errs []error
 	for _, name := range s.brokers {
@@ -343,7 +345,7 @@ func (s *system) class(class string) (links []*link) {
 	return links
 }
 
-// doors are the addresses at which clients reach the APIs.
+// doors returns the addresses at which clients reach the APIs.
 func (s *system) doors() (addrs []string) {
 	for _, l := range s.class(clientAPI) {
 		addrs = append(addrs, l.addr())
@@ -351,7 +353,7 @@ func (s *system) doors() (addrs []string) {
 	return addrs
 }
 
-// setClock has api2's ids made at a time that is off, until it is called with zero.
+// setClock sets how far the clock is off that api2 makes ids by.
 func (s *system) setClock(offset time.Duration) error {
 	if s.onClock != nil {
 		s.onClock(offset)
@@ -363,7 +365,7 @@ func (s *system) setClock(offset time.Duration) error {
 	return os.Rename(part, s.clock)
 }
 
-// sql runs statements on a connection of its own that may write whatever the database's default is.
+// sql runs statements on a connection of its own.
 func (s *system) sql(ctx context.Context, statements ...string) error {
 	conn, err := s.connect(ctx)
 	if err != nil {
@@ -378,6 +380,7 @@ func (s *system) sql(ctx context.Context, statements ...string) error {
 	return nil
 }
 
+// connect opens a connection that may write whatever the database's default is.
 func (s *system) connect(ctx context.Context) (*pgx.Conn, error) {
 	c, err := pgx.ParseConfig(string(s.db))
 	if err != nil {
@@ -415,7 +418,7 @@ func (s *system) waiting(ctx context.Context) (map[string]int, error) {
 	return waiting, nil
 }
 
-// onChannel calls f with a channel of its own.
+// onChannel calls f with a channel on a connection of its own, and returns f's error.
 func (s *system) onChannel(ctx context.Context, f func(*amqp.Channel) error) error {
 	conn, err := broker.Dial(ctx, config.Brokers(s.stack.RabbitMQURL), "chaos fault")
 	if err != nil {

@@ -31,15 +31,17 @@ type unit struct {
 	done     chan struct{} // closed when it has ended
 	meant    *atomic.Bool  // the end is on purpose
 	starts   int
-	surprise func(error) // told of an end that is not
+	surprise func(error) // is called after an end that is not on purpose
 }
 
+// start starts the process.
 func (u *unit) start() error {
 	u.changing.Lock()
 	defer u.changing.Unlock()
 	return u.startLocked()
 }
 
+// startLocked starts the process. The caller holds changing.
 func (u *unit) startLocked() error {
 	out, err := os.OpenFile(filepath.Join(u.dir, u.name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -60,6 +62,7 @@ func (u *unit) startLocked() error {
 	return nil
 }
 
+// wait waits for the process's end, and calls surprise if that is not on purpose.
 func (u *unit) wait(cmd *exec.Cmd, done chan struct{}, meant *atomic.Bool) {
 	err := cmd.Wait()
 	defer close(done)
@@ -68,7 +71,7 @@ func (u *unit) wait(cmd *exec.Cmd, done chan struct{}, meant *atomic.Bool) {
 	}
 }
 
-// signal sends sig; one that may end the process is meant to.
+// signal sends a signal to the process. If it is one that ends the process, the end is on purpose.
 func (u *unit) signal(sig syscall.Signal) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -78,7 +81,7 @@ func (u *unit) signal(sig syscall.Signal) error {
 	return u.cmd.Process.Signal(sig)
 }
 
-// pid is 0 while the process does not run.
+// pid returns the process's id, or 0 while it does not run.
 func (u *unit) pid() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -99,7 +102,7 @@ func (u *unit) kill() error {
 	return nil
 }
 
-// stop ends the process with SIGTERM. An error says that it took too long or exited with another status than 0.
+// stop ends the process with SIGTERM. It fails if that takes longer than within, or if the process exits with another status than 0.
 func (u *unit) stop(within time.Duration) error {
 	u.changing.Lock()
 	defer u.changing.Unlock()
@@ -123,7 +126,7 @@ func (u *unit) stop(within time.Duration) error {
 	return nil
 }
 
-// tail is the end of the process's log.
+// tail returns the end of the process's log.
 func (u *unit) tail() string {
 	b, err := os.ReadFile(filepath.Join(u.dir, u.name+".log"))
 	if err != nil {
@@ -133,6 +136,7 @@ func (u *unit) tail() string {
 	return "    " + strings.Join(lines[max(0, len(lines)-8):], "\n    ")
 }
 
+// ended reports whether done is closed.
 func ended(done chan struct{}) bool {
 	select {
 	case <-done:

@@ -31,6 +31,7 @@ type watch struct {
 	links   []sample // files: connections through all links
 }
 
+// resources are what is watched of each process.
 var resources = []struct {
 	name, metric string
 	unit         float64
@@ -72,7 +73,7 @@ func (w *watch) follow(ctx context.Context) {
 	}
 }
 
-// scrape reads a process's metrics.
+// scrape returns what a process uses, by its metrics.
 func scrape(ctx context.Context, client *http.Client, addr string) (s sample, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/metrics", nil)
 	if err != nil {
@@ -105,7 +106,7 @@ func scrape(ctx context.Context, client *http.Client, addr string) (s sample, er
 	return s, lines.Err()
 }
 
-// level is the median of a resource over samples.
+// level returns the median of a resource over samples.
 func level(samples []sample, of func(sample) float64) float64 {
 	if len(samples) == 0 {
 		return 0
@@ -118,16 +119,16 @@ func level(samples []sample, of func(sample) float64) float64 {
 	return values[len(values)/2]
 }
 
-// fifths returns the samples of the second and of the last fifth of the run: the first is for warming up.
+// fifths returns the samples of the second and of the last fifth of the run. In the first fifth the processes warm up.
 func fifths(samples []sample) (early, late []sample) {
 	n := len(samples) / 5
 	return samples[n : 2*n], samples[len(samples)-n:]
 }
 
-// check notes what a process uses ever more of. Memory is judged by the picture: what a Go process keeps depends on
-// what it once needed.
+// check notes a mismatch for each resource of which a process uses ever more. Memory is judged by eye, from the picture: what a Go
+// process keeps depends on what it once needed.
 func (w *watch) check() {
-	const enough = 100 // samples: less than that and it is the faults that are measured
+	const enough = 100 // samples; with fewer, the faults would be measured
 	judge := func(name, what string, samples []sample, of func(sample) float64, slack float64) {
 		if len(samples) < enough {
 			return
@@ -140,7 +141,7 @@ func (w *watch) check() {
 	for name, samples := range w.samples {
 		slack := 20.0
 		if strings.HasPrefix(name, "api") {
-			slack += float64(w.run.Clients) // who hold connections to one API or to the other
+			slack += float64(w.run.Clients) // a client holds a connection to one API or to the other
 		}
 		for _, r := range resources[1:] {
 			judge(name, r.name, samples, r.of, slack)

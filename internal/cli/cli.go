@@ -1,7 +1,7 @@
-// Package cli is the command line of Millrace: a file a command, and the list of them in commands.
+// Package cli is the command line of Millrace. The variable commands lists the commands.
 //
 // Main runs one command until it has ended, or until SIGINT or SIGTERM tells it to stop. Every goroutine belongs to the
-// service or the private server that the command has started; all have ended when it returns.
+// service or the private server that the command has started. All of them have ended when the command returns.
 package cli
 
 import (
@@ -37,7 +37,7 @@ type usageError struct{ error }
 // usagef returns a usageError.
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// commands are all there are, in the order of help. init fills it, because help itself reads it.
+// commands are all commands, in the order in which help lists them. init sets the variable, because help itself reads it.
 var commands []command
 
 func init() {
@@ -94,7 +94,7 @@ func dispatch(ctx context.Context, args []string) error {
 	return c.run(ctx, args[1:])
 }
 
-// lookup returns the command of a name.
+// lookup returns the command of a name, or a usageError if there is none.
 func lookup(name string) (command, error) {
 	for _, c := range commands {
 		if c.name == name {
@@ -130,7 +130,7 @@ func newFlags(name string) *flag.FlagSet {
 	return flags
 }
 
-// parseFlags parses args. Unless want is negative it fails when the arguments after the flags are not that many.
+// parseFlags parses args. It fails unless want arguments follow the flags; if want is negative, any number may.
 func parseFlags(flags *flag.FlagSet, args []string, want int) error {
 	if err := flags.Parse(args); err != nil {
 		if slices.ContainsFunc(args, config.MayHoldSecret) { // the error may repeat one

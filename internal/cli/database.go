@@ -25,8 +25,8 @@ func connect(ctx context.Context) (*pgx.Conn, error) {
 	return openDatabase(ctx, d.Owner, d.URL)
 }
 
-// openDatabase connects to the database by the owner's URL, or by url if owner is empty. It fails where the URL leads
-// through a pooler that keeps no session.
+// openDatabase connects to the database by the owner's URL, or by url if owner is empty. It fails if the URL leads through a
+// pooler that lends its servers by transaction.
 func openDatabase(ctx context.Context, owner, url config.PostgresURL) (*pgx.Conn, error) {
 	name := "POSTGRES_URL"
 	if owner != "" {

@@ -25,7 +25,7 @@ type replaySettings struct {
 	Keep time.Duration `env:"RETENTION" min:"0s" help:"Age at which the worker drops records; empty: what the worker has noted."`
 }
 
-// deadLetters is millrace dead.
+// deadLetters runs millrace dead.
 func deadLetters(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		return usagef("dead: want one of list, show, replay, drop")

@@ -20,7 +20,7 @@ import (
 	"millrace/internal/retry"
 )
 
-// addresses are where the services listen. Its methods may be called at once.
+// addresses are where the services listen. Many goroutines may call its methods at once.
 type addresses struct {
 	tls bool // whether api and query speak TLS; the worker never does
 
@@ -28,7 +28,7 @@ type addresses struct {
 	listening map[string]string // host:port by the service's name
 }
 
-// note returns a service's OnListen, which notes its address.
+// note returns a function that notes a service's address. It is for the service's OnListen.
 func (a *addresses) note(name string) func(net.Addr) {
 	return func(addr net.Addr) {
 		a.mu.Lock()
@@ -83,8 +83,8 @@ func writeAddresses(dir string, addrs *addresses, stack *localstack.Stack, envir
 	)
 }
 
-// greetWhenReady waits until all services are ready and then writes where they are. It reports whether they became ready;
-// they did not if ctx ended before.
+// greetWhenReady waits until all services are ready and then writes where they are. It reports false, and writes nothing, if ctx
+// ends before.
 func greetWhenReady(ctx context.Context, w io.Writer, addrs *addresses, stack *localstack.Stack, dir string) bool {
 	for _, name := range []string{"api", "worker", "query"} {
 		for !isReady(ctx, addrs.url(name)) {

@@ -19,10 +19,10 @@ import (
 const healthHelp = `Asks URL, or /health of whatever listens at API_ADDR, QUERY_ADDR and WORKER_ADDR, and ends with status 0 when the
 answer is 200, else 1. It is made for health checks of containers, which have neither a shell nor curl.`
 
-// healthTimeout is the longest that a service that is alive takes to answer.
+// healthTimeout is how long a service may take to answer and still count as alive.
 const healthTimeout = 3 * time.Second
 
-// health is millrace health.
+// health runs millrace health.
 func health(ctx context.Context, args []string) error {
 	if len(args) > 1 {
 		return usagef("health: unexpected argument %s", config.Shown(args[1]))
@@ -71,7 +71,7 @@ func reachable(addr string) string {
 	return net.JoinHostPort("localhost", port)
 }
 
-// ask returns nil when url answers 200.
+// ask returns an error unless url answers 200, or asks for a client's certificate.
 func ask(ctx context.Context, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

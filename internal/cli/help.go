@@ -12,7 +12,7 @@ import (
 	"millrace/internal/config"
 )
 
-// printVersion is millrace version.
+// printVersion runs millrace version.
 func printVersion(context.Context, []string) error {
 	revision := ""
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -26,7 +26,7 @@ func printVersion(context.Context, []string) error {
 	return nil
 }
 
-// help is millrace help: it prints the commands, or the usage and the settings of one.
+// help runs millrace help: it prints the commands, or the usage and the settings of one.
 func help(_ context.Context, args []string) error {
 	if len(args) == 0 {
 		fmt.Print("Millrace takes JSON logs over HTTP and puts every one of them, once, into PostgreSQL.\n\nUsage: millrace COMMAND\n\n")
@@ -76,8 +76,8 @@ func HasCommand(name string) bool {
 	return err == nil
 }
 
-// Settings returns the settings of api, worker and query in the order of their structs, each once, and by its name the
-// services that have it.
+// Settings returns the settings of api, worker and query, each once and in the order of the structs. services holds, by a
+// setting's name, the services that have it.
 func Settings() (all []config.Setting, services map[string][]string) {
 	services = make(map[string][]string)
 	for _, name := range []string{"api", "worker", "query"} {

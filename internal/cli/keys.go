@@ -18,7 +18,7 @@ A line of the file is: NAME SHA256 SCOPES [rate=N [burst=N]]. Blank lines and li
 The services read the file again within a second of a change, and at once on SIGHUP. Where it has a mistake they log
 the line and keep the keys they have.`
 
-// newKey is millrace keys new.
+// newKey runs millrace keys new.
 func newKey(_ context.Context, args []string) error {
 	if len(args) < 2 || args[0] != "new" {
 		return usagef("keys: want new NAME --scope write,read")

@@ -15,7 +15,7 @@ const migrateHelp = `  up       apply all steps that are missing; worker and run
   roles    make the database users millrace_owner, millrace_writer (for the worker) and millrace_reader (for the query
            service), without passwords, and give them their rights; as a superuser, or as the database's owner with CREATEROLE`
 
-// migrate is millrace migrate.
+// migrate runs millrace migrate.
 func migrate(ctx context.Context, args []string) error {
 	if len(args) != 1 || !slices.Contains([]string{"up", "down", "status", "roles"}, args[0]) {
 		return usagef("migrate: want one of up, down, status, roles")

@@ -26,7 +26,7 @@ A server whose URL is set in the environment is used instead of a private one.
 
 targets.json in D has the addresses of all metrics for Prometheus (file_sd_configs), env the servers' URLs for a shell.`
 
-// runAll is millrace run.
+// runAll runs millrace run.
 func runAll(ctx context.Context, args []string) error {
 	flags := newFlags("run")
 	dir := flags.String("dir", ".millrace", "")
@@ -65,7 +65,7 @@ func runAll(ctx context.Context, args []string) error {
 	return errors.Join(err, stopStack(stack, s.api.ShutdownTimeout))
 }
 
-// settings are those of all three services.
+// settings are the settings of all three services.
 type settings struct {
 	api    api.Config
 	worker worker.Config

@@ -16,7 +16,7 @@ import (
 	"millrace/worker"
 )
 
-// runAPI is millrace api.
+// runAPI runs millrace api.
 func runAPI(ctx context.Context, args []string) error {
 	return runService(ctx, args, func(ctx context.Context, c api.Config) error {
 		c.Reload, c.OnListen = hangups(), notifyReady
@@ -27,7 +27,7 @@ func runAPI(ctx context.Context, args []string) error {
 	})
 }
 
-// runWorker is millrace worker.
+// runWorker runs millrace worker.
 func runWorker(ctx context.Context, args []string) error {
 	signal.Ignore(syscall.SIGHUP) // a worker has no keys to read again
 	return runService(ctx, args, func(ctx context.Context, c worker.Config) error {
@@ -36,7 +36,7 @@ func runWorker(ctx context.Context, args []string) error {
 	})
 }
 
-// runQuery is millrace query.
+// runQuery runs millrace query.
 func runQuery(ctx context.Context, args []string) error {
 	return runService(ctx, args, func(ctx context.Context, c query.Config) error {
 		c.Reload, c.OnListen = hangups(), notifyReady
@@ -44,7 +44,7 @@ func runQuery(ctx context.Context, args []string) error {
 	})
 }
 
-// hangups returns a channel of the SIGHUPs that come. From then on a SIGHUP no longer ends the process.
+// hangups returns a channel that receives a value at each SIGHUP. From now on a SIGHUP no longer ends the process.
 func hangups() <-chan os.Signal {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGHUP)
@@ -68,7 +68,7 @@ func runService[C any](ctx context.Context, args []string, run func(context.Cont
 // PostgreSQL: a service starts without them and finds them when they come.
 func notifyReady(net.Addr) { notifyManager("READY=1") }
 
-// notifyManager tells the service manager a state. Where there is no manager it does nothing.
+// notifyManager tells the service manager a state. It does nothing if there is no manager.
 func notifyManager(state string) {
 	if err := service.Notify(state); err != nil {
 		fmt.Fprintln(os.Stderr, "millrace:", err)

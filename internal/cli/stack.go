@@ -24,7 +24,7 @@ MILLRACE_POSTGRES_BIN is the folder of another PostgreSQL's programs to take ins
   --brokers N   RabbitMQ as a cluster of 3 or 5 nodes (default 1): RABBITMQ_URL then has the URLs of all
   --missing     print the Debian packages of the servers that are not installed, and exit`
 
-// runStack is millrace stack.
+// runStack runs millrace stack.
 func runStack(ctx context.Context, args []string) error {
 	flags := newFlags("stack")
 	dir := flags.String("dir", "", "")

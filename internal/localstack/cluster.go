@@ -14,18 +14,18 @@ import (
 	"millrace/internal/policy"
 )
 
-// givenUp is after how long a node that hangs may be given up by the others, at the earliest: three quarters of
-// clusterConf's net_ticktime, and a moment less.
-const givenUp = 7 * time.Second
+// givenUpAfter is the shortest time after which the other nodes may give up a node that hangs: three quarters of clusterConf's
+// net_ticktime, and a moment less.
+const givenUpAfter = 7 * time.Second
 
 // Brokers returns the names of RabbitMQ's nodes, as Kill, Restart and Signal take them.
 func (s *Stack) Brokers() []string { return slices.Clone(s.brokers) }
 
-// BrokerURL is the address of one of RabbitMQ's nodes.
+// BrokerURL returns the address of one of RabbitMQ's nodes, with user and password.
 func (s *Stack) BrokerURL(name string) string { return s.url(name) }
 
-// RabbitMQCtl runs rabbitmqctl on the private RabbitMQ, the first node that runs, whatever its arguments do: they may
-// block publishers, close connections, or stop the application. It takes a second or two.
+// RabbitMQCtl runs rabbitmqctl on the first of RabbitMQ's nodes that runs. Its arguments may do anything: block publishers, close
+// connections, stop the application. It takes a second or two.
 func (s *Stack) RabbitMQCtl(ctx context.Context, args ...string) error {
 	err := errDown
 	for _, name := range s.brokers {
@@ -45,8 +45,8 @@ func (s *Stack) RabbitMQCtlOn(ctx context.Context, name string, args ...string) 
 	return srv.control(ctx, args...)
 }
 
-// shield sets the policies that keep others from applying to Millrace's queues, those of the name logs. Both are set by
-// one run of rabbitmqctl, which takes half a second.
+// shield sets the policies that keep other policies from applying to Millrace's queues, those of the default name, logs. One run of
+// rabbitmqctl sets all of them: a run takes half a second.
 func (s *Stack) shield(ctx context.Context) error {
 	var expr strings.Builder
 	for _, p := range policy.Shields(broker.NewTopology(config.Broker{})) {
@@ -60,10 +60,10 @@ func (s *Stack) shield(ctx context.Context) error {
 	return s.RabbitMQCtl(ctx, "eval", expr.String()+"ok.")
 }
 
-// Queue returns which node leads a quorum queue of the default virtual host, and which have a part in it. It asks the
-// node that is named, of which the answer is: one that is cut off from the others may know no leader, or an old one.
+// Queue returns which node leads a quorum queue of the default virtual host, and which nodes have a part in it, as node knows it.
+// A node that is cut off from the others may know no leader, or an old one.
 func (s *Stack) Queue(ctx context.Context, node, queue string) (leader string, members []string, err error) {
-	// What RabbitMQ lists is what was written down last; the queue's own member knows.
+	// RabbitMQ's list of queues may be out of date. The queue's own member knows.
 	out, err := s.RabbitMQCtlOn(ctx, node, "eval", fmt.Sprintf("ra:members({'%%2F_%s', node()}, 5000).", queue))
 	if err != nil {
 		return "", nil, err
@@ -85,9 +85,8 @@ var (
 	raftMember  = regexp.MustCompile(`millrace(-\d+)?@localhost`)
 )
 
-// PausesMinorities reports whether a node that sees no majority of the others stops serving clients. It does not where
-// RabbitMQ keeps its definitions in Khepri, as 4.3 always does, in the place of Mnesia: it then keeps its clients, and
-// confirms and delivers nothing.
+// PausesMinorities reports whether a node that sees no majority of the nodes stops serving clients. It does so if RabbitMQ keeps its
+// definitions in Mnesia. With Khepri, which 4.3 always has, such a node keeps its clients, and confirms and delivers nothing.
 func (s *Stack) PausesMinorities(ctx context.Context) (bool, error) {
 	khepri, err := s.RabbitMQCtlOn(ctx, s.brokers[0], "eval", "rabbit_feature_flags:is_enabled(khepri_db).")
 	return strings.TrimSpace(khepri) != "true", err
@@ -104,16 +103,16 @@ func (s *Stack) Rejoin(ctx context.Context, node string) error {
 	return s.eachPeer(ctx, node, `erlang:set_cookie(%[1]s, erlang:get_cookie()), net_kernel:connect_node(%[1]s), `)
 }
 
-// Thaw lets a node go on that was stopped by SIGSTOP. When the others may have given it up meanwhile, its RabbitMQ
-// application is restarted, as an operator has to do: RabbitMQ before 4 connects to the others again so soon that it does
-// not see that it was alone, and goes on with a database of its own, which knows nothing of who leads the queues since.
+// Thaw lets a node go on that was stopped by SIGSTOP. If the others may have given it up meanwhile, its RabbitMQ application is
+// restarted, as an operator would have to do. RabbitMQ before 4 connects to the others again so soon that it does not notice that
+// it was alone. It goes on with a database of its own, which does not know which nodes lead the queues now.
 func (s *Stack) Thaw(ctx context.Context, node string) error {
 	srv, err := s.server(node)
 	if err != nil {
 		return err
 	}
 	l, ok := srv.(*localServer)
-	if !ok || l.thaw() < givenUp {
+	if !ok || l.thaw() < givenUpAfter {
 		return nil
 	}
 	for _, do := range []string{"stop_app", "start_app"} {
@@ -124,7 +123,7 @@ func (s *Stack) Thaw(ctx context.Context, node string) error {
 	return nil
 }
 
-// eachPeer has node evaluate an expression for the name of each other node of its cluster.
+// eachPeer lets node evaluate an expression for each other node of its cluster. format gets the name of that node.
 func (s *Stack) eachPeer(ctx context.Context, node, format string) error {
 	var expr strings.Builder
 	for i, name := range s.brokers {

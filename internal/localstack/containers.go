@@ -23,7 +23,7 @@ import (
 	"github.com/testcontainers/testcontainers-go/exec"
 )
 
-// The images and their settings are those of docker-compose.yml, which a test holds.
+// The images and their settings are those of docker-compose.yml. A test compares them.
 const (
 	postgresImage = "postgres:18.6"
 	rabbitmqImage = "rabbitmq:4.2.9-management"
@@ -81,7 +81,7 @@ type containerServer struct {
 	down bool // on purpose
 }
 
-// newContainers fails when no Docker engine answers.
+// newContainers returns the provider of containers. It fails if no Docker engine answers.
 func newContainers(ctx context.Context, o Options, died func(error)) (provider, error) {
 	askCtx, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
@@ -111,7 +111,7 @@ func newContainers(ctx context.Context, o Options, died func(error)) (provider, 
 	return c, nil
 }
 
-// image says how the named server runs in a container.
+// image is how a server runs in a container.
 type image struct {
 	name    string
 	port    string // inside
@@ -124,6 +124,7 @@ type image struct {
 	ready   func(ctx context.Context, url string) error
 }
 
+// image returns how the server with that name runs in a container.
 func (c *containers) image(name string) (image, error) {
 	switch name {
 	case postgres:
@@ -192,6 +193,7 @@ func (c *containers) start(ctx context.Context, name string) (server, error) {
 	}
 }
 
+// attempt tries once to start a server in a container, on a free port.
 func (c *containers) attempt(ctx context.Context, name string, img image) (*containerServer, error) {
 	port, err := freePort()
 	if err != nil {
@@ -211,7 +213,7 @@ func (c *containers) attempt(ctx context.Context, name string, img image) (*cont
 			}}}
 			h.Memory, h.ShmSize = img.memory, img.shared
 		}),
-		testcontainers.WithLogger(quietly{c.log}),
+		testcontainers.WithLogger(debugPrinter{c.log}),
 	}
 	if len(img.command) > 0 {
 		options = append(options, testcontainers.WithCmd(img.command...))
@@ -235,7 +237,7 @@ func (c *containers) attempt(ctx context.Context, name string, img image) (*cont
 	return s, nil
 }
 
-// await returns when the server works, or ctx has ended.
+// await waits until the server works. It fails if the container or ctx ends before.
 func (s *containerServer) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -271,7 +273,7 @@ func (c *containers) watch(ctx context.Context) {
 	}
 }
 
-// fault is not nil when the container stopped though nobody meant it to.
+// fault returns an error if the container has stopped and nobody meant it to.
 func (s *containerServer) fault(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -285,7 +287,7 @@ func (s *containerServer) fault(ctx context.Context) error {
 	return fmt.Errorf("%s ended by itself (exit status %d)%s", s.name, state.ExitCode, s.tail())
 }
 
-// tail is the end of the container's log, ready to be appended to an error.
+// tail returns the end of the container's log, ready to be appended to an error.
 func (s *containerServer) tail() string {
 	if s.container == nil {
 		return ""
@@ -403,9 +405,9 @@ func (s *containerServer) control(ctx context.Context, args ...string) (string, 
 	return string(text), err
 }
 
-// quietly sends Testcontainers' words to the debug log.
-type quietly struct{ log *slog.Logger }
+// debugPrinter writes what Testcontainers prints to the debug log.
+type debugPrinter struct{ log *slog.Logger }
 
-func (q quietly) Printf(format string, v ...any) {
+func (q debugPrinter) Printf(format string, v ...any) {
 	q.log.Debug(strings.TrimSpace(fmt.Sprintf(format, v...)))
 }

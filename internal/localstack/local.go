@@ -28,8 +28,8 @@ const (
 	markName = "MILLRACE_SERVER"
 	// tempPattern names temporary folders, so that abandoned ones are known.
 	tempPattern = "millrace-stack-"
-	// portTries bounds how often a server that lost its port to somebody between
-	// our asking for it and its taking it gets another.
+	// portTries is how many ports a server may try. Somebody else may take a port after
+	// we have found it free and before the server takes it.
 	portTries = 5
 	// linger is how long children of an ended server get to follow it.
 	linger = time.Second
@@ -62,17 +62,19 @@ type local struct {
 	epmd    epmd
 }
 
-// engine is what PostgreSQL, RabbitMQ and Redis each know about themselves.
+// engine is how one of PostgreSQL, RabbitMQ and Redis is run.
 type engine interface {
 	// prepare makes what the server needs before it first starts; called once.
 	prepare(ctx context.Context) error
 	// launch starts the server, to listen on port.
 	launch(port int) (*process, error)
-	// ready makes a real client connection; nil when the server works.
+	// ready makes a real client connection. It fails unless the server works.
 	ready(ctx context.Context, url string) error
+	// address returns the URL of the server on a port.
 	address(port int) string
-	// quit is the signal for an orderly stop.
+	// quit returns the signal for an orderly stop.
 	quit() os.Signal
+	// remains returns how to find what may be left of the server.
 	remains() remains
 }
 
@@ -100,8 +102,8 @@ func newLocal(ctx context.Context, o Options, died func(error)) (*local, error) 
 	return l, nil
 }
 
-// open makes the folder this process's own: locked, and with nothing left in it of
-// an owner that was killed.
+// open makes the folder this process's own. It locks it, and ends what an owner that
+// was killed has left running.
 func (l *local) open(ctx context.Context) error {
 	if err := l.makeFolder(); err != nil {
 		return err
@@ -132,6 +134,7 @@ func (l *local) open(ctx context.Context) error {
 	return nil
 }
 
+// makeFolder makes the folder, a temporary one if none is named.
 func (l *local) makeFolder() error {
 	// Mode 0711: PostgreSQL may run as another user, who must get through to its
 	// own folder. What is secret has mode 0600 or 0700 itself.
@@ -153,7 +156,7 @@ func (l *local) makeFolder() error {
 	return os.Chmod(dir, mode)
 }
 
-// removeAbandoned removes temporary folders whose owner was killed before it could.
+// removeAbandoned removes temporary folders whose owner was killed before it could do so.
 func removeAbandoned() {
 	// A folder without a lock may be one that is being made right now.
 	const settled = time.Minute
@@ -170,6 +173,7 @@ func removeAbandoned() {
 	}
 }
 
+// loadCredentials returns the credentials in a file, which it makes if it is missing.
 func loadCredentials(path string) (credentials, error) {
 	var c credentials
 	text, err := os.ReadFile(path)
@@ -189,14 +193,14 @@ func loadCredentials(path string) (credentials, error) {
 	return c, replaceFile(path, append(text, '\n'), 0o600)
 }
 
-// secret is 128 random bits in letters that need no quoting anywhere.
+// secret returns 128 random bits in letters that need no quoting anywhere.
 func secret() string {
 	b := make([]byte, 16)
 	crand.Read(b)
 	return hex.EncodeToString(b)
 }
 
-// replaceFile writes a file that is there whole or not at all.
+// replaceFile writes a file so that it is there whole or not at all.
 func replaceFile(path string, text []byte, mode fs.FileMode) error {
 	part := path + ".part"
 	if err := os.RemoveAll(part); err != nil {
@@ -208,7 +212,7 @@ func replaceFile(path string, text []byte, mode fs.FileMode) error {
 	return os.Rename(part, path)
 }
 
-// remains describes all servers of the folder.
+// remains returns how to find what is left of any of the folder's servers.
 func (l *local) remains() remains {
 	pids, _ := filepath.Glob(filepath.Join(l.dir, "pid", "*"))
 	return remains{
@@ -245,7 +249,7 @@ func (l *local) run(ctx context.Context, c command) (output string, err error) {
 }
 
 // command completes c for the process called name. The environment is made from
-// scratch: settings of other servers on the machine come in by theirs.
+// scratch: ours may hold settings of other servers on the machine.
 func (l *local) command(name string, c command) command {
 	c.name = name
 	c.mark = l.ID + "/" + name
@@ -255,7 +259,7 @@ func (l *local) command(name string, c command) command {
 	return c
 }
 
-// searchPath is PATH with the usual folders added, for a bare environment's sake.
+// searchPath returns PATH with the usual folders added, which a bare environment may lack.
 func searchPath() string {
 	const usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	if path := os.Getenv("PATH"); path != "" {
@@ -293,7 +297,7 @@ func (l *local) start(ctx context.Context, name string) (server, error) {
 	if e, ok := s.engine.(*rabbitEngine); ok && e.number == 1 {
 		close(l.founded)
 	} else if ok && e.number == l.brokers {
-		// It is not to be believed without a look: a node that can't reach the first one makes a cluster of its own.
+		// This must be checked: a node that can't reach the first one makes a cluster of its own.
 		if _, err := s.control(ctx, "await_online_nodes", strconv.Itoa(l.brokers)); err != nil {
 			return s, fmt.Errorf("the cluster of %d RabbitMQ nodes: %w", l.brokers, err)
 		}
@@ -347,6 +351,7 @@ func (s *localServer) up(ctx context.Context) error {
 	}
 }
 
+// attempt tries once to start the server on a port.
 func (s *localServer) attempt(ctx context.Context, port int) error {
 	if err := s.engine.remains().sweep(linger); err != nil {
 		return fmt.Errorf("starting %s: %w", s.name, err)
@@ -365,7 +370,7 @@ func (s *localServer) attempt(ctx context.Context, port int) error {
 	return nil
 }
 
-// await returns when the server works, has ended, or ctx has.
+// await waits until the server works. It fails if the server or ctx ends before.
 func (s *localServer) await(ctx context.Context, port int) error {
 	const (
 		interval = 50 * time.Millisecond
@@ -393,8 +398,8 @@ func (s *localServer) await(ctx context.Context, port int) error {
 	}
 }
 
-// end stops the process in order while ctx lasts, then by force, and with it all
-// that it started.
+// end stops the process and all that it started: in order until ctx ends, then by
+// force.
 func (s *localServer) end(ctx context.Context) error {
 	s.p.expect()
 	s.frozen = time.Time{}
@@ -483,7 +488,7 @@ func (s *localServer) control(ctx context.Context, args ...string) (string, erro
 	return e.control(ctx, args...)
 }
 
-// thaw lets a server go on that was stopped by SIGSTOP, and returns for how long it was.
+// thaw lets a server go on that was stopped by SIGSTOP, and returns for how long it was stopped.
 func (s *localServer) thaw() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -496,14 +501,14 @@ func (s *localServer) thaw() time.Duration {
 	return time.Since(since)
 }
 
-// errDown says that a server does not run, or is stopped by SIGSTOP.
+// errDown is the error of control if the server does not run, or is stopped by SIGSTOP.
 var errDown = errors.New("the server does not run")
 
 func (s *localServer) url() string { return s.address(s.port) }
 
-// freePort returns a port of the loopback interface that nobody uses. It lies below those that the kernel gives to
-// connections, where it says which these are: a server that is down for a moment finds it free again. Somebody may take
-// it before the server does: see portTries.
+// freePort returns a port of the loopback interface that nobody uses. If the kernel tells which ports it gives to connections, the
+// port lies below those, so that a server that is down for a moment finds it free again. Somebody may take the port before the
+// server does: see portTries.
 func freePort() (int, error) {
 	const lowest, tries = 20000, 50
 	if end := firstEphemeral(); end > lowest+tries {
@@ -522,13 +527,13 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-// FreeAddress is a loopback address with such a port, for a process that is to be found there again after its restart.
+// FreeAddress returns a loopback address with a port from freePort, for a process that must have the same address after a restart.
 func FreeAddress() (string, error) {
 	port, err := freePort()
 	return fmt.Sprintf("127.0.0.1:%d", port), err
 }
 
-// firstEphemeral is the first of the ports that Linux gives to connections, 0 where there is nothing to tell it.
+// firstEphemeral returns the first of the ports that Linux gives to connections, or 0 if nothing tells it.
 func firstEphemeral() int {
 	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
 	if err != nil {

@@ -15,8 +15,8 @@
 //   - One owner at a time: a folder is locked while its servers run.
 //
 // Local servers need Linux, because the third promise rests on parent-death
-// signals and /proc. Elsewhere, and where a server is not installed, containers
-// serve, if the program is built with the tag containers (see containers.go).
+// signals and /proc. Elsewhere, or if a server is not installed, containers are
+// used, if the program is built with the tag containers (see containers.go).
 //
 // Goroutines: a Stack owns one goroutine that starts every process (Launcher), one
 // for each running process that waits for its end (process), and with containers
@@ -53,9 +53,10 @@ const (
 	stopTimeout = 30 * time.Second
 )
 
-// Need says which servers to start.
+// Need is which servers to start.
 type Need struct{ Postgres, RabbitMQ, Redis bool }
 
+// names returns the names of the servers, sorted.
 func (n Need) names() []string {
 	var names []string
 	for name, wanted := range map[string]bool{postgres: n.Postgres, rabbitmq: n.RabbitMQ, redis: n.Redis} {
@@ -67,7 +68,7 @@ func (n Need) names() []string {
 	return names
 }
 
-// Options says what Start starts, and where.
+// Options are what Start is to start, and where.
 type Options struct {
 	// Dir is the folder of data, passwords and logs; it is made when missing and
 	// kept. Empty: a temporary folder, removed by Stop. Containers do not use
@@ -75,15 +76,15 @@ type Options struct {
 	Dir string
 	// Need says which servers to start. None is allowed.
 	Need Need
-	// Brokers is how many nodes RabbitMQ has: 1 (also when 0), 3 or 5. A folder keeps its number. Several take
-	// servers that are installed here, and twice the time to start for the first time.
+	// Brokers is how many nodes RabbitMQ has: 1 (0 means 1 too), 3 or 5. A folder keeps its number. More than one node needs
+	// servers that are installed here, and takes twice the time to start for the first time.
 	Brokers int
 	// Metrics has RabbitMQ serve its metrics for Prometheus: see Stack.RabbitMQMetrics.
 	Metrics bool
 	// Management has RabbitMQ serve its management API, where it runs from local binaries: see Stack.RabbitMQManagement.
 	// It does not go with Metrics, which switches the management's statistics off.
 	Management bool
-	// Log takes progress at level info and details at level debug; nil: nobody.
+	// Log takes progress at level info and details at level debug; nil: nothing is logged.
 	Log *slog.Logger
 }
 
@@ -134,10 +135,11 @@ type server interface {
 }
 
 // Start starts the needed servers side by side and returns when a client can work
-// with each: after about 5 s, most of it RabbitMQ's. Binaries installed on this
-// machine are taken when all the needed ones are there; else containers, when the
-// program has the tag containers and a Docker engine answers; else the error is one line with the command that installs
-// what is missing. MILLRACE_STACK=local or containers leaves no choice.
+// with each: after about 5 s, most of it RabbitMQ's. It takes binaries installed on
+// this machine if all the needed ones are there, else containers, if the program has
+// the tag containers and a Docker engine answers. Else it fails, and the error is one
+// line with the command that installs what is missing. MILLRACE_STACK=local or
+// containers leaves no choice.
 //
 // ctx bounds the start alone: when it ends first, what was started is stopped and
 // its error returned. Once Start has returned, only Stop ends the servers.
@@ -211,10 +213,10 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	return s, nil
 }
 
-// stackSetting is the variable that says how servers are run: local, containers, or empty, which is as Start says.
+// stackSetting is the environment variable that chooses how servers are run: local, containers, or empty. See Start.
 const stackSetting = "MILLRACE_STACK"
 
-// newProvider chooses how servers are run: see Start.
+// newProvider returns the way in which servers are run: see Start.
 func newProvider(ctx context.Context, o Options, died func(error)) (provider, error) {
 	missing := MissingPackages(o.Need)
 	switch how := os.Getenv(stackSetting); how {
@@ -252,8 +254,8 @@ func newProvider(ctx context.Context, o Options, died func(error)) (provider, er
 	return p, nil
 }
 
-// firstCause picks the error that explains a failed start. The other servers report
-// their cancellation, which explains nothing.
+// firstCause returns the error that explains a failed start, or nil if there is none.
+// The other servers report their cancellation, which explains nothing.
 func firstCause(ctx context.Context, errs []error) error {
 	var cause error
 	for _, err := range errs {
@@ -268,10 +270,10 @@ func firstCause(ctx context.Context, errs []error) error {
 	return cause
 }
 
-// Stop ends the servers side by side, each in order (PostgreSQL by a fast shutdown,
-// RabbitMQ and Redis by SIGTERM), and what has not ended when ctx does by force;
-// it returns within a few seconds after that. A temporary folder is removed. A ctx
-// without a deadline gets one of 30 s. Calling Stop again returns the first result.
+// Stop ends the servers side by side, each in order: PostgreSQL by a fast shutdown,
+// RabbitMQ and Redis by SIGTERM. What has not ended when ctx does is ended by force,
+// and Stop returns within a few seconds after that. A temporary folder is removed. A
+// ctx without a deadline gets one of 30 s. Calling Stop again returns the first result.
 func (s *Stack) Stop(ctx context.Context) error {
 	s.stop.Do(func() {
 		if _, ok := ctx.Deadline(); !ok {
@@ -358,6 +360,7 @@ func (s *Stack) Signal(name string, sig os.Signal) error {
 	return srv.signal(sig)
 }
 
+// server returns the server with that name, or an error if it was not started.
 func (s *Stack) server(name string) (server, error) {
 	if srv := s.servers[name]; srv != nil {
 		return srv, nil
@@ -365,6 +368,7 @@ func (s *Stack) server(name string) (server, error) {
 	return nil, fmt.Errorf("no private server %q was started", name)
 }
 
+// url returns the address of the server with that name, or "" if it was not started.
 func (s *Stack) url(name string) string {
 	if srv := s.servers[name]; srv != nil {
 		return srv.url()
@@ -396,7 +400,7 @@ func MissingPackages(need Need) []string {
 	return missing
 }
 
-// missingError is one line: what is not there, and what to type.
+// missingError returns an error of one line: what is not there, and what to type.
 func missingError(packages []string) error {
 	if !localSupported {
 		wanted := strings.Join(packages, ", ")

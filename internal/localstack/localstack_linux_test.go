@@ -91,7 +91,7 @@ func stop(t testing.TB, s *Stack) {
 
 func folder(s *Stack) string { return s.provider.(*local).dir }
 
-// processesOf lists the processes that name the folder in their environment or
+// processesOf returns the processes that name the folder in their environment or
 // command line, or work in it, in the form "PID command".
 func processesOf(dir string) []string {
 	var found []string
@@ -115,7 +115,7 @@ func processesOf(dir string) []string {
 	return found
 }
 
-// patience is what a machine that is busy with other work may add to anything, as testenv.Patience, which this package
+// patience is how much longer anything may take on a busy machine. It is testenv.Patience, which this package
 // can't import.
 const patience = 30 * time.Second
 
@@ -190,7 +190,7 @@ func publish(t testing.TB, url, body string) {
 	}
 }
 
-// published says whether the broker confirms the message, or refuses it: as it does while the queue has no leader.
+// published reports whether the broker confirms the message. It refuses it while the queue has no leader.
 func published(t testing.TB, url, body string) (acked bool) {
 	t.Helper()
 	withChannel(t, url, func(ch *amqp.Channel) {
@@ -309,7 +309,7 @@ func password(t testing.TB, address string) string {
 	return p
 }
 
-// listeners is the set of addresses that the folder's processes listen on.
+// listeners returns the set of addresses that the folder's processes listen on.
 func listeners(t testing.TB, dir string) map[string]bool {
 	t.Helper()
 	sockets := map[string]bool{}
@@ -882,7 +882,7 @@ func TestRabbitMQsVersionIsThatOfItsFolder(t *testing.T) {
 			t.Errorf("with %q: got %d.%d, want %d.%d", c.files, major, minor, c.major, c.minor)
 		}
 		e := &rabbitEngine{script: link}
-		if got, want := e.since(4, 3), c.major == 4; got != want {
+		if got, want := e.isAtLeast(4, 3), c.major == 4; got != want {
 			t.Errorf("with %q: 4.3 or newer %v, want %v", c.files, got, want)
 		}
 	}

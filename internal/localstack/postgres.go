@@ -37,18 +37,19 @@ cluster_name = 'millrace'
 // initdbName is what initdb's processes are called in marks, logs and pid files.
 const initdbName = "initdb"
 
+// postgresEngine is PostgreSQL.
 type postgresEngine struct {
 	local *local
 	bin   string
-	as    *account // nil: this process's own
+	as    *account // who runs the server; nil: this process's user
 }
 
-// postgresData is the data folder: PGDATA.
+// postgresData returns the data folder: PGDATA.
 func (l *local) postgresData() string { return filepath.Join(l.dir, "postgres", "data") }
 
-// findPostgres finds the folder of the server programs: of that major version, or
-// of the newest one where version is empty. MILLRACE_POSTGRES_BIN, the folder of
-// another build, is taken instead when it is set.
+// findPostgres returns the folder of the server programs of a major version, or of the
+// newest one if version is empty. If MILLRACE_POSTGRES_BIN is set, the folder of
+// another build, it returns that.
 func findPostgres(version string) (string, error) {
 	if bin := os.Getenv("MILLRACE_POSTGRES_BIN"); bin != "" {
 		if isProgram(filepath.Join(bin, "postgres")) && isProgram(filepath.Join(bin, "initdb")) {
@@ -80,6 +81,7 @@ func findPostgres(version string) (string, error) {
 	return "", exec.ErrNotFound
 }
 
+// isProgram reports whether a file is there that can be run.
 func isProgram(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
@@ -137,7 +139,7 @@ func (e *postgresEngine) initialise(ctx context.Context, data string) error {
 	}
 	err := initdb("C.UTF-8")
 	if err != nil && ctx.Err() == nil {
-		// The first error is the one to tell unless the locale was the trouble.
+		// The first error is the one to return, unless the locale was the trouble.
 		if initdb("C") == nil {
 			err = nil
 		}
@@ -146,8 +148,8 @@ func (e *postgresEngine) initialise(ctx context.Context, data string) error {
 		return errors.Join(err, children.sweep(linger))
 	}
 
-	// lz4 is far cheaper than the older pglz ("on"), where this PostgreSQL has it: 15
-	// and later, if built so.
+	// lz4 is far cheaper than the older pglz ("on"). PostgreSQL 15 and later have it, if
+	// built so.
 	compression := "lz4"
 	if e.run(ctx, "postgres", "-D", part, "-c", "wal_compression=lz4", "-C", "wal_compression") != nil {
 		compression = "on"
@@ -180,6 +182,7 @@ func (e *postgresEngine) run(ctx context.Context, program string, args ...string
 	return err
 }
 
+// command returns a command that runs one of PostgreSQL's programs.
 func (e *postgresEngine) command(name, program string, args []string, orphaned syscall.Signal) command {
 	return e.local.command(name, command{
 		path: filepath.Join(e.bin, program),
@@ -247,9 +250,9 @@ func postgresReady(ctx context.Context, url string) error {
 	return err
 }
 
-// quit is the fast shutdown: it ends sessions and writes a checkpoint. Data that is
-// about to be removed is not worth the checkpoint, which can take long: it gets the
-// immediate shutdown.
+// quit returns the signal for the fast shutdown, which ends sessions and writes a
+// checkpoint. A checkpoint can take long. If the data is about to be removed, it is
+// not worth that, and quit returns the signal for the immediate shutdown.
 func (e *postgresEngine) quit() os.Signal {
 	if e.local.temporary {
 		return syscall.SIGQUIT

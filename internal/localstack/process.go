@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// command says how to start one process.
+// command is how to start one process.
 type command struct {
 	name string // of the process; its log and pid file are called so
 	mark string // put into its environment, and so into its children's: see leftovers
@@ -25,7 +25,7 @@ type command struct {
 	log  string // path of the file that takes its output
 	pid  string // path of the file that records who it is
 	as   *account
-	// orphaned is the signal the process gets when this one dies.
+	// orphaned is the signal that the process gets when this one dies.
 	orphaned syscall.Signal
 }
 
@@ -83,10 +83,10 @@ type process struct {
 	mu      sync.Mutex
 	ended   bool
 	guarded bool        // its end would be a fault
-	died    func(error) // told of that fault
+	died    func(error) // is called with that fault
 }
 
-// launch starts c. Until guard is called its end is nobody's surprise.
+// launch starts c. Its end is no fault until guard is called; after that, died is called with it.
 func (l *Launcher) launch(c command, died func(error)) (*process, error) {
 	// The last run's log stays beside this one's; so a kept folder does not grow.
 	if info, err := os.Stat(c.log); err == nil && info.Size() > 0 {
@@ -116,6 +116,7 @@ func (l *Launcher) launch(c command, died func(error)) (*process, error) {
 	return p, nil
 }
 
+// wait waits for the process's end, and reports it if it is a fault.
 func (p *process) wait() {
 	err := p.cmd.Wait()
 	_ = os.Remove(p.command.pid)
@@ -129,8 +130,8 @@ func (p *process) wait() {
 	}
 }
 
-// guard makes the process's end a fault from now on; it fails when that end has
-// already come.
+// guard makes the process's end a fault from now on. It fails if the process has
+// already ended.
 func (p *process) guard() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -141,14 +142,15 @@ func (p *process) guard() error {
 	return nil
 }
 
-// expect says that the process is about to be ended on purpose.
+// expect makes the process's end no fault any more, because it is about to be ended
+// on purpose.
 func (p *process) expect() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.guarded = false
 }
 
-// running tells whether the process is there.
+// running reports whether the process is there.
 func (p *process) running() bool {
 	select {
 	case <-p.done:
@@ -162,7 +164,7 @@ func (p *process) running() bool {
 // os.Process holds a pidfd, or knows that the process is reaped.
 func (p *process) signal(sig os.Signal) error { return p.cmd.Process.Signal(sig) }
 
-// endsWithin waits at most d for the process's end.
+// endsWithin waits at most d for the process's end, and reports whether it came.
 func (p *process) endsWithin(d time.Duration) bool {
 	select {
 	case <-p.done:
@@ -172,11 +174,12 @@ func (p *process) endsWithin(d time.Duration) bool {
 	}
 }
 
-// failure describes the end of a process that should be running.
+// failure returns an error about the end of a process that should be running.
 func (p *process) failure() error {
 	return fmt.Errorf("%s ended (%s)%s", p.command.name, outcome(p.err), p.tail())
 }
 
+// outcome returns how a process ended, as text. err is what Wait returned.
 func outcome(err error) string {
 	if err == nil {
 		return "exit status 0"
@@ -184,9 +187,10 @@ func outcome(err error) string {
 	return err.Error()
 }
 
-// tail is the end of the process's log, ready to be appended to an error.
+// tail returns the end of the process's log, ready to be appended to an error.
 func (p *process) tail() string { return tail(p.command.log) }
 
+// tail returns the end of the log in a file, ready to be appended to an error.
 func tail(path string) string {
 	f, err := os.Open(path)
 	if err != nil {
@@ -200,7 +204,7 @@ func tail(path string) string {
 	return lastLines(f, filepath.Base(path))
 }
 
-// lastLines formats the last lines of a log, ready to be appended to an error.
+// lastLines returns the last lines of a log, ready to be appended to an error.
 func lastLines(log io.Reader, name string) string {
 	const (
 		lines = 10
@@ -220,8 +224,8 @@ func lastLines(log io.Reader, name string) string {
 	return fmt.Sprintf("; the end of its log (%s):\n    %s", name, strings.Join(last, "\n    "))
 }
 
-// ends tells whether sig ends a server (RabbitMQ and Redis: all of these;
-// PostgreSQL: all of these, in its three ways of stopping).
+// ends reports whether sig ends a server. All of them end RabbitMQ, Redis and
+// PostgreSQL, which has three ways of stopping.
 func ends(sig os.Signal) bool {
 	switch sig {
 	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGKILL, syscall.SIGABRT, syscall.SIGSEGV:

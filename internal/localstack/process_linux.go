@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// localSupported says that servers can be run from local binaries.
+// localSupported is true: servers can be run from local binaries.
 const localSupported = true
 
 // Linux capabilities (linux/capability.h) that let a process search any folder.
@@ -23,6 +23,7 @@ const (
 	capDACReadSearch = 2
 )
 
+// processAttributes returns how the kernel starts the process of a command.
 func processAttributes(c command) *syscall.SysProcAttr {
 	a := &syscall.SysProcAttr{
 		// A group of its own: a terminal's Ctrl-C reaches this process alone, which
@@ -40,8 +41,8 @@ func processAttributes(c command) *syscall.SysProcAttr {
 	return a
 }
 
-// unprivileged chooses who runs a server that refuses to run as root; nil when this
-// process is not root. An existing data folder says who it is: its owner.
+// unprivileged returns who runs a server that refuses to run as root: the owner of the
+// data folder if there is one. It returns nil if this process is not root's.
 func unprivileged(data string) (*account, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -65,11 +66,11 @@ func unprivileged(data string) (*account, error) {
 	return nil, errors.New("PostgreSQL does not run as root, and there is no user postgres or nobody to run it as")
 }
 
-// lend lets a reach its folder dir when a folder above is closed to it, as
-// /root or a fresh `mktemp -d` of root's is. Opening other people's folders to
-// everybody is not ours to do; so the server's process gets, as an ambient
-// capability, the right to search folders. It needs the narrower of two rights,
-// and takes the wider one where root has only that (as in Docker's containers).
+// lend lets a reach its folder dir if a folder above is closed to it, as /root is, or
+// a fresh `mktemp -d` of root's. Opening other people's folders to everybody is not
+// ours to do. So the server's process gets, as an ambient capability, the right to
+// search folders: the narrower of two such rights, or the wider one if root has only
+// that (as in Docker's containers).
 func (a *account) lend(dir string) error {
 	closed := a.closedFolder(dir)
 	if closed == "" {
@@ -86,7 +87,7 @@ func (a *account) lend(dir string) error {
 		closed, a.name, closed)
 }
 
-// closedFolder is the outermost folder above dir that a may not search, or "".
+// closedFolder returns the outermost folder above dir that a may not search, or "".
 func (a *account) closedFolder(dir string) string {
 	closed := ""
 	for d := filepath.Dir(dir); ; d = filepath.Dir(d) {
@@ -109,7 +110,7 @@ func (a *account) closedFolder(dir string) string {
 	}
 }
 
-// heldCapabilities is the set of capabilities this process may pass on.
+// heldCapabilities returns the set of capabilities that this process may pass on.
 func heldCapabilities() uint64 {
 	status, _ := os.ReadFile("/proc/self/status")
 	for line := range bytes.Lines(status) {
@@ -148,14 +149,14 @@ func lockFolder(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// ownedByUs tells whether the folder (not a link to one) is this user's.
+// ownedByUs reports whether the folder (not a link to one) is this user's.
 func ownedByUs(dir string) bool {
 	var stat syscall.Stat_t
 	return syscall.Lstat(dir, &stat) == nil && stat.Mode&syscall.S_IFMT == syscall.S_IFDIR && int(stat.Uid) == os.Geteuid()
 }
 
-// identity tells a process from a later one with the same pid: when it began, in
-// clock ticks since the boot, and which boot that was.
+// identity returns a text that tells a process from a later one with the same pid: its
+// pid, when it began, in clock ticks since the boot, and which boot that was.
 func identity(pid int) (string, error) {
 	fields, err := statFields(pid)
 	if err != nil {
@@ -183,6 +184,7 @@ func statFields(pid int) ([]string, error) {
 	return fields, nil
 }
 
+// recordPID writes a process's identity into a file.
 func recordPID(path string, pid int) error {
 	id, err := identity(pid)
 	if err != nil {
@@ -191,18 +193,18 @@ func recordPID(path string, pid int) error {
 	return os.WriteFile(path, []byte(id+"\n"), 0o600)
 }
 
-// remains says how to recognise what is left of servers.
+// remains is how to recognise what is left of servers.
 type remains struct {
 	mark  string            // value of markName in their environment, or its beginning
-	homes map[string]string // working folder → the server whose it is
+	homes map[string]string // the server, by its working folder
 	pids  []string          // files that record who they are
 }
 
-// find lists the processes that are left. The mark finds whatever a server started
-// too, and whoever left its process group. PostgreSQL and Redis write over their
-// environment (to show a title in ps), so they are known by their working folder,
-// which is their data folder. The records find a PostgreSQL that /proc hides, since
-// it runs as another user.
+// find returns the processes that are left. By the mark it finds also what a server
+// started, even if that left the server's process group. PostgreSQL and Redis write
+// over their environment (to show a title in ps), so they are known by their working
+// folder, which is their data folder. By the files it finds a PostgreSQL that /proc
+// hides, since it runs as another user.
 func (r remains) find() []int {
 	homes := map[os.FileInfo]string{}
 	for dir, program := range r.homes {
@@ -232,6 +234,7 @@ func (r remains) find() []int {
 	return pids
 }
 
+// marked reports whether a process has the mark in its environment.
 func (r remains) marked(pid int) bool {
 	if r.mark == "" {
 		return false
@@ -250,7 +253,7 @@ var executables = map[string][]string{
 	redis:    {"redis-server", "redis-check-rdb", "redis-check-aof"},
 }
 
-// atHome tells whether pid runs one of the programs in its working folder.
+// atHome reports whether a process works in one of the folders and runs that folder's server.
 func atHome(pid int, homes map[os.FileInfo]string) bool {
 	cwd, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
 	if err != nil {
@@ -265,7 +268,7 @@ func atHome(pid int, homes map[os.FileInfo]string) bool {
 	return false
 }
 
-// alive tells whether pid is the process that id was taken of, and no zombie.
+// alive reports whether pid is the process with that identity, and no zombie.
 func alive(pid int, id string) bool {
 	now, err := identity(pid)
 	if err != nil || now != id {
@@ -304,9 +307,9 @@ func (r remains) sweep(grace time.Duration) error {
 	}
 }
 
-// signal sends sig to those of pids that are still what find saw. The handle is
-// taken first, then the check is made: a pid given to another process in between is
-// not hit.
+// signal sends sig to those of pids that are still what find saw. It takes a handle of
+// the process first and checks then, so that it never hits a later process with the
+// same pid.
 func (r remains) signal(pids []int, sig os.Signal) {
 	for _, pid := range pids {
 		p, err := os.FindProcess(pid)
@@ -323,10 +326,10 @@ func (r remains) signal(pids []int, sig os.Signal) {
 	}
 }
 
-// freezes tells whether sig stops a process for a while.
+// freezes reports whether sig stops a process for a while.
 func freezes(sig os.Signal) bool { return sig == syscall.SIGSTOP }
 
-// wakes tells whether sig lets a stopped process go on.
+// wakes reports whether sig lets a stopped process go on.
 func wakes(sig os.Signal) bool { return sig == syscall.SIGCONT }
 
 // wake lets a process that was stopped by SIGSTOP, and its children, go on.
@@ -358,9 +361,10 @@ func signalFamily(p *process, sig os.Signal) error {
 	return nil
 }
 
-// removeStalePID removes PostgreSQL's own pid file where the process it names is gone
-// or something else: PostgreSQL takes any process of its user with that pid for
-// itself and refuses to start. A living PostgreSQL is left to PostgreSQL's judgement.
+// removeStalePID removes PostgreSQL's own pid file if the process that it names is gone
+// or is another program. PostgreSQL would take any process of its user with that pid
+// for itself, and would not start. If a PostgreSQL has the pid, the file stays, and
+// PostgreSQL decides.
 func removeStalePID(path string) error {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {

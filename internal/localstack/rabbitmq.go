@@ -54,19 +54,19 @@ management.tcp.ip = 127.0.0.1
 management.tcp.port = %d
 `
 
-// clusterConf is what a node of several is told beside rabbitConf.
+// clusterConf is what a node of a cluster gets beside rabbitConf.
 //
-// pause_minority: a node that sees less than half of the cluster stops serving until it sees more. Quorum queues do
-// not need it, since Raft decides for them: but the node would still take connections and publishes that nobody
-// confirms, and exchanges, bindings and users (Mnesia) would go different ways on the two sides, which with the
-// default, ignore, stays so until somebody restarts nodes. Paused, it drops its clients at once, who go to the others,
-// and comes back by itself. It is for Mnesia alone. RabbitMQ 4.3, and a new 4.2, have Khepri in its place, for which Raft
-// decides, too: there the setting does nothing, and a node without a majority keeps its clients and confirms nothing.
+// pause_minority: a node that sees less than half of the cluster stops serving until it sees more. Quorum queues do not
+// need it, since Raft decides for them. But without it the node would still take connections and publishes that nobody
+// confirms. Exchanges, bindings and users (Mnesia) would go different ways on the two sides. With the default, ignore, they
+// would stay different until somebody restarts nodes. A paused node drops its clients at once, who go to the others, and
+// comes back by itself. The setting is for Mnesia alone. RabbitMQ 4.3, and a new 4.2, have Khepri instead, for which Raft
+// decides too. There the setting does nothing, and a node without a majority keeps its clients and confirms nothing.
 //
 // net_ticktime: a node that hangs (stopped by SIGSTOP, or cut off by a network that drops packets) is given up after so
-// many seconds, a quarter more or less. Until then whatever writes to Mnesia waits for it, on all nodes: a declaration,
-// a binding, and the note of which node leads a queue now, without which new channels find no leader. The default, 60, is
-// that long without a confirm. (Khepri waits for a majority alone.)
+// many seconds, a quarter more or less. Until then whatever writes to Mnesia waits for it, on all nodes: a declaration, a
+// binding, and the note of which node leads a queue now, without which new channels find no leader. With the default, 60,
+// there would be no confirm for that long. (Khepri waits for a majority alone.)
 //
 // The log of quorum queues is held in memory up to the size of its file, on each node.
 const clusterConf = `
@@ -75,14 +75,14 @@ net_ticktime = 10
 raft.wal_max_size_bytes = 67108864
 `
 
-// disconnectedConf is for clusters since RabbitMQ 4.3. A worker's frames that were on their way through a node that died
-// go back to the queue after so many milliseconds, to other workers. Versions before give them back at once; the default,
-// a minute, would be a minute that those records can't be searched.
+// disconnectedConf is for clusters of RabbitMQ 4.3 or newer. If a node dies, the frames on their way through it to a worker go
+// back to the queue after so many milliseconds, for other workers. Older versions give them back at once. With the default, a
+// minute, those records could not be searched for a minute.
 const disconnectedConf = `
 consumer_disconnected_timeout = 1000
 `
 
-// withoutManagement is for RabbitMQ since 4.0, with rabbitMetrics. Statistics for the management plugin are deprecated, and
+// withoutManagement is for RabbitMQ 4.0 or newer, with rabbitMetrics. Statistics for the management plugin are deprecated, and
 // RabbitMQ 4.3 warns of them at each start, though nobody makes them here.
 const withoutManagement = `
 deprecated_features.permit.management_metrics_collection = false
@@ -92,7 +92,7 @@ deprecated_features.permit.management_metrics_collection = false
 type rabbitEngine struct {
 	local  *local
 	name   string // of the server
-	number int    // 0: not of a cluster
+	number int    // of the node, from 1; 0: there is no cluster
 	script string
 
 	last    int // port of the last launch
@@ -100,10 +100,11 @@ type rabbitEngine struct {
 	api     int // port of the management API
 }
 
-// node is the node's name. It is constant, because the data folder belongs to it. Nodes of other folders have the
+// node returns the node's name. It is constant, because the data folder belongs to it. Nodes of other folders have the
 // same name and another epmd, so they do not meet.
 func (e *rabbitEngine) node() string { return rabbitNode(e.number) }
 
+// rabbitNode returns the name of the node with that number.
 func rabbitNode(number int) string {
 	if number == 0 {
 		return "millrace@localhost"
@@ -111,7 +112,7 @@ func rabbitNode(number int) string {
 	return fmt.Sprintf("millrace-%d@localhost", number)
 }
 
-// brokerNames are the servers' names of so many RabbitMQ nodes.
+// brokerNames returns the names that the servers of so many RabbitMQ nodes have.
 func brokerNames(brokers int) []string {
 	if brokers <= 1 {
 		return []string{rabbitmq}
@@ -123,8 +124,8 @@ func brokerNames(brokers int) []string {
 	return names
 }
 
-// checkBrokers refuses data of another number of nodes: one more would have no part in the queues that there are,
-// and the rest of a cluster can't do without the missing ones.
+// checkBrokers returns an error if the folder has data of another number of nodes. A further node would have no part in the
+// existing queues, and fewer nodes can't do without the missing ones.
 func (l *local) checkBrokers(brokers int) error {
 	have, _ := filepath.Glob(filepath.Join(l.dir, rabbitmq+"*"))
 	want := brokerNames(brokers)
@@ -142,8 +143,8 @@ func (l *local) checkBrokers(brokers int) error {
 	return nil
 }
 
-// findRabbitMQ finds the server's start script. Debian's wrapper around it does not
-// do: it insists on root or the rabbitmq user, and on the machine's own settings.
+// findRabbitMQ returns the path of the server's start script. It takes no wrapper of
+// Debian's: that insists on root or the rabbitmq user, and on the machine's settings.
 func findRabbitMQ() (string, error) {
 	found := []string{"/usr/lib/rabbitmq/bin/rabbitmq-server"}
 	versions, _ := filepath.Glob("/usr/lib/rabbitmq/lib/*/sbin/rabbitmq-server")
@@ -164,8 +165,8 @@ func findRabbitMQ() (string, error) {
 	return "", exec.ErrNotFound
 }
 
-// findEPMD finds Erlang's port mapper, which belongs to Erlang and with it to
-// RabbitMQ's package.
+// findEPMD returns the path of Erlang's port mapper. It comes with Erlang, which
+// RabbitMQ's package needs.
 func findEPMD() (string, error) {
 	if path, err := exec.LookPath("epmd"); err == nil {
 		return path, nil
@@ -187,8 +188,8 @@ func findEPMD() (string, error) {
 	return "", exec.ErrNotFound
 }
 
-// rabbitMQVersion returns the version of the server whose start script is given, as RabbitMQ's folder of plugins tells it;
-// 0, 0 where it does not.
+// rabbitMQVersion returns the version of the server with that start script, as its folder of plugins tells it, or 0, 0 if the
+// folder does not.
 func rabbitMQVersion(script string) (major, minor int) {
 	real, err := filepath.EvalSymlinks(script)
 	if err != nil {
@@ -203,12 +204,13 @@ func rabbitMQVersion(script string) (major, minor int) {
 	return 0, 0
 }
 
-// since reports whether the server is of a version or newer. Of one that can't be told it reports false.
-func (e *rabbitEngine) since(major, minor int) bool {
+// isAtLeast reports whether the server is of a version or newer. It reports false if the server's version is not known.
+func (e *rabbitEngine) isAtLeast(major, minor int) bool {
 	haveMajor, haveMinor := rabbitMQVersion(e.script)
 	return haveMajor > major || haveMajor == major && haveMinor >= minor
 }
 
+// file returns the path of a file in the server's folder.
 func (e *rabbitEngine) file(name string) string {
 	return filepath.Join(e.local.dir, e.name, name)
 }
@@ -261,7 +263,7 @@ func (e *rabbitEngine) launch(port int) (*process, error) {
 	args := ""
 	if e.number > 0 {
 		conf = append(conf, clusterConf...)
-		if e.since(4, 3) {
+		if e.isAtLeast(4, 3) {
 			conf = append(conf, disconnectedConf...)
 		}
 		for i := range min(e.number, 2) { // the first, whom the others join, and this one
@@ -277,7 +279,7 @@ func (e *rabbitEngine) launch(port int) (*process, error) {
 			e.last = port
 		}
 		conf = fmt.Appendf(conf, rabbitMetrics, e.metrics)
-		if e.since(4, 0) {
+		if e.isAtLeast(4, 0) {
 			conf = append(conf, withoutManagement...)
 		}
 	}
@@ -318,9 +320,10 @@ func (e *rabbitEngine) launch(port int) (*process, error) {
 	}), e.local.died)
 }
 
-// erlangEnv holds for every Erlang program: who its epmd is, that nobody starts
-// another one (which would go into the background and stay), and that the
-// distribution port, open to all addresses by default, is on loopback only.
+// erlangEnv returns the environment of every Erlang program. It names the epmd, keeps
+// the program from starting another one (which would go into the background and
+// stay), and puts the distribution port on loopback only: by default it is open to
+// all addresses.
 func (e *rabbitEngine) erlangEnv() []string { return e.local.epmd.env(e.file("home")) }
 
 // epmd is Erlang's port mapper, by which the nodes and rabbitmqctl find each other. All nodes of a folder share it.
@@ -330,6 +333,7 @@ type epmd struct {
 	port   int
 }
 
+// env returns what erlangEnv returns, for a program with that home.
 func (m *epmd) env(home string) []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -341,8 +345,8 @@ func (m *epmd) env(home string) []string {
 	}
 }
 
-// start starts the port mapper, if it does not run, in the foreground, as a child like the others,
-// and before the node, which would otherwise start its own.
+// start starts the port mapper if it does not run, in the foreground, as a child like the others. It must be called before a node
+// starts, which would otherwise start its own.
 func (m *epmd) start(l *local) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -379,7 +383,7 @@ func (m *epmd) start(l *local) error {
 	return fmt.Errorf("epmd does not answer%s", p.tail())
 }
 
-// stop ends it, once all nodes have left it.
+// stop ends the port mapper. All nodes must have stopped.
 func (m *epmd) stop() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -436,7 +440,7 @@ func (e *rabbitEngine) control(ctx context.Context, args ...string) (string, err
 	}))
 }
 
-// quit makes RabbitMQ stop its applications in order.
+// quit returns the signal at which RabbitMQ stops its applications in order.
 func (e *rabbitEngine) quit() os.Signal { return syscall.SIGTERM }
 
 func (e *rabbitEngine) remains() remains {

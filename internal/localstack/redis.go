@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// redisConf makes a cache: nothing is written to disk, and what is used least goes
-// when the memory is full.
+// redisConf makes Redis a cache: nothing is written to disk, and what was not used for
+// longest goes when the memory is full.
 const redisConf = `bind 127.0.0.1
 protected-mode yes
 requirepass %s
@@ -30,13 +30,16 @@ maxmemory 256mb
 maxmemory-policy allkeys-lru
 `
 
+// redisEngine is Redis.
 type redisEngine struct {
 	local *local
 	path  string
 }
 
+// redisData returns Redis's folder.
 func (l *local) redisData() string { return filepath.Join(l.dir, "redis") }
 
+// findRedis returns the path of the server's program.
 func findRedis() (string, error) {
 	if path := "/usr/bin/redis-server"; isProgram(path) {
 		return path, nil

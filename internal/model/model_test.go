@@ -1,4 +1,4 @@
-// Package model is a model of the way of a record from a client into the table, where it must arrive once. It has no code of the
+// Package model is a model of a record's way from a client into the table, where it must arrive once. It has no code of the
 // product, and starts no goroutine.
 //
 // It is Millrace in small. There are up to two requests. One has a key, is large enough for two segments, and is sent again if no
@@ -113,7 +113,7 @@ const (
 	acknowledged // and not committed: no worker of Millrace ever is
 )
 
-// step is what happens between two states. A fault is a step that may happen and need not: without faults, all work must come to an end.
+// step is what happens between two states. A fault is a step that need not happen: all work must come to an end without it.
 type step struct {
 	what  string
 	frame uint8
@@ -169,7 +169,7 @@ func (s state) normal() state {
 	return s
 }
 
-// store is the worker's transaction.
+// store does what the worker's transaction does.
 func (s *state) store(r rules, in scope, f uint8) {
 	for i := range segments {
 		if f&(1<<i) == 0 {
@@ -209,7 +209,7 @@ func (s *state) setAside(segment int) {
 	}
 }
 
-// known looks among the rows and dead letters. It reports whether all records of a segment are there, and whether other records have
+// known looks among the rows and dead letters, and reports whether all records of a segment are there, and whether other records have
 // any of their ids.
 func (s *state) known(r rules, in scope, segment int) (equal, other bool) {
 	equal = true
@@ -399,7 +399,7 @@ func (s state) stepWorker(r rules, in scope, i int, yield func(step, state)) {
 	}
 }
 
-// violation says what is wrong with a state, or returns "". In a quiescent state nothing is left to do.
+// violation returns what is wrong with a state, or "". In a quiescent state nothing is left to do.
 func (s state) violation(r rules, in scope, quiescent bool) string {
 	for record, n := range s.rows {
 		request := keyed

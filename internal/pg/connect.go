@@ -20,7 +20,7 @@ const (
 	keepAlive = 15 * time.Second
 )
 
-// ParseURL returns how a database is connected to. See SetDefaults.
+// ParseURL returns the options with which to connect to a database: those of the URL, completed by SetDefaults.
 func ParseURL(url config.PostgresURL, application string) (*pgx.ConnConfig, error) {
 	c, err := config.Parse(url, pgx.ParseConfig)
 	if err != nil {
@@ -42,14 +42,14 @@ func SetDefaults(c *pgx.ConnConfig, application string) {
 	c.DialFunc = (&net.Dialer{Timeout: c.ConnectTimeout, KeepAlive: keepAlive}).DialContext
 }
 
-// Session says what each of a service's connections begins with.
+// Session is what each of a service's connections begins with.
 type Session struct {
 	Service    string // such as worker
 	Settings   string // statements, each with its semicolon
 	MinVersion int    // the oldest PostgreSQL that the service works with, such as 14
 }
 
-// Connect opens a connection as c says, and gives it the session's settings. An older PostgreSQL is refused.
+// Connect opens a connection as c says, and gives it the session's settings. It fails if PostgreSQL is older than MinVersion.
 func (s Session) Connect(ctx context.Context, c *pgx.ConnConfig) (*pgx.Conn, error) {
 	c.AfterConnect = func(ctx context.Context, conn *pgconn.PgConn) error {
 		results, err := conn.Exec(ctx, s.Settings+"SELECT current_setting('server_version_num')").ReadAll()

@@ -1,5 +1,4 @@
-// Package pg is what the services share about PostgreSQL: what its errors say (errors.go), how it is
-// reached (connect.go), a connection that is opened again when it broke (link.go), and which poolers don't do (pooler.go). A Link that
-// is dropped has a goroutine wait until pgx has closed its connection; its WaitGroup tells when that is over. Nothing else here starts
-// a goroutine.
+// Package pg is what the services share about PostgreSQL: what its errors say (errors.go), how it is reached (connect.go), a
+// connection that is opened again after it broke (link.go), and which poolers can't be used (pooler.go). Dropping a Link starts a
+// goroutine that waits until pgx has closed the connection; the Link's WaitGroup counts it. Nothing else here starts a goroutine.
 package pg

@@ -39,7 +39,7 @@ func (l *Link) Open(ctx context.Context) (*pgx.Conn, error) {
 	return l.conn, nil
 }
 
-// Rollback ends a transaction that has failed. It drops the connection if that is not possible.
+// Rollback ends the transaction that the connection is in, if any. It drops the connection if that fails.
 func (l *Link) Rollback(ctx context.Context) {
 	if l.conn == nil {
 		return
@@ -58,7 +58,7 @@ func (l *Link) Rollback(ctx context.Context) {
 	}
 }
 
-// Drop closes the connection.
+// Drop closes the connection, if there is one. The next Open makes a new one.
 func (l *Link) Drop() {
 	conn := l.conn
 	if conn == nil {

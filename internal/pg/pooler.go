@@ -16,8 +16,8 @@ const (
 	// nothing (measured with four such clients).
 	poolerRounds = 30
 
-	// poolerPatience is how long the second connection may wait for a server in a round. A pooler that keeps a server for each client may have
-	// none left.
+	// poolerPatience is how long the second connection may wait for a server in a round. A pooler that keeps a server for each client
+	// may have none left.
 	poolerPatience = 5 * time.Second
 )
 
@@ -37,17 +37,17 @@ func CheckPooler(ctx context.Context, c *pgconn.Config) error {
 		return err
 	}
 	defer end(ctx, first)
-	pid, err := backend(ctx, first)
+	pid, err := backendPID(ctx, first)
 	if err != nil || pid == fmt.Sprint(first.PID()) {
 		return err // PostgreSQL itself: it gave this number when it let the client in
 	}
 
-	// It is a pooler: the number that it has told its client is not the server's. Can another client get this client's server?
+	// It is a pooler: the number that it gave its client is not the server's. Can another client get this client's server?
 	waiting, cancel := context.WithTimeout(ctx, poolerPatience)
 	defer cancel()
 	second, err := pgconn.ConnectConfig(waiting, c)
 	if err != nil {
-		return noVerdict(ctx, waiting, err)
+		return verdictOf(ctx, waiting, err)
 	}
 	defer end(ctx, second)
 	for range poolerRounds {
@@ -58,32 +58,32 @@ func CheckPooler(ctx context.Context, c *pgconn.Config) error {
 	return nil
 }
 
-// changesHands is one round. It returns ErrTransactionPooler if second, which is in a transaction, has the server pid that first
-// had before, or if first has another one now. It reports whether that was the last round.
+// changesHands makes one round: it begins a transaction on second. It returns ErrTransactionPooler if second then has the server pid
+// that first had before, or if first has another one now. It reports whether no further round is needed.
 func changesHands(ctx context.Context, first, second *pgconn.PgConn, pid string) (done bool, err error) {
 	waiting, cancel := context.WithTimeout(ctx, poolerPatience)
 	defer cancel()
 	if _, err := second.Exec(waiting, "BEGIN").ReadAll(); err != nil {
-		return true, noVerdict(ctx, waiting, err)
+		return true, verdictOf(ctx, waiting, err)
 	}
 	for _, conn := range []*pgconn.PgConn{second, first} {
-		now, err := backend(waiting, conn)
+		now, err := backendPID(waiting, conn)
 		if err != nil {
-			return true, noVerdict(ctx, waiting, err)
+			return true, verdictOf(ctx, waiting, err)
 		}
 		if (now == pid) == (conn == second) {
 			return true, ErrTransactionPooler
 		}
 	}
 	if _, err := second.Exec(waiting, "ROLLBACK").ReadAll(); err != nil {
-		return true, noVerdict(ctx, waiting, err)
+		return true, verdictOf(ctx, waiting, err)
 	}
 	return false, nil
 }
 
-// noVerdict returns what an error of the second connection says about the pooler: that it lends by transaction, that it does not (nil),
-// or that there is no telling.
-func noVerdict(ctx, waiting context.Context, err error) error {
+// verdictOf returns what an error of the second connection tells about the pooler: ErrTransactionPooler if it lends by transaction, nil
+// if it does not, or err if there is no telling.
+func verdictOf(ctx, waiting context.Context, err error) error {
 	var answer *pgconn.PgError
 	switch {
 	case errors.As(err, &answer) && strings.Contains(answer.Message, "statement pooling mode"):
@@ -94,8 +94,8 @@ func noVerdict(ctx, waiting context.Context, err error) error {
 	return err
 }
 
-// backend returns the number of the server process that answers.
-func backend(ctx context.Context, conn *pgconn.PgConn) (string, error) {
+// backendPID returns the number of the server process that answers.
+func backendPID(ctx context.Context, conn *pgconn.PgConn) (string, error) {
 	results, err := conn.Exec(ctx, "SELECT pg_backend_pid()").ReadAll()
 	if err != nil {
 		return "", err

@@ -1,5 +1,5 @@
-// Package rfc3339 reads times as RFC 3339 defines them, which time.Parse does not. What a search's parameters, its language
-// and PostgreSQL take for a time is the same that way.
+// Package rfc3339 reads times as RFC 3339 defines them, which time.Parse does not. So a search's parameters, its language and
+// PostgreSQL take the same texts for times.
 //
 // Nothing here starts a goroutine.
 package rfc3339
@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// Earliest and Latest, in Unix milliseconds, are the first of the year 0 and the last of the year 9999: what RFC 3339 can
-// write.
+// Earliest and Latest are the first time and the last that RFC 3339 can write, in Unix milliseconds: the beginning of the year 0
+// and the end of the year 9999.
 const (
 	Earliest = -62167219200000
 	Latest   = 253402300799999
 )
 
-// Parse reads a time as RFC 3339 defines it: T and Z in either case, any number of digits in the fraction,
-// offsets up to 23:59, -00:00 among them. The second 60 is the first of the next minute, as PostgreSQL and Unix time
-// have it; any minute may have one, since which do is decided from year to year. at is the whole second.
+// Parse returns the time that s writes as RFC 3339 defines it: T and Z in either case, any number of digits in the fraction,
+// offsets up to 23:59, -00:00 among them. at is the whole second, fraction the digits after the point. The second 60 is the first
+// of the next minute, as in PostgreSQL and Unix time. Any minute may have it: which ones do is decided from year to year.
 //
-// time.Parse takes less of that, and some more: a comma, offsets of 24 hours.
+// time.Parse refuses some of these, and takes others: a comma, offsets of 24 hours.
 func Parse(s string) (at time.Time, fraction string, ok bool) {
 	const shape = "0000-00-00T00:00:00"
 	if len(s) <= len(shape) {

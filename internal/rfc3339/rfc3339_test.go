@@ -40,7 +40,7 @@ func TestEarliestAndLatestAreTheEndsOfFourDigits(t *testing.T) {
 	}
 }
 
-// FuzzParse holds Parse to time.Parse, which takes nearly all of what Parse takes.
+// FuzzParse compares Parse with time.Parse, which takes nearly all of what Parse takes.
 func FuzzParse(f *testing.F) {
 	f.Add("2026-03-04T12:00:00.5+01:00")
 	f.Add("2016-12-31T23:59:60Z")

@@ -24,10 +24,10 @@ import (
 )
 
 const (
-	// ackPatience is how long Acked sends one request again, and waits until all is stored. It is what a busy machine may
-	// take to bring its servers back after a fault.
+	// ackPatience is how long Acked goes on sending one request, and how long it waits until all is stored. It is what a busy
+	// machine may take to bring its servers back after a fault.
 	ackPatience = 5 * time.Minute
-	// retryPause is its pause before it sends a request again.
+	// retryPause is the pause before a request is sent again.
 	retryPause = 50 * time.Millisecond
 	// errorsShown is how many records Compare complains of.
 	errorsShown = 20
@@ -39,7 +39,7 @@ const (
 type Acked struct {
 	Client *http.Client
 	Sizes  []int // how many records a client's requests have, by turns; 1 and 100 if nothing else is set
-	IDs    bool  // whether it asks for the records' ids and compares them too
+	IDs    bool  // it asks for the records' ids and compares them too
 
 	Requests atomic.Int64 // requests sent, each try counted
 	Refused  atomic.Int64 // of them answered 503
@@ -62,8 +62,8 @@ func NewAcked(urls ...string) *Acked {
 	}
 }
 
-// Run posts requests from so many goroutines until ctx is done. The caller waits for what it returns: the last requests are
-// acked then, or the test has failed.
+// Run posts requests from so many goroutines until ctx is done. The caller waits for the WaitGroup that it returns. Then the last
+// requests are acked, or the test has failed.
 func (a *Acked) Run(ctx context.Context, t testing.TB, clients int) *sync.WaitGroup {
 	var posting sync.WaitGroup
 	for client := range clients {
@@ -157,8 +157,8 @@ func (a *Acked) try(url, key string, body []byte) (status int, retryAfter string
 	return resp.StatusCode, resp.Header.Get("Retry-After"), ids, err
 }
 
-// ackedRecord returns the record of a name. Where the name ends with the record's place in its request, some records are
-// longer than others, so that a request of a hundred is cut into several segments.
+// ackedRecord returns the record of a name. If the name ends with the record's place in its request, as Run's do, some records
+// are longer than others, so that a request of a hundred is cut into several segments.
 func ackedRecord(name string) string {
 	place, err := strconv.Atoi(name[strings.LastIndexByte(name, '/')+1:])
 	if err != nil {
@@ -181,8 +181,8 @@ func (a *Acked) Slowest() time.Duration {
 	return a.slowest
 }
 
-// Compare fails the test unless stored, ids and records, is what was acked: each record once, as it was sent and, with
-// IDs, under the id that was answered, and nothing else. No request may be under way.
+// Compare fails the test unless what is stored is what was acked: each record once, as it was sent and, with IDs, under the id
+// that was answered, and nothing else. stored yields ids and records. No request may be under way.
 func (a *Acked) Compare(t testing.TB, stored iter.Seq2[uuid.UUID, string]) {
 	t.Helper()
 	a.mu.Lock()

@@ -39,7 +39,8 @@ func ReadJSON(t testing.TB, resp *http.Response) (answer map[string]any) {
 	return answer
 }
 
-// Readiness asks /ready of the service at addr, host:port. Where nothing answers the status is 0.
+// Readiness returns the answer of /ready of the service at addr, host:port. If nothing answers, the status is 0 and the text is the
+// error.
 func Readiness(addr string) (status int, text string) {
 	resp, err := http.Get("http://" + addr + "/ready")
 	if err != nil {

@@ -12,20 +12,20 @@ import (
 	"millrace/internal/localstack"
 )
 
-// asMain is the variable that makes a test binary be millrace, so that real processes run with the race detector on.
+// asMain is the environment variable that makes a test binary run as millrace, so that real processes run with the race detector.
 const asMain = "MILLRACE_TEST_AS_MAIN"
 
 // mayBeMillrace reports whether this test binary called BecomeMillrace, so that its copies can be millrace.
 var mayBeMillrace bool
 
-// Main is what a package's TestMain calls whose tests use StartMillrace; main is cli.Main, which testenv must not import.
-// It ends the process.
+// Main is for the TestMain of a package whose tests use StartMillrace. main is cli.Main, which testenv must not import. Main ends
+// the process.
 func Main(m *testing.M, main func(version string)) {
 	BecomeMillrace(main)
 	os.Exit(m.Run())
 }
 
-// BecomeMillrace runs main and ends the process where StartMillrace has started it; else it returns at once. It is for a
+// BecomeMillrace runs main and ends the process if StartMillrace has started it. Otherwise it returns at once. It is for a
 // TestMain that has more to do than Main.
 func BecomeMillrace(main func(version string)) {
 	if os.Getenv(asMain) != "" {
@@ -42,7 +42,7 @@ type Process struct {
 	Done chan struct{} // closed when it has ended
 }
 
-// Output collects what a process writes. Its methods may be called at once.
+// Output collects what a process writes. Many goroutines may call its methods at once.
 type Output struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -112,7 +112,7 @@ func (p *Process) Stop(t testing.TB) time.Duration {
 	return time.Since(begin)
 }
 
-// NeedServers skips the test where the programs of a private server are not installed, and fails it there when CI is set.
+// NeedServers skips the test if the programs of a private server are not installed. If CI is set, it fails the test instead.
 func NeedServers(t testing.TB) {
 	t.Helper()
 	missing := localstack.MissingPackages(localstack.Need{Postgres: true, RabbitMQ: true, Redis: true})

@@ -1,6 +1,6 @@
 // Package testenv gives integration tests the servers that millrace stack started, isolated from each other: a
-// database, a queue prefix and a cache prefix each. Where the servers are absent a test skips with a pointer to
-// the command that starts them, and fails when CI is set. It also starts Millrace itself, in processes of its own:
+// database, a queue prefix and a cache prefix each. If the servers are absent, a test skips with a pointer to the
+// command that starts them, or fails if CI is set. The package also starts Millrace itself, in processes of its own:
 // see Main and StartMillrace.
 //
 // A Process has one goroutine, which ends with it. A test that starts one ends it before its own end.
@@ -29,6 +29,8 @@ import (
 	"millrace/migrations"
 )
 
+// server returns the URL of a server: the environment variable name, which millrace stack sets. If it is not set, the test is
+// skipped, or fails if CI is set.
 func server(t testing.TB, name string) string {
 	t.Helper()
 	v := os.Getenv(name)
@@ -86,6 +88,7 @@ func Connect(t testing.TB, db config.PostgresURL) *pgx.Conn {
 	return conn
 }
 
+// run runs a statement on a connection of its own.
 func run(t testing.TB, db, sql string) {
 	t.Helper()
 	ctx := context.Background()
@@ -143,25 +146,26 @@ func Channel(t testing.TB, c config.Broker) *amqp.Channel {
 	return ch
 }
 
-// Private returns servers of the test's own, for it to break; they are stopped after the test. It skips the test in
-// short mode, and where they are not installed (there it fails when CI is set).
+// Private returns servers of the test's own, for it to break. They are stopped after the test. Private skips the test in
+// short mode. If the servers are not installed, it skips the test, or fails it if CI is set.
 func Private(t testing.TB, need localstack.Need) *localstack.Stack {
 	t.Helper()
 	return private(t, localstack.Options{Need: need})
 }
 
-// Cluster is Private with three RabbitMQ nodes and nothing else.
+// Cluster returns three RabbitMQ nodes, and nothing else, as Private does.
 func Cluster(t testing.TB) *localstack.Stack {
 	t.Helper()
 	return private(t, localstack.Options{Need: localstack.Need{RabbitMQ: true}, Brokers: 3})
 }
 
-// Managed is a private RabbitMQ with its management API.
+// Managed returns a RabbitMQ with its management API, as Private does.
 func Managed(t testing.TB) *localstack.Stack {
 	t.Helper()
 	return private(t, localstack.Options{Need: localstack.Need{RabbitMQ: true}, Management: true})
 }
 
+// private starts the servers that Private, Cluster and Managed return.
 func private(t testing.TB, o localstack.Options) *localstack.Stack {
 	t.Helper()
 	if testing.Short() {
@@ -198,12 +202,12 @@ func FreeAddress(t testing.TB) string {
 	return addr
 }
 
-// Patience is what a machine that is busy with other work may add to anything. A test that bounds how long something
-// takes adds it: what such a test is to find hangs for longer, or can be told by something else than a clock.
+// Patience is how much longer anything may take on a machine that is busy with other work. A test that bounds how long
+// something takes adds it. A fault that such a test is to find hangs for longer, or shows without a clock.
 const Patience = 30 * time.Second
 
-// Eventually waits until ok returns true, asking often, and fails the test after the deadline: within, which says how
-// long it takes at the most on an idle machine, or Patience where that is longer. what says what was waited for.
+// Eventually waits until ok, which it calls often, returns true. within is the longest that this takes on an idle machine. After
+// that, or after Patience if that is longer, it fails the test. what describes what is waited for.
 func Eventually(t testing.TB, within time.Duration, what string, ok func() bool) {
 	t.Helper()
 	within = max(within, Patience)

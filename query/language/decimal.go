@@ -13,7 +13,7 @@ type decimal struct {
 	exponent int
 }
 
-// parseDecimal reads a JSON number whose exponent fits an int32.
+// parseDecimal returns the number that s writes as JSON. Its exponent must fit an int32.
 func parseDecimal(s string) (d decimal) {
 	if rest, found := strings.CutPrefix(s, "-"); found {
 		d.negative, s = true, rest
@@ -37,7 +37,7 @@ func parseDecimal(s string) (d decimal) {
 	return d
 }
 
-// String is a JSON number, the same for all ways to write it.
+// String returns the number as JSON, in one form for all ways to write it.
 func (d decimal) String() string {
 	if d.digits == "" {
 		return "0"
@@ -60,6 +60,7 @@ func (d decimal) String() string {
 	return s
 }
 
+// compare returns -1 if d is less than o, 0 if they are equal, 1 if d is greater.
 func (d decimal) compare(o decimal) int {
 	if d.sign() != o.sign() {
 		return cmp.Compare(d.sign(), o.sign())
@@ -71,6 +72,7 @@ func (d decimal) compare(o decimal) int {
 	return n * d.sign()
 }
 
+// sign returns -1, 0 or 1.
 func (d decimal) sign() int {
 	switch {
 	case d.digits == "":

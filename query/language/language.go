@@ -1,5 +1,5 @@
 // Package language is the search language, that of the parameter q. It reads a query and makes of it a normal form, a
-// condition in SQL, or a Go function. A property test holds the SQL and the function to each other.
+// condition in SQL, or a Go function. A property test checks that the SQL and the function agree.
 //
 //	query  = [ or ]                              an empty query holds for every record
 //	or     = and { "OR" and }
@@ -19,8 +19,8 @@
 // A word ends at white space, at ( ) and at ". A name ends at : and at . too. AND, OR and NOT are operators in capitals
 // alone, and not before a colon.
 //
-// In a word, * stands for any characters or none. \ takes the meaning off the punctuation or the space that follows it. Before
-// any other character, \ stands for itself.
+// In a word, * stands for any characters or none. Punctuation or a space after \ stands for itself. Before any other character,
+// \ stands for itself.
 //
 // In a test of a field, a word that reads as a JSON number, true, false or null stands for that value and for the text. Texts
 // are compared by simple case folding (Unicode), tests of a field letter by letter. Numbers compare with numbers. Times
@@ -86,7 +86,7 @@ type (
 	// either holds when one of its nodes holds.
 	either []node
 
-	// not holds when its node does not hold, also if that is so because a field is missing.
+	// not holds when its node does not hold, even if that is so because a field is missing.
 	not struct{ node }
 
 	// text holds for a record that has the pattern in a value anywhere.
@@ -114,7 +114,7 @@ type (
 		low, high bound
 	}
 
-	// pattern is the parts between the wildcards. Without a wildcard it is one part.
+	// pattern holds the parts between the wildcards. Without a wildcard there is one part.
 	pattern []string
 
 	// bound is the end of a range: open, a number or a time.
@@ -138,6 +138,7 @@ func (n all) String() string { return join(n, " ") }
 
 func (n either) String() string { return join(n, " OR ") }
 
+// join returns the normal form of nodes with an operator between them.
 func join(nodes []node, operator string) string {
 	parts := make([]string, len(nodes))
 	for i, part := range nodes {
@@ -198,11 +199,11 @@ func (b bound) String() string {
 	if b.kind == numeric {
 		return b.number.String()
 	}
-	return b.at.Format(micros)
+	return b.at.Format(microsFormat)
 }
 
-// micros is how a time is written, in UTC.
-const micros = "2006-01-02T15:04:05.000000Z"
+// microsFormat is how a time is written. The time must be in UTC.
+const microsFormat = "2006-01-02T15:04:05.000000Z"
 
 func (p pattern) String() string {
 	if len(p) == 1 {
@@ -223,7 +224,7 @@ func (p pattern) String() string {
 	return b.String()
 }
 
-// isEscapable reports whether \ takes the meaning off a character of a word.
+// isEscapable reports whether a character of a word stands for itself after \, which is then no part of the word.
 func isEscapable(r rune) bool {
 	return unicode.IsSpace(r) || '!' <= r && r <= '~' && !('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z')
 }
@@ -234,6 +235,7 @@ func field(path []string) string { return joinNames(path, quote) }
 // FormatField returns a path as ParseField reads it, with quotes where a name needs them.
 func FormatField(path []string) string { return joinNames(path, FormatName) }
 
+// joinNames returns the names of a path as write returns them, with dots between them.
 func joinNames(path []string, write func(name string) string) string {
 	names := make([]string, len(path))
 	for i, name := range path {
@@ -299,8 +301,8 @@ func isStorable(number string) bool {
 	return body.Single([]byte(`{"":`+number+`}`), scan.Limits{RecordBytes: scan.MaxRecordBytes, PieceBytes: 1}) == nil
 }
 
-// parseInstant reads an RFC 3339 time to the microsecond. It cuts off the digits beyond, as they stand in the text.
-// isInstant and instantOf in sql.go are the same in SQL.
+// parseInstant returns the time that s writes by RFC 3339, to the microsecond, and reports whether it is one. Further digits are cut
+// off. isInstant and instantOf in sql.go do the same in SQL.
 func parseInstant(s string) (time.Time, bool) {
 	at, fraction, ok := rfc3339.Parse(s)
 	micros, _ := strconv.Atoi((fraction + "000000")[:6])

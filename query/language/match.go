@@ -16,12 +16,13 @@ type Record struct {
 	parser fastjson.Parser
 	root   *fastjson.Value
 	folded []string // the record's texts, folded
-	isFold bool     // folded has been made
+
+	hasFolded bool // folded has been made
 }
 
 // Read takes a record's JSON, as PostgreSQL writes it. The record that it took before is gone.
 func (r *Record) Read(data []byte) (err error) {
-	r.folded, r.isFold = r.folded[:0], false
+	r.folded, r.hasFolded = r.folded[:0], false
 	r.root, err = r.parser.ParseBytes(data)
 	return err
 }
@@ -65,7 +66,7 @@ func compile(n node) Matcher {
 			case fastjson.TypeNumber:
 				return number && numberOf(v).compare(d) == 0
 			}
-			return n.typed && v.Type().String() == n.value // true, false and null are called so
+			return n.typed && v.Type().String() == n.value // the types of true, false and null have these names
 		})
 	case exists:
 		return func(r *Record) bool { return anyAt(r.root, n.path, func(*fastjson.Value) bool { return true }) }
@@ -102,7 +103,7 @@ func compileEach(nodes []node) []Matcher {
 	return parts
 }
 
-// requiredBy returns an equality that every record of a node satisfies, or nil if it finds none.
+// requiredBy returns an equality that every record satisfies which satisfies the node, or nil if it finds none.
 func requiredBy(n node) *equals {
 	switch n := n.(type) {
 	case equals:
@@ -124,6 +125,7 @@ type scalar struct {
 	number decimal
 }
 
+// scalarOf returns the scalar that a value is. An object or array is none: no scalar of a query equals what it returns then.
 func scalarOf(v *fastjson.Value) scalar {
 	switch v.Type() {
 	case fastjson.TypeString:
@@ -220,12 +222,13 @@ func (n within) holds(v *fastjson.Value) bool {
 		(n.high.kind == open || n.high.admits(-t.Compare(n.high.at)))
 }
 
-// admits reports whether a lower bound admits a value, by how the value compares with it. For an upper bound, negate c.
+// admits reports whether a lower bound admits a value. c is negative if the value is less than the bound, 0 if it is equal, else
+// positive. For an upper bound, negate c.
 func (b bound) admits(c int) bool { return c > 0 || c == 0 && b.inclusive }
 
 // texts returns the record's strings, numbers, trues and falses, folded.
 func (r *Record) texts() []string {
-	if r.isFold {
+	if r.hasFolded {
 		return r.folded
 	}
 	var walk func(v *fastjson.Value)
@@ -244,13 +247,14 @@ func (r *Record) texts() []string {
 		}
 	}
 	walk(r.root)
-	r.isFold = true
+	r.hasFolded = true
 	return r.folded
 }
 
 // fold returns the same string for all strings that differ in case alone.
 func fold(s string) string { return strings.Map(foldRune, s) }
 
+// foldRune returns the same character for all that differ in case alone.
 func foldRune(r rune) rune {
 	if r < utf8.RuneSelf {
 		if 'A' <= r && r <= 'Z' {

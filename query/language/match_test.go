@@ -121,7 +121,7 @@ func (g generator) bounds() (low, high bound) {
 	return one(kind), one(kind)
 }
 
-// node makes a query that parse could have made, but for what normal form leaves out.
+// node returns a query that Parse could have returned, except for what the normal form leaves out.
 func (g generator) node(depth int) node {
 	if depth < 4 {
 		switch g.IntN(7) {
@@ -157,7 +157,7 @@ func (g generator) node(depth int) node {
 	return equals{path: g.path(), value: g.word()}
 }
 
-// TestSQLAndMatchersAgree holds PostgreSQL and the matchers to each other over generated records and queries.
+// TestSQLAndMatchersAgree compares PostgreSQL with the matchers over generated records and queries.
 func TestSQLAndMatchersAgree(t *testing.T) {
 	ctx := context.Background()
 	conn := testenv.Connect(t, testenv.Database(t))

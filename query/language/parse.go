@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// syntaxError tells what is wrong with a query.
+// syntaxError is what is wrong with a query.
 type syntaxError struct {
 	message string // with the place in it
 	at      int    // the character, counted from 1
@@ -16,8 +16,8 @@ type syntaxError struct {
 
 func (e *syntaxError) Error() string { return e.message }
 
-// Parse reads a query. An error tells what is wrong and at which character. The time it takes grows with the query's length
-// and no faster.
+// Parse returns the query that q writes. An error tells what is wrong and at which character. The time that Parse takes grows no
+// faster than the query's length.
 func Parse(q string) (Query, error) {
 	p := parser{input: q}
 	if len(q) > MaxBytes {
@@ -36,7 +36,8 @@ func Parse(q string) (Query, error) {
 	return Query{n}, err
 }
 
-// ParseField reads a field as a query has it, and nothing else. It returns the names on the way to the member.
+// ParseField returns the names on the way to the member that s, a field as a query has it, stands for. It fails if s is more than
+// a field.
 func ParseField(s string) ([]string, error) {
 	p := parser{input: s}
 	if err := p.checkCharacters(); err != nil {
@@ -52,6 +53,7 @@ func ParseField(s string) ([]string, error) {
 	return path, err
 }
 
+// parser reads a query from left to right. Its methods take what stands at offset, and move offset behind that.
 type parser struct {
 	input  string
 	offset int // of the next byte
@@ -125,7 +127,7 @@ func (p *parser) skip(n int) {
 // Each parse method takes a rule of the grammar. field is what all tests are about within field:( … ), and nil elsewhere.
 // depth is how many parentheses and negations are around the rule.
 
-// parseOr takes what binds weakest, and the white space after it.
+// parseOr takes what OR joins, the operator that binds weakest, and the white space after it.
 func (p *parser) parseOr(field []string, depth int) (node, error) {
 	nodes := either{}
 	for {
@@ -409,7 +411,7 @@ func (p *parser) parseValue(path []string) (node, error) {
 	return like{path, words}, p.checkPattern(start, words)
 }
 
-// parseInterval takes [a TO b], also with { and }.
+// parseInterval takes [a TO b], with { or } in place of a bracket too.
 func (p *parser) parseInterval(path []string) (node, error) {
 	n := within{path: path}
 	start := p.offset
@@ -478,8 +480,8 @@ func (p *parser) parseBound(stop string) (b bound, err error) {
 	return b, p.fail(start, "not a number or a time (RFC 3339, such as 2026-03-04T12:00:00Z) at %d")
 }
 
-// parseWord takes characters up to white space or one of stop. It returns the parts between the wildcards, and whether the
-// word is plain: no \ took the meaning off a character.
+// parseWord takes characters up to white space or one of stop. It returns the parts between the wildcards, and reports whether the
+// word is plain: it has no character that \ makes stand for itself.
 func (p *parser) parseWord(stop string) (words pattern, plain bool, err error) {
 	var part strings.Builder
 	plain = true
@@ -499,7 +501,7 @@ func (p *parser) parseWord(stop string) (words pattern, plain bool, err error) {
 		case r == '*':
 			words = append(words, part.String())
 			part.Reset()
-			p.offset += len(p.input[p.offset:]) - len(strings.TrimLeft(p.input[p.offset:], "*")) // more of them say the same
+			p.offset += len(p.input[p.offset:]) - len(strings.TrimLeft(p.input[p.offset:], "*")) // several in a row mean the same
 		default:
 			part.WriteRune(r)
 		}
@@ -533,8 +535,8 @@ func (p *parser) parseQuoted() (string, error) {
 
 var escapes = map[byte]rune{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t'}
 
-// unescape reads the escape that s begins with, which is n bytes long. n is 0 if it is no escape, or one of a character that
-// no record can hold.
+// unescape returns the character of the escape that s begins with, and how many bytes the escape has. n is 0 if s begins with no
+// escape, or with one of a character that no record can hold.
 func unescape(s string) (r rune, n int) {
 	if len(s) < 2 {
 		return 0, 0
@@ -556,7 +558,7 @@ func unescape(s string) (r rune, n int) {
 	return r, 6
 }
 
-// hexUnit reads the \uXXXX that s begins with.
+// hexUnit returns the number of the \uXXXX that s begins with, and reports whether it begins with one.
 func hexUnit(s string) (rune, bool) {
 	if len(s) < 6 || s[0] != '\\' || s[1] != 'u' {
 		return 0, false

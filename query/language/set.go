@@ -22,8 +22,8 @@ type Entry[V any] struct {
 
 	name     string // the query's normal form
 	match    Matcher
-	required *equals // what every record of the query has; nil if there is no such thing
-	triedOn  uint64  // the record that match was last called with, by Set.records
+	required *equals // an equality that every record of the query satisfies; nil: requiredBy found none
+	triedOn  uint64  // the value of Set.records when the entry was tried last
 }
 
 // setField is a field that some queries require a value of.

@@ -86,11 +86,12 @@ func (w *conditionWriter) predicate(path string) {
 	w.sql.WriteString("data @@ " + w.args.Add(path))
 }
 
-// mostDocuments is the most documents by whose containment equality asks. With more it asks by jsonpath. One document costs
-// as much as jsonpath (0.15 µs a row, PostgreSQL 15), two cost 0.2, eight 0.7 against 0.3. The index serves both.
+// mostDocuments is the most documents that a test of equality makes, to ask whether the record contains one of them. If it takes
+// more, the test is a jsonpath. One document costs as much as jsonpath (0.15 µs a row, PostgreSQL 15), two cost 0.2, eight 0.7
+// against 0.3. The index serves both.
 const mostDocuments = 4
 
-// equals adds that the member at a path is a value.
+// equals adds the condition that the member at a path is a value.
 func (w *conditionWriter) equals(n equals) {
 	readings := []string{jsonString(n.value)}
 	if n.typed && (!isNumber(n.value) || isStorable(n.value)) {
@@ -127,11 +128,11 @@ func containments(path, values []string) []string {
 	return docs
 }
 
-// text adds that the pattern is in one of the record's values. The record's JSON is looked at first: that costs half as
-// much, and most records don't have the pattern there.
+// text adds the condition that the pattern is in one of the record's values. The record's JSON is looked at first: that costs
+// half as much, and most records don't have the pattern there.
 //
-// CASE keeps that order. In an AND the planner would turn it round, because it takes the look at the JSON, a cast and a
-// comparison, for dearer than the one operator. The CASE's value is compared with something, which tells the planner that few
+// CASE keeps that order. In an AND the planner would reverse it, because it thinks that the look at the JSON, a cast and a
+// comparison, costs more than the one operator. The CASE's value is compared with something, which tells the planner that few
 // records match. If the CASE itself were the condition, the planner would expect every second record to match, and would
 // rather read all rows in their order than look up those of a trace.
 func (w *conditionWriter) text(p pattern) {
@@ -149,7 +150,7 @@ func (w *conditionWriter) text(p pattern) {
 		`'strict $.** ? (@.type() == "number" || @.type() == "boolean")') AS v WHERE v #>> '{}' ~ %[1]s))::int END = 1`, re, exact)
 }
 
-// within adds that the member at a path lies between two bounds.
+// within adds the condition that the member at a path lies between two bounds.
 func (w *conditionWriter) within(n within) {
 	path := jsonPath(n.path)
 	if n.low.kind == numeric || n.high.kind == numeric {
@@ -214,7 +215,7 @@ func jsonPath(path []string) string {
 // ValuesPath returns the jsonpath of the values at a path. The members of an array stand for it.
 func ValuesPath(path []string) string { return jsonPath(path) + "[*]" }
 
-// jsonString returns a string as JSON and jsonpath have it.
+// jsonString returns a string as JSON and jsonpath write it.
 func jsonString(s string) string {
 	b, err := json.Marshal(s)
 	if err != nil {
@@ -223,7 +224,7 @@ func jsonString(s string) string {
 	return string(b)
 }
 
-// escapeJSON returns s as it stands within the text of a jsonb value.
+// escapeJSON returns s as PostgreSQL writes it within a string of jsonb's text.
 func escapeJSON(s string) string {
 	if !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == '"' || r == '\\' }) {
 		return s

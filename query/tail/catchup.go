@@ -32,7 +32,7 @@ var (
 // CatchUp calls give with the rows that a follower of q missed since a place, from a snapshot of its own. It returns how
 // many rows were missed beyond those that it gave. Take leaves out what CatchUp gave.
 //
-// The error is ErrTooLongAgo or ErrOtherDatabase if nobody can tell what was missed, what give returned, or the database's.
+// The error is ErrTooLongAgo or ErrOtherDatabase if nobody can tell what was missed. Else it is give's or the database's.
 func (f *Follower) CatchUp(ctx context.Context, q language.Query, from *Place, give func(Row) error) (missed int64, err error) {
 	if time.Since(from.at) > resumeReach {
 		return 0, ErrTooLongAgo
@@ -60,7 +60,7 @@ func (f *Follower) CatchUp(ctx context.Context, q language.Query, from *Place, g
 	return max(0, c.found-resumeRows), nil
 }
 
-// catchUp is what CatchUp works with.
+// catchUp is the state of one call of CatchUp.
 type catchUp struct {
 	from  *Place
 	match language.Matcher
@@ -104,8 +104,8 @@ func (c *catchUp) lacking(segments []segment) []segment {
 	return slices.DeleteFunc(segments, func(s segment) bool { return !c.from.lacks(s.last(), s.writer) })
 }
 
-// giver returns the function that gives rows which the follower lacks. Of a row in one of the segments, the segment's
-// writer counts. The segments are in the order of their ids.
+// giver returns a function that gives the rows which the follower lacks. If a row is in one of the segments, the segment's writer
+// counts, and not the row's. The segments must be in the order of their ids.
 func (c *catchUp) giver(segments []segment) giveFunc {
 	return func(id uuid.UUID, writer int64, data []byte) error {
 		if s, found := segmentOf(segments, id); found {
@@ -128,7 +128,7 @@ func (c *catchUp) giver(segments []segment) giveFunc {
 	}
 }
 
-// segmentOf returns the segment that holds a record, of segments in the order of their ids.
+// segmentOf returns the segment that holds a record, and reports whether one does. The segments must be in the order of their ids.
 func segmentOf(segments []segment, id uuid.UUID) (segment, bool) {
 	i, found := slices.BinarySearchFunc(segments, segment{first: id}, segment.compare)
 	if !found {

@@ -1,4 +1,4 @@
-// Package tail gives followers each row that becomes visible in the database, once, also a row that commits minutes after the
+// Package tail gives followers each row that becomes visible in the database, once, even a row that commits minutes after the
 // time it carries.
 //
 // # How it finds every row once

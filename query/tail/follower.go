@@ -70,7 +70,7 @@ func (f *Follower) push(e *Event) (missed bool) {
 	return missed
 }
 
-// Take returns what waits, and how many rows were missed after that. One goroutine may call it and CatchUp.
+// Take returns what waits, and how many rows were missed after that. Only one goroutine may call Take and CatchUp.
 func (f *Follower) Take() (events []*Event, missed int64) {
 	f.mu.Lock()
 	events, missed = f.events, f.missed

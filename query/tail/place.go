@@ -12,32 +12,32 @@ import (
 	"millrace/internal/rfc3339"
 )
 
-// Place is where a follower goes on. It has had every row visible in before, and those of after up to the id last. after is
-// nil if it had none of those.
+// Place is where a follower goes on. The follower has had every row visible in before, and those of after up to the id last.
+// after is nil if it has had none of those.
 //
-// As text, the id of an event, a place is 1.TIME.BEFORE or 1.TIME.BEFORE.AFTER.LAST: the time of before in Unix milliseconds,
-// and of a snapshot its xmax and what is pending, with - between them; numbers are of base 36.
+// The id of an event is a place as text: 1.TIME.BEFORE or 1.TIME.BEFORE.AFTER.LAST. TIME is the time of before in Unix
+// milliseconds. A snapshot is written as its xmax and the pending transactions, with - between them. Numbers are in base 36.
 type Place struct {
 	at            time.Time
 	before, after *snapshot
 	last          uuid.UUID
 }
 
-// maxPending is how many pending transactions a place holds, the latest of them: an event's id stays below a kilobyte.
+// maxPending is how many pending transactions a place holds at most, the latest ones. So an event's id stays below a kilobyte.
 const maxPending = 64
 
-// wholePlace writes the place of a follower that has had all that is visible in s.
+// wholePlace returns the text of the place of a follower that has had all that is visible in s.
 func wholePlace(s *snapshot) string {
 	return "1." + strconv.FormatInt(s.at.UnixMilli(), 36) + "." + s.text()
 }
 
-// placePrefix writes the places of followers that have had what is visible in before, and a part of what is visible in
-// after. The id of the last row comes behind it.
+// placePrefix returns the beginning of the text of a place: that of followers which have had what is visible in before, and a
+// part of what is visible in after. The id of the last row must follow.
 func placePrefix(before, after *snapshot) string {
 	return wholePlace(before) + "." + after.text() + "."
 }
 
-// text writes a snapshot for a place.
+// text returns a snapshot as the text of a place has it.
 func (s *snapshot) text() string {
 	var b strings.Builder
 	b.WriteString(strconv.FormatInt(s.xmax, 36))
@@ -48,7 +48,7 @@ func (s *snapshot) text() string {
 	return b.String()
 }
 
-// ParsePlace reads the id of an event, or of a heartbeat.
+// ParsePlace returns the place that the id of an event or of a heartbeat tells. ok is false if the id tells none.
 func ParsePlace(s string) (p Place, ok bool) {
 	parts := strings.Split(s, ".")
 	if len(s) > 4096 || parts[0] != "1" || len(parts) != 3 && len(parts) != 5 {
@@ -69,7 +69,7 @@ func ParsePlace(s string) (p Place, ok bool) {
 	return p, err == nil && len(parts[4]) == 36
 }
 
-// parseSnapshot reads what snapshot.text wrote. xmin is the oldest transaction that the text tells of.
+// parseSnapshot returns the snapshot that snapshot.text wrote. Its xmin is the oldest transaction in the text.
 func parseSnapshot(s string) (*snapshot, bool) {
 	var all []int64
 	for part := range strings.SplitSeq(s, "-") {

@@ -24,7 +24,7 @@ const (
 type poll struct {
 	reader  *reader
 	find    *finder
-	last    *snapshot // what is new is what it does not show
+	last    *snapshot // a row is new if this does not show it
 	isFirst bool      // nothing is new: this poll only remembers what is there
 
 	placePrefix string
@@ -97,7 +97,7 @@ func (p *poll) oldSegments(ctx context.Context, edge time.Time) ([]segment, erro
 }
 
 // replayedDeadLetters returns the records older than edge that were dead letters at the last look and are none any more.
-// They have been replayed, or dropped. It looks if something changed late, and else every deadLettersEvery.
+// They have been replayed, or dropped. It looks only if something changed late, or if the last look is deadLettersEvery ago.
 func (p *poll) replayedDeadLetters(ctx context.Context, edge time.Time, changedLate bool) (replayed []segment, err error) {
 	r := p.reader
 	if !p.isFirst && !changedLate && time.Since(r.deadLettersAt) <= deadLettersEvery {

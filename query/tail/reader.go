@@ -12,8 +12,8 @@ import (
 const (
 	// pollEvery is the pause between two polls. It is also the longest that a row waits if polls take no time.
 	pollEvery = 100 * time.Millisecond
-	// busyPoll is how many rows make a poll one of a busy table. The next poll then follows after pollEvery however long
-	// this one took: the longer the pause, the more rows the next poll has, and the longer it takes.
+	// busyPoll is how many rows a poll must give out for the table to count as busy. Then the next poll follows after pollEvery,
+	// however long this one took: the longer the pause, the more rows the next poll has, and the longer it takes.
 	busyPoll = 1000
 	// pollTimeout is the longest that one statement of the reader may take.
 	pollTimeout = 10 * time.Second
@@ -43,7 +43,7 @@ type reader struct {
 	lastNumber int64     // that poll's number
 
 	seen       map[int64]bool     // transactions whose rows were seen, as far as last.xmin does not tell
-	givenOut   map[uuid.UUID]bool // rows that polls gave out since last, and then failed
+	givenOut   map[uuid.UUID]bool // rows that were given out since last by polls which then failed
 	lastRows   int                // how many rows the last poll gave out
 	history    []moment           // of polls, oldest first, as far back as ledgerReach needs them
 	sweepReach time.Duration      // how far back all rows are looked at
@@ -89,7 +89,7 @@ func (r *reader) poll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.last, r.lastNumber = now, number // also if the connection breaks now: what is new has been given out
+	r.last, r.lastNumber = now, number // even if the connection breaks now: what is new has been given out
 	r.tail.reached(now)
 	_, err = r.conn.Exec(ctx, "ROLLBACK")
 	return err

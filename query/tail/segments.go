@@ -45,6 +45,7 @@ type segment struct {
 	writer  int64 // the transaction that entered it; 0 for a single record
 }
 
+// last returns the id of its last record.
 func (s segment) last() uuid.UUID { return frame.ID(s.first, s.records-1) }
 
 // compare orders segments by their ids.

@@ -61,7 +61,7 @@ func (t *Tail) Place() string {
 var ErrTooManyFollowers = errors.New("too many followers")
 
 // Join adds a follower, which gets every row of q that becomes visible after Join has returned. It waits for the reader's
-// first poll, until ctx is done. Who has joined must Leave.
+// first poll, until ctx is done. Whoever has joined must call Leave.
 func (t *Tail) Join(ctx context.Context, q language.Query) (*Follower, error) {
 	f := &Follower{tail: t, ready: make(chan struct{}, 1)}
 	t.mu.Lock()
@@ -159,7 +159,7 @@ func (t *Tail) follow(ctx context.Context) {
 	}
 }
 
-// reached tells that everything visible in a snapshot has been given out.
+// reached records that everything visible in a snapshot has been given out.
 func (t *Tail) reached(s *snapshot) {
 	place := wholePlace(s)
 	t.place.Store(&place)

@@ -18,12 +18,12 @@ const (
 	createLockTimeout = "2s"
 )
 
-// obstacle is an error that keeps one partition from being made, and no other.
+// obstacle is an error that keeps one partition from being made. Others may still be made.
 type obstacle struct{ error }
 
 func (e obstacle) Unwrap() error { return e.error }
 
-// IsObstacle reports whether the database refuses this partition, and may make others.
+// IsObstacle reports whether err is the database's refusal of one partition. It may make others.
 func IsObstacle(err error) bool {
 	switch pg.CodeOf(err) {
 	case pg.CheckViolation, // a default partition holds rows of that range
@@ -83,7 +83,7 @@ func create(ctx context.Context, conn *pgx.Conn, t table, at time.Time) (timeRan
 	return made, err
 }
 
-// freeName returns the first name for a partition that no table has.
+// freeName returns the first of a partition's names that no table has.
 func freeName(ctx context.Context, tx pgx.Tx, t table, from time.Time) (string, error) {
 	const sql = `SELECT to_regclass(quote_ident(n.nspname) || '.' || quote_ident($2)) IS NULL
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1::text::regclass`
@@ -100,14 +100,13 @@ func freeName(ctx context.Context, tx pgx.Tx, t table, from time.Time) (string, 
 	return "", obstacle{fmt.Errorf("tables that are not partitions have all its names, %s and so on", names[0])}
 }
 
-// add has the database make a partition, attached to its table. The database's function does it, so that the worker's user need not
-// own the table.
+// add makes a partition, attached to its table. A function in the database does it, so that the worker's user need not own the table.
 func add(ctx context.Context, tx pgx.Tx, t table, name string, r timeRange) error {
 	_, err := tx.Exec(ctx, "SELECT millrace_add_partition($1::text::regclass, $2, $3, $4)", t.name, name, t.bound(r.from), t.bound(r.to))
 	return err
 }
 
-// costlySQL tells whether CreateMinute would cost something: a default partition would have to be searched for rows of that
+// costlySQL reports whether CreateMinute would cost something: a default partition would have to be searched for rows of that
 // minute, Citus would make the partition on other servers, or another table has its name.
 const costlySQL = `SELECT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = 'logs'::regclass AND partdefid <> 0)
 	OR to_regclass('pg_dist_partition') IS NOT NULL OR to_regclass($1) IS NOT NULL`

@@ -21,6 +21,7 @@
 //
 // # Goroutines
 //
-// The package starts none. Keeper.Run and Indexer.Run work until their context is done, each on a connection of its own. Of all
-// workers' keepers one leads, and of all indexers (leader.go). Many goroutines may use a Set at once, each with a connection of its own.
+// The package starts none. Keeper.Run and Indexer.Run work until their context is done, each on a connection of its own. One of all
+// workers' keepers leads, and so does one of their indexers (leader.go). Many goroutines may use a Set at once, each with a connection
+// of its own.
 package partition

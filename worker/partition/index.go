@@ -32,12 +32,12 @@ type Indexer struct {
 	leader leader
 }
 
-// Run works until ctx is done. It owns the link. The next leader begins a build anew that was cut short.
+// Run works until ctx is done. It owns the link. If it cuts a build short, the next leader begins that one anew.
 func (x *Indexer) Run(ctx context.Context) {
 	rounds(ctx, &x.Link, x.Log, "closed partitions could not be indexed", x.Round)
 }
 
-// Round is one round. It goes on to the other partitions when one can't be indexed.
+// Round makes one round over the partitions. If one can't be indexed, it goes on to the others and returns the error at the end.
 func (x *Indexer) Round(ctx context.Context) error {
 	conn, leads, err := x.leader.lead(ctx, &x.Link, indexerLock)
 	if err != nil || !leads {
@@ -92,7 +92,7 @@ func (x *Indexer) index(ctx context.Context, conn *pgx.Conn, p partition) error 
 		return err
 	}
 	began := time.Now()
-	err = patiently(ctx, conn, 0, fmt.Sprintf("CREATE INDEX CONCURRENTLY %s ON %s USING gin (data jsonb_path_ops)",
+	err = execPatiently(ctx, conn, 0, fmt.Sprintf("CREATE INDEX CONCURRENTLY %s ON %s USING gin (data jsonb_path_ops)",
 		pgx.Identifier{name}.Sanitize(), pgx.Identifier{p.name}.Sanitize()))
 	if err == nil {
 		x.Log.Info("indexed a closed partition", "table", p.name, "took", time.Since(began).Round(time.Millisecond))
@@ -117,7 +117,7 @@ func (x *Indexer) dropInvalid(ctx context.Context, conn *pgx.Conn, name string) 
 		return err
 	}
 	if !distributed {
-		return patiently(ctx, conn, 0, "DROP INDEX CONCURRENTLY "+pgx.Identifier{name}.Sanitize())
+		return execPatiently(ctx, conn, 0, "DROP INDEX CONCURRENTLY "+pgx.Identifier{name}.Sanitize())
 	}
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '1s'; DROP INDEX "+pgx.Identifier{name}.Sanitize())

@@ -25,7 +25,7 @@ type Keeper struct {
 	Due        *prometheus.GaugeVec // by table, how many partitions are left for later rounds to drop; may be nil
 
 	leader     leader
-	toldNoLead bool // the log says that the user does not own the tables
+	toldNoLead bool // the log has said that the user does not own the tables
 }
 
 // Run works until ctx is done. It owns the link.
@@ -33,7 +33,7 @@ func (k *Keeper) Run(ctx context.Context) {
 	rounds(ctx, &k.Link, k.Log, "partitions could not be looked after", k.Round)
 }
 
-// Round is one round. A step that fails doesn't keep the next one from its turn.
+// Round makes one round of all steps. If one fails, the next ones follow all the same, and Round returns the error at the end.
 func (k *Keeper) Round(ctx context.Context) error {
 	conn, leads, err := k.leader.lead(ctx, &k.Link, keeperLock)
 	if err != nil {

@@ -28,7 +28,7 @@ type leader struct {
 	owns  bool // the connection's user may do what only the tables' owner may; no other user leads
 }
 
-// lead returns the link's connection, and whether it holds the lock. It takes the lock if that is free.
+// lead returns the link's connection, and reports whether it holds the lock. It takes the lock if that is free.
 func (l *leader) lead(ctx context.Context, link *pg.Link, key int64) (*pgx.Conn, bool, error) {
 	if !link.IsOpen() {
 		l.leads = false // the lock went with its session
@@ -44,12 +44,13 @@ func (l *leader) lead(ctx context.Context, link *pg.Link, key int64) (*pgx.Conn,
 	return conn, l.leads, err
 }
 
-// rounds calls round every RoundInterval until ctx is done, and logs its errors: what failed, and why. It owns the link.
-func rounds(ctx context.Context, link *pg.Link, log *slog.Logger, what string, round func(context.Context) error) {
+// rounds calls round every RoundInterval until ctx is done. If round fails, rounds logs the message failure with the error. It owns the
+// link.
+func rounds(ctx context.Context, link *pg.Link, log *slog.Logger, failure string, round func(context.Context) error) {
 	defer link.Drop()
 	for {
 		if err := round(ctx); err != nil && ctx.Err() == nil {
-			log.Warn(what+", trying again", "error", err, "retry_in", RoundInterval)
+			log.Warn(failure+", trying again", "error", err, "retry_in", RoundInterval)
 			link.Rollback(ctx)
 		}
 		if retry.Sleep(ctx, RoundInterval) != nil {
@@ -58,22 +59,22 @@ func rounds(ctx context.Context, link *pg.Link, log *slog.Logger, what string, r
 	}
 }
 
-// earlierClock returns the earlier of two times: now by the worker's clock, and now by the database's. One wrong clock alone must not
-// drop anything.
+// earlierClock returns the earlier of now, which is by the worker's clock, and the database's time. One wrong clock alone must not have
+// anything dropped.
 func earlierClock(ctx context.Context, conn *pgx.Conn, now time.Time) (time.Time, error) {
-	var there time.Time
-	if err := conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&there); err != nil {
+	var databaseNow time.Time
+	if err := conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&databaseNow); err != nil {
 		return now, err
 	}
-	if there.Before(now) {
-		now = there
+	if databaseNow.Before(now) {
+		now = databaseNow
 	}
 	return now, nil
 }
 
-// patiently runs a statement that waits for other transactions, for a time at most; zero is no limit. Afterwards the session has the
-// timeouts again that the worker gives it.
-func patiently(ctx context.Context, conn *pgx.Conn, within time.Duration, sql string) error {
+// execPatiently runs a statement that waits for other transactions, for a time at most; zero is no limit. Afterwards the session has the
+// worker's timeouts again.
+func execPatiently(ctx context.Context, conn *pgx.Conn, within time.Duration, sql string) error {
 	if _, err := conn.Exec(ctx, fmt.Sprintf("SET lock_timeout = 0; SET statement_timeout = %d", within.Milliseconds())); err != nil {
 		return err
 	}

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var count, exec = testenv.Count, testenv.Exec
 
-// workerConn is a connection with those of a worker's session settings that matter to partitions.
+// workerConn returns a connection with those of a worker's session settings that matter to partitions.
 func workerConn(t testing.TB, url config.PostgresURL) *pgx.Conn {
 	t.Helper()
 	conn := testenv.Connect(t, url)

@@ -17,8 +17,8 @@ const (
 	// LedgerKeep is how long the ledger remembers a segment, from the end of the segment's partition.
 	LedgerKeep = 7 * 24 * time.Hour
 
-	// mostDrops is how many partitions of a table one round drops, unless RETENTION was shortened. So a wrong clock costs two
-	// partitions a minute, and an operator has the time to see it.
+	// mostDrops is how many partitions of a table one round drops at most, unless RETENTION was shortened. So a wrong clock costs two
+	// partitions a minute, and an operator has time to notice it.
 	mostDrops = 2
 
 	// DetachTimeout is how long a detach waits for the transactions under way. A detach that waits longer stays pending, and a
@@ -38,7 +38,7 @@ const (
 		ON CONFLICT (name) DO UPDATE SET value = excluded.value, changed_at = now() WHERE settings.value::timestamptz < excluded.value::timestamptz`
 )
 
-// NotedRetention returns the retention that the keeper went by last, and whether one was noted. Zero means that rows are kept.
+// NotedRetention returns the retention that the keeper went by last, and reports whether one was noted. Zero means that rows are kept.
 func NotedRetention(ctx context.Context, conn *pgx.Conn) (time.Duration, bool, error) {
 	var text string
 	err := conn.QueryRow(ctx, "SELECT value FROM settings WHERE name = 'retention'").Scan(&text)
@@ -90,7 +90,7 @@ func (k *Keeper) forget(ctx context.Context, conn *pgx.Conn, now time.Time) erro
 	return k.dropOld(ctx, conn, k.Partitions.ledger, now.Add(-k.Remember), mostDrops)
 }
 
-// dropOld detaches and drops the partitions that ended before a time, the oldest first and at most so many. It also finishes what an
+// dropOld detaches and drops the partitions that ended before a time, at most so many and the oldest first. It also finishes what an
 // earlier round or leader has begun.
 func (k *Keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before time.Time, most int) error {
 	all, err := list(ctx, conn, t)
@@ -121,12 +121,12 @@ func (k *Keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before ti
 	return k.dropDetached(ctx, conn, t, before)
 }
 
-// due reports whether a partition of the table, which ended before a time, is one to mark and detach.
+// due reports whether a partition of the table is to be marked and detached, because it ended before a time.
 func (t table) due(p partition, before time.Time) bool {
 	return !p.to.After(before) && !p.pending && t.ownName(p.name)
 }
 
-// reportDue says in the gauge, and in the log, how many partitions are due that this round leaves to later ones.
+// reportDue sets the gauge to the number of due partitions that this round leaves to later ones. If there are any, it logs a warning.
 func (k *Keeper) reportDue(t table, all []partition, before time.Time, most int) {
 	due := 0
 	for _, p := range all {
@@ -172,7 +172,7 @@ func unmark(ctx context.Context, conn *pgx.Conn, p partition) error {
 // detach takes a partition out of its table, without a lock that stops reads and writes. It can't run in a transaction. It is not
 // cut short by lock_timeout, which would leave it pending for nothing.
 func detach(ctx context.Context, conn *pgx.Conn, t table, p partition, how string) error {
-	return patiently(ctx, conn, DetachTimeout, fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s %s", t.name, p.quoted(), how))
+	return execPatiently(ctx, conn, DetachTimeout, fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s %s", t.name, p.quoted(), how))
 }
 
 // detachesConcurrently reports whether the table's partitions can be detached without a lock that stops reads and writes. They can't
@@ -187,8 +187,8 @@ func detachesConcurrently(ctx context.Context, conn *pgx.Conn, t table) (bool, e
 	return !hasDefault && !distributed, err
 }
 
-// detachPlainly takes a partition out of its table. Reads and writes wait behind it. So it gives up soon if it has to wait itself, and
-// the next round tries again.
+// detachPlainly takes a partition out of its table. Reads and writes wait behind it. So it gives up after a second if it has to wait
+// itself, and the next round tries again.
 func detachPlainly(ctx context.Context, conn *pgx.Conn, t table, p partition) error {
 	sql := fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s", t.name, p.quoted())
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
@@ -204,8 +204,8 @@ func detachPlainly(ctx context.Context, conn *pgx.Conn, t table, p partition) er
 	return nil
 }
 
-// dropDetached drops the tables that carry the mark, are no longer partitions and ended before a time. It notes the hours that lost
-// rows, in the same transaction.
+// dropDetached drops the former partitions that carry the mark and ended before a time. The transaction that drops one of logs notes
+// the hours that lose rows.
 func (k *Keeper) dropDetached(ctx context.Context, conn *pgx.Conn, t table, before time.Time) error {
 	const marked = `SELECT c.relname, d.description FROM pg_class c
 		JOIN pg_description d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0

@@ -25,7 +25,7 @@ type Set struct {
 
 	mu    sync.Mutex
 	known map[string][]timeRange // by table
-	stale map[string]bool        // tables whose catalog must be read before known is relied on
+	stale map[string]bool        // tables whose partitions must be read from the catalog before known is relied on
 
 	forgotten   time.Time // see ForgottenUntil
 	lockedSince time.Time // when a lock first kept a partition from being made; zero: none does
@@ -42,11 +42,11 @@ func New(interval time.Duration) *Set {
 	}
 }
 
-// present is how far from now the time of a new record may be. An obstacle to new records is an outage, and waited for: all of them
-// would become dead letters.
+// present is how far from now the time of a new record may be. An obstacle to new records counts as an outage, and the worker waits:
+// otherwise all of them would become dead letters.
 const present = 10 * time.Minute
 
-// Misplaced says why a segment can't have its partitions.
+// Misplaced is the reason that a segment can't have its partitions.
 type Misplaced struct {
 	Err      error
 	Ledgered bool // the ledger has a partition for it, and logs has none
@@ -74,7 +74,7 @@ func (s *Set) Provide(ctx context.Context, conn *pgx.Conn, bases iter.Seq[uuid.U
 					return nil, err
 				}
 				why.error = err
-				// Its neighbours in time fare alike: they are not tried one by one.
+				// Segments of the same minute meet the same obstacle. They are not tried one by one.
 				obstructed = timeRange{at.Truncate(time.Minute), at.Truncate(time.Minute).Add(time.Minute)}
 			}
 			if apart == nil {
@@ -92,7 +92,7 @@ func (s *Set) EnsureLogs(ctx context.Context, conn *pgx.Conn, at time.Time) erro
 	return err
 }
 
-// ensure returns the range of the partition that holds a time. It makes the partition if there is none.
+// ensure returns the range of the table's partition that holds a time. It makes the partition if there is none.
 func (s *Set) ensure(ctx context.Context, conn *pgx.Conn, t table, at time.Time) (timeRange, error) {
 	if r, ok := s.lookup(t, at); ok && !s.isStale(t) {
 		return r, nil
@@ -116,7 +116,7 @@ func (s *Set) ensure(ctx context.Context, conn *pgx.Conn, t table, at time.Time)
 	return r, nil
 }
 
-// lookup returns the range of the known partition that holds a time, and whether there is one.
+// lookup returns the range of the known partition that holds a time, and reports whether there is one.
 func (s *Set) lookup(t table, at time.Time) (timeRange, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,7 +129,7 @@ func (s *Set) lookup(t table, at time.Time) (timeRange, bool) {
 	return timeRange{}, false
 }
 
-// refresh reads the catalog.
+// refresh learns the table's partitions from the catalog.
 func (s *Set) refresh(ctx context.Context, conn *pgx.Conn, t table) error {
 	all, err := list(ctx, conn, t)
 	if err != nil {
@@ -139,7 +139,7 @@ func (s *Set) refresh(ctx context.Context, conn *pgx.Conn, t table) error {
 	return nil
 }
 
-// learn takes over what the catalog has. A partition that is being detached takes no rows.
+// learn makes the partitions that the catalog has the known ones, except those that are being detached: they take no rows.
 func (s *Set) learn(t table, all []partition) {
 	var known []timeRange
 	for _, e := range all {
@@ -153,8 +153,8 @@ func (s *Set) learn(t table, all []partition) {
 	s.stale[t.name] = false
 }
 
-// MarkStale has the catalog read again before the set is relied on. It is for whoever had an error that a partition's end may
-// have caused.
+// MarkStale makes the set read the catalog again before it relies on what it knows. It is to be called after an error that the end of a
+// partition may have caused.
 func (s *Set) MarkStale() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,14 +168,14 @@ func (s *Set) ForgottenUntil() time.Time {
 	return s.forgotten
 }
 
-// LearnForgotten takes note of the time before which the ledger may have forgotten segments, as the database has it.
+// LearnForgotten tells the set the time, read from the database, before which the ledger may have forgotten segments.
 func (s *Set) LearnForgotten(until time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forgotten = until
 }
 
-// isStale reports whether the catalog must be read before the set is relied on.
+// isStale reports whether the table's partitions must be read from the catalog before known is relied on.
 func (s *Set) isStale(t table) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -50,13 +50,14 @@ func (t table) parseBound(s string) (time.Time, error) {
 	return at.UTC(), err
 }
 
-// timeRange is half open: it contains from and not to.
+// timeRange is half open: it contains from, but not to.
 type timeRange struct{ from, to time.Time }
 
+// contains reports whether a time lies in the range.
 func (r timeRange) contains(t time.Time) bool { return !t.Before(r.from) && t.Before(r.to) }
 
-// slot returns the range of a new partition for a time: the interval that the time lies in, less what existing partitions have
-// of it. So the interval may change, and no partition overlaps another.
+// slot returns the range of a new partition for a time: the interval that the time lies in, without what existing partitions have
+// of it. So no partition overlaps another, even after the interval has changed.
 func slot(at time.Time, interval time.Duration, existing []partition) timeRange {
 	from := at.UTC().Truncate(interval) // Truncate counts from a midnight in UTC
 	r := timeRange{from, from.Add(interval)}
@@ -82,7 +83,7 @@ func (t table) names(from time.Time) []string {
 	return names
 }
 
-// ownName reports whether names makes such a name. Tables with other names are never dropped. The database's function
+// ownName reports whether name is one that names could return. Tables with other names are never dropped. The database's function
 // millrace_add_partition takes the same names.
 func (t table) ownName(name string) bool {
 	return regexp.MustCompile(`^` + t.name + `_\d{8}(_\d{4}(_\d)?)?$`).MatchString(name)

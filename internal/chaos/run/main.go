@@ -30,6 +30,7 @@ func main() {
 	}
 }
 
+// run does what the flags say. It reports whether no mismatch was found.
 func run(ctx context.Context) (ok bool, err error) {
 	o := chaos.Options{Out: os.Stdout}
 	flag.Uint64Var(&o.Seed, "seed", 0, "of the schedule and the records; 0 takes one by chance")
@@ -69,7 +70,7 @@ func run(ctx context.Context) (ok bool, err error) {
 	} else if *binaries, err = filepath.Abs(*binaries); err != nil {
 		return false, err
 	} else {
-		name(*binaries, &o)
+		nameBinaries(*binaries, &o)
 	}
 	report, err := chaos.Run(ctx, o)
 	if err != nil {
@@ -83,14 +84,14 @@ func run(ctx context.Context) (ok bool, err error) {
 	return report.OK(), nil
 }
 
-// name notes where the binaries of a run are.
-func name(dir string, o *chaos.Options) {
+// nameBinaries sets the paths of a run's binaries, which are in dir.
+func nameBinaries(dir string, o *chaos.Options) {
 	o.Binary, o.ClockBinary = filepath.Join(dir, "millrace"), filepath.Join(dir, "millrace-clock")
 }
 
-// buildInto builds them there.
+// buildInto builds the binaries of a run in dir, and sets their paths.
 func buildInto(ctx context.Context, dir string, o *chaos.Options) error {
-	name(dir, o)
+	nameBinaries(dir, o)
 	if err := chaos.Build(ctx, ".", o.Binary); err != nil {
 		return err
 	}
