@@ -127,6 +127,9 @@ func Status(ctx context.Context, conn *pgx.Conn) ([]Migration, error) {
 		if a.Version > len(all) {
 			return nil, fmt.Errorf("the database has migration %d (%s), this program knows %d: it is older than the schema", a.Version, a.Name, len(all))
 		}
+		if a.Version < 1 {
+			return nil, fmt.Errorf("the database has migration %d (%s), and migrations begin with 1: schema_migrations is another program's", a.Version, a.Name)
+		}
 		all[a.Version-1].AppliedAt = a.AppliedAt
 	}
 	return all, err

@@ -106,6 +106,17 @@ func TestANewerSchemaIsRefused(t *testing.T) {
 	}
 }
 
+func TestAMigrationBeforeTheFirstIsRefused(t *testing.T) {
+	ctx := context.Background()
+	conn := testenv.Connect(t, testenv.Schema(t))
+	if _, err := conn.Exec(ctx, "INSERT INTO schema_migrations (version, name) VALUES (0, 'another program''s')"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := migrations.Up(ctx, conn); err == nil || !strings.Contains(err.Error(), "migration 0 (another program's)") {
+		t.Errorf("got %v, want an error that names the migration", err)
+	}
+}
+
 func TestADatabaseOfAnotherEncodingIsRefused(t *testing.T) {
 	ctx := context.Background()
 	admin := testenv.Connect(t, testenv.Database(t))

@@ -330,10 +330,13 @@ func (r *parkedReader) countDeath(ctx context.Context, offset int64) error {
 	if err != nil {
 		return err
 	}
-	_, err = db.Exec(ctx, "UPDATE last_stream SET next = next + 1, skipped = skipped + 1 WHERE name = $1 AND next = $2",
+	tag, err := db.Exec(ctx, "UPDATE last_stream SET next = next + 1, skipped = skipped + 1 WHERE name = $1 AND next = $2",
 		r.topology.LastStream(), offset)
+	if err != nil || tag.RowsAffected() == 0 { // another worker has got over it
+		return err
+	}
 	r.log.Warn("a message that no reader survives was stepped over", "stream", r.topology.LastStream(), "offset", offset)
-	return err
+	return nil
 }
 
 // offsetOf returns the offset of a message in the stream, or -1 if the message has none.

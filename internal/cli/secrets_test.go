@@ -103,6 +103,7 @@ func TestARefusedSettingIsNamedAndItsSecretIsNot(t *testing.T) {
 		{"REDIS_URL", "redis://:hush@h:6379/0?hush=1", "parameter"},
 		{"REDIS_URL", "redis://:hush@h:6379/0?pool_size=hush", "pool_size"},
 		{"REDIS_URL", "http://:hush@h:6379/0", "redis://"},
+		{"REDIS_URL", "redis://:hush@a,b/0", "no name or address"},
 		{"KEYS_FILE", "mr_hush", "name of a file"},
 		{"KEYS_FILE", "name 0123 write\nhush 4567 read\n", "name of a file"},
 		{"KEYS_FILE", "amqp://user:hush@h/", "not a URL"},

@@ -137,7 +137,7 @@ func checkHost(hostPort string) error {
 	if port != "" && !isNumber(port, 1, 65535) {
 		return errors.New(`the port after the host is no number from 1 to 65535 (an "@" stands between password and host)`)
 	}
-	if strings.ContainsAny(host, "\"<>[]\\^`{|}") {
+	if strings.ContainsAny(host, ",\"<>[]\\^`{|}") {
 		return errors.New("the host is no name or address")
 	}
 	return nil
