@@ -398,7 +398,7 @@ func postUntilAcked(t testing.TB, url string, body []byte) (tries int) {
 	key := frame.NewBase().String()
 	client := http.Client{Timeout: 15 * time.Second}
 	defer client.CloseIdleConnections()
-	for deadline := time.Now().Add(time.Minute); ; {
+	for deadline := time.Now().Add(ackedWithin); ; {
 		tries++
 		status, err := func() (int, error) {
 			req, err := http.NewRequest(http.MethodPost, url, bytes.NewReader(body))

@@ -252,7 +252,7 @@ func TestTheReadersRoleAnswersAllQueriesAndWritesNothing(t *testing.T) {
 	testenv.Eventually(t, 20*time.Second, "the query service is ready", func() bool { return isReady(context.Background(), addr) })
 
 	// The tail first: what comes is to be seen.
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), testenv.LeastWait)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, addr+"/logs/tail?q=level:error", nil)
 	if err != nil {

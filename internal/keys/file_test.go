@@ -75,7 +75,7 @@ func (w *watched) verdict(secret string) Verdict {
 
 func (w *watched) until(what string, ok func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); {
+	for deadline := time.Now().Add(4 * time.Minute); !ok(); {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("%s: not within 30 s; the log: %s", what, w.log)
 		}

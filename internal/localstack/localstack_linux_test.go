@@ -123,7 +123,7 @@ const patience = 30 * time.Second
 func vanish(t testing.TB, dir string, within time.Duration) {
 	t.Helper()
 	began := time.Now()
-	within = max(within, patience)
+	within = max(within, 4*time.Minute) // as testenv.LeastWait
 	for {
 		left := processesOf(dir)
 		if len(left) == 0 {
@@ -202,7 +202,7 @@ func published(t testing.TB, url, body string) (acked bool) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 		defer cancel()
 		if acked, err = confirm.WaitContext(ctx); err != nil {
 			t.Fatal(err)
