@@ -155,16 +155,6 @@ func refuses(t *testing.T, db config.PostgresURL, statements ...string) {
 	}
 }
 
-// baseAt returns a base id of a time.
-func baseAt(at time.Time) string {
-	id := frame.NewBase()
-	ms := uint64(at.UnixMilli())
-	for i := range 6 {
-		id[i] = byte(ms >> (40 - 8*i))
-	}
-	return id.String()
-}
-
 func TestTheWritersRoleStoresAndCannotReadRecords(t *testing.T) {
 	_, writer, _, admin := withRoles(t)
 	b := testenv.Broker(t, 1)
@@ -192,8 +182,8 @@ func TestTheWritersRoleStoresAndCannotReadRecords(t *testing.T) {
 
 	// Late, and twice; of a time that the ledger may have forgotten; and no JSON at all. 36 and 156 hours ago are at any hour
 	// two days without partitions.
-	late := amqp.Publishing{Body: []byte(`{"level":"warn"}`), MessageId: baseAt(time.Now().Add(-36 * time.Hour))}
-	old := amqp.Publishing{Body: []byte(`{"level":"error"}`), MessageId: baseAt(time.Now().Add(-156 * time.Hour))}
+	late := amqp.Publishing{Body: []byte(`{"level":"warn"}`), MessageId: frame.BaseAt(time.Now().Add(-36 * time.Hour)).String()}
+	old := amqp.Publishing{Body: []byte(`{"level":"error"}`), MessageId: frame.BaseAt(time.Now().Add(-156 * time.Hour)).String()}
 	ch := testenv.Channel(t, b)
 	topology := broker.NewTopology(b)
 	publish := func(messages ...amqp.Publishing) {
@@ -383,7 +373,7 @@ func TestTheOwnersConnectionDropsAndIndexesBesideAWriters(t *testing.T) {
 	mustExec(t, asWriter, "SELECT millrace_add_partition('logs', $1, $2, $3)", name, from, to)
 
 	// Dead letters are the owner's business.
-	mustExec(t, conn, "INSERT INTO dead_letters VALUES ($1, now(), 'data', '', '{\"a\":1}', $1, 'logs.0', '{}')", baseAt(time.Now()))
+	mustExec(t, conn, "INSERT INTO dead_letters VALUES ($1, now(), 'data', '', '{\"a\":1}', $1, 'logs.0', '{}')", frame.BaseAt(time.Now()))
 	if _, err := worker.ReplayDead(context.Background(), asWriter, nil); err != nil {
 		t.Fatal(err)
 	}

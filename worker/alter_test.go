@@ -74,7 +74,7 @@ func TestATableThatItsOwnerHasAlteredGoesOn(t *testing.T) {
 				p := newPartitions(time.Hour)
 				old := time.Now().Add(-100 * time.Hour)
 				segments := []segment{
-					segmentOf(baseAt(old), `{"level":"warn"}`), segmentOf(baseAt(time.Now().Add(-23*time.Hour)), `{"level":"info"}`), segmentOf(frame.NewBase(), `{"level":"error"}`),
+					segmentOf(frame.BaseAt(old), `{"level":"warn"}`), segmentOf(frame.BaseAt(time.Now().Add(-23*time.Hour)), `{"level":"info"}`), segmentOf(frame.NewBase(), `{"level":"error"}`),
 				}
 				if out, err := store(ctx, db, p, segments, nil, nil); err != nil || out.rows != 3 {
 					t.Fatalf("got %d rows, %v", out.rows, err)

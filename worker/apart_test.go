@@ -15,7 +15,7 @@ import (
 // TestARecordWithoutAPartitionHarmsNoNeighbour: each case keeps one late record's partition from being made. Its neighbours are
 // stored, it becomes a dead letter, and a redelivery adds nothing. Once the obstacle is gone the letter is stored.
 func TestARecordWithoutAPartitionHarmsNoNeighbour(t *testing.T) {
-	late := baseAt(at("2026-03-01 12:00"))
+	late := frame.BaseAt(at("2026-03-01 12:00"))
 	cases := []struct {
 		name     string
 		obstruct func(t *testing.T, url config.PostgresURL, db *pgx.Conn) (clear func())
@@ -46,7 +46,7 @@ func TestARecordWithoutAPartitionHarmsNoNeighbour(t *testing.T) {
 			db, side := workerConn(t, url), testenv.Connect(t, url)
 			ctx := context.Background()
 			p := newPartitions(24 * time.Hour)
-			first := segmentOf(baseAt(at("2026-03-01 10:00")), `{"first":1}`)
+			first := segmentOf(frame.BaseAt(at("2026-03-01 10:00")), `{"first":1}`)
 			if _, err := store(ctx, db, p, []segment{first}, nil, nil); err != nil {
 				t.Fatal(err)
 			}
@@ -136,7 +136,7 @@ func TestALockThatLastsHoldsUpNoNeighbour(t *testing.T) {
 	exec(t, side, "CREATE TABLE logs_other PARTITION OF logs DEFAULT")
 	exec(t, side, "BEGIN")
 	exec(t, side, "LOCK TABLE logs_other IN SHARE MODE")
-	batch := []segment{segmentOf(baseAt(at("2026-03-01 12:00")), `{"late":1}`), segmentOf(frame.NewBase(), `{"now":1}`)}
+	batch := []segment{segmentOf(frame.BaseAt(at("2026-03-01 12:00")), `{"late":1}`), segmentOf(frame.NewBase(), `{"now":1}`)}
 	if _, err := store(ctx, db, p, batch, nil, nil); err == nil {
 		t.Fatal("it did not wait for the lock")
 	}

@@ -18,7 +18,7 @@ func TestADistributedTableIsDetachedPlainly(t *testing.T) {
 	exec(t, db, "CREATE TABLE pg_dist_partition (logicalrelid regclass)")
 	exec(t, db, "INSERT INTO pg_dist_partition VALUES ('logs')")
 	p := newPartitions(24 * time.Hour)
-	old := segmentOf(baseAt(time.Now().AddDate(0, 0, -30)), `{}`)
+	old := segmentOf(frame.BaseAt(time.Now().AddDate(0, 0, -30)), `{}`)
 	if _, err := store(ctx, db, p, []segment{old, segmentOf(frame.NewBase(), `{}`)}, nil, nil); err != nil {
 		t.Fatal(err)
 	}

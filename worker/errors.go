@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"errors"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -71,11 +72,16 @@ const connectionLabel = "connection"
 
 // retryLabel is the class of err's SQLSTATE, for the metric of retries.
 func retryLabel(err error) string {
+	return cmp.Or(classOf(err), connectionLabel)
+}
+
+// classOf returns the class of err's SQLSTATE, or "" when no server reported it.
+func classOf(err error) string {
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		return sqlClass(pg.Code)
+	if !errors.As(err, &pg) {
+		return ""
 	}
-	return connectionLabel
+	return sqlClass(pg.Code)
 }
 
 // sqlClass is the class of an SQLSTATE, its first two characters.

@@ -51,7 +51,7 @@ func TestWhatTheLedgerForgotIsComparedByContents(t *testing.T) {
 			ctx := context.Background()
 			db := workerConn(t, testenv.Schema(t))
 			exec(t, db, "ALTER TABLE logs ADD CONSTRAINT no_refused CHECK (NOT data ? 'refused')")
-			base := baseAt(time.Now().Add(-8 * 24 * time.Hour))
+			base := frame.BaseAt(time.Now().Add(-8 * 24 * time.Hour))
 			before, err := store(ctx, db, newPartitions(24*time.Hour), []segment{segmentOf(base, c.before...)}, nil, nil)
 			if err != nil {
 				t.Fatal(err)
@@ -84,7 +84,7 @@ func TestWhatTheLedgerForgotIsComparedByContents(t *testing.T) {
 func TestAReplayedLetterGoesOnlyWhenItsRecordsAreKept(t *testing.T) {
 	ctx := context.Background()
 	db := workerConn(t, testenv.Schema(t))
-	base := baseAt(time.Now().Add(-8 * 24 * time.Hour))
+	base := frame.BaseAt(time.Now().Add(-8 * 24 * time.Hour))
 	deliver := func(records ...string) {
 		t.Helper()
 		if _, err := store(ctx, db, newPartitions(24*time.Hour), []segment{segmentOf(base, records...)}, nil, nil); err != nil {
@@ -194,7 +194,7 @@ func TestTheLedgerForgetsNothingUnnoticed(t *testing.T) {
 	now := time.Now()
 	deliver := func(conn *pgx.Conn, age time.Duration) outcome {
 		t.Helper()
-		base := baseAt(now.Add(-age))
+		base := frame.BaseAt(now.Add(-age))
 		clear(base[6:])
 		base[6] = 0x70
 		base[8] = 0x80 // always the same id
@@ -233,7 +233,7 @@ func TestTheLedgerForgetsNothingUnnoticed(t *testing.T) {
 func TestIdsThatWrapAroundAreFoundToo(t *testing.T) {
 	ctx := context.Background()
 	db := workerConn(t, testenv.Schema(t))
-	base := baseAt(time.Now().Add(-8 * 24 * time.Hour))
+	base := frame.BaseAt(time.Now().Add(-8 * 24 * time.Hour))
 	copy(base[8:], []byte{0xbf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
 	for _, gone := range []uuid.UUID{{}, base, frame.ID(base, 1)} {
 		if _, err := store(ctx, db, newPartitions(24*time.Hour), []segment{segmentOf(base, `{"a":1}`, `{"b":2}`)}, nil, nil); err != nil {
@@ -254,7 +254,7 @@ func TestAnIdleSystemKeepsItsLedger(t *testing.T) {
 	url := testenv.Schema(t)
 	db := workerConn(t, url)
 	for _, age := range []int{30, 24, 23} { // and nothing since
-		if _, err := store(ctx, db, newPartitions(24*time.Hour), []segment{segmentOf(baseAt(time.Now().AddDate(0, 0, -age)), `{}`)}, nil, nil); err != nil {
+		if _, err := store(ctx, db, newPartitions(24*time.Hour), []segment{segmentOf(frame.BaseAt(time.Now().AddDate(0, 0, -age)), `{}`)}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -286,7 +286,7 @@ func TestAClockThatIsWrongDropsLittle(t *testing.T) {
 	db := workerConn(t, url)
 	var segments []segment
 	for age := range 8 {
-		segments = append(segments, segmentOf(baseAt(time.Now().AddDate(0, 0, -age)), `{}`))
+		segments = append(segments, segmentOf(frame.BaseAt(time.Now().AddDate(0, 0, -age)), `{}`))
 	}
 	if _, err := store(ctx, db, newPartitions(24*time.Hour), segments, nil, nil); err != nil {
 		t.Fatal(err)
@@ -326,7 +326,7 @@ func TestAClockThatIsWrongDropsLittle(t *testing.T) {
 func TestWhatIsOlderThanRetentionIsNotReplayed(t *testing.T) {
 	ctx := context.Background()
 	db := workerConn(t, testenv.Schema(t))
-	old, young := baseAt(time.Now().Add(-3*time.Hour)), baseAt(time.Now().Add(-time.Minute))
+	old, young := frame.BaseAt(time.Now().Add(-3*time.Hour)), frame.BaseAt(time.Now().Add(-time.Minute))
 	letters := func() {
 		t.Helper()
 		exec(t, db, "DELETE FROM dead_letters")

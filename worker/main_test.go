@@ -201,16 +201,6 @@ func compressed(t testing.TB, how string, m amqp.Publishing) amqp.Publishing {
 	return m
 }
 
-// baseAt returns a base id of a time.
-func baseAt(at time.Time) uuid.UUID {
-	id := frame.NewBase()
-	ms := uint64(at.UnixMilli())
-	for i := range 6 {
-		id[i] = byte(ms >> (40 - 8*i))
-	}
-	return id
-}
-
 func count(t testing.TB, conn *pgx.Conn, sql string, args ...any) int {
 	t.Helper()
 	var n int

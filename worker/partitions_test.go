@@ -81,7 +81,7 @@ func TestOnlyOwnNamesAreRecognised(t *testing.T) {
 func TestBoundsOfTheLedgerAreIDsOfTheirTime(t *testing.T) {
 	ledger := table{name: "ledger", interval: ledgerInterval}
 	day := at("2026-03-01 00:00")
-	first, last := baseAt(day), baseAt(day.Add(-time.Millisecond))
+	first, last := frame.BaseAt(day), frame.BaseAt(day.Add(-time.Millisecond))
 	bound, err := uuid.Parse(ledger.bound(day))
 	if err != nil || first.String() < bound.String() || last.String() >= bound.String() {
 		t.Errorf("got %s, %v between %s and %s", bound, err, last, first)
@@ -161,13 +161,13 @@ func TestATableThatSomebodyDetachedKeepsItsNameAndRows(t *testing.T) {
 	db := workerConn(t, testenv.Schema(t))
 	ctx := context.Background()
 	p := newPartitions(24 * time.Hour)
-	old := segmentOf(baseAt(at("2026-03-01 12:00")), `{"a":1}`)
+	old := segmentOf(frame.BaseAt(at("2026-03-01 12:00")), `{"a":1}`)
 	if _, err := store(ctx, db, p, []segment{old}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	exec(t, db, "ALTER TABLE logs DETACH PARTITION logs_20260301")
 	p.forget()
-	again := segmentOf(baseAt(at("2026-03-01 12:00")), `{"b":1}`)
+	again := segmentOf(frame.BaseAt(at("2026-03-01 12:00")), `{"b":1}`)
 	if _, err := store(ctx, db, p, []segment{again}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func TestALongSelectStopsNothing(t *testing.T) {
 	p, db, reader := newPublisher(t, c), testenv.Connect(t, c.Postgres), testenv.Connect(t, c.Postgres)
 	ctx := context.Background()
 	day := time.Now().AddDate(0, 0, -30)
-	p.send(0, aFrame(baseAt(day), 1))
+	p.send(0, aFrame(frame.BaseAt(day), 1))
 	start(t, c)
 	want(t, db, 1, allLogs)
 	exec(t, reader, "BEGIN")
@@ -214,7 +214,7 @@ func TestALongSelectStopsNothing(t *testing.T) {
 	for began := time.Now(); time.Since(began) < long; {
 		day = day.AddDate(0, 0, -1) // a partition that there isn't
 		sent := time.Now()
-		p.send(0, aFrame(baseAt(day), 1))
+		p.send(0, aFrame(frame.BaseAt(day), 1))
 		p.send(0, aFrame(frame.NewBase(), 1))
 		rows += 2
 		want(t, db, rows, allLogs)
@@ -236,10 +236,10 @@ func TestAPartitionThatVanishedIsMadeAgain(t *testing.T) {
 	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
 	start(t, c)
 	day := at("2026-03-01 12:00")
-	p.send(0, aFrame(baseAt(day), 1))
+	p.send(0, aFrame(frame.BaseAt(day), 1))
 	want(t, db, 1, allLogs)
 	exec(t, db, "DROP TABLE logs_20260301")
-	p.send(0, aFrame(baseAt(day), 2))
+	p.send(0, aFrame(frame.BaseAt(day), 2))
 	want(t, db, 2, allLogs)
 }
 
@@ -278,7 +278,7 @@ func TestTheKeeperLooksAfterPartitions(t *testing.T) {
 	k.now = func() time.Time { return now } // stands: how far they reach shrinks from a round to the next
 
 	for _, age := range []time.Duration{30 * 24 * time.Hour, 5 * time.Hour, 0} {
-		if _, err := store(ctx, db, p, []segment{segmentOf(baseAt(now.Add(-age)), `{"a":1}`)}, nil, nil); err != nil {
+		if _, err := store(ctx, db, p, []segment{segmentOf(frame.BaseAt(now.Add(-age)), `{"a":1}`)}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -336,7 +336,7 @@ func TestABuildThatWaitsHoldsUpNothing(t *testing.T) {
 	c := testConfig(t, 1)
 	c.PartitionInterval = time.Hour
 	p, db, reader := newPublisher(t, c), testenv.Connect(t, c.Postgres), testenv.Connect(t, c.Postgres)
-	closed := baseAt(time.Now().Add(-5 * time.Hour))
+	closed := frame.BaseAt(time.Now().Add(-5 * time.Hour))
 	if _, err := store(context.Background(), workerConn(t, c.Postgres), newPartitions(time.Hour), []segment{segmentOf(closed, `{"a":1}`)}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -352,7 +352,7 @@ func TestABuildThatWaitsHoldsUpNothing(t *testing.T) {
 	// A round that ends just before the hour leaves hardly more than the intervals ahead, which shrink until the next.
 	reach := (intervalsAhead*time.Hour - keeperInterval).Seconds()
 	testenv.Eventually(t, 20*time.Second, "partitions are ahead", func() bool { return w.metric("millrace_partition_ahead_seconds") >= reach })
-	p.send(0, aFrame(baseAt(time.Now().Add(-10*time.Hour)), 3)) // needs a partition
+	p.send(0, aFrame(frame.BaseAt(time.Now().Add(-10*time.Hour)), 3)) // needs a partition
 	p.send(0, aFrame(frame.NewBase(), 3))
 	want(t, db, 7, allLogs)
 	if building() != 1 {
@@ -377,7 +377,7 @@ func TestABusyWorkerPutsItsIndexesOff(t *testing.T) {
 	p := newPartitions(time.Hour)
 	now := time.Now()
 	for _, age := range []time.Duration{4 * time.Hour, 10 * time.Hour} {
-		if _, err := store(ctx, db, p, []segment{segmentOf(baseAt(now.Add(-age)), `{}`)}, nil, nil); err != nil {
+		if _, err := store(ctx, db, p, []segment{segmentOf(frame.BaseAt(now.Add(-age)), `{}`)}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -416,7 +416,7 @@ func TestADetachThatWasCutShortIsFinished(t *testing.T) {
 	db, reader := workerConn(t, url), testenv.Connect(t, url)
 	ctx := context.Background()
 	p := newPartitions(24 * time.Hour)
-	if _, err := store(ctx, db, p, []segment{segmentOf(frame.NewBase(), `{}`), segmentOf(baseAt(time.Now().AddDate(0, 0, -30)), `{}`)}, nil, nil); err != nil {
+	if _, err := store(ctx, db, p, []segment{segmentOf(frame.NewBase(), `{}`), segmentOf(frame.BaseAt(time.Now().AddDate(0, 0, -30)), `{}`)}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	exec(t, reader, "BEGIN")

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"millrace/internal/broker"
 	"millrace/internal/frame"
@@ -146,12 +144,7 @@ func tryRow(ctx context.Context, conn *pgx.Conn, at time.Time) error {
 			return err
 		}
 	}
-	id := frame.NewBase()
-	ms := uint64(at.UnixMilli())
-	for i := range 6 {
-		id[i] = byte(ms >> (40 - 8*i))
-	}
-	canary := frame.Segment{Base: uuid.UUID(id), Records: 1}
+	canary := frame.Segment{Base: frame.BaseAt(at), Records: 1}
 	return copyRows(ctx, conn, []segment{{Span: frame.Span{Segment: canary, Body: []byte("{}\n")}}})
 }
 
@@ -178,13 +171,4 @@ func rehearsePartition(ctx context.Context, conn *pgx.Conn, tx pgx.Tx) (made boo
 	_, err = tx.Exec(ctx, "SELECT millrace_add_partition($1::text::regclass, $2, $3, $4)",
 		t.name, name, t.bound(rehearsedTime), t.bound(rehearsedTime.Add(t.interval)))
 	return err == nil, err
-}
-
-// classOf returns the class of err's SQLSTATE, or "" when no server reported it.
-func classOf(err error) string {
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
-		return ""
-	}
-	return sqlClass(pg.Code)
 }

@@ -240,7 +240,7 @@ func TestForeignMessagesAreStored(t *testing.T) {
 	p.send(0, keyed)
 	p.sendTo(p.topology.Exchange(), p.topology.Queue(0), amqp.Publishing{Type: "order.created", Body: []byte(`{"n": 2}`)})
 	p.send(0, amqp.Publishing{MessageId: "not a uuid", Body: []byte(`{"n": 3}`)})
-	stale := baseAt(time.Now().Add(-30 * 24 * time.Hour))
+	stale := frame.BaseAt(time.Now().Add(-30 * 24 * time.Hour))
 	p.send(0, amqp.Publishing{MessageId: stale.String(), Body: []byte(`{"n": 4}`)})
 	p.send(0, amqp.Publishing{MessageId: frame.NewBase().String(), Body: []byte("{\"n\":5}\n{\"bad\":\"\\u0000\"}\n{\"n\":6}\n{broken\n")})
 	p.send(0, amqp.Publishing{Body: []byte("no JSON at all")})
@@ -283,7 +283,7 @@ func TestAKeyUsedForOtherRecordsIsToldFromARetry(t *testing.T) {
 func TestOldSegmentsAreFoundWithoutTheLedger(t *testing.T) {
 	c := testConfig(t, 1)
 	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
-	m := aFrame(baseAt(time.Now().Add(-20*24*time.Hour)), 5)
+	m := aFrame(frame.BaseAt(time.Now().Add(-20*24*time.Hour)), 5)
 	p.send(0, m)
 	w := start(t, c)
 	want(t, db, 5, allLogs)
@@ -305,8 +305,8 @@ func TestLateRowsAreNoted(t *testing.T) {
 	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
 	hour := time.Now().Add(-3 * time.Hour).UTC().Truncate(time.Hour)
 	p.send(0, frameOf(`{}`+"\n"+`{}`+"\n"+`{}`+"\n"+`{}`+"\n",
-		frame.Segment{Base: baseAt(hour), Records: 1}, frame.Segment{Base: baseAt(hour.Add(time.Minute)), Records: 1},
-		frame.Segment{Base: baseAt(hour.Add(time.Hour)), Records: 1}, frame.Segment{Base: frame.NewBase(), Records: 1}))
+		frame.Segment{Base: frame.BaseAt(hour), Records: 1}, frame.Segment{Base: frame.BaseAt(hour.Add(time.Minute)), Records: 1},
+		frame.Segment{Base: frame.BaseAt(hour.Add(time.Hour)), Records: 1}, frame.Segment{Base: frame.NewBase(), Records: 1}))
 	start(t, c)
 	want(t, db, 4, allLogs)
 	want(t, db, 2, "SELECT count(*) FROM late_changes")

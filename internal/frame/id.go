@@ -63,6 +63,12 @@ func build(id uuid.UUID, millis, twelve uint64) uuid.UUID {
 // NewBase returns a fresh UUIDv7 of the current time, from which ids may count up.
 func NewBase() uuid.UUID { return bases.next() }
 
+// BaseAt returns a fresh UUIDv7 of the time at, from which ids may count up.
+func BaseAt(at time.Time) uuid.UUID {
+	base := NewBase()
+	return build(base, uint64(at.UnixMilli()), uint64(binary.BigEndian.Uint16(base[6:])&(ticks-1)))
+}
+
 // BaseOfKey returns the base of the ids of what came under a key, a UUIDv7: an Idempotency-Key or the message_id of
 // another program's message. It is the same every time, and has the key's millisecond. All its other bits come from the
 // key's SHA-256, because UUIDv7s may count up by one within a millisecond: ids that counted up from the keys themselves
