@@ -464,20 +464,11 @@ func TestEverySettingReachesItsService(t *testing.T) {
 	}
 }
 
-// haproxy returns the path of the balancer's program, which may be in /usr/sbin.
-func haproxy(t *testing.T) string {
-	t.Helper()
-	for _, name := range []string{"haproxy", "/usr/sbin/haproxy"} {
-		if path, err := exec.LookPath(name); err == nil {
-			return path
-		}
-	}
-	t.Skip("haproxy is not installed: make test installs it where it can")
-	return ""
-}
-
 func TestTheBalancerSendsRequestsToWhatIsReadyAndNoneTwice(t *testing.T) {
-	program := haproxy(t)
+	program := testenv.FindProgram("haproxy", "/usr/sbin/haproxy")
+	if program == "" {
+		t.Skip("haproxy is not installed: make test installs it where it can")
+	}
 	const file = "deploy/haproxy/haproxy.cfg"
 	if out, err := exec.Command(program, "-c", "-f", file).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v: %s", file, err, out)
@@ -524,19 +515,7 @@ func TestTheBalancerSendsRequestsToWhatIsReadyAndNoneTwice(t *testing.T) {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	balancer := exec.Command(program, "-db", "-f", config)
-	log := new(testenv.Output)
-	balancer.Stdout, balancer.Stderr = log, log
-	if err := balancer.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = balancer.Process.Kill() // nothing to stop in order
-		_ = balancer.Wait()
-		if t.Failed() {
-			t.Logf("haproxy wrote:\n%s", log)
-		}
-	})
+	testenv.RunProgram(t, program, "-db", "-f", config)
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	post := func(path string) (int, http.Header, string) {
 		resp, err := client.Post("http://"+addr+path, "application/json", strings.NewReader("{}"))

@@ -112,7 +112,7 @@ func TestFramesInQueuesThatWorkersDoNotKnowWaitForThoseThatDo(t *testing.T) {
 		return q.Messages
 	}
 	sent := 0
-	for deadline := time.Now().Add(testenv.Patience); waiting(1) == 0 || waiting(2) == 0; {
+	for deadline := time.Now().Add(testenv.LeastWait); waiting(1) == 0 || waiting(2) == 0; {
 		sendKeyed(t, addr, frame.NewBase().String(), `{}`)
 		sent++
 		if time.Now().After(deadline) {

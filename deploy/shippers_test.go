@@ -167,7 +167,7 @@ func TestTheProgramsOfThePagesStoreOnceWhateverTheAnswers(t *testing.T) {
 				if err := os.WriteFile(filepath.Join(dir, "app.ndjson"), []byte(body), 0o600); err != nil {
 					t.Fatal(err)
 				}
-				ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+				ctx, cancel := context.WithTimeout(context.Background(), testenv.LeastWait)
 				defer cancel()
 				cmd := exec.CommandContext(ctx, p.command[0], p.command[1:]...)
 				cmd.Dir, cmd.Stdin = dir, strings.NewReader(body)

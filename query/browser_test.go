@@ -15,6 +15,8 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+
+	"millrace/internal/testenv"
 )
 
 // browserWait is the longest wait for something to come true in the browser: far more than it takes, so that only
@@ -25,13 +27,7 @@ const browserWait = time.Minute
 // is set it fails instead, unless there is no package of it (Ubuntu has only the snap).
 func newBrowser(t testing.TB) context.Context {
 	t.Helper()
-	path := ""
-	for _, name := range []string{"chromium", "google-chrome"} {
-		if found, err := exec.LookPath(name); err == nil {
-			path = found
-			break
-		}
-	}
+	path := testenv.FindProgram("chromium", "google-chrome")
 	if path == "" {
 		if os.Getenv("CI") != "" && exec.Command("apt-cache", "show", "chromium").Run() == nil {
 			t.Fatal("Chromium is not installed, and apt has it")

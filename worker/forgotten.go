@@ -2,10 +2,11 @@ package worker
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"millrace/internal/broker"
 )
 
 // lookInterval is the time between two comparisons of a consumer that receives nothing with its queue.
@@ -48,20 +49,9 @@ func awaitForgotten(ctx context.Context, conn *amqp.Connection, consumers []*con
 	}
 }
 
-// lacksConsumer reports whether a queue is gone, has no consumer, or holds messages that are ready. Any of these may be so for a moment.
-// While the queue's leader does not answer, RabbitMQ counts no consumers and no messages.
+// lacksConsumer reports whether a queue is gone, has no consumer, or holds messages that are ready. Any of these may be so for
+// a moment: see also broker.Inspect.
 func lacksConsumer(conn *amqp.Connection, queue string) (bool, error) {
-	ch, err := conn.Channel()
-	if err != nil {
-		return false, err
-	}
-	q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
-	var refused *amqp.Error
-	if errors.As(err, &refused) && refused.Code == amqp.NotFound {
-		return true, nil // the refusal has closed the channel
-	}
-	if err != nil {
-		return false, err
-	}
-	return q.Consumers == 0 || q.Messages > 0, ch.Close()
+	q, exists, err := broker.Inspect(conn, queue)
+	return err == nil && (!exists || q.Consumers == 0 || q.Messages > 0), err
 }

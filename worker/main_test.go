@@ -152,7 +152,7 @@ func (p *publisher) sendTo(exchange, key string, m amqp.Publishing) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), testenv.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), testenv.LeastWait)
 	defer cancel()
 	if acked, err := confirm.WaitContext(ctx); err != nil || !acked {
 		p.t.Fatalf("confirm: %v, %v", acked, err)
@@ -207,7 +207,7 @@ func compressed(t testing.TB, how string, m amqp.Publishing) amqp.Publishing {
 func want(t testing.TB, conn *pgx.Conn, rows int, sql string, args ...any) {
 	t.Helper()
 	got := 0
-	for deadline := time.Now().Add(testenv.Patience); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(testenv.LeastWait); ; time.Sleep(5 * time.Millisecond) {
 		if got = count(t, conn, sql, args...); got == rows {
 			return
 		}

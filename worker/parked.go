@@ -160,7 +160,7 @@ func (r *parkedReader) session(ctx context.Context) error {
 			}
 		case <-look.C:
 			// The consumer may be one that RabbitMQ has forgotten: see awaitForgotten.
-			lags, err := r.lags(conn, at.next)
+			lags, err := r.lags(ch, at.next)
 			if err != nil {
 				return err
 			}
@@ -291,7 +291,7 @@ func (r *parkedReader) consumeStream(conn *broker.Connection, from int64) (_ *am
 	if err != nil {
 		return nil, nil, false, err
 	}
-	if there, err = r.lags(conn, from); err != nil {
+	if there, err = r.lags(ch, from); err != nil {
 		return nil, nil, false, err
 	}
 	if err := ch.Qos(parkedBatch, 0, false); err != nil {
@@ -305,16 +305,9 @@ func (r *parkedReader) consumeStream(conn *broker.Connection, from int64) (_ *am
 }
 
 // lags reports whether the stream has messages from an offset on.
-func (r *parkedReader) lags(conn *broker.Connection, from int64) (bool, error) {
-	ch, err := conn.Channel()
-	if err != nil {
-		return false, err
-	}
+func (r *parkedReader) lags(ch *amqp.Channel, from int64) (bool, error) {
 	q, err := ch.QueueDeclarePassive(r.topology.LastStream(), true, false, false, false, nil)
-	if err != nil {
-		return false, err
-	}
-	return int64(q.Messages) > from, ch.Close()
+	return int64(q.Messages) > from, err
 }
 
 // countDeath counts a connection that was lost before the message at an offset of the stream had come. After parkedDeaths of them in a

@@ -22,7 +22,7 @@ func TestAWorkerBehindATransactionPoolerSaysSoAndLeavesNoLock(t *testing.T) {
 			} else {
 				c.Owner = through
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), testenv.Patience)
+			ctx, cancel := context.WithTimeout(t.Context(), testenv.LeastWait)
 			defer cancel()
 			err := Run(ctx, c)
 			if !errors.Is(err, pg.ErrTransactionPooler) || !strings.HasPrefix(err.Error(), name+": ") || strings.Contains(err.Error(), "\n") {

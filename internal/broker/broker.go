@@ -137,6 +137,29 @@ func (t Topology) Ensure(conn *amqp.Connection) error {
 	return ch.Close()
 }
 
+// Inspect returns what RabbitMQ tells of a queue, and reports whether the queue exists. While the queue's leader does not answer
+// within a quarter of a second, RabbitMQ counts no messages and no consumers.
+func Inspect(conn *amqp.Connection, queue string) (q amqp.Queue, exists bool, err error) {
+	ch, err := conn.Channel()
+	if err != nil {
+		return q, false, err
+	}
+	q, err = ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+	if isMissing(err) {
+		return q, false, nil // the error has closed the channel
+	}
+	if err != nil {
+		return q, false, err
+	}
+	return q, true, ch.Close()
+}
+
+// isMissing reports whether RabbitMQ refused something because a queue or an exchange is not there.
+func isMissing(err error) bool {
+	var refused *amqp.Error
+	return errors.As(err, &refused) && refused.Code == amqp.NotFound
+}
+
 // exists reports whether the exchange and the queues for frames exist.
 func (t Topology) exists(conn *amqp.Connection) (bool, error) {
 	ch, err := conn.Channel()
@@ -147,8 +170,7 @@ func (t Topology) exists(conn *amqp.Connection) (bool, error) {
 	for i := 0; i < t.shards && err == nil; i++ {
 		_, err = ch.QueueDeclarePassive(t.Queue(i), true, false, false, false, nil)
 	}
-	var missing *amqp.Error
-	if errors.As(err, &missing) && missing.Code == amqp.NotFound {
+	if isMissing(err) {
 		return false, nil // the error has closed the channel
 	}
 	if err != nil {

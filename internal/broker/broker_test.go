@@ -209,31 +209,16 @@ func TestAParkedQueueWhoseLeaderIsSlowIsNotReplaced(t *testing.T) {
 	if err != nil || !confirm.Wait() {
 		t.Fatalf("the message was not confirmed: %v", err)
 	}
-	leader := func(do string) {
-		t.Helper()
-		if err := stack.RabbitMQCtl(context.Background(), "eval", "ok = sys:"+do+"('%2F_"+topology.ParkedQueue()+"')."); err != nil {
-			t.Fatal(err)
-		}
-	}
 	conn, err := broker.Dial(t.Context(), c.URLs, t.Name())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.End(time.Second)
-	leader("suspend")
-	renewed := make(chan struct{})
-	go func() {
-		defer close(renewed)
+	testenv.WhileLeaderIsSlow(t, stack, topology.ParkedQueue(), func() {
 		if stays, err := topology.RenewParked(conn.Connection); !stays || err != nil {
 			t.Errorf("got %v, %v; want the queue to stay", stays, err)
 		}
-	}()
-	select {
-	case <-renewed:
-	case <-time.After(time.Second):
-	}
-	leader("resume")
-	<-renewed
+	})
 	if d, there, err := ch.Get(topology.ParkedQueue(), true); !there || err != nil {
 		t.Errorf("got %v, %v, %v; want the message", d.Body, there, err)
 	}

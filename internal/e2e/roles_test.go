@@ -150,7 +150,7 @@ func TestTheReadersRoleAnswersAllQueriesAndWritesNothing(t *testing.T) {
 	testenv.AwaitReady(t, strings.TrimPrefix(addr, "http://"))
 
 	// The tail begins first, so that it sees what comes.
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), testenv.LeastWait)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, addr+"/logs/tail?q=level:error", nil)
 	if err != nil {

@@ -75,9 +75,10 @@ func (w *watched) verdict(secret string) Verdict {
 
 func (w *watched) until(what string, ok func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); {
+	const within = 4 * time.Minute // as testenv.LeastWait
+	for deadline := time.Now().Add(within); !ok(); {
 		if time.Now().After(deadline) {
-			w.t.Fatalf("%s: not within 30 s; the log: %s", what, w.log)
+			w.t.Fatalf("%s: not within %v; the log: %s", what, within, w.log)
 		}
 		time.Sleep(5 * time.Millisecond) // polls what the watch polls
 	}

@@ -49,7 +49,7 @@ func publishSoon(t testing.TB, url, body string) {
 	t.Helper()
 	began := time.Now()
 	for !published(t, url, body) {
-		if time.Since(began) > 30*time.Second {
+		if time.Since(began) > leastWait {
 			t.Fatalf("%q is refused all the time", body)
 		}
 	}

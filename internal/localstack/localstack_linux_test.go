@@ -119,11 +119,14 @@ func processesOf(dir string) []string {
 // can't import.
 const patience = 30 * time.Second
 
+// leastWait is how long the tests wait at least for what must come, as testenv.LeastWait.
+const leastWait = 4 * time.Minute
+
 // vanish waits until no process of the folder is left.
 func vanish(t testing.TB, dir string, within time.Duration) {
 	t.Helper()
 	began := time.Now()
-	within = max(within, patience)
+	within = max(within, leastWait)
 	for {
 		left := processesOf(dir)
 		if len(left) == 0 {
@@ -202,7 +205,7 @@ func published(t testing.TB, url, body string) (acked bool) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), leastWait)
 		defer cancel()
 		if acked, err = confirm.WaitContext(ctx); err != nil {
 			t.Fatal(err)

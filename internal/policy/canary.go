@@ -2,7 +2,6 @@ package policy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -134,19 +133,8 @@ func (c *canary) harm(now time.Time, reason, what string) {
 
 // count returns how many messages are in the queue. gone is true if the queue does not exist.
 func (c *canary) count() (messages int, gone bool, err error) {
-	ch, err := c.conn.Channel()
-	if err != nil {
-		return 0, false, err
-	}
-	q, err := ch.QueueDeclarePassive(c.topology.Canary(), true, false, false, false, nil)
-	var refused *amqp.Error
-	if errors.As(err, &refused) && refused.Code == amqp.NotFound {
-		return 0, true, nil // the error has closed the channel
-	}
-	if err != nil {
-		return 0, false, err
-	}
-	return q.Messages, false, ch.Close()
+	q, exists, err := broker.Inspect(c.conn.Connection, c.topology.Canary())
+	return q.Messages, !exists && err == nil, err
 }
 
 // fill declares the queue, publishes as many messages as publish says, and takes out as many of the oldest as take says. It

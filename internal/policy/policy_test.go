@@ -286,30 +286,13 @@ func TestACanaryWhoseLeaderIsSlowHasLostNothing(t *testing.T) {
 	c := config.Broker{URLs: config.Brokers(stack.RabbitMQURL), Name: testenv.Name()}
 	canary := policy.NewCanary(c, time.Minute, time.Minute)
 	defer canary.Close()
-	leader := func(do string) {
-		t.Helper()
-		if err := stack.RabbitMQCtl(context.Background(), "eval", "ok = sys:"+do+"('%2F_"+broker.NewTopology(c).Canary()+"')."); err != nil {
-			t.Fatal(err)
-		}
-	}
 	look := func(when string) {
 		if found, err := canary.Look(context.Background()); len(found) > 0 || err != nil {
 			t.Errorf("%s: got %v, %v; want no harm", when, found, err)
 		}
 	}
 	look("at first")
-	leader("suspend")
-	looked := make(chan struct{})
-	go func() {
-		look("while the leader is slow")
-		close(looked)
-	}()
-	select {
-	case <-looked:
-	case <-time.After(time.Second):
-	}
-	leader("resume")
-	<-looked
+	testenv.WhileLeaderIsSlow(t, stack, broker.NewTopology(c).Canary(), func() { look("while the leader is slow") })
 	look("afterwards")
 }
 

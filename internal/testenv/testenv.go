@@ -206,11 +206,15 @@ func FreeAddress(t testing.TB) string {
 // something takes adds it. A fault that such a test is to find hangs for longer, or shows without a clock.
 const Patience = 30 * time.Second
 
+// LeastWait is the shortest time after which Eventually gives up. Beside eight processes that use all the processor time they get,
+// millrace run needed more than a minute to start its servers. It costs time only where a test fails.
+const LeastWait = 4 * time.Minute
+
 // Eventually waits until ok, which it calls often, returns true. within is the longest that this takes on an idle machine. After
-// that, or after Patience if that is longer, it fails the test. what describes what is waited for.
+// that, or after LeastWait if that is longer, it fails the test. what describes what is waited for.
 func Eventually(t testing.TB, within time.Duration, what string, ok func() bool) {
 	t.Helper()
-	within = max(within, Patience)
+	within = max(within, LeastWait)
 	for deadline := time.Now().Add(within); !ok(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: not within %v", what, within)
@@ -225,17 +229,64 @@ func AwaitCount(t testing.TB, conn *pgx.Conn, want int, sql string) {
 	Eventually(t, 20*time.Second, fmt.Sprintf("%s is %d", sql, want), func() bool { return Count(t, conn, sql) == want })
 }
 
+// FindProgram returns the path of the first of the names that is a program, or "" if none is. A name may be a path, for a folder
+// that not everybody's PATH has.
+func FindProgram(names ...string) string {
+	for _, name := range names {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	return ""
+}
+
+// RunProgram runs a program until the test ends, and shows what it wrote if the test has failed.
+func RunProgram(t testing.TB, program string, args ...string) {
+	t.Helper()
+	var log bytes.Buffer
+	cmd := exec.Command(program, args...)
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // nothing to stop in order
+		_ = cmd.Wait()         // so that nothing writes the log any more
+		if t.Failed() {
+			t.Logf("%s wrote:\n%s", filepath.Base(program), log.String())
+		}
+	})
+}
+
+// WhileLeaderIsSlow calls f while the leader of a quorum queue is stopped, for a second or until f returns. Meanwhile RabbitMQ counts
+// no messages.
+func WhileLeaderIsSlow(t testing.TB, stack *localstack.Stack, queue string, f func()) {
+	t.Helper()
+	leader := func(do string) {
+		t.Helper()
+		if err := stack.RabbitMQCtl(context.Background(), "eval", "ok = sys:"+do+"('%2F_"+queue+"')."); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leader("suspend")
+	returned := make(chan struct{})
+	go func() {
+		defer close(returned)
+		f()
+	}()
+	select {
+	case <-returned:
+	case <-time.After(time.Second):
+	}
+	leader("resume")
+	<-returned
+}
+
 // Pooler starts PgBouncer in front of a database, with that pool_mode, until the test ends, and returns the URL that leads
 // through it. Where PgBouncer is not installed the test is skipped.
 func Pooler(t testing.TB, db config.PostgresURL, mode string) config.PostgresURL {
 	t.Helper()
-	program := ""
-	for _, name := range []string{"pgbouncer", "/usr/sbin/pgbouncer"} {
-		if path, err := exec.LookPath(name); err == nil {
-			program = path
-			break
-		}
-	}
+	program := FindProgram("pgbouncer", "/usr/sbin/pgbouncer")
 	if program == "" {
 		t.Skip("pgbouncer is not installed: make test installs it where it can")
 	}
@@ -268,19 +319,7 @@ ignore_startup_parameters = extra_float_digits,options,search_path
 	if os.Geteuid() == 0 { // which it refuses to run as; it reads its file before it becomes somebody else
 		args = append([]string{"-u", "nobody"}, args...)
 	}
-	var log bytes.Buffer
-	pooler := exec.Command(program, args...)
-	pooler.Stdout, pooler.Stderr = &log, &log
-	if err := pooler.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = pooler.Process.Kill() // nothing to stop in order
-		_ = pooler.Wait()
-		if t.Failed() {
-			t.Logf("pgbouncer wrote:\n%s", log.String())
-		}
-	})
+	RunProgram(t, program, args...)
 	Eventually(t, Patience, "pgbouncer listens", func() bool {
 		conn, err := net.Dial("tcp", addr)
 		if err == nil {
