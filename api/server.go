@@ -161,14 +161,14 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.Error("panic while answering a request; this is a bug", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			s.refuse(ctx, s.endpoints.other, refuse(fasthttp.StatusInternalServerError, "internal error")) // not by e's protocol, which may have panicked
+			s.answerRefusal(ctx, s.endpoints.other, refuse(fasthttp.StatusInternalServerError, "internal error")) // not by e's protocol, which may have panicked
 		}
 		e.metrics.count(ctx.Response.StatusCode())
 		key.Answered(ctx.Response.StatusCode(), records)
 		e.metrics.seconds.Observe(time.Since(start).Seconds())
 	}()
 	if bytes.Count(ctx.Request.Header.RawHeaders(), newline) > maxHeaderLines {
-		s.refuse(ctx, e, refuse(fasthttp.StatusRequestHeaderFieldsTooLarge, "the header has more than %d fields", maxHeaderLines))
+		s.answerRefusal(ctx, e, refuse(fasthttp.StatusRequestHeaderFieldsTooLarge, "the header has more than %d fields", maxHeaderLines))
 		// fasthttp keeps some 60 bytes a field with the connection, which is more than the whole header.
 		ctx.Request.Header = fasthttp.RequestHeader{}
 		ctx.SetConnectionClose()
@@ -195,7 +195,7 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 		}
 	}
 	if bad != nil {
-		s.refuse(ctx, e, bad)
+		s.answerRefusal(ctx, e, bad)
 	}
 }
 
@@ -433,8 +433,8 @@ func baseOfKey(lines [][]byte, now time.Time) (*uuid.UUID, *refusal) {
 	return &base, nil
 }
 
-// refuse answers a request that is not taken.
-func (s *server) refuse(ctx *fasthttp.RequestCtx, e *endpoint, r *refusal) {
+// answerRefusal answers a request that is not taken.
+func (s *server) answerRefusal(ctx *fasthttp.RequestCtx, e *endpoint, r *refusal) {
 	s.drain(ctx)
 	answer := e.protocol.Refuse(nil, requestOf(ctx), r)
 	setRetryAfter(ctx, answer.Status)
@@ -492,7 +492,7 @@ func (s *server) answerUnreadable(ctx *fasthttp.RequestCtx, err error) {
 		r = s.bodies.tooLarge()
 	}
 	s.metrics.other.count(r.Status)
-	s.refuse(ctx, s.endpoints.other, r)
+	s.answerRefusal(ctx, s.endpoints.other, r)
 }
 
 // headline returns the beginning of an error of fasthttp. The rest quotes the request, secrets included.
@@ -511,11 +511,11 @@ func (s *server) expectContinue(ctx *fasthttp.RequestCtx) int {
 	case !e.records, !e.takes(ctx.Method()):
 		s.handle(ctx) // it refuses the request, and needs no body for that
 	case int64(ctx.Request.Header.ContentLength()) > s.bodies.maxBytes:
-		s.refuse(ctx, e, s.bodies.tooLarge())
+		s.answerRefusal(ctx, e, s.bodies.tooLarge())
 		e.metrics.count(ctx.Response.StatusCode())
 	default:
 		if key, bad := s.admit(ctx, time.Now()); bad != nil {
-			s.refuse(ctx, e, bad)
+			s.answerRefusal(ctx, e, bad)
 			e.metrics.count(ctx.Response.StatusCode())
 			key.Answered(ctx.Response.StatusCode(), 0)
 			break

@@ -145,15 +145,21 @@ func (a *exportAnswer) finish() error {
 // errHead ends an export of which only the header was asked for.
 var errHead = errors.New("only the header was asked for")
 
-// takesGzip reports whether a client's Accept-Encoding admits gzip.
-func takesGzip(accept string) bool {
+// takesGzip reports whether a client's Accept-Encoding admits gzip: by its name, or else by "*".
+func takesGzip(accept string) (takes bool) {
 	for part := range strings.SplitSeq(accept, ",") {
 		name, quality, _ := strings.Cut(part, ";")
-		if strings.EqualFold(strings.TrimSpace(name), "gzip") {
-			q, found := strings.CutPrefix(strings.TrimSpace(quality), "q=")
-			weight, err := strconv.ParseFloat(q, 64)
-			return !found || err == nil && weight > 0
+		name = strings.TrimSpace(name)
+		isGzip := strings.EqualFold(name, "gzip")
+		if !isGzip && name != "*" {
+			continue
+		}
+		q, found := strings.CutPrefix(strings.TrimSpace(quality), "q=")
+		weight, err := strconv.ParseFloat(q, 64)
+		takes = !found || err == nil && weight > 0
+		if isGzip {
+			return takes
 		}
 	}
-	return false
+	return takes
 }

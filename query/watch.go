@@ -105,8 +105,6 @@ func (w *watcher) close(ctx context.Context) {
 	if w.conn == nil {
 		return
 	}
-	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	_ = w.conn.Close(closing) // it was read from only, and may be broken
+	pg.Close(ctx, w.conn)
 	w.conn = nil
 }

@@ -28,7 +28,8 @@ import (
 //     inserted its segments.
 //
 // internal/model shows what is lost or stored twice if one of them is broken. How they are kept may change: the length of the ledger's
-// partitions, how long they are kept (partition.LedgerKeep), further columns. What a checksum is made of may not change: a segment
+// partitions, how long they are kept (partition.LedgerKeep), further columns. The live tail of query/tail reads the ledger too, and its
+// lateReach is a day more than LedgerKeep. What a checksum is made of may not change: a segment
 // that is delivered again would look like another one under its id.
 
 const (
@@ -48,8 +49,8 @@ const (
 var forgottenSQL = fmt.Sprintf(`SELECT greatest(now() - interval '%d hours', (SELECT max(value::timestamptz) FROM settings WHERE name = 'ledger_forgotten'))`,
 	(partition.LedgerKeep-24*time.Hour)/time.Hour)
 
-// begin starts the transaction and enters the segments in the ledger. Afterwards t.stored has the segments that are new.
-func (t *transaction) begin(ctx context.Context, segments []segment) error {
+// enterAll starts the transaction and enters the segments in the ledger. Afterwards t.stored has the segments that are new.
+func (t *transaction) enterAll(ctx context.Context, segments []segment) error {
 	started := *t
 	for forgotten := t.parts.ForgottenUntil(); ; {
 		until, err := t.enter(ctx, segments, forgotten)
@@ -71,13 +72,13 @@ func (t *transaction) begin(ctx context.Context, segments []segment) error {
 	}
 }
 
-// enter makes one try of begin. forgotten is the time before which the ledger may have forgotten segments, as far as is known. enter
+// enter makes one try of enterAll. forgotten is the time before which the ledger may have forgotten segments, as far as is known. enter
 // returns that time as it is after the segments were entered: a keeper moves it before it drops a partition of the ledger.
 func (t *transaction) enter(ctx context.Context, segments []segment, forgotten time.Time) (until time.Time, err error) {
 	fresh := make([]segment, 0, len(segments))
 	for _, s := range segments {
 		if n := len(fresh); n > 0 && fresh[n-1].Base == s.Base { // delivered twice within one batch
-			t.known(s, fresh[n-1].Records, fresh[n-1].sum)
+			t.accountKnown(s, fresh[n-1].Records, fresh[n-1].sum)
 			continue
 		}
 		fresh = append(fresh, s)
@@ -137,7 +138,7 @@ func (t *transaction) unledgered(segments []segment) (ledgered, without []segmen
 		return segments, nil
 	}
 	for _, s := range segments {
-		if m, ok := t.apart[s.Base]; ok && !m.Ledgered {
+		if m, ok := t.apart[s.Base]; ok && !m.HasLedger {
 			without = append(without, s)
 		} else {
 			ledgered = append(ledgered, s)
@@ -182,16 +183,16 @@ func (t *transaction) inLedger(ctx context.Context, segments map[uuid.UUID]segme
 	var count int
 	var sum int64
 	_, err = pgx.ForEachRow(rows, []any{&id, &count, &sum}, func() error {
-		t.known(segments[id], count, uint64(sum))
+		t.accountKnown(segments[id], count, uint64(sum))
 		delete(segments, id)
 		return nil
 	})
 	return err
 }
 
-// known accounts for a segment under whose id the ledger has so many records, with that checksum. It is a duplicate, or another
+// accountKnown accounts for a segment under whose id the ledger has so many records, with that checksum. It is a duplicate, or another
 // segment under the same id.
-func (t *transaction) known(s segment, count int, sum uint64) {
+func (t *transaction) accountKnown(s segment, count int, sum uint64) {
 	if s.Records == count && s.sum == sum {
 		t.duplicates += s.Records
 		return

@@ -105,7 +105,7 @@ type transaction struct {
 // run runs the transaction from its beginning to its commit. The segments are sorted.
 func (t *transaction) run(ctx context.Context, segments []segment, final func(outcome) error) error {
 	t.letters = slices.Clip(t.letters) // so that append copies them: another try needs the caller's
-	if err := t.begin(ctx, segments); err != nil {
+	if err := t.enterAll(ctx, segments); err != nil {
 		return err
 	}
 	placed := t.setApart(t.stored)

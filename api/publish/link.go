@@ -122,7 +122,7 @@ func (l *link) declareAlone(declare func() error) error {
 func (l *link) keepBindings(conn *broker.Connection) {
 	ended := conn.NotifyClose(make(chan *amqp.Error, 1))
 	for {
-		if err := l.bind(conn); err != nil && !conn.IsClosed() {
+		if err := onChannel(conn, l.pub.topology.Bind); err != nil && !conn.IsClosed() {
 			l.pub.log.Warn("other programs' messages may not reach the queues", "error", err)
 		}
 		select {
@@ -151,25 +151,13 @@ func (l *link) watchQueues(conn *broker.Connection) {
 	}
 }
 
-// bind binds the queues to the exchange that other programs publish to.
-func (l *link) bind(conn *broker.Connection) error {
+// onChannel calls f with a new channel, and closes the channel afterwards.
+func onChannel(conn *broker.Connection, f func(*amqp.Channel) error) error {
 	ch, err := conn.Channel()
 	if err != nil {
 		return err
 	}
-	if err := l.pub.topology.Bind(ch); err != nil {
-		return err // the channel is closed, or the connection will be
-	}
-	return ch.Close()
-}
-
-// redeclare declares the exchange and the queues again, after a message was not routed or a channel ended.
-func (l *link) redeclare(conn *broker.Connection) error {
-	ch, err := conn.Channel()
-	if err != nil {
-		return err
-	}
-	if err := l.pub.topology.Declare(ch); err != nil {
+	if err := f(ch); err != nil {
 		return err // the channel is closed, or the connection will be
 	}
 	return ch.Close()
@@ -223,7 +211,8 @@ func (l *link) serveLane(ctx context.Context, conn *broker.Connection) (up bool)
 		if retry.Sleep(ctx, wait.NextBackOff()) != nil {
 			return up
 		}
-		if err := l.declareAlone(func() error { return l.redeclare(conn) }); err != nil {
+		// A message was not routed, or the channel ended: the exchange or a queue may be gone.
+		if err := l.declareAlone(func() error { return onChannel(conn, l.pub.topology.Declare) }); err != nil {
 			l.fail("the queues can't be declared", err)
 			conn.End(closeTimeout)
 			return up

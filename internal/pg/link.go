@@ -65,8 +65,6 @@ func (l *Link) Drop() {
 		return
 	}
 	l.conn = nil
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	_ = conn.Close(ctx) // nothing is under way that the answer could tell about
+	Close(context.Background(), conn)
 	l.closing.Go(func() { <-conn.PgConn().CleanupDone() })
 }

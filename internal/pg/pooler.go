@@ -108,8 +108,6 @@ func backendPID(ctx context.Context, conn *pgconn.PgConn) (string, error) {
 
 // end closes a connection, with the transaction that it may be in.
 func end(ctx context.Context, conn *pgconn.PgConn) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	_ = conn.Close(ctx) // nothing is under way that the answer could tell about
+	Close(ctx, conn)
 	<-conn.CleanupDone()
 }

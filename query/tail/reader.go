@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/pg"
 )
 
 const (
@@ -63,9 +65,7 @@ func (r *reader) close(ctx context.Context) {
 	if r.conn == nil {
 		return
 	}
-	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	_ = r.conn.Close(closing) // it was read from only, and may be broken
+	pg.Close(ctx, r.conn)
 	r.conn = nil
 }
 

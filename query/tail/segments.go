@@ -17,7 +17,7 @@ const (
 	// unnotedAge is the age up to which a worker stores rows without a note in late_changes, and some time for the
 	// clocks.
 	unnotedAge = 35 * time.Second
-	// lateReach is how old the hours in late_changes are that are looked at: the ledger remembers 7 days.
+	// lateReach is how old the hours in late_changes are that are looked at: the ledger remembers 7 days (partition.LedgerKeep of the worker).
 	lateReach = 8 * 24 * time.Hour
 	// segmentsAtOnce is how many segments one query reads the records of.
 	segmentsAtOnce = 200

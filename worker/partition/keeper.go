@@ -56,8 +56,8 @@ func (k *Keeper) Round(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(append(failed, err)...)
 		}
-		step("retention", k.retain(ctx, conn, now))
-		step("ledger", k.forget(ctx, conn, now))
+		step("retention", k.dropExpired(ctx, conn, now))
+		step("ledger", k.dropForgotten(ctx, conn, now))
 	} else if !k.toldNoLead {
 		k.toldNoLead = true
 		k.Log.Info("the database user does not own the tables: partitions are dropped and indexed by workers whose user does (POSTGRES_OWNER_URL)")

@@ -55,9 +55,9 @@ func NotedRetention(ctx context.Context, conn *pgx.Conn) (time.Duration, bool, e
 	return d, true, nil
 }
 
-// retain drops the partitions of logs that are older than the retention: all of them if it was shortened, else at most mostDrops. It
+// dropExpired drops the partitions of logs that are older than the retention: all of them if it was shortened, else at most mostDrops. It
 // notes the retention, for the next leader and for replays.
-func (k *Keeper) retain(ctx context.Context, conn *pgx.Conn, now time.Time) error {
+func (k *Keeper) dropExpired(ctx context.Context, conn *pgx.Conn, now time.Time) error {
 	noted, isNoted, err := NotedRetention(ctx, conn)
 	if err != nil {
 		return err
@@ -75,9 +75,9 @@ func (k *Keeper) retain(ctx context.Context, conn *pgx.Conn, now time.Time) erro
 	return err
 }
 
-// forget drops old partitions of the ledger. Their age counts from the ledger's youngest entry: while nothing comes in, nothing needs
+// dropForgotten drops old partitions of the ledger. Their age counts from the ledger's youngest entry: while nothing comes in, nothing needs
 // to be forgotten.
-func (k *Keeper) forget(ctx context.Context, conn *pgx.Conn, now time.Time) error {
+func (k *Keeper) dropForgotten(ctx context.Context, conn *pgx.Conn, now time.Time) error {
 	var youngest [16]byte
 	err := conn.QueryRow(ctx, "SELECT id FROM ledger ORDER BY id DESC LIMIT 1").Scan(&youngest)
 	switch {
@@ -109,7 +109,7 @@ func (k *Keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before ti
 			err = detach(ctx, conn, t, p, "FINALIZE")
 		case t.due(p, before) && most > 0:
 			most--
-			err = retire(ctx, conn, t, p, concurrently)
+			err = markAndDetach(ctx, conn, t, p, concurrently)
 		case p.marked() && !p.pending && p.to.After(before):
 			err = unmark(ctx, conn, p)
 		}
@@ -143,8 +143,8 @@ func (k *Keeper) reportDue(t table, all []partition, before time.Time, most int)
 	}
 }
 
-// retire marks a partition and detaches it. dropDetached drops it.
-func retire(ctx context.Context, conn *pgx.Conn, t table, p partition, concurrently bool) error {
+// markAndDetach marks a partition and detaches it. dropDetached drops it.
+func markAndDetach(ctx context.Context, conn *pgx.Conn, t table, p partition, concurrently bool) error {
 	if t.name == "ledger" { // it must be committed before anything is gone: the worker's transactions read it
 		if _, err := conn.Exec(ctx, noteForgottenSQL, p.to.UTC().Format(time.RFC3339)); err != nil {
 			return fmt.Errorf("note what the ledger forgets: %w", err)

@@ -48,8 +48,8 @@ const present = 10 * time.Minute
 
 // Misplaced is the reason that a segment can't have its partitions.
 type Misplaced struct {
-	Err      error
-	Ledgered bool // the ledger has a partition for it, and logs has none
+	Err       error
+	HasLedger bool // the ledger has a partition for it, and logs has none
 }
 
 // Provide makes sure that segments with these base ids have their partitions. It returns the segments that can't have them, by base
@@ -80,7 +80,7 @@ func (s *Set) Provide(ctx context.Context, conn *pgx.Conn, bases iter.Seq[uuid.U
 			if apart == nil {
 				apart = make(map[uuid.UUID]Misplaced)
 			}
-			apart[base] = Misplaced{Err: why.error, Ledgered: t.name != s.ledger.name}
+			apart[base] = Misplaced{Err: why.error, HasLedger: t.name != s.ledger.name}
 		}
 	}
 	return apart, nil
