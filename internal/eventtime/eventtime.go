@@ -1,0 +1,299 @@
+// Package eventtime finds in a record the time at which its event happened, as its sender wrote it.
+//
+// The rule is Millrace's own. A record has several fields that may hold its time, among them what a shipper adds. The fields are
+// looked for at the top level of the record, and the first name on the list wins whose value is a time. The answer depends on
+// nothing but the record's bytes, the rule, and the time that the record's id begins with. So it is the same wherever and
+// however often a record is looked at.
+//
+// Nothing here starts a goroutine, and nothing is kept between calls.
+package eventtime
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math/bits"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Result tells where a record's time comes from.
+type Result uint8
+
+// The results. With all but Own, the record's time is the time that it came.
+const (
+	Own        Result = iota // the record has a time of its own
+	Absent                   // it has none of the fields
+	Unreadable               // the fields that it has hold no time after Earliest
+	NoZone                   // one of the fields holds a time without a zone, and none holds one with a zone
+	Ahead                    // its time lies too far after the time that it came
+	Results                  // how many results there are
+)
+
+// String returns the result as the metrics name it.
+func (r Result) String() string {
+	return [Results]string{"own", "absent", "unreadable", "no_zone", "ahead"}[r]
+}
+
+// Earliest is a microsecond before the first time that counts, 1970-01-02, in Unix microseconds. Times up to it are zeros, and counts
+// of something else.
+const Earliest = 24 * 60 * 60 * 1_000_000
+
+const (
+	// MaxFields is the most fields that a Rule takes.
+	MaxFields = 32
+	// MaxFieldBytes is the longest name that it takes.
+	MaxFieldBytes = 63
+)
+
+// DefaultFields are the names that common loggers give to the time of an event. What the program writes itself stands before what a
+// shipper adds.
+var DefaultFields = []string{"time", "timestamp", "@timestamp", "ts", "_time", "@t", "date", "eventTime", "EdgeStartTimestamp"}
+
+// Rule finds times. Many goroutines may use one at once.
+type Rule struct {
+	fields  []string // the first of them counts before the others
+	quoted  [][]byte // the fields as JSON writes them, with their quotes; nil if there are several ways beside \u escapes
+	lengths uint64   // has bit n if a field has n bytes
+	zone    *time.Location
+	ahead   int64 // microseconds
+}
+
+// New returns the rule that looks for the fields in this order. zone is the time zone of times that have none; nil means that they
+// are not taken. A record's time may be later than the time that it came by ahead. New fails if the fields can't be looked for.
+func New(fields []string, zone *time.Location, ahead time.Duration) (*Rule, error) {
+	if len(fields) > MaxFields {
+		return nil, fmt.Errorf("%d fields, %d are the most", len(fields), MaxFields)
+	}
+	r := &Rule{fields: slices.Clone(fields), zone: zone, ahead: ahead.Microseconds()}
+	for i, name := range fields {
+		switch {
+		case name == "":
+			return nil, fmt.Errorf("the name of field %d is empty", i+1)
+		case len(name) > MaxFieldBytes:
+			return nil, fmt.Errorf("%q has more than %d bytes", name, MaxFieldBytes)
+		case slices.Contains(fields[:i], name):
+			return nil, fmt.Errorf("%q is there twice", name)
+		}
+		r.lengths |= 1 << len(name)
+		quoted := []byte(`"` + name + `"`)
+		if strings.ContainsAny(name, "\"\\/\b\f\n\r\t") {
+			quoted = nil
+		}
+		r.quoted = append(r.quoted, quoted)
+	}
+	return r, nil
+}
+
+// At returns the time of a record that came at a time, both in Unix microseconds, and where it comes from. The record is a JSON object.
+func (r *Rule) At(record []byte, came int64) (micros int64, result Result) {
+	micros, result = r.Find(record)
+	if result != Own {
+		return came, result
+	}
+	if micros > came+r.ahead {
+		return came, Ahead
+	}
+	return micros, Own
+}
+
+// span is a range of a record's bytes.
+type span struct{ from, to uint32 }
+
+// Find returns the time that a record has of its own, in Unix microseconds, or the result that tells why it has none. That is never
+// Ahead. What is finer than a microsecond is cut off. If a name stands in the record twice, its last value counts, as in jsonb.
+//
+// The record must be a JSON object of less than 4 GiB. If it is something else, Find returns any result.
+func (r *Rule) Find(record []byte) (micros int64, result Result) {
+	var (
+		values [MaxFields]span // of the fields that are there
+		found  uint32          // has a bit for each of them
+	)
+	for i := skipSpace(record, 0); ; { // at the object's brace, or at a comma
+		keyAt := skipSpace(record, i+1)
+		if keyAt >= len(record) || record[keyAt] != '"' {
+			break
+		}
+		keyEnd, escaped := stringEnd(record, keyAt+1)
+		valueAt := skipSpace(record, skipSpace(record, keyEnd+1)+1) // between them is the colon
+		i = skipValue(record, valueAt)
+		if n := keyEnd - keyAt - 1; escaped || n <= MaxFieldBytes && r.lengths>>n&1 != 0 {
+			if field := r.field(record[keyAt:min(keyEnd+1, len(record))], escaped); field >= 0 {
+				micros, result = r.parseValue(record[min(valueAt, i):i])
+				if result == Own && r.countsBefore(field, record[i:]) {
+					return micros, Own
+				}
+				values[field] = span{uint32(min(valueAt, i)), uint32(i)}
+				found |= 1 << field
+			}
+		}
+		if i = skipSpace(record, i); i >= len(record) || record[i] != ',' {
+			break
+		}
+	}
+	result = Absent
+	for ; found != 0; found &= found - 1 {
+		v := values[bits.TrailingZeros32(found)]
+		micros, is := r.parseValue(record[v.from:v.to])
+		if is == Own {
+			return micros, Own
+		}
+		if result != NoZone {
+			result = is
+		}
+	}
+	return 0, result
+}
+
+// mostSearched is the last field for which countsBefore looks. Each name costs a search of the rest; for more of them it is as fast to go on
+// from member to member.
+const mostSearched = 3
+
+// countsBefore reports whether a field that is a time counts before whatever rest, the record behind it, holds: neither the field nor one
+// before it is there again. If in doubt it reports false.
+func (r *Rule) countsBefore(field int, rest []byte) bool {
+	if field > mostSearched || bytes.Contains(rest, unicodeEscape) {
+		return false // an escape may write a name's letters
+	}
+	for _, name := range r.quoted[:field+1] {
+		if name == nil || bytes.Contains(rest, name) {
+			return false
+		}
+	}
+	return true
+}
+
+var unicodeEscape = []byte(`\u`)
+
+// field returns the index of the field that a key names, or -1. key has its quotes.
+func (r *Rule) field(key []byte, escaped bool) int {
+	if len(key) < 2 {
+		return -1
+	}
+	name := key[1 : len(key)-1]
+	if escaped {
+		text, ok := unescape(key)
+		if !ok {
+			return -1
+		}
+		name = text
+	}
+	for i, f := range r.fields {
+		if f == string(name) {
+			return i
+		}
+	}
+	return -1
+}
+
+// unescape returns what a JSON string says.
+func unescape(quoted []byte) (text []byte, ok bool) {
+	var s string
+	if json.Unmarshal(quoted, &s) != nil {
+		return nil, false
+	}
+	return []byte(s), true
+}
+
+// skipSpace returns the first offset from i on that has no white space.
+func skipSpace(b []byte, i int) int {
+	for i < len(b) && b[i] <= ' ' {
+		i++
+	}
+	return i
+}
+
+const (
+	ones  = 0x0101010101010101
+	highs = 0x80 * ones
+)
+
+// stringEnd returns the offset of the quote that ends the string whose text begins at i, or len(b). It reports whether the string has
+// a backslash.
+func stringEnd(b []byte, i int) (end int, escaped bool) {
+	for {
+		if i+8 <= len(b) {
+			w := binary.LittleEndian.Uint64(b[i:])
+			quotes, slashes := w^'"'*ones, w^'\\'*ones
+			// The lowest mark is exact: a borrow can wrongly mark a byte above one that is marked, never below.
+			marks := ((quotes-ones)&^quotes | (slashes-ones)&^slashes) & highs
+			if marks == 0 {
+				i += 8
+				continue
+			}
+			i += bits.TrailingZeros64(marks) / 8
+		} else if i >= len(b) {
+			return len(b), escaped
+		}
+		switch b[i] {
+		case '"':
+			return i, escaped
+		case '\\':
+			escaped = true
+			i += 2
+		default:
+			i++
+		}
+	}
+}
+
+// skipValue returns the offset behind the value that begins at i, or len(b).
+func skipValue(b []byte, i int) int {
+	depth := 0
+	for i < len(b) {
+		switch b[i] {
+		case '"':
+			end, _ := stringEnd(b, i+1)
+			i = min(end+1, len(b))
+			if depth == 0 {
+				return i
+			}
+		case '{', '[':
+			depth++
+			i++
+		case '}', ']':
+			if depth == 0 {
+				return i // the end of the object that the value is in
+			}
+			depth--
+			i++
+			if depth == 0 {
+				return i
+			}
+		case ',':
+			if depth == 0 {
+				return i
+			}
+			i++
+		default:
+			i++
+		}
+	}
+	return len(b)
+}
+
+// parseValue returns the time that a JSON value is. The result is Own, Unreadable or NoZone.
+func (r *Rule) parseValue(value []byte) (micros int64, result Result) {
+	var ok bool
+	switch {
+	case len(value) < 2 || value[0] != '"' || value[len(value)-1] != '"':
+		micros, ok = parseNumber(bytes.TrimRight(value, " \t\r\n"))
+	default:
+		text := value[1 : len(value)-1]
+		if bytes.IndexByte(text, '\\') >= 0 {
+			if text, ok = unescape(value); !ok {
+				return 0, Unreadable
+			}
+		}
+		if len(text) > 4 && text[4] == '-' {
+			return r.parseDate(text)
+		}
+		micros, ok = parseDigits(text)
+	}
+	if !ok || micros <= Earliest {
+		return 0, Unreadable
+	}
+	return micros, Own
+}
