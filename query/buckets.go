@@ -1,12 +1,6 @@
 package query
 
-import (
-	"regexp"
-	"strings"
-	"sync"
-	"time"
-	_ "time/tzdata" // the image holds nothing but the binary
-)
+import "time"
 
 // This file alone decides where the buckets of a histogram begin. The database is told, so it does not matter if it knows
 // other time zones.
@@ -103,30 +97,4 @@ func areEven(edges []int64, interval int64) bool {
 		}
 	}
 	return true
-}
-
-var (
-	zoneName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$`)
-	zones    sync.Map // *time.Location by name: time.LoadLocation reads a file each time
-)
-
-// loadZone returns the time zone of a name of IANA's, and reports whether there is one. Most machines have other zones too.
-// loadZone takes none of them, neither those that count leap seconds nor this machine's own.
-func loadZone(name string) (*time.Location, bool) {
-	if zone, found := zones.Load(name); found {
-		return zone.(*time.Location), true
-	}
-	if len(name) > 64 || !zoneName.MatchString(name) {
-		return nil, false
-	}
-	switch first, _, _ := strings.Cut(name, "/"); first {
-	case "Local", "localtime", "posixrules", "posix", "right":
-		return nil, false
-	}
-	zone, err := time.LoadLocation(name)
-	if err != nil {
-		return nil, false
-	}
-	zones.Store(name, zone)
-	return zone, true
 }

@@ -13,6 +13,7 @@ import (
 
 	"millrace/internal/frame"
 	"millrace/internal/rfc3339"
+	"millrace/internal/timezone"
 	"millrace/query/language"
 )
 
@@ -133,7 +134,7 @@ func (s *search) buckets(interval, tz string, openEnd bool, now time.Time) error
 	zone := time.UTC
 	if tz != "" {
 		var known bool
-		if zone, known = loadZone(tz); !known {
+		if zone, known = timezone.Load(tz); !known {
 			return refused("tz", tz, "the name of a time zone such as Europe/Berlin or UTC")
 		}
 	}

@@ -61,7 +61,7 @@ func TestATableThatItsOwnerHasAlteredGoesOn(t *testing.T) {
 				t.Skipf("PostgreSQL %d does not have it", v)
 			}
 			ctx := context.Background()
-			if _, err := store(ctx, db, partition.New(time.Hour), []segment{segmentOf(frame.NewBase(), `{"level":"info"}`)}, nil, nil); err != nil {
+			if _, err := store(ctx, db, partition.New(time.Hour), testRule, []segment{segmentOf(frame.NewBase(), `{"level":"info"}`)}, nil, nil); err != nil {
 				t.Fatal(err)
 			}
 			exec(t, db, c.sql)
@@ -77,7 +77,7 @@ func TestATableThatItsOwnerHasAlteredGoesOn(t *testing.T) {
 				segments := []segment{
 					segmentOf(frame.BaseAt(old), `{"level":"warn"}`), segmentOf(frame.BaseAt(time.Now().Add(-23*time.Hour)), `{"level":"info"}`), segmentOf(frame.NewBase(), `{"level":"error"}`),
 				}
-				if out, err := store(ctx, db, p, segments, nil, nil); err != nil || out.rows != 3 {
+				if out, err := store(ctx, db, p, testRule, segments, nil, nil); err != nil || out.rows != 3 {
 					t.Fatalf("got %d rows, %v", out.rows, err)
 				}
 				if got := count(t, db, "SELECT count(*) FROM logs WHERE data->>'level' IN ('warn', 'info', 'error')"); got != rows+3 {

@@ -48,7 +48,7 @@ func TestARecordWithoutAPartitionHarmsNoNeighbour(t *testing.T) {
 			ctx := context.Background()
 			p := partition.New(24 * time.Hour)
 			first := segmentOf(frame.BaseAt(at("2026-03-01 10:00")), `{"first":1}`)
-			if _, err := store(ctx, db, p, []segment{first}, nil, nil); err != nil {
+			if _, err := store(ctx, db, p, testRule, []segment{first}, nil, nil); err != nil {
 				t.Fatal(err)
 			}
 			remove := c.obstruct(t, url, side)
@@ -58,7 +58,7 @@ func TestARecordWithoutAPartitionHarmsNoNeighbour(t *testing.T) {
 				return []segment{segmentOf(late, `{"late":1}`, `{"late":2}`), segmentOf(frame.NewBase(), `{"now":1}`)}
 			}
 			segments := batch()
-			out, err := store(ctx, db, p, segments, nil, nil)
+			out, err := store(ctx, db, p, testRule, segments, nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -66,7 +66,7 @@ func TestARecordWithoutAPartitionHarmsNoNeighbour(t *testing.T) {
 				t.Errorf("got %d rows and letters %v, want 1 row and 2 letters", out.rows, out.dead)
 			}
 			// The redelivery of a frame whose acknowledgement was lost.
-			out, err = store(ctx, db, p, segments, nil, nil)
+			out, err = store(ctx, db, p, testRule, segments, nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -119,7 +119,7 @@ func TestAPartitionOfThePresentIsWaitedFor(t *testing.T) {
 	db, side := workerConn(t, url), testenv.Connect(t, url)
 	exec(t, side, "CREATE TABLE logs_other PARTITION OF logs DEFAULT")
 	exec(t, side, "INSERT INTO logs VALUES (gen_random_uuid(), now(), '{}')")
-	_, err := store(context.Background(), db, partition.New(24*time.Hour), []segment{segmentOf(frame.NewBase(), `{}`)}, nil, nil)
+	_, err := store(context.Background(), db, partition.New(24*time.Hour), testRule, []segment{segmentOf(frame.NewBase(), `{}`)}, nil, nil)
 	if err == nil {
 		t.Error("it was set aside")
 	}
@@ -131,18 +131,18 @@ func TestALockThatLastsHoldsUpNoNeighbour(t *testing.T) {
 	db, side := workerConn(t, url), testenv.Connect(t, url)
 	ctx := context.Background()
 	p := partition.New(24 * time.Hour)
-	if _, err := store(ctx, db, p, []segment{segmentOf(frame.NewBase(), `{}`)}, nil, nil); err != nil {
+	if _, err := store(ctx, db, p, testRule, []segment{segmentOf(frame.NewBase(), `{}`)}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	exec(t, side, "CREATE TABLE logs_other PARTITION OF logs DEFAULT")
 	exec(t, side, "BEGIN")
 	exec(t, side, "LOCK TABLE logs_other IN SHARE MODE")
 	batch := []segment{segmentOf(frame.BaseAt(at("2026-03-01 12:00")), `{"late":1}`), segmentOf(frame.NewBase(), `{"now":1}`)}
-	if _, err := store(ctx, db, p, batch, nil, nil); err == nil {
+	if _, err := store(ctx, db, p, testRule, batch, nil, nil); err == nil {
 		t.Fatal("it did not wait for the lock")
 	}
 	p.LockPatience = 0
-	out, err := store(ctx, db, p, batch, nil, nil)
+	out, err := store(ctx, db, p, testRule, batch, nil, nil)
 	if err != nil || out.rows != 1 || out.dead[reasonNoPartition] != 1 {
 		t.Errorf("got %+v, %v, want a row and a letter", out, err)
 	}

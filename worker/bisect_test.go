@@ -58,7 +58,7 @@ func TestABadRecordIsFoundInFewCopies(t *testing.T) {
 			records := slices.Repeat([]string{`{"a":1}`}, n)
 			records[bad] = c.record
 			base := frame.NewBase()
-			out, err := store(ctx, db, partition.New(24*time.Hour), []segment{segmentOf(base, records...)}, nil, nil)
+			out, err := store(ctx, db, partition.New(24*time.Hour), testRule, []segment{segmentOf(base, records...)}, nil, nil)
 			if err != nil || out.rows != n-1 || out.dead[reasonData] != 1 {
 				t.Fatalf("got %+v, %v", out, err)
 			}

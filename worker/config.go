@@ -12,6 +12,7 @@ import (
 // Config holds the worker's settings.
 type Config struct {
 	config.Broker
+	config.EventTime
 	config.Process
 
 	Postgres          config.PostgresURL `env:"POSTGRES_URL" help:"PostgreSQL, 14 or newer, with the encoding UTF8."`

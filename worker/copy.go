@@ -14,14 +14,14 @@ import (
 )
 
 // The rows of a batch are written as PostgreSQL's binary COPY format by hand, straight from the frames' bytes
-// into the buffer that pgconn sends. pgx's own CopyFrom would box three values a row. Worse, an error of its
+// into the buffer that pgconn sends. pgx's own CopyFrom would box four values a row. Worse, an error of its
 // encoders in mid-COPY comes back as SQLSTATE 57014, query cancelled. That looks like an outage, although the
 // record is at fault.
 //
 // Format: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format".
 
 const (
-	copySQL = "COPY logs (id, inserted_at, data) FROM STDIN WITH (FORMAT binary)"
+	copySQL = "COPY logs (id, inserted_at, time, data) FROM STDIN WITH (FORMAT binary)"
 
 	// copyHeader is the signature, no flags, no extension.
 	copyHeader = "PGCOPY\n\xff\r\n\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00"
@@ -30,11 +30,11 @@ const (
 	copyTrailer = "\xff\xff"
 
 	// rowHeadSize is the length of a row's head, which is all that precedes the text of data: the number of fields,
-	// then length and value of id and of inserted_at, the length of data and jsonb's version.
-	rowHeadSize = 2 + 4 + 16 + 4 + 8 + 4 + 1
+	// then length and value of id, of inserted_at and of time, the length of data and jsonb's version.
+	rowHeadSize = 2 + 4 + 16 + 4 + 8 + 4 + 8 + 4 + 1
 
-	// postgresEpoch is 2000-01-01 in milliseconds of Unix time; timestamps count microseconds from there.
-	postgresEpoch = 946_684_800_000
+	// postgresEpoch is 2000-01-01 in microseconds of Unix time; timestamps count microseconds from there.
+	postgresEpoch = 946_684_800_000_000
 )
 
 // copyReader reads segments as the body of a binary COPY. It copies each byte once and allocates nothing per
@@ -45,6 +45,7 @@ const (
 type copyReader struct {
 	mu       sync.Mutex
 	closed   bool
+	times    *recordTimes
 	segments []segment // those after the current one
 	current  segment   // Body is what is left of the segment's
 	left     int       // records that are left of the current segment
@@ -55,12 +56,13 @@ type copyReader struct {
 	ended    bool   // fixed is the trailer, or was
 }
 
-func newCopyReader(segments []segment) *copyReader {
-	r := &copyReader{segments: segments, fixed: []byte(copyHeader)}
-	binary.BigEndian.PutUint16(r.head[0:], 3)
+func newCopyReader(segments []segment, times *recordTimes) *copyReader {
+	r := &copyReader{segments: segments, times: times, fixed: []byte(copyHeader)}
+	binary.BigEndian.PutUint16(r.head[0:], 4)
 	binary.BigEndian.PutUint32(r.head[2:], 16)
 	binary.BigEndian.PutUint32(r.head[22:], 8)
-	r.head[38] = 1
+	binary.BigEndian.PutUint32(r.head[34:], 8)
+	r.head[50] = 1
 	return r
 }
 
@@ -104,15 +106,17 @@ func (r *copyReader) next() {
 		}
 		r.current, r.segments = r.segments[0], r.segments[1:]
 		r.left, r.index = r.current.Records, 0
-		micros := (frame.Millis(r.current.Base) - postgresEpoch) * 1000
-		binary.BigEndian.PutUint64(r.head[26:], uint64(micros))
+		came := frame.Time(r.current.Base)
+		binary.BigEndian.PutUint64(r.head[26:], uint64(came.UnixMicro()-postgresEpoch))
+		r.times.begin(came)
 	}
 	end := bytes.IndexByte(r.current.Body, '\n') // frame.Parse has counted them
 	r.text = r.current.Body[:end]
 	r.current.Body = r.current.Body[end+1:]
 	id := frame.ID(r.current.Base, r.index)
 	copy(r.head[6:], id[:])
-	binary.BigEndian.PutUint32(r.head[34:], uint32(end+1))
+	binary.BigEndian.PutUint64(r.head[38:], uint64(r.times.of(r.text)-postgresEpoch))
+	binary.BigEndian.PutUint32(r.head[46:], uint32(end+1))
 	r.fixed = r.head[:]
 	r.index++
 	r.left--
@@ -126,12 +130,13 @@ func (r *copyReader) close() {
 	r.segments, r.current, r.text = nil, segment{}, nil
 }
 
-// copyRows copies the segments' records into logs.
-func copyRows(ctx context.Context, conn *pgx.Conn, segments []segment) error {
-	r := newCopyReader(segments)
+// copyRows copies the segments' records into logs. times learns the times of what was copied. Nothing was if it returns an error.
+func copyRows(ctx context.Context, conn *pgx.Conn, segments []segment, times *recordTimes) error {
+	r := newCopyReader(segments, newRecordTimes(times.rule, times.parts))
 	defer r.close()
 	if _, err := conn.PgConn().CopyFrom(ctx, r, copySQL); err != nil {
 		return copyError{fmt.Errorf("copy: %w", err)}
 	}
+	times.add(r.times)
 	return nil
 }

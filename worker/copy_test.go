@@ -27,7 +27,7 @@ func segmentOf(base uuid.UUID, records ...string) segment {
 	}
 }
 
-// rows reads a binary COPY back, as "id inserted_at data".
+// rows reads a binary COPY back, as "id inserted_at time data".
 func rows(t *testing.T, b []byte) []string {
 	t.Helper()
 	rest, ok := bytes.CutPrefix(b, []byte(copyHeader))
@@ -36,19 +36,19 @@ func rows(t *testing.T, b []byte) []string {
 	}
 	var out []string
 	for len(rest) > 2 {
-		if n := binary.BigEndian.Uint16(rest); n != 3 {
+		if n := binary.BigEndian.Uint16(rest); n != 4 {
 			t.Fatalf("a row of %d fields", n)
 		}
 		rest = rest[2:]
-		var field [3][]byte
+		var field [4][]byte
 		for i := range field {
 			n := binary.BigEndian.Uint32(rest)
 			field[i], rest = rest[4:4+n], rest[4+n:]
 		}
-		if field[2][0] != 1 {
-			t.Fatalf("jsonb version %d", field[2][0])
+		if field[3][0] != 1 {
+			t.Fatalf("jsonb version %d", field[3][0])
 		}
-		out = append(out, fmt.Sprint(uuid.UUID(field[0]), " ", int64(binary.BigEndian.Uint64(field[1])), " ", string(field[2][1:])))
+		out = append(out, fmt.Sprint(uuid.UUID(field[0]), " ", int64(binary.BigEndian.Uint64(field[1])), " ", int64(binary.BigEndian.Uint64(field[2])), " ", string(field[3][1:])))
 	}
 	if string(rest) != copyTrailer {
 		t.Fatalf("trailer: %x", rest)
@@ -60,18 +60,18 @@ func TestRowsAreWrittenInTheBinaryFormat(t *testing.T) {
 	a := uuid.MustParse("01900000-0000-7000-bfff-fffffffffffe") // counts up over the end of the low 62 bits
 	b := uuid.MustParse("01900000-0001-7000-8000-000000000000")
 	long := `{"long":"` + strings.Repeat("x", 5000) + `"}`
-	segments := []segment{segmentOf(a, `{}`, `{"a":1}`, ``), segmentOf(b, long)}
-	micros := func(id uuid.UUID) int64 { return (frame.Millis(id) - postgresEpoch) * 1000 }
+	segments := []segment{segmentOf(a, `{}`, `{"time":"2000-01-01T00:00:01.5Z"}`, ``), segmentOf(b, long)}
+	micros := func(id uuid.UUID) int64 { return frame.Time(id).UnixMicro() - postgresEpoch }
 	want := []string{
-		fmt.Sprint(a, " ", micros(a), " {}"),
-		fmt.Sprint("01900000-0000-7000-bfff-ffffffffffff ", micros(a), ` {"a":1}`),
-		fmt.Sprint("01900000-0000-7000-8000-000000000000 ", micros(a), ` `),
-		fmt.Sprint(b, " ", micros(b), " ", long),
+		fmt.Sprint(a, " ", micros(a), " ", micros(a), " {}"),
+		fmt.Sprint("01900000-0000-7000-bfff-ffffffffffff ", micros(a), ` 1500000 {"time":"2000-01-01T00:00:01.5Z"}`),
+		fmt.Sprint("01900000-0000-7000-8000-000000000000 ", micros(a), " ", micros(a), ` `),
+		fmt.Sprint(b, " ", micros(b), " ", micros(b), " ", long),
 	}
 	for name, wrap := range map[string]func(io.Reader) io.Reader{
 		"at once": func(r io.Reader) io.Reader { return r }, "byte by byte": iotest.OneByteReader, "halves": iotest.HalfReader,
 	} {
-		got, err := io.ReadAll(wrap(newCopyReader(segments)))
+		got, err := io.ReadAll(wrap(newCopyReader(segments, testTimes())))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,20 +86,20 @@ func TestReadingARowAllocatesNothing(t *testing.T) {
 	s := segmentOf(frame.NewBase(), strings.Split(strings.Repeat(`{"a":1}`+"\n", records-1)+`{"a":1}`, "\n")...)
 	buf := make([]byte, 64<<10)
 	allocs := testing.AllocsPerRun(10, func() {
-		r := newCopyReader([]segment{s})
+		r := newCopyReader([]segment{s}, testTimes())
 		for {
 			if _, err := r.Read(buf); err != nil {
 				return
 			}
 		}
 	})
-	if allocs > 5 { // the reader itself, header and trailer
+	if allocs > 12 { // the reader itself, what it notes of times, header and trailer
 		t.Errorf("got %v allocations for %d records", allocs, records)
 	}
 }
 
 func TestAClosedReaderTouchesNothing(t *testing.T) {
-	r := newCopyReader([]segment{segmentOf(frame.NewBase(), `{}`)})
+	r := newCopyReader([]segment{segmentOf(frame.NewBase(), `{}`)}, testTimes())
 	r.close()
 	if n, err := r.Read(make([]byte, 100)); n != 0 || !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("got %d, %v", n, err)
@@ -136,7 +136,7 @@ func TestPostgresReadsTheBinaryFormat(t *testing.T) {
 	db := testenv.Connect(t, testenv.Schema(t))
 	base := frame.NewBase()
 	s := segmentOf(base, `{"a":1}`, `{"b":"ü€😀"}`)
-	if _, err := store(context.Background(), db, partition.New(testInterval), []segment{s}, nil, nil); err != nil {
+	if _, err := store(context.Background(), db, partition.New(testInterval), testRule, []segment{s}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := count(t, db, `SELECT count(*) FROM logs WHERE id = $1 AND inserted_at = $2 AND data = '{"b":"ü€😀"}'`, frame.ID(base, 1), frame.Time(base)); got != 1 {

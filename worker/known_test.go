@@ -51,7 +51,7 @@ func TestWhatTheLedgerForgotIsComparedByContents(t *testing.T) {
 			db := workerConn(t, testenv.Schema(t))
 			exec(t, db, "ALTER TABLE logs ADD CONSTRAINT no_refused CHECK (NOT data ? 'refused')")
 			base := frame.BaseAt(time.Now().Add(-8 * 24 * time.Hour))
-			before, err := store(ctx, db, partition.New(24*time.Hour), []segment{segmentOf(base, c.before...)}, nil, nil)
+			before, err := store(ctx, db, partition.New(24*time.Hour), testRule, []segment{segmentOf(base, c.before...)}, nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -62,7 +62,7 @@ func TestWhatTheLedgerForgotIsComparedByContents(t *testing.T) {
 			was := count(t, db, allLogs)
 			for again := range 2 { // delivered twice more, it is no other
 				forgotten(t, db)
-				out, err := store(ctx, db, partition.New(24*time.Hour), []segment{segmentOf(base, c.after...)}, nil, nil)
+				out, err := store(ctx, db, partition.New(24*time.Hour), testRule, []segment{segmentOf(base, c.after...)}, nil, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -86,14 +86,14 @@ func TestAReplayedLetterGoesOnlyWhenItsRecordsAreKept(t *testing.T) {
 	base := frame.BaseAt(time.Now().Add(-8 * 24 * time.Hour))
 	deliver := func(records ...string) {
 		t.Helper()
-		if _, err := store(ctx, db, partition.New(24*time.Hour), []segment{segmentOf(base, records...)}, nil, nil); err != nil {
+		if _, err := store(ctx, db, partition.New(24*time.Hour), testRule, []segment{segmentOf(base, records...)}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
 	deliver(`{"a":1}`)
 	other := segmentOf(base, `{"b":2}`)
 	other.sum = 1 // the ledger tells them by their checksums
-	if _, err := store(ctx, db, partition.New(24*time.Hour), []segment{other}, nil, nil); err != nil {
+	if _, err := store(ctx, db, partition.New(24*time.Hour), testRule, []segment{other}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	want(t, db, 1, "SELECT count(*) FROM dead_letters WHERE reason = 'key_reused'")
@@ -121,7 +121,7 @@ func TestARecordIsNotReplayedBesideItself(t *testing.T) {
 	ctx := context.Background()
 	db := workerConn(t, testenv.Schema(t))
 	base := frame.NewBase()
-	if _, err := store(ctx, db, partition.New(24*time.Hour), []segment{segmentOf(base, `{"a":1}`, `{"b":2}`)}, nil, nil); err != nil {
+	if _, err := store(ctx, db, partition.New(24*time.Hour), testRule, []segment{segmentOf(base, `{"a":1}`, `{"b":2}`)}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	for k, payload := range []string{`{"a": 1.0}`, `{"c":3}`, `{"d":4}`} {
@@ -146,7 +146,7 @@ func TestARefusedRecordStaysBesideAnotherOfItsID(t *testing.T) {
 	base := frame.NewBase()
 	for range 2 { // delivered twice, with nothing in the ledger: no more letters than records
 		for _, records := range [][]string{{`{"a":nonsense}`, `{"b":nonsense}`}, {`{"c":nonsense}`}} {
-			if _, err := store(ctx, db, partition.New(24*time.Hour), []segment{segmentOf(base, records...)}, nil, nil); err != nil {
+			if _, err := store(ctx, db, partition.New(24*time.Hour), testRule, []segment{segmentOf(base, records...)}, nil, nil); err != nil {
 				t.Fatal(err)
 			}
 			forgotten(t, db)
@@ -174,7 +174,7 @@ func TestARefusedRecordOfAMessageThatIsDeliveredAgainIsOneLetter(t *testing.T) {
 	key := frame.NewBase()
 	for range 3 {
 		segments, dead := decodeForeign(delivery(key.String(), "{}\n{broken"), &origin{messageID: key.String()}, time.Now())
-		if _, err := store(ctx, db, partition.New(24*time.Hour), segments, dead, nil); err != nil {
+		if _, err := store(ctx, db, partition.New(24*time.Hour), testRule, segments, dead, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -197,7 +197,7 @@ func TestTheLedgerForgetsNothingUnnoticed(t *testing.T) {
 		clear(base[6:])
 		base[6] = 0x70
 		base[8] = 0x80 // always the same id
-		out, err := store(ctx, conn, parts, []segment{segmentOf(base, `{"a":1}`)}, nil, nil)
+		out, err := store(ctx, conn, parts, testRule, []segment{segmentOf(base, `{"a":1}`)}, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,12 +236,12 @@ func TestIdsThatWrapAroundAreFoundToo(t *testing.T) {
 	base := frame.BaseAt(time.Now().Add(-8 * 24 * time.Hour))
 	copy(base[8:], []byte{0xbf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
 	for _, gone := range []uuid.UUID{{}, base, frame.ID(base, 1)} {
-		if _, err := store(ctx, db, partition.New(24*time.Hour), []segment{segmentOf(base, `{"a":1}`, `{"b":2}`)}, nil, nil); err != nil {
+		if _, err := store(ctx, db, partition.New(24*time.Hour), testRule, []segment{segmentOf(base, `{"a":1}`, `{"b":2}`)}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		forgotten(t, db)
 		exec(t, db, "DELETE FROM logs WHERE id = $1", gone)
-		if out, err := store(ctx, db, partition.New(24*time.Hour), []segment{segmentOf(base, `{"a":1}`, `{"b":2}`)}, nil, nil); err != nil || out.duplicates != 2 || out.rows != 0 {
+		if out, err := store(ctx, db, partition.New(24*time.Hour), testRule, []segment{segmentOf(base, `{"a":1}`, `{"b":2}`)}, nil, nil); err != nil || out.duplicates != 2 || out.rows != 0 {
 			t.Errorf("without %s: got %+v, %v, want duplicates", gone, out, err)
 		}
 		exec(t, db, "DELETE FROM logs")
@@ -260,7 +260,7 @@ func TestWhatIsOlderThanRetentionIsNotReplayed(t *testing.T) {
 			exec(t, db, "INSERT INTO dead_letters VALUES ($1, now(), 'data', '', '{}', $1, 'logs.0', '{}')", id)
 			s := segmentOf(frame.ID(id, 5), `{}`)
 			s.from = &origin{queue: "logs.0"}
-			if _, err := store(ctx, db, partition.New(24*time.Hour), nil, []DeadLetter{s.reusedLetter("")}, nil); err != nil {
+			if _, err := store(ctx, db, partition.New(24*time.Hour), testRule, nil, []DeadLetter{s.reusedLetter("")}, nil); err != nil {
 				t.Fatal(err)
 			}
 		}

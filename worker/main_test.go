@@ -22,9 +22,11 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/config"
+	"millrace/internal/eventtime"
 	"millrace/internal/frame"
 	"millrace/internal/service"
 	"millrace/internal/testenv"
+	"millrace/worker/partition"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -248,3 +250,15 @@ func at(s string) time.Time {
 	}
 	return t
 }
+
+// testRule finds times as the default settings do.
+var testRule = func() *eventtime.Rule {
+	r, err := eventtime.New(eventtime.DefaultFields, nil, time.Hour)
+	if err != nil {
+		panic(err)
+	}
+	return r
+}()
+
+// testTimes returns times for a test without partitions.
+func testTimes() *recordTimes { return newRecordTimes(testRule, partition.New(testInterval)) }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"millrace/internal/eventtime"
 	"millrace/internal/scan"
 )
 
@@ -24,6 +25,8 @@ type metrics struct {
 	database      prometheus.Gauge
 	parked        prometheus.Gauge
 	due           *prometheus.GaugeVec
+	eventTimes    *prometheus.CounterVec
+	eventDelays   *delayHistogram
 }
 
 // newMetrics registers the worker's metrics. At each scrape, ahead returns how far the partitions reach. interval is their length.
@@ -73,6 +76,14 @@ func newMetrics(r prometheus.Registerer, ahead func() time.Duration, interval ti
 		Help: "Partitions that are old enough to be dropped and left to later rounds, because one drops at most two of a table; of the worker that leads.",
 	}, []string{"table"})
 	r.MustRegister(m.due)
+	m.eventTimes = counters("event_time_total", "Rows committed to logs, by where their time comes from: the record's own, or that of its arrival because the record has none, "+
+		"none that can be read, none with a zone, or one that is further ahead than TIME_AHEAD.", "result")
+	for result := range eventtime.Results {
+		m.eventTimes.WithLabelValues(result.String())
+	}
+	m.eventDelays = &delayHistogram{desc: prometheus.NewDesc(namespace+"_event_delay_seconds",
+		"Time from a record's event, as the record tells it, to the record's arrival.", nil, nil)}
+	r.MustRegister(m.eventDelays)
 	for _, table := range []string{"logs", "ledger"} {
 		m.due.WithLabelValues(table)
 	}

@@ -391,7 +391,7 @@ func (r *parkedReader) store(ctx context.Context, letters []DeadLetter, final fu
 	if err != nil {
 		return err
 	}
-	out, err := store(ctx, db, r.parts, nil, letters, func(outcome) error {
+	out, err := store(ctx, db, r.parts, nil, nil, letters, func(outcome) error {
 		if final == nil {
 			return nil
 		}

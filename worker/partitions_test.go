@@ -108,7 +108,7 @@ func TestABuildThatWaitsHoldsUpNothing(t *testing.T) {
 	c.PartitionInterval = time.Hour
 	p, db, reader := newPublisher(t, c), testenv.Connect(t, c.Postgres), testenv.Connect(t, c.Postgres)
 	closed := frame.BaseAt(time.Now().Add(-5 * time.Hour))
-	if _, err := store(context.Background(), workerConn(t, c.Postgres), partition.New(time.Hour), []segment{segmentOf(closed, `{"a":1}`)}, nil, nil); err != nil {
+	if _, err := store(context.Background(), workerConn(t, c.Postgres), partition.New(time.Hour), testRule, []segment{segmentOf(closed, `{"a":1}`)}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	exec(t, reader, "BEGIN")
@@ -148,7 +148,7 @@ func TestABusyWorkerPutsItsIndexesOff(t *testing.T) {
 	p := partition.New(time.Hour)
 	now := time.Now()
 	for _, age := range []time.Duration{4 * time.Hour, 10 * time.Hour} {
-		if _, err := store(ctx, db, p, []segment{segmentOf(frame.BaseAt(now.Add(-age)), `{}`)}, nil, nil); err != nil {
+		if _, err := store(ctx, db, p, testRule, []segment{segmentOf(frame.BaseAt(now.Add(-age)), `{}`)}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -8,13 +8,14 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"millrace/internal/eventtime"
 	"millrace/internal/frame"
 	"millrace/internal/pg"
 	"millrace/internal/retry"
 	"millrace/worker/partition"
 )
 
-// A user may alter logs so that it takes no row of id, inserted_at and data. The catalog shows some of the reasons. A row that is
+// A user may alter logs so that it takes no row of id, inserted_at, time and data. The catalog shows some of the reasons. A row that is
 // copied and taken back shows the others, in PostgreSQL's own words.
 
 // tableError is the reason that logs takes no rows at all. The table's owner can mend that at any time, so the worker waits as in an
@@ -32,14 +33,14 @@ const columnsSQL = `SELECT coalesce(string_agg(what, '; '), '') FROM (
 	SELECT format('column %s is NOT NULL without a default', a.attname) AS what
 	FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 	WHERE a.attrelid = 'logs'::regclass AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.atthasdef AND a.attidentity = ''
-	  AND a.attname NOT IN ('id', 'inserted_at', 'data')
+	  AND a.attname NOT IN ('id', 'inserted_at', 'time', 'data')
 	  AND (a.attnotnull OR t.typtype = 'd' AND t.typnotnull AND t.typdefault IS NULL)
 	UNION ALL
 	SELECT CASE
 		WHEN a.attname IS NULL THEN format('column %s is missing', want.name)
 		WHEN a.attgenerated <> '' THEN format('column %s is generated', want.name)
 		ELSE format('column %s is of type %s, not %s', want.name, format_type(a.atttypid, a.atttypmod), format_type(want.type, NULL)) END
-	FROM (VALUES ('id', 'uuid'::regtype), ('inserted_at', 'timestamptz'), ('data', 'jsonb')) AS want (name, type)
+	FROM (VALUES ('id', 'uuid'::regtype), ('inserted_at', 'timestamptz'), ('time', 'timestamptz'), ('data', 'jsonb')) AS want (name, type)
 	LEFT JOIN pg_attribute a ON a.attrelid = 'logs'::regclass AND a.attname = want.name AND NOT a.attisdropped
 	LEFT JOIN pg_type t ON t.oid = a.atttypid
 	WHERE a.attname IS NULL OR a.attgenerated <> '' OR CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END <> want.type
@@ -144,5 +145,6 @@ func tryRow(ctx context.Context, conn *pgx.Conn, at time.Time) error {
 		}
 	}
 	canary := frame.Segment{Base: frame.BaseAt(at), Records: 1}
-	return copyRows(ctx, conn, []segment{{Span: frame.Span{Segment: canary, Body: []byte("{}\n")}}})
+	rule, _ := eventtime.New(nil, nil, 0) // nothing is refused
+	return copyRows(ctx, conn, []segment{{Span: frame.Span{Segment: canary, Body: []byte("{}\n")}}}, newRecordTimes(rule, partition.New(time.Hour)))
 }

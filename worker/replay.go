@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"millrace/internal/eventtime"
 	"millrace/internal/frame"
 	"millrace/internal/scan"
 	"millrace/worker/partition"
@@ -82,6 +83,10 @@ func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, rete
 	if err != nil {
 		return nil, fmt.Errorf("replay: %w", err)
 	}
+	rule, err := readRule(ctx, conn)
+	if err != nil {
+		return nil, fmt.Errorf("replay: %w", err)
+	}
 	// If there is no partition for a record, one of a day is made, whatever PARTITION_INTERVAL is.
 	parts := partition.New(24 * time.Hour)
 	done := make([]Replayed, 0, len(ids))
@@ -92,9 +97,9 @@ func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, rete
 		case err != nil:
 			r.Err = err
 		case letter.RecordID.Valid:
-			r.Rows, r.Err = replayRecord(ctx, conn, parts, letter, keep)
+			r.Rows, r.Err = replayRecord(ctx, conn, parts, rule, letter, keep)
 		default:
-			r.Rows, r.Err = replayMessage(ctx, conn, parts, letter, keep)
+			r.Rows, r.Err = replayMessage(ctx, conn, parts, rule, letter, keep)
 		}
 		done = append(done, r)
 		if conn.IsClosed() {
@@ -145,7 +150,7 @@ func (k keeping) check(at time.Time) error {
 var errGone = errors.New("there is no such dead letter")
 
 // replayRecord stores a record without asking the ledger: it was entered there with its whole segment.
-func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partition.Set, letter DeadLetter, keep keeping) (int, error) {
+func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partition.Set, rule *eventtime.Rule, letter DeadLetter, keep keeping) (int, error) {
 	id := letter.RecordID.UUID
 	var body scan.Body
 	if err := body.Single(letter.Payload, scan.Limits{RecordBytes: scan.MaxRecordBytes, PieceBytes: frame.SegmentBytes}); err != nil {
@@ -178,12 +183,16 @@ func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partition.Set, let
 			return nil
 		}
 		stored = 1
-		if _, err := tx.Exec(ctx, "INSERT INTO logs (id, inserted_at, data) VALUES ($1, $2, $3::text::jsonb)",
-			[16]byte(id), at, string(letter.Payload)); err != nil {
+		times := newRecordTimes(rule, parts)
+		times.begin(at)
+		if _, err := tx.Exec(ctx, "INSERT INTO logs (id, inserted_at, time, data) VALUES ($1, $2, $3, $4::text::jsonb)",
+			[16]byte(id), at, time.UnixMicro(times.of(letter.Payload)), string(letter.Payload)); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, partition.NoteChangesSQL("SELECT date_trunc('hour', $1::timestamptz)"), at)
-		return err
+		var b pgx.Batch
+		b.Queue(partition.NoteChangesSQL("SELECT date_trunc('hour', $1::timestamptz)"), at)
+		times.queue(&b)
+		return tx.SendBatch(ctx, &b).Close()
 	})
 	if err != nil {
 		return 0, err
@@ -192,7 +201,7 @@ func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partition.Set, let
 }
 
 // replayMessage stores a message as a worker would if the message were delivered to it now.
-func replayMessage(ctx context.Context, conn *pgx.Conn, parts *partition.Set, letter DeadLetter, keep keeping) (int, error) {
+func replayMessage(ctx context.Context, conn *pgx.Conn, parts *partition.Set, rule *eventtime.Rule, letter DeadLetter, keep keeping) (int, error) {
 	d, err := letter.delivery()
 	if err != nil {
 		return 0, err
@@ -206,7 +215,7 @@ func replayMessage(ctx context.Context, conn *pgx.Conn, parts *partition.Set, le
 			return 0, err
 		}
 	}
-	out, err := store(ctx, conn, parts, it.segments, nil, func(out outcome) error {
+	out, err := store(ctx, conn, parts, rule, it.segments, nil, func(out outcome) error {
 		if out.reused > 0 {
 			return errors.New("other records are stored under its ids: send them again under another key, then drop this letter")
 		}

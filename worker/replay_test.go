@@ -23,7 +23,7 @@ func TestADeadRecordIsReplayedOnce(t *testing.T) {
 	ctx := context.Background()
 	exec(t, db, "ALTER TABLE logs ADD CONSTRAINT no_b CHECK (NOT data ? 'b')")
 	base := frame.BaseAt(time.Now().Add(-48 * time.Hour))
-	out, err := store(ctx, db, partition.New(24*time.Hour), []segment{segmentOf(base, `{"a":1}`, `{"b":2}`, `[1]`, `{"b":nonsense}`)}, nil, nil)
+	out, err := store(ctx, db, partition.New(24*time.Hour), testRule, []segment{segmentOf(base, `{"a":1}`, `{"b":2}`, `[1]`, `{"b":nonsense}`)}, nil, nil)
 	if err != nil || out.rows != 2 || out.dead[reasonData] != 2 {
 		t.Fatalf("got %+v, %v", out, err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"millrace/internal/eventtime"
 	"millrace/internal/frame"
 	"millrace/worker/partition"
 )
@@ -31,12 +32,13 @@ type outcome struct {
 	duplicates int            // records that were stored before
 	reused     int            // segments under whose ids other records are stored
 	dead       map[string]int // dead letters by reason
+	times      timeCounts     // of the rows that were added
 }
 
 // store stores segments and dead letters in one transaction, each once. It sorts segments. final runs last, if it is not nil, and can
 // refuse the commit. After an error nothing is stored, unless the commit succeeded and its answer was lost. The connection may then
 // be closed, or in a failed transaction.
-func store(ctx context.Context, conn *pgx.Conn, parts *partition.Set, segments []segment, dead []DeadLetter, final func(outcome) error) (outcome, error) {
+func store(ctx context.Context, conn *pgx.Conn, parts *partition.Set, rule *eventtime.Rule, segments []segment, dead []DeadLetter, final func(outcome) error) (outcome, error) {
 	ctx, w := watch(ctx, attemptTimeout)
 	defer w.stop()
 	apart, err := parts.Provide(ctx, conn, bases(segments))
@@ -44,14 +46,16 @@ func store(ctx context.Context, conn *pgx.Conn, parts *partition.Set, segments [
 		return outcome{}, err
 	}
 	slices.SortStableFunc(segments, func(a, b segment) int { return bytes.Compare(a.Base[:], b.Base[:]) })
-	t := transaction{conn: conn, parts: parts, letters: dead, apart: apart, watchdog: w}
+	fresh := transaction{conn: conn, parts: parts, times: newRecordTimes(rule, parts), letters: dead, apart: apart, watchdog: w}
+	t := fresh
 	err = t.run(ctx, segments, final)
 	if class := classify(err); err != nil && (class == badRecord || class == doubtful) && !conn.IsClosed() {
 		// Savepoints cost something. Only a batch that has a bad record pays for them.
 		if _, err := conn.Exec(ctx, "ROLLBACK"); err != nil {
 			return outcome{}, err
 		}
-		t = transaction{conn: conn, parts: parts, letters: dead, apart: apart, careful: true, doubtful: class == doubtful, watchdog: w}
+		t = fresh
+		t.times, t.careful, t.doubtful = newRecordTimes(rule, parts), true, class == doubtful
 		err = t.run(ctx, segments, final)
 	}
 	return t.outcome, err
@@ -95,6 +99,7 @@ type transaction struct {
 	outcome
 	conn     *pgx.Conn
 	parts    *partition.Set
+	times    *recordTimes                      // of the rows that were copied
 	letters  []DeadLetter                      // to be inserted
 	apart    map[uuid.UUID]partition.Misplaced // segments that become dead letters, because they have no partition
 	careful  bool                              // search for bad records (bisect.go)
@@ -121,7 +126,7 @@ func (t *transaction) run(ctx context.Context, segments []segment, final func(ou
 		}
 		err = t.copyGood(ctx, placed)
 	default:
-		err = copyRows(ctx, t.conn, placed)
+		err = copyRows(ctx, t.conn, placed, t.times)
 	}
 	if err != nil {
 		return err
@@ -175,6 +180,7 @@ func (t *transaction) commit(ctx context.Context) error {
 	if len(hours) > 0 {
 		b.Queue(lateSQL, hours)
 	}
+	noted := t.times.queue(&b)
 	if len(t.stored) == 0 {
 		// The records were there before. The transaction that stored them may have been cut short while it waited for a standby.
 		// This commit waits for that standby too, because it writes something.
@@ -189,5 +195,7 @@ func (t *transaction) commit(ctx context.Context) error {
 	if err := t.conn.SendBatch(ctx, &b).Close(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
+	t.parts.LearnNoted(noted)
+	t.outcome.times = t.times.counts
 	return nil
 }

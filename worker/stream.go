@@ -11,6 +11,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"millrace/internal/broker"
+	"millrace/internal/eventtime"
 	"millrace/internal/frame"
 	"millrace/internal/pg"
 	"millrace/internal/retry"
@@ -64,6 +65,7 @@ type stream struct {
 	topology broker.Topology
 	link     pg.Link
 	parts    *partition.Set
+	rule     *eventtime.Rule
 	metrics  *metrics
 	load     *load
 	postgres *condition
@@ -372,7 +374,7 @@ func (s *stream) try(ctx context.Context, b *batch) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	out, err := store(ctx, conn, s.parts, b.segments, b.dead, nil)
+	out, err := store(ctx, conn, s.parts, s.rule, b.segments, b.dead, nil)
 	if pg.CodeOf(err) == pg.ReadOnlyTransaction {
 		s.link.Drop() // a session stays read only after the server's default has changed
 	}
@@ -392,6 +394,10 @@ func (s *stream) count(b *batch, out outcome, took time.Duration) {
 	for _, segment := range out.stored {
 		m.lagSeconds.Observe(max(now.Sub(frame.Time(segment.Base)), 0).Seconds())
 	}
+	for result, n := range out.times.results {
+		m.eventTimes.WithLabelValues(eventtime.Result(result).String()).Add(float64(n))
+	}
+	m.eventDelays.add(&out.times.delays)
 	for reason, n := range out.dead {
 		m.deadLetters.WithLabelValues(reason).Add(float64(n))
 		s.log.Warn("dead letters written: see millrace dead list", "reason", reason, "letters", n, "stream", s.name)

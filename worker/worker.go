@@ -45,6 +45,10 @@ func Run(ctx context.Context, c Config) error {
 		c.OnListen(ln.Addr())
 	}
 
+	rule, err := c.EventTime.Rule()
+	if err != nil {
+		return fmt.Errorf("TIME_FIELDS: %w", err)
+	}
 	registry := service.NewRegistry()
 	parts := partition.New(c.PartitionInterval)
 	m := newMetrics(registry, func() time.Duration { return parts.Ahead(time.Now()) }, c.PartitionInterval)
@@ -86,7 +90,7 @@ func Run(ctx context.Context, c Config) error {
 	busy := &load{streams: c.Streams}
 	newStream := func(name string) *stream {
 		s := &stream{
-			name: name, config: c, decode: decode, maxWindow: c.Prefetch, topology: topology, link: writerLink(), parts: parts,
+			name: name, config: c, decode: decode, maxWindow: c.Prefetch, topology: topology, link: writerLink(), parts: parts, rule: rule,
 			metrics: m, load: busy, postgres: postgres, rabbitmq: rabbitmq, log: log,
 		}
 		postgres.pending(name)
@@ -122,7 +126,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	working.Go(func() { parked.run(ctx) })
 	k := &partition.Keeper{
-		Link: ownerLink(), Partitions: parts, Retention: c.Retention, Remember: partition.LedgerKeep, Log: log, Now: time.Now, Due: m.due,
+		Link: ownerLink(), Partitions: parts, Retention: c.Retention, Remember: partition.LedgerKeep, TimeRule: noteOf(c.EventTime), Log: log, Now: time.Now, Due: m.due,
 	}
 	working.Go(func() { k.Run(ctx) })
 	r := &rehearser{link: writerLink(), postgres: postgres}

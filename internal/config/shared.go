@@ -3,6 +3,9 @@ package config
 import (
 	"os"
 	"time"
+
+	"millrace/internal/eventtime"
+	"millrace/internal/timezone"
 )
 
 // Broker holds the settings of every service that talks to RabbitMQ. All services must agree on those of
@@ -17,6 +20,22 @@ type Broker struct {
 	// Name is the name of the exchange and the prefix of the queues; empty means "logs". Tests set it to
 	// keep apart from each other.
 	Name string
+}
+
+// EventTime holds the settings that say where a record tells when its event happened.
+type EventTime struct {
+	TimeFields FieldNames    `env:"TIME_FIELDS" envDefault:"time,timestamp,@timestamp,ts,_time,@t,date,eventTime,EdgeStartTimestamp" help:"Fields that may hold the time of a record's event; the first one that does counts."`
+	TimeZone   TimeZone      `env:"TIME_ZONE" help:"Time zone of times that are written without one; empty: they are not taken."`
+	TimeAhead  time.Duration `env:"TIME_AHEAD" envDefault:"1h" min:"0s" help:"How far a record's time may be ahead of the time that it came; beyond that it is of a wrong clock, and not taken."`
+}
+
+// Rule returns the rule that the settings make. They must have been checked.
+func (c EventTime) Rule() (*eventtime.Rule, error) {
+	var zone *time.Location
+	if c.TimeZone != "" {
+		zone, _ = timezone.Load(string(c.TimeZone))
+	}
+	return eventtime.New(c.TimeFields.names(), zone, c.TimeAhead)
 }
 
 // Process holds the settings that every service has.

@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/caarlos0/env/v11"
+
+	"millrace/internal/eventtime"
+	"millrace/internal/timezone"
 )
 
 type (
@@ -22,11 +25,21 @@ type (
 
 	// Loopback is an Address that only this machine reaches. It may be empty.
 	Loopback string
+
+	// FieldNames are names of fields at the top level of a record, in order and separated by commas.
+	FieldNames string
+
+	// TimeZone is the name of one of IANA's time zones. It may be empty.
+	TimeZone string
 )
 
 // Takes returns a description of the type, for refusals and help texts.
-func (Bytes) Takes() string    { return "a size such as 512, 64KiB, 16MiB or 2GiB" }
-func (Address) Takes() string  { return "host:port such as 127.0.0.1:8080" }
+func (Bytes) Takes() string   { return "a size such as 512, 64KiB, 16MiB or 2GiB" }
+func (Address) Takes() string { return "host:port such as 127.0.0.1:8080" }
+func (FieldNames) Takes() string {
+	return fmt.Sprintf("names of fields separated by commas, each once, at most %d of %d bytes", eventtime.MaxFields, eventtime.MaxFieldBytes)
+}
+func (TimeZone) Takes() string { return "the name of a time zone such as Europe/Berlin or UTC" }
 func (Loopback) Takes() string { return "host:port of this machine alone such as 127.0.0.1:6060" }
 
 // String returns b with the largest unit that leaves a whole number.
@@ -58,6 +71,8 @@ var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[ManagementURLs](): func(s string) (any, error) { return parseManagementURLs(s) },
 	reflect.TypeFor[PostgresURL]():    parseSecret[postgreSQL],
 	reflect.TypeFor[RedisURL]():       parseSecret[redisCache],
+	reflect.TypeFor[FieldNames]():     func(s string) (any, error) { return parseFieldNames(s) },
+	reflect.TypeFor[TimeZone]():       func(s string) (any, error) { return parseTimeZone(s) },
 }
 
 // parseBytes reads a size with an optional unit.
@@ -137,4 +152,27 @@ func parseLoopback(s string) (Loopback, error) {
 // Missing returns the error for a setting that has no default and is not set.
 func Missing(name string) error {
 	return fmt.Errorf("%s is not set; millrace run starts a private server for it", name)
+}
+
+// parseFieldNames checks that each name is one that can be looked for.
+func parseFieldNames(s string) (FieldNames, error) {
+	_, err := eventtime.New(FieldNames(s).names(), nil, 0)
+	return FieldNames(s), err
+}
+
+// names returns the names.
+func (f FieldNames) names() []string {
+	names := strings.Split(string(f), ",")
+	for i, name := range names {
+		names[i] = strings.TrimSpace(name)
+	}
+	return names
+}
+
+// parseTimeZone checks that there is such a zone.
+func parseTimeZone(s string) (TimeZone, error) {
+	if _, known := timezone.Load(s); !known && s != "" {
+		return "", errNotTaken
+	}
+	return TimeZone(s), nil
 }

@@ -20,12 +20,16 @@ type Keeper struct {
 	Partitions *Set
 	Retention  time.Duration // age at which partitions of logs are dropped; zero: they are kept
 	Remember   time.Duration // how long the ledger remembers a segment, from the end of its partition; see LedgerKeep
+	TimeRule   string        // what the table settings has under that name, for replays; empty: it is left as it is
 	Log        *slog.Logger
 	Now        func() time.Time
 	Due        *prometheus.GaugeVec // by table, how many partitions are left for later rounds to drop; may be nil
 
 	leader     leader
 	toldNoLead bool // the log has said that the user does not own the tables
+
+	hoursRead time.Time               // see forgetHours
+	goneSince map[time.Time]time.Time // by the beginning of a range that late_hours has and no partition: since when
 }
 
 // Run works until ctx is done. It owns the link.
@@ -58,6 +62,11 @@ func (k *Keeper) Round(ctx context.Context) error {
 		}
 		step("retention", k.dropExpired(ctx, conn, now))
 		step("ledger", k.dropForgotten(ctx, conn, now))
+		step("late hours", k.forgetHours(ctx, conn, now))
+		if k.TimeRule != "" {
+			_, err := conn.Exec(ctx, noteSQL, "time_rule", k.TimeRule)
+			step("note", err)
+		}
 	} else if !k.toldNoLead {
 		k.toldNoLead = true
 		k.Log.Info("the database user does not own the tables: partitions are dropped and indexed by workers whose user does (POSTGRES_OWNER_URL)")

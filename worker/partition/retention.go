@@ -29,8 +29,8 @@ const (
 	// table that somebody else has detached, to keep it, does not have the mark.
 	dropMark = "millrace: to be dropped, "
 
-	// noteSQL notes the retention that the keeper goes by.
-	noteSQL = `INSERT INTO settings (name, value) VALUES ('retention', $1)
+	// noteSQL notes what the keeper goes by, or what others must know of its settings.
+	noteSQL = `INSERT INTO settings (name, value) VALUES ($1, $2)
 		ON CONFLICT (name) DO UPDATE SET value = excluded.value, changed_at = now() WHERE settings.value <> excluded.value`
 
 	// noteForgottenSQL notes that the ledger is about to forget segments from before a time.
@@ -71,7 +71,7 @@ func (k *Keeper) dropExpired(ctx context.Context, conn *pgx.Conn, now time.Time)
 			return err
 		}
 	}
-	_, err = conn.Exec(ctx, noteSQL, k.Retention.String())
+	_, err = conn.Exec(ctx, noteSQL, "retention", k.Retention.String())
 	return err
 }
 
@@ -233,6 +233,10 @@ func (k *Keeper) dropDetached(ctx context.Context, conn *pgx.Conn, t table, befo
 			if t.name == "logs" {
 				hours := "SELECT generate_series(date_trunc('hour', $1::text::timestamptz), $2::text::timestamptz - interval '1 us', interval '1 hour')"
 				if _, err := tx.Exec(ctx, NoteChangesSQL(hours), from, to); err != nil {
+					return err
+				}
+				times := hours + " UNION SELECT hour FROM late_hours WHERE from_at = $1::text::timestamptz"
+				if _, err := tx.Exec(ctx, NoteTimesSQL(times), from, to); err != nil {
 					return err
 				}
 			}

@@ -27,6 +27,9 @@ type Set struct {
 	known map[string][]timeRange // by table
 	stale map[string]bool        // tables whose partitions must be read from the catalog before known is relied on
 
+	notedHours map[Hour]bool // see UnnotedHours
+	notedSince time.Time     // when notedHours was emptied last
+
 	forgotten   time.Time // see ForgottenUntil
 	lockedSince time.Time // when a lock first kept a partition from being made; zero: none does
 }
@@ -151,6 +154,9 @@ func (s *Set) learn(t table, all []partition) {
 	defer s.mu.Unlock()
 	s.known[t.name] = known
 	s.stale[t.name] = false
+	if t.name == s.logs.name {
+		s.notedHours = nil // one of the partitions may have gone, and its notes with it
+	}
 }
 
 // MarkStale makes the set read the catalog again before it relies on what it knows. It is to be called after an error that the end of a

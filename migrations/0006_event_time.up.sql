@@ -1,0 +1,59 @@
+-- When the event of a record happened, as far as the record tells; else its inserted_at. Workers of before this step do not write
+-- it, and rows of before do not have it: '-infinity' stands for their inserted_at. The default is a constant, so no partition is
+-- written anew.
+ALTER TABLE logs ADD COLUMN time timestamptz NOT NULL DEFAULT '-infinity';
+
+-- Which partitions have rows whose time lies outside of the partition's own range, and in which hours. So a search of a window
+-- reads the partitions of that window and those that have a row here, and no others. A row here may be left over from records
+-- that were not stored.
+CREATE TABLE late_hours (
+    hour    timestamptz NOT NULL, -- of time
+    from_at timestamptz NOT NULL, -- the partition's range
+    to_at   timestamptz NOT NULL,
+    PRIMARY KEY (hour, from_at)
+);
+
+-- Hours of time in which rows appeared or vanished when they were no longer new, as late_changes has the hours of inserted_at.
+-- The hour '-infinity' stands for so many hours that they are not noted one by one: all windows count it.
+CREATE TABLE late_times (
+    hour    timestamptz NOT NULL,
+    slot    int         NOT NULL DEFAULT pg_backend_pid() % 32,
+    changes bigint      NOT NULL DEFAULT 1,
+    PRIMARY KEY (hour, slot)
+);
+
+-- Partitions get indexes of their own. With an index of the table they would have to have that one, too.
+CREATE OR REPLACE FUNCTION millrace_add_partition(parent regclass, child text, lower_bound text, upper_bound text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t record;
+BEGIN
+    SELECT c.relname, n.nspname, coalesce(' TABLESPACE ' || quote_ident(s.spcname), '') AS place, c.relreplident INTO t
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace
+    WHERE c.oid = parent AND c.relname IN ('logs', 'ledger') AND c.relkind = 'p'
+      AND pg_has_role(c.relowner, 'USAGE'); -- of the function's owner
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'millrace_add_partition: % is neither logs nor ledger', parent;
+    END IF;
+    IF child !~ ('^' || t.relname || '_[0-9]{8}(_[0-9]{4}(_[0-9])?)?$') THEN
+        RAISE EXCEPTION 'millrace_add_partition: % is not the name of a partition of %', child, t.relname;
+    END IF;
+    EXECUTE format('CREATE TABLE %1$I.%2$I (LIKE %1$I.%3$I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION)%4$s',
+        t.nspname, child, t.relname, t.place);
+    IF t.relreplident = 'f' THEN
+        EXECUTE format('ALTER TABLE %I.%I REPLICA IDENTITY FULL', t.nspname, child);
+    END IF;
+    IF t.relname = 'logs' THEN
+        EXECUTE format('CREATE INDEX %1$I ON %2$I.%3$I (time)', child || '_time_idx', t.nspname, child);
+        EXECUTE format('CREATE INDEX %1$I ON %2$I.%3$I USING brin (inserted_at) WITH (pages_per_range = 32)', child || '_inserted_at_brin', t.nspname, child);
+    END IF;
+    EXECUTE format('ALTER TABLE %1$I.%2$I ATTACH PARTITION %1$I.%3$I FOR VALUES FROM (%4$L) TO (%5$L)',
+        t.nspname, t.relname, child, lower_bound, upper_bound);
+END $$;
+
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = 'logs'::regclass) THEN
+        DROP INDEX logs_inserted_at_idx;
+    END IF;
+END $$;
