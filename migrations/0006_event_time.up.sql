@@ -3,9 +3,9 @@
 -- written anew.
 ALTER TABLE logs ADD COLUMN time timestamptz NOT NULL DEFAULT '-infinity';
 
--- Which partitions have rows whose time lies outside of the partition's own range, and in which hours. So a search of a window
--- reads the partitions of that window and those that have a row here, and no others. A row here may be left over from records
--- that were not stored.
+-- Which partitions have rows whose time is more than an hour from their inserted_at, and in which hours that time is. So a search of
+-- a window by time reads what came within an hour of the window, and the partitions that are noted for it here, and nothing else. A
+-- row here may be left over from records that were not stored.
 CREATE TABLE late_hours (
     hour    timestamptz NOT NULL, -- of time
     from_at timestamptz NOT NULL, -- the partition's range

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"millrace/internal/rfc3339"
+
+	"millrace/internal/timezone"
 )
 
 // TestDaysBeginWithTheirFirstMoment walks minute by minute over what zones have done to their clocks, and holds the

@@ -25,8 +25,7 @@ import (
 // The checksum is over what stands before it, and over q, from and to as they were asked for. So a cursor that was altered,
 // or came with another search, is refused. The checksum is no secret: a forged cursor gives no more than the parameters could.
 //
-// The second form is for rows that Millrace does not write. Several of them may have one time and id, or a time that is not
-// their id's.
+// The second form is for rows whose time is not their id's. Of rows that Millrace does not write, several may have one time and id.
 const (
 	cursorPlain     = 1
 	cursorPlainBody = 1 + 1 + 8 + 8 + 16
@@ -45,7 +44,7 @@ type position struct {
 
 var (
 	errCursor      = errors.New("not a cursor that this service gave out")
-	errCursorOther = errors.New("not a cursor of this search: q, order, from and to must be as they were")
+	errCursorOther = errors.New("not a cursor of this search: q, order, clock, from and to must be as they were")
 
 	base64url = base64.RawURLEncoding.Strict()
 )
@@ -59,7 +58,7 @@ func (s *search) cursor(p position) string {
 	} else {
 		b = append(b, cursorExact)
 	}
-	b = append(b, orderByte(s.ascending))
+	b = append(b, s.orderByte())
 	b = binary.BigEndian.AppendUint64(b, uint64(s.from))
 	b = binary.BigEndian.AppendUint64(b, uint64(s.to))
 	if !plain {
@@ -74,11 +73,11 @@ func (s *search) cursor(p position) string {
 }
 
 // resumeFrom sets the window and the position to those of a cursor. All else in s must be set before. It fails if the cursor was
-// altered, or is of another search.
-func (s *search) resumeFrom(cursor string) error {
+// altered, or is of another search. Unless the clock was given, it is the cursor's: cursors of before go by arrival.
+func (s *search) resumeFrom(cursor string, clockGiven bool) error {
 	b, err := base64url.DecodeString(cursor)
 	// The length is checked, because base64 skips line breaks.
-	if err != nil || len(b) < cursorPlainBody || len(cursor) != base64url.EncodedLen(len(b)) || b[1] > 1 {
+	if err != nil || len(b) < cursorPlainBody || len(cursor) != base64url.EncodedLen(len(b)) || b[1] > 3 {
 		return errCursor
 	}
 	body := b[:len(b)-checksumBytes]
@@ -104,7 +103,13 @@ func (s *search) resumeFrom(cursor string) error {
 	if from < rfc3339.Earliest || to > rfc3339.Latest || p.at.Before(time.UnixMilli(from)) || !p.at.Before(time.UnixMilli(to)) {
 		return errCursor
 	}
-	if b[1] != orderByte(s.ascending) || string(s.checksum(body)) != string(b[len(body):]) {
+	if !clockGiven {
+		s.clock = byArrival
+		if b[1]&2 != 0 {
+			s.clock = byTime
+		}
+	}
+	if b[1] != s.orderByte() || string(s.checksum(body)) != string(b[len(body):]) {
 		return errCursorOther
 	}
 	s.from, s.to, s.after = from, to, &p
@@ -122,10 +127,13 @@ func (s *search) checksum(body []byte) []byte {
 	return h.Sum(nil)[:checksumBytes]
 }
 
-// orderByte returns how a cursor writes the order.
-func orderByte(ascending bool) byte {
-	if ascending {
-		return 1
+// orderByte returns how a cursor writes the order: bit 0 is set if it is ascending, bit 1 if it goes by time.
+func (s *search) orderByte() (b byte) {
+	if s.ascending {
+		b |= 1
 	}
-	return 0
+	if s.clock == byTime {
+		b |= 2
+	}
+	return b
 }

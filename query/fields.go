@@ -168,18 +168,10 @@ func (s *server) getValues(w http.ResponseWriter, r *http.Request) error {
 // field in the newest records of the window. If a value is too long for a query to ask for, the answer has only its beginning.
 // The hashes of such values tell those apart that begin the same.
 func (s *store) valuesAnswer(ctx context.Context, q *search) ([]byte, error) {
-	st := new(statement)
-	st.sql.WriteString("WITH sample AS MATERIALIZED (SELECT data FROM logs")
-	st.where(q)
-	st.sql.WriteString(" ORDER BY inserted_at DESC LIMIT " + st.args.Add(sampleValues) + ")")
-	fmt.Fprintf(&st.sql, ` SELECT (SELECT count(*) FROM sample), (CASE WHEN cut THEN to_jsonb(left(v #>> '{}', %s)) ELSE v END)::text COLLATE "C" AS value, cut, count(*)
-		FROM (SELECT v, octet_length(v #>> '{}') > %s AS cut FROM sample, jsonb_path_query(data, %s) AS v
-			WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean')) AS found
-		GROUP BY 2, 3, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END ORDER BY 4 DESC, 2, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END LIMIT %s`,
-		st.args.Add(cutCharacters), st.args.Add(groupBytes), st.args.Add(language.ValuesPath(q.groupBy)), st.args.Add(maxValues))
 	var out []byte
 	sampled := int64(0)
-	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	err := s.readSearch(ctx, q, func(ctx context.Context, tx pgx.Tx, arrived spans) error {
+		st := valuesStatement(q, arrived)
 		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
 		if err != nil {
 			return err
@@ -209,4 +201,18 @@ func (s *store) valuesAnswer(ctx context.Context, q *search) ([]byte, error) {
 	name, _ := json.Marshal(language.FormatField(q.groupBy)) // a text always has a JSON form
 	head := `{"path":` + string(name) + `,"sampled":` + strconv.FormatInt(sampled, 10) + `,"values":[`
 	return append(append([]byte(head), out...), "]}\n"...), nil
+}
+
+// valuesStatement returns the statement behind valuesAnswer.
+func valuesStatement(q *search, arrived spans) *statement {
+	st := new(statement)
+	st.sql.WriteString("WITH sample AS MATERIALIZED (SELECT data FROM ")
+	st.found(q, arrived)
+	st.sql.WriteString(" ORDER BY at DESC LIMIT " + st.args.Add(sampleValues) + ")")
+	fmt.Fprintf(&st.sql, ` SELECT (SELECT count(*) FROM sample), (CASE WHEN cut THEN to_jsonb(left(v #>> '{}', %s)) ELSE v END)::text COLLATE "C" AS value, cut, count(*)
+		FROM (SELECT v, octet_length(v #>> '{}') > %s AS cut FROM sample, jsonb_path_query(data, %s) AS v
+			WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean')) AS found
+		GROUP BY 2, 3, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END ORDER BY 4 DESC, 2, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END LIMIT %s`,
+		st.args.Add(cutCharacters), st.args.Add(groupBytes), st.args.Add(language.ValuesPath(q.groupBy)), st.args.Add(maxValues))
+	return st
 }

@@ -124,7 +124,7 @@ func encodeEvent(r tail.Row) []byte {
 	out := make([]byte, 0, len(r.Data)+256) // room for a place, an id, a time and the names
 	out = r.AppendPlace(append(out, "id: "...))
 	out = append(out, "\ndata: "...)
-	return append(row{r.ID, frame.Time(r.ID), r.Data}.appendJSON(out), "\n\n"...)
+	return append(row{r.ID, r.Time, frame.Time(r.ID), r.Data}.appendJSON(out), "\n\n"...)
 }
 
 // eventStream sends server-sent events. Its errors mean that the client is gone.

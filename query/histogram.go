@@ -102,21 +102,21 @@ type group struct {
 }
 
 // histogramStatement returns the statement that counts by bucket and, if a field is asked for, by the largest groups of each.
-func histogramStatement(q *search) *statement {
+func histogramStatement(q *search, arrived spans) *statement {
 	s := new(statement)
 	var start string
 	if areEven(q.edges, q.interval) {
-		start = fmt.Sprintf("date_bin(%s::bigint * interval '1 millisecond', inserted_at, %s)", s.args.Add(q.interval), s.args.Add(time.UnixMilli(q.edges[0])))
+		start = fmt.Sprintf("date_bin(%s::bigint * interval '1 millisecond', at, %s)", s.args.Add(q.interval), s.args.Add(time.UnixMilli(q.edges[0])))
 	} else {
 		starts := make([]time.Time, len(q.edges)-1)
 		for i := range starts {
 			starts[i] = time.UnixMilli(q.edges[i])
 		}
-		start = fmt.Sprintf("(%[1]s::timestamptz[])[width_bucket(inserted_at, %[1]s::timestamptz[])]", s.args.Add(starts))
+		start = fmt.Sprintf("(%[1]s::timestamptz[])[width_bucket(at, %[1]s::timestamptz[])]", s.args.Add(starts))
 	}
 	if q.groupBy == nil {
-		fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, false, NULL::text, count(*) FROM (SELECT %s AS start FROM logs", start)
-		s.where(q)
+		fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, false, NULL::text, count(*) FROM (SELECT %s AS start FROM ", start)
+		s.found(q, arrived)
 		s.sql.WriteString(") AS rows GROUP BY start ORDER BY 1")
 		return s
 	}
@@ -127,9 +127,9 @@ func histogramStatement(q *search) *statement {
 	fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, value IS NULL, "+
 		"(CASE WHEN rank <= %s AND bytes <= %s AND octet_length(value) <= %s THEN value END) COLLATE \"C\" AS kept, sum(n)::bigint "+
 		"FROM (SELECT start, value, n, row_number() OVER largest AS rank, sum(octet_length(value)) OVER largest AS bytes "+
-		"FROM (SELECT start, value, count(*) AS n FROM (SELECT %s AS start, left(data #>> %s, %[3]s + 1) AS value FROM logs",
+		"FROM (SELECT start, value, count(*) AS n FROM (SELECT %s AS start, left(data #>> %s, %[3]s + 1) AS value FROM ",
 		most, s.args.Add(bucketBytes), longest, start, s.args.Add(q.groupBy))
-	s.where(q)
+	s.found(q, arrived)
 	fmt.Fprintf(&s.sql, ") AS rows GROUP BY start, value) AS groups WINDOW largest AS (PARTITION BY start "+
 		"ORDER BY value IS NOT NULL, octet_length(value) > %s, n DESC, value COLLATE \"C\" ROWS UNBOUNDED PRECEDING)) AS ranked "+
 		"GROUP BY 1, 2, 3 ORDER BY 1, 2, 4 DESC, 3", longest)
@@ -138,9 +138,9 @@ func histogramStatement(q *search) *statement {
 
 // buckets returns the buckets of a window that have rows, by their beginning.
 func (s *store) buckets(ctx context.Context, q *search) (map[int64]*bucket, error) {
-	st := histogramStatement(q)
 	all := make(map[int64]*bucket)
-	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	err := s.readSearch(ctx, q, func(ctx context.Context, tx pgx.Tx, arrived spans) error {
+		st := histogramStatement(q, arrived)
 		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
 		if err != nil {
 			return err
@@ -176,18 +176,24 @@ type lateChange struct {
 	changes int64
 }
 
-// lateChanges returns the time of closedUntilSQL in Unix milliseconds, and what changed late in the hours of a window.
+// lateChanges returns the time of closedUntilSQL in Unix milliseconds, and what changed late in the hours of a window. g.late is what
+// changed late in all windows.
 func (s *store) lateChanges(ctx context.Context, q *search) (until int64, g generation, hours []lateChange, err error) {
 	const state = `SELECT coalesce((extract(epoch FROM ` + closedUntilSQL + `) * 1000)::bigint, 0), max(version), min(applied_at) FROM schema_migrations`
-	const sums = `SELECT (extract(epoch FROM hour) * 1000)::bigint, sum(changes)::bigint FROM late_changes
-		WHERE hour > $1::timestamptz - interval '1 hour' AND hour < $2 GROUP BY hour`
+	sums := `SELECT CASE WHEN hour = '-infinity' THEN NULL ELSE (extract(epoch FROM hour) * 1000)::bigint END, sum(changes)::bigint FROM ` + q.clock.changesTable() + `
+		WHERE hour > $1::timestamptz - interval '1 hour' AND hour < $2 OR hour = '-infinity' GROUP BY hour`
 	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		b := new(pgx.Batch)
 		b.Queue(state).QueryRow(func(row pgx.Row) error { return row.Scan(&until, &g.schema, &g.created) })
 		b.Queue(sums, time.UnixMilli(q.edges[0]), time.UnixMilli(q.to)).Query(func(rows pgx.Rows) error {
-			var l lateChange
-			_, err := pgx.ForEachRow(rows, []any{&l.hour, &l.changes}, func() error {
-				hours = append(hours, l)
+			var hour *int64
+			var changes int64
+			_, err := pgx.ForEachRow(rows, []any{&hour, &changes}, func() error {
+				if hour == nil {
+					g.late = changes
+				} else {
+					hours = append(hours, lateChange{*hour, changes})
+				}
 				return nil
 			})
 			return err
@@ -252,13 +258,13 @@ func (s *server) cachedBuckets(ctx context.Context, q *search) (buckets []*bucke
 		if start < q.from || end > q.to || end > until {
 			continue
 		}
-		g.late = 0
+		of := g
 		for _, l := range hours {
 			if l.hour > start-time.Hour.Milliseconds() && l.hour < end {
-				g.late += l.changes
+				of.late += l.changes
 			}
 		}
-		keys[i] = cacheKey("bucket", &search{from: start, to: end, filter: q.filter, groupBy: q.groupBy}, g)
+		keys[i] = cacheKey("bucket", &search{from: start, to: end, clock: q.clock, filter: q.filter, groupBy: q.groupBy}, of)
 		wanted = append(wanted, keys[i])
 	}
 	if len(wanted) == 0 {

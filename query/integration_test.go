@@ -373,6 +373,23 @@ func TestOnlyThePartitionsOfTheWindowAreRead(t *testing.T) {
 		}
 		return out
 	}
+	spansOf := func(q *search) spans {
+		t.Helper()
+		var found spans
+		err := pgx.BeginFunc(t.Context(), db, func(tx pgx.Tx) (err error) {
+			found, err = arrivedSpans(t.Context(), tx, q)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	arrivalOf := func(q *search) *search {
+		other := *q
+		other.clock = byArrival
+		return &other
+	}
 	noon := func(i int) time.Time { return day.Add(time.Duration(i-1)*24*time.Hour + 12*time.Hour) }
 	last := idAt(noon(3), 1)
 	end := after(last)
@@ -391,12 +408,18 @@ func TestOnlyThePartitionsOfTheWindowAreRead(t *testing.T) {
 		st   *statement
 		want string
 	}{
-		{"first page", pageStatement(&window, pageBytes), "1234"},
-		{"next page, newest first", pageStatement(&descending, pageBytes), "123"},
-		{"next page, oldest first", pageStatement(&ascending, pageBytes), "34"},
-		{"count", countStatement(&window), "1234"},
-		{"histogram", histogramStatement(&chart), "1234"},
-		{"export", exportStatement(&window), "1234"},
+		{"first page", pageStatement(&window, spansOf(&window), pageBytes), "1234"},
+		{"next page, newest first", pageStatement(&descending, spansOf(&descending), pageBytes), "123"},
+		{"next page, oldest first", pageStatement(&ascending, spansOf(&ascending), pageBytes), "34"},
+		{"count", countStatement(&window, spansOf(&window)), "1234"},
+		{"histogram", histogramStatement(&chart, spansOf(&chart)), "1234"},
+		{"export", exportStatement(&window, spansOf(&window)), "1234"},
+		{"first page by arrival", pageStatement(arrivalOf(&window), nil, pageBytes), "1234"},
+		{"next page by arrival, newest first", pageStatement(arrivalOf(&descending), nil, pageBytes), "123"},
+		{"next page by arrival, oldest first", pageStatement(arrivalOf(&ascending), nil, pageBytes), "34"},
+		{"count by arrival", countStatement(arrivalOf(&window), nil), "1234"},
+		{"histogram by arrival", histogramStatement(arrivalOf(&chart), nil), "1234"},
+		{"export by arrival", exportStatement(arrivalOf(&window), nil), "1234"},
 		{"by id", byIDStatement(last), "3"},
 	} {
 		if got := touched(tt.st); got != tt.want {

@@ -28,11 +28,20 @@ const (
 	clockAhead = time.Hour
 )
 
+// clock says whose times a search goes by. Its value is the name of the column.
+type clock string
+
+const (
+	byTime    clock = "time"        // when the event happened, as its record tells
+	byArrival clock = "inserted_at" // when the record came
+)
+
 // search is what a request asks for.
 type search struct {
 	from, to         int64  // Unix milliseconds; from is in the window, to is not
 	fromText, toText string // as asked for, in normal form; empty when not given
 	isFixed          bool   // to was given, and neither bound counts from now
+	clock            clock  // whose times the bounds and the order are
 	filter           language.Query
 
 	// For a page. An export has an order too.
@@ -49,7 +58,7 @@ type search struct {
 
 // The parameters that the routes take.
 var (
-	windowParameters    = []string{"from", "to", "q"}
+	windowParameters    = []string{"from", "to", "clock", "q"}
 	pageParameters      = append(slices.Clone(windowParameters), "limit", "order", "cursor")
 	exportParameters    = append(slices.Clone(windowParameters), "order")
 	histogramParameters = append(slices.Clone(windowParameters), "interval", "by", "tz")
@@ -65,6 +74,14 @@ func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error
 	s := &search{limit: defaultLimit}
 	if err := s.window(p["from"], p["to"], now); err != nil {
 		return nil, err
+	}
+	switch c := clock(p["clock"]); c {
+	case "":
+		s.clock = byTime
+	case byTime, byArrival:
+		s.clock = c
+	default:
+		return nil, refused("clock", p["clock"], "time or inserted_at")
 	}
 	if s.filter, err = language.Parse(p["q"]); err != nil {
 		return nil, badRequest("q: %v", err)
@@ -94,7 +111,7 @@ func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error
 		return nil, refused("order", p["order"], "asc or desc")
 	}
 	if text := p["cursor"]; text != "" {
-		if err := s.resumeFrom(text); err != nil {
+		if err := s.resumeFrom(text, p["clock"] != ""); err != nil {
 			return nil, refused("cursor", text, "the next of the page before: "+err.Error())
 		}
 	}

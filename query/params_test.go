@@ -48,7 +48,7 @@ var badParameters = []struct {
 	query string
 	want  []string
 }{
-	{"form=now", []string{`unknown parameter "form"`, "from, to, q, limit, order, cursor"}},
+	{"form=now", []string{`unknown parameter "form"`, "from, to, clock, q, limit, order, cursor"}},
 	{"From=now", []string{`unknown parameter "From"`}},
 	{"%00=1", []string{`unknown parameter "\x00"`}},
 	{"=1", []string{`unknown parameter ""`}},

@@ -28,14 +28,25 @@ type statement struct {
 // row is a row of logs.
 type row struct {
 	id         uuid.UUID
+	time       time.Time // when its event happened, as the record tells
 	insertedAt time.Time
 	data       []byte // the record as PostgreSQL writes it
+}
+
+// at returns the row's time by a clock.
+func (r row) at(c clock) time.Time {
+	if c == byArrival {
+		return r.insertedAt
+	}
+	return r.time
 }
 
 // appendJSON appends the row as answers have it.
 func (r row) appendJSON(out []byte) []byte {
 	out = append(out, `{"id":"`...)
 	out = append(out, r.id.String()...)
+	out = append(out, `","time":"`...)
+	out = appendTime(out, r.time)
 	out = append(out, `","inserted_at":"`...)
 	out = r.insertedAt.UTC().AppendFormat(out, timeFormat)
 	out = append(out, `","data":`...)
@@ -43,10 +54,18 @@ func (r row) appendJSON(out []byte) []byte {
 	return append(out, '}')
 }
 
+// appendTime appends a time, to the microsecond unless it is a whole millisecond.
+func appendTime(out []byte, at time.Time) []byte {
+	format := timeFormat
+	if at.Nanosecond()%int(time.Millisecond) != 0 {
+		format = "2006-01-02T15:04:05.000000Z"
+	}
+	return at.UTC().AppendFormat(out, format)
+}
+
 // pageRows calls give with the rows of a page. It returns the position behind the last of them, or nil if no more rows
 // follow. A row's data is good until give returns.
 func (s *store) pageRows(ctx context.Context, q *search, give func(row) error) (next *position, err error) {
-	st := pageStatement(q, pageBytes)
 	var (
 		rowsGiven int
 		isFull    bool
@@ -55,7 +74,8 @@ func (s *store) pageRows(ctx context.Context, q *search, give func(row) error) (
 	if q.after != nil {
 		end = *q.after
 	}
-	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	err = s.readSearch(ctx, q, func(ctx context.Context, tx pgx.Tx, arrived spans) error {
+		st := pageStatement(q, arrived, pageBytes)
 		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
 		if err != nil {
 			return err
@@ -64,11 +84,12 @@ func (s *store) pageRows(ctx context.Context, q *search, give func(row) error) (
 			r    row
 			data pgtype.DriverBytes // no copy
 		)
-		_, err = pgx.ForEachRow(rows, []any{(*[16]byte)(&r.id), &r.insertedAt, &data}, func() error {
+		_, err = pgx.ForEachRow(rows, []any{(*[16]byte)(&r.id), &r.time, &r.insertedAt, &data}, func() error {
 			if isFull {
 				return nil // another row without its data
 			}
-			isSame := end.id == r.id && end.at.Equal(r.insertedAt)
+			at := r.at(q.clock)
+			isSame := end.id == r.id && end.at.Equal(at)
 			if rowsGiven == q.limit || data == nil { // the first row of the next page
 				isFull = true
 				if !isSame {
@@ -77,7 +98,7 @@ func (s *store) pageRows(ctx context.Context, q *search, give func(row) error) (
 				return nil
 			}
 			if !isSame {
-				end = position{at: r.insertedAt, id: r.id}
+				end = position{at: at, id: r.id}
 			}
 			end.given++
 			rowsGiven++
@@ -95,8 +116,8 @@ func (s *store) pageRows(ctx context.Context, q *search, give func(row) error) (
 // exportRows calls give with all rows of a window, in order. It may take as long as timeout. A row's data is good until
 // give returns.
 func (s *store) exportRows(ctx context.Context, q *search, timeout time.Duration, give func(row) error) error {
-	st := exportStatement(q)
-	return s.readFor(ctx, timeout, func(ctx context.Context, tx pgx.Tx) error {
+	return s.readSearchFor(ctx, timeout, q, func(ctx context.Context, tx pgx.Tx, arrived spans) error {
+		st := exportStatement(q, arrived)
 		if _, err := tx.Exec(ctx, "SET LOCAL enable_sort = off"); err != nil {
 			return err
 		}
@@ -105,10 +126,14 @@ func (s *store) exportRows(ctx context.Context, q *search, timeout time.Duration
 			return err
 		}
 		defer rows.Close()
+		var r row
 		for rows.Next() {
 			raw := rows.RawValues()
-			id := uuid.UUID(raw[0])
-			if err := give(row{id, frame.Time(id), raw[1]}); err != nil {
+			if err := rows.Scan(nil, &r.time, &r.insertedAt, nil); err != nil {
+				return err
+			}
+			r.id, r.data = uuid.UUID(raw[0]), raw[3]
+			if err := give(r); err != nil {
 				return err
 			}
 		}
@@ -118,8 +143,8 @@ func (s *store) exportRows(ctx context.Context, q *search, timeout time.Duration
 
 // countRows returns how many rows a window has.
 func (s *store) countRows(ctx context.Context, q *search) (n int64, err error) {
-	st := countStatement(q)
-	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	err = s.readSearch(ctx, q, func(ctx context.Context, tx pgx.Tx, arrived spans) error {
+		st := countStatement(q, arrived)
 		return tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&n)
 	})
 	return n, err
@@ -132,7 +157,7 @@ func (s *store) rowByID(ctx context.Context, id uuid.UUID) (found row, err error
 		for _, id := range []uuid.UUID{id, frame.BaseOfKey(id)} {
 			st := byIDStatement(id)
 			found = row{id: id, insertedAt: frame.Time(id)}
-			err = tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&found.data)
+			err = tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&found.time, &found.data)
 			if !errors.Is(err, pgx.ErrNoRows) {
 				break
 			}
@@ -148,17 +173,17 @@ func (s *store) rowByID(ctx context.Context, id uuid.UUID) (found row, err error
 // The data turns into text only after the innermost select has sorted and cut the rows. Otherwise PostgreSQL would make texts of
 // all rows that match. The data is part of the order for the sake of rows that share a time and an id. It is not compared for other
 // rows.
-func pageStatement(q *search, maxBytes int) *statement {
+func pageStatement(q *search, arrived spans, maxBytes int) *statement {
 	s := new(statement)
 	direction := "DESC"
 	if q.ascending {
 		direction = "ASC"
 	}
-	order := fmt.Sprintf("inserted_at %s, id %[1]s, data %[1]s", direction)
-	s.sql.WriteString("SELECT id, inserted_at, CASE WHEN sum(octet_length(body)) OVER page - octet_length(body) < ")
+	order := fmt.Sprintf("at %s, id %[1]s, data %[1]s", direction)
+	s.sql.WriteString("SELECT id, time, inserted_at, CASE WHEN sum(octet_length(body)) OVER page - octet_length(body) < ")
 	s.sql.WriteString(s.args.Add(maxBytes))
-	s.sql.WriteString("::bigint THEN body END FROM (SELECT id, inserted_at, data, data::text AS body FROM (SELECT id, inserted_at, data FROM logs")
-	s.where(q)
+	s.sql.WriteString("::bigint THEN body END FROM (SELECT *, data::text AS body FROM (SELECT * FROM ")
+	s.found(q, arrived)
 	given := 0
 	if q.after != nil {
 		given = q.after.given
@@ -170,52 +195,89 @@ func pageStatement(q *search, maxBytes int) *statement {
 
 // exportStatement selects all rows of a window in order, as they come off the index. Sorting millions of rows first would fill
 // the database's disk and keep the client waiting.
-func exportStatement(q *search) *statement {
+func exportStatement(q *search, arrived spans) *statement {
 	s := new(statement)
-	s.sql.WriteString("SELECT id, data::text FROM logs")
-	s.where(q)
+	s.sql.WriteString("SELECT id, time, inserted_at, data::text FROM ")
+	s.found(q, arrived)
 	direction := " DESC"
 	if q.ascending {
 		direction = ""
 	}
-	s.sql.WriteString(" ORDER BY inserted_at" + direction + ", id" + direction)
+	s.sql.WriteString(" ORDER BY at" + direction + ", id" + direction)
 	return s
 }
 
 // countStatement counts the rows of a window.
-func countStatement(q *search) *statement {
+func countStatement(q *search, arrived spans) *statement {
 	s := new(statement)
-	s.sql.WriteString("SELECT count(*) FROM logs")
-	s.where(q)
+	s.sql.WriteString("SELECT count(*) FROM ")
+	s.found(q, arrived)
 	return s
 }
 
-// byIDStatement selects the data of one row. The id's time leads to one partition, and in its index to the rows of one
-// millisecond.
+// byIDStatement selects the time and the data of one row. The id's time leads to one partition, and there to the rows of one millisecond.
 func byIDStatement(id uuid.UUID) *statement {
 	s := new(statement)
-	fmt.Fprintf(&s.sql, "SELECT data::text FROM logs WHERE inserted_at = %s AND id = %s LIMIT 1", s.args.Add(frame.Time(id)), s.args.Add([16]byte(id)))
+	fmt.Fprintf(&s.sql, "SELECT %s, data::text FROM logs WHERE inserted_at = %s AND id = %s LIMIT 1", timeSQL, s.args.Add(frame.Time(id)), s.args.Add([16]byte(id)))
 	return s
 }
 
-// where adds the WHERE clause of a search. Each bound on inserted_at, a cursor's too, is a condition of its own: those decide which
-// partitions are read, and the comparison of (inserted_at, id) does not.
-func (s *statement) where(q *search) {
-	from, to := time.UnixMilli(q.from), time.UnixMilli(q.to)
-	upperOp, cursorOp := "<", "<"
+// noTime is the time of rows that have none: those from before the column was there. They count as if they had happened when they came.
+const noTime = "'-infinity'"
+
+// timeSQL is a row's time.
+const timeSQL = "CASE WHEN time = " + noTime + " THEN inserted_at ELSE time END"
+
+// found adds the rows that a search finds, as a table "found" with the columns id, time, inserted_at, data, and at, which is the time by
+// the search's clock. arrived are the spans of inserted_at that readSearch has found.
+//
+// By time these are two selects, so that each can go by the index that its rows are in. UNION ALL keeps the order of both.
+func (s *statement) found(q *search, arrived spans) {
+	filter := q.filter.SQL(&s.args)
+	if q.clock == byArrival {
+		s.sql.WriteString("(SELECT id, " + timeSQL + " AS time, inserted_at, inserted_at AS at, data FROM logs")
+		s.where(q, "inserted_at")
+		s.sql.WriteString(" AND (" + filter + ")) AS found")
+		return
+	}
+	s.sql.WriteString("(SELECT id, time, inserted_at, time AS at, data FROM logs")
+	s.where(q, "time")
+	s.sql.WriteString(" AND (")
+	for i, span := range arrived {
+		if i > 0 {
+			s.sql.WriteString(" OR ")
+		}
+		fmt.Fprintf(&s.sql, "inserted_at >= %s AND inserted_at < %s", s.args.Add(span.from), s.args.Add(span.to))
+	}
+	s.sql.WriteString(") AND (" + filter + ") UNION ALL SELECT id, inserted_at, inserted_at, inserted_at, data FROM logs")
+	s.where(q, "inserted_at")
+	s.sql.WriteString(" AND time = " + noTime + " AND (" + filter + ")) AS found")
+}
+
+// where adds a WHERE clause with a search's window and cursor on a column. Each bound, a cursor's too, is a condition of its own: on
+// inserted_at those decide which partitions are read, and the comparison of (inserted_at, id) does not.
+func (s *statement) where(q *search, column string) {
+	from, to, upperOp := q.bounds()
+	fmt.Fprintf(&s.sql, " WHERE %s >= %s AND %[1]s %s %s", column, s.args.Add(from), upperOp, s.args.Add(to))
 	if q.after != nil {
+		cursorOp := "<"
 		if q.ascending {
-			from, cursorOp = q.after.at, ">"
-		} else {
-			to, upperOp = q.after.at, "<="
+			cursorOp = ">"
 		}
 		if q.after.given > 0 {
 			cursorOp += "="
 		}
+		fmt.Fprintf(&s.sql, " AND (%s, id) %s (%s, %s)", column, cursorOp, s.args.Add(q.after.at), s.args.Add([16]byte(q.after.id)))
 	}
-	fmt.Fprintf(&s.sql, " WHERE inserted_at >= %s AND inserted_at %s %s", s.args.Add(from), upperOp, s.args.Add(to))
-	if q.after != nil {
-		fmt.Fprintf(&s.sql, " AND (inserted_at, id) %s (%s, %s)", cursorOp, s.args.Add(q.after.at), s.args.Add([16]byte(q.after.id)))
+}
+
+// bounds returns the bounds of a search's rows: the window's, or a cursor's if that is narrower. upperOp compares a time with to.
+func (q *search) bounds() (from, to time.Time, upperOp string) {
+	from, to, upperOp = time.UnixMilli(q.from), time.UnixMilli(q.to), "<"
+	if q.after != nil && q.ascending {
+		from = q.after.at
+	} else if q.after != nil {
+		to, upperOp = q.after.at, "<="
 	}
-	s.sql.WriteString(" AND (" + q.filter.SQL(&s.args) + ")")
+	return from, to, upperOp
 }

@@ -24,10 +24,11 @@ const (
 )
 
 var (
-	errNoSchema = errors.New("the database has no logs table: run millrace migrate up")
-	errForeign  = errors.New("the database's table logs is another program's: use another database, or another schema by search_path")
-	errBusy     = errors.New("no database connection became free")
-	errBroken   = errors.New("the database connection is broken")
+	errNoSchema  = errors.New("the database has no logs table: run millrace migrate up")
+	errForeign   = errors.New("the database's table logs is another program's: use another database, or another schema by search_path")
+	errOldSchema = errors.New("the database's schema is of an older version: run millrace migrate up")
+	errBusy      = errors.New("no database connection became free")
+	errBroken    = errors.New("the database connection is broken")
 )
 
 // store reads from PostgreSQL. Many goroutines may use it at once.
@@ -65,9 +66,9 @@ func newStore(c Config) (*store, error) {
 }
 
 // readOnly returns the options of a read's transaction. Compiling a statement for each partition (jit) takes longer than it
-// saves, because most of the time is spent in jsonb's functions.
+// saves, because most of the time is spent in jsonb's functions. All statements see the same rows.
 func readOnly(timeout time.Duration) pgx.TxOptions {
-	return pgx.TxOptions{BeginQuery: fmt.Sprintf("BEGIN READ ONLY; SET LOCAL jit = off; SET LOCAL statement_timeout = %d", timeout.Milliseconds())}
+	return pgx.TxOptions{BeginQuery: fmt.Sprintf("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off; SET LOCAL statement_timeout = %d", timeout.Milliseconds())}
 }
 
 // connect opens a connection of its own, beside the pool.
@@ -139,7 +140,8 @@ func (s *store) beginRead(ctx context.Context, timeout time.Duration) (*pgxpool.
 // schema is what the catalog tells of the database's schema.
 type schema struct {
 	hasTables  bool // the tables are there
-	hasColumns bool // logs has the columns that are read
+	hasColumns bool // logs has the columns that every version of it has had
+	hasTimes   bool // logs has the column time
 	hasCitus   bool // Citus is installed
 }
 
@@ -150,6 +152,8 @@ func (f schema) fault() error {
 		return errNoSchema
 	case !f.hasColumns:
 		return errForeign
+	case !f.hasTimes:
+		return errOldSchema
 	}
 	return nil
 }
@@ -160,8 +164,9 @@ func lookAtSchema(ctx context.Context, db interface {
 }) (f schema, err error) {
 	const sql = `SELECT to_regclass('logs') IS NOT NULL AND to_regclass('late_changes') IS NOT NULL,
 		(SELECT count(*) = 3 FROM pg_attribute WHERE attrelid = to_regclass('logs') AND attname IN ('id', 'inserted_at', 'data') AND NOT attisdropped),
+		(SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('logs') AND attname = 'time' AND NOT attisdropped)),
 		to_regclass('pg_dist_partition') IS NOT NULL`
-	err = db.QueryRow(ctx, sql).Scan(&f.hasTables, &f.hasColumns, &f.hasCitus)
+	err = db.QueryRow(ctx, sql).Scan(&f.hasTables, &f.hasColumns, &f.hasTimes, &f.hasCitus)
 	return f, err
 }
 
@@ -183,16 +188,25 @@ type generation struct {
 	late    int64     // how many times rows appeared or vanished late in the window's hours
 }
 
-// closedUntilSQL is the time before which no row can appear without a note in late_changes. It is a minute ago by the
+// changesTable returns the table that notes in which hours of a clock rows appeared or vanished late.
+func (c clock) changesTable() string {
+	if c == byArrival {
+		return "late_changes"
+	}
+	return "late_times"
+}
+
+// closedUntilSQL is the time before which no row can appear without a note in late_changes and late_times. It is a minute ago by the
 // database's clock, or by what a replica has replayed.
 const closedUntilSQL = `CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() ELSE now() END - interval '1 minute'`
 
 // isClosed reports whether the window ended before closedUntilSQL. If so it returns the window's generation.
 //
-// An hour of late_changes touches the window if it begins before the window's end, and less than an hour before its beginning.
+// An hour touches the window if it begins before the window's end, and less than an hour before its beginning. The hour -infinity touches
+// all windows.
 func (s *store) isClosed(ctx context.Context, q *search) (closed bool, g generation, err error) {
-	const sql = `SELECT coalesce($2 <= ` + closedUntilSQL + `, false),
-		(SELECT coalesce(sum(changes), 0)::bigint FROM late_changes WHERE hour > $1::timestamptz - interval '1 hour' AND hour < $2),
+	sql := `SELECT coalesce($2 <= ` + closedUntilSQL + `, false),
+		(SELECT coalesce(sum(changes), 0)::bigint FROM ` + q.clock.changesTable() + ` WHERE hour > $1::timestamptz - interval '1 hour' AND hour < $2 OR hour = '-infinity'),
 		max(version), min(applied_at) FROM schema_migrations`
 	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		return tx.QueryRow(ctx, sql, time.UnixMilli(q.from), time.UnixMilli(q.to)).Scan(&closed, &g.late, &g.schema, &g.created)

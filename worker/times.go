@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -36,16 +37,17 @@ type recordTimes struct {
 	parts *partition.Set
 
 	counts   timeCounts
-	earliest map[partition.Hour]int64 // the earliest time, in Unix microseconds, of each hour that a partition has rows of
+	earliest map[int64]int64         // by the beginning of an hour, the earliest time in it; Unix microseconds
+	far      map[partition.Hour]bool // hours of times that are not near the records' inserted_at
 
 	// Of the segment whose records are copied.
 	came     int64 // when it came, in Unix microseconds
 	from, to int64 // the range of its partition
 
-	// Of the record before, as long as the next ones are of the same hour.
-	last      partition.Hour
-	lastTime  int64
-	lastUntil int64 // the end of its hour; 0: there is none
+	// Of the records before, as long as the next ones are of the same hour.
+	hour, hourEarliest int64
+	isFar              bool // one of them is not near
+	hasHour            bool
 }
 
 // timeCounts counts records by what their time is.
@@ -63,7 +65,7 @@ func (c *timeCounts) add(other *timeCounts) {
 }
 
 func newRecordTimes(rule *eventtime.Rule, parts *partition.Set) *recordTimes {
-	return &recordTimes{rule: rule, parts: parts, earliest: make(map[partition.Hour]int64)}
+	return &recordTimes{rule: rule, parts: parts, earliest: make(map[int64]int64), far: make(map[partition.Hour]bool)}
 }
 
 // begin begins with the records of a segment that came at a time.
@@ -81,28 +83,41 @@ const hourMicros = int64(time.Hour / time.Microsecond)
 func (t *recordTimes) of(record []byte) int64 {
 	micros, result := t.rule.At(record, t.came)
 	t.counts.results[result]++
+	delay := t.came - micros
 	if result == eventtime.Own {
-		t.counts.delays.observe(t.came - micros)
+		t.counts.delays.observe(delay)
 	}
-	if micros < t.lastUntil && micros >= t.lastUntil-hourMicros {
-		t.lastTime = min(t.lastTime, micros)
-		return micros
+	if !t.hasHour || micros < t.hour || micros >= t.hour+hourMicros {
+		t.keep()
+		t.hour = micros - (micros%hourMicros+hourMicros)%hourMicros
+		t.hourEarliest, t.isFar, t.hasHour = micros, false, true
 	}
-	t.keep()
-	start := micros - (micros%hourMicros+hourMicros)%hourMicros
-	t.last, t.lastTime, t.lastUntil = partition.Hour{Start: start, From: t.from, To: t.to}, micros, start+hourMicros
+	t.hourEarliest = min(t.hourEarliest, micros)
+	if delay > nearMicros || delay < -nearMicros {
+		t.isFar = true
+	}
 	return micros
 }
 
-// keep puts what is known of the current hour into the map.
+const nearMicros = int64(eventtime.Near / time.Microsecond)
+
+// keep puts what is known of the current hour into the maps.
 func (t *recordTimes) keep() {
-	if t.lastUntil == 0 {
+	if !t.hasHour {
 		return
 	}
-	if earliest, found := t.earliest[t.last]; !found || t.lastTime < earliest {
-		t.earliest[t.last] = t.lastTime
+	t.hasHour = false
+	t.note(t.hour, t.hourEarliest)
+	if t.isFar {
+		t.far[partition.Hour{Start: t.hour, From: t.from, To: t.to}] = true
 	}
-	t.lastUntil = 0
+}
+
+// note notes that there is a time in an hour.
+func (t *recordTimes) note(hour, at int64) {
+	if earliest, found := t.earliest[hour]; !found || at < earliest {
+		t.earliest[hour] = at
+	}
 }
 
 // add adds what other has gathered.
@@ -110,46 +125,36 @@ func (t *recordTimes) add(other *recordTimes) {
 	other.keep()
 	t.counts.add(&other.counts)
 	for hour, at := range other.earliest {
-		if earliest, found := t.earliest[hour]; !found || at < earliest {
-			t.earliest[hour] = at
-		}
+		t.note(hour, at)
 	}
+	maps.Copy(t.far, other.far)
 }
 
 // queue adds the statements that note the times to a batch. It returns the hours that are noted for their partitions.
 func (t *recordTimes) queue(b *pgx.Batch) []partition.Hour {
 	t.keep()
-	if len(t.earliest) == 0 {
-		return nil
-	}
-	perHour := make(map[int64]int64)
-	for hour, at := range t.earliest {
-		if earliest, found := perHour[hour.Start]; !found || at < earliest {
-			perHour[hour.Start] = at
-		}
-	}
-	if len(perHour) > maxNotedHours {
+	if len(t.earliest) > maxNotedHours {
 		b.Queue(manyTimesSQL)
-	} else {
-		times := make([]time.Time, 0, len(perHour))
-		for _, at := range perHour {
+	} else if len(t.earliest) > 0 {
+		times := make([]time.Time, 0, len(t.earliest))
+		for _, at := range t.earliest {
 			times = append(times, time.UnixMicro(at))
 		}
 		b.Queue(lateTimesSQL, times)
 	}
-	outside := t.parts.UnnotedHours(t.earliest)
-	if len(outside) == 0 {
+	far := t.parts.UnnotedHours(t.far)
+	if len(far) == 0 {
 		return nil
 	}
-	slices.SortFunc(outside, func(a, b partition.Hour) int {
+	slices.SortFunc(far, func(a, b partition.Hour) int {
 		return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.From, b.From))
 	})
-	hours, from, to := make([]time.Time, len(outside)), make([]time.Time, len(outside)), make([]time.Time, len(outside))
-	for i, h := range outside {
+	hours, from, to := make([]time.Time, len(far)), make([]time.Time, len(far)), make([]time.Time, len(far))
+	for i, h := range far {
 		hours[i], from[i], to[i] = time.UnixMicro(h.Start), time.UnixMicro(h.From), time.UnixMicro(h.To)
 	}
 	b.Queue(lateHoursSQL, hours, from, to)
-	return outside
+	return far
 }
 
 // notedRule is what settings has under time_rule. The commands that replay dead letters find times as the workers do.

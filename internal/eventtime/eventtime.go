@@ -41,6 +41,10 @@ func (r Result) String() string {
 // of something else.
 const Earliest = 24 * 60 * 60 * 1_000_000
 
+// Near is how far a row's time may lie from its inserted_at before the worker notes in late_hours where the row is. The query service
+// looks that far around a window.
+const Near = time.Hour
+
 const (
 	// MaxFields is the most fields that a Rule takes.
 	MaxFields = 32

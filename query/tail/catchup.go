@@ -95,7 +95,7 @@ func (c *catchUp) run(ctx context.Context, find *finder, q language.Query) error
 		return err
 	}
 	args := language.Args{find.oldest, edge}
-	sql := "SELECT id, xmin::text::bigint, data::text FROM logs WHERE inserted_at >= $2" + newSQL + " AND (" + q.SQL(&args) + ") ORDER BY id"
+	sql := "SELECT id, xmin::text::bigint, " + timeSQL + ", data::text FROM logs WHERE inserted_at >= $2" + newSQL + " AND (" + q.SQL(&args) + ") ORDER BY id"
 	return find.rows(ctx, c.giver(c.lacking(recent)), sql, args...)
 }
 
@@ -107,14 +107,14 @@ func (c *catchUp) lacking(segments []segment) []segment {
 // giver returns a function that gives the rows which the follower lacks. If a row is in one of the segments, the segment's writer
 // counts, and not the row's. The segments must be in the order of their ids.
 func (c *catchUp) giver(segments []segment) giveFunc {
-	return func(id uuid.UUID, writer int64, data []byte) error {
-		if s, found := segmentOf(segments, id); found {
-			writer = s.writer
+	return func(r foundRow) error {
+		if s, found := segmentOf(segments, r.id); found {
+			r.writer = s.writer
 		}
-		if !c.from.lacks(id, writer) {
+		if !c.from.lacks(r.id, r.writer) {
 			return nil
 		}
-		if err := c.record.Read(data); err != nil {
+		if err := c.record.Read(r.data); err != nil {
 			return err
 		}
 		if !c.match(&c.record) {
@@ -123,8 +123,8 @@ func (c *catchUp) giver(segments []segment) giveFunc {
 		if c.found++; c.found > resumeRows {
 			return nil
 		}
-		c.caught[id] = true
-		return c.give(Row{ID: id, Data: data, placePrefix: c.placePrefix})
+		c.caught[r.id] = true
+		return c.give(Row{ID: r.id, Time: r.time, Data: r.data, placePrefix: c.placePrefix})
 	}
 }
 

@@ -3,6 +3,7 @@ package tail
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -18,7 +19,8 @@ const (
 // Row is a row that became visible.
 type Row struct {
 	ID   uuid.UUID
-	Data []byte // the record as PostgreSQL writes it, without line breaks; good until the function that got the row returns
+	Time time.Time // when its event happened, as the record tells
+	Data []byte    // the record as PostgreSQL writes it, without line breaks; good until the function that got the row returns
 
 	placePrefix string
 }

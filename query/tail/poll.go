@@ -16,7 +16,7 @@ import (
 const deadLettersWatched = 10_000
 
 const (
-	sweepSQL       = `SELECT id, xmin::text::bigint, data::text FROM logs WHERE inserted_at >= $3` + newSQL + unseenSQL + ` ORDER BY id`
+	sweepSQL       = `SELECT id, xmin::text::bigint, ` + timeSQL + `, data::text FROM logs WHERE inserted_at >= $3` + newSQL + unseenSQL + ` ORDER BY id`
 	deadLettersSQL = `SELECT record_id FROM dead_letters WHERE record_id IS NOT NULL ORDER BY dead_at DESC LIMIT $1`
 )
 
@@ -125,17 +125,17 @@ func (p *poll) replayedDeadLetters(ctx context.Context, edge time.Time, changedL
 }
 
 // giveOut gives a row to the followers whose query it satisfies, unless it is not new.
-func (p *poll) giveOut(id uuid.UUID, writer int64, data []byte) error {
+func (p *poll) giveOut(found foundRow) error {
 	r := p.reader
-	p.writers[writer] = true
-	if p.isFirst || r.seen[writer] || r.givenOut[id] {
+	p.writers[found.writer] = true
+	if p.isFirst || r.seen[found.writer] || r.givenOut[found.id] {
 		return nil
 	}
-	row := Row{ID: id, Data: data, placePrefix: p.placePrefix}
+	row := Row{ID: found.id, Time: found.time, Data: found.data, placePrefix: p.placePrefix}
 	if err := r.tail.giveOut(&p.record, row, r.lastNumber); err != nil {
 		return err
 	}
-	p.givenOut = append(p.givenOut, id)
+	p.givenOut = append(p.givenOut, found.id)
 	r.lastRows++
 	return nil
 }

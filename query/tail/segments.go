@@ -33,7 +33,7 @@ const (
 	ledgerSQL = `SELECT id, records, xmin::text::bigint FROM ledger WHERE id >= $3 AND id < $4` + newSQL + unseenSQL + ` ORDER BY id`
 	hoursSQL  = `SELECT DISTINCT hour FROM late_changes WHERE hour > $3` + newSQL + unseenSQL
 
-	recordsSQL = `SELECT l.id, l.xmin::text::bigint, l.data::text FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS s (first, last, at)
+	recordsSQL = `SELECT l.id, l.xmin::text::bigint, ` + timeSQL + `, l.data::text FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS s (first, last, at)
 		JOIN logs l ON l.inserted_at = s.at AND l.id BETWEEN s.first AND s.last
 		WHERE l.inserted_at >= $4 AND l.inserted_at <= $5 ORDER BY l.id`
 )
@@ -142,10 +142,21 @@ func (f *finder) records(ctx context.Context, segments []segment, give giveFunc)
 	return nil
 }
 
-// giveFunc takes a row of logs and the transaction that wrote it. data is good until it returns.
-type giveFunc func(id uuid.UUID, writer int64, data []byte) error
+// foundRow is a row of logs that a finder has found.
+type foundRow struct {
+	id     uuid.UUID
+	writer int64 // the transaction that wrote it
+	time   time.Time
+	data   []byte
+}
 
-// rows calls give with the rows of a statement that selects id, xmin and data.
+// giveFunc takes a row. The row's data is good until it returns.
+type giveFunc func(foundRow) error
+
+// timeSQL is a row's time. Rows from before the column was there count as if they had happened when they came.
+const timeSQL = "CASE WHEN time = '-infinity' THEN inserted_at ELSE time END"
+
+// rows calls give with the rows of a statement that selects id, xmin, the time and data.
 func (f *finder) rows(ctx context.Context, give giveFunc, sql string, args ...any) error {
 	rows, err := f.db.Query(ctx, sql, args...)
 	if err != nil {
@@ -155,10 +166,12 @@ func (f *finder) rows(ctx context.Context, give giveFunc, sql string, args ...an
 	for rows.Next() {
 		raw := rows.RawValues()
 		var xid int64
-		if err := rows.Scan(nil, &xid, nil); err != nil {
+		r := foundRow{id: uuid.UUID(raw[0]), data: raw[3]}
+		if err := rows.Scan(nil, &xid, &r.time, nil); err != nil {
 			return err
 		}
-		if err := give(uuid.UUID(raw[0]), f.now.full(uint32(xid)), raw[2]); err != nil {
+		r.writer = f.now.full(uint32(xid))
+		if err := give(r); err != nil {
 			return err
 		}
 	}

@@ -24,9 +24,6 @@ type Hour struct {
 	From, To int64 // the partition's range
 }
 
-// outside reports whether some of the hour lies outside of the partition's range.
-func (h Hour) outside() bool { return h.Start < h.From || h.Start+time.Hour.Microseconds() > h.To }
-
 const (
 	// mostNotedHours and notedFor bound what a Set remembers about the notes in late_hours: how many, and how long. A note goes an hour
 	// after its partition at the earliest.
@@ -45,16 +42,15 @@ func (s *Set) LogsAt(insertedAt time.Time) (from, to int64) {
 	return r.from.UnixMicro(), r.to.UnixMicro()
 }
 
-// UnnotedHours returns those of the hours that late_hours must have and, as far as the set knows, does not have. These are hours that lie
-// outside of their partition's range.
-func (s *Set) UnnotedHours(hours map[Hour]int64) (unnoted []Hour) {
+// UnnotedHours returns those of the hours that late_hours does not have, as far as the set knows.
+func (s *Set) UnnotedHours(hours map[Hour]bool) (unnoted []Hour) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if time.Since(s.notedSince) > notedFor || len(s.notedHours) > mostNotedHours {
 		s.notedHours, s.notedSince = nil, time.Now()
 	}
 	for h := range hours {
-		if h.outside() && !s.notedHours[h] {
+		if !s.notedHours[h] {
 			unnoted = append(unnoted, h)
 		}
 	}
