@@ -180,7 +180,7 @@ type lateChange struct {
 // changed late in all windows.
 func (s *store) lateChanges(ctx context.Context, q *search) (until int64, g generation, hours []lateChange, err error) {
 	const state = `SELECT coalesce((extract(epoch FROM ` + closedUntilSQL + `) * 1000)::bigint, 0), max(version), min(applied_at) FROM schema_migrations`
-	sums := `SELECT CASE WHEN hour = '-infinity' THEN NULL ELSE (extract(epoch FROM hour) * 1000)::bigint END, sum(changes)::bigint FROM ` + q.clock.changesTable() + `
+	sums := `SELECT CASE WHEN hour = '-infinity' THEN NULL ELSE (extract(epoch FROM hour) * 1000)::bigint END, sum(changes)::bigint FROM ` + q.clock.changesSQL() + `
 		WHERE hour > $1::timestamptz - interval '1 hour' AND hour < $2 OR hour = '-infinity' GROUP BY hour`
 	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		b := new(pgx.Batch)

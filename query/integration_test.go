@@ -178,8 +178,8 @@ func TestAPageHasItsRowsAsTheyWereStored(t *testing.T) {
 	at := time.Now().Truncate(time.Second).Add(-time.Minute)
 	partition(t, f.db, at)
 	ids := insert(t, f.db, at, 1, `{"n": 12345678901234567890.10, "s": "<&> é \" \\", "nested": {"a": [1, null, {}]}}`)
-	want := `{"logs":[{"id":"` + ids[0] + `","inserted_at":"` + at.UTC().Format("2006-01-02T15:04:05") +
-		`.000Z","data":{"n": 12345678901234567890.10, "s": "<&> é \" \\", "nested": {"a": [1, null, {}]}}}],"next":null}` + "\n"
+	came := at.UTC().Format("2006-01-02T15:04:05") + ".000Z"
+	want := `{"logs":[{"id":"` + ids[0] + `","time":"` + came + `","inserted_at":"` + came + `","data":{"n": 12345678901234567890.10, "s": "<&> é \" \\", "nested": {"a": [1, null, {}]}}}],"next":null}` + "\n"
 	var page logsPage
 	if got := f.ok("/logs", &page); got.body != want || got.header.Get("X-Cache") != "bypass" {
 		t.Errorf("got  %s\nwant %s\nX-Cache %q", got.body, want, got.header.Get("X-Cache"))

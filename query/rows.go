@@ -258,7 +258,7 @@ func (s *statement) found(q *search, arrived spans) {
 // inserted_at those decide which partitions are read, and the comparison of (inserted_at, id) does not.
 func (s *statement) where(q *search, column string) {
 	from, to, upperOp := q.bounds()
-	fmt.Fprintf(&s.sql, " WHERE %s >= %s AND %[1]s %s %s", column, s.args.Add(from), upperOp, s.args.Add(to))
+	fmt.Fprintf(&s.sql, " WHERE %[1]s >= %[2]s AND %[1]s %[3]s %[4]s", column, s.args.Add(from), upperOp, s.args.Add(to))
 	if q.after != nil {
 		cursorOp := "<"
 		if q.ascending {

@@ -188,12 +188,13 @@ type generation struct {
 	late    int64     // how many times rows appeared or vanished late in the window's hours
 }
 
-// changesTable returns the table that notes in which hours of a clock rows appeared or vanished late.
-func (c clock) changesTable() string {
+// changesSQL returns the rows that tell in which hours of a clock rows appeared or vanished late. A row without a time of its own may be
+// noted by its inserted_at alone: workers of before do that.
+func (c clock) changesSQL() string {
 	if c == byArrival {
 		return "late_changes"
 	}
-	return "late_times"
+	return "(SELECT hour, changes FROM late_times UNION ALL SELECT hour, changes FROM late_changes) AS late"
 }
 
 // closedUntilSQL is the time before which no row can appear without a note in late_changes and late_times. It is a minute ago by the
@@ -206,7 +207,7 @@ const closedUntilSQL = `CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_t
 // all windows.
 func (s *store) isClosed(ctx context.Context, q *search) (closed bool, g generation, err error) {
 	sql := `SELECT coalesce($2 <= ` + closedUntilSQL + `, false),
-		(SELECT coalesce(sum(changes), 0)::bigint FROM ` + q.clock.changesTable() + ` WHERE hour > $1::timestamptz - interval '1 hour' AND hour < $2 OR hour = '-infinity'),
+		(SELECT coalesce(sum(changes), 0)::bigint FROM ` + q.clock.changesSQL() + ` WHERE hour > $1::timestamptz - interval '1 hour' AND hour < $2 OR hour = '-infinity'),
 		max(version), min(applied_at) FROM schema_migrations`
 	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		return tx.QueryRow(ctx, sql, time.UnixMilli(q.from), time.UnixMilli(q.to)).Scan(&closed, &g.late, &g.schema, &g.created)

@@ -233,7 +233,7 @@ async function load(signal, cursor) {
 
 function showPage(page) {
   rows.append(page.logs);
-  newest = Math.max(newest, ...page.logs.map((log) => Date.parse(log.inserted_at)));
+  newest = Math.max(newest, ...page.logs.map((log) => Date.parse(log.time)));
   next = state.live ? null : page.next;
   $('more').hidden = !next;
   $('end-note').hidden = !!next || !rows.size() || state.live !== '';

@@ -18,11 +18,11 @@ export function list({ onfilter, onaround, onopen, linkTo }) {
   };
 
   function row(log) {
-    const at = Date.parse(log.inserted_at);
+    const at = Date.parse(log.time);
     const { level, levelText, message, used } = describe(log.data);
     const rest = pairs(log.data, used, pairsShown);
     const line = h('div', { class: 'line', role: 'button', tabindex: -1, 'aria-expanded': 'false' },
-      h('time', { datetime: log.inserted_at, title: `${local(at).replace('T', ' ')} (${zone()})` },
+      h('time', { datetime: log.time, title: `${local(at).replace('T', ' ')} (${zone()})` },
         h('span', { class: 'date' }, date(at)), clock(at, 'ms')),
       h('span', { class: 'level' }, levelText.slice(0, 12)),
       h('span', { class: 'text' },
@@ -59,14 +59,14 @@ export function list({ onfilter, onaround, onopen, linkTo }) {
   }
 
   function detail(log) {
-    const at = Date.parse(log.inserted_at);
+    const at = Date.parse(log.time);
     const action = (name, label, onclick) => h('button', { type: 'button', class: 'quiet', onclick }, icon(name), label);
     return h('div', { class: 'detail' },
       h('div', { class: 'actions' },
         action('copy', 'Copy JSON', () => copy(stringify(log.data, 2), 'Record')),
         action('link', 'Copy link', () => copy(linkTo(log), 'Link')),
         action('around', 'Around it', () => onaround(at, log.id)),
-        h('span', { class: 'stored' }, `stored ${log.inserted_at}`, h('wbr'), ' · ', h('span', {}, log.id))),
+        h('span', { class: 'stored' }, `happened ${log.time}`, h('wbr'), ` · came ${log.inserted_at}`, h('wbr'), ' · ', h('span', {}, log.id))),
       tree(log.data, onfilter));
   }
 
