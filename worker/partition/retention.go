@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"millrace/internal/eventtime"
 	"millrace/internal/frame"
 )
 
@@ -235,8 +236,10 @@ func (k *Keeper) dropDetached(ctx context.Context, conn *pgx.Conn, t table, befo
 				if _, err := tx.Exec(ctx, NoteChangesSQL(hours), from, to); err != nil {
 					return err
 				}
-				times := hours + " UNION SELECT hour FROM late_hours WHERE from_at = $1::text::timestamptz"
-				if _, err := tx.Exec(ctx, NoteTimesSQL(times), from, to); err != nil {
+				// Times near inserted_at may lie in the hours around the range. late_hours has the others.
+				const times = `SELECT generate_series(date_trunc('hour', $1::text::timestamptz - $3::interval), $2::text::timestamptz + $3::interval, interval '1 hour')
+					UNION SELECT hour FROM late_hours WHERE from_at = $1::text::timestamptz`
+				if _, err := tx.Exec(ctx, NoteTimesSQL(times), from, to, eventtime.Near); err != nil {
 					return err
 				}
 			}
