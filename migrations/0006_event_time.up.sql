@@ -1,3 +1,6 @@
+-- A long SELECT holds up the lock that this takes, and everything else waits behind it. So it gives up, and workers try again.
+SET LOCAL lock_timeout = '5s';
+
 -- When the event of a record happened, as far as the record tells; else its inserted_at. Workers of before this step do not write
 -- it, and rows of before do not have it: '-infinity' stands for their inserted_at. The default is a constant, so no partition is
 -- written anew.

@@ -15,7 +15,8 @@ BEGIN
     GRANT SELECT ON settings TO millrace_writer;
     -- Where another user has migrated: the keeper works as the tables' owner.
     GRANT SELECT, INSERT, UPDATE ON settings TO millrace_owner;
-    GRANT INSERT, SELECT, UPDATE (changes) ON late_changes TO millrace_writer;
+    GRANT INSERT, SELECT, UPDATE (changes) ON late_changes, late_times TO millrace_writer;
+    GRANT INSERT ON late_hours TO millrace_writer;
     GRANT INSERT, SELECT, UPDATE ON last_stream TO millrace_writer;
     GRANT SELECT ON schema_migrations TO millrace_writer;
     -- Again: a dump that is restored without privileges lets everybody call it.
@@ -25,6 +26,6 @@ BEGIN
     GRANT EXECUTE ON FUNCTION millrace_known_records(regclass, uuid[], timestamptz[], bytea[]) TO millrace_writer;
 
     -- The query service reads the records. Of dead letters it reads all but what is in them.
-    GRANT SELECT ON logs, ledger, late_changes, schema_migrations TO millrace_reader;
+    GRANT SELECT ON logs, ledger, late_changes, late_times, late_hours, schema_migrations TO millrace_reader;
     GRANT SELECT (id, dead_at, reason, record_id, queue) ON dead_letters TO millrace_reader;
 END $$;

@@ -96,7 +96,7 @@ func testKeeper(conn *pgx.Conn, p *partition.Set, retention time.Duration) *part
 
 func testIndexer(conn *pgx.Conn, p *partition.Set) *partition.Indexer {
 	return &partition.Indexer{
-		Link: linkTo(conn), Partitions: p, Calm: func(context.Context) bool { return true },
+		Closed: true, Link: linkTo(conn), Partitions: p, Calm: func(context.Context) bool { return true },
 		Log: slog.New(slog.DiscardHandler), Now: time.Now,
 	}
 }

@@ -131,10 +131,8 @@ func Run(ctx context.Context, c Config) error {
 	working.Go(func() { k.Run(ctx) })
 	r := &rehearser{link: writerLink(), postgres: postgres}
 	working.Go(func() { r.run(ctx) })
-	if c.IndexClosed {
-		x := &partition.Indexer{Link: ownerLink(), Partitions: parts, Retention: c.Retention, Calm: busy.calm, Log: log, Now: time.Now}
-		working.Go(func() { x.Run(ctx) })
-	}
+	x := &partition.Indexer{Closed: c.IndexClosed, Link: ownerLink(), Partitions: parts, Retention: c.Retention, Calm: busy.calm, Log: log, Now: time.Now}
+	working.Go(func() { x.Run(ctx) })
 	working.Go(func() { policies.Run(ctx) }) // it warns, and nothing waits for it
 	log.Info("worker is up", "address", ln.Addr().String(), "streams", c.Streams, "queues", topology.Shards())
 

@@ -19,9 +19,11 @@ import (
 // it, 178,000 with). It takes nothing of a speed that leaves room for it.
 const indexPatience = 6 * time.Hour
 
-// Indexer gives closed partitions of logs the index for searches in data, the oldest first. Of all workers one builds at a time. It
-// is not the keeper's work, because a build waits for every transaction that began before it.
+// Indexer gives closed partitions of logs the index for searches in data, the oldest first. It also gives partitions of before event times
+// an index on inserted_at of their own; see releaseIndex. Of all workers one builds at a time. It is not the keeper's work, because a
+// build waits for every transaction that began before it.
 type Indexer struct {
+	Closed     bool    // closed partitions get the index for searches in data
 	Link       pg.Link // as the user who owns the tables
 	Partitions *Set
 	Retention  time.Duration              // zero: keep
@@ -46,6 +48,12 @@ func (x *Indexer) Round(ctx context.Context) error {
 	all, err := list(ctx, conn, x.Partitions.logs)
 	if err != nil {
 		return err
+	}
+	if err := x.releaseIndex(ctx, conn, all); err != nil {
+		return fmt.Errorf("give each partition its own index on inserted_at: %w", err)
+	}
+	if !x.Closed {
+		return nil
 	}
 	now, err := earlierClock(ctx, conn, x.Now()) // an open partition must not get the index
 	if err != nil {

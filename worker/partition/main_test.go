@@ -43,7 +43,7 @@ func testKeeper(conn *pgx.Conn, p *Set, retention time.Duration) *Keeper {
 
 func testIndexer(conn *pgx.Conn, p *Set) *Indexer {
 	return &Indexer{
-		Link: linkTo(conn), Partitions: p, Calm: func(context.Context) bool { return true },
+		Closed: true, Link: linkTo(conn), Partitions: p, Calm: func(context.Context) bool { return true },
 		Log: slog.New(slog.DiscardHandler), Now: time.Now,
 	}
 }
