@@ -144,7 +144,7 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 		return nil, err
 	}
 	requests := min(float64(o.Rate)/8, 250) // a second
-	m := newMaker(o.Seed, float64(o.Rate)/requests)
+	m := newMaker(o.Seed, float64(o.Rate)/requests, time.Now())
 	r.load = newLoad(m, o.Clients, requests, r.doors(), r.mismatch)
 	r.onClock = func(offset time.Duration) {
 		if offset == 0 {

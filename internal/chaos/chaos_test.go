@@ -89,7 +89,7 @@ func TestAnEditThatFindsNothingIsAnError(t *testing.T) {
 }
 
 func TestARecordIsToldByItsText(t *testing.T) {
-	m := newMaker(7, 8)
+	m := newMaker(7, 8, time.Now())
 	for client := range 4 {
 		for number := range 50 {
 			s := m.shape(client, number)
@@ -238,6 +238,11 @@ var plants = map[string]plant{
 		edits: []Edit{{"worker/partition/set.go", `if !errors.As(err, &why) || time.Since(at).Abs() < present {`, `if !errors.As(err, &why) || true {`}},
 		plan:  []Step{{Fault: "PostgreSQL: late records beside a slow export", Target: "postgres", Hold: time.Second}},
 		want:  stuck,
+	},
+	"a record's time is when it came": {
+		edits: []Edit{{"worker/times.go", `micros, result := t.rule.At(record, t.came)`, `micros, result := t.came, eventtime.Own`}},
+		plan:  []Step{{Fault: "Redis: flushed", Target: "redis"}},
+		want:  otherRecord,
 	},
 	"the base of the ids is the key itself": {
 		edits: []Edit{{"internal/frame/id.go", `	copy(base[8:], sum[2:])

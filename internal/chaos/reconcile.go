@@ -71,7 +71,7 @@ func (r *run) reconcile(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	defer conn.Close(ctx) // nothing to lose
-	rows, err := conn.Query(ctx, "SELECT id, inserted_at, data::text FROM logs")
+	rows, err := conn.Query(ctx, "SELECT id, inserted_at, time, data::text FROM logs")
 	if err != nil {
 		return nil, err
 	}
@@ -79,13 +79,13 @@ func (r *run) reconcile(ctx context.Context) (*Report, error) {
 	var want []byte
 	for rows.Next() {
 		var id [16]byte
-		var at time.Time
+		var came, at time.Time
 		var text string
-		if err := rows.Scan(&id, &at, &text); err != nil {
+		if err := rows.Scan(&id, &came, &at, &text); err != nil {
 			return nil, err
 		}
 		report.Stored++
-		want = r.check(uuid.UUID(id), at, text, want[:0])
+		want = r.check(uuid.UUID(id), came, at, text, want[:0])
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err
@@ -166,7 +166,7 @@ func (r *run) checkIDs(ctx context.Context) error {
 
 // check compares one row with what was sent. It makes the record that should be there in the memory of want, and returns that
 // memory for the next row.
-func (r *run) check(id uuid.UUID, at time.Time, text string, want []byte) []byte {
+func (r *run) check(id uuid.UUID, came, at time.Time, text string, want []byte) []byte {
 	client, number, record, ok := parseRecord(text)
 	var q *sent
 	switch client {
@@ -197,8 +197,11 @@ func (r *run) check(id uuid.UUID, at time.Time, text string, want []byte) []byte
 	if q.base != uuid.Nil && id != s.id(q.base, record) {
 		r.mismatch(otherID, "record %d of client %d, request %d is %s, want %s%s", record, client, number, id, s.id(q.base, record), r.historyOf(q))
 	}
-	if !at.Equal(frame.Time(id)) {
-		r.mismatch(otherRecord, "%s has inserted_at %s", id, at)
+	if !came.Equal(frame.Time(id)) {
+		r.mismatch(otherRecord, "%s has inserted_at %s", id, came)
+	}
+	if stored := r.load.storedTime(client, number, record, came); !at.Equal(stored) {
+		r.mismatch(otherRecord, "%s, which came at %s, has the time %s, want %s: %.300s", id, came, at, stored, text)
 	}
 	want = r.load.appendRecord(want, client, number, record, false)
 	if string(want) != text {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/klauspost/compress/zstd"
@@ -47,12 +48,13 @@ const (
 // maker makes the requests and records of a run.
 type maker struct {
 	seed  uint64
-	batch int // mean number of records of a batch
+	start time.Time // about when the run began
+	batch int       // mean number of records of a batch
 	pads  string
 }
 
-// newMaker returns a maker of requests that have mean records on average. Half of them have one.
-func newMaker(seed uint64, mean float64) *maker {
+// newMaker returns a maker of requests that have mean records on average. Half of them have one. start is about when the run begins.
+func newMaker(seed uint64, mean float64, start time.Time) *maker {
 	const letters = "abcdefghijklmnopqrstuvwxyz0123456789      "
 	rng := rand.New(rand.NewPCG(seed, 1))
 	pads := make([]byte, 64<<10)
@@ -62,7 +64,7 @@ func newMaker(seed uint64, mean float64) *maker {
 	// See shape: of a hundred requests 50 have one record, 5 have about 10 on average, and 1 has about 400. The other 44 have
 	// batch records on average.
 	batch := max(2, int((mean-0.5-0.5-4)/0.44))
-	return &maker{seed: seed, batch: batch, pads: string(pads)}
+	return &maker{seed: seed, start: start.Truncate(time.Second), batch: batch, pads: string(pads)}
 }
 
 // rng returns the source of chance for a record, or for the shape of its request if record is -1.
@@ -126,15 +128,52 @@ func (m *maker) appendRecord(b []byte, client, number, record int, bad bool) []b
 	if bad {
 		b = append(b, `\u0000`...)
 	}
-	// A multiplicative hash chooses the text. A generator for each record would cost more than all else.
-	h := (m.seed ^ uint64(client)<<40 ^ uint64(number)<<16 ^ uint64(record)) * 0x9e3779b97f4a7c15
+	h := m.hash(client, number, record)
 	size := 20 + int(h>>56)
 	if h>>40&63 == 0 {
 		size += 3000
 	}
 	at := int(h >> 20 % uint64(len(m.pads)-size))
 	b = append(b, m.pads[at:at+size]...)
-	return append(b, `"}`...)
+	b = append(b, '"')
+	if at, has := m.time(client, number, record); has {
+		b = append(b, `, "time": `...)
+		b = strconv.AppendInt(b, at.UnixMilli(), 10)
+	}
+	return append(b, '}')
+}
+
+// hash chooses what is in a record. It is a multiplicative hash: a generator for each record would cost more than all else.
+func (m *maker) hash(client, number, record int) uint64 {
+	return (m.seed ^ uint64(client)<<40 ^ uint64(number)<<16 ^ uint64(record)) * 0x9e3779b97f4a7c15
+}
+
+// time returns the time that a record tells, and reports whether it tells one. Most are of the run's time. Some come late, some are from a
+// backfill of a year, and some are of a client whose clock is days ahead.
+func (m *maker) time(client, number, record int) (at time.Time, has bool) {
+	h := m.hash(client, number, record) * 0xff51afd7ed558ccd
+	within := func(span time.Duration) time.Duration { return time.Duration(h>>8) % span }
+	switch p := h & 127; {
+	case p < 20:
+		return at, false
+	case p < 110:
+		at = m.start.Add(within(20 * time.Minute))
+	case p < 120:
+		at = m.start.Add(-within(6 * time.Hour))
+	case p < 125:
+		at = m.start.Add(-within(365 * 24 * time.Hour))
+	default:
+		at = m.start.Add(48*time.Hour + within(48*time.Hour))
+	}
+	return at.Truncate(time.Millisecond), true
+}
+
+// storedTime returns the time that a record's row must have, if the record came at a time.
+func (m *maker) storedTime(client, number, record int, came time.Time) time.Time {
+	if at, has := m.time(client, number, record); has && !at.After(came.Add(time.Hour)) {
+		return at
+	}
+	return came
 }
 
 // parseRecord returns whose record a stored one is: the client, the number of the request, and the place in it.
