@@ -12,7 +12,6 @@ import (
 // Config holds the worker's settings.
 type Config struct {
 	config.Broker
-	config.EventTime
 	config.Process
 
 	Postgres          config.PostgresURL `env:"POSTGRES_URL" help:"PostgreSQL, 14 or newer, with the encoding UTF8."`
@@ -28,6 +27,8 @@ type Config struct {
 	PartitionInterval time.Duration      `env:"PARTITION_INTERVAL" envDefault:"24h" oneof:"1h 24h" help:"Length of a partition of logs; partitions that exist stay as they are."`
 	Retention         time.Duration      `env:"RETENTION" min:"0s" help:"Age at which partitions are dropped, such as 30d; empty: they are kept."`
 	IndexClosed       bool               `env:"INDEX_CLOSED_PARTITIONS" envDefault:"true" help:"Build a GIN index on partitions that no longer grow."`
+
+	config.EventTime
 
 	// Log takes the worker's log; nil is standard error.
 	Log *slog.Logger
