@@ -470,6 +470,8 @@ func panelSQL(t testing.TB, target target, variables map[string]string) string {
 		switch m[1] {
 		case "__timeFilter":
 			return fmt.Sprintf("%s BETWEEN '%s' AND '%s'", column, from, to)
+		case "__timeFrom":
+			return "'" + from + "'"
 		case "__timeGroupAlias":
 			return fmt.Sprintf(`floor(extract(epoch from %s)/%v)*%v AS "time"`, column, interval.Seconds(), interval.Seconds())
 		}

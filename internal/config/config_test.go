@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"millrace/internal/eventtime"
 )
 
 type example struct {
@@ -131,5 +133,20 @@ func TestAConfigMadeByHandIsChecked(t *testing.T) {
 	c.Every = time.Minute
 	if err := Check(c); err == nil || err.Error() != `EVERY: got "1m0s", takes 1h, 24h` {
 		t.Errorf("got %v, want the setting, the value and what it takes", err)
+	}
+}
+
+func TestTheFieldsForTimesAreThoseOfCommonLoggers(t *testing.T) {
+	var c EventTime
+	if err := LoadFrom(nil, &c); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := string(c.TimeFields), strings.Join(eventtime.DefaultFields, ","); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	for name, value := range map[string]string{"TIME_FIELDS": "a,,b", "TIME_ZONE": "Mars/Olympus", "TIME_AHEAD": "-1s"} {
+		if err := LoadFrom(map[string]string{name: value}, &c); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), value) {
+			t.Errorf("%s=%s: got %v, want an error with both", name, value, err)
+		}
 	}
 }
