@@ -75,6 +75,13 @@ func list(ctx context.Context, conn *pgx.Conn, t table) ([]partition, error) {
 	return all, nil
 }
 
+// hasDefault reports whether the table has a default partition.
+func hasDefault(ctx context.Context, conn *pgx.Conn, t table) (has bool, err error) {
+	const sql = "SELECT partdefid <> 0 FROM pg_partitioned_table WHERE partrelid = $1::text::regclass"
+	err = conn.QueryRow(ctx, sql, t.name).Scan(&has)
+	return has, err
+}
+
 // isDistributed reports whether Citus keeps the table's rows on other servers.
 func isDistributed(ctx context.Context, conn *pgx.Conn, t table) (bool, error) {
 	var citus, distributed bool

@@ -75,6 +75,9 @@ func (k *Keeper) forgetHours(ctx context.Context, conn *pgx.Conn, now time.Time)
 	if now.Sub(k.hoursRead) < hoursReadEvery {
 		return nil
 	}
+	if has, err := hasDefault(ctx, conn, k.Partitions.logs); has || err != nil {
+		return err // rows of any range may be there
+	}
 	all, err := list(ctx, conn, k.Partitions.logs)
 	if err != nil {
 		return err

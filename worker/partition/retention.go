@@ -179,9 +179,8 @@ func detach(ctx context.Context, conn *pgx.Conn, t table, p partition, how strin
 // detachesConcurrently reports whether the table's partitions can be detached without a lock that stops reads and writes. They can't
 // if the table has a default partition, or if Citus distributes it.
 func detachesConcurrently(ctx context.Context, conn *pgx.Conn, t table) (bool, error) {
-	var hasDefault bool
-	const sql = "SELECT partdefid <> 0 FROM pg_partitioned_table WHERE partrelid = $1::text::regclass"
-	if err := conn.QueryRow(ctx, sql, t.name).Scan(&hasDefault); err != nil {
+	hasDefault, err := hasDefault(ctx, conn, t)
+	if err != nil {
 		return false, err
 	}
 	distributed, err := isDistributed(ctx, conn, t)
