@@ -41,13 +41,17 @@ func BenchmarkSweepLayout(b *testing.B) {
 			db := testenv.Schema(b)
 			admin := testenv.Connect(b, db)
 			q := newQueues(b)
-			startWorker(b, db, q).stop(b) // makes the partitions
+			w := startWorker(b, db, q)
+			testenv.Eventually(b, time.Minute, "there are partitions", func() bool {
+				return testenv.Count(b, admin, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'logs'::regclass") > 2
+			})
+			w.stop(b)
 			setIndexes(b, admin, layout.indexes)
 			t := ceiling.NewTurns("rows/s")
 			for b.Loop() {
 				truncate(b, admin)
 				rows := q.fill(b, roundRows, all, frameRecords)
-				w := startWorker(b, db, q)
+				w = startWorker(b, db, q)
 				t.Also("rows/s", w.drain(b, rows))
 				w.stop(b)
 				if _, err := admin.Exec(ctx, "VACUUM ANALYZE logs"); err != nil {
