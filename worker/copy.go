@@ -2,10 +2,14 @@ package worker
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
+	"os"
+	"slices"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -47,9 +51,8 @@ type copyReader struct {
 	closed   bool
 	times    *recordTimes
 	segments []segment // those after the current one
-	current  segment   // Body is what is left of the segment's
-	left     int       // records that are left of the current segment
-	index    int       // of the current segment's next record, from 0
+	rows     []copyRow
+	at       int
 	head     [rowHeadSize]byte
 	fixed    []byte // what Read returns first: the rest of the header, of the trailer, or of a row's head
 	text     []byte // what Read returns next: the rest of the record
@@ -97,29 +100,57 @@ func (r *copyReader) Read(p []byte) (int, error) {
 	}
 }
 
+// sortRows finds the times of all rows and brings them in order.
+func (r *copyReader) sortRows() {
+	n := records(r.segments)
+	r.rows = make([]copyRow, 0, n)
+	sorted := true
+	last := int64(math.MinInt64)
+	for i := range r.segments {
+		s := &r.segments[i]
+		r.times.begin(frame.Time(s.Base))
+		at := 0
+		for k := range s.Records {
+			end := bytes.IndexByte(s.Body[at:], '\n') + at // frame.Parse has counted them
+			micros := r.times.of(s.Body[at:end])
+			r.rows = append(r.rows, copyRow{micros, int32(i), int32(k), int32(at), int32(end)})
+			sorted = sorted && micros >= last
+			last = micros
+			at = end + 1
+		}
+	}
+	if !sorted && !unsorted {
+		slices.SortFunc(r.rows, func(a, b copyRow) int { return cmp.Compare(a.micros, b.micros) })
+	}
+}
+
+var unsorted = os.Getenv("UNSORTED") != ""
+
+type copyRow struct {
+	micros         int64
+	segment, index int32
+	from, to       int32
+}
+
 // next takes up the next row, or the trailer after the last row. The caller holds mu.
 func (r *copyReader) next() {
-	for r.left == 0 {
-		if len(r.segments) == 0 {
-			r.fixed, r.ended = []byte(copyTrailer), true
-			return
-		}
-		r.current, r.segments = r.segments[0], r.segments[1:]
-		r.left, r.index = r.current.Records, 0
-		came := frame.Time(r.current.Base)
-		binary.BigEndian.PutUint64(r.head[26:], uint64(came.UnixMicro()-postgresEpoch))
-		r.times.begin(came)
+	if r.rows == nil {
+		r.sortRows()
 	}
-	end := bytes.IndexByte(r.current.Body, '\n') // frame.Parse has counted them
-	r.text = r.current.Body[:end]
-	r.current.Body = r.current.Body[end+1:]
-	id := frame.ID(r.current.Base, r.index)
+	if r.at == len(r.rows) {
+		r.fixed, r.ended = []byte(copyTrailer), true
+		return
+	}
+	row := &r.rows[r.at]
+	r.at++
+	s := &r.segments[row.segment]
+	binary.BigEndian.PutUint64(r.head[26:], uint64(frame.Time(s.Base).UnixMicro()-postgresEpoch))
+	r.text = s.Body[row.from:row.to]
+	id := frame.ID(s.Base, int(row.index))
 	copy(r.head[6:], id[:])
-	binary.BigEndian.PutUint64(r.head[38:], uint64(r.times.of(r.text)-postgresEpoch))
-	binary.BigEndian.PutUint32(r.head[46:], uint32(end+1))
+	binary.BigEndian.PutUint64(r.head[38:], uint64(row.micros-postgresEpoch))
+	binary.BigEndian.PutUint32(r.head[46:], uint32(len(r.text)+1))
 	r.fixed = r.head[:]
-	r.index++
-	r.left--
 }
 
 // close ends the reading. The bytes that Read has returned stay valid.
@@ -127,7 +158,7 @@ func (r *copyReader) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true
-	r.segments, r.current, r.text = nil, segment{}, nil
+	r.segments, r.rows, r.text = nil, nil, nil
 }
 
 // copyRows copies the segments' records into logs. times learns the times of what was copied. Nothing was if it returns an error.
