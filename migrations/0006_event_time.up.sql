@@ -2,9 +2,9 @@
 SET LOCAL lock_timeout = '5s';
 
 -- When the event of a record happened, as far as the record tells; else its inserted_at. Workers of before this step do not write
--- it, and rows of before do not have it: '-infinity' stands for their inserted_at. The default is a constant, so no partition is
--- written anew.
-ALTER TABLE logs ADD COLUMN time timestamptz NOT NULL DEFAULT '-infinity';
+-- it, and rows of before do not have it: 1970 stands for their inserted_at, and no record has such a time of its own. The default is a
+-- constant, so no partition is written anew.
+ALTER TABLE logs ADD COLUMN time timestamptz NOT NULL DEFAULT '1970-01-01 00:00:00+00';
 
 -- Which partitions have rows whose time is more than an hour from their inserted_at, and in which hours that time is. So a search of
 -- a window by time reads what came within an hour of the window, and the partitions that are noted for it here, and nothing else. A
@@ -30,6 +30,8 @@ CREATE OR REPLACE FUNCTION millrace_add_partition(parent regclass, child text, l
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t record;
+    prompt CONSTANT text := $p$time <= inserted_at AND time - inserted_at >= '-1 min'::interval$p$;
+    late   CONSTANT text := $p$time > inserted_at OR time - inserted_at < '-1 min'::interval$p$;
 BEGIN
     SELECT c.relname, n.nspname, coalesce(' TABLESPACE ' || quote_ident(s.spcname), '') AS place, c.relreplident INTO t
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace
@@ -47,12 +49,38 @@ BEGIN
         EXECUTE format('ALTER TABLE %I.%I REPLICA IDENTITY FULL', t.nspname, child);
     END IF;
     IF t.relname = 'logs' THEN
-        EXECUTE format('CREATE INDEX %1$I ON %2$I.%3$I (time)', child || '_time_idx', t.nspname, child);
-        EXECUTE format('CREATE INDEX %1$I ON %2$I.%3$I USING brin (inserted_at) WITH (pages_per_range = 32)', child || '_inserted_at_brin', t.nspname, child);
+        -- Rows lie in the order in which they came, and most came soon after their time. For these a range of 128 pages is told
+        -- by its first time and its last. The others would spoil that, and have an index for themselves.
+        EXECUTE format('CREATE INDEX %1$I ON %2$I.%3$I USING brin (inserted_at) WITH (pages_per_range = 128)', child || '_came_brin', t.nspname, child);
+        EXECUTE format('CREATE INDEX %1$I ON %2$I.%3$I USING brin (time) WITH (pages_per_range = 128) WHERE ' || prompt, child || '_time_brin', t.nspname, child);
+        EXECUTE format('CREATE INDEX %1$I ON %2$I.%3$I (time) WHERE ' || late, child || '_late_idx', t.nspname, child);
     END IF;
     EXECUTE format('ALTER TABLE %1$I.%2$I ATTACH PARTITION %1$I.%3$I FOR VALUES FROM (%4$L) TO (%5$L)',
         t.nspname, t.relname, child, lower_bound, upper_bound);
 END $$;
+
+-- Brings the BRIN indexes of partitions of logs up to date: rows that came since the last time are not in them yet, and every search
+-- reads those rows. Only an owner may do that, so the function runs as its own. It gives up where a vacuum, a build or a detach is under
+-- way: a later call goes on.
+CREATE FUNCTION millrace_summarize(parent regclass, children text[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $$
+DECLARE
+    index regclass;
+BEGIN
+    FOR index IN
+        SELECT x.indexrelid FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent JOIN pg_class c ON c.oid = i.inhrelid
+        JOIN pg_index x ON x.indrelid = c.oid JOIN pg_class xc ON xc.oid = x.indexrelid JOIN pg_am a ON a.oid = xc.relam
+        WHERE i.inhparent = parent AND p.relname = 'logs' AND p.relkind = 'p' AND pg_has_role(p.relowner, 'USAGE')
+          AND c.relname = ANY (children) AND a.amname = 'brin' AND x.indisvalid
+    LOOP
+        BEGIN
+            PERFORM brin_summarize_new_values(index);
+        EXCEPTION WHEN lock_not_available THEN
+            NULL;
+        END;
+    END LOOP;
+END $$;
+REVOKE ALL ON FUNCTION millrace_summarize(regclass, text[]) FROM PUBLIC;
 
 DO $$
 BEGIN

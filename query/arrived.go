@@ -25,6 +25,9 @@ const lateHoursSQL = "SELECT DISTINCT from_at, to_at FROM late_hours WHERE hour 
 // arrivedSpans returns the spans of inserted_at that the rows of a window by time lie in. A row's time is near its inserted_at, or the
 // worker that stored it has noted its partition in late_hours. db must read in the snapshot in which the rows are read.
 func arrivedSpans(ctx context.Context, db pgx.Tx, q *search) (spans, error) {
+	if q.clock == byArrival {
+		return nil, nil
+	}
 	from, to, _ := q.bounds()
 	to = to.Add(time.Microsecond) // it may be one of the rows' times
 	rows, err := db.Query(ctx, lateHoursSQL, from, to)
@@ -68,15 +71,7 @@ func (s spans) merge(most int) spans {
 
 // readSearch does what read does. It tells f which spans of inserted_at the search's rows lie in.
 func (s *store) readSearch(ctx context.Context, q *search, f func(context.Context, pgx.Tx, spans) error) error {
-	return s.readSearchFor(ctx, s.timeout, q, f)
-}
-
-// readSearchFor does what readSearch does, with another timeout.
-func (s *store) readSearchFor(ctx context.Context, timeout time.Duration, q *search, f func(context.Context, pgx.Tx, spans) error) error {
-	return s.readFor(ctx, timeout, func(ctx context.Context, tx pgx.Tx) error {
-		if q.clock == byArrival {
-			return f(ctx, tx, nil)
-		}
+	return s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		arrived, err := arrivedSpans(ctx, tx, q)
 		if err != nil {
 			return err

@@ -170,8 +170,16 @@ func (s *server) getValues(w http.ResponseWriter, r *http.Request) error {
 func (s *store) valuesAnswer(ctx context.Context, q *search) ([]byte, error) {
 	var out []byte
 	sampled := int64(0)
-	err := s.readSearch(ctx, q, func(ctx context.Context, tx pgx.Tx, arrived spans) error {
-		st := valuesStatement(q, arrived)
+	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		newest, err := newestOf(ctx, tx, q, sampleValues)
+		if err != nil {
+			return err
+		}
+		arrived, err := arrivedSpans(ctx, tx, newest)
+		if err != nil {
+			return err
+		}
+		st := valuesStatement(newest, arrived)
 		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
 		if err != nil {
 			return err

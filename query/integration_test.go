@@ -408,15 +408,15 @@ func TestOnlyThePartitionsOfTheWindowAreRead(t *testing.T) {
 		st   *statement
 		want string
 	}{
-		{"first page", pageStatement(&window, spansOf(&window), pageBytes), "1234"},
-		{"next page, newest first", pageStatement(&descending, spansOf(&descending), pageBytes), "123"},
-		{"next page, oldest first", pageStatement(&ascending, spansOf(&ascending), pageBytes), "34"},
+		{"first page", pageStatement(&window, spansOf(&window), 11, pageBytes), "1234"},
+		{"next page, newest first", pageStatement(&descending, spansOf(&descending), 11, pageBytes), "123"},
+		{"next page, oldest first", pageStatement(&ascending, spansOf(&ascending), 11, pageBytes), "34"},
 		{"count", countStatement(&window, spansOf(&window)), "1234"},
 		{"histogram", histogramStatement(&chart, spansOf(&chart)), "1234"},
 		{"export", exportStatement(&window, spansOf(&window)), "1234"},
-		{"first page by arrival", pageStatement(arrivalOf(&window), nil, pageBytes), "1234"},
-		{"next page by arrival, newest first", pageStatement(arrivalOf(&descending), nil, pageBytes), "123"},
-		{"next page by arrival, oldest first", pageStatement(arrivalOf(&ascending), nil, pageBytes), "34"},
+		{"first page by arrival", pageStatement(arrivalOf(&window), nil, 11, pageBytes), "1234"},
+		{"next page by arrival, newest first", pageStatement(arrivalOf(&descending), nil, 11, pageBytes), "123"},
+		{"next page by arrival, oldest first", pageStatement(arrivalOf(&ascending), nil, 11, pageBytes), "34"},
 		{"count by arrival", countStatement(arrivalOf(&window), nil), "1234"},
 		{"histogram by arrival", histogramStatement(arrivalOf(&chart), nil), "1234"},
 		{"export by arrival", exportStatement(arrivalOf(&window), nil), "1234"},

@@ -13,6 +13,7 @@ import (
 
 	"millrace/internal/frame"
 	"millrace/query/language"
+	"millrace/query/tail"
 )
 
 // pageBytes ends a page early. When its rows have this much data, the next row begins another page. 1000 records of the usual
@@ -65,80 +66,131 @@ func appendTime(out []byte, at time.Time) []byte {
 
 // pageRows calls give with the rows of a page. It returns the position behind the last of them, or nil if no more rows
 // follow. A row's data is good until give returns.
+//
+// The rows are looked for in slices of the window, so that the newest are found without a look at all others. No index has the rows
+// in their order.
 func (s *store) pageRows(ctx context.Context, q *search, give func(row) error) (next *position, err error) {
-	var (
-		rowsGiven int
-		isFull    bool
-		end       position // behind the last row; end.given counts that row too
-	)
+	p := rowsPage{limit: q.limit, bytes: pageBytes, give: give}
 	if q.after != nil {
-		end = *q.after
+		p.end = *q.after
 	}
-	err = s.readSearch(ctx, q, func(ctx context.Context, tx pgx.Tx, arrived spans) error {
-		st := pageStatement(q, arrived, pageBytes)
-		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
-		if err != nil {
-			return err
-		}
-		var (
-			r    row
-			data pgtype.DriverBytes // no copy
-		)
-		_, err = pgx.ForEachRow(rows, []any{(*[16]byte)(&r.id), &r.time, &r.insertedAt, &data}, func() error {
-			if isFull {
-				return nil // another row without its data
-			}
-			at := r.at(q.clock)
-			isSame := end.id == r.id && end.at.Equal(at)
-			if rowsGiven == q.limit || data == nil { // the first row of the next page
-				isFull = true
-				if !isSame {
-					end.given = 0
-				}
+	err = s.readFor(ctx, s.timeout, func(ctx context.Context, tx pgx.Tx) error {
+		for slices := newSlicer(q, time.Now()); ; {
+			slice, ok := slices.next()
+			if !ok {
 				return nil
 			}
-			if !isSame {
-				end = position{at: at, id: r.id}
+			arrived, err := arrivedSpans(ctx, tx, slice)
+			if err != nil {
+				return err
 			}
-			end.given++
-			rowsGiven++
-			r.data = data
-			return give(r)
-		})
-		return err
+			if err := p.read(ctx, tx, slice, arrived); err != nil || p.isFull {
+				return err
+			}
+			slices.grow()
+		}
 	})
-	if err != nil || !isFull {
+	if err != nil || !p.isFull {
 		return nil, err
 	}
-	return &end, nil
+	return &p.end, nil
+}
+
+// rowsPage is a page that is being filled.
+type rowsPage struct {
+	limit  int // rows that still fit
+	bytes  int // bytes of data that still fit
+	give   func(row) error
+	isFull bool     // another row follows
+	end    position // behind the last row; end.given counts that row too
+}
+
+// read reads the rows of a slice into the page.
+func (p *rowsPage) read(ctx context.Context, tx pgx.Tx, q *search, arrived spans) error {
+	st := pageStatement(q, arrived, p.limit+1, p.bytes)
+	rows, err := tx.Query(ctx, st.sql.String(), st.args...)
+	if err != nil {
+		return err
+	}
+	var (
+		r    row
+		data pgtype.DriverBytes // no copy
+	)
+	_, err = pgx.ForEachRow(rows, []any{(*[16]byte)(&r.id), &r.time, &r.insertedAt, &data}, func() error {
+		if p.isFull {
+			return nil // another row without its data
+		}
+		at := r.at(q.clock)
+		isSame := p.end.id == r.id && p.end.at.Equal(at)
+		if p.limit == 0 || data == nil { // the first row of the next page
+			p.isFull = true
+			if !isSame {
+				p.end.given = 0
+			}
+			return nil
+		}
+		if !isSame {
+			p.end = position{at: at, id: r.id}
+		}
+		p.end.given++
+		p.limit--
+		p.bytes -= len(data)
+		r.data = data
+		return p.give(r)
+	})
+	return err
 }
 
 // exportRows calls give with all rows of a window, in order. It may take as long as timeout. A row's data is good until
-// give returns.
+// give returns. As for a page, the rows are looked for in slices. Sorting millions of rows at once would fill the database's disk and
+// keep the client waiting.
 func (s *store) exportRows(ctx context.Context, q *search, timeout time.Duration, give func(row) error) error {
-	return s.readSearchFor(ctx, timeout, q, func(ctx context.Context, tx pgx.Tx, arrived spans) error {
-		st := exportStatement(q, arrived)
-		if _, err := tx.Exec(ctx, "SET LOCAL enable_sort = off"); err != nil {
+	return s.readFor(ctx, timeout, func(ctx context.Context, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, exportMemory); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		var r row
-		for rows.Next() {
-			raw := rows.RawValues()
-			if err := rows.Scan(nil, &r.time, &r.insertedAt, nil); err != nil {
+		for slices := newSlicer(q, time.Now()); ; {
+			slice, ok := slices.next()
+			if !ok {
+				return nil
+			}
+			arrived, err := arrivedSpans(ctx, tx, slice)
+			if err != nil {
 				return err
 			}
-			r.id, r.data = uuid.UUID(raw[0]), raw[3]
-			if err := give(r); err != nil {
+			n, err := exportSlice(ctx, tx, slice, arrived, give)
+			if err != nil {
 				return err
 			}
+			slices.fit(n)
 		}
-		return rows.Err()
 	})
+}
+
+// exportMemory has the rows of a slice sorted in memory.
+const exportMemory = "SET LOCAL work_mem = '64MB'"
+
+// exportSlice calls give with the rows of a slice, and returns how many they are.
+func exportSlice(ctx context.Context, tx pgx.Tx, q *search, arrived spans, give func(row) error) (n int, err error) {
+	st := exportStatement(q, arrived)
+	rows, err := tx.Query(ctx, st.sql.String(), st.args...)
+	if err != nil {
+		return 0, err
+	}
+	defer rows.Close()
+	var r row
+	for rows.Next() {
+		raw := rows.RawValues()
+		if err := rows.Scan(nil, &r.time, &r.insertedAt, nil); err != nil {
+			return n, err
+		}
+		r.id, r.data = uuid.UUID(raw[0]), raw[3]
+		if err := give(r); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, rows.Err()
 }
 
 // countRows returns how many rows a window has.
@@ -167,13 +219,13 @@ func (s *store) rowByID(ctx context.Context, id uuid.UUID) (found row, err error
 	return found, err
 }
 
-// pageStatement selects the rows of a page, and one more to know whether another page follows. If the rows before a row have
-// maxBytes of data, the row comes with a null in place of its data. So a page of large records ends early.
+// pageStatement selects rows of a page, at most maxRows. If the rows before a row have maxBytes of data, the row comes with a null in place
+// of its data. So a page of large records ends early.
 //
 // The data turns into text only after the innermost select has sorted and cut the rows. Otherwise PostgreSQL would make texts of
 // all rows that match. The data is part of the order for the sake of rows that share a time and an id. It is not compared for other
 // rows.
-func pageStatement(q *search, arrived spans, maxBytes int) *statement {
+func pageStatement(q *search, arrived spans, maxRows, maxBytes int) *statement {
 	s := new(statement)
 	direction := "DESC"
 	if q.ascending {
@@ -189,12 +241,11 @@ func pageStatement(q *search, arrived spans, maxBytes int) *statement {
 		given = q.after.given
 	}
 	fmt.Fprintf(&s.sql, " ORDER BY %s LIMIT %s OFFSET %s) AS rows OFFSET 0) AS texts WINDOW page AS (ORDER BY %[1]s ROWS UNBOUNDED PRECEDING) ORDER BY %[1]s",
-		order, s.args.Add(q.limit+1), s.args.Add(given))
+		order, s.args.Add(maxRows), s.args.Add(given))
 	return s
 }
 
-// exportStatement selects all rows of a window in order, as they come off the index. Sorting millions of rows first would fill
-// the database's disk and keep the client waiting.
+// exportStatement selects all rows of a slice in order.
 func exportStatement(q *search, arrived spans) *statement {
 	s := new(statement)
 	s.sql.WriteString("SELECT id, time, inserted_at, data::text FROM ")
@@ -218,31 +269,37 @@ func countStatement(q *search, arrived spans) *statement {
 // byIDStatement selects the time and the data of one row. The id's time leads to one partition, and there to the rows of one millisecond.
 func byIDStatement(id uuid.UUID) *statement {
 	s := new(statement)
-	fmt.Fprintf(&s.sql, "SELECT %s, data::text FROM logs WHERE inserted_at = %s AND id = %s LIMIT 1", timeSQL, s.args.Add(frame.Time(id)), s.args.Add([16]byte(id)))
+	fmt.Fprintf(&s.sql, "SELECT %s, data::text FROM logs WHERE inserted_at = %s AND id = %s LIMIT 1", tail.TimeSQL, s.args.Add(frame.Time(id)), s.args.Add([16]byte(id)))
 	return s
 }
 
-// noTime is the time of rows that have none: those from before the column was there. They count as if they had happened when they came.
-const noTime = "'-infinity'"
-
-// timeSQL is a row's time.
-const timeSQL = "CASE WHEN time = " + noTime + " THEN inserted_at ELSE time END"
+// The conditions of the partial indexes that millrace_add_partition makes. A row is prompt if it came within a minute of its time. Its time
+// follows the order in which rows lie in the table, so one entry for many pages finds it. The other rows have an index for themselves.
+const (
+	promptSQL  = "time <= inserted_at AND time - inserted_at >= '-1 min'::interval"
+	lateSQL    = "(time > inserted_at OR time - inserted_at < '-1 min'::interval)"
+	promptness = time.Minute
+)
 
 // found adds the rows that a search finds, as a table "found" with the columns id, time, inserted_at, data, and at, which is the time by
 // the search's clock. arrived are the spans of inserted_at that readSearch has found.
 //
-// By time these are two selects, so that each can go by the index that its rows are in. UNION ALL keeps the order of both.
+// By time these are three selects, because an index serves each: the prompt rows, the late ones, and those that have no time.
 func (s *statement) found(q *search, arrived spans) {
 	filter := q.filter.SQL(&s.args)
 	if q.clock == byArrival {
-		s.sql.WriteString("(SELECT id, " + timeSQL + " AS time, inserted_at, inserted_at AS at, data FROM logs")
+		s.sql.WriteString("(SELECT id, " + tail.TimeSQL + " AS time, inserted_at, inserted_at AS at, data FROM logs")
 		s.where(q, "inserted_at")
 		s.sql.WriteString(" AND (" + filter + ")) AS found")
 		return
 	}
+	from, to, upperOp := q.bounds()
 	s.sql.WriteString("(SELECT id, time, inserted_at, time AS at, data FROM logs")
 	s.where(q, "time")
-	s.sql.WriteString(" AND (")
+	fmt.Fprintf(&s.sql, " AND %s AND inserted_at >= %s AND inserted_at %s %s", promptSQL, s.args.Add(from), upperOp, s.args.Add(to.Add(promptness)))
+	s.sql.WriteString(" AND (" + filter + ") UNION ALL SELECT id, time, inserted_at, time, data FROM logs")
+	s.where(q, "time")
+	s.sql.WriteString(" AND " + lateSQL + " AND (")
 	for i, span := range arrived {
 		if i > 0 {
 			s.sql.WriteString(" OR ")
@@ -251,7 +308,7 @@ func (s *statement) found(q *search, arrived spans) {
 	}
 	s.sql.WriteString(") AND (" + filter + ") UNION ALL SELECT id, inserted_at, inserted_at, inserted_at, data FROM logs")
 	s.where(q, "inserted_at")
-	s.sql.WriteString(" AND time = " + noTime + " AND (" + filter + ")) AS found")
+	s.sql.WriteString(" AND time = " + tail.NoTime + " AND " + lateSQL + " AND (" + filter + ")) AS found")
 }
 
 // where adds a WHERE clause with a search's window and cursor on a column. Each bound, a cursor's too, is a condition of its own: on

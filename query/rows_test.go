@@ -56,7 +56,7 @@ func TestATextIsLookedForInTheJSONFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 		window := &search{to: rfc3339.Latest, clock: byArrival, filter: filter, limit: 100}
-		for name, plan := range map[string]string{"count": explain(t, db, countStatement(window, nil)), "page": explain(t, db, pageStatement(window, nil, pageBytes))} {
+		for name, plan := range map[string]string{"count": explain(t, db, countStatement(window, nil)), "page": explain(t, db, pageStatement(window, nil, 11, pageBytes))} {
 			order := regexp.MustCompile(`CASE WHEN|\(data\)::text ~|@@ 'strict exists`)
 			got := strings.Join(order.FindAllString(plan, -1), " ")
 			got = strings.NewReplacer("CASE WHEN", "CASE", "@@ 'strict exists", "@@ 'strict").Replace(got)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 	"sync"
 
@@ -47,20 +46,21 @@ const (
 // pgconn reads it in a goroutine of its own. If the connection breaks, that goroutine may still run after CopyFrom has returned. The
 // lock and close keep it from the frames' memory, which is the broker client's again by then.
 type copyReader struct {
-	mu       sync.Mutex
-	closed   bool
-	times    *recordTimes
-	segments []segment // those after the current one
-	rows     []copyRow
-	at       int
-	head     [rowHeadSize]byte
-	fixed    []byte // what Read returns first: the rest of the header, of the trailer, or of a row's head
-	text     []byte // what Read returns next: the rest of the record
-	ended    bool   // fixed is the trailer, or was
+	mu        sync.Mutex
+	closed    bool
+	segments  []segment
+	times     *recordTimes
+	keepOrder bool      // the rows must keep the order of the segments
+	rows      []copyRow // nil before they were found
+	copied    int       // how many rows were taken up
+	head      [rowHeadSize]byte
+	fixed     []byte // what Read returns first: the rest of the header, of the trailer, or of a row's head
+	text      []byte // what Read returns next: the rest of the record
+	ended     bool   // fixed is the trailer, or was
 }
 
-func newCopyReader(segments []segment, times *recordTimes) *copyReader {
-	r := &copyReader{segments: segments, times: times, fixed: []byte(copyHeader)}
+func newCopyReader(segments []segment, times *recordTimes, keepOrder bool) *copyReader {
+	r := &copyReader{segments: segments, times: times, keepOrder: keepOrder, fixed: []byte(copyHeader)}
 	binary.BigEndian.PutUint16(r.head[0:], 4)
 	binary.BigEndian.PutUint32(r.head[2:], 16)
 	binary.BigEndian.PutUint32(r.head[22:], 8)
@@ -100,55 +100,53 @@ func (r *copyReader) Read(p []byte) (int, error) {
 	}
 }
 
-// sortRows finds the times of all rows and brings them in order.
-func (r *copyReader) sortRows() {
-	n := records(r.segments)
-	r.rows = make([]copyRow, 0, n)
-	sorted := true
+// copyRow is a row that is to be copied.
+type copyRow struct {
+	time           int64 // Unix microseconds
+	segment, index int32 // the segment, and the record's place in it
+	from, to       int32 // of the record in the segment's body
+}
+
+// findRows finds the rows and their times. It puts them in the order of their times, unless they must keep theirs. In that order they lie
+// together in the table, so an index over ranges of pages tells where a time is. The caller holds mu.
+func (r *copyReader) findRows() {
+	r.rows = make([]copyRow, 0, records(r.segments))
+	inOrder := true
 	last := int64(math.MinInt64)
-	for i := range r.segments {
-		s := &r.segments[i]
+	for i, s := range r.segments {
 		r.times.begin(frame.Time(s.Base))
 		at := 0
 		for k := range s.Records {
-			end := bytes.IndexByte(s.Body[at:], '\n') + at // frame.Parse has counted them
+			end := at + bytes.IndexByte(s.Body[at:], '\n') // frame.Parse has counted them
 			micros := r.times.of(s.Body[at:end])
-			r.rows = append(r.rows, copyRow{micros, int32(i), int32(k), int32(at), int32(end)})
-			sorted = sorted && micros >= last
+			inOrder = inOrder && micros >= last
 			last = micros
+			r.rows = append(r.rows, copyRow{micros, int32(i), int32(k), int32(at), int32(end)})
 			at = end + 1
 		}
 	}
-	if !sorted && !unsorted {
-		slices.SortFunc(r.rows, func(a, b copyRow) int { return cmp.Compare(a.micros, b.micros) })
+	if !inOrder && !r.keepOrder {
+		slices.SortFunc(r.rows, func(a, b copyRow) int { return cmp.Compare(a.time, b.time) })
 	}
-}
-
-var unsorted = os.Getenv("UNSORTED") != ""
-
-type copyRow struct {
-	micros         int64
-	segment, index int32
-	from, to       int32
 }
 
 // next takes up the next row, or the trailer after the last row. The caller holds mu.
 func (r *copyReader) next() {
 	if r.rows == nil {
-		r.sortRows()
+		r.findRows()
 	}
-	if r.at == len(r.rows) {
+	if r.copied == len(r.rows) {
 		r.fixed, r.ended = []byte(copyTrailer), true
 		return
 	}
-	row := &r.rows[r.at]
-	r.at++
+	row := r.rows[r.copied]
+	r.copied++
 	s := &r.segments[row.segment]
-	binary.BigEndian.PutUint64(r.head[26:], uint64(frame.Time(s.Base).UnixMicro()-postgresEpoch))
-	r.text = s.Body[row.from:row.to]
 	id := frame.ID(s.Base, int(row.index))
+	r.text = s.Body[row.from:row.to]
 	copy(r.head[6:], id[:])
-	binary.BigEndian.PutUint64(r.head[38:], uint64(row.micros-postgresEpoch))
+	binary.BigEndian.PutUint64(r.head[26:], uint64(frame.Time(s.Base).UnixMicro()-postgresEpoch))
+	binary.BigEndian.PutUint64(r.head[38:], uint64(row.time-postgresEpoch))
 	binary.BigEndian.PutUint32(r.head[46:], uint32(len(r.text)+1))
 	r.fixed = r.head[:]
 }
@@ -161,9 +159,10 @@ func (r *copyReader) close() {
 	r.segments, r.rows, r.text = nil, nil, nil
 }
 
-// copyRows copies the segments' records into logs. times learns the times of what was copied. Nothing was if it returns an error.
-func copyRows(ctx context.Context, conn *pgx.Conn, segments []segment, times *recordTimes) error {
-	r := newCopyReader(segments, newRecordTimes(times.rule, times.parts))
+// copyRows copies the segments' records into logs. times learns the times of what was copied. Nothing was if it returns an error. With
+// keepOrder, the number of a row that PostgreSQL refuses is that of the record in the segments.
+func copyRows(ctx context.Context, conn *pgx.Conn, segments []segment, times *recordTimes, keepOrder bool) error {
+	r := newCopyReader(segments, newRecordTimes(times.rule, times.parts), keepOrder)
 	defer r.close()
 	if _, err := conn.PgConn().CopyFrom(ctx, r, copySQL); err != nil {
 		return copyError{fmt.Errorf("copy: %w", err)}

@@ -392,7 +392,9 @@ func (s *stream) count(b *batch, out outcome, took time.Duration) {
 	m.redelivered.Add(float64(b.redelivered))
 	now := time.Now()
 	for _, segment := range out.stored {
-		m.lagSeconds.Observe(max(now.Sub(frame.Time(segment.Base)), 0).Seconds())
+		at := frame.Time(segment.Base)
+		m.lagSeconds.Observe(max(now.Sub(at), 0).Seconds())
+		s.parts.Touch(at)
 	}
 	for result, n := range out.times.results {
 		m.eventTimes.WithLabelValues(eventtime.Result(result).String()).Add(float64(n))

@@ -129,6 +129,8 @@ func Run(ctx context.Context, c Config) error {
 		Link: ownerLink(), Partitions: parts, Retention: c.Retention, Remember: partition.LedgerKeep, TimeRule: noteOf(c.EventTime), Log: log, Now: time.Now, Due: m.due,
 	}
 	working.Go(func() { k.Run(ctx) })
+	summaries := &summarizer{link: writerLink(), parts: parts, log: log}
+	working.Go(func() { summaries.run(ctx) })
 	r := &rehearser{link: writerLink(), postgres: postgres}
 	working.Go(func() { r.run(ctx) })
 	x := &partition.Indexer{Closed: c.IndexClosed, Link: ownerLink(), Partitions: parts, Retention: c.Retention, Calm: busy.calm, Log: log, Now: time.Now}

@@ -19,8 +19,8 @@ const (
 	unnotedAge = 35 * time.Second
 	// lateReach is how old the hours in late_changes are that are looked at: the ledger remembers 7 days (partition.LedgerKeep of the worker).
 	lateReach = 8 * 24 * time.Hour
-	// segmentsAtOnce is how many segments one query reads the records of.
-	segmentsAtOnce = 200
+	// segmentsApart is how far the times of neighbouring segments may lie apart for one look to read the records of both.
+	segmentsApart = time.Second
 )
 
 const (
@@ -33,9 +33,7 @@ const (
 	ledgerSQL = `SELECT id, records, xmin::text::bigint FROM ledger WHERE id >= $3 AND id < $4` + newSQL + unseenSQL + ` ORDER BY id`
 	hoursSQL  = `SELECT DISTINCT hour FROM late_changes WHERE hour > $3` + newSQL + unseenSQL
 
-	recordsSQL = `SELECT l.id, l.xmin::text::bigint, ` + timeSQL + `, l.data::text FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS s (first, last, at)
-		JOIN logs l ON l.inserted_at = s.at AND l.id BETWEEN s.first AND s.last
-		WHERE l.inserted_at >= $4 AND l.inserted_at <= $5 ORDER BY l.id`
+	recordsSQL = `SELECT id, xmin::text::bigint, ` + TimeSQL + `, data::text FROM logs WHERE inserted_at >= $2 AND inserted_at <= $3` + newSQL + ` ORDER BY id`
 )
 
 // segment is a row of the ledger, or a single record in the place of one.
@@ -124,18 +122,24 @@ func (f *finder) lateSegments(ctx context.Context, before time.Time) (segments [
 	return segments, len(changed), nil
 }
 
-// records calls give with the records of segments, by id if the segments are.
+// records calls give with the records of segments, by id. The index on inserted_at is over ranges of pages, so one look at
+// a span of time costs less than one for each segment.
 func (f *finder) records(ctx context.Context, segments []segment, give giveFunc) error {
-	for chunk := range slices.Chunk(segments, segmentsAtOnce) {
-		var firsts, lasts [][16]byte
-		var times []time.Time
-		for _, s := range chunk {
-			firsts = append(firsts, s.first)
-			lasts = append(lasts, s.last())
-			times = append(times, frame.Time(s.first))
+	segments = slices.SortedFunc(slices.Values(segments), segment.compare)
+	for len(segments) > 0 {
+		n := 1
+		for n < len(segments) && frame.Time(segments[n].first).Sub(frame.Time(segments[n-1].first)) <= segmentsApart {
+			n++
 		}
-		earliest, latest := slices.MinFunc(times, time.Time.Compare), slices.MaxFunc(times, time.Time.Compare)
-		if err := f.rows(ctx, give, recordsSQL, firsts, lasts, times, earliest, latest); err != nil {
+		run := segments[:n]
+		segments = segments[n:]
+		mine := func(r foundRow) error {
+			if _, found := segmentOf(run, r.id); !found {
+				return nil
+			}
+			return give(r)
+		}
+		if err := f.rows(ctx, mine, recordsSQL, f.oldest, frame.Time(run[0].first), frame.Time(run[n-1].first)); err != nil {
 			return err
 		}
 	}
@@ -153,8 +157,12 @@ type foundRow struct {
 // giveFunc takes a row. The row's data is good until it returns.
 type giveFunc func(foundRow) error
 
-// timeSQL is a row's time. Rows from before the column was there count as if they had happened when they came.
-const timeSQL = "CASE WHEN time = '-infinity' THEN inserted_at ELSE time END"
+// NoTime is the time of rows that have none of their own, as SQL: those of before the column was there, and those that were inserted
+// without it.
+const NoTime = "'1970-01-01 00:00:00+00'"
+
+// TimeSQL is a row's time. A row that has none of its own counts as if its event had happened when it came.
+const TimeSQL = "CASE WHEN time = " + NoTime + " THEN inserted_at ELSE time END"
 
 // rows calls give with the rows of a statement that selects id, xmin, the time and data.
 func (f *finder) rows(ctx context.Context, give giveFunc, sql string, args ...any) error {

@@ -30,6 +30,9 @@ type Set struct {
 	notedHours map[Hour]bool // see UnnotedHours
 	notedSince time.Time     // when notedHours was emptied last
 
+	touched map[timeRange]bool   // see Touch
+	names   map[timeRange]string // of partitions of logs, as far as TakeTouched has needed them
+
 	forgotten   time.Time // see ForgottenUntil
 	lockedSince time.Time // when a lock first kept a partition from being made; zero: none does
 }
@@ -186,4 +189,56 @@ func (s *Set) isStale(t table) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.stale[t.name]
+}
+
+// Touch notes that rows were stored that came at a time.
+func (s *Set) Touch(insertedAt time.Time) {
+	r, known := s.lookup(s.logs, insertedAt)
+	if !known {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.touched == nil {
+		s.touched = make(map[timeRange]bool)
+	}
+	s.touched[r] = true
+}
+
+// HasTouched reports whether TakeTouched would return anything.
+func (s *Set) HasTouched() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.touched) > 0
+}
+
+// TakeTouched returns the names of the partitions of logs in which rows were stored since it was called last.
+func (s *Set) TakeTouched(ctx context.Context, conn *pgx.Conn) (names []string, err error) {
+	s.mu.Lock()
+	touched, known := s.touched, s.names
+	s.touched = nil
+	s.mu.Unlock()
+	for r := range touched {
+		if _, found := known[r]; found {
+			continue
+		}
+		all, err := list(ctx, conn, s.logs)
+		if err != nil {
+			return nil, err
+		}
+		known = make(map[timeRange]string, len(all))
+		for _, p := range all {
+			known[p.timeRange] = p.name
+		}
+		break
+	}
+	for r := range touched {
+		if name, found := known[r]; found { // else it was dropped
+			names = append(names, name)
+		}
+	}
+	s.mu.Lock()
+	s.names = known
+	s.mu.Unlock()
+	return names, nil
 }

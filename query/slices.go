@@ -1,0 +1,102 @@
+package query
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	// firstSlice is the length of the first slice of a window that is looked for rows, and growth is how many times longer each next one is.
+	// So a page of a table that gets thousands of rows a second takes one slice, and a day without rows takes five more.
+	firstSlice = 2 * time.Second
+	growth     = 16
+
+	// fewRows and manyRows bound the rows of an export's slice: one with fewer is followed by a longer one, one with more by a shorter one.
+	fewRows, manyRows = 5_000, 50_000
+)
+
+// slicer cuts a search into searches of parts of its window, one behind the other in the search's order.
+type slicer struct {
+	rest   search // what is left of the window
+	length int64  // of the next slice, in milliseconds
+	end    bool
+	now    int64 // Unix milliseconds
+}
+
+// newSlicer returns a slicer. now need not be exact.
+func newSlicer(q *search, now time.Time) *slicer {
+	return &slicer{rest: *q, length: firstSlice.Milliseconds(), now: now.UnixMilli()}
+}
+
+// next returns the next slice, and reports whether there is one.
+func (s *slicer) next() (*search, bool) {
+	if s.end {
+		return nil, false
+	}
+	slice := s.rest
+	switch {
+	case s.rest.ascending:
+		begin := s.rest.from
+		if s.rest.after != nil {
+			begin = max(begin, s.rest.after.at.UnixMilli())
+		}
+		slice.to = min(begin+s.length, s.rest.to)
+		s.end = slice.to == s.rest.to
+		s.rest.from = slice.to
+	default:
+		begin := s.rest.to
+		if s.rest.after != nil {
+			begin = min(begin, s.rest.after.at.UnixMilli()+1) // which is in the slice
+		}
+		slice.from = max(begin-s.length, s.rest.from)
+		if begin > s.now { // few rows are ahead of now
+			slice.from = max(s.now-s.length, s.rest.from)
+		}
+		s.end = slice.from == s.rest.from
+		s.rest.to = slice.from
+	}
+	s.rest.after = nil // the next slices begin behind it
+	return &slice, true
+}
+
+// grow makes the next slice longer.
+func (s *slicer) grow() { s.length = min(s.length*growth, 1<<50) }
+
+// fit makes the next slice longer or shorter by how many rows the last one had.
+func (s *slicer) fit(rows int) {
+	switch {
+	case rows == 0:
+		s.grow()
+	case rows < fewRows:
+		s.length = min(2*s.length, 1<<50)
+	case rows > manyRows:
+		s.length = max(s.length/4, 1)
+	}
+}
+
+// newestOf returns a search of the end of q's window that has q's newest rows, at least so many, or all that q has.
+func newestOf(ctx context.Context, tx pgx.Tx, q *search, atLeast int64) (*search, error) {
+	newest := *q
+	newest.ascending = false
+	var total int64
+	for slices := newSlicer(&newest, time.Now()); total < atLeast; slices.grow() {
+		slice, ok := slices.next()
+		if !ok {
+			return q, nil
+		}
+		arrived, err := arrivedSpans(ctx, tx, slice)
+		if err != nil {
+			return nil, err
+		}
+		st := countStatement(slice, arrived)
+		var n int64
+		if err := tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&n); err != nil {
+			return nil, err
+		}
+		total += n
+		newest.from = slice.from
+	}
+	return &newest, nil
+}
