@@ -158,7 +158,7 @@ func psqlFile(b testing.TB, rows int, body []byte) string {
 	at := frame.Time(base).Format(time.RFC3339Nano)
 	var text bytes.Buffer
 	for i := range rows {
-		fmt.Fprintf(&text, "%s\t%s\t%s\n", frame.ID(base, i), at, records[i%len(records)]) // they hold no backslash
+		fmt.Fprintf(&text, "%[1]s\t%[2]s\t%[2]s\t%[3]s\n", frame.ID(base, i), at, records[i%len(records)]) // they hold no backslash
 	}
 	name := filepath.Join(b.TempDir(), "rows")
 	if err := os.WriteFile(name, text.Bytes(), 0o600); err != nil {
@@ -178,7 +178,7 @@ func copyByPsql(b testing.TB, db config.PostgresURL, sessions int, file string, 
 	start := time.Now()
 	for range sessions {
 		all.Go(func() {
-			cmd := exec.Command("psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--command=\\copy logs FROM '"+file+"'")
+			cmd := exec.Command("psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--command=\\copy logs (id, inserted_at, time, data) FROM '"+file+"'")
 			cmd.Env = append(os.Environ(), "PGHOST="+c.Host, fmt.Sprintf("PGPORT=%d", c.Port), "PGUSER="+c.User, "PGPASSWORD="+c.Password, "PGDATABASE="+c.Database)
 			if out, err := cmd.CombinedOutput(); err != nil {
 				b.Errorf("psql: %v\n%s", err, out)
@@ -242,9 +242,9 @@ func copyFromMemory(b testing.TB, db config.PostgresURL, sessions int, body []by
 			<-begin
 			for taken.Add(batchRows) <= roundRows {
 				base, at := frame.NewBase(), time.Now()
-				_, err := conn.CopyFrom(context.Background(), pgx.Identifier{"logs"}, []string{"id", "inserted_at", "data"},
+				_, err := conn.CopyFrom(context.Background(), pgx.Identifier{"logs"}, []string{"id", "inserted_at", "time", "data"},
 					pgx.CopyFromSlice(batchRows, func(i int) ([]any, error) {
-						return []any{frame.ID(base, i), at, records[i%len(records)]}, nil
+						return []any{frame.ID(base, i), at, at, records[i%len(records)]}, nil
 					}))
 				if err != nil {
 					b.Error(err)
