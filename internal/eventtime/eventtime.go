@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -46,7 +45,7 @@ const Earliest = 24 * 60 * 60 * 1_000_000
 const Near = time.Hour
 
 const (
-	// MaxFields is the most fields that a Rule takes.
+	// MaxFields is the most fields that a Rule takes. Each is compared with the names of its length.
 	MaxFields = 32
 	// MaxFieldBytes is the longest name that it takes.
 	MaxFieldBytes = 63
@@ -59,7 +58,6 @@ var DefaultFields = []string{"time", "timestamp", "@timestamp", "ts", "_time", "
 // Rule finds times. Many goroutines may use one at once.
 type Rule struct {
 	fields  []string // the first of them counts before the others
-	quoted  [][]byte // the fields as JSON writes them, with their quotes; nil if there are several ways beside \u escapes
 	lengths uint64   // has bit n if a field has n bytes
 	zone    *time.Location
 	ahead   int64 // microseconds
@@ -82,11 +80,6 @@ func New(fields []string, zone *time.Location, ahead time.Duration) (*Rule, erro
 			return nil, fmt.Errorf("%q is there twice", name)
 		}
 		r.lengths |= 1 << len(name)
-		quoted := []byte(`"` + name + `"`)
-		if strings.ContainsAny(name, "\"\\/\b\f\n\r\t") {
-			quoted = nil
-		}
-		r.quoted = append(r.quoted, quoted)
 	}
 	return r, nil
 }
@@ -103,73 +96,57 @@ func (r *Rule) At(record []byte, came int64) (micros int64, result Result) {
 	return micros, Own
 }
 
-// span is a range of a record's bytes.
-type span struct{ from, to uint32 }
-
 // Find returns the time that a record has of its own, in Unix microseconds, or the result that tells why it has none. That is never
-// Ahead. What is finer than a microsecond is cut off. If a name stands in the record twice, its last value counts, as in jsonb.
+// Ahead. What is finer than a microsecond is cut off. If a name is there twice, the first that holds a time counts.
 //
 // The record must be a JSON object of less than 4 GiB. If it is something else, Find returns any result.
 func (r *Rule) Find(record []byte) (micros int64, result Result) {
-	var (
-		values [MaxFields]span // of the fields that are there
-		found  uint32          // has a bit for each of them
-	)
-	for i := skipSpace(record, 0); ; { // at the object's brace, or at a comma
-		keyAt := skipSpace(record, i+1)
+	result = Absent
+	best, bestMicros := len(r.fields), int64(0) // the first field of those that hold a time
+	for i := skipSpace(record, 0); ; {          // at the object's brace, or at a comma
+		keyAt := i + 1
+		if keyAt < len(record) && record[keyAt] != '"' {
+			keyAt = skipSpace(record, keyAt)
+		}
 		if keyAt >= len(record) || record[keyAt] != '"' {
 			break
 		}
 		keyEnd, escaped := stringEnd(record, keyAt+1)
-		valueAt := skipSpace(record, skipSpace(record, keyEnd+1)+1) // between them is the colon
+		valueAt := keyEnd + 2 // between them is the colon
+		if valueAt >= len(record) {
+			break
+		}
+		if record[valueAt] <= ' ' || record[keyEnd+1] != ':' {
+			valueAt = skipSpace(record, skipSpace(record, keyEnd+1)+1)
+		}
 		i = skipValue(record, valueAt)
 		if n := keyEnd - keyAt - 1; escaped || n <= MaxFieldBytes && r.lengths>>n&1 != 0 {
-			if field := r.field(record[keyAt:min(keyEnd+1, len(record))], escaped); field >= 0 {
-				micros, result = r.parseValue(record[min(valueAt, i):i])
-				if result == Own && r.countsBefore(field, record[i:]) {
+			if field := r.field(record[keyAt:keyEnd+1], escaped); field >= 0 {
+				micros, is := r.parseValue(record[min(valueAt, i):i])
+				switch {
+				case is != Own:
+					if result != NoZone {
+						result = is
+					}
+				case field == 0:
 					return micros, Own
+				case field < best:
+					best, bestMicros = field, micros
 				}
-				values[field] = span{uint32(min(valueAt, i)), uint32(i)}
-				found |= 1 << field
 			}
 		}
-		if i = skipSpace(record, i); i >= len(record) || record[i] != ',' {
+		if i < len(record) && record[i] <= ' ' {
+			i = skipSpace(record, i)
+		}
+		if i >= len(record) || record[i] != ',' {
 			break
 		}
 	}
-	result = Absent
-	for ; found != 0; found &= found - 1 {
-		v := values[bits.TrailingZeros32(found)]
-		micros, is := r.parseValue(record[v.from:v.to])
-		if is == Own {
-			return micros, Own
-		}
-		if result != NoZone {
-			result = is
-		}
+	if best < len(r.fields) {
+		return bestMicros, Own
 	}
 	return 0, result
 }
-
-// mostSearched is the last field for which countsBefore looks. Each name costs a search of the rest; for more of them it is as fast to go on
-// from member to member.
-const mostSearched = 3
-
-// countsBefore reports whether a field that is a time counts before whatever rest, the record behind it, holds: neither the field nor one
-// before it is there again. If in doubt it reports false.
-func (r *Rule) countsBefore(field int, rest []byte) bool {
-	if field > mostSearched || bytes.Contains(rest, unicodeEscape) {
-		return false // an escape may write a name's letters
-	}
-	for _, name := range r.quoted[:field+1] {
-		if name == nil || bytes.Contains(rest, name) {
-			return false
-		}
-	}
-	return true
-}
-
-var unicodeEscape = []byte(`\u`)
 
 // field returns the index of the field that a key names, or -1. key has its quotes.
 func (r *Rule) field(key []byte, escaped bool) int {
@@ -217,62 +194,61 @@ const (
 // stringEnd returns the offset of the quote that ends the string whose text begins at i, or len(b). It reports whether the string has
 // a backslash.
 func stringEnd(b []byte, i int) (end int, escaped bool) {
-	for {
-		if i+8 <= len(b) {
-			w := binary.LittleEndian.Uint64(b[i:])
-			quotes, slashes := w^'"'*ones, w^'\\'*ones
-			// The lowest mark is exact: a borrow can wrongly mark a byte above one that is marked, never below.
-			marks := ((quotes-ones)&^quotes | (slashes-ones)&^slashes) & highs
-			if marks == 0 {
-				i += 8
-				continue
-			}
-			i += bits.TrailingZeros64(marks) / 8
-		} else if i >= len(b) {
-			return len(b), escaped
+	for i+8 <= len(b) {
+		w := binary.LittleEndian.Uint64(b[i:])
+		quotes, slashes := w^'"'*ones, w^'\\'*ones
+		// The lowest mark is exact: a borrow can wrongly mark a byte above one that is marked, never below.
+		quotes, slashes = (quotes-ones)&^quotes&highs, (slashes-ones)&^slashes&highs
+		if quotes|slashes == 0 {
+			i += 8
+			continue
 		}
-		switch b[i] {
-		case '"':
-			return i, escaped
-		case '\\':
+		if slashes == 0 || bits.TrailingZeros64(quotes) < bits.TrailingZeros64(slashes) {
+			return i + bits.TrailingZeros64(quotes)/8, escaped
+		}
+		escaped = true
+		i += bits.TrailingZeros64(slashes)/8 + 2
+	}
+	for i < len(b) && b[i] != '"' {
+		if b[i] == '\\' {
 			escaped = true
-			i += 2
-		default:
 			i++
 		}
+		i++
 	}
+	return min(i, len(b)), escaped
 }
 
 // skipValue returns the offset behind the value that begins at i, or len(b).
 func skipValue(b []byte, i int) int {
-	depth := 0
-	for i < len(b) {
+	if i >= len(b) {
+		return len(b)
+	}
+	switch b[i] {
+	case '"':
+		end, _ := stringEnd(b, i+1)
+		return min(end+1, len(b))
+	case '{', '[':
+		return skipNested(b, i)
+	}
+	for i < len(b) && b[i] != ',' && b[i] != '}' && b[i] != ']' {
+		i++
+	}
+	return i
+}
+
+// skipNested returns the offset behind the object or array that begins at i, or len(b).
+func skipNested(b []byte, i int) int {
+	for depth := 0; i < len(b); i++ {
 		switch b[i] {
 		case '"':
-			end, _ := stringEnd(b, i+1)
-			i = min(end+1, len(b))
-			if depth == 0 {
-				return i
-			}
+			i, _ = stringEnd(b, i+1)
 		case '{', '[':
 			depth++
-			i++
 		case '}', ']':
-			if depth == 0 {
-				return i // the end of the object that the value is in
+			if depth--; depth == 0 {
+				return i + 1
 			}
-			depth--
-			i++
-			if depth == 0 {
-				return i
-			}
-		case ',':
-			if depth == 0 {
-				return i
-			}
-			i++
-		default:
-			i++
 		}
 	}
 	return len(b)

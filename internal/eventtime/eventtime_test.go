@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"math/big"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -153,8 +154,8 @@ func TestTheFirstReadableFieldAtTheTopLevelCounts(t *testing.T) {
 		{`{"a":"x","b":"2026-01-02T00:00:00","c":null}`, "no_zone"},
 		{`{"a":null,"b":[]}`, "unreadable"},
 		{`{"a":"2099-01-01T00:00:00Z","b":` + t2 + `}`, "ahead"},
-		{`{"a":` + t1 + `,"a":` + t2 + `}`, "2026-01-02T00:00:00"}, // what jsonb keeps
-		{`{"a":` + t1 + `,"a":null}`, "unreadable"},
+		{`{"a":` + t1 + `,"a":` + t2 + `}`, "2026-01-01T00:00:00"},
+		{`{"b":"x","b":` + t2 + `,"b":` + t1 + `,"a":null}`, "2026-01-02T00:00:00"},
 		{`{"\u0061":` + t1 + `}`, "2026-01-01T00:00:00"},
 		{` { "b" : 1 , "a" : ` + t1 + ` } `, "2026-01-01T00:00:00"},
 		{`{"A":` + t1 + `}`, "absent"},
@@ -200,40 +201,62 @@ func TestRulesThatCanNotBeLookedForAreRefused(t *testing.T) {
 
 // reference finds a record's time by the standard library alone.
 func reference(r *Rule, record []byte) (micros int64, result Result) {
-	var members map[string]json.RawMessage
-	if json.Unmarshal(record, &members) != nil {
+	var first = make(map[string]int64) // by name, the first value that is a time
+	result = Absent
+	d := json.NewDecoder(bytes.NewReader(record))
+	if token, err := d.Token(); err != nil || token != json.Delim('{') {
 		return 0, Results
 	}
-	result = Absent
-	for _, name := range r.fields {
-		raw, found := members[name]
-		if !found {
+	for d.More() {
+		token, err := d.Token()
+		if err != nil {
+			return 0, Results
+		}
+		name := token.(string)
+		var raw json.RawMessage
+		if d.Decode(&raw) != nil {
+			return 0, Results
+		}
+		if !slices.Contains(r.fields, name) {
 			continue
 		}
-		is := Unreadable
-		micros, ok := int64(0), false
-		var text string
-		if raw[0] == '"' {
-			if json.Unmarshal(raw, &text) != nil {
-				continue
-			}
-			if micros, ok = referenceDate(text); !ok && regexp.MustCompile(`^\d+(\.\d+)?$`).MatchString(text) {
-				micros, ok = referenceNumber(text)
-			}
-			if !ok {
-				if _, isDate := referenceDate(text + "Z"); isDate && regexp.MustCompile(`\d$`).MatchString(text) {
-					is = NoZone
-				}
-			}
-		} else if regexp.MustCompile(`^\d`).Match(raw) {
-			micros, ok = referenceNumber(string(raw))
-		}
-		if ok && micros > Earliest {
-			return micros, Own
-		}
-		if result != NoZone {
+		micros, is := referenceValue(raw)
+		if _, found := first[name]; is == Own && !found {
+			first[name] = micros
+		} else if is != Own && result != NoZone {
 			result = is
 		}
+	}
+	for _, name := range r.fields {
+		if micros, found := first[name]; found {
+			return micros, Own
+		}
+	}
+	return 0, result
+}
+
+// referenceValue returns the time that a JSON value is.
+func referenceValue(raw []byte) (micros int64, result Result) {
+	result = Unreadable
+	ok := false
+	var text string
+	if raw[0] == '"' {
+		if json.Unmarshal(raw, &text) != nil {
+			return 0, Unreadable
+		}
+		if micros, ok = referenceDate(text); !ok && regexp.MustCompile(`^\d+(\.\d+)?$`).MatchString(text) {
+			micros, ok = referenceNumber(text)
+		}
+		if !ok {
+			if _, isDate := referenceDate(text + "Z"); isDate && regexp.MustCompile(`\d$`).MatchString(text) {
+				result = NoZone
+			}
+		}
+	} else if regexp.MustCompile(`^\d`).Match(raw) {
+		micros, ok = referenceNumber(string(raw))
+	}
+	if ok && micros > Earliest {
+		return micros, Own
 	}
 	return 0, result
 }
