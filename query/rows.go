@@ -273,12 +273,12 @@ func byIDStatement(id uuid.UUID) *statement {
 	return s
 }
 
-// The conditions of the partial indexes that millrace_add_partition makes. A row is prompt if it came within a minute of its time. Its time
-// follows the order in which rows lie in the table, so one entry for many pages finds it. The other rows have an index for themselves.
+// A row is prompt if it came at its time or within promptness of it. Then the index on inserted_at finds it by its time, too. The other rows
+// have an index on time for themselves, with the condition lateSQL, which millrace_add_partition makes.
 const (
-	promptSQL  = "time <= inserted_at AND time - inserted_at >= '-1 min'::interval"
-	lateSQL    = "(time > inserted_at OR time - inserted_at < '-1 min'::interval)"
-	promptness = time.Minute
+	promptSQL  = "time <= inserted_at AND time - inserted_at >= '-10 s'::interval"
+	lateSQL    = "(time > inserted_at OR time - inserted_at < '-10 s'::interval)"
+	promptness = 10 * time.Second
 )
 
 // found adds the rows that a search finds, as a table "found" with the columns id, time, inserted_at, data, and at, which is the time by
