@@ -129,7 +129,7 @@ func BenchmarkDrain(b *testing.B) {
 			t := ceiling.NewTurns("rows/s")
 			for b.Loop() {
 				truncate(b, admin)
-				rows := q.fill(b, roundRows, all, frameRecords)
+				rows := q.fill(b, roundRows, bodies(32, frameRecords), frameRecords) // which tell of the last seconds
 				w := startWorker(b, db, q, env)
 				rate := w.drain(b, rows)
 				t.Also("resident-MiB", w.metrics(b)["process_resident_memory_bytes"]/(1<<20))
@@ -299,15 +299,8 @@ func BenchmarkEndToEnd(b *testing.B) {
 	const batch, connections = 500, 8
 	db := testenv.Schema(b)
 	q := newQueues(b)
-	var requests [][]byte
 	all := bodies(16, batch)
-	for _, body := range all {
-		requests = append(requests, load.Post("/log/batch", body))
-	}
-	c := startServer(b, "api", q.Name, "API_ADDR=127.0.0.1:0").dial(b, connections, requests...)
-	w := startWorker(b, db, q)
-	waitReady(b, c)
-	p := &pipeline{c, w, batch, int(w.stored(b))}
+	p := newPipeline(b, startServer(b, "api", q.Name, "API_ADDR=127.0.0.1:0"), startWorker(b, db, q), connections, batch)
 	var full float64
 	b.Run("load=full", func(b *testing.B) {
 		full = p.measure(b, db, all[0], 0)
@@ -322,10 +315,25 @@ func BenchmarkEndToEnd(b *testing.B) {
 
 // pipeline is an API and a worker, and a client that posts batches of so many records.
 type pipeline struct {
+	dial   func() *load.Client // a client whose records tell of the last seconds
 	client *load.Client
 	worker *server
 	batch  int
 	sent   int // records
+}
+
+// newPipeline returns a pipeline once both services are ready.
+func newPipeline(b *testing.B, api, worker *server, connections, batch int) *pipeline {
+	dial := func() *load.Client {
+		var requests [][]byte
+		for _, body := range bodies(16, batch) {
+			requests = append(requests, load.Post("/log/batch", body))
+		}
+		return api.dial(b, connections, requests...)
+	}
+	p := &pipeline{dial, dial(), worker, batch, int(worker.stored(b))}
+	waitReady(b, p.client)
+	return p
 }
 
 // backlog is how many records may be sent and not yet stored while sending goes as fast as storing.
@@ -336,6 +344,7 @@ func (p *pipeline) measure(b *testing.B, db config.PostgresURL, body []byte, pac
 	t := ceiling.NewTurns("rows/s")
 	before := p.worker.metrics(b)
 	for b.Loop() {
+		p.client = p.dial()
 		rate, cpu := p.run(b, 4*ceiling.Round, pace)
 		testenv.Eventually(b, time.Minute, "all is stored", func() bool { return int(p.worker.stored(b)) >= p.sent })
 		t.Add(rate, copyFromMemory(b, db, 2, body))

@@ -178,14 +178,7 @@ func BenchmarkSweepPrefetch(b *testing.B) {
 func lagPoint(b *testing.B, pace float64, batch int, env ...string) {
 	const connections = 8
 	db, q := testenv.Schema(b), newQueues(b)
-	var requests [][]byte
-	for _, body := range bodies(16, batch) {
-		requests = append(requests, load.Post("/log/batch", body))
-	}
-	c := startServer(b, "api", q.Name, "API_ADDR=127.0.0.1:0").dial(b, connections, requests...)
-	w := startWorker(b, db, q, env...)
-	waitReady(b, c)
-	p := &pipeline{c, w, batch, int(w.stored(b))}
+	p := newPipeline(b, startServer(b, "api", q.Name, "API_ADDR=127.0.0.1:0"), startWorker(b, db, q, env...), connections, batch)
 	p.run(b, ceiling.Round, pace) // what starts slowly has started
 	before := w.metrics(b)
 	t := ceiling.NewTurns("rows/s")
