@@ -180,7 +180,7 @@ func lagPoint(b *testing.B, pace float64, batch int, env ...string) {
 	db, q := testenv.Schema(b), newQueues(b)
 	p := newPipeline(b, startServer(b, "api", q.Name, "API_ADDR=127.0.0.1:0"), startWorker(b, db, q, env...), connections, batch)
 	p.run(b, ceiling.Round, pace) // what starts slowly has started
-	before := w.metrics(b)
+	before := p.worker.metrics(b)
 	t := ceiling.NewTurns("rows/s")
 	for b.Loop() {
 		rate, cpu := p.run(b, 2*ceiling.Round, pace)
@@ -188,7 +188,7 @@ func lagPoint(b *testing.B, pace float64, batch int, env ...string) {
 		t.Also("load-cores", cpu)
 	}
 	elapsed := b.Elapsed().Seconds()
-	after := w.metrics(b)
+	after := p.worker.metrics(b)
 	t.Report(b)
 	b.ReportMetric(1e3*histogram("millrace_worker_lag_seconds", before, after, .5), "lag-p50-ms")
 	b.ReportMetric(1e3*histogram("millrace_worker_lag_seconds", before, after, .99), "lag-p99-ms")
