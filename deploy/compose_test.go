@@ -515,7 +515,7 @@ func TestTheBalancerSendsRequestsToWhatIsReadyAndNoneTwice(t *testing.T) {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	testenv.RunProgram(t, program, "-db", "-f", config)
+	testenv.RunProgram(t, nil, program, "-db", "-f", config)
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	post := func(path string) (int, http.Header, string) {
 		resp, err := client.Post("http://"+addr+path, "application/json", strings.NewReader("{}"))

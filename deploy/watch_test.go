@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -38,24 +37,6 @@ const scrapeEvery = "500ms"
 
 // prometheusServer is a running Prometheus.
 type prometheusServer struct{ url string }
-
-// startProgram runs a program that is not Millrace until the test ends.
-func startProgram(t testing.TB, env []string, path string, args ...string) {
-	t.Helper()
-	out := new(testenv.Output)
-	cmd := exec.Command(path, args...)
-	cmd.Env, cmd.Stdout, cmd.Stderr = env, out, out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // it may have ended
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Logf("%s wrote:\n%.5000s", filepath.Base(path), out)
-		}
-	})
-}
 
 // scaled returns a rules file with its durations divided by timeScale.
 func scaled(text string) string {
@@ -101,7 +82,7 @@ func startPrometheus(t testing.TB, targets, exporter string) prometheusServer {
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	startProgram(t, nil, path, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr, "--log.level=warn")
+	testenv.RunProgram(t, nil, path, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr, "--log.level=warn")
 	p := prometheusServer{"http://" + addr}
 	testenv.Eventually(t, 30*time.Second, "Prometheus is ready", func() bool {
 		resp, err := http.Get(p.url + "/-/ready")
@@ -236,7 +217,7 @@ func TestPrometheusAndTheDashboardsSeeMillrace(t *testing.T) {
 	api, query, exporter := testenv.FreeAddress(t), testenv.FreeAddress(t), testenv.FreeAddress(t)
 	testenv.StartMillrace(t, dir, append(stack.Env(), "API_ADDR="+api, "QUERY_ADDR="+query, "WORKER_ADDR=127.0.0.1:0",
 		"KEYS_FILE="+keysFile, "TLS_CERT_FILE="+cert, "TLS_KEY_FILE="+certKey, "CONFIRM_TIMEOUT=2s"), "run")
-	startProgram(t, []string{"DATA_SOURCE_NAME=" + stack.PostgresURL}, exporterPath, "--web.listen-address="+exporter)
+	testenv.RunProgram(t, []string{"DATA_SOURCE_NAME=" + stack.PostgresURL}, exporterPath, "--web.listen-address="+exporter)
 
 	// The test starts the servers itself, to break them. So millrace run does not list their metrics.
 	targets := filepath.Join(dir, ".millrace", "targets.json")

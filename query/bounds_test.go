@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"millrace/internal/keys"
+	"millrace/internal/testenv"
 )
 
 // withKey returns settings with a key file, and the key that it has.
@@ -33,12 +34,7 @@ func withKey(t *testing.T, settings map[string]string) (map[string]string, strin
 
 func (c *client) dial() net.Conn {
 	c.t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(c.base, "http://"))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	c.t.Cleanup(func() { _ = conn.Close() }) // it may be closed
-	return conn
+	return testenv.Dial(c.t, strings.TrimPrefix(c.base, "http://"))
 }
 
 // TestStrangersKeepNobodyOutOfQueries has clients without a key hold all connections.

@@ -35,7 +35,7 @@ type Config struct {
 	// OnListen, when set, is told the address of the metrics and health once it is open.
 	OnListen func(net.Addr)
 
-	maxHold, slowAfter, renewAfter, lookInterval time.Duration // zero: the constants of these names; tests set them
+	maxHold, slowAfter, renewAfter, idleAfter time.Duration // zero: the constants of these names; tests set them
 }
 
 // Validate checks what the tags of the fields do not say, and that the addresses of the servers are set. Run does so

@@ -22,6 +22,9 @@ const (
 
 	// windowGrowth is the largest factor by which a window grows at once.
 	windowGrowth = 4
+
+	// idleAfter is the time between two looks whether a consumer is idle.
+	idleAfter = 10 * time.Second
 )
 
 // window decides a queue's prefetch. RabbitMQ counts a window in frames, and a frame may have a hundred bytes or a million. So the
@@ -80,14 +83,21 @@ func (w *window) observe(bytes int) {
 // of its deliveries. So a consumer is replaced by one with a larger window only while its window is full and no acknowledgement is
 // under way: then no frame is in flight. It is replaced by one with a smaller window at once: frames that are in flight then are too
 // many anyway.
+//
+// A consumer that is idle is renewed, on a new channel. Its queue may have forgotten it: RabbitMQ tells a consumer when its queue is
+// deleted, but drops the notice if the channel is on another node and the link between the two is busy. Or RabbitMQ has forgotten the
+// queue: when it hears that a queue was deleted, and there is a new one of that name by then, it starts the consumer again, and drops
+// what the new queue delivers (handle_eol in rabbit_channel). Such frames would stay out of reach for half an hour. Frames that are in
+// flight when the old channel closes go back to the queue.
 type consumer struct {
-	queue   string
-	source  int
-	decode  func(d *amqp.Delivery, queue string, now time.Time) item
-	channel *amqp.Channel
-	gate    *gate
-	window  window       // belongs to receive
-	size    atomic.Int64 // window.size, for other goroutines
+	queue     string
+	source    int
+	decode    func(d *amqp.Delivery, queue string, now time.Time) item
+	open      func() (*amqp.Channel, error) // opens a channel
+	gate      *gate
+	idleAfter time.Duration // see the constant
+	window    window        // belongs to receive
+	size      atomic.Int64  // window.size, for other goroutines
 
 	received        atomic.Int64 // frames; receive adds to it
 	receivedAtStart int          // what received was when the present consumer started
@@ -95,10 +105,20 @@ type consumer struct {
 	acks  sync.Mutex // held while frames are acknowledged, and while none may be
 	acked int        // frames
 
-	mu        sync.Mutex // guards the fields below, and the channel's consumer
-	tag       string     // of the present consumer
-	consumers int        // how many have started
+	mu        sync.Mutex    // guards the fields below, and the channel's consumer
+	channel   *amqp.Channel // changes while acks is held too
+	tag       string        // of the present consumer
+	consumers int           // how many have started
 	stopped   bool
+}
+
+// start opens a channel and starts a consumer at RabbitMQ on it, with the window in force. It returns the deliveries. The caller holds
+// mu and acks, or no other goroutine knows c yet.
+func (c *consumer) start() (deliveries <-chan amqp.Delivery, err error) {
+	if c.channel, err = c.open(); err != nil {
+		return nil, err
+	}
+	return c.consume(c.window.size)
 }
 
 // consume starts a consumer at RabbitMQ with a window of size frames, and returns its deliveries. The caller holds mu, or no other
@@ -132,6 +152,21 @@ func (c *consumer) resize(size int) <-chan amqp.Delivery {
 	return deliveries
 }
 
+// renew closes the channel, and starts a consumer with the same window on another one. It returns its deliveries, or nil if that fails.
+// The caller holds acks, and the consumer is idle.
+func (c *consumer) renew() <-chan amqp.Delivery {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped || c.channel.Close() != nil {
+		return nil
+	}
+	deliveries, err := c.start()
+	if err != nil {
+		return nil // the queue is gone, or the connection
+	}
+	return deliveries
+}
+
 // stop ends the consumer for good.
 func (c *consumer) stop() {
 	c.mu.Lock()
@@ -148,15 +183,16 @@ func (c *consumer) ack(frames int, tag uint64) error {
 	return c.channel.Ack(tag, true)
 }
 
-// idle returns how many frames the consumer has received, and reports whether all of them are acknowledged. While an acknowledgement is
-// under way it returns 0 and false.
-func (c *consumer) idle() (received int, idle bool) {
+// lockIfIdle reports whether all frames that came are acknowledged. If so, lockIfIdle has locked acks.
+func (c *consumer) lockIfIdle() bool {
 	if !c.acks.TryLock() {
-		return 0, false
+		return false
 	}
-	defer c.acks.Unlock()
-	received = int(c.received.Load())
-	return received, received == c.acked
+	if int(c.received.Load()) != c.acked {
+		c.acks.Unlock()
+		return false
+	}
+	return true
 }
 
 // lockIfFull reports whether the window is full. If it is, lockIfFull has locked acks, and no frame is acknowledged until the caller
@@ -179,7 +215,10 @@ func (c *consumer) receive(lost context.Context, deliveries <-chan amqp.Delivery
 	var waiting []amqp.Delivery
 	var next item
 	resumed := make(chan (<-chan amqp.Delivery), 1)
-	resizing := false
+	changing := false // resized or renewed
+	heard := true     // whether a frame has come since the last look
+	look := time.NewTicker(c.idleAfter)
+	defer look.Stop()
 	for {
 		if next.tag == 0 && len(waiting) > 0 {
 			next = c.decode(&waiting[0], c.queue, time.Now())
@@ -198,21 +237,22 @@ func (c *consumer) receive(lost context.Context, deliveries <-chan amqp.Delivery
 		select {
 		case d, ok := <-deliveries:
 			if !ok {
-				if !resizing {
+				if !changing {
 					return
 				}
 				deliveries = nil
 				continue
 			}
+			heard = true
 			c.gate.take(len(d.Body))
 			waiting = append(waiting, d)
 			c.received.Add(1)
 			c.window.observe(len(d.Body))
-			if size := c.window.want; !resizing && size < c.window.size {
-				resizing = true
+			if size := c.window.want; !changing && size < c.window.size {
+				changing = true
 				background(func() { resumed <- c.resize(size) })
-			} else if !resizing && size > c.window.size && c.lockIfFull() {
-				resizing = true
+			} else if !changing && size > c.window.size && c.lockIfFull() {
+				changing = true
 				background(func() {
 					defer c.acks.Unlock()
 					defer c.gate.force()() // RabbitMQ's answer must get through, though no frame is acknowledged meanwhile
@@ -223,9 +263,18 @@ func (c *consumer) receive(lost context.Context, deliveries <-chan amqp.Delivery
 			if deliveries == nil {
 				return
 			}
-			resizing = false
+			changing = false
 			c.receivedAtStart, c.window.size = int(c.received.Load()), int(c.size.Load())
 			c.window.want = c.window.size
+		case <-look.C:
+			if !heard && !changing && c.lockIfIdle() {
+				changing, deliveries = true, nil
+				background(func() {
+					defer c.acks.Unlock()
+					resumed <- c.renew()
+				})
+			}
+			heard = false
 		case out <- next:
 			next = item{}
 		case <-lost.Done():

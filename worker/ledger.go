@@ -29,8 +29,8 @@ import (
 //
 // internal/model shows what is lost or stored twice if one of them is broken. How they are kept may change: the length of the ledger's
 // partitions, how long they are kept (partition.LedgerKeep), further columns. The live tail of query/tail reads the ledger too, and its
-// lateReach is a day more than LedgerKeep. What a checksum is made of may not change: a segment
-// that is delivered again would look like another one under its id.
+// lateReach is a day more than LedgerKeep. What a checksum is made of may not change: a segment that is delivered again would look like
+// another one under its id.
 
 const (
 	// ledgerInsertSQL inserts in order: two transactions that insert the same keys in different orders deadlock.

@@ -159,7 +159,7 @@ func (r *parkedReader) session(ctx context.Context) error {
 				return err
 			}
 		case <-look.C:
-			// The consumer may be one that RabbitMQ has forgotten: see awaitForgotten.
+			// RabbitMQ may have forgotten the consumer, or its queue: see consumer.
 			lags, err := r.lags(ch, at.next)
 			if err != nil {
 				return err

@@ -223,11 +223,8 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 	items := make(chan item)
 	consumers := make([]*consumer, len(s.queues))
 	for i, queue := range s.queues {
-		c := &consumer{queue: queue, source: i, decode: s.decode, gate: gate, window: s.window()}
-		if c.channel, err = conn.Channel(); err != nil {
-			return 0, err
-		}
-		deliveries, err := c.consume(c.window.size)
+		c := &consumer{queue: queue, source: i, decode: s.decode, open: conn.Channel, gate: gate, idleAfter: s.config.idleAfter, window: s.window()}
+		deliveries, err := c.start()
 		if err != nil {
 			return 0, err
 		}
@@ -241,11 +238,6 @@ func (s *stream) session(ctx, hard context.Context) (left int, err error) {
 	}
 	s.consumed = true
 	s.rabbitmq.hold(s.name)
-	watching.Go(func() {
-		if queue := awaitForgotten(lost, conn.Connection, consumers, s.config.lookInterval); queue != "" {
-			lose(fmt.Errorf("RabbitMQ delivers nothing from %s, and gave no notice", queue))
-		}
-	})
 	// A stop leaves the frames that are still in the queues to other workers.
 	watching.Go(func() {
 		select {

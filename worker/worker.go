@@ -31,7 +31,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	log := service.Logger(c.Log, c.Process, "worker")
 	c.maxHold, c.slowAfter = cmp.Or(c.maxHold, maxHold), cmp.Or(c.slowAfter, slowAfter)
-	c.renewAfter, c.lookInterval = cmp.Or(c.renewAfter, renewAfter), cmp.Or(c.lookInterval, lookInterval)
+	c.renewAfter, c.idleAfter = cmp.Or(c.renewAfter, renewAfter), cmp.Or(c.idleAfter, idleAfter)
 	ln, err := service.Listen("WORKER_ADDR", c.Addr, config.Access{AllowAnonymous: c.AllowAnonymous})
 	if err != nil {
 		return err

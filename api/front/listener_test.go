@@ -1,16 +1,11 @@
 package front
 
 import (
-	"bufio"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
-	"io"
 	"net"
-	"net/http"
 	"net/http/httptest"
 	"os"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -19,34 +14,7 @@ import (
 	"millrace/internal/testenv"
 )
 
-func dial(t testing.TB, addr string) net.Conn {
-	t.Helper()
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() }) // it may be closed
-	return conn
-}
-
-// turnedAway reads the answer to a connection beyond the limit.
-func turnedAway(t testing.TB, conn net.Conn) {
-	t.Helper()
-	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close() // read to its end
-	b, err := io.ReadAll(resp.Body)
-	var answer struct{ Error string }
-	if err == nil {
-		err = json.Unmarshal(b, &answer)
-	}
-	if err != nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" || !resp.Close ||
-		resp.Header.Get("Content-Type") != "application/json" || !strings.Contains(answer.Error, "MAX_CONNECTIONS") {
-		t.Errorf("got %d %v %s, %v, want 503 in JSON with Retry-After", resp.StatusCode, resp.Header, b, err)
-	}
-}
+var dial, turnedAway = testenv.Dial, testenv.TurnedAway
 
 func TestATLSClientBeyondTheLimitIsToldSoAndASilentOneHoldsUpNobody(t *testing.T) {
 	server := httptest.NewUnstartedServer(nil)

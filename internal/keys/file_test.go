@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"millrace/internal/testenv"
 )
 
 // watched is a keys file that File.Watch watches until the test ends.
@@ -75,10 +77,9 @@ func (w *watched) verdict(secret string) Verdict {
 
 func (w *watched) until(what string, ok func() bool) {
 	w.t.Helper()
-	const within = 4 * time.Minute // as testenv.LeastWait
-	for deadline := time.Now().Add(within); !ok(); {
+	for deadline := time.Now().Add(testenv.LeastWait); !ok(); {
 		if time.Now().After(deadline) {
-			w.t.Fatalf("%s: not within %v; the log: %s", what, within, w.log)
+			w.t.Fatalf("%s: not within %v; the log: %s", what, testenv.LeastWait, w.log)
 		}
 		time.Sleep(5 * time.Millisecond) // polls what the watch polls
 	}

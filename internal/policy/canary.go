@@ -76,19 +76,19 @@ func (c *canary) look(ctx context.Context) (found []Harm, err error) {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.conn.End(time.Second) })
 	defer stop()
-	here, gone, err := c.count()
+	here, exists, err := c.count()
 	if err != nil {
 		return nil, err
 	}
 	empty := false
-	if here == 0 && !gone && c.messages > 0 {
+	if here == 0 && exists && c.messages > 0 {
 		// RabbitMQ also counts no messages if the queue's leader does not answer within a quarter of a second. A leader
 		// that has just confirmed a message does answer.
 		published, err := c.fill(ctx, 1, 0)
 		if err != nil {
 			return nil, err
 		}
-		if here, gone, err = c.count(); err != nil {
+		if here, exists, err = c.count(); err != nil {
 			return nil, err
 		}
 		empty = here <= published
@@ -96,7 +96,7 @@ func (c *canary) look(ctx context.Context) (found []Harm, err error) {
 	now := time.Now()
 	switch {
 	case c.messages == 0: // the first look
-	case gone:
+	case !exists:
 		c.harm(now, expires, "is gone: a policy deletes queues that nobody reads (expires), or somebody deleted it")
 	case empty:
 		c.harm(now, messageTTL, "has lost its messages: a policy lets messages expire (message-ttl), or somebody purged it")
@@ -131,10 +131,10 @@ func (c *canary) harm(now time.Time, reason, what string) {
 	c.foundUntil = now.Add(max(c.trust, 2*now.Sub(c.since)))
 }
 
-// count returns how many messages are in the queue. gone is true if the queue does not exist.
-func (c *canary) count() (messages int, gone bool, err error) {
+// count returns how many messages are in the queue, and reports whether the queue exists.
+func (c *canary) count() (messages int, exists bool, err error) {
 	q, exists, err := broker.Inspect(c.conn.Connection, c.topology.Canary())
-	return q.Messages, !exists && err == nil, err
+	return q.Messages, exists, err
 }
 
 // fill declares the queue, publishes as many messages as publish says, and takes out as many of the oldest as take says. It

@@ -59,15 +59,7 @@ func serve(t *testing.T, wrap func(net.Listener) net.Listener, o Options) string
 	return addr
 }
 
-func dial(t *testing.T, addr string) net.Conn {
-	t.Helper()
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() }) // it may be closed
-	return conn
-}
+var dial = testenv.Dial
 
 // ask sends a request and returns the status of its answer, 0 for none.
 func ask(t *testing.T, conn net.Conn, request string) (int, string) {

@@ -1,10 +1,13 @@
 package testenv
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 )
@@ -58,4 +61,34 @@ func AwaitReady(t testing.TB, addr string) {
 		status, _ := Readiness(addr)
 		return status == http.StatusOK
 	})
+}
+
+// Dial opens a TCP connection that ends with the test.
+func Dial(t testing.TB, addr string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() }) // it may be closed
+	return conn
+}
+
+// TurnedAway reads the answer to a connection beyond the API's limit, and fails the test if it does not say so.
+func TurnedAway(t testing.TB, conn net.Conn) {
+	t.Helper()
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close() // read to its end
+	b, err := io.ReadAll(resp.Body)
+	var answer struct{ Error string }
+	if err == nil {
+		err = json.Unmarshal(b, &answer)
+	}
+	if err != nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" || !resp.Close ||
+		resp.Header.Get("Content-Type") != "application/json" || !strings.Contains(answer.Error, "MAX_CONNECTIONS") {
+		t.Errorf("got %d %v %s, %v, want 503 in JSON with Retry-After", resp.StatusCode, resp.Header, b, err)
+	}
 }

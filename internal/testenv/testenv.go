@@ -240,20 +240,21 @@ func FindProgram(names ...string) string {
 	return ""
 }
 
-// RunProgram runs a program until the test ends, and shows what it wrote if the test has failed.
-func RunProgram(t testing.TB, program string, args ...string) {
+// RunProgram runs a program that is not Millrace until the test ends, and shows the beginning of what it wrote if the test has failed. env is
+// its environment, nil the test's own.
+func RunProgram(t testing.TB, env []string, program string, args ...string) {
 	t.Helper()
 	var log bytes.Buffer
 	cmd := exec.Command(program, args...)
-	cmd.Stdout, cmd.Stderr = &log, &log
+	cmd.Env, cmd.Stdout, cmd.Stderr = env, &log, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // nothing to stop in order
+		_ = cmd.Process.Kill() // nothing to stop in order, and it may have ended
 		_ = cmd.Wait()         // so that nothing writes the log any more
 		if t.Failed() {
-			t.Logf("%s wrote:\n%s", filepath.Base(program), log.String())
+			t.Logf("%s wrote:\n%.5000s", filepath.Base(program), log.String())
 		}
 	})
 }
@@ -319,7 +320,7 @@ ignore_startup_parameters = extra_float_digits,options,search_path
 	if os.Geteuid() == 0 { // which it refuses to run as; it reads its file before it becomes somebody else
 		args = append([]string{"-u", "nobody"}, args...)
 	}
-	RunProgram(t, program, args...)
+	RunProgram(t, nil, program, args...)
 	Eventually(t, Patience, "pgbouncer listens", func() bool {
 		conn, err := net.Dial("tcp", addr)
 		if err == nil {

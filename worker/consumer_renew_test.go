@@ -17,7 +17,7 @@ import (
 func TestAConsumerThatItsQueueHasForgottenIsReplaced(t *testing.T) {
 	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
 	c, ctl := aServer(t, stack)
-	c.Streams, c.lookInterval = 1, 500*time.Millisecond
+	c.Streams, c.idleAfter = 1, 500*time.Millisecond
 	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
 	start(t, c)
 	stored := 0
@@ -41,4 +41,29 @@ func TestAConsumerThatItsQueueHasForgottenIsReplaced(t *testing.T) {
 	}
 	want(t, db, stored, allLogs)
 	want(t, db, 1, "SELECT count(*) FROM dead_letters")
+}
+
+// TestAConsumerEndsWithItsQueue deletes a queue and declares it again before RabbitMQ's channel of the worker has heard of it.
+// RabbitMQ then starts the consumer again by itself, and drops what the new queue delivers to it.
+func TestAConsumerOutlivesItsQueue(t *testing.T) {
+	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
+	c, ctl := aServer(t, stack)
+	c.Streams, c.idleAfter = 1, 500*time.Millisecond
+	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
+	start(t, c)
+	queue := p.topology.Queue(0)
+	p.send(0, aFrame(frame.NewBase(), 1))
+	want(t, db, 1, allLogs)
+	ctl("eval", fmt.Sprintf(`{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"%s">>)),
+		Channels = [element(1, C) || C <- rabbit_amqqueue:consumers(Q)], true = Channels =/= [], Me = self(),
+		spawn(fun() -> [true = erlang:suspend_process(C) || C <- Channels], Me ! suspended, timer:sleep(3000) end),
+		receive suspended -> ok after 10000 -> exit(not_suspended) end.`, queue))
+	if _, err := p.ch.QueueDelete(queue, false, false, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.topology.Declare(p.ch); err != nil {
+		t.Fatal(err)
+	}
+	p.send(0, aFrame(frame.NewBase(), 1))
+	want(t, db, 2, allLogs)
 }
