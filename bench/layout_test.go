@@ -6,15 +6,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"millrace/bench/ceiling"
-	"millrace/internal/config"
 	"millrace/internal/testenv"
 )
 
@@ -24,24 +21,19 @@ import (
 // thousand up to five days.
 func BenchmarkSweepLayout(b *testing.B) {
 	const (
-		btreeTime = "CREATE INDEX ON %[1]s (time);"
-		brinCame  = "CREATE INDEX ON %[1]s USING brin (inserted_at) WITH (pages_per_range = 32);"
+		arrival = "CREATE INDEX ON %[1]s USING brin (inserted_at) WITH (pages_per_range = 128);"
+		byTime  = "CREATE INDEX ON %[1]s (time);"
+		late    = "CREATE INDEX ON %[1]s (time) WHERE time > inserted_at OR time - inserted_at < '-10 s'::interval;"
 	)
 	layouts := []struct{ name, indexes string }{
 		{"none", ""},
-		{"came=btree", "CREATE INDEX ON %[1]s (inserted_at)"},
-		{"came=brin", brinCame},
-		{"time=btree,came=brin", btreeTime + brinCame},
-		{"time+id=btree,came=brin", "CREATE INDEX ON %[1]s (time, id);" + brinCame},
-		{"time=brin,came=brin", "CREATE INDEX ON %[1]s USING brin (time timestamptz_minmax_multi_ops) WITH (pages_per_range = 32);" + brinCame},
-		{"partial,summarized", "CREATE INDEX ON %[1]s USING brin (inserted_at) WITH (pages_per_range = 128); " +
-			"CREATE INDEX ON %[1]s USING brin (time) WITH (pages_per_range = 128) WHERE time <= inserted_at AND time - inserted_at >= '-1 min'::interval;" +
-			"CREATE INDEX ON %[1]s (time) WHERE time > inserted_at OR time - inserted_at < '-1 min'::interval;"},
-		{"one=brin128,summarized", "CREATE INDEX ON %[1]s USING brin (inserted_at, time timestamptz_minmax_multi_ops) WITH (pages_per_range = 128);"},
-		{"one=brin128v8,summarized", "CREATE INDEX ON %[1]s USING brin (inserted_at, time timestamptz_minmax_multi_ops (values_per_range=8)) WITH (pages_per_range = 128);"},
-		{"one=brin128", "CREATE INDEX ON %[1]s USING brin (inserted_at, time timestamptz_minmax_multi_ops) WITH (pages_per_range = 128);"},
-		{"time=btree,came=btree", btreeTime + "CREATE INDEX ON %[1]s (inserted_at)"},
-		{"time=btree", btreeTime},
+		{"arrival=btree", "CREATE INDEX ON %[1]s (inserted_at)"}, // before there were times
+		{"arrival=brin", arrival},
+		{"arrival=brin,time=btree", arrival + byTime},
+		{"arrival=brin,time+id=btree", arrival + "CREATE INDEX ON %[1]s (time, id);"},
+		{"arrival=brin,time=brin", arrival + "CREATE INDEX ON %[1]s USING brin (time timestamptz_minmax_multi_ops) WITH (pages_per_range = 128);"},
+		{"arrival=btree,late=btree", "CREATE INDEX ON %[1]s (inserted_at);" + late},
+		{"arrival=brin,late=btree", arrival + late}, // millrace_add_partition's
 	}
 	for _, layout := range layouts {
 		b.Run(layout.name, func(b *testing.B) {
@@ -60,12 +52,7 @@ func BenchmarkSweepLayout(b *testing.B) {
 				truncate(b, admin)
 				rows := q.fill(b, roundRows, timedBodies(roundRows/frameRecords, frameRecords), frameRecords)
 				w = startWorker(b, db, q)
-				stop := func() {}
-				if strings.HasSuffix(layout.name, "summarized") {
-					stop = summarize(b, db)
-				}
 				t.Also("rows/s", w.drain(b, rows))
-				stop()
 				w.stop(b)
 				if _, err := admin.Exec(ctx, "VACUUM ANALYZE logs"); err != nil {
 					b.Fatal(err)
@@ -177,27 +164,4 @@ func readLatest(b *testing.B, conn *pgx.Conn) map[string]float64 {
 		times[name] = tries[len(tries)/2]
 	}
 	return times
-}
-
-// summarize keeps the BRIN indexes of the partitions up to date until stop is called.
-func summarize(b *testing.B, db config.PostgresURL) (stop func()) {
-	conn := testenv.Connect(b, db)
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		tick := time.NewTicker(500 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-done:
-				return
-			case <-tick.C:
-				if _, err := conn.Exec(context.Background(), "SELECT sum(brin_summarize_new_values(i.indexrelid)) FROM pg_inherits p JOIN pg_index i ON i.indrelid = p.inhrelid JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam WHERE p.inhparent = 'logs'::regclass AND a.amname = 'brin'"); err != nil {
-					b.Error(err)
-					return
-				}
-			}
-		}
-	})
-	return func() { close(done); wg.Wait() }
 }

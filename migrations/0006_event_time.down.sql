@@ -1,6 +1,6 @@
 -- The times are lost that way, and no record: each has in its data what its time was found in. The index is built on every partition
 -- while nothing else can use the table.
-DROP FUNCTION millrace_summarize(regclass, text[]);
+DROP FUNCTION millrace_summarize(regclass, text[], boolean);
 DROP TABLE late_hours, late_times;
 ALTER TABLE logs DROP COLUMN time;
 CREATE INDEX IF NOT EXISTS logs_inserted_at_idx ON logs (inserted_at);

@@ -57,28 +57,41 @@ BEGIN
         t.nspname, t.relname, child, lower_bound, upper_bound);
 END $$;
 
--- Brings the BRIN indexes of partitions of logs up to date: rows that came since the last time are not in them yet, and every search
--- reads those rows. Only an owner may do that, so the function runs as its own. It gives up where a vacuum, a build or a detach is under
--- way: a later call goes on.
-CREATE FUNCTION millrace_summarize(parent regclass, children text[]) RETURNS void
+-- Brings the BRIN indexes of partitions of logs up to date: pages that were written since the last time are not in them yet, and every
+-- search reads those pages. Only an owner may do that, so the function runs as its own. It goes back from the last ranges of pages that
+-- are full to the first one that is summarized; everything = true looks at all ranges, as it must when a call was cut short. It leaves
+-- out the two last ranges, which are being written: a row that comes into a range that is summarized costs the most. It gives up where a
+-- vacuum, a build or a detach is under way: a later call goes on.
+CREATE FUNCTION millrace_summarize(parent regclass, children text[], everything boolean) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $$
 DECLARE
-    index regclass;
+    x     record;
+    block bigint;
 BEGIN
-    FOR index IN
-        SELECT x.indexrelid FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent JOIN pg_class c ON c.oid = i.inhrelid
-        JOIN pg_index x ON x.indrelid = c.oid JOIN pg_class xc ON xc.oid = x.indexrelid JOIN pg_am a ON a.oid = xc.relam
-        WHERE i.inhparent = parent AND p.relname = 'logs' AND p.relkind = 'p' AND pg_has_role(p.relowner, 'USAGE')
-          AND c.relname = ANY (children) AND a.amname = 'brin' AND x.indisvalid
+    FOR x IN
+        SELECT i.indexrelid::regclass AS index, i.indrelid AS child,
+            coalesce((SELECT option_value::bigint FROM pg_options_to_table(xc.reloptions) WHERE option_name = 'pages_per_range'), 128) AS pages
+        FROM pg_inherits h JOIN pg_class p ON p.oid = h.inhparent JOIN pg_class c ON c.oid = h.inhrelid
+        JOIN pg_index i ON i.indrelid = c.oid JOIN pg_class xc ON xc.oid = i.indexrelid JOIN pg_am a ON a.oid = xc.relam
+        WHERE h.inhparent = parent AND p.relname = 'logs' AND p.relkind = 'p' AND pg_has_role(p.relowner, 'USAGE')
+          AND c.relname = ANY (children) AND a.amname = 'brin' AND i.indisvalid
     LOOP
         BEGIN
-            PERFORM brin_summarize_new_values(index);
+            IF everything THEN
+                PERFORM brin_summarize_new_values(x.index);
+                CONTINUE;
+            END IF;
+            block := (pg_relation_size(x.child) / current_setting('block_size')::bigint / x.pages - 3) * x.pages;
+            WHILE block >= 0 LOOP
+                EXIT WHEN brin_summarize_range(x.index, block) = 0;
+                block := block - x.pages;
+            END LOOP;
         EXCEPTION WHEN lock_not_available THEN
             NULL;
         END;
     END LOOP;
 END $$;
-REVOKE ALL ON FUNCTION millrace_summarize(regclass, text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION millrace_summarize(regclass, text[], boolean) FROM PUBLIC;
 
 DO $$
 BEGIN

@@ -22,8 +22,8 @@ BEGIN
     -- Again: a dump that is restored without privileges lets everybody call it.
     REVOKE ALL ON FUNCTION millrace_add_partition(regclass, text, text, text) FROM PUBLIC;
     GRANT EXECUTE ON FUNCTION millrace_add_partition(regclass, text, text, text) TO millrace_writer;
-    REVOKE ALL ON FUNCTION millrace_summarize(regclass, text[]) FROM PUBLIC;
-    GRANT EXECUTE ON FUNCTION millrace_summarize(regclass, text[]) TO millrace_writer;
+    REVOKE ALL ON FUNCTION millrace_summarize(regclass, text[], boolean) FROM PUBLIC;
+    GRANT EXECUTE ON FUNCTION millrace_summarize(regclass, text[], boolean) TO millrace_writer;
     REVOKE ALL ON FUNCTION millrace_known_records(regclass, uuid[], timestamptz[], bytea[]) FROM PUBLIC;
     GRANT EXECUTE ON FUNCTION millrace_known_records(regclass, uuid[], timestamptz[], bytea[]) TO millrace_writer;
 

@@ -41,6 +41,6 @@ BEGIN
         EXECUTE format('ALTER TABLE %s OWNER TO millrace_owner', t);
     END LOOP;
     ALTER FUNCTION millrace_add_partition(regclass, text, text, text) OWNER TO millrace_owner;
-    ALTER FUNCTION millrace_summarize(regclass, text[]) OWNER TO millrace_owner;
+    ALTER FUNCTION millrace_summarize(regclass, text[], boolean) OWNER TO millrace_owner;
     ALTER FUNCTION millrace_known_records(regclass, uuid[], timestamptz[], bytea[]) OWNER TO millrace_owner;
 END $$;

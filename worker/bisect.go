@@ -19,7 +19,7 @@ func (t *transaction) copyCanary(ctx context.Context, canary segment) error {
 	if _, err := t.conn.Exec(ctx, "SAVEPOINT canary"); err != nil {
 		return err
 	}
-	if err := copyRows(ctx, t.conn, []segment{canary}, newRecordTimes(t.times.rule, t.parts), true); err != nil {
+	if err := copyRows(ctx, t.conn, []segment{canary}, newRecordTimes(t.times.rule, t.parts)); err != nil {
 		return err
 	}
 	_, err := t.conn.Exec(ctx, "ROLLBACK TO SAVEPOINT canary; RELEASE SAVEPOINT canary")
@@ -65,7 +65,7 @@ func (t *transaction) copySaved(ctx context.Context, segments []segment) (refusa
 	if _, err := t.conn.Exec(ctx, "SAVEPOINT bisect"); err != nil {
 		return nil, err
 	}
-	err = copyRows(ctx, t.conn, segments, t.times, true)
+	err = copyRows(ctx, t.conn, segments, t.times)
 	if err == nil {
 		_, err = t.conn.Exec(ctx, "RELEASE SAVEPOINT bisect")
 		return nil, err

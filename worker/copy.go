@@ -2,13 +2,10 @@ package worker
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
-	"math"
-	"slices"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -46,21 +43,21 @@ const (
 // pgconn reads it in a goroutine of its own. If the connection breaks, that goroutine may still run after CopyFrom has returned. The
 // lock and close keep it from the frames' memory, which is the broker client's again by then.
 type copyReader struct {
-	mu        sync.Mutex
-	closed    bool
-	segments  []segment
-	times     *recordTimes
-	keepOrder bool      // the rows must keep the order of the segments
-	rows      []copyRow // nil before they were found
-	copied    int       // how many rows were taken up
-	head      [rowHeadSize]byte
-	fixed     []byte // what Read returns first: the rest of the header, of the trailer, or of a row's head
-	text      []byte // what Read returns next: the rest of the record
-	ended     bool   // fixed is the trailer, or was
+	mu       sync.Mutex
+	closed   bool
+	segments []segment // those after the current one
+	current  segment   // Body is what is left of the segment's
+	left     int       // records that are left of the current segment
+	index    int       // of the current segment's next record, from 0
+	times    *recordTimes
+	head     [rowHeadSize]byte
+	fixed    []byte // what Read returns first: the rest of the header, of the trailer, or of a row's head
+	text     []byte // what Read returns next: the rest of the record
+	ended    bool   // fixed is the trailer, or was
 }
 
-func newCopyReader(segments []segment, times *recordTimes, keepOrder bool) *copyReader {
-	r := &copyReader{segments: segments, times: times, keepOrder: keepOrder, fixed: []byte(copyHeader)}
+func newCopyReader(segments []segment, times *recordTimes) *copyReader {
+	r := &copyReader{segments: segments, times: times, fixed: []byte(copyHeader)}
 	binary.BigEndian.PutUint16(r.head[0:], 4)
 	binary.BigEndian.PutUint32(r.head[2:], 16)
 	binary.BigEndian.PutUint32(r.head[22:], 8)
@@ -100,55 +97,29 @@ func (r *copyReader) Read(p []byte) (int, error) {
 	}
 }
 
-// copyRow is a row that is to be copied.
-type copyRow struct {
-	time           int64 // Unix microseconds
-	segment, index int32 // the segment, and the record's place in it
-	from, to       int32 // of the record in the segment's body
-}
-
-// findRows finds the rows and their times. It puts them in the order of their times, unless they must keep theirs. In that order they lie
-// together in the table, so an index over ranges of pages tells where a time is. The caller holds mu.
-func (r *copyReader) findRows() {
-	r.rows = make([]copyRow, 0, records(r.segments))
-	inOrder := true
-	last := int64(math.MinInt64)
-	for i, s := range r.segments {
-		r.times.begin(frame.Time(s.Base))
-		at := 0
-		for k := range s.Records {
-			end := at + bytes.IndexByte(s.Body[at:], '\n') // frame.Parse has counted them
-			micros := r.times.of(s.Body[at:end])
-			inOrder = inOrder && micros >= last
-			last = micros
-			r.rows = append(r.rows, copyRow{micros, int32(i), int32(k), int32(at), int32(end)})
-			at = end + 1
-		}
-	}
-	if !inOrder && !r.keepOrder {
-		slices.SortFunc(r.rows, func(a, b copyRow) int { return cmp.Compare(a.time, b.time) })
-	}
-}
-
 // next takes up the next row, or the trailer after the last row. The caller holds mu.
 func (r *copyReader) next() {
-	if r.rows == nil {
-		r.findRows()
+	for r.left == 0 {
+		if len(r.segments) == 0 {
+			r.fixed, r.ended = []byte(copyTrailer), true
+			return
+		}
+		r.current, r.segments = r.segments[0], r.segments[1:]
+		r.left, r.index = r.current.Records, 0
+		came := frame.Time(r.current.Base)
+		r.times.begin(came)
+		binary.BigEndian.PutUint64(r.head[26:], uint64(came.UnixMicro()-postgresEpoch))
 	}
-	if r.copied == len(r.rows) {
-		r.fixed, r.ended = []byte(copyTrailer), true
-		return
-	}
-	row := r.rows[r.copied]
-	r.copied++
-	s := &r.segments[row.segment]
-	id := frame.ID(s.Base, int(row.index))
-	r.text = s.Body[row.from:row.to]
+	end := bytes.IndexByte(r.current.Body, '\n') // frame.Parse has counted them
+	r.text = r.current.Body[:end]
+	r.current.Body = r.current.Body[end+1:]
+	id := frame.ID(r.current.Base, r.index)
 	copy(r.head[6:], id[:])
-	binary.BigEndian.PutUint64(r.head[26:], uint64(frame.Time(s.Base).UnixMicro()-postgresEpoch))
-	binary.BigEndian.PutUint64(r.head[38:], uint64(row.time-postgresEpoch))
-	binary.BigEndian.PutUint32(r.head[46:], uint32(len(r.text)+1))
+	binary.BigEndian.PutUint64(r.head[38:], uint64(r.times.of(r.text)-postgresEpoch))
+	binary.BigEndian.PutUint32(r.head[46:], uint32(end+1))
 	r.fixed = r.head[:]
+	r.index++
+	r.left--
 }
 
 // close ends the reading. The bytes that Read has returned stay valid.
@@ -156,13 +127,12 @@ func (r *copyReader) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true
-	r.segments, r.rows, r.text = nil, nil, nil
+	r.segments, r.current, r.text = nil, segment{}, nil
 }
 
-// copyRows copies the segments' records into logs. times learns the times of what was copied. Nothing was if it returns an error. With
-// keepOrder, the number of a row that PostgreSQL refuses is that of the record in the segments.
-func copyRows(ctx context.Context, conn *pgx.Conn, segments []segment, times *recordTimes, keepOrder bool) error {
-	r := newCopyReader(segments, newRecordTimes(times.rule, times.parts), keepOrder)
+// copyRows copies the segments' records into logs. times learns the times of what was copied. Nothing was if it returns an error.
+func copyRows(ctx context.Context, conn *pgx.Conn, segments []segment, times *recordTimes) error {
+	r := newCopyReader(segments, newRecordTimes(times.rule, times.parts))
 	defer r.close()
 	if _, err := conn.PgConn().CopyFrom(ctx, r, copySQL); err != nil {
 		return copyError{fmt.Errorf("copy: %w", err)}

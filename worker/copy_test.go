@@ -71,7 +71,7 @@ func TestRowsAreWrittenInTheBinaryFormat(t *testing.T) {
 	for name, wrap := range map[string]func(io.Reader) io.Reader{
 		"at once": func(r io.Reader) io.Reader { return r }, "byte by byte": iotest.OneByteReader, "halves": iotest.HalfReader,
 	} {
-		got, err := io.ReadAll(wrap(newCopyReader(segments, testTimes(), true)))
+		got, err := io.ReadAll(wrap(newCopyReader(segments, testTimes())))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,7 +86,7 @@ func TestReadingARowAllocatesNothing(t *testing.T) {
 	s := segmentOf(frame.NewBase(), strings.Split(strings.Repeat(`{"a":1}`+"\n", records-1)+`{"a":1}`, "\n")...)
 	buf := make([]byte, 64<<10)
 	allocs := testing.AllocsPerRun(10, func() {
-		r := newCopyReader([]segment{s}, testTimes(), true)
+		r := newCopyReader([]segment{s}, testTimes())
 		for {
 			if _, err := r.Read(buf); err != nil {
 				return
@@ -99,7 +99,7 @@ func TestReadingARowAllocatesNothing(t *testing.T) {
 }
 
 func TestAClosedReaderTouchesNothing(t *testing.T) {
-	r := newCopyReader([]segment{segmentOf(frame.NewBase(), `{}`)}, testTimes(), true)
+	r := newCopyReader([]segment{segmentOf(frame.NewBase(), `{}`)}, testTimes())
 	r.close()
 	if n, err := r.Read(make([]byte, 100)); n != 0 || !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("got %d, %v", n, err)

@@ -127,7 +127,7 @@ func BenchmarkCopyAlone(b *testing.B) {
 					span := frame.Span{Segment: frame.Segment{Base: frame.NewBase(), Records: rows}, Body: []byte(body)}
 					segments[i] = segment{Span: span, sum: xxhash.Sum64String(body)}
 				}
-				if err := copyRows(context.Background(), conn, segments, newRecordTimes(testRule, parts), false); err != nil {
+				if err := copyRows(context.Background(), conn, segments, newRecordTimes(testRule, parts)); err != nil {
 					b.Error(err)
 				}
 			}

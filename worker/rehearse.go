@@ -146,5 +146,5 @@ func tryRow(ctx context.Context, conn *pgx.Conn, at time.Time) error {
 	}
 	canary := frame.Segment{Base: frame.BaseAt(at), Records: 1}
 	rule, _ := eventtime.New(nil, nil, 0) // nothing is refused
-	return copyRows(ctx, conn, []segment{{Span: frame.Span{Segment: canary, Body: []byte("{}\n")}}}, newRecordTimes(rule, partition.New(time.Hour)), true)
+	return copyRows(ctx, conn, []segment{{Span: frame.Span{Segment: canary, Body: []byte("{}\n")}}}, newRecordTimes(rule, partition.New(time.Hour)))
 }

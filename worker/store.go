@@ -126,7 +126,7 @@ func (t *transaction) run(ctx context.Context, segments []segment, final func(ou
 		}
 		err = t.copyGood(ctx, placed)
 	default:
-		err = copyRows(ctx, t.conn, placed, t.times, false)
+		err = copyRows(ctx, t.conn, placed, t.times)
 	}
 	if err != nil {
 		return err

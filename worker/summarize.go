@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"millrace/internal/pg"
@@ -13,6 +15,8 @@ import (
 const (
 	// summarizeEvery is the time between two calls of the summarizer while rows are stored. Searches read all rows that came since.
 	summarizeEvery = 500 * time.Millisecond
+	// summarizeAllEvery is the time between two calls that look at all pages, not only at the last ones.
+	summarizeAllEvery = time.Minute
 	// summarizeTimeout is the longest that a call may take. It reads the pages that were written since the last one.
 	summarizeTimeout = time.Minute
 )
@@ -23,6 +27,9 @@ type summarizer struct {
 	link  pg.Link // as the user who stores rows
 	parts *partition.Set
 	log   *slog.Logger
+
+	recent map[string]bool // partitions that were summarized since the last call that looked at all pages
+	allAt  time.Time       // when that call is due
 }
 
 // run works until ctx is done. It owns the link.
@@ -30,6 +37,7 @@ func (s *summarizer) run(ctx context.Context) {
 	defer s.link.Drop()
 	tick := time.NewTicker(summarizeEvery)
 	defer tick.Stop()
+	s.recent, s.allAt = make(map[string]bool), time.Now().Add(summarizeAllEvery)
 	warned := false
 	for {
 		select {
@@ -65,6 +73,16 @@ func (s *summarizer) summarize(ctx context.Context) error {
 	if err != nil || len(names) == 0 {
 		return err
 	}
-	_, err = conn.Exec(ctx, "SELECT millrace_summarize('logs', $1)", names)
+	for _, name := range names {
+		s.recent[name] = true
+	}
+	all := !time.Now().Before(s.allAt)
+	if all {
+		names = slices.Sorted(maps.Keys(s.recent))
+	}
+	if _, err = conn.Exec(ctx, "SELECT millrace_summarize('logs', $1, $2)", names, all); err == nil && all {
+		clear(s.recent)
+		s.allAt = time.Now().Add(summarizeAllEvery)
+	}
 	return err
 }
