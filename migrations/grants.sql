@@ -28,6 +28,6 @@ BEGIN
     GRANT EXECUTE ON FUNCTION millrace_known_records(regclass, uuid[], timestamptz[], bytea[]) TO millrace_writer;
 
     -- The query service reads the records. Of dead letters it reads all but what is in them.
-    GRANT SELECT ON logs, ledger, late_changes, late_times, late_hours, schema_migrations TO millrace_reader;
+    GRANT SELECT ON logs, ledger, late_changes, late_times, late_hours, settings, schema_migrations TO millrace_reader;
     GRANT SELECT (id, dead_at, reason, record_id, queue) ON dead_letters TO millrace_reader;
 END $$;

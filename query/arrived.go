@@ -71,6 +71,7 @@ func (s spans) merge(most int) spans {
 
 // readSearch does what read does. It tells f which spans of inserted_at the search's rows lie in.
 func (s *store) readSearch(ctx context.Context, q *search, f func(context.Context, pgx.Tx, spans) error) error {
+	q.indexed = s.indexed(ctx)
 	return s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		arrived, err := arrivedSpans(ctx, tx, q)
 		if err != nil {

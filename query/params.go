@@ -43,6 +43,7 @@ type search struct {
 	isFixed          bool   // to was given, and neither bound counts from now
 	clock            clock  // whose times the bounds and the order are
 	filter           language.Query
+	indexed          language.Indexed // see store.indexed
 
 	// For a page. An export has an order too.
 	limit     int

@@ -74,6 +74,7 @@ func (s *store) pageRows(ctx context.Context, q *search, give func(row) error) (
 	if q.after != nil {
 		p.end = *q.after
 	}
+	q.indexed = s.indexed(ctx)
 	err = s.readFor(ctx, s.timeout, func(ctx context.Context, tx pgx.Tx) error {
 		for slices := newSlicer(q, time.Now()); ; {
 			slice, ok := slices.next()
@@ -145,6 +146,7 @@ func (p *rowsPage) read(ctx context.Context, tx pgx.Tx, q *search, arrived spans
 // give returns. As for a page, the rows are looked for in slices. Sorting millions of rows at once would fill the database's disk and
 // keep the client waiting.
 func (s *store) exportRows(ctx context.Context, q *search, timeout time.Duration, give func(row) error) error {
+	q.indexed = s.indexed(ctx)
 	return s.readFor(ctx, timeout, func(ctx context.Context, tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, exportMemory); err != nil {
 			return err
@@ -286,7 +288,7 @@ const (
 //
 // By time these are three selects, because an index serves each: the prompt rows, the late ones, and those that have no time.
 func (s *statement) found(q *search, arrived spans) {
-	filter := q.filter.SQL(&s.args)
+	filter := q.filter.SQL(&s.args, q.indexed)
 	if q.clock == byArrival {
 		s.sql.WriteString("(SELECT id, " + tail.TimeSQL + " AS time, inserted_at, inserted_at AS at, data FROM logs")
 		s.where(q, "inserted_at")

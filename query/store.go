@@ -35,6 +35,7 @@ var (
 type store struct {
 	pool    *pgxpool.Pool
 	timeout time.Duration
+	indexedFields
 }
 
 // execMode has statements planned anew each time, because the best plan depends on the window and on what is looked for. It

@@ -26,6 +26,7 @@ type Config struct {
 	AutoMigrate       bool               `env:"AUTO_MIGRATE" envDefault:"true" help:"Bring the schema up to date at the start; false: refuse to start on an older schema."`
 	PartitionInterval time.Duration      `env:"PARTITION_INTERVAL" envDefault:"24h" oneof:"1h 24h" help:"Length of a partition of logs; partitions that exist stay as they are."`
 	Retention         time.Duration      `env:"RETENTION" min:"0s" help:"Age at which partitions are dropped, such as 30d; empty: they are kept."`
+	IndexFields       config.FieldPaths  `env:"INDEX_FIELDS" help:"Fields such as trace_id,user.id whose values are looked up in an index in all partitions, also the open one; built and dropped in the background."`
 	IndexClosed       bool               `env:"INDEX_CLOSED_PARTITIONS" envDefault:"true" help:"Build a GIN index on partitions that no longer grow."`
 
 	config.EventTime

@@ -133,7 +133,7 @@ func Run(ctx context.Context, c Config) error {
 	working.Go(func() { summaries.run(ctx) })
 	r := &rehearser{link: writerLink(), postgres: postgres}
 	working.Go(func() { r.run(ctx) })
-	x := &partition.Indexer{Closed: c.IndexClosed, Link: ownerLink(), Partitions: parts, Retention: c.Retention, Calm: busy.calm, Log: log, Now: time.Now}
+	x := &partition.Indexer{Closed: c.IndexClosed, Fields: c.IndexFields.Paths(), Link: ownerLink(), Partitions: parts, Retention: c.Retention, Calm: busy.calm, Log: log, Now: time.Now}
 	working.Go(func() { x.Run(ctx) })
 	working.Go(func() { policies.Run(ctx) }) // it warns, and nothing waits for it
 	log.Info("worker is up", "address", ln.Addr().String(), "streams", c.Streams, "queues", topology.Shards())

@@ -13,6 +13,7 @@ import (
 	"github.com/caarlos0/env/v11"
 
 	"millrace/internal/eventtime"
+	"millrace/internal/fieldindex"
 	"millrace/internal/timezone"
 )
 
@@ -29,6 +30,9 @@ type (
 	// FieldNames are names of fields at the top level of a record, in order and separated by commas.
 	FieldNames string
 
+	// FieldPaths are fields as searches have them, such as trace_id or user.id, separated by commas. It may be empty.
+	FieldPaths string
+
 	// TimeZone is the name of one of IANA's time zones. It may be empty.
 	TimeZone string
 )
@@ -38,6 +42,9 @@ func (Bytes) Takes() string   { return "a size such as 512, 64KiB, 16MiB or 2GiB
 func (Address) Takes() string { return "host:port such as 127.0.0.1:8080" }
 func (FieldNames) Takes() string {
 	return fmt.Sprintf("names of fields separated by commas, each once, at most %d of %d bytes", eventtime.MaxFields, eventtime.MaxFieldBytes)
+}
+func (FieldPaths) Takes() string {
+	return fmt.Sprintf("fields as searches have them, such as trace_id,user.id, separated by commas, each once, at most %d", fieldindex.Most)
 }
 func (TimeZone) Takes() string { return "the name of a time zone such as Europe/Berlin or UTC" }
 func (Loopback) Takes() string { return "host:port of this machine alone such as 127.0.0.1:6060" }
@@ -72,6 +79,7 @@ var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[PostgresURL]():    parseSecret[postgreSQL],
 	reflect.TypeFor[RedisURL]():       parseSecret[redisCache],
 	reflect.TypeFor[FieldNames]():     func(s string) (any, error) { return parseFieldNames(s) },
+	reflect.TypeFor[FieldPaths]():     func(s string) (any, error) { return parseFieldPaths(s) },
 	reflect.TypeFor[TimeZone]():       func(s string) (any, error) { return parseTimeZone(s) },
 }
 
@@ -167,6 +175,20 @@ func (f FieldNames) names() []string {
 		names[i] = strings.TrimSpace(name)
 	}
 	return names
+}
+
+// parseFieldPaths checks that each field is one that a search can have.
+func parseFieldPaths(s string) (FieldPaths, error) {
+	if _, ok := fieldindex.Parse(s); !ok {
+		return "", errNotTaken
+	}
+	return FieldPaths(s), nil
+}
+
+// Paths returns the fields, each by the names on the way to it.
+func (f FieldPaths) Paths() [][]string {
+	paths, _ := fieldindex.Parse(string(f))
+	return paths
 }
 
 // parseTimeZone checks that there is such a zone.

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
+	"millrace/internal/fieldindex"
 	"millrace/internal/testenv"
 )
 
@@ -183,6 +184,10 @@ func TestSQLAndMatchersAgree(t *testing.T) {
 	}
 	exec("INSERT INTO logs SELECT ordinality, doc::jsonb FROM unnest($1::text[]) WITH ORDINALITY AS t (doc)", docs)
 	exec("CREATE INDEX ON logs USING gin (data jsonb_path_ops)")
+	indexed := Indexed{{"a"}, {"a", "b"}, {`q"u`}, {`\`, "a.b"}}
+	for _, path := range indexed {
+		exec("CREATE INDEX ON logs (" + fieldindex.Expression(path) + ")")
+	}
 	exec("ANALYZE logs")
 	exec("SET jit = off") // as in the service
 	rows, err := conn.Query(ctx, "SELECT data::text FROM logs ORDER BY n")
@@ -207,7 +212,11 @@ func TestSQLAndMatchersAgree(t *testing.T) {
 			n = parsed.root
 		}
 		var args Args
-		condition := Query{n}.SQL(&args)
+		var known Indexed
+		if g.IntN(2) == 0 {
+			known = indexed
+		}
+		condition := Query{n}.SQL(&args, known)
 		rows, err := conn.Query(ctx, "SELECT n FROM logs WHERE "+condition+" ORDER BY n", append([]any{pgx.QueryExecModeDescribeExec}, args...)...)
 		if err != nil {
 			t.Fatalf("%s: %v", n, err)

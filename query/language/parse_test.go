@@ -205,7 +205,7 @@ func TestEqualityAsksTheIndex(t *testing.T) {
 			t.Fatal(err)
 		}
 		var args Args
-		condition := n.SQL(&args)
+		condition := n.SQL(&args, nil)
 		if diff := cmp.Diff(tt.want, []any(args)); diff != "" || condition != tt.sql {
 			t.Errorf("%s: got %s, want %s (-want +got):\n%s", tt.q, condition, tt.sql, diff)
 		}
@@ -236,7 +236,7 @@ func FuzzQ(f *testing.F) {
 		if again, err := Parse(normal); err != nil && len(normal) <= MaxBytes || err == nil && again.String() != normal {
 			t.Errorf("Parse(%q) has the normal form %q, which reads as %v, %v", q, normal, again, err)
 		}
-		condition := n.SQL(new(Args))
+		condition := n.SQL(new(Args), nil)
 		sql := strings.ReplaceAll(condition, instantOf, "")
 		for _, constant := range regexp.MustCompile(`'[^']*'`).FindAllString(sql, -1) {
 			if !slices.Contains(ours, constant) {

@@ -3,10 +3,13 @@ package language
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"millrace/internal/fieldindex"
 )
 
 // Args are the arguments of a statement. Everything that came from outside is an argument, never SQL.
@@ -18,18 +21,22 @@ func (a *Args) Add(value any) string {
 	return "$" + strconv.Itoa(len(*a))
 }
 
+// Indexed are fields that have an index, see package fieldindex, each by the names on the way to it.
+type Indexed [][]string
+
 // SQL returns the condition that is true for the rows whose column data satisfies the query. It adds the condition's
-// arguments to args.
-func (q Query) SQL(args *Args) string {
-	w := conditionWriter{args: args}
+// arguments to args. Tests of equality on the fields that are indexed can be looked up.
+func (q Query) SQL(args *Args, indexed Indexed) string {
+	w := conditionWriter{args: args, indexed: indexed}
 	w.node(q.node())
 	return w.sql.String()
 }
 
 // conditionWriter writes a condition.
 type conditionWriter struct {
-	sql  strings.Builder
-	args *Args
+	sql     strings.Builder
+	args    *Args
+	indexed Indexed
 }
 
 // node adds a condition that is true where n holds, and false or null where n does not.
@@ -96,6 +103,14 @@ func (w *conditionWriter) equals(n equals) {
 	readings := []string{jsonString(n.value)}
 	if n.typed && (!isNumber(n.value) || isStorable(n.value)) {
 		readings = append(readings, n.value)
+	}
+	if slices.ContainsFunc(w.indexed, func(path []string) bool { return slices.Equal(path, n.path) }) {
+		values := make([]string, len(readings))
+		for i, value := range readings {
+			values[i] = w.args.Add(value) + "::jsonb"
+		}
+		w.sql.WriteString(fieldindex.Condition(n.path, values) + " AND (")
+		defer w.sql.WriteByte(')')
 	}
 	if len(n.path) < mostDocuments && len(readings)<<len(n.path) <= mostDocuments { // first: a long path would shift to nothing
 		for i, doc := range containments(n.path, readings) {

@@ -95,7 +95,7 @@ func (c *catchUp) run(ctx context.Context, find *finder, q language.Query) error
 		return err
 	}
 	args := language.Args{find.oldest, edge}
-	sql := "SELECT id, xmin::text::bigint, " + TimeSQL + ", data::text FROM logs WHERE inserted_at >= $2" + newSQL + " AND (" + q.SQL(&args) + ") ORDER BY id"
+	sql := "SELECT id, xmin::text::bigint, " + TimeSQL + ", data::text FROM logs WHERE inserted_at >= $2" + newSQL + " AND (" + q.SQL(&args, nil) + ") ORDER BY id"
 	return find.rows(ctx, c.giver(c.lacking(recent)), sql, args...)
 }
 

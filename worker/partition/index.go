@@ -20,18 +20,20 @@ import (
 const indexPatience = 6 * time.Hour
 
 // Indexer gives closed partitions of logs the index for searches in data, the oldest first. It also gives partitions of before event times
-// an index on inserted_at of their own; see releaseIndex. Of all workers one builds at a time. It is not the keeper's work, because a
+// an index on inserted_at of their own, see releaseIndex, and all partitions those of INDEX_FIELDS, see indexFields. Of all workers one builds at a time. It is not the keeper's work, because a
 // build waits for every transaction that began before it.
 type Indexer struct {
-	Closed     bool    // closed partitions get the index for searches in data
-	Link       pg.Link // as the user who owns the tables
+	Closed     bool       // closed partitions get the index for searches in data
+	Fields     [][]string // the fields that have indexes in all partitions, each by the names on the way to it
+	Link       pg.Link    // as the user who owns the tables
 	Partitions *Set
 	Retention  time.Duration              // zero: keep
 	Calm       func(context.Context) bool // reports whether the streams leave room for a build
 	Log        *slog.Logger
 	Now        func() time.Time
 
-	leader leader
+	leader      leader
+	fieldsSince time.Time // when an index of a field was first to be built; zero: not yet
 }
 
 // Run works until ctx is done. It owns the link. If it cuts a build short, the next leader begins that one anew.
@@ -52,14 +54,17 @@ func (x *Indexer) Round(ctx context.Context) error {
 	if err := x.releaseIndex(ctx, conn, all); err != nil {
 		return fmt.Errorf("give each partition its own index on inserted_at: %w", err)
 	}
-	if !x.Closed {
-		return nil
+	var failed []error
+	if err := x.indexFields(ctx, conn, all); err != nil {
+		failed = append(failed, fmt.Errorf("index fields: %w", err))
+	}
+	if !x.Closed || conn.IsClosed() {
+		return errors.Join(failed...)
 	}
 	now, err := earlierClock(ctx, conn, x.Now()) // an open partition must not get the index
 	if err != nil {
-		return err
+		return errors.Join(append(failed, err)...)
 	}
-	var failed []error
 	for _, p := range all {
 		if p.pending || !p.closed(now) || !x.Partitions.logs.ownName(p.name) ||
 			x.Retention > 0 && !p.to.After(now.Add(-x.Retention)) {
@@ -92,7 +97,7 @@ func (x *Indexer) index(ctx context.Context, conn *pgx.Conn, p partition) error 
 		return nil
 	}
 	if err == nil { // the invalid one
-		if err := x.dropInvalid(ctx, conn, name); err != nil {
+		if err := x.dropIndex(ctx, conn, name); err != nil {
 			return err
 		}
 	}
@@ -118,8 +123,8 @@ func buildProcesses(conn *pgx.Conn, calm bool) string {
 	return "SET max_parallel_maintenance_workers = 0"
 }
 
-// dropInvalid drops an index that a build left invalid. Citus may refuse to do so concurrently.
-func (x *Indexer) dropInvalid(ctx context.Context, conn *pgx.Conn, name string) error {
+// dropIndex drops an index of a partition. Citus may refuse to do so concurrently.
+func (x *Indexer) dropIndex(ctx context.Context, conn *pgx.Conn, name string) error {
 	distributed, err := isDistributed(ctx, conn, x.Partitions.logs)
 	if err != nil {
 		return err
