@@ -101,8 +101,8 @@ func TestAProtocolNeedsNothingButItself(t *testing.T) {
 	want("records", "PUT", "/sample/x/lines", "one\x00\n{\"two\":}\n{\"three\" : 3}\n", header, 200, "x true false true")
 	want("a shim", "GET", "/sample", "", header, 200, "a sample")
 	want("none at all", "PUT", "/sample/x/lines", "", header, 200, "x")
-	want("without a key", "PUT", "/sample/x/lines", "one", nil, 401, "refused: no known API key in Authorization: Bearer or X-API-Key")
-	want("a shim without a key", "GET", "/sample", "", nil, 401, "refused: no known API key in Authorization: Bearer or X-API-Key")
+	want("without a key", "PUT", "/sample/x/lines", "one", nil, 401, "refused: no known API key in Authorization (Bearer, Basic, ApiKey or Splunk) or X-API-Key")
+	want("a shim without a key", "GET", "/sample", "", nil, 401, "refused: no known API key in Authorization (Bearer, Basic, ApiKey or Splunk) or X-API-Key")
 	want("another method", "POST", "/sample/x/lines", "", header, 405, "refused: POST /sample/x/lines: takes PUT")
 	want("a large body", "PUT", "/sample/x/lines", strings.Repeat("x", 17<<20), header, 413, "refused: the body is larger than 16777216 bytes (MAX_BODY_BYTES, decoded)")
 	if got := a.do(t, "PUT", "/sample/bug/lines", strings.NewReader("one"), header); got.status != 500 || got.body != `{"error":"internal error"}` {

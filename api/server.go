@@ -210,12 +210,11 @@ func (s *server) admit(ctx *fasthttp.RequestCtx, now time.Time) (*keys.Key, *ref
 	if s.keys == nil {
 		return nil, nil // even looking for the headers would take time
 	}
-	header := &ctx.Request.Header
-	key, verdict := s.keys.Check(header.Peek(fasthttp.HeaderAuthorization), header.Peek("X-API-Key"), keys.Write)
+	key, verdict := s.keys.Check(&ctx.Request.Header, keys.Write)
 	switch verdict {
 	case keys.Unknown:
-		ctx.Response.Header.Set(fasthttp.HeaderWWWAuthenticate, "Bearer")
-		return nil, refuse(fasthttp.StatusUnauthorized, "no known API key in Authorization: Bearer or X-API-Key")
+		ctx.Response.Header.Set(fasthttp.HeaderWWWAuthenticate, keys.Challenge)
+		return nil, refuse(fasthttp.StatusUnauthorized, "no known API key in Authorization (Bearer, Basic, ApiKey or Splunk) or X-API-Key")
 	case keys.Forbidden:
 		return key, refuse(fasthttp.StatusForbidden, "the API key lacks the scope %s", keys.Write)
 	}
