@@ -61,7 +61,7 @@ func newFuzzedAPI(f testing.TB) *fuzzedAPI {
 	if err != nil {
 		f.Fatal(err)
 	}
-	c.MaxBodyBytes, c.MaxRecordBytes = 1<<16, 1<<12
+	c.MaxBodyBytes, c.IntakeBodyBytes, c.MaxRecordBytes = 1<<16, 1<<16, 1<<12
 	s := newServer(c, c.Log, p, keyFile, served, m, &inflight{limit: 1 << 20}, ready, registry)
 	a.Server, a.api = s.http(), s
 	record := func(ctx *fasthttp.RequestCtx, method, path string) {
