@@ -119,7 +119,7 @@ func newServer(c Config, log *slog.Logger, p *publish.Publisher, keyFile *keys.F
 		log:       log,
 		publisher: p,
 		keys:      keyFile,
-		limits:    scan.Limits{RecordBytes: int(c.MaxRecordBytes), PieceBytes: frame.SegmentBytes},
+		limits:    scan.Limits{RecordBytes: int(c.MaxRecordBytes), PieceBytes: frame.SegmentBytes, TotalBytes: int(c.MaxInflightBytes)},
 		endpoints: served,
 		metrics:   m,
 		reportMux: reportMux,
@@ -338,7 +338,15 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body
 	records := s.newRecords()
 	defer s.freeRecords(records)
 	request := requestOf(ctx)
-	if bad := exchange.Decode(request, text, records); bad != nil {
+	decoded := text
+	if e.stripBOM {
+		decoded = protocol.SkipBOM(text)
+	}
+	bad = exchange.Decode(request, decoded, records)
+	if bad == nil && records.Overflow {
+		bad = refuse(fasthttp.StatusRequestEntityTooLarge, "the body's records take more than %d bytes (MAX_INFLIGHT_BYTES)", s.limits.TotalBytes)
+	}
+	if bad != nil {
 		e.metrics.intake.countRefused(bad)
 		return answer, 0, bad
 	}
@@ -356,7 +364,7 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body
 	for _, t := range w.tickets {
 		w.ids = append(w.ids, frame.Segment{Base: t.Base, Records: t.Records})
 	}
-	answer = exchange.Answer(w.answer[:0], request, protocol.Outcome{Records: records, IDs: w.ids, Body: text})
+	answer = exchange.Answer(w.answer[:0], request, protocol.Outcome{Records: records, IDs: w.ids, Body: decoded})
 	if answer.Stream == nil {
 		w.answer = answer.Body
 	}
