@@ -25,6 +25,7 @@ import (
 	"millrace/api/front"
 	"millrace/api/protocol"
 	"millrace/api/publish"
+	"millrace/internal/eventtime"
 	"millrace/internal/frame"
 	"millrace/internal/keys"
 	"millrace/internal/policy"
@@ -63,7 +64,8 @@ type server struct {
 	scratch   sync.Pool // of *scratch
 	uploads   sync.Pool // of *upload
 	timeouts  timeouts
-	scanning  chan struct{} // holds one for each large body that is being scanned
+	times     *eventtime.Rule // finds the times of records where a key is made from them
+	scanning  chan struct{}   // holds one for each large body that is being scanned
 
 	// lossyPolicy is the policy on RabbitMQ that may lose accepted records; nil while there is none.
 	lossyPolicy atomic.Pointer[policyError]
@@ -240,6 +242,12 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 		return 0, bad
 	}
 	request := requestOf(ctx)
+	derives := false
+	if base == nil {
+		if derives, bad = s.derives(e, request); bad != nil {
+			return 0, bad
+		}
+	}
 	exchange, bad := e.protocol.Open(request)
 	if bad != nil {
 		return 0, bad
@@ -260,7 +268,7 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 		return 0, s.unavailable(err)
 	}
 	var body *body
-	if u := s.newUpload(ctx, e, key, exchange, base != nil); u != nil {
+	if u := s.newUpload(ctx, e, key, exchange, base != nil || derives); u != nil {
 		body, bad = u.read()
 		inParts, accepted := u.inParts, u.accepted
 		s.freeUpload(u)
@@ -294,7 +302,7 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 			letGo()
 		}
 	}()
-	answer, accepted, bad := s.publish(ctx, e, w, body, exchange, key, base)
+	answer, accepted, bad := s.publish(ctx, e, w, body, exchange, key, base, derives)
 	if bad != nil {
 		return 0, bad
 	}
@@ -329,8 +337,8 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 }
 
 // publish hands the body's records to the publisher and gives the body's buffer back. It returns the answer to send once the
-// records are confirmed, and how many were accepted.
-func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body *body, exchange protocol.Exchange, key *keys.Key, base *uuid.UUID) (answer protocol.Answer, accepted int, bad *refusal) {
+// records are confirmed, and how many were accepted. base is the request's key, or nil; if derives is set, one is made from the body.
+func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body *body, exchange protocol.Exchange, key *keys.Key, base *uuid.UUID, derives bool) (answer protocol.Answer, accepted int, bad *refusal) {
 	text := body.bytes()
 	if len(text) > step {
 		defer s.beginScan(len(text))()
@@ -352,6 +360,9 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body
 	}
 	e.metrics.intake.countRecords(records)
 	e.metrics.intake.bytes.Add(float64(len(text)))
+	if derives {
+		base = s.keyOfBody(key, request, text, records, time.Now())
+	}
 	// The time is read again: the body may have taken long to come.
 	if wait := key.Take(records.Accepted, time.Now()); wait > 0 {
 		return answer, 0, limited(ctx, key, wait)
