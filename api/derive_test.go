@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/valyala/fasthttp"
 
 	"millrace/api/protocol"
 	"millrace/internal/config"
@@ -237,5 +238,28 @@ func TestDERIVE_KEYSNamesProtocols(t *testing.T) {
 		if err := config.LoadFrom(map[string]string{"DERIVE_KEYS": value}, &c); err == nil {
 			t.Errorf("%q is taken", value)
 		}
+	}
+}
+
+func TestAGlanceFindsWhatIsAskedFor(t *testing.T) {
+	for _, name := range append([]string{"Idempotency-Key", "Accept-Encoding", "X-Other"}, protocol.OptionFields...) {
+		var h fasthttp.RequestHeader
+		h.Set("Host", "x")
+		h.Set(strings.ToLower(name), "x")
+		hasKey, hasOptions := glance(&h)
+		if hasKey != (name == "Idempotency-Key") || hasOptions != slices.Contains(protocol.OptionFields, name) {
+			t.Errorf("%s: a key %v, options %v", name, hasKey, hasOptions)
+		}
+	}
+}
+
+func BenchmarkAGlanceAtAHeader(b *testing.B) {
+	var h fasthttp.RequestHeader
+	for _, name := range []string{"Host", "Content-Type", "User-Agent", "Accept", "Authorization", "Accept-Encoding"} {
+		h.Set(name, "x")
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		glance(&h)
 	}
 }
