@@ -241,6 +241,25 @@ func TestDERIVE_KEYSNamesProtocols(t *testing.T) {
 	}
 }
 
+func TestRecordsThatTakeMoreThanTheirBodyAreBounded(t *testing.T) {
+	a := newFuzzedAPI(t)
+	header := http.Header{"X-Api-Key": {a.secret}, "X-Fields": {"a=" + strings.Repeat("x", 400)}}
+	body := strings.Repeat("{}\n", 10_000)
+	if got := a.post(t, "/log/batch", header, body); got.status != http.StatusServiceUnavailable || !strings.Contains(got.body, "MAX_INFLIGHT_BYTES") {
+		t.Errorf("4 MB of records where 1 MiB may be under way: got %d %.200s", got.status, got.body)
+	}
+	a.api.limits.TotalBytes = 1 << 20
+	if got := a.post(t, "/log/batch", header, body); got.status != http.StatusRequestEntityTooLarge || !strings.Contains(got.body, "more than 1048576 bytes (MAX_INFLIGHT_BYTES)") {
+		t.Errorf("more than all requests may hold: got %d %.200s", got.status, got.body)
+	}
+	if got := a.post(t, "/log/batch", header, "{}\n"); got.status != http.StatusAccepted {
+		t.Errorf("the next: got %d %s", got.status, got.body)
+	}
+	if used := a.api.bodies.inflight.used.Load(); used != 0 {
+		t.Errorf("%d bytes are still reserved", used)
+	}
+}
+
 func TestAGlanceFindsWhatIsAskedFor(t *testing.T) {
 	for _, name := range append([]string{"Idempotency-Key", "Accept-Encoding", "X-Other"}, protocol.OptionFields...) {
 		var h fasthttp.RequestHeader

@@ -44,7 +44,7 @@ const (
 
 	// maxDrain is how much of a refused body is read all the same. A client that sends first and listens later then sees the
 	// answer instead of a reset connection.
-	maxDrain = 64 << 20
+	maxDrain = 128 << 20
 )
 
 var newline = []byte("\n")
@@ -371,11 +371,15 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body
 	}
 	bad = exchange.Decode(request, decoded, records)
 	if bad == nil && records.Overflow {
-		bad = refuse(fasthttp.StatusRequestEntityTooLarge, "the body's records take more than %d bytes (MAX_INFLIGHT_BYTES)", s.limits.TotalBytes)
+		bad = s.overflow()
 	}
 	if bad != nil {
 		e.metrics.intake.countRefused(bad)
 		return answer, 0, bad
+	}
+	if !body.hold(int64(len(records.NDJSON))) {
+		s.metrics.unavailable.WithLabelValues("inflight").Inc()
+		return answer, 0, errBusy
 	}
 	e.metrics.intake.countRecords(records)
 	e.metrics.intake.bytes.Add(float64(len(text)))
@@ -400,6 +404,11 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body
 	}
 	body.shrink(int64(len(records.NDJSON)))
 	return answer, records.Accepted, nil
+}
+
+// overflow returns the refusal of a body whose records take more memory than all requests may hold.
+func (s *server) overflow() *refusal {
+	return refuse(fasthttp.StatusRequestEntityTooLarge, "the body's records take more than %d bytes (MAX_INFLIGHT_BYTES)", s.limits.TotalBytes)
 }
 
 // beginScan waits until a body of n bytes may be scanned: at any time only one large body per processor is scanned. The caller
