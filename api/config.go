@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
+	"strings"
 	"time"
 
 	"millrace/api/protocol"
@@ -17,9 +19,11 @@ type Config struct {
 	config.Broker
 	config.Access
 	config.Process
+	config.EventTime
 
 	Addr               config.Address `env:"API_ADDR" envDefault:"127.0.0.1:8080" help:"Where the API listens."`
 	MaxBodyBytes       config.Bytes   `env:"MAX_BODY_BYTES" envDefault:"16MiB" min:"1KiB" max:"1GiB" help:"Largest body of a request, after decoding. NDJSON that is taken while it comes may be longer; for it this is the longest line."`
+	IntakeBodyBytes    config.Bytes   `env:"INTAKE_BODY_BYTES" envDefault:"64MiB" min:"1KiB" max:"1GiB" help:"Largest body of a request in another protocol than Millrace's own, after decoding; it is never more than MAX_INFLIGHT_BYTES."`
 	MaxRecordBytes     config.Bytes   `env:"MAX_RECORD_BYTES" envDefault:"1MiB" min:"64B" max:"12MiB" help:"Largest record, without white space between its tokens and with its numbers written out; a frame must stay under the 16 MiB that RabbitMQ 4 takes."`
 	MaxInflightBytes   config.Bytes   `env:"MAX_INFLIGHT_BYTES" envDefault:"128MiB" min:"1MiB" help:"Most bytes that requests under way hold at once, over all of them; beyond it they are answered 503. The whole process stays near twice as much, and 16 KiB for each of MAX_CONNECTIONS, unless GOMEMLIMIT says otherwise."`
 	MaxConnections     int            `env:"MAX_CONNECTIONS" envDefault:"10000" min:"1" max:"1000000" help:"Most connections at once, of some 16 KiB each; one more takes the place of an idle one, first of those without a key, or is answered 503."`
@@ -28,6 +32,7 @@ type Config struct {
 	PublishConnections int            `env:"PUBLISH_CONNECTIONS" envDefault:"4" min:"1" max:"64" help:"Connections to publish on."`
 	PublishChannels    int            `env:"PUBLISH_CHANNELS" envDefault:"1" min:"1" max:"64" help:"Channels on each of them."`
 	FrameBytes         config.Bytes   `env:"FRAME_BYTES" envDefault:"64KiB" min:"1KiB" max:"2MiB" help:"Size at which a frame takes no more records."`
+	DeriveKeys         config.Intakes `env:"DERIVE_KEYS" envDefault:"otlp,loki" help:"Protocols whose requests get a key made from the newest time and the hash of their body if they bring none, so that what a shipper sends again is stored once; others get one for dedupe=body or X-Dedupe: body. A body without times of its own gets none."`
 	FrameCompression   string         `env:"FRAME_COMPRESSION" envDefault:"s2" oneof:"none s2 zstd" help:"How frames of 1 KiB and more are compressed on their way through RabbitMQ. Workers read all three."`
 
 	// Log is where the service logs to; nil is standard error, as the settings say.
@@ -53,6 +58,29 @@ func (c *Config) protocolsOrAll() []protocol.Protocol {
 	return c.protocols
 }
 
+// checkDeriveKeys returns an error if DERIVE_KEYS names a protocol that the API does not speak, unless that is its default.
+func (c *Config) checkDeriveKeys() error {
+	known := []string{"otlp", "loki"}
+	for _, p := range c.protocolsOrAll() {
+		if !slices.Contains(known, p.Name()) {
+			known = append(known, p.Name())
+		}
+	}
+	for _, name := range c.DeriveKeys.Names() {
+		if !slices.Contains(known, name) {
+			return fmt.Errorf("DERIVE_KEYS: got %q, takes some of %s, or none", name, strings.Join(known, ", "))
+		}
+	}
+	return nil
+}
+
+// bodyLimits returns the limits of bodies.
+func (c *Config) bodyLimits() (limits [protocol.Limits]bodyLimit) {
+	limits[protocol.MaxBodyBytes] = bodyLimit{int64(c.MaxBodyBytes), "MAX_BODY_BYTES"}
+	limits[protocol.IntakeBodyBytes] = bodyLimit{int64(min(c.IntakeBodyBytes, c.MaxInflightBytes)), "INTAKE_BODY_BYTES"}
+	return limits
+}
+
 // connectionBytes is the memory of an idle connection: its goroutine, and the buffers of its header and of its answers.
 const connectionBytes = 16 << 10
 
@@ -75,6 +103,9 @@ func (c *Config) Validate() error {
 	}
 	if c.MaxInflightBytes < c.MaxBodyBytes {
 		return fmt.Errorf("MAX_INFLIGHT_BYTES: got %s, takes at least MAX_BODY_BYTES (%s)", c.MaxInflightBytes, c.MaxBodyBytes)
+	}
+	if err := c.checkDeriveKeys(); err != nil {
+		return err
 	}
 	if _, err := keys.Open(c.KeysFile); err != nil {
 		return err

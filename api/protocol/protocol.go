@@ -22,6 +22,9 @@ var All = []Protocol{
 
 // Protocol is a way to send records. Any goroutine may call its methods.
 type Protocol interface {
+	// Name returns the protocol's name: the metrics' label intake, and a word of DERIVE_KEYS.
+	Name() string
+
 	// Routes returns the paths that belong to the protocol.
 	Routes() []Route
 
@@ -38,13 +41,27 @@ type Protocol interface {
 type Route struct {
 	Path    string   // an element * stands for any element, as in /*/_bulk; Path is the metrics' label route
 	Methods []string // the answer to an unknown path lists the first
+	Limit   Limit    // the limit of its bodies
+	Keyless bool     // no key is asked for; only for paths whose Exchange is a Shim
 }
+
+// Limit is the setting that limits a route's bodies, after decoding.
+type Limit uint8
+
+// The limits. Clients of other protocols drop what is too large, or send it again for ever, so they have a larger one.
+const (
+	IntakeBodyBytes Limit = iota // INTAKE_BODY_BYTES
+	MaxBodyBytes                 // MAX_BODY_BYTES
+
+	Limits // how many there are
+)
 
 // Request is what a protocol may know of a request. It is valid until the request has its answer.
 type Request struct {
 	Path   []byte // as it came, without the query string
 	Query  []byte // the query string
 	Header Header
+	Plain  bool // Header is known to have none of OptionFields, so that nobody need look for them
 }
 
 // Header is a request's header.
@@ -66,10 +83,18 @@ type Exchange interface {
 }
 
 // Shim is an Exchange for a request that has no records, such as a client's question about the server's version. The body is
-// read and thrown away, and Answer gets an empty Outcome.
+// read and thrown away, and Answer gets an Outcome with nothing but Down.
 type Shim interface {
 	Exchange
 	Shim()
+}
+
+// Encoded is an Exchange whose bodies have a Content-Encoding that clients leave out.
+type Encoded interface {
+	Exchange
+
+	// Encoding returns the encoding of a body without Content-Encoding: gzip, zstd, deflate, snappy, or "" for none.
+	Encoding() string
 }
 
 // Parts is an Exchange whose body may be taken in parts while it comes, if it is long. Each part is published and confirmed,
@@ -97,6 +122,7 @@ type Outcome struct {
 	Records *record.List    // what was accepted and rejected, and the verdicts if Decode asked for them
 	IDs     []frame.Segment // the ids of the accepted records, in order
 	Body    []byte          // the body that Decode was given
+	Down    error           // why records can't be taken now; nil except for a Shim
 }
 
 // Answer is a whole answer to a request.

@@ -27,6 +27,9 @@ type (
 	// Loopback is an Address that only this machine reaches. It may be empty.
 	Loopback string
 
+	// Intakes are names of protocols in which records come, separated by commas.
+	Intakes string
+
 	// FieldNames are names of fields at the top level of a record, in order and separated by commas.
 	FieldNames string
 
@@ -46,6 +49,7 @@ func (FieldNames) Takes() string {
 func (FieldPaths) Takes() string {
 	return fmt.Sprintf("fields as searches have them, such as trace_id,user.id, separated by commas, each once, at most %d", fieldindex.Most)
 }
+func (Intakes) Takes() string  { return "intakes separated by commas such as otlp,loki, or none" }
 func (TimeZone) Takes() string { return "the name of a time zone such as Europe/Berlin or UTC" }
 func (Loopback) Takes() string { return "host:port of this machine alone such as 127.0.0.1:6060" }
 
@@ -78,6 +82,7 @@ var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[ManagementURLs](): func(s string) (any, error) { return parseManagementURLs(s) },
 	reflect.TypeFor[PostgresURL]():    parseSecret[postgreSQL],
 	reflect.TypeFor[RedisURL]():       parseSecret[redisCache],
+	reflect.TypeFor[Intakes]():        func(s string) (any, error) { return parseIntakes(s) },
 	reflect.TypeFor[FieldNames]():     func(s string) (any, error) { return parseFieldNames(s) },
 	reflect.TypeFor[FieldPaths]():     func(s string) (any, error) { return parseFieldPaths(s) },
 	reflect.TypeFor[TimeZone]():       func(s string) (any, error) { return parseTimeZone(s) },
@@ -189,6 +194,28 @@ func parseFieldPaths(s string) (FieldPaths, error) {
 func (f FieldPaths) Paths() [][]string {
 	paths, _ := fieldindex.Parse(string(f))
 	return paths
+}
+
+// parseIntakes checks that each name may be one.
+func parseIntakes(s string) (Intakes, error) {
+	for _, name := range Intakes(s).Names() {
+		if name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" {
+			return "", errNotTaken
+		}
+	}
+	return Intakes(s), nil
+}
+
+// Names returns the names, none for "none" and "false".
+func (i Intakes) Names() []string {
+	if i == "none" || i == "false" {
+		return nil
+	}
+	names := strings.Split(string(i), ",")
+	for i, name := range names {
+		names[i] = strings.TrimSpace(name)
+	}
+	return names
 }
 
 // parseTimeZone checks that there is such a zone.

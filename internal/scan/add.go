@@ -1,6 +1,9 @@
 package scan
 
-import "slices"
+import (
+	"bytes"
+	"slices"
+)
 
 // Verdict says what became of one record. It is a byte, so that the verdicts of a whole body take little memory.
 type Verdict uint8
@@ -30,21 +33,11 @@ func (b *Body) Add(src []byte, at int) bool {
 	if startsBOM(src, i) {
 		i = skipSpace(src, i+len(bom))
 	}
-	end, ok := s.value(src, i)
-	if ok {
-		if end = skipSpace(src, end); end < len(src) {
-			s.fail(src, end, wantNothing)
-			ok = false
-		}
-	}
-	if ok && b.take(i) {
+	f := b.one(src, i)
+	if f == nil {
 		return true
 	}
-	f := &s.refusal
-	if !ok {
-		f = &s.broke
-		s.n = b.taken
-	}
+	s.n = b.taken
 	b.reject(f)
 	if n := len(b.Errors); n > 0 && b.Errors[n-1].Index == b.Accepted+b.Rejected-1 {
 		b.Errors[n-1].Err.Offset += at
@@ -52,9 +45,54 @@ func (b *Body) Add(src []byte, at int) bool {
 	return false
 }
 
+// Try is Add for what may be something else than a record: if it can't be taken, Try reports false, and nothing is counted.
+func (b *Body) Try(src []byte) bool {
+	b.src = src
+	if b.one(src, skipSpace(src, 0)) == nil {
+		return true
+	}
+	b.s.n = b.taken
+	return false
+}
+
+// Rewrite fills b with the records of from, each as rewrite makes it. rewrite appends the new record, which is checked, to dst. What
+// from refused stays refused. from must have kept its verdicts.
+func (b *Body) Rewrite(from *Body, lim Limits, rewrite func(dst, record []byte) []byte) {
+	b.Begin(lim)
+	rest, errors := from.NDJSON, from.Errors
+	var buf []byte
+	for index, v := range from.Verdicts {
+		if v.Accepted() {
+			end := bytes.IndexByte(rest, '\n')
+			buf = rewrite(buf[:0], rest[:end])
+			rest = rest[end+1:]
+			b.Add(buf, 0)
+			continue
+		}
+		if len(errors) > 0 && errors[0].Index == index {
+			if len(b.Errors) < MaxErrors {
+				b.Errors = append(b.Errors, errors[0])
+			}
+			errors = errors[1:]
+		}
+		if b.KeepVerdicts {
+			b.Verdicts = append(b.Verdicts, v)
+		}
+		b.Rejected++
+		b.RejectedBy[v.Reason()]++
+	}
+	for r := range NumReasons {
+		if n := from.RepairedBy(r); n > 0 {
+			b.repairing().by[r] += n
+			b.Repaired += n
+		}
+	}
+	b.End()
+}
+
 // Append takes a record without scanning it. The caller knows that it is a compacted JSON object that jsonb takes, without
 // exponents in its numbers, nested no deeper than MaxDepth. Append reports whether the record was accepted: it refuses one
-// that is larger than Limits.RecordBytes.
+// that is larger than Limits.RecordBytes, unless that can be repaired.
 func (b *Body) Append(record []byte) bool {
 	s := &b.s
 	if room := len(record) + slack; len(s.out)-s.n < room {
@@ -63,11 +101,14 @@ func (b *Body) Append(record []byte) bool {
 	}
 	s.refused, s.longer = false, 0
 	s.n += copy(s.out[s.n:], record)
-	if !b.take(0) {
-		b.reject(&s.refusal)
-		return false
+	if b.take(0) {
+		return true
 	}
-	return true
+	if _, ok := b.repair(record, 0, true); ok {
+		return true
+	}
+	b.reject(&s.refusal)
+	return false
 }
 
 // Refuse counts a record that the caller refuses for r. at is its offset in the body.
