@@ -135,6 +135,8 @@ func (r Reason) words() string {
 		return (&fault{reason: Depth}).msg(nil)
 	case NotObject:
 		return "not an object"
+	case TooLarge:
+		return "too large"
 	}
 	return r.String()
 }

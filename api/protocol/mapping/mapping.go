@@ -18,6 +18,7 @@
 package mapping
 
 import (
+	"encoding/base64"
 	"math"
 	"slices"
 	"strings"
@@ -108,6 +109,8 @@ type Mapper struct {
 	budget int    // how many bytes of JSON may still be looked through for a path of keys
 	buf    []byte // strings that were made for the record
 
+	spent, most int // how many bytes were written or shared, and how many may be
+
 	record, sharedTree tree
 	sharedBuf          []byte // strings that were made for the shared members
 	sharedJSON         []byte // the shared members as they are written, once they were; "" if they can't be reused
@@ -131,10 +134,22 @@ var pool = sync.Pool{New: func() any {
 func New(records *record.List, c Config, keepText bool) *Mapper {
 	m := pool.Get().(*Mapper)
 	m.records, m.config, m.keepText = records, c, keepText
+	m.spent, m.most = 0, math.MaxInt
 	m.BeginShared()
 	m.EndShared()
 	return m
 }
+
+// Limit bounds what becomes of a body of n bytes. What records share is in each of them, so that few bytes could become very many.
+// Once the bound is passed, records are refused as too large.
+func (m *Mapper) Limit(n int) {
+	// A kilobyte is much for what records share, and a hundred bytes little for a record of its own. Large bodies are bounded
+	// more strictly, because their records are in memory at once.
+	m.most = min(32*n+256<<10, 4*n+32<<20)
+}
+
+// Full reports whether the bound is passed.
+func (m *Mapper) Full() bool { return m.spent > m.most }
 
 // What a Mapper may keep for the next request in each of its parts.
 const (
@@ -179,6 +194,7 @@ func (m *Mapper) EndShared() {
 	m.basePaths.reset()
 	for i := range m.members {
 		v := &m.members[i]
+		m.spent += len(v.key) + len(v.text)
 		m.sharedTree.add(m, *v)
 		m.basePaths.add(hashOf(v.key))
 	}
@@ -246,6 +262,25 @@ func (m *Mapper) Hex(s Source, key, value string) {
 	m.String(s, key, stringOf((*b)[from:]))
 }
 
+// HexByte adds a byte as a string of two hexadecimal digits.
+func (m *Mapper) HexByte(s Source, key string, value byte) {
+	one := [1]byte{value}
+	m.Hex(s, key, stringOf(one[:]))
+}
+
+// Base64 adds bytes as a string in base64.
+func (m *Mapper) Base64(s Source, key, value string) {
+	b := m.buffer()
+	from := len(*b)
+	*b = base64.StdEncoding.AppendEncode(*b, bytesOf(value))
+	m.String(s, key, stringOf((*b)[from:]))
+}
+
+// Stamp adds another time than the record's, in nanoseconds since 1970.
+func (m *Mapper) Stamp(s Source, key string, nanos int64) {
+	m.next(s, kindTime, key).number = uint64(nanos)
+}
+
 // Time adds the protocol's time, in nanoseconds since 1970. It must be added after the record's own fields and attributes, and
 // before what has less priority.
 func (m *Mapper) Time(s Source, nanos int64) {
@@ -266,6 +301,10 @@ func (m *Mapper) Message(text string) {
 
 // End completes the record and reports whether it was accepted. at is its offset in the body.
 func (m *Mapper) End(at int) bool {
+	if m.Full() {
+		m.records.Refuse(scan.TooLarge, at)
+		return false
+	}
 	if m.inTree {
 		m.record.reset()
 		m.addOwn()
@@ -391,8 +430,14 @@ func (p *paths) add(hash uint32) bool {
 func (m *Mapper) write(w *record.Writer) {
 	if m.inTree {
 		m.writeTree(w)
-		return
+	} else {
+		m.writeInOrder(w)
 	}
+	m.spent += w.Len()
+}
+
+// writeInOrder writes a record whose members may be written in the order in which they came.
+func (m *Mapper) writeInOrder(w *record.Writer) {
 	if m.timeAt >= 0 {
 		m.writeValue(w, TimeField, &m.members[m.timeAt])
 	}
