@@ -91,7 +91,8 @@ func (r *jsonReader) elements(element func()) {
 	}
 }
 
-// members calls member for each member of the object that is next. member must take its value. null is an object without members.
+// members calls member for each member of the object that is next. member must take its value. The key stays as it is while the body
+// does. null is an object without members.
 func (r *jsonReader) members(member func(key []byte)) {
 	if r.null() {
 		return

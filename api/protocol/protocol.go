@@ -19,6 +19,7 @@ import (
 var All = []Protocol{
 	Native{},
 	OTLP{},
+	Loki{},
 }
 
 // Protocol is a way to send records. Any goroutine may call its methods.
