@@ -103,6 +103,7 @@ type Mapper struct {
 	basePaths paths // those of the shared members
 	path      path  // of the record's last member
 	timeAt    int   // index of the member that is the protocol's time, or -1
+	hasTime   bool  // the record has a field time of another source
 
 	own    string // members that are written as they are
 	check  bool   // own must be checked
@@ -202,7 +203,7 @@ func (m *Mapper) EndShared() {
 	for i := t.nodes[root].first; i != none; i = t.nodes[i].next {
 		m.basePaths.add(t.nodes[i].hash)
 	}
-	// The place of the protocol's time is taken, so that a record with another time is put together in a tree.
+	// The place of the protocol's time is taken; see addPath.
 	m.basePaths.full = !m.basePaths.add(hashOf(TimeField)) || m.basePaths.full
 }
 
@@ -211,7 +212,7 @@ func (m *Mapper) Begin() {
 	m.members = m.members[:m.shared]
 	m.paths.copy(&m.basePaths)
 	m.inTree = m.paths.full || m.alwaysInTree
-	m.path, m.timeAt = path{}, -1
+	m.path, m.timeAt, m.hasTime = path{}, -1, false
 	m.own, m.check, m.budget, m.buf = "", false, mostSearched, m.buf[:0]
 }
 
@@ -284,12 +285,20 @@ func (m *Mapper) Stamp(s Source, key string, nanos int64) {
 // Time adds the protocol's time, in nanoseconds since 1970. It must be added after the record's own fields and attributes, and
 // before what has less priority.
 func (m *Mapper) Time(s Source, nanos int64) {
+	if m.hasTime && !m.inTree {
+		// This is common, so it is done without a tree.
+		v := m.next(s, kindTime, otherTimeField)
+		if v.number = uint64(nanos); m.inTree {
+			v.key = TimeField // the tree finds another place
+		}
+		return
+	}
 	m.inTree = m.inTree || m.timeAt >= 0
 	m.timeAt = len(m.members)
-	slow := m.inTree
+	inTree := m.inTree
 	m.inTree = true // the path is there already, for this member
 	m.next(s, kindTime, TimeField).number = uint64(nanos)
-	m.inTree = slow
+	m.inTree = inTree
 }
 
 // Message adds the text of the record: its own fields if it is a JSON object, else its message.
@@ -341,8 +350,7 @@ type path struct {
 
 // follow finds where a member stands after the one before. If it can't be written there, the record is put together in a tree.
 func (m *Mapper) follow(v *member) {
-	if !m.paths.add(hashOf(v.key)) {
-		m.inTree = true
+	if !m.addPath(v.key) {
 		return
 	}
 	before := m.path
@@ -373,6 +381,20 @@ func (m *Mapper) follow(v *member) {
 	}
 	v.common, v.last = uint32(common), uint32(last)
 	m.path.last = last
+}
+
+// addPath adds the path of a key to those of the record. If it is there already, the record is put together in a tree, and addPath
+// reports false. The path of the protocol's time is there from the beginning, and the first other field time may have it.
+func (m *Mapper) addPath(key string) bool {
+	if m.paths.add(hashOf(key)) {
+		return true
+	}
+	if key == TimeField && !m.hasTime && m.timeAt < 0 {
+		m.hasTime = true
+		return true
+	}
+	m.inTree = true
+	return false
 }
 
 // mostFollowed is how many objects the dots of a key may make in a record that is not put together in a tree.
