@@ -185,7 +185,7 @@ func (m *Mapper) Free() {
 // BeginShared begins what all records from the next Begin on share. It has less priority than what is added to a record itself.
 func (m *Mapper) BeginShared() {
 	m.members, m.sharedBuf, m.sharedJSON = m.members[:0], m.sharedBuf[:0], m.sharedJSON[:0]
-	m.inShared, m.inTree = true, true
+	m.inShared, m.inTree, m.budget = true, true, mostSearched
 }
 
 // EndShared ends what BeginShared began.
