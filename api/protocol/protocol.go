@@ -18,6 +18,8 @@ import (
 // All are the protocols that the API speaks. The first also answers requests that belong to none.
 var All = []Protocol{
 	Native{},
+	OTLP{},
+	Loki{},
 }
 
 // Protocol is a way to send records. Any goroutine may call its methods.

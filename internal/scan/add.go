@@ -135,6 +135,11 @@ func (r Reason) words() string {
 		return (&fault{reason: Depth}).msg(nil)
 	case NotObject:
 		return "not an object"
+	case TooLarge:
+		return "too large"
 	}
 	return r.String()
 }
+
+// Growth returns by how many bytes the numbers of the record that was added last grow when PostgreSQL writes them out.
+func (b *Body) Growth() int { return b.s.longer }
