@@ -1,8 +1,11 @@
 package api
 
 import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
 	"net/http"
-	"slices"
 	"strings"
 	"testing"
 
@@ -11,7 +14,7 @@ import (
 
 // TestOTLPAndLokiAreAnsweredAsTheirClientsExpect sends what real clients do, with their encodings, to the paths that they know.
 func TestOTLPAndLokiAreAnsweredAsTheirClientsExpect(t *testing.T) {
-	a := start(t, nil)
+	a := newFuzzedAPI(t)
 	const (
 		protobuf = "application/x-protobuf"
 		inJSON   = "application/json"
@@ -40,24 +43,40 @@ func TestOTLPAndLokiAreAnsweredAsTheirClientsExpect(t *testing.T) {
 		{"a push that can't be read", "POST", "/loki/api/v1/push", inJSON, "", `{`, 400, "text/plain; charset=utf-8", "unexpected end of body"},
 		{"the version", "GET", "/loki/api/v1/status/buildinfo", "", "", "", 200, inJSON, `{"version":"3.0.0"`},
 	} {
-		header := http.Header{}
-		for name, value := range map[string]string{"Content-Type": tt.content, "Content-Encoding": tt.encoding} {
-			if value != "" {
-				header.Set(name, value)
-			}
-		}
-		got := a.do(t, tt.method, tt.path, strings.NewReader(tt.body), header)
-		if got.status != tt.status || got.header.Get("Content-Type") != tt.answerType && tt.answerType != "" || !strings.HasPrefix(got.body, tt.answer) || tt.answer == "" && got.body != "" {
-			t.Errorf("%s: answered %d %s %q, want %d %s %q", tt.name, got.status, got.header.Get("Content-Type"), got.body, tt.status, tt.answerType, tt.answer)
+		resp, got := a.sendAs(t, tt.method, tt.path, tt.content, tt.encoding, tt.body)
+		if resp.StatusCode != tt.status || resp.Header.Get("Content-Type") != tt.answerType && tt.answerType != "" || !strings.HasPrefix(got, tt.answer) || tt.answer == "" && got != "" {
+			t.Errorf("%s: answered %d %s %q, want %d %s %q", tt.name, resp.StatusCode, resp.Header.Get("Content-Type"), got, tt.status, tt.answerType, tt.answer)
 		}
 	}
-	var stored []string
-	for _, record := range a.published(t) {
-		stored = append(stored, record)
+	a.api.lossyPolicy.Store(&policyError{"a test"})
+	if resp, got := a.sendAs(t, "POST", "/v1/logs", protobuf, "", logs); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.HasPrefix(got, "\x08\x0e\x12") {
+		t.Errorf("while nothing is taken: answered %d %q", resp.StatusCode, got)
 	}
-	slices.Sort(stored)
-	want := `{"message":"json","a":"b"} {"message":"json"} {"message":"line","a":"b"} {"message":"line","a":"b"} {"message":"line","a":"b"} {"message":"pbuf"} {"message":"pbuf"}`
-	if got := strings.Join(stored, " "); got != want {
-		t.Errorf("stored %s, want %s", got, want)
+	if resp, got := a.sendAs(t, "POST", "/loki/api/v1/push", inJSON, "", "{}"); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.HasPrefix(got, "RabbitMQ may lose") {
+		t.Errorf("while nothing is taken: answered %d %q", resp.StatusCode, got)
 	}
+}
+
+// sendAs sends a body of a type and an encoding, each of which may be empty. It returns the answer and its body.
+func (a *fuzzedAPI) sendAs(t *testing.T, method, path, content, encoding, body string) (*http.Response, string) {
+	t.Helper()
+	head := "X-API-Key: " + a.secret + "\r\n"
+	if content != "" {
+		head += "Content-Type: " + content + "\r\n"
+	}
+	if encoding != "" {
+		head += "Content-Encoding: " + encoding + "\r\n"
+	}
+	wire := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n%s", method, path, head, len(body), body)
+	conn := &written{in: bytes.NewReader([]byte(wire))}
+	_ = a.ServeConn(conn) // it says why the connection ended; the answer has been written
+	resp, err := http.ReadResponse(bufio.NewReader(&conn.out), &http.Request{Method: method})
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, path, err)
+	}
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return resp, string(answer)
 }
