@@ -148,6 +148,66 @@ func (r *Rule) Find(record []byte) (micros int64, result Result) {
 	return 0, result
 }
 
+// longestLead is the length of the longest value that Lead returns. Times are shorter.
+const longestLead = 64
+
+// Lead returns the member that stands at the beginning of a record for its first field to count before the others: the key of the
+// earliest other field that the record has, with the value of the first field. Another Rule, which has the other fields in this order
+// and the first one behind them, then finds that value, because the first of two members with one name counts. jsonb keeps the last
+// of them, so what is stored is the record as it was.
+//
+// key is empty if the record has none of the other fields, or if its first field has a value that can't be a time. Whether it is a
+// time does not matter: one that is none changes nothing. The record must be a JSON object, as for Find. If value is not empty, it is
+// a part of record.
+func (r *Rule) Lead(record []byte) (key string, value []byte) {
+	other := len(r.fields)
+	for i := skipSpace(record, 0); ; { // as in Find
+		keyAt := i + 1
+		if keyAt < len(record) && record[keyAt] != '"' {
+			keyAt = skipSpace(record, keyAt)
+		}
+		if keyAt >= len(record) || record[keyAt] != '"' {
+			break
+		}
+		keyEnd, escaped := stringEnd(record, keyAt+1)
+		valueAt := keyEnd + 2
+		if valueAt >= len(record) {
+			break
+		}
+		if record[valueAt] <= ' ' || record[keyEnd+1] != ':' {
+			valueAt = skipSpace(record, skipSpace(record, keyEnd+1)+1)
+		}
+		i = skipValue(record, valueAt)
+		if n := keyEnd - keyAt - 1; escaped || n <= MaxFieldBytes && r.lengths>>n&1 != 0 {
+			switch field := r.field(record[keyAt:keyEnd+1], escaped); {
+			case field > 0:
+				other = min(other, field)
+			case field == 0 && value == nil:
+				value = record[min(valueAt, i):i]
+			}
+		}
+		if i < len(record) && record[i] <= ' ' {
+			i = skipSpace(record, i)
+		}
+		if i >= len(record) || record[i] != ',' {
+			break
+		}
+	}
+	if other == len(r.fields) || !canLead(value) {
+		return "", nil
+	}
+	return r.fields[other], bytes.TrimRight(value, " \t\r\n")
+}
+
+// canLead reports whether a JSON value may be a time, and is short. A number with an exponent is left out, because it may be short
+// and yet say a number of many digits.
+func canLead(value []byte) bool {
+	if len(value) == 0 || len(value) > longestLead {
+		return false
+	}
+	return value[0] == '"' || '0' <= value[0] && value[0] <= '9' && bytes.IndexAny(value, "eE") < 0
+}
+
 // field returns the index of the field that a key names, or -1. key has its quotes.
 func (r *Rule) field(key []byte, escaped bool) int {
 	if len(key) < 2 {
