@@ -147,7 +147,7 @@ func (s *server) http() *fasthttp.Server {
 func (s *server) handle(ctx *fasthttp.RequestCtx) {
 	start := time.Now()
 	path := ctx.Path()
-	e := s.endpoints.find(path)
+	e := s.endpoints.find(ctx.Method(), path)
 	conn, tracked := ctx.Conn().(*front.Conn)
 	if tracked {
 		conn.Begin()
@@ -190,7 +190,7 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 			records, bad = s.ingest(ctx, e, key, start)
 		}
 	default:
-		if bad = s.discardBody(ctx, path); bad == nil {
+		if bad = s.discardBody(ctx, path, maxNeedless); bad == nil {
 			s.report(ctx, e.path)
 		}
 	}
@@ -201,7 +201,7 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 
 // requestOf returns what a protocol may know of a request.
 func requestOf(ctx *fasthttp.RequestCtx) protocol.Request {
-	return protocol.Request{Path: ctx.Path(), Query: ctx.URI().QueryString(), Header: &ctx.Request.Header}
+	return protocol.Request{Method: ctx.Method(), Path: ctx.Path(), Query: ctx.URI().QueryString(), Header: &ctx.Request.Header}
 }
 
 // admit returns the key of a request, nil if no keys are asked for. It refuses a request whose key is missing, unknown, lacks
@@ -244,7 +244,7 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 		return 0, bad
 	}
 	if _, ok := exchange.(protocol.Shim); ok {
-		if bad := s.discardBody(ctx, request.Path); bad != nil {
+		if bad := s.discardBody(ctx, request.Path, maxShimBody); bad != nil {
 			return 0, bad
 		}
 		send(ctx, exchange.Answer(nil, request, protocol.Outcome{}))
@@ -506,7 +506,7 @@ func headline(err error) string {
 // expectContinue answers Expect: 100-continue. It refuses the request before its body is sent if the header alone shows that
 // the body will not be taken. It returns the status to send.
 func (s *server) expectContinue(ctx *fasthttp.RequestCtx) int {
-	e := s.endpoints.find(ctx.Path())
+	e := s.endpoints.find(ctx.Method(), ctx.Path())
 	switch {
 	case !e.records, !e.takes(ctx.Method()):
 		s.handle(ctx) // it refuses the request, and needs no body for that

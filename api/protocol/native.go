@@ -32,8 +32,8 @@ type Native struct{}
 // Routes implements Protocol.
 func (Native) Routes() []Route {
 	return []Route{
-		{singlePath, []string{http.MethodPost}},
-		{batchPath, []string{http.MethodPost, http.MethodPut}}, // curl -T sends PUT
+		{Path: singlePath, Methods: []string{http.MethodPost}},
+		{Path: batchPath, Methods: []string{http.MethodPost, http.MethodPut}}, // curl -T sends PUT
 	}
 }
 

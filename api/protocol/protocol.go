@@ -36,13 +36,21 @@ type Protocol interface {
 
 // Route is a path and the methods that it takes.
 type Route struct {
-	Path    string   // an element * stands for any element, as in /*/_bulk; Path is the metrics' label route
+	// Path may have elements that stand for others: * for any element, as in /*/_bulk, and ** at the end for all that follow.
+	// Of several paths that match, those without a * come first, then the protocols' in their order. A path of nothing but *
+	// takes its own methods only: to others, what it matches is an unknown path.
+	Path    string
 	Methods []string // the answer to an unknown path lists the first
+
+	// Label is the metrics' label route, and what the answer to an unknown path lists. It is Path if it is empty. Routes that are
+	// other names of one thing share a label.
+	Label string
 }
 
 // Request is what a protocol may know of a request. It is valid until the request has its answer.
 type Request struct {
-	Path   []byte // as it came, without the query string
+	Method []byte
+	Path   []byte // decoded, without the query string
 	Query  []byte // the query string
 	Header Header
 }
