@@ -29,6 +29,7 @@ type Config struct {
 	PublishChannels    int            `env:"PUBLISH_CHANNELS" envDefault:"1" min:"1" max:"64" help:"Channels on each of them."`
 	FrameBytes         config.Bytes   `env:"FRAME_BYTES" envDefault:"64KiB" min:"1KiB" max:"2MiB" help:"Size at which a frame takes no more records."`
 	FrameCompression   string         `env:"FRAME_COMPRESSION" envDefault:"s2" oneof:"none s2 zstd" help:"How frames of 1 KiB and more are compressed on their way through RabbitMQ. Workers read all three."`
+	ESVersion          config.Version `env:"ES_VERSION" envDefault:"8.19.0" help:"The version that clients of Elasticsearch are told; some send only to one that is as new as they are."`
 
 	// Log is where the service logs to; nil is standard error, as the settings say.
 	Log *slog.Logger
@@ -40,15 +41,15 @@ type Config struct {
 
 	policyInterval time.Duration // how often the queues' policies are checked; zero is the default
 
-	protocols []protocol.Protocol // nil means protocol.All; tests add some
+	protocols []protocol.Protocol // nil means all; tests add some
 
 	timeouts *timeouts // nil means the defaults; tests set shorter ones
 }
 
-// protocolsOrAll returns c.protocols, or protocol.All if that is nil.
+// protocolsOrAll returns c.protocols, or all protocols if that is nil.
 func (c *Config) protocolsOrAll() []protocol.Protocol {
 	if c.protocols == nil {
-		return protocol.All
+		return protocol.All(protocol.Settings{ESVersion: string(c.ESVersion)})
 	}
 	return c.protocols
 }

@@ -44,7 +44,7 @@ func newFuzzedAPI(f testing.TB) *fuzzedAPI {
 	c := defaults(f)
 	c.Log = slog.New(slog.DiscardHandler)
 	ready, registry := new(service.Ready), service.NewRegistry()
-	served := newEndpoints(protocol.All)
+	served := newEndpoints(protocol.All(protocol.Settings{}))
 	m := newMetrics(registry, new(inflight), served)
 	p := newPublisher(c, c.Log, publish.NewMetrics(registry), ready)
 	f.Cleanup(p.ConfirmAll(func(segments []frame.Segment, body []byte) {

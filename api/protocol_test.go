@@ -88,7 +88,7 @@ func TestAProtocolNeedsNothingButItself(t *testing.T) {
 	file := newKeyFile(t, line)
 	a := start(t, func(c *Config) {
 		file.use(c)
-		c.protocols = append(slices.Clone(protocol.All), sample{})
+		c.protocols = append(protocol.All(protocol.Settings{}), sample{})
 	})
 	header.Set("X-Sample", "yes")
 	want := func(what, method, path, body string, header http.Header, status int, answer string) {

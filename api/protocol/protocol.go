@@ -15,9 +15,17 @@ import (
 	"millrace/internal/scan"
 )
 
-// All are the protocols that the API speaks. The first also answers requests that belong to none.
-var All = []Protocol{
-	Native{},
+// Settings are what protocols can be told.
+type Settings struct {
+	ESVersion string // the version of Elasticsearch that its clients are told; empty means DefaultESVersion
+}
+
+// All returns the protocols that the API speaks. The first also answers requests that belong to none.
+func All(s Settings) []Protocol {
+	return []Protocol{
+		Native{},
+		Elastic{Version: s.ESVersion},
+	}
 }
 
 // Protocol is a way to send records. Any goroutine may call its methods.

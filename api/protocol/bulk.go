@@ -1,0 +1,448 @@
+package protocol
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"slices"
+
+	"millrace/internal/record"
+	"millrace/internal/scan"
+)
+
+const (
+	// wholeItems is the length up to which an answer is made before it is sent.
+	wholeItems = 64 << 10
+
+	// maxGrowth is how many times the length of a body its records may get in _index and _id. A short path and documents of a few
+	// bytes would otherwise make much of little. smallGrowth is allowed to any body.
+	maxGrowth   = 4
+	smallGrowth = 64 << 10
+)
+
+// kind is what an action does.
+type kind uint8
+
+const (
+	indexKind kind = iota
+	createKind
+	updateKind
+	deleteKind
+)
+
+func (k kind) String() string { return [...]string{"index", "create", "update", "delete"}[k] }
+
+// bulk is the Exchange of a bulk request. Its body is pairs of lines: an action, and the document that it is about.
+type bulk struct {
+	runs   []run
+	names  []byte // what the runs' indexes and ids are in, in quotes
+	failed bool   // an item has the status 400
+	bytes  int    // about how long the items are
+
+	// The current action. As a rule many have the same line.
+	line    []byte
+	kind    kind
+	index   span
+	id      span
+	members []byte // what its documents get
+	added   int    // how many bytes of members all documents have got
+
+	runsBuf  [2]run // most requests need no more
+	namesBuf [64]byte
+	memory   [192]byte // of members
+}
+
+// span is a part of bulk.names.
+type span struct{ from, to uint32 }
+
+// run is a number of items that are the same.
+type run struct {
+	index, id span
+	count     uint32
+	kind      kind
+	outcome   outcome
+}
+
+// outcome is what became of an action.
+type outcome uint8
+
+const (
+	created  outcome = iota
+	notFound         // there is nothing to delete
+	refused          // and all that follow: refused for the scan.Reason of the difference
+)
+
+// newBulk returns the exchange of a bulk request. index is the path's, in quotes, or empty.
+func newBulk(index []byte) *bulk {
+	b := new(bulk)
+	b.runs, b.members = b.runsBuf[:0], b.memory[:0]
+	b.names = append(b.namesBuf[:0], index...)
+	return b
+}
+
+// Decode implements Exchange.
+func (b *bulk) Decode(_ Request, body []byte, records *record.List) *Refusal {
+	repairDocuments(records)
+	records.KeepVerdicts = true
+	records.Begin()
+	bad := b.decode(body, records)
+	if bad != nil {
+		records.Begin()
+	}
+	records.End()
+	return bad
+}
+
+// decode takes the actions of a body.
+func (b *bulk) decode(body []byte, records *record.List) *Refusal {
+	inPath := span{0, uint32(len(b.names))}
+	lines := lineReader{rest: body}
+	for {
+		line, at := lines.next()
+		if line == nil {
+			return nil
+		}
+		if !bytes.Equal(line, b.line) {
+			if !b.act(line, inPath) {
+				return malformed(lines.number, at)
+			}
+		}
+		if b.kind == deleteKind {
+			b.note(notFound)
+			continue
+		}
+		source, at := lines.next()
+		switch {
+		case source == nil:
+			records.Refuse(scan.Empty, len(body))
+			b.note(refused + outcome(scan.Empty))
+			return nil
+		case b.kind == updateKind:
+			doc, ok := member(source, `"doc"`)
+			if !ok {
+				records.Refuse(scan.NotObject, at)
+				b.note(refused + outcome(scan.NotObject))
+				continue
+			}
+			at += cap(source) - cap(doc) // doc is a part of source
+			source = doc
+		}
+		place := len(b.members)
+		members := appendLead(b.members, source)
+		if b.added += len(members); b.added > maxGrowth*len(body)+smallGrowth {
+			return Refuse(http.StatusRequestEntityTooLarge, "the names of the index and the ids would make the records more than %d times as long as the body", maxGrowth)
+		}
+		if records.AddWith(members, source, at) {
+			b.note(created)
+		} else {
+			b.note(refused + outcome(records.Verdicts[len(records.Verdicts)-1].Reason()))
+		}
+		b.members = members[:place]
+	}
+}
+
+// malformed refuses a body for a line that should be an action and is none. Without it the lines behind it can't be told from one
+// another, so nothing of the body is taken.
+func malformed(line, at int) *Refusal {
+	bad := Refuse(http.StatusBadRequest, `Malformed action/metadata line [%d], expected an object such as {"create":{}}, with index, create, update or delete`, line)
+	bad.Body = &scan.Error{Reason: scan.Syntax, Offset: at, Msg: bad.Msg}
+	return bad
+}
+
+// act makes a line the current action. It reports whether the line is one. inPath is the index that the path names.
+func (b *bulk) act(line []byte, inPath span) bool {
+	a, ok := parseAction(line)
+	if !ok {
+		return false
+	}
+	b.line, b.kind = line, a.kind
+	switch {
+	case len(a.index) == 0:
+		b.index = inPath
+	case !bytes.Equal(b.text(b.index), a.index):
+		b.index = b.name(a.index)
+	}
+	b.id = span{}
+	if len(a.id) > 0 {
+		b.id = b.name(a.id)
+	}
+	b.members = appendPlace(b.members[:0], b.text(b.index), b.text(b.id))
+	return true
+}
+
+// name keeps an index or an id.
+func (b *bulk) name(quoted []byte) span {
+	from := len(b.names)
+	b.names = append(b.names, quoted...)
+	return span{uint32(from), uint32(len(b.names))}
+}
+
+// text returns what was kept.
+func (b *bulk) text(s span) []byte { return b.names[s.from:s.to] }
+
+// note notes what became of the current action.
+func (b *bulk) note(o outcome) {
+	b.bytes += len(`{"create":{"_index":,"_id":,"status":201}},`) + int(b.index.to-b.index.from+b.id.to-b.id.from)
+	if o >= refused {
+		b.failed = true
+		b.bytes += 256 // about the length of an error
+	}
+	if n := len(b.runs); o < refused && n > 0 {
+		if last := &b.runs[n-1]; last.outcome == o && last.kind == b.kind && last.index == b.index && last.id == b.id {
+			last.count++
+			return
+		}
+	}
+	b.runs = append(b.runs, run{index: b.index, id: b.id, count: 1, kind: b.kind, outcome: o})
+}
+
+// Answer implements Exchange. The items of many actions are made as they are sent.
+func (b *bulk) Answer(dst []byte, _ Request, o Outcome) Answer {
+	dst = append(dst, `{"took":0,"errors":`...) // clients look for these bytes, and for those that follow
+	if b.failed {
+		dst = append(dst, `true,"items":[`...)
+	} else {
+		dst = append(dst, `false,"items":[`...)
+	}
+	all := items{bulk: b, errors: o.Records.Errors}
+	if b.bytes <= wholeItems {
+		return elasticAnswer(http.StatusOK, append(all.appendTo(dst, wholeItems*2), `]}`...))
+	}
+	n := len(dst) + all.length() + len(`]}`)
+	a := elasticAnswer(http.StatusOK, nil)
+	a.Stream = &itemReader{items: items{bulk: b, errors: slices.Clone(o.Records.Errors)}, buf: slices.Clone(dst)}
+	a.StreamBytes = n
+	return a
+}
+
+// items makes the items of an answer, one after another.
+type items struct {
+	*bulk
+	errors []scan.RecordError // those that are known
+
+	next   int    // index of the run whose items are made
+	made   uint32 // how many of them are
+	record int    // index of the next record
+	item   []byte // one of them
+}
+
+// appendTo appends further items to dst, until none is left or dst has most bytes.
+func (s *items) appendTo(dst []byte, most int) []byte {
+	for s.next < len(s.runs) && len(dst) < most {
+		r := &s.runs[s.next]
+		if s.made == 0 {
+			s.makeItem(r)
+		}
+		if s.next > 0 || s.made > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, s.item...)
+		if s.made++; s.made == r.count {
+			s.next++
+			s.made = 0
+		}
+	}
+	return dst
+}
+
+// length returns how long all items are, with the commas between them. It may be called once, in place of appendTo.
+func (s *items) length() int {
+	n := 0
+	for s.next < len(s.runs) {
+		r := &s.runs[s.next]
+		s.makeItem(r)
+		n += int(r.count) * (len(s.item) + 1)
+		s.next++
+	}
+	return max(0, n-1)
+}
+
+// makeItem makes the item of a run's actions.
+func (s *items) makeItem(r *run) {
+	b := append(s.item[:0], `{"`...)
+	b = append(b, r.kind.String()...)
+	b = append(b, `":{"_index":`...)
+	if index := s.text(r.index); len(index) > 0 {
+		b = append(b, index...)
+	} else {
+		b = append(b, `""`...)
+	}
+	if id := s.text(r.id); len(id) > 0 {
+		b = append(append(b, `,"_id":`...), id...)
+	}
+	switch r.outcome {
+	case created:
+		b = append(b, `,"status":201}}`...)
+	case notFound:
+		b = append(b, `,"result":"not_found","status":404}}`...)
+	default:
+		b = append(b, `,"status":400,"error":`...)
+		b = appendCause(b, "mapper_parsing_exception", s.reason(r))
+		b = append(b, `}}`...)
+	}
+	if r.outcome != notFound {
+		s.record += int(r.count)
+	}
+	s.item = b
+}
+
+// reason returns why the action of a run was refused.
+func (s *items) reason(r *run) string {
+	for len(s.errors) > 0 && s.errors[0].Index < s.record {
+		s.errors = s.errors[1:]
+	}
+	switch why := scan.Reason(r.outcome - refused); {
+	case why == scan.Empty:
+		return "no line with a document follows"
+	case why == scan.NotObject && r.kind == updateKind:
+		return "takes an object whose member doc is an object"
+	case len(s.errors) > 0 && s.errors[0].Index == s.record:
+		return s.errors[0].Err.Error()
+	default:
+		return why.Words()
+	}
+}
+
+// itemReader is a reader of an answer that ends in items.
+type itemReader struct {
+	items
+	buf  []byte // what was made and is not read yet
+	room []byte // the memory of buf
+	done bool   // buf holds the end of the answer
+}
+
+func (r *itemReader) Read(p []byte) (int, error) {
+	if len(r.buf) == 0 {
+		if r.done {
+			return 0, io.EOF
+		}
+		r.buf = r.appendTo(r.room[:0], 4<<10)
+		if r.next == len(r.runs) {
+			r.buf = append(r.buf, `]}`...)
+			r.done = true
+		}
+		r.room = r.buf
+	}
+	n := copy(p, r.buf)
+	r.buf = r.buf[n:]
+	return n, nil
+}
+
+// lineReader reads lines that are not blank.
+type lineReader struct {
+	rest   []byte
+	at     int // offset of rest in the body
+	number int // how many lines were read, blank ones included
+}
+
+// next returns the next line, without its end, and its offset in the body. The line is nil at the body's end.
+func (r *lineReader) next() (line []byte, at int) {
+	for len(r.rest) > 0 {
+		line, at = r.rest, r.at
+		if n := bytes.IndexByte(line, '\n'); n >= 0 {
+			line, r.rest = line[:n], r.rest[n+1:]
+			r.at += n + 1
+		} else {
+			r.rest = nil
+			r.at += len(line)
+		}
+		if r.number++; r.number == 1 {
+			line = bytes.TrimPrefix(line, []byte("\ufeff"))
+		}
+		if len(line) > 0 && (line[0] > ' ' || len(bytes.TrimLeft(line, " \t\r")) > 0) {
+			return line, at
+		}
+	}
+	return nil, r.at
+}
+
+// action is what the line of an action says. index and id are in quotes, and jsonb takes them. They are empty if they were not sent.
+type action struct {
+	kind      kind
+	index, id []byte
+}
+
+// parseAction reads the line of an action. It reports false if the line is none. Of what the action says besides the index and the
+// id, only brackets and quotes need to be right.
+func parseAction(line []byte) (a action, ok bool) {
+	p := parser{line, 0}
+	if !p.take('{') {
+		return a, false
+	}
+	name, ok := p.text()
+	switch string(name) {
+	case `"index"`:
+		a.kind = indexKind
+	case `"create"`:
+		a.kind = createKind
+	case `"update"`:
+		a.kind = updateKind
+	case `"delete"`:
+		a.kind = deleteKind
+	default:
+		ok = false
+	}
+	if !ok || !p.take(':') {
+		return a, false
+	}
+	ok = p.object(func(key, value []byte) (ok bool) {
+		switch string(key) {
+		case `"_index"`:
+			a.index, ok = nameOf(value)
+		case `"_id"`:
+			a.id, ok = nameOf(value)
+		default:
+			ok = true
+		}
+		return ok
+	})
+	switch {
+	case !ok:
+	case p.take(','):
+		ok = p.members(func(_, _ []byte) bool { return true })
+	default:
+		ok = p.take('}')
+	}
+	return a, ok && p.ended()
+}
+
+// nameOf returns the name that a JSON value is, in quotes, such that jsonb takes it. It is empty for null and "". It reports false
+// if the value is no name.
+func nameOf(value []byte) (name []byte, ok bool) {
+	switch value[0] {
+	case '{', '[':
+		return nil, false
+	case '"':
+		if len(value) == 2 {
+			return nil, true
+		}
+		for _, c := range value[1 : len(value)-1] {
+			if c < ' ' || c == '\\' || c >= 0x80 {
+				var s string
+				if json.Unmarshal(value, &s) != nil { // it replaces what is not UTF-8
+					return nil, false
+				}
+				return quoteStorable(s), true
+			}
+		}
+		return value, true
+	}
+	if string(value) == "null" {
+		return nil, true
+	}
+	return quoteStorable(string(value)), true
+}
+
+// member returns the value of a member of an object. It reports false if the object can't be read, or has no such member. key is
+// in quotes.
+func member(object []byte, key string) (value []byte, ok bool) {
+	p := parser{object, 0}
+	ok = p.object(func(k, v []byte) bool {
+		if string(k) == key {
+			value = v
+		}
+		return true
+	})
+	return value, ok && p.ended() && value != nil
+}
