@@ -68,7 +68,7 @@ func Run(ctx context.Context, c Config) error {
 	var (
 		ready    = new(service.Ready)
 		registry = service.NewRegistry()
-		inflight = newInflight(int64(c.MaxInflightBytes), int64(c.MaxBodyBytes))
+		inflight = newInflight(int64(c.MaxInflightBytes), largestBody(c.bodyLimits()))
 	)
 	served := newEndpoints(c.protocolsOrAll())
 	m := newMetrics(registry, inflight, served)

@@ -23,6 +23,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
 	amqp "github.com/rabbitmq/amqp091-go"
 
@@ -245,6 +246,8 @@ func encode(t testing.TB, encoding string, body []byte) []byte {
 		w = gzip.NewWriter(&b)
 	case "zstd":
 		w, err = zstd.NewWriter(&b)
+	case "snappy":
+		return s2.EncodeSnappy(nil, body)
 	case "deflate":
 		w = zlib.NewWriter(&b)
 	case "raw deflate":
@@ -299,6 +302,7 @@ func TestABatchIsTakenInAllFormsAndEncodings(t *testing.T) {
 		"gzip":             strings.Join(objects, "\n"),
 		"zstd":             strings.Join(objects, "\n"),
 		"deflate":          strings.Join(objects, "\n"),
+		"snappy":           strings.Join(objects, "\n"),
 		"raw deflate":      strings.Join(objects, "\n"),
 		"small deflate":    strings.Join(objects[:1], "\n"),
 		"identity":         strings.Join(objects, "\n"),
@@ -308,7 +312,7 @@ func TestABatchIsTakenInAllFormsAndEncodings(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			body, header := []byte(text), http.Header{}
 			switch name {
-			case "gzip", "zstd", "deflate", "raw deflate", "identity":
+			case "gzip", "zstd", "deflate", "raw deflate", "snappy", "identity":
 				body = encode(t, name, body)
 				header.Set("Content-Encoding", strings.TrimPrefix(name, "raw "))
 			case "small deflate": // zlib with a window of 512 bytes, as its header says
@@ -381,6 +385,8 @@ func TestWhatIsRefusedIsRefusedWithStatusReasonAndPlace(t *testing.T) {
 		{"not gzip", "/log", `{"a":1}`, gz, 400, []string{"not gzip"}},
 		{"not zstd", "/log", `{"a":1}`, http.Header{"Content-Encoding": {"zstd"}}, 400, []string{"not zstd"}},
 		{"not deflate", "/log", `{"a":1}`, http.Header{"Content-Encoding": {"deflate"}}, 400, []string{"not deflate"}},
+		{"not snappy", "/log", `{"a":1}`, http.Header{"Content-Encoding": {"snappy"}}, 400, []string{"not snappy"}},
+		{"snappy of 1 GiB", "/log", "\x80\x80\x80\x80\x04" + strings.Repeat("x", 100), http.Header{"Content-Encoding": {"snappy"}}, 400, []string{"says that they hold 1073741824"}},
 		{"more after deflate", "/log", string(encode(t, "deflate", []byte(`{}`))) + "x", http.Header{"Content-Encoding": {"deflate"}}, 400, []string{"follows its end"}},
 		{"two encodings in two lines", "/log", `{}`, http.Header{"Content-Encoding": {"gzip", "identity"}}, 415, []string{"gzip, identity"}},
 		{"truncated gzip", "/log", string(encode(t, "gzip", []byte(`{"a":1}`))[:20]), gz, 400, []string{"not gzip"}},
@@ -664,10 +670,10 @@ func TestHealthReadyAndMetricsTellTheTruth(t *testing.T) {
 	}
 	got := a.get(t, "/metrics")
 	for _, want := range []string{
-		`millrace_api_requests_total{code="202",route="/log"} 1`,
-		`millrace_api_requests_total{code="400",route="/log"} 1`,
-		`millrace_api_records_accepted_total 1`,
-		`millrace_api_records_rejected_total{reason="not_object"} 1`,
+		`millrace_api_requests_total{code="202",intake="native",route="/log"} 1`,
+		`millrace_api_requests_total{code="400",intake="native",route="/log"} 1`,
+		`millrace_api_records_accepted_total{intake="native"} 1`,
+		`millrace_api_records_rejected_total{intake="native",reason="not_object"} 1`,
 		`millrace_api_inflight_bytes 0`,
 		`millrace_api_request_seconds_count{route="/log"} 2`,
 		`millrace_api_publish_confirm_seconds_count 1`,

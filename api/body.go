@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
 	"github.com/valyala/fasthttp"
 
@@ -24,12 +25,31 @@ func refuse(status int, format string, args ...any) *refusal {
 
 // bodyReader reads and decodes request bodies. Their memory is reserved from inflight.
 type bodyReader struct {
-	maxBytes    int64
+	limits      [protocol.Limits]bodyLimit
 	inflight    *inflight
 	stepTimeout time.Duration    // for each step of a body
 	decoding    chan struct{}    // holds one for each body that is being decoded; nil means no bound
 	buffers     [sizes]sync.Pool // of *[]byte, by size
 	free        sync.Pool        // of *body
+}
+
+// bodyLimit is the most bytes that a body may have, after decoding, and the setting that says so.
+type bodyLimit struct {
+	bytes   int64
+	setting string
+}
+
+// tooLarge returns the refusal of a body that is larger.
+func (l bodyLimit) tooLarge() *refusal {
+	return refuse(fasthttp.StatusRequestEntityTooLarge, "the body is larger than %d bytes (%s, decoded)", l.bytes, l.setting)
+}
+
+// largestBody returns the most bytes that any body may have.
+func largestBody(limits [protocol.Limits]bodyLimit) (most int64) {
+	for _, l := range limits {
+		most = max(most, l.bytes)
+	}
+	return most
 }
 
 // Buffers of bodies are kept for the next requests. Their sizes double from 1 KiB to maxPooled: a small body must not occupy
@@ -68,6 +88,7 @@ func (r *bodyReader) put(b *[]byte) {
 // body is a decoded request body. close gives back what it holds, and the body itself.
 type body struct {
 	reader   *bodyReader
+	limit    bodyLimit
 	wire     countingReader
 	buf      *[]byte // nil once dropped
 	reserved int64   // bytes reserved from inflight for the request
@@ -107,9 +128,10 @@ func (b *body) close() {
 	b.reader.free.Put(b)
 }
 
-// read returns the decoded body of a request. It reserves memory before it reads. The caller must close the body.
-func (r *bodyReader) read(ctx *fasthttp.RequestCtx) (*body, *refusal) {
-	encoding, err := contentEncoding(ctx)
+// read returns the decoded body of a request. It reserves memory before it reads. implied is the encoding of a body without
+// Content-Encoding. The caller must close the body.
+func (r *bodyReader) read(ctx *fasthttp.RequestCtx, limit bodyLimit, implied string) (*body, *refusal) {
+	encoding, err := contentEncoding(ctx, implied)
 	if err != nil {
 		return nil, err
 	}
@@ -118,10 +140,10 @@ func (r *bodyReader) read(ctx *fasthttp.RequestCtx) (*body, *refusal) {
 	switch {
 	case wire == nil:
 		return nil, refuse(fasthttp.StatusLengthRequired, "neither Content-Length nor Transfer-Encoding: chunked")
-	case length > r.maxBytes:
-		return nil, r.tooLarge()
+	case length > limit.bytes:
+		return nil, limit.tooLarge()
 	}
-	b := r.newBody()
+	b := r.newBody(limit)
 	extend := func() error { return ctx.Conn().SetReadDeadline(time.Now().Add(r.stepTimeout)) }
 	if err := b.fill(wire, encoding, length, extend); err != nil {
 		b.close()
@@ -131,15 +153,13 @@ func (r *bodyReader) read(ctx *fasthttp.RequestCtx) (*body, *refusal) {
 }
 
 // newBody returns a body that holds nothing.
-func (r *bodyReader) newBody() *body {
-	if b, ok := r.free.Get().(*body); ok {
-		return b
+func (r *bodyReader) newBody(limit bodyLimit) *body {
+	b, ok := r.free.Get().(*body)
+	if !ok {
+		b = &body{reader: r}
 	}
-	return &body{reader: r}
-}
-
-func (r *bodyReader) tooLarge() *refusal {
-	return refuse(fasthttp.StatusRequestEntityTooLarge, "the body is larger than %d bytes (MAX_BODY_BYTES, decoded)", r.maxBytes)
+	b.limit = limit
+	return b
 }
 
 const (
@@ -171,7 +191,7 @@ func (b *body) fill(wire io.Reader, encoding string, length int64, extend func()
 // receive reads the body as it comes. Its buffer grows as it fills up, fourfold at first and then twofold, so that nobody
 // holds much more memory than was sent.
 func (b *body) receive(encoding string, length int64, extend func() error) *refusal {
-	most := b.reader.maxBytes
+	most := b.limit.bytes
 	first := int64(firstBytes)
 	switch {
 	case length >= 0:
@@ -212,7 +232,7 @@ func (b *body) receive(encoding string, length int64, extend func() error) *refu
 		}
 		n, err := b.wire.Read(room)
 		if have == most && n > 0 {
-			return b.reader.tooLarge()
+			return b.limit.tooLarge()
 		}
 		*b.buf = (*b.buf)[:have+int64(n)]
 		if err == io.EOF {
@@ -252,13 +272,16 @@ func (b *body) decode(encoding string) *refusal {
 		b.reader.put(encodedBuf)
 		held.release()
 	}()
+	if encoding == snappyEncoding {
+		return b.decodeSnappy(encoded, held.bytes)
+	}
 	b.wire = countingReader{r: bytes.NewReader(encoded), length: -1}
 	src, closeDecoder, err := decoder(encoding, &b.wire)
 	if err != nil {
 		return b.unreadable(encoding, err)
 	}
 	defer closeDecoder()
-	most := b.reader.maxBytes
+	most := b.limit.bytes
 	if first := max(1, min(step, most, 4*int64(len(encoded)))); !b.grow(first, false) {
 		return b.noRoom(held.bytes + first)
 	}
@@ -274,7 +297,7 @@ func (b *body) decode(encoding string) *refusal {
 		}
 		n, err := src.Read(room)
 		if have == most && n > 0 {
-			return b.reader.tooLarge()
+			return b.limit.tooLarge()
 		}
 		*b.buf = (*b.buf)[:have+int64(n)]
 		if err == io.EOF {
@@ -284,6 +307,25 @@ func (b *body) decode(encoding string) *refusal {
 			return b.unreadable(encoding, err)
 		}
 	}
+}
+
+// decodeSnappy decodes a body in snappy's block format, whose first bytes tell its length. held is what the request holds already.
+func (b *body) decodeSnappy(encoded []byte, held int64) *refusal {
+	n, err := snappyLength(encoded)
+	switch {
+	case err != nil:
+		return refuse(fasthttp.StatusBadRequest, "the body is not snappy in its block format: %v", err)
+	case n > b.limit.bytes:
+		return b.limit.tooLarge()
+	case !b.grow(max(1, n), false):
+		return b.noRoom(held + n)
+	}
+	decoded, err := s2.Decode((*b.buf)[:n], encoded)
+	if err != nil {
+		return refuse(fasthttp.StatusBadRequest, "the body is not snappy in its block format: %v", err)
+	}
+	*b.buf = decoded
+	return nil
 }
 
 // noRoom returns the refusal of an encoded body that needs that many bytes at once. It is errBusy, or, if inflight can never

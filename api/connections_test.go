@@ -67,7 +67,7 @@ func TestConnectionsBeyondTheLimitAreToldSo(t *testing.T) {
 		}
 	}
 	testenv.Eventually(t, 5*time.Second, "there is room again", func() bool { return ask(dial(t, addr)) == http.StatusAccepted })
-	if got := a.get(t, "/metrics").body; !strings.Contains(got, `millrace_api_requests_total{code="503",route="other"}`) {
+	if got := a.get(t, "/metrics").body; !strings.Contains(got, `millrace_api_requests_total{code="503",intake="",route="other"}`) {
 		t.Error("those turned away are not counted")
 	}
 	if got := a.get(t, "/metrics").body; strings.Contains(got, `millrace_api_unavailable_total{reason="connections"} 0`) {

@@ -6,20 +6,25 @@ import (
 	"compress/flate"
 	"compress/zlib"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
 	"github.com/valyala/fasthttp"
 )
 
-// contentEncoding returns the request's one encoding, "" for none.
-func contentEncoding(ctx *fasthttp.RequestCtx) (string, *refusal) {
+// snappyEncoding is the encoding whose bodies are one block of snappy, as Loki's and Prometheus' clients send them.
+const snappyEncoding = "snappy"
+
+// contentEncoding returns the request's one encoding, "" for none. implied is what a request without Content-Encoding has.
+func contentEncoding(ctx *fasthttp.RequestCtx, implied string) (string, *refusal) {
 	lines := ctx.Request.Header.PeekAll(fasthttp.HeaderContentEncoding)
 	if len(lines) == 0 {
-		return "", nil
+		return implied, nil
 	}
 	name := strings.ToLower(strings.TrimSpace(string(bytes.Join(lines, []byte(", ")))))
 	switch name {
@@ -27,10 +32,10 @@ func contentEncoding(ctx *fasthttp.RequestCtx) (string, *refusal) {
 		return "", nil
 	case "x-gzip":
 		return "gzip", nil
-	case "gzip", "zstd", "deflate":
+	case "gzip", "zstd", "deflate", snappyEncoding:
 		return name, nil
 	}
-	return "", refuse(fasthttp.StatusUnsupportedMediaType, "Content-Encoding: got %q, takes gzip, zstd, deflate or identity", name)
+	return "", refuse(fasthttp.StatusUnsupportedMediaType, "Content-Encoding: got %q, takes gzip, zstd, deflate, snappy or identity", name)
 }
 
 var gzipReaders, zstdReaders sync.Pool
@@ -46,11 +51,31 @@ func encodedSlack(n int64) int64 { return n/512 + 1<<10 }
 // window that one of the body's frames asks for.
 func decoderBytes(encoding string, encoded []byte) int64 {
 	const tables = 64 << 10 // this includes the window of 32 KiB of gzip and DEFLATE
+	if encoding == snappyEncoding {
+		return 0
+	}
 	if encoding != "zstd" {
 		return tables
 	}
 	window := largestWindow(encoded)
 	return tables + window + 3*min(window, 128<<10) // zstd holds a block in three forms
+}
+
+// snappyLength returns the length that a block of snappy says it has decoded. It refuses one that says more than it can hold, so
+// that a few bytes can't have much memory taken for them.
+func snappyLength(encoded []byte) (int64, error) {
+	// Three bytes copy at most 64.
+	const mostBytes, mostPer = 64, 3
+	n, err := s2.DecodedLen(encoded)
+	switch {
+	case bytes.HasPrefix(encoded, []byte("\xff\x06\x00\x00sNaPpY")):
+		return 0, errors.New("it is in the framing format")
+	case err != nil:
+		return 0, err
+	case int64(n) > int64(len(encoded))*mostBytes/mostPer:
+		return 0, fmt.Errorf("it has %d bytes and says that they hold %d", len(encoded), n)
+	}
+	return int64(n), nil
 }
 
 // largestWindow returns the largest window that a zstd body's frames ask for, up to zstdWindow. It stops where it can't

@@ -14,7 +14,7 @@ import (
 
 // FuzzRequest passes bodies in all encodings to the decoder and the splitter, as a request does.
 func FuzzRequest(f *testing.F) {
-	for _, encoding := range []string{"", "gzip", "zstd", "deflate", "raw deflate"} {
+	for _, encoding := range []string{"", "gzip", "zstd", "deflate", "raw deflate", "snappy"} {
 		name := strings.TrimPrefix(encoding, "raw ")
 		for _, text := range []string{"", `{"a":1}`, "{\"a\":1}\n{\"b\":\n5\n", `[{"a":[1,2]},3]`, strings.Repeat(`{"a":"b"}`, 500)} {
 			body := encode(f, encoding, []byte(text))
@@ -31,7 +31,7 @@ func FuzzRequest(f *testing.F) {
 	})
 	f.Fuzz(func(t *testing.T, encoding string, wire []byte, length int) {
 		inflight := &inflight{limit: 4 * maxBody}
-		r := &bodyReader{maxBytes: maxBody, inflight: inflight}
+		r := &bodyReader{inflight: inflight}
 		var ctx fasthttp.RequestCtx
 		ctx.Init2(conn, nil, false)
 		ctx.Request.Header.Set(fasthttp.HeaderContentEncoding, encoding)
@@ -42,7 +42,7 @@ func FuzzRequest(f *testing.F) {
 		}
 		ctx.Request.SetBodyStream(bytes.NewReader(wire), length)
 
-		body, bad := r.read(&ctx)
+		body, bad := r.read(&ctx, bodyLimit{maxBody, "MAX_BODY_BYTES"}, "")
 		if bad != nil {
 			if bad.Status < 400 || bad.Msg == "" {
 				t.Errorf("refused with status %d, %q", bad.Status, bad.Msg)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"os"
@@ -66,14 +67,16 @@ func TestKeysAreAskedForWithTheWriteScope(t *testing.T) {
 	reader, mayRead := newKey(t, "reader", keys.Read, "")
 	f := newKeyFile(t, writer, reader)
 	a := start(t, f.use)
-	inOtherHeader := http.Header{"X-Api-Key": {strings.TrimPrefix(mayWrite.Get("Authorization"), "Bearer ")}}
+	secret := strings.TrimPrefix(mayWrite.Get("Authorization"), "Bearer ")
+	inOtherHeader := http.Header{"X-Api-Key": {secret}}
+	basic := http.Header{"Authorization": {"Basic " + base64.StdEncoding.EncodeToString([]byte("shipper:"+secret))}}
 	for _, tt := range []struct {
 		header http.Header
 		want   int
-	}{{mayWrite, 202}, {inOtherHeader, 202}, {mayRead, 403}, {nil, 401}, {http.Header{"Authorization": {"Bearer x"}}, 401}} {
+	}{{mayWrite, 202}, {inOtherHeader, 202}, {basic, 202}, {mayRead, 403}, {nil, 401}, {http.Header{"Authorization": {"Bearer x"}}, 401}} {
 		for _, path := range []string{"/log", "/log/batch"} {
 			got := a.post(t, path, batchOf(1), tt.header)
-			if got.status != tt.want || (got.header.Get("WWW-Authenticate") == "Bearer") != (tt.want == 401) {
+			if got.status != tt.want || (got.header.Get("WWW-Authenticate") == keys.Challenge) != (tt.want == 401) {
 				t.Errorf("POST %s with %v: got %d, WWW-Authenticate %q, want %d", path, tt.header, got.status, got.header.Get("WWW-Authenticate"), tt.want)
 			}
 		}
@@ -84,11 +87,11 @@ func TestKeysAreAskedForWithTheWriteScope(t *testing.T) {
 		}
 	}
 	got := a.raw(t, "POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n")
-	if !strings.HasPrefix(got, "HTTP/1.1 401 ") || !strings.Contains(got, "Www-Authenticate: Bearer") {
+	if !strings.HasPrefix(got, "HTTP/1.1 401 ") || !strings.Contains(got, "Www-Authenticate: "+keys.Challenge) {
 		t.Errorf("Expect without a key: got %s, want 401 before the body", got)
 	}
-	if n := len(a.published(t)); n != 4 {
-		t.Errorf("%d records were published, want 4", n)
+	if n := len(a.published(t)); n != 6 {
+		t.Errorf("%d records were published, want 6", n)
 	}
 }
 

@@ -18,6 +18,8 @@ import (
 // Every record gets a verdict, one path holds a name, and clients ask for the server's name before they send.
 type sample struct{}
 
+func (sample) Name() string { return "sample" }
+
 func (sample) Routes() []protocol.Route {
 	return []protocol.Route{
 		{Path: "/sample", Methods: []string{http.MethodGet}},
@@ -101,10 +103,10 @@ func TestAProtocolNeedsNothingButItself(t *testing.T) {
 	want("records", "PUT", "/sample/x/lines", "one\x00\n{\"two\":}\n{\"three\" : 3}\n", header, 200, "x true false true")
 	want("a shim", "GET", "/sample", "", header, 200, "a sample")
 	want("none at all", "PUT", "/sample/x/lines", "", header, 200, "x")
-	want("without a key", "PUT", "/sample/x/lines", "one", nil, 401, "refused: no known API key in Authorization: Bearer or X-API-Key")
-	want("a shim without a key", "GET", "/sample", "", nil, 401, "refused: no known API key in Authorization: Bearer or X-API-Key")
+	want("without a key", "PUT", "/sample/x/lines", "one", nil, 401, "refused: no known API key in Authorization (Bearer, Basic, ApiKey or Splunk) or X-API-Key")
+	want("a shim without a key", "GET", "/sample", "", nil, 401, "refused: no known API key in Authorization (Bearer, Basic, ApiKey or Splunk) or X-API-Key")
 	want("another method", "POST", "/sample/x/lines", "", header, 405, "refused: POST /sample/x/lines: takes PUT")
-	want("a large body", "PUT", "/sample/x/lines", strings.Repeat("x", 17<<20), header, 413, "refused: the body is larger than 16777216 bytes (MAX_BODY_BYTES, decoded)")
+	want("a large body", "PUT", "/sample/x/lines", strings.Repeat("x", 65<<20), header, 413, "refused: the body is larger than 67108864 bytes (INTAKE_BODY_BYTES, decoded)")
 	if got := a.do(t, "PUT", "/sample/bug/lines", strings.NewReader("one"), header); got.status != 500 || got.body != `{"error":"internal error"}` {
 		t.Errorf("a panic: got %d %s, want 500", got.status, got.body)
 	}
@@ -123,10 +125,12 @@ func TestAProtocolNeedsNothingButItself(t *testing.T) {
 	}
 	metrics := a.get(t, "/metrics").body
 	for _, want := range []string{
-		`millrace_api_requests_total{code="200",route="/sample/*/lines"} 2`,
-		`millrace_api_requests_total{code="200",route="/sample"} 1`,
-		`millrace_api_records_rejected_total{reason="syntax"} 1`,
-		`millrace_api_records_accepted_total 2`,
+		`millrace_api_requests_total{code="200",intake="sample",route="/sample/*/lines"} 2`,
+		`millrace_api_requests_total{code="200",intake="sample",route="/sample"} 1`,
+		`millrace_api_records_rejected_total{intake="sample",reason="syntax"} 1`,
+		`millrace_api_records_accepted_total{intake="sample"} 2`,
+		`millrace_api_records_accepted_total{intake="native"} 0`,
+		`millrace_api_body_bytes_total{intake="sample"} 30`,
 	} {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("/metrics lacks %s", want)

@@ -20,6 +20,8 @@ type endpoint struct {
 	protocol protocol.Protocol // answers refused requests, and all requests if records is true
 	records  bool              // records come here
 	found    bool              // false for other: all paths that the API does not serve
+	keyless  bool              // no key is asked for
+	limit    protocol.Limit    // of the bodies
 	metrics  *route
 }
 
@@ -49,7 +51,7 @@ func newEndpoints(protocols []protocol.Protocol) *endpoints {
 	}
 	for _, p := range protocols {
 		for _, r := range p.Routes() {
-			add(&endpoint{path: r.Path, label: cmp.Or(r.Label, r.Path), methods: r.Methods, protocol: p, records: true})
+			add(&endpoint{path: r.Path, label: cmp.Or(r.Label, r.Path), methods: r.Methods, protocol: p, records: true, keyless: r.Keyless, limit: r.Limit})
 		}
 	}
 	for _, path := range reportPaths {

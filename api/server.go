@@ -131,13 +131,13 @@ func newServer(c Config, log *slog.Logger, p *publish.Publisher, keyFile *keys.F
 		s.timeouts.part = cmp.Or(s.timeouts.part, defaultTimeouts.part)
 		s.timeouts.pause = cmp.Or(s.timeouts.pause, defaultTimeouts.pause)
 	}
-	s.bodies = &bodyReader{maxBytes: int64(c.MaxBodyBytes), inflight: inflight, stepTimeout: s.timeouts.step, decoding: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	s.bodies = &bodyReader{limits: c.bodyLimits(), inflight: inflight, stepTimeout: s.timeouts.step, decoding: make(chan struct{}, runtime.GOMAXPROCS(0))}
 	return s
 }
 
 // http returns the HTTP server whose requests s answers.
 func (s *server) http() *fasthttp.Server {
-	h := front.NewServer(front.Timeouts{Header: s.timeouts.header, Idle: s.timeouts.idle, Write: s.timeouts.write}, int(s.bodies.maxBytes))
+	h := front.NewServer(front.Timeouts{Header: s.timeouts.header, Idle: s.timeouts.idle, Write: s.timeouts.write}, int(largestBody(s.bodies.limits)))
 	h.Handler, h.ErrorHandler, h.ExpectHandler = s.handle, s.answerUnreadable, s.expectContinue
 	h.Logger = fasthttpLogger{s.log}
 	return h
@@ -182,7 +182,9 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 		ctx.Response.Header.Set(fasthttp.HeaderAllow, strings.Join(e.methods, ", "))
 		bad = refuse(fasthttp.StatusMethodNotAllowed, "%s %s: takes %s", ctx.Method(), path, e.methodList())
 	case e.records:
-		key, bad = s.admit(ctx, start)
+		if !e.keyless {
+			key, bad = s.admit(ctx, start)
+		}
 		if bad == nil && tracked && !conn.Place.Enter() {
 			bad = errMadeRoom
 		}
@@ -210,12 +212,11 @@ func (s *server) admit(ctx *fasthttp.RequestCtx, now time.Time) (*keys.Key, *ref
 	if s.keys == nil {
 		return nil, nil // even looking for the headers would take time
 	}
-	header := &ctx.Request.Header
-	key, verdict := s.keys.Check(header.Peek(fasthttp.HeaderAuthorization), header.Peek("X-API-Key"), keys.Write)
+	key, verdict := s.keys.Check(&ctx.Request.Header, keys.Write)
 	switch verdict {
 	case keys.Unknown:
-		ctx.Response.Header.Set(fasthttp.HeaderWWWAuthenticate, "Bearer")
-		return nil, refuse(fasthttp.StatusUnauthorized, "no known API key in Authorization: Bearer or X-API-Key")
+		ctx.Response.Header.Set(fasthttp.HeaderWWWAuthenticate, keys.Challenge)
+		return nil, refuse(fasthttp.StatusUnauthorized, "no known API key in Authorization (Bearer, Basic, ApiKey or Splunk) or X-API-Key")
 	case keys.Forbidden:
 		return key, refuse(fasthttp.StatusForbidden, "the API key lacks the scope %s", keys.Write)
 	}
@@ -247,14 +248,19 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 		if bad := s.discardBody(ctx, request.Path, maxShimBody); bad != nil {
 			return 0, bad
 		}
-		send(ctx, exchange.Answer(nil, request, protocol.Outcome{}))
+		answer := exchange.Answer(nil, request, protocol.Outcome{Down: s.usable()})
+		setRetryAfter(ctx, answer.Status)
+		send(ctx, answer)
 		return 0, nil
+	}
+	if e.keyless && s.keys != nil {
+		return 0, refuse(fasthttp.StatusUnauthorized, "%s takes no records", request.Path)
 	}
 	if err := s.usable(); err != nil {
 		return 0, s.unavailable(err)
 	}
 	var body *body
-	if u := s.newUpload(ctx, key, exchange, base); u != nil {
+	if u := s.newUpload(ctx, e, key, exchange, base != nil); u != nil {
 		body, bad = u.read()
 		inParts, accepted := u.inParts, u.accepted
 		s.freeUpload(u)
@@ -262,7 +268,11 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 			return accepted, nil
 		}
 	} else {
-		body, bad = s.bodies.read(ctx)
+		implied := ""
+		if encoded, ok := exchange.(protocol.Encoded); ok {
+			implied = encoded.Encoding()
+		}
+		body, bad = s.bodies.read(ctx, s.bodies.limits[e.limit], implied)
 	}
 	if bad != nil {
 		if bad == errBusy {
@@ -284,7 +294,7 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 			letGo()
 		}
 	}()
-	answer, accepted, bad := s.publish(ctx, w, body, exchange, key, base)
+	answer, accepted, bad := s.publish(ctx, e, w, body, exchange, key, base)
 	if bad != nil {
 		return 0, bad
 	}
@@ -311,7 +321,7 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 	if err != nil {
 		return 0, s.unavailable(err)
 	}
-	s.metrics.accepted.Add(float64(accepted))
+	e.metrics.intake.accepted.Add(float64(accepted))
 	if answer.Stream != nil {
 		ctx.SetBodyStream(answer.Stream, answer.StreamBytes)
 	}
@@ -320,7 +330,7 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 
 // publish hands the body's records to the publisher and gives the body's buffer back. It returns the answer to send once the
 // records are confirmed, and how many were accepted.
-func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, exchange protocol.Exchange, key *keys.Key, base *uuid.UUID) (answer protocol.Answer, accepted int, bad *refusal) {
+func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body *body, exchange protocol.Exchange, key *keys.Key, base *uuid.UUID) (answer protocol.Answer, accepted int, bad *refusal) {
 	text := body.bytes()
 	if len(text) > step {
 		defer s.beginScan(len(text))()
@@ -329,10 +339,11 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, w *scratch, body *body, excha
 	defer s.freeRecords(records)
 	request := requestOf(ctx)
 	if bad := exchange.Decode(request, text, records); bad != nil {
-		s.countRefused(bad)
+		e.metrics.intake.countRefused(bad)
 		return answer, 0, bad
 	}
-	s.countRejected(records)
+	e.metrics.intake.countRecords(records)
+	e.metrics.intake.bytes.Add(float64(len(text)))
 	// The time is read again: the body may have taken long to come.
 	if wait := key.Take(records.Accepted, time.Now()); wait > 0 {
 		return answer, 0, limited(ctx, key, wait)
@@ -376,22 +387,6 @@ func (s *server) newRecords() *record.List {
 func (s *server) freeRecords(records *record.List) {
 	if cap(records.NDJSON) <= maxPooled+step {
 		s.records.Put(records)
-	}
-}
-
-// countRefused counts a body that was refused whole, if what it holds was the reason.
-func (s *server) countRefused(bad *refusal) {
-	if bad.Body != nil {
-		s.metrics.rejected[bad.Body.Reason].Inc()
-	}
-}
-
-// countRejected counts the refused records of a body that was taken.
-func (s *server) countRejected(records *record.List) {
-	for reason, n := range records.RejectedBy {
-		if n > 0 {
-			s.metrics.rejected[reason].Add(float64(n))
-		}
 	}
 }
 
@@ -489,7 +484,7 @@ func (s *server) answerUnreadable(ctx *fasthttp.RequestCtx, err error) {
 	case errors.As(err, &timeout) && timeout.Timeout():
 		r = refuse(fasthttp.StatusRequestTimeout, "the request did not arrive in time")
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
-		r = s.bodies.tooLarge()
+		r = s.bodies.limits[protocol.MaxBodyBytes].tooLarge()
 	}
 	s.metrics.other.count(r.Status)
 	s.answerRefusal(ctx, s.endpoints.other, r)
@@ -510,9 +505,11 @@ func (s *server) expectContinue(ctx *fasthttp.RequestCtx) int {
 	switch {
 	case !e.records, !e.takes(ctx.Method()):
 		s.handle(ctx) // it refuses the request, and needs no body for that
-	case int64(ctx.Request.Header.ContentLength()) > s.bodies.maxBytes:
-		s.answerRefusal(ctx, e, s.bodies.tooLarge())
+	case int64(ctx.Request.Header.ContentLength()) > s.bodies.limits[e.limit].bytes:
+		s.answerRefusal(ctx, e, s.bodies.limits[e.limit].tooLarge())
 		e.metrics.count(ctx.Response.StatusCode())
+	case e.keyless:
+		return fasthttp.StatusContinue
 	default:
 		if key, bad := s.admit(ctx, time.Now()); bad != nil {
 			s.answerRefusal(ctx, e, bad)

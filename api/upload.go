@@ -4,7 +4,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/valyala/fasthttp"
 
 	"millrace/api/front"
@@ -37,6 +36,7 @@ type upload struct {
 	conn    *front.Conn
 	parts   protocol.Parts
 	key     *keys.Key
+	intake  *intake
 	body    *body
 	tickets []publish.Ticket
 
@@ -66,11 +66,11 @@ type upload struct {
 	errors             []scan.RecordError
 }
 
-// newUpload returns an upload for a request whose body may be taken in parts, nil for others. A body with an Idempotency-Key
-// is taken whole because its segments depend on all of its records. An encoded body is taken whole because its decoder would
+// newUpload returns an upload for a request whose body may be taken in parts, nil for others. isWhole tells that it may not: a body
+// under a key is taken whole because its segments depend on all of its records. An encoded body is taken whole because its decoder would
 // hold memory while it waits.
-func (s *server) newUpload(ctx *fasthttp.RequestCtx, key *keys.Key, exchange protocol.Exchange, base *uuid.UUID) *upload {
-	if base != nil || ctx.Request.Header.ContentLength() != -1 || ctx.RequestBodyStream() == nil {
+func (s *server) newUpload(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, exchange protocol.Exchange, isWhole bool) *upload {
+	if isWhole || ctx.Request.Header.ContentLength() != -1 || ctx.RequestBodyStream() == nil {
 		return nil
 	}
 	parts, ok := exchange.(protocol.Parts)
@@ -78,7 +78,7 @@ func (s *server) newUpload(ctx *fasthttp.RequestCtx, key *keys.Key, exchange pro
 		return nil
 	}
 	conn, ok := ctx.Conn().(*front.Conn)
-	if encoding, bad := contentEncoding(ctx); !ok || bad != nil || encoding != "" {
+	if encoding, bad := contentEncoding(ctx, ""); !ok || bad != nil || encoding != "" {
 		return nil
 	}
 	u, ok := s.uploads.Get().(*upload)
@@ -86,10 +86,10 @@ func (s *server) newUpload(ctx *fasthttp.RequestCtx, key *keys.Key, exchange pro
 		u = new(upload)
 	}
 	now := time.Now()
-	u.server, u.ctx, u.conn, u.parts, u.key = s, ctx, conn, parts, key
+	u.server, u.ctx, u.conn, u.parts, u.key, u.intake = s, ctx, conn, parts, key, e.metrics.intake
 	u.began, u.tryAt, u.untakenSince, u.lastBytesAt, u.stepBegan = now, now.Add(s.timeouts.part), now, now, now
 	u.stepEnd, u.partBytes = step, uploadPart
-	u.body = s.bodies.newBody()
+	u.body = s.bodies.newBody(s.bodies.limits[e.limit])
 	u.body.wire = countingReader{r: ctx.RequestBodyStream(), length: -1}
 	return u
 }
@@ -179,7 +179,7 @@ func (u *upload) makeRoom() {
 		return
 	}
 	have := int64(len(*u.body.buf))
-	most := u.server.bodies.maxBytes
+	most := u.body.limit.bytes
 	if have == int64(cap(*u.body.buf)) && have < most && !u.grow(min(2*have, most)) {
 		return
 	}
@@ -203,7 +203,7 @@ func (u *upload) arrived() {
 // store appends p, which lies in scratch, to the buffer. It waits for memory if the upload is taken in parts.
 func (u *upload) store(p []byte) *refusal {
 	u.cut()
-	most := int(u.server.bodies.maxBytes)
+	most := int(u.body.limit.bytes)
 	if len(u.text())+len(p) > most {
 		if bad := u.takeComplete(); bad != nil {
 			return bad
@@ -214,7 +214,7 @@ func (u *upload) store(p []byte) *refusal {
 		have, room = len(*u.body.buf), cap(*u.body.buf)
 	}
 	if have+len(p) > most {
-		return u.server.bodies.tooLarge()
+		return u.body.limit.tooLarge()
 	}
 	if have+len(p) > room {
 		for wait := time.Duration(0); !u.grow(int64(max(have+len(p), min(2*room, most)))); wait += retryUpload {
@@ -322,7 +322,7 @@ func (u *upload) take(text []byte) *refusal {
 		u.failed = true
 		err.Offset += u.offset + u.taken
 		bad := protocol.UnreadableBody(err)
-		s.countRefused(bad)
+		u.intake.countRefused(bad)
 		return bad
 	case !inParts:
 		return nil
@@ -337,8 +337,9 @@ func (u *upload) take(text []byte) *refusal {
 		e.Err.Offset += u.offset + u.taken
 		u.errors = append(u.errors, e)
 	}
-	s.countRejected(records)
-	s.metrics.accepted.Add(float64(records.Accepted))
+	u.intake.countRecords(records)
+	u.intake.accepted.Add(float64(records.Accepted))
+	u.intake.bytes.Add(float64(len(text)))
 	u.accepted += records.Accepted
 	u.rejected += records.Rejected
 	u.inParts = true

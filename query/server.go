@@ -181,12 +181,18 @@ func needsNoKey(path string) bool {
 	return isPage(path)
 }
 
+// header is a request's header as package keys reads it.
+type header http.Header
+
+// Peek implements keys.Header.
+func (h header) Peek(name string) []byte { return []byte(http.Header(h).Get(name)) }
+
 // admit returns the API key of a request, or nil if it needs none. It returns a *failure if the key does not let it read.
 func (s *server) admit(w http.ResponseWriter, r *http.Request) (*keys.Key, error) {
 	if needsNoKey(r.URL.Path) {
 		return nil, nil
 	}
-	key, verdict := s.keys.Check([]byte(r.Header.Get("Authorization")), []byte(r.Header.Get("X-API-Key")), keys.Read)
+	key, verdict := s.keys.Check(header(r.Header), keys.Read)
 	switch verdict {
 	case keys.Allowed:
 		return key, nil

@@ -83,7 +83,7 @@ func newBulk(index []byte) *bulk {
 
 // Decode implements Exchange.
 func (b *bulk) Decode(_ Request, body []byte, records *record.List) *Refusal {
-	repairDocuments(records)
+	records.Limits.Repair = true
 	records.KeepVerdicts = true
 	records.Begin()
 	bad := b.decode(body, records)

@@ -42,6 +42,9 @@ func TestBulkAnswersEachAction(t *testing.T) {
 				`{"create":{"_index":"x","status":400,"error":{"type":"mapper_parsing_exception","reason":"unexpected 'o', want null at byte 37"}}},` +
 				`{"create":{"_index":"x","status":400,"error":{"type":"mapper_parsing_exception","reason":"not an object at byte 53"}}},` +
 				`{"create":{"_index":"x","status":201}}]}`},
+		{"what can be repaired is", "/x/_bulk", "{\"create\":{}}\n{\"a\":\"\xff\",\"b\":NaN,\"time\":1,\"@timestamp\":2}\n",
+			`{"_index":"x","time":2,"a":"` + "\ufffd" + `","b":"NaN","time":1,"@timestamp":2,"_repaired":["a","b"]}` + "\n",
+			`{"took":0,"errors":false,"items":[{"create":{"_index":"x","status":201}}]}`},
 		{"delete has no document", "/x/_bulk", "{\"delete\":{\"_id\":\"1\"}}\n{\"delete\":{\"_id\":\"1\"}}\n{\"index\":{}}\n{}\n", `{"_index":"x"}` + "\n",
 			`{"took":0,"errors":false,"items":[{"delete":{"_index":"x","_id":"1","result":"not_found","status":404}},{"delete":{"_index":"x","_id":"1","result":"not_found","status":404}},{"index":{"_index":"x","status":201}}]}`},
 		{"update has a doc", "/x/_bulk", "{\"update\":{\"_id\":\"1\"}}\n{\"doc_as_upsert\":true, \"doc\" : {\"a\": 1} }\n{\"update\":{}}\n{\"script\":\"x\"}\n{\"update\":{}}\n{\"doc\":5}\n",

@@ -21,6 +21,9 @@ type Elastic struct {
 	Version string // the version that clients are told
 }
 
+// Name implements Protocol.
+func (Elastic) Name() string { return "elastic" }
+
 // elasticPrefixes are the paths below which Elastic's paths are there, too. One of them is for clients that need a path.
 var elasticPrefixes = []string{"", "/elasticsearch", "/es"}
 
@@ -152,11 +155,8 @@ func appendCause(dst []byte, kind, reason string) []byte {
 	return append(dst, '}')
 }
 
-// elasticShim is the Exchange of what clients ask before they send. Its body is the answer's.
-type elasticShim struct {
-	status int
-	body   string
-}
+// elasticShim is the Exchange of what clients ask before they send. It is the answer's body.
+type elasticShim string
 
 // Shim implements Shim.
 func (elasticShim) Shim() {}
@@ -166,7 +166,19 @@ func (elasticShim) Decode(Request, []byte, *record.List) *Refusal { return nil }
 
 // Answer implements Exchange.
 func (s elasticShim) Answer(dst []byte, _ Request, _ Outcome) Answer {
-	return elasticAnswer(s.status, append(dst, s.body...))
+	return elasticAnswer(http.StatusOK, append(dst, s...))
+}
+
+// elasticHealth is the Exchange of the question how the cluster is.
+type elasticHealth struct{ elasticShim }
+
+// Answer implements Exchange. The cluster is red while no records can be taken.
+func (elasticHealth) Answer(dst []byte, _ Request, o Outcome) Answer {
+	health := "green"
+	if o.Down != nil {
+		health = "red"
+	}
+	return elasticAnswer(http.StatusOK, fmt.Appendf(dst, `{"cluster_name":"millrace","status":%q,"timed_out":false,"number_of_nodes":1,"number_of_data_nodes":1}`, health))
 }
 
 // clusterUUID names the cluster. Clients compare it with what they were told before.
@@ -178,13 +190,12 @@ const basicLicense = `{"uid":"` + clusterUUID + `","type":"basic","mode":"basic"
 // shim returns the exchange for what is no document.
 func (e Elastic) shim(r Request, parts [3]string) (Exchange, *Refusal) {
 	version := cmp.Or(e.Version, DefaultESVersion)
-	ok := func(body string) (Exchange, *Refusal) { return elasticShim{http.StatusOK, body}, nil }
+	ok := func(body string) (Exchange, *Refusal) { return elasticShim(body), nil }
 	switch last := cmp.Or(parts[1], parts[0]); {
 	case string(r.Method) == http.MethodHead:
 		return ok("")
 	case last == "_search", last == "_msearch", last == "_count":
-		bad := Refuse(http.StatusBadRequest, "searches are not answered here; Millrace's query service answers them, at GET /logs")
-		return nil, bad
+		return nil, Refuse(http.StatusBadRequest, "searches are not answered here; Millrace's query service answers them, at GET /logs")
 	}
 	switch parts[0] {
 	case "":
@@ -197,7 +208,7 @@ func (e Elastic) shim(r Request, parts [3]string) (Exchange, *Refusal) {
 		return ok(nodes(version, r.Header.Peek("Host")))
 	case "_cluster":
 		if parts[1] == "health" {
-			return ok(`{"cluster_name":"millrace","status":"green","timed_out":false,"number_of_nodes":1,"number_of_data_nodes":1}`)
+			return elasticHealth{}, nil
 		}
 	case "_alias", "_ilm", "_index_template", "_component_template", "_template", "_data_stream", "_ingest":
 		if m := string(r.Method); m == http.MethodPut || m == http.MethodPost {
@@ -235,7 +246,7 @@ type document struct {
 
 // Decode implements Exchange.
 func (d *document) Decode(_ Request, body []byte, records *record.List) *Refusal {
-	repairDocuments(records)
+	records.Limits.Repair = true
 	records.Begin()
 	ok := records.AddWith(appendLead(appendPlace(nil, d.index, d.id), body), body, 0)
 	records.End()
@@ -305,9 +316,6 @@ func appendLead(members, source []byte) []byte {
 	members = append(append(append(members, '"'), key...), `":`...)
 	return append(members, value...)
 }
-
-// repairDocuments is where documents that can't be stored as they are will be made to be repaired instead of refused.
-func repairDocuments(*record.List) {}
 
 // quoteStorable returns s as a JSON string that jsonb takes.
 func quoteStorable(s string) []byte {

@@ -2,6 +2,7 @@ package protocol
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -34,9 +35,10 @@ func TestADocumentIsARecord(t *testing.T) {
 		{"POST", "/a\"\xff\x00/_doc", `{}`, 201, "{\"_index\":\"a\\\"\ufffd\ufffd\",", "{\"_index\":\"a\\\"\ufffd\ufffd\"}\n"},
 		{"POST", "/x/_doc", `{"time":"2025-01-01T00:00:00Z","@timestamp":"2026-01-01T00:00:00Z"}`, 201, `{"_index":"x",`,
 			`{"_index":"x","time":"2026-01-01T00:00:00Z","time":"2025-01-01T00:00:00Z","@timestamp":"2026-01-01T00:00:00Z"}` + "\n"},
+		{"POST", "/x/_doc", `{"a":"\u0000"}`, 201, `{"_index":"x",`, `{"_index":"x","a":"` + "\ufffd" + `","_repaired":["a"]}` + "\n"},
 		{"POST", "/x/_doc", `[{}]`, 400, `{"error":{"type":"illegal_argument_exception","reason":"not an object at byte 0"},"status":400}`, ""},
 		{"POST", "/x/_doc", ``, 400, `{"error":{"type":"illegal_argument_exception","reason":"unexpected end`, ""},
-		{"POST", "/x/_doc", `{"a":"` + strings.Repeat("x", 1<<12) + `"}`, 413, `{"error":{"type":"content_too_long_exception",`, ""},
+		{"POST", "/x/_doc", `{"a":[1` + strings.Repeat(",1", 1<<11) + `]}`, 413, `{"error":{"type":"content_too_long_exception",`, ""},
 		{"POST", "/" + strings.Repeat("x", 256) + "/_doc", `{}`, 400, `{"error":{"type":"illegal_argument_exception","reason":"the name of the index has 256 bytes`, ""},
 	} {
 		a, answer, stored := elastic(t, tt.method, tt.path, tt.body)
@@ -94,6 +96,10 @@ func TestWhatClientsAskFirstIsAnswered(t *testing.T) {
 		if a.Status != tt.status || !strings.Contains(string(a.Body), tt.has) || (tt.has == "") != (len(a.Body) == 0) || tt.has != "" && !json.Valid(a.Body) || len(a.Header) != 1 {
 			t.Errorf("%s %s: got %d %s, want %d %s", tt.method, tt.path, a.Status, a.Body, tt.status, tt.has)
 		}
+	}
+	e, bad := Elastic{}.Open(Request{Method: []byte("GET"), Path: []byte("/_cluster/health")})
+	if bad != nil || !strings.Contains(string(e.Answer(nil, Request{}, Outcome{Down: io.EOF}).Body), `"status":"red"`) {
+		t.Errorf("while no records can be taken: %v", bad)
 	}
 	for version, want := range map[string]string{"7.17.9": `"number":"7.17.9"`, "9.1.0": `"minimum_wire_compatibility_version":"8.17.0"`} {
 		e, _ := Elastic{Version: version}.Open(Request{Method: []byte("GET"), Path: []byte("/")})

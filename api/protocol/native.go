@@ -29,11 +29,14 @@ const maxQuery = 512
 // Native is Millrace's own protocol: POST /log takes one record, POST and PUT /log/batch take many.
 type Native struct{}
 
+// Name implements Protocol.
+func (Native) Name() string { return "native" }
+
 // Routes implements Protocol.
 func (Native) Routes() []Route {
 	return []Route{
-		{Path: singlePath, Methods: []string{http.MethodPost}},
-		{Path: batchPath, Methods: []string{http.MethodPost, http.MethodPut}}, // curl -T sends PUT
+		{Path: singlePath, Methods: []string{http.MethodPost}, Limit: MaxBodyBytes},
+		{Path: batchPath, Methods: []string{http.MethodPost, http.MethodPut}, Limit: MaxBodyBytes}, // curl -T sends PUT
 	}
 }
 

@@ -30,6 +30,9 @@ func All(s Settings) []Protocol {
 
 // Protocol is a way to send records. Any goroutine may call its methods.
 type Protocol interface {
+	// Name returns the protocol's name: the metrics' label intake, and a word of DERIVE_KEYS.
+	Name() string
+
 	// Routes returns the paths that belong to the protocol.
 	Routes() []Route
 
@@ -49,11 +52,24 @@ type Route struct {
 	// takes its own methods only: to others, what it matches is an unknown path.
 	Path    string
 	Methods []string // the answer to an unknown path lists the first
+	Limit   Limit    // the limit of its bodies
+	Keyless bool     // no key is asked for; only for paths whose Exchange is a Shim
 
 	// Label is the metrics' label route, and what the answer to an unknown path lists. It is Path if it is empty. Routes that are
 	// other names of one thing share a label.
 	Label string
 }
+
+// Limit is the setting that limits a route's bodies, after decoding.
+type Limit uint8
+
+// The limits. Clients of other protocols drop what is too large, or send it again for ever, so they have a larger one.
+const (
+	IntakeBodyBytes Limit = iota // INTAKE_BODY_BYTES
+	MaxBodyBytes                 // MAX_BODY_BYTES
+
+	Limits // how many there are
+)
 
 // Request is what a protocol may know of a request. It is valid until the request has its answer.
 type Request struct {
@@ -82,10 +98,18 @@ type Exchange interface {
 }
 
 // Shim is an Exchange for a request that has no records, such as a client's question about the server's version. The body is
-// read and thrown away, and Answer gets an empty Outcome.
+// read and thrown away, and Answer gets an Outcome with nothing but Down.
 type Shim interface {
 	Exchange
 	Shim()
+}
+
+// Encoded is an Exchange whose bodies have a Content-Encoding that clients leave out.
+type Encoded interface {
+	Exchange
+
+	// Encoding returns the encoding of a body without Content-Encoding: gzip, zstd, deflate, snappy, or "" for none.
+	Encoding() string
 }
 
 // Parts is an Exchange whose body may be taken in parts while it comes, if it is long. Each part is published and confirmed,
@@ -113,6 +137,7 @@ type Outcome struct {
 	Records *record.List    // what was accepted and rejected, and the verdicts if Decode asked for them
 	IDs     []frame.Segment // the ids of the accepted records, in order
 	Body    []byte          // the body that Decode was given
+	Down    error           // why records can't be taken now; nil except for a Shim
 }
 
 // Answer is a whole answer to a request.

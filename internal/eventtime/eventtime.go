@@ -182,7 +182,7 @@ func (r *Rule) Lead(record []byte) (key string, value []byte) {
 			switch field := r.field(record[keyAt:keyEnd+1], escaped); {
 			case field > 0:
 				other = min(other, field)
-			case field == 0 && value == nil:
+			case field == 0 && value == nil && i < len(record): // a value that ends with the record has no end of its own
 				value = record[min(valueAt, i):i]
 			}
 		}

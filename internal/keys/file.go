@@ -143,11 +143,11 @@ func (f *File) Set() *Set {
 }
 
 // Check is Set.Check for the keys as they are now. A nil File allows everything.
-func (f *File) Check(authorization, apiKey []byte, scope string) (*Key, Verdict) {
+func (f *File) Check(h Header, scope string) (*Key, Verdict) {
 	if f == nil {
 		return nil, Allowed
 	}
-	return f.set.Load().Check(authorization, apiKey, scope)
+	return f.set.Load().Check(h, scope)
 }
 
 // Register adds the metrics of reloads to a service's. For a nil File it adds nothing.

@@ -71,7 +71,7 @@ func write(t testing.TB, name string, lines ...string) {
 }
 
 func (w *watched) verdict(secret string) Verdict {
-	_, v := w.Check(nil, []byte(secret), Write)
+	_, v := w.Check(header{"X-Api-Key": secret}, Write)
 	return v
 }
 
@@ -156,10 +156,10 @@ func TestAFileThatCantBeReadAgainLeavesTheKeysAsTheyWere(t *testing.T) {
 	}
 	check := func(errors, success float64) {
 		t.Helper()
-		if _, verdict := f.Check(nil, []byte(secret), Write); verdict != Allowed {
+		if _, verdict := f.Check(header{"X-Api-Key": secret}, Write); verdict != Allowed {
 			t.Errorf("the key has verdict %d", verdict)
 		}
-		if _, verdict := f.Check(nil, nil, Write); verdict != Unknown {
+		if _, verdict := f.Check(header{}, Write); verdict != Unknown {
 			t.Errorf("no key has verdict %d", verdict)
 		}
 		families, err := registry.Gather()
@@ -237,7 +237,7 @@ func TestWhatIsKnownOfAKeyOutlivesAReload(t *testing.T) {
 	}
 	key := func(secret string) *Key {
 		t.Helper()
-		k, verdict := f.Check(nil, []byte(secret), Write)
+		k, verdict := f.Check(header{"X-Api-Key": secret}, Write)
 		if verdict != Allowed {
 			t.Fatalf("verdict %d", verdict)
 		}
@@ -320,7 +320,7 @@ func TestChecksGoOnWhileTheKeysAreReadAgain(t *testing.T) {
 	for range 4 {
 		checking.Go(func() {
 			for ctx.Err() == nil {
-				k, verdict := f.Check(nil, []byte(secret), Write)
+				k, verdict := f.Check(header{"X-Api-Key": secret}, Write)
 				if verdict != Allowed {
 					t.Errorf("verdict %d", verdict)
 					return

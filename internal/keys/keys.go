@@ -7,7 +7,6 @@ package keys
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -192,24 +191,6 @@ const (
 	Unknown
 	Forbidden
 )
-
-// Check returns the key of a request, nil if it is not known, and whether it has the scope. authorization and apiKey
-// are the values of the headers Authorization ("Bearer KEY") and X-API-Key.
-func (s *Set) Check(authorization, apiKey []byte, scope string) (*Key, Verdict) {
-	secret := apiKey
-	if scheme, token, ok := bytes.Cut(authorization, []byte(" ")); ok && bytes.EqualFold(scheme, []byte("Bearer")) {
-		secret = bytes.TrimSpace(token)
-	}
-	hash := sha256.Sum256(secret)
-	k := s.find(&hash)
-	switch {
-	case k == nil:
-		return nil, Unknown
-	case !slices.Contains(k.Scopes, scope):
-		return k, Forbidden
-	}
-	return k, Allowed
-}
 
 // find returns the key with a hash, nil if there is none. Thousands of keys cost no more than one: the map selects by
 // 8 bytes of the hash, and the whole hash is compared in constant time. The timing could tell at most those 8 bytes

@@ -3,6 +3,7 @@ package keys
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"regexp"
@@ -40,28 +41,82 @@ func parse(t testing.TB, lines ...string) *Set {
 func TestANewKeyLetsInForItsScopesOnly(t *testing.T) {
 	k, secret := newKey(t, "shipper", Write)
 	s := parse(t, "# keys", "", k.String())
+	encoded := func(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
 	tests := []struct {
-		authorization, apiKey, scope string
-		want                         Verdict
+		header header
+		scope  string
+		want   Verdict
 	}{
-		{"Bearer " + secret, "", Write, Allowed},
-		{"bearer  " + secret, "", Write, Allowed},
-		{"", secret, Write, Allowed},
-		{"Basic eDp5", secret, Write, Allowed},
-		{"Bearer " + secret, "", Read, Forbidden},
-		{"", "", Write, Unknown},
-		{"Bearer ", "", Write, Unknown},
-		{"Bearer x", secret, Write, Unknown}, // Authorization comes first
-		{"Bearer " + secret + "x", "", Write, Unknown},
-		{"Bearer " + hex.EncodeToString(k.Hash[:]), "", Write, Unknown},
-		{secret, "", Write, Unknown},
+		{header{"Authorization": "Bearer " + secret}, Write, Allowed},
+		{header{"Authorization": "bearer  " + secret}, Write, Allowed},
+		{header{"Authorization": "Splunk " + secret}, Write, Allowed},
+		{header{"Authorization": "splunk " + secret}, Write, Allowed},
+		{header{"Authorization": "ApiKey " + secret}, Write, Allowed},
+		{header{"Authorization": "APIKey " + encoded("id:"+secret)}, Write, Allowed},
+		{header{"Authorization": "ApiKey " + strings.TrimRight(encoded("an:"+secret), "=")}, Write, Allowed},
+		{header{"Authorization": "Basic " + encoded("user:"+secret)}, Write, Allowed},
+		{header{"Authorization": "BASIC " + encoded(secret+":")}, Write, Allowed},
+		{header{"Authorization": "Basic " + encoded(secret)}, Write, Allowed},
+		{header{"X-Api-Key": secret}, Write, Allowed},
+		{header{"Dd-Api-Key": secret}, Write, Allowed},
+		{header{"X-Amz-Firehose-Access-Key": secret}, Write, Allowed},
+		{header{"Authorization": "Basic eDp5", "X-Api-Key": secret}, Write, Allowed},
+		{header{"Authorization": "Splunk x", "X-Api-Key": secret}, Write, Allowed},
+		{header{"Authorization": "Bearer " + secret, "X-Api-Key": "x"}, Write, Allowed},
+		{header{"X-Api-Key": "x", "Dd-Api-Key": secret}, Write, Allowed},
+		{header{"Authorization": "Bearer " + secret}, Read, Forbidden},
+		{header{"Authorization": "Basic " + encoded("x:"+secret)}, Read, Forbidden},
+		{header{}, Write, Unknown},
+		{header{"Authorization": "Bearer "}, Write, Unknown},
+		{header{"Authorization": "Bearer " + secret + "x"}, Write, Unknown},
+		{header{"Authorization": "Bearer " + hex.EncodeToString(k.Hash[:])}, Write, Unknown},
+		{header{"Authorization": "Bearer " + encoded("user:"+secret)}, Write, Unknown},
+		{header{"Authorization": secret}, Write, Unknown},
+		{header{"Authorization": "Basic " + secret}, Write, Unknown},
+		{header{"Authorization": "Basic " + encoded(secret+":x")}, Write, Unknown},
+		{header{"Authorization": "Basic " + encoded(":")}, Write, Unknown},
+		{header{"Authorization": "Basic ="}, Write, Unknown},
+		{header{"Authorization": "Basic " + encoded(strings.Repeat("x", 4000)+":"+secret)}, Write, Unknown},
+		{header{"Authorization": "Digest " + secret}, Write, Unknown},
 	}
 	for _, tt := range tests {
-		got, verdict := s.Check([]byte(tt.authorization), []byte(tt.apiKey), tt.scope)
+		got, verdict := s.Check(tt.header, tt.scope)
 		if verdict != tt.want || (got == nil) != (tt.want == Unknown) || got != nil && got.Name != "shipper" {
-			t.Errorf("Check(%q, %q, %s) = %v, %d, want %d", tt.authorization, tt.apiKey, tt.scope, got, verdict, tt.want)
+			t.Errorf("Check(%q, %s) = %v, %d, want %d", tt.header, tt.scope, got, verdict, tt.want)
 		}
 	}
+}
+
+// header is a request's header.
+type header map[string]string
+
+func (h header) Peek(name string) []byte { return []byte(h[name]) }
+
+// authorization is a header with nothing but Authorization.
+type authorization []byte
+
+func (a authorization) Peek(name string) []byte {
+	if name == "Authorization" {
+		return a
+	}
+	return nil
+}
+
+// FuzzCheck sends arbitrary headers. None of them may let in.
+func FuzzCheck(f *testing.F) {
+	k, _, err := New("a", []string{Write})
+	if err != nil {
+		f.Fatal(err)
+	}
+	s := parse(f, k.String())
+	f.Add("Basic "+base64.StdEncoding.EncodeToString([]byte("a:b")), "x")
+	f.Add("ApiKey ====", "")
+	f.Add("Basic "+strings.Repeat("A", 1<<11), "")
+	f.Fuzz(func(t *testing.T, authorization, other string) {
+		if got, verdict := s.Check(header{"Authorization": authorization, "X-Api-Key": other}, Write); verdict != Unknown {
+			t.Errorf("%q and %q are let in as %v", authorization, other, got)
+		}
+	})
 }
 
 func TestOneAmongThousandsIsFound(t *testing.T) {
@@ -72,7 +127,7 @@ func TestOneAmongThousandsIsFound(t *testing.T) {
 	}
 	s := parse(t, lines...)
 	for i, secret := range secrets {
-		if k, verdict := s.Check(nil, []byte(secret), Write); verdict != Allowed || k.Name != fmt.Sprint("key", i) {
+		if k, verdict := s.Check(header{"X-Api-Key": secret}, Write); verdict != Allowed || k.Name != fmt.Sprint("key", i) {
 			t.Fatalf("key %d: got %v, %d", i, k, verdict)
 		}
 	}
@@ -85,10 +140,10 @@ func TestHashesThatBeginAlikeAreToldApart(t *testing.T) {
 	other := k
 	other.Name, other.Hash[31] = "other", k.Hash[31]^1
 	s := parse(t, other.String(), k.String())
-	if got, verdict := s.Check(nil, []byte(secret), Write); verdict != Allowed || got.Name != "real" {
+	if got, verdict := s.Check(header{"X-Api-Key": secret}, Write); verdict != Allowed || got.Name != "real" {
 		t.Errorf("got %v, %d, want the key named real", got, verdict)
 	}
-	if got, verdict := parse(t, other.String()).Check(nil, []byte(secret), Write); verdict != Unknown {
+	if got, verdict := parse(t, other.String()).Check(header{"X-Api-Key": secret}, Write); verdict != Unknown {
 		t.Errorf("got %v, %d, want it unknown", got, verdict)
 	}
 }
@@ -96,15 +151,21 @@ func TestHashesThatBeginAlikeAreToldApart(t *testing.T) {
 func TestACheckAllocatesNothing(t *testing.T) {
 	k, secret := newKey(t, "a", Write)
 	s := parse(t, k.String()+" rate=1000000000")
-	authorization := []byte("Bearer " + secret)
-	if n := testing.AllocsPerRun(100, func() {
-		k, verdict := s.Check(authorization, nil, Write)
-		if verdict != Allowed {
-			t.Fatal(verdict)
+	for _, sent := range []string{
+		"Bearer " + secret,
+		"ApiKey " + base64.StdEncoding.EncodeToString([]byte("id:"+secret)),
+		"Basic " + base64.StdEncoding.EncodeToString([]byte("user:"+secret)),
+	} {
+		var h Header = authorization(sent)
+		if n := testing.AllocsPerRun(100, func() {
+			k, verdict := s.Check(h, Write)
+			if verdict != Allowed {
+				t.Fatal(verdict)
+			}
+			k.Answered(202, 1)
+		}); n != 0 {
+			t.Errorf("%.7s: %v allocations", sent, n)
 		}
-		k.Answered(202, 1)
-	}); n != 0 {
-		t.Errorf("%v allocations", n)
 	}
 }
 
@@ -113,7 +174,7 @@ func TestWithoutAFileEverybodyIsLetIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k, verdict := f.Check(nil, nil, Write)
+	k, verdict := f.Check(header{}, Write)
 	if f != nil || k != nil || verdict != Allowed {
 		t.Errorf("Check = %v, %d, want everybody let in", k, verdict)
 	}
@@ -125,7 +186,7 @@ func TestWithoutAFileEverybodyIsLetIn(t *testing.T) {
 }
 
 func TestAnEmptyFileLetsNobodyIn(t *testing.T) {
-	if _, verdict := parse(t, "# none yet").Check(nil, nil, Write); verdict != Unknown {
+	if _, verdict := parse(t, "# none yet").Check(header{}, Write); verdict != Unknown {
 		t.Errorf("got %d, want nobody let in", verdict)
 	}
 }
@@ -208,7 +269,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if _, verdict := s.Check(nil, nil, Write); verdict != Unknown {
+		if _, verdict := s.Check(header{}, Write); verdict != Unknown {
 			t.Errorf("who sends no key gets verdict %d", verdict)
 		}
 		var lines []string
@@ -250,10 +311,10 @@ func BenchmarkRequest(b *testing.B) {
 				lines = append(lines, k.String()+" rate=1000000000")
 			}
 			s := parse(b, lines...)
-			authorization := []byte("Bearer " + secret)
+			var h Header = authorization("Bearer " + secret)
 			b.ReportAllocs()
 			for b.Loop() {
-				k, verdict := s.Check(authorization, nil, Write)
+				k, verdict := s.Check(h, Write)
 				if now := time.Now(); verdict != Allowed || k.Wait(now) > 0 || k.Take(1, now) > 0 {
 					b.Fatal(verdict)
 				}

@@ -21,16 +21,17 @@ type List struct {
 	writer Writer
 }
 
-// Clear empties l for another request and keeps its memory. It unsets KeepVerdicts.
+// Clear empties l for another request and keeps its memory. It unsets KeepVerdicts and Limits.Repair.
 func (l *List) Clear() {
 	// Reset would do more than is needed, because whatever fills l resets the rest. Its time shows beside a short record's
 	// scan.
 	l.KeepVerdicts = false
+	l.Limits.Repair = false
 	l.NDJSON, l.Pieces, l.Errors, l.Verdicts = l.NDJSON[:0], l.Pieces[:0], l.Errors[:0], l.Verdicts[:0]
 	if l.Rejected > 0 {
 		clear(l.RejectedBy[:])
 	}
-	l.Accepted, l.Rejected = 0, 0
+	l.Accepted, l.Rejected, l.Repaired = 0, 0, 0
 }
 
 // Single takes text as exactly one record. Any fault is an error, and leaves l empty.
@@ -55,12 +56,17 @@ func (l *List) Begin() { l.Body.Begin(l.Limits) }
 // Build has fill write the members of one record, and reports whether it was accepted. A record is refused only if it is larger
 // than Limits.RecordBytes, if it is nested deeper than scan.MaxDepth, or if Writer.JSON was given something that jsonb can't
 // hold. at is the record's offset in the body.
+//
+// If Limits.Repair is set, such a record is repaired unless what Writer.JSON was given is no JSON; see scan.Limits. One in which a
+// Writer has replaced something then says where.
 func (l *List) Build(at int, fill func(w *Writer)) bool {
 	w := &l.writer
-	w.begin()
+	w.begin(l.Limits.Repair)
 	fill(w)
 	w.b = append(w.b, '}')
 	switch {
+	case l.Limits.Repair && (w.repaired || w.tooDeep):
+		return l.AppendRepaired(w.b, w.changed, w.why, at)
 	case w.tooDeep:
 		l.Refuse(scan.Depth, at)
 		return false

@@ -95,6 +95,59 @@ func TestWhatIsRefusedOfBuiltRecordsHarmsNoOther(t *testing.T) {
 	}
 }
 
+func TestABuiltRecordSaysWhatWasRepaired(t *testing.T) {
+	l := newList()
+	l.Limits.RecordBytes, l.Limits.Repair = 1000, true
+	l.Begin()
+	for i, fill := range []func(w *Writer){
+		func(w *Writer) {
+			w.String("a", "\x00\x00")
+			w.Int("b", 1)
+			w.Object("c", func(w *Writer) { w.Text("d", []byte("\xff")); w.Float("e", math.Inf(1)) })
+		},
+		func(w *Writer) { w.String("a\x00", "x") },
+		func(w *Writer) { w.Array("_repaired", func(a Elements) { a.String("x") }); w.Float("f", math.NaN()) },
+		func(w *Writer) { w.String("m", strings.Repeat("x", 2000)); w.String("n", "\x00") },
+		func(w *Writer) { w.JSON("j", []byte(`"\u0000"`)); w.String("n", "\x00") },
+		func(w *Writer) { w.String("m", "fine") },
+	} {
+		if !l.Build(i, fill) {
+			t.Errorf("record %d is refused: %v", i, l.Errors)
+		}
+	}
+	l.End()
+	var nest func(depth int) func(w *Writer)
+	nest = func(depth int) func(w *Writer) {
+		return func(w *Writer) {
+			if depth > 1 {
+				w.Object("", nest(depth-1))
+			}
+		}
+	}
+	got := string(l.NDJSON)
+	want := `{"a":"��","b":1,"c":{"d":"�","e":"Infinity"},"_repaired":["a","c"]}` + "\n" +
+		`{"a�":"x","_repaired":["a�"]}` + "\n" + `{"f":"NaN","_repaired":["x","f"]}` + "\n" +
+		`{"m":"` + strings.Repeat("x", 960) + `","n":"�","_repaired":["m","n"]}` + "\n" +
+		`{"j":"�","n":"�","_repaired":["j","n"]}` + "\n" + `{"m":"fine"}` + "\n"
+	if got != want || l.Repaired != 5 || l.RepairedBy(scan.NUL) != 4 {
+		t.Errorf("%d repaired, got\n%s want\n%s", l.Repaired, got, want)
+	}
+	l.Begin()
+	l.Build(0, nest(scan.MaxDepth+3))
+	l.End()
+	if l.Accepted != 1 || l.RepairedBy(scan.Depth) != 1 || !strings.Contains(string(l.NDJSON), `:"{\"\":{\"\":{}}}"}`) {
+		t.Errorf("nested too deep: %v, %s", l.Errors, l.NDJSON)
+	}
+	l.Begin()
+	if l.Build(0, func(w *Writer) { w.JSON("j", []byte(`x`)); w.String("n", "\x00") }) || l.Errors[0].Err.Reason != scan.Syntax {
+		t.Errorf("no JSON: %v", l.Errors)
+	}
+	l.End()
+	if l.Clear(); l.Limits.Repair || l.Repaired > 0 {
+		t.Error("the next request's records are repaired")
+	}
+}
+
 func TestBuildingRecordsCostsNoAllocation(t *testing.T) {
 	l := newList()
 	message := []byte(strings.Repeat("hello \"world\" é", 10))

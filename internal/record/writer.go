@@ -16,16 +16,33 @@ import (
 type Writer struct {
 	b         []byte
 	depth     int  // how many containers are open
-	tooDeep   bool // a container's contents were left out, because it was nested too deep
-	repaired  bool // something in a string was replaced
+	tooDeep   bool // a container is nested too deep; its contents were left out unless keepDeep is set
+	keepDeep  bool
+	repaired  bool // something was replaced
 	unchecked bool // b holds JSON that was not made here
+
+	topKey  int         // where the key of the current top-level member begins
+	changed []int       // where the keys of those begin under which something was replaced, if repaired
+	why     scan.Reason // why something was replaced first, if repaired
 }
 
-func (w *Writer) begin() { *w = Writer{b: append(w.b[:0], '{'), depth: 1} }
+func (w *Writer) begin(keepDeep bool) {
+	*w = Writer{b: append(w.b[:0], '{'), depth: 1, keepDeep: keepDeep, changed: w.changed[:0]}
+}
 
-// Repaired reports whether a string that was written held a NUL or bytes that are not UTF-8. These can't be stored: each is
-// U+FFFD in the record.
+// Repaired reports whether something was written that can't be stored, and was replaced: a NUL or bytes that are not UTF-8, by
+// U+FFFD, or a number that is NaN or infinite, by text.
 func (w *Writer) Repaired() bool { return w.repaired }
+
+// replaced notes that something was replaced in the current top-level member.
+func (w *Writer) replaced(why scan.Reason) {
+	if !w.repaired {
+		w.repaired, w.why = true, why
+	}
+	if n := len(w.changed); n == 0 || w.changed[n-1] != w.topKey {
+		w.changed = append(w.changed, w.topKey)
+	}
+}
 
 // String writes a member whose value is a string.
 func (w *Writer) String(key, value string) {
@@ -164,6 +181,9 @@ func (w *Writer) comma() {
 
 func (w *Writer) key(key string) {
 	w.comma()
+	if w.depth == 1 {
+		w.topKey = len(w.b)
+	}
 	appendString(w, key)
 	w.b = append(w.b, ':')
 }
@@ -186,11 +206,12 @@ func (w *Writer) array(fill func(a Elements)) {
 	w.b = append(w.b, ']')
 }
 
-// enter counts one more open container. It reports false if that would be too deep; then the contents must be left out.
+// enter counts one more open container. It reports false if the contents must be left out, because that would be too deep.
 func (w *Writer) enter() bool {
-	if w.depth == scan.MaxDepth {
-		w.tooDeep = true
-		return false
+	if w.depth >= scan.MaxDepth {
+		if w.tooDeep = true; !w.keepDeep {
+			return false
+		}
 	}
 	w.depth++
 	return true
@@ -200,10 +221,13 @@ func (w *Writer) enter() bool {
 func (w *Writer) float(f float64) {
 	switch {
 	case math.IsNaN(f):
+		w.replaced(scan.Number)
 		w.b = append(w.b, `"NaN"`...)
 	case math.IsInf(f, 1):
+		w.replaced(scan.Number)
 		w.b = append(w.b, `"Infinity"`...)
 	case math.IsInf(f, -1):
+		w.replaced(scan.Number)
 		w.b = append(w.b, `"-Infinity"`...)
 	default:
 		w.b = strconv.AppendFloat(w.b, f, 'f', -1, 64)
@@ -232,9 +256,12 @@ func appendString[T string | []byte](w *Writer, s T) {
 		}
 		b = append(b, s[from:i]...)
 		switch {
-		case c >= utf8.RuneSelf, c == 0:
+		case c == 0:
 			b = append(b, replacement...)
-			w.repaired = true
+			w.replaced(scan.NUL)
+		case c >= utf8.RuneSelf:
+			b = append(b, replacement...)
+			w.replaced(scan.UTF8)
 		case c == '"', c == '\\':
 			b = append(b, '\\', c)
 		case c == '\n':

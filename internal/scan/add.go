@@ -30,21 +30,11 @@ func (b *Body) Add(src []byte, at int) bool {
 	if startsBOM(src, i) {
 		i = skipSpace(src, i+len(bom))
 	}
-	end, ok := s.value(src, i)
-	if ok {
-		if end = skipSpace(src, end); end < len(src) {
-			s.fail(src, end, wantNothing)
-			ok = false
-		}
-	}
-	if ok && b.take(i) {
+	f := b.one(src, i)
+	if f == nil {
 		return true
 	}
-	f := &s.refusal
-	if !ok {
-		f = &s.broke
-		s.n = b.taken
-	}
+	s.n = b.taken
 	b.reject(f)
 	if n := len(b.Errors); n > 0 && b.Errors[n-1].Index == b.Accepted+b.Rejected-1 {
 		b.Errors[n-1].Err.Offset += at
@@ -102,7 +92,7 @@ func (b *Body) AddWith(members, src []byte, at int) bool {
 
 // Append takes a record without scanning it. The caller knows that it is a compacted JSON object that jsonb takes, without
 // exponents in its numbers, nested no deeper than MaxDepth. Append reports whether the record was accepted: it refuses one
-// that is larger than Limits.RecordBytes.
+// that is larger than Limits.RecordBytes, unless that can be repaired.
 func (b *Body) Append(record []byte) bool {
 	s := &b.s
 	if room := len(record) + slack; len(s.out)-s.n < room {
@@ -111,11 +101,14 @@ func (b *Body) Append(record []byte) bool {
 	}
 	s.refused, s.longer = false, 0
 	s.n += copy(s.out[s.n:], record)
-	if !b.take(0) {
-		b.reject(&s.refusal)
-		return false
+	if b.take(0) {
+		return true
 	}
-	return true
+	if _, ok := b.repair(record, 0, true); ok {
+		return true
+	}
+	b.reject(&s.refusal)
+	return false
 }
 
 // Refuse counts a record that the caller refuses for r. at is its offset in the body.

@@ -9,6 +9,11 @@ const MaxErrors = 100
 type Limits struct {
 	RecordBytes int // the largest record, compacted, its numbers without exponents; at most MaxRecordBytes
 	PieceBytes  int // a piece closes once it holds at least this many bytes
+
+	// Repair has records rewritten that are objects but can't be taken as they are; see RepairedKey. What a string can't hold
+	// becomes U+FFFD in it. NaN, the infinities, and numbers that numeric can't hold become strings. So does a value that is
+	// nested too deep: its text is kept. If a record is too large, its longest strings are cut.
+	Repair bool
 }
 
 // Piece is a run of accepted records that follow one another: their half-open
@@ -25,6 +30,7 @@ type Body struct {
 	Rejected   int
 	Errors     []RecordError // the first MaxErrors, by index
 	RejectedBy [NumReasons]int
+	Repaired   int // how many of the accepted records were repaired, if Limits.Repair is set
 
 	KeepVerdicts bool      // a Verdict is kept for every record
 	Verdicts     []Verdict // by index, if they are kept
@@ -34,6 +40,8 @@ type Body struct {
 	src   []byte
 	lim   Limits
 	cut   bool // a line was lost only because src ended within a record
+
+	repairs *repairs // nil while there were none
 
 	pieceAt      int // where the open piece starts
 	pieceRecords int // the number of records in the closed pieces
@@ -129,18 +137,32 @@ func (b *Body) Single(src []byte, lim Limits) *Error {
 	if err != nil {
 		return err
 	}
-	end, ok := b.s.value(src, i)
-	if !ok {
-		return b.finish(b.refusal(&b.s.broke))
-	}
-	if end = skipSpace(src, end); end < len(src) {
-		b.s.fail(src, end, wantNothing)
-		return b.finish(b.refusal(&b.s.broke))
-	}
-	if !b.take(i) {
-		return b.finish(b.refusal(&b.s.refusal))
+	if fault := b.one(src, i); fault != nil {
+		return b.finish(b.refusal(fault))
 	}
 	return b.finish(nil)
+}
+
+// one takes the record at src[i], behind which only white space may follow. It returns why it can't.
+func (b *Body) one(src []byte, i int) *fault {
+	end, ok := b.s.value(src, i)
+	if ok {
+		if end = skipSpace(src, end); end < len(src) {
+			b.s.fail(src, end, wantNothing)
+			return &b.s.broke
+		}
+		if b.take(i) {
+			return nil
+		}
+		if _, ok = b.repair(src, i, true); ok {
+			return nil
+		}
+		return &b.s.refusal
+	}
+	if _, ok = b.repairBroken(src, i, true); ok {
+		return nil
+	}
+	return &b.s.broke
 }
 
 // begin does what skip does, and also refuses a body whose format is not JSON.
@@ -233,10 +255,13 @@ func (b *Body) array(i int) (end int, err *Error) {
 		}
 		end, ok := b.s.value(src, i)
 		if !ok {
-			return i, b.refusal(&b.s.broke)
-		}
-		if !b.take(i) {
-			b.reject(&b.s.refusal)
+			if end, ok = b.repairBroken(src, i, false); !ok {
+				return i, b.refusal(&b.s.broke)
+			}
+		} else if !b.take(i) {
+			if _, ok = b.repair(src, i, false); !ok {
+				b.reject(&b.s.refusal)
+			}
 		}
 		i = skipSpace(src, end)
 		if i < len(src) && src[i] == ']' {
@@ -282,13 +307,19 @@ func (b *Body) stream(i int, seen []byte) *Error {
 		var ok bool
 		if end, ok = b.s.value(seen, i); ok {
 			if !b.take(i) {
-				b.reject(&b.s.refusal)
+				if _, ok = b.repair(seen, i, false); !ok {
+					b.reject(&b.s.refusal)
+				}
 			}
 			i = end
 			continue
 		}
 
 		broke := b.s.broke
+		if repaired, ok := b.repairBroken(seen, i, false); ok {
+			i, end = repaired, repaired
+			continue
+		}
 		if broke.at == i && startsBOM(seen, i) {
 			newLine = b.lineAt == i // if so, the line begins behind the mark
 			i += len(bom)
@@ -417,6 +448,7 @@ func (b *Body) leaveLine() {
 	if b.Rejected != b.lineRejected {
 		b.RejectedBy = b.lineReasons
 	}
+	b.leaveRepairs()
 	b.Accepted = b.lineAccepted
 	b.Rejected = b.lineRejected
 	b.taken = b.lineTaken

@@ -30,5 +30,9 @@
 // If an object has a key twice, jsonb keeps the last value. That is not a fault, and
 // nothing here looks for it.
 //
+// With [Limits].Repair, an object that can't be taken as it is is rewritten so that it can,
+// and says which of its members were changed (repair.go). What comes out is accepted by all
+// the rules above. A record that needs no repair comes out as without it.
+//
 // Nothing here starts a goroutine. A Body belongs to one goroutine at a time.
 package scan

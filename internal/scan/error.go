@@ -36,6 +36,15 @@ func (r Reason) String() string {
 	return "reason_" + strconv.Itoa(int(r))
 }
 
+// Repairable reports whether a record with such a fault can be repaired; see Limits.Repair.
+func (r Reason) Repairable() bool {
+	switch r {
+	case NUL, Surrogate, UTF8, Number, Depth, TooLarge:
+		return true
+	}
+	return false
+}
+
 // Error is a refusal: what was wrong, and where.
 type Error struct {
 	Reason Reason
