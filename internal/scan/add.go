@@ -138,3 +138,6 @@ func (r Reason) Words() string {
 	}
 	return r.String()
 }
+
+// Growth returns by how many bytes the numbers of the record that was added last grow when PostgreSQL writes them out.
+func (b *Body) Growth() int { return b.s.longer }

@@ -1,0 +1,89 @@
+package mapping
+
+import (
+	"strings"
+	"time"
+)
+
+// Level adds the sender's word for a severity, in small letters.
+func (m *Mapper) Level(s Source, word string) {
+	for i := range len(word) {
+		if c := word[i]; c >= 0x80 {
+			word = strings.ToLower(word)
+			break
+		} else if 'A' <= c && c <= 'Z' {
+			b := m.buffer()
+			from := len(*b)
+			*b = append(*b, word...)
+			low := (*b)[from:]
+			for k := range low {
+				if c := low[k]; 'A' <= c && c <= 'Z' {
+					low[k] += 'a' - 'A'
+				} else if c >= 0x80 {
+					low = []byte(strings.ToLower(word))
+					break
+				}
+			}
+			word = stringOf(low)
+			break
+		}
+	}
+	m.String(s, LevelField, word)
+}
+
+// LevelOfSyslog returns the level that a severity of syslog is, from 0 to 7. It returns "" for other numbers.
+func LevelOfSyslog(severity int) string {
+	levels := [...]string{"emerg", "alert", "crit", "error", "warn", "notice", "info", "debug"}
+	if severity < 0 || severity >= len(levels) {
+		return ""
+	}
+	return levels[severity]
+}
+
+// LevelOfOTel returns the level that a severity number of OpenTelemetry is, from 1 to 24. It returns "" for other numbers.
+func LevelOfOTel(severity int64) string {
+	levels := [...]string{"trace", "debug", "info", "warn", "error", "fatal"}
+	if severity < 1 || severity > 24 {
+		return ""
+	}
+	return levels[(severity-1)/4]
+}
+
+// clock writes times. It keeps the text of the last second, because the records of a request have much the same time.
+type clock struct {
+	second int64
+	text   []byte // of second, with room for the rest
+}
+
+// secondBytes is the length of a time of the years up to 9999 without its fraction and zone.
+const secondBytes = len("2006-01-02T15:04:05")
+
+// format returns a time in the form of RFC 3339, in UTC, with as many digits after the second as it needs. The result is valid until
+// the next call.
+func (c *clock) format(nanos int64) []byte {
+	second, fraction := nanos/1e9, nanos%1e9
+	if fraction < 0 {
+		second, fraction = second-1, fraction+1e9
+	}
+	if c.text == nil || c.second != second {
+		c.text = time.Unix(second, 0).UTC().AppendFormat(c.text[:0], "2006-01-02T15:04:05")
+		c.second = second
+	}
+	b := c.text[:secondBytes] // nanoseconds reach from 1677 to 2262
+	if fraction > 0 {
+		var digits [9]byte
+		for i := len(digits) - 1; i >= 0; i-- {
+			digits[i] = byte('0' + fraction%10)
+			fraction /= 10
+		}
+		n := len(digits)
+		for digits[n-1] == '0' {
+			n--
+		}
+		b = append(b, '.')
+		b = append(b, digits[:n]...)
+	}
+	b = append(b, 'Z')
+	c.text = b[:secondBytes]
+	return b
+}
