@@ -432,6 +432,9 @@ func baseOfKey(lines [][]byte, now time.Time) (*uuid.UUID, *refusal) {
 func (s *server) answerRefusal(ctx *fasthttp.RequestCtx, e *endpoint, r *refusal) {
 	s.drain(ctx)
 	answer := e.protocol.Refuse(nil, requestOf(ctx), r)
+	if answer.Status != r.Status && r.Status == fasthttp.StatusUnauthorized { // some protocols know no 401
+		ctx.Response.Header.Del(fasthttp.HeaderWWWAuthenticate)
+	}
 	setRetryAfter(ctx, answer.Status)
 	send(ctx, answer)
 }

@@ -25,6 +25,7 @@ func All(s Settings) []Protocol {
 	return []Protocol{
 		Native{},
 		Elastic{Version: s.ESVersion},
+		HEC{},
 	}
 }
 
