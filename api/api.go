@@ -70,6 +70,10 @@ func Run(ctx context.Context, c Config) error {
 		registry = service.NewRegistry()
 		inflight = newInflight(int64(c.MaxInflightBytes), largestBody(c.bodyLimits()))
 	)
+	rule, err := c.EventTime.Rule()
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
 	served := newEndpoints(c.protocolsOrAll())
 	m := newMetrics(registry, inflight, served)
 	if err := errors.Join(keyFile.Register(registry), registry.Register(keyUse{keyFile}), service.RegisterCertificate(registry, c.Access)); err != nil {
@@ -77,6 +81,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	p := newPublisher(c, log, publish.NewMetrics(registry), ready)
 	handler := newServer(c, log, p, keyFile, served, m, inflight, ready, registry)
+	handler.derive(c.DeriveKeys.Names(), rule)
 	httpServer := handler.http()
 	policies := policy.New(policy.Options{Broker: c.Broker, Log: log, Registry: registry, Canary: true, Interval: c.policyInterval, Report: func(found []policy.Harm) {
 		ready.Set("policies", policy.Sentence(found))

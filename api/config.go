@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
+	"strings"
 	"time"
 
 	"millrace/api/protocol"
@@ -17,6 +19,7 @@ type Config struct {
 	config.Broker
 	config.Access
 	config.Process
+	config.EventTime
 
 	Addr               config.Address `env:"API_ADDR" envDefault:"127.0.0.1:8080" help:"Where the API listens."`
 	MaxBodyBytes       config.Bytes   `env:"MAX_BODY_BYTES" envDefault:"16MiB" min:"1KiB" max:"1GiB" help:"Largest body of a request, after decoding. NDJSON that is taken while it comes may be longer; for it this is the longest line."`
@@ -29,6 +32,7 @@ type Config struct {
 	PublishConnections int            `env:"PUBLISH_CONNECTIONS" envDefault:"4" min:"1" max:"64" help:"Connections to publish on."`
 	PublishChannels    int            `env:"PUBLISH_CHANNELS" envDefault:"1" min:"1" max:"64" help:"Channels on each of them."`
 	FrameBytes         config.Bytes   `env:"FRAME_BYTES" envDefault:"64KiB" min:"1KiB" max:"2MiB" help:"Size at which a frame takes no more records."`
+	DeriveKeys         config.Intakes `env:"DERIVE_KEYS" envDefault:"otlp,loki" help:"Protocols whose requests get a key made from the newest time and the hash of their body if they bring none, so that what a shipper sends again is stored once; others get one for dedupe=body or X-Dedupe: body. A body without times of its own gets none."`
 	FrameCompression   string         `env:"FRAME_COMPRESSION" envDefault:"s2" oneof:"none s2 zstd" help:"How frames of 1 KiB and more are compressed on their way through RabbitMQ. Workers read all three."`
 	ESVersion          config.Version `env:"ES_VERSION" envDefault:"8.19.0" help:"The version that clients of Elasticsearch are told; some send only to one that is as new as they are."`
 
@@ -53,6 +57,22 @@ func (c *Config) protocolsOrAll() []protocol.Protocol {
 		return protocol.All(protocol.Settings{ESVersion: string(c.ESVersion)})
 	}
 	return c.protocols
+}
+
+// checkDeriveKeys returns an error if DERIVE_KEYS names a protocol that the API does not speak, unless that is its default.
+func (c *Config) checkDeriveKeys() error {
+	known := []string{"otlp", "loki"}
+	for _, p := range c.protocolsOrAll() {
+		if !slices.Contains(known, p.Name()) {
+			known = append(known, p.Name())
+		}
+	}
+	for _, name := range c.DeriveKeys.Names() {
+		if !slices.Contains(known, name) {
+			return fmt.Errorf("DERIVE_KEYS: got %q, takes some of %s, or none", name, strings.Join(known, ", "))
+		}
+	}
+	return nil
 }
 
 // bodyLimits returns the limits of bodies.
@@ -84,6 +104,9 @@ func (c *Config) Validate() error {
 	}
 	if c.MaxInflightBytes < c.MaxBodyBytes {
 		return fmt.Errorf("MAX_INFLIGHT_BYTES: got %s, takes at least MAX_BODY_BYTES (%s)", c.MaxInflightBytes, c.MaxBodyBytes)
+	}
+	if err := c.checkDeriveKeys(); err != nil {
+		return err
 	}
 	if _, err := keys.Open(c.KeysFile); err != nil {
 		return err

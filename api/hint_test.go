@@ -56,7 +56,7 @@ func TestBodiesInOtherFormsAreToldWhatToSend(t *testing.T) {
 		{"an array for one record", "/log", `[{"a":1}]`, nil, []string{"/log/batch takes arrays", "at byte 0"}},
 		{"two for one", "/log", "{\"a\":1}\n{\"a\":2}", nil, []string{"/log/batch takes several", "at byte 8"}},
 		{"protobuf", "/log/batch", "\x0a\x05hello", http.Header{"Content-Type": {"application/x-protobuf"}}, []string{"application/x-protobuf", "takes JSON"}},
-		{"text", "/log/batch", "hello\nworld\n", http.Header{"Content-Type": {"text/plain; charset=utf-8"}}, []string{"is text", "an object a line"}},
+		{"text", "/log", "hello\nworld\n", http.Header{"Content-Type": {"text/plain; charset=utf-8"}}, []string{"is text", "an object a line"}},
 		{"gzip that is not said to be", "/log/batch", string(encode(t, "gzip", []byte(`{"a":1}`))), nil, []string{"Content-Encoding: gzip"}},
 		{"a zstd window of 16 MiB", "/log/batch", long(16<<20, false), zstdHeader, []string{"window is 16 MiB", "at most 8 MiB", "--long"}},
 		{"a zstd dictionary", "/log/batch", long(1<<20, true), zstdHeader, []string{"dictionary, number 7"}},

@@ -22,6 +22,8 @@ type endpoint struct {
 	found    bool              // false for other: all paths that the API does not serve
 	keyless  bool              // no key is asked for
 	limit    protocol.Limit    // of the bodies
+	derives  bool              // requests without a key get one made from their body
+	stripBOM bool              // a body's byte-order mark is passed over before the protocol sees the body
 	metrics  *route
 }
 
@@ -49,9 +51,10 @@ func newEndpoints(protocols []protocol.Protocol) *endpoints {
 			paths = append(paths, text)
 		}
 	}
-	for _, p := range protocols {
+	for i, p := range protocols {
 		for _, r := range p.Routes() {
-			add(&endpoint{path: r.Path, label: cmp.Or(r.Label, r.Path), methods: r.Methods, protocol: p, records: true, keyless: r.Keyless, limit: r.Limit})
+			// Millrace's own protocol passes it over itself, since the offsets in its answers count it.
+			add(&endpoint{path: r.Path, label: cmp.Or(r.Label, r.Path), methods: r.Methods, protocol: p, records: true, keyless: r.Keyless, limit: r.Limit, stripBOM: i > 0})
 		}
 	}
 	for _, path := range reportPaths {

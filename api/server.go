@@ -25,6 +25,7 @@ import (
 	"millrace/api/front"
 	"millrace/api/protocol"
 	"millrace/api/publish"
+	"millrace/internal/eventtime"
 	"millrace/internal/frame"
 	"millrace/internal/keys"
 	"millrace/internal/policy"
@@ -63,7 +64,8 @@ type server struct {
 	scratch   sync.Pool // of *scratch
 	uploads   sync.Pool // of *upload
 	timeouts  timeouts
-	scanning  chan struct{} // holds one for each large body that is being scanned
+	times     *eventtime.Rule // finds the times of records where a key is made from them
+	scanning  chan struct{}   // holds one for each large body that is being scanned
 
 	// lossyPolicy is the policy on RabbitMQ that may lose accepted records; nil while there is none.
 	lossyPolicy atomic.Pointer[policyError]
@@ -119,7 +121,7 @@ func newServer(c Config, log *slog.Logger, p *publish.Publisher, keyFile *keys.F
 		log:       log,
 		publisher: p,
 		keys:      keyFile,
-		limits:    scan.Limits{RecordBytes: int(c.MaxRecordBytes), PieceBytes: frame.SegmentBytes},
+		limits:    scan.Limits{RecordBytes: int(c.MaxRecordBytes), PieceBytes: frame.SegmentBytes, TotalBytes: int(c.MaxInflightBytes)},
 		endpoints: served,
 		metrics:   m,
 		reportMux: reportMux,
@@ -240,6 +242,12 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 		return 0, bad
 	}
 	request := requestOf(ctx)
+	derives := false
+	if base == nil {
+		if derives, bad = s.derives(e, request); bad != nil {
+			return 0, bad
+		}
+	}
 	exchange, bad := e.protocol.Open(request)
 	if bad != nil {
 		return 0, bad
@@ -260,7 +268,7 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 		return 0, s.unavailable(err)
 	}
 	var body *body
-	if u := s.newUpload(ctx, e, key, exchange, base != nil); u != nil {
+	if u := s.newUpload(ctx, e, key, exchange, base != nil || derives); u != nil {
 		body, bad = u.read()
 		inParts, accepted := u.inParts, u.accepted
 		s.freeUpload(u)
@@ -294,7 +302,7 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 			letGo()
 		}
 	}()
-	answer, accepted, bad := s.publish(ctx, e, w, body, exchange, key, base)
+	answer, accepted, bad := s.publish(ctx, e, w, body, exchange, key, base, derives)
 	if bad != nil {
 		return 0, bad
 	}
@@ -329,8 +337,8 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 }
 
 // publish hands the body's records to the publisher and gives the body's buffer back. It returns the answer to send once the
-// records are confirmed, and how many were accepted.
-func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body *body, exchange protocol.Exchange, key *keys.Key, base *uuid.UUID) (answer protocol.Answer, accepted int, bad *refusal) {
+// records are confirmed, and how many were accepted. base is the request's key, or nil; if derives is set, one is made from the body.
+func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body *body, exchange protocol.Exchange, key *keys.Key, base *uuid.UUID, derives bool) (answer protocol.Answer, accepted int, bad *refusal) {
 	text := body.bytes()
 	if len(text) > step {
 		defer s.beginScan(len(text))()
@@ -338,12 +346,23 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body
 	records := s.newRecords()
 	defer s.freeRecords(records)
 	request := requestOf(ctx)
-	if bad := exchange.Decode(request, text, records); bad != nil {
+	decoded := text
+	if e.stripBOM {
+		decoded = protocol.SkipBOM(text)
+	}
+	bad = exchange.Decode(request, decoded, records)
+	if bad == nil && records.Overflow {
+		bad = refuse(fasthttp.StatusRequestEntityTooLarge, "the body's records take more than %d bytes (MAX_INFLIGHT_BYTES)", s.limits.TotalBytes)
+	}
+	if bad != nil {
 		e.metrics.intake.countRefused(bad)
 		return answer, 0, bad
 	}
 	e.metrics.intake.countRecords(records)
 	e.metrics.intake.bytes.Add(float64(len(text)))
+	if derives {
+		base = s.keyOfBody(key, request, text, records, time.Now())
+	}
 	// The time is read again: the body may have taken long to come.
 	if wait := key.Take(records.Accepted, time.Now()); wait > 0 {
 		return answer, 0, limited(ctx, key, wait)
@@ -356,7 +375,7 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body
 	for _, t := range w.tickets {
 		w.ids = append(w.ids, frame.Segment{Base: t.Base, Records: t.Records})
 	}
-	answer = exchange.Answer(w.answer[:0], request, protocol.Outcome{Records: records, IDs: w.ids, Body: text})
+	answer = exchange.Answer(w.answer[:0], request, protocol.Outcome{Records: records, IDs: w.ids, Body: decoded})
 	if answer.Stream == nil {
 		w.answer = answer.Body
 	}

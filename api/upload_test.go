@@ -414,7 +414,7 @@ func FuzzUpload(f *testing.F) {
 		if len(body) > 1<<16 || !lines.IsLines(&whole, body) {
 			return
 		}
-		request := protocol.Request{Path: []byte("/log/batch")}
+		request := protocol.Request{Path: []byte("/log/batch"), Header: fields{}}
 		exchange, bad := protocol.Native{}.Open(request)
 		if bad != nil {
 			t.Fatal(bad)

@@ -11,15 +11,8 @@ import (
 	"millrace/internal/scan"
 )
 
-const (
-	// wholeItems is the length up to which an answer is made before it is sent.
-	wholeItems = 64 << 10
-
-	// maxGrowth is how many times the length of a body its records may get in _index and _id. A short path and documents of a few
-	// bytes would otherwise make much of little. smallGrowth is allowed to any body.
-	maxGrowth   = 4
-	smallGrowth = 64 << 10
-)
+// wholeItems is the length up to which an answer is made before it is sent.
+const wholeItems = 64 << 10
 
 // kind is what an action does.
 type kind uint8
@@ -46,7 +39,9 @@ type bulk struct {
 	index   span
 	id      span
 	members []byte // what its documents get
-	added   int    // how many bytes of members all documents have got
+
+	rewriter *rewriter // what the client asks for; nil if that is nothing
+	doc      []member  // of an update
 
 	runsBuf  [2]run // most requests need no more
 	namesBuf [64]byte
@@ -73,9 +68,9 @@ const (
 	refused          // and all that follow: refused for the scan.Reason of the difference
 )
 
-// newBulk returns the exchange of a bulk request. index is the path's, in quotes, or empty.
-func newBulk(index []byte) *bulk {
-	b := new(bulk)
+// newBulk returns the exchange of a bulk request. index is the path's, in quotes, or empty. rewriter may be nil.
+func newBulk(index []byte, rewriter *rewriter) *bulk {
+	b := &bulk{rewriter: rewriter}
 	b.runs, b.members = b.runsBuf[:0], b.memory[:0]
 	b.names = append(b.namesBuf[:0], index...)
 	return b
@@ -100,7 +95,7 @@ func (b *bulk) decode(body []byte, records *record.List) *Refusal {
 	lines := lineReader{rest: body}
 	for {
 		line, at := lines.next()
-		if line == nil {
+		if line == nil || records.Overflow {
 			return nil
 		}
 		if !bytes.Equal(line, b.line) {
@@ -119,20 +114,18 @@ func (b *bulk) decode(body []byte, records *record.List) *Refusal {
 			b.note(refused + outcome(scan.Empty))
 			return nil
 		case b.kind == updateKind:
-			doc, ok := member(source, `"doc"`)
-			if !ok {
+			b.doc, _ = appendMembers(b.doc[:0], bytes.TrimSpace(source))
+			doc := find(b.doc, "doc")
+			if doc == nil {
 				records.Refuse(scan.NotObject, at)
 				b.note(refused + outcome(scan.NotObject))
 				continue
 			}
-			at += cap(source) - cap(doc) // doc is a part of source
-			source = doc
+			at += cap(source) - cap(doc.value) // it is a part of source
+			source = doc.value
 		}
 		place := len(b.members)
-		members := appendLead(b.members, source)
-		if b.added += len(members); b.added > maxGrowth*len(body)+smallGrowth {
-			return Refuse(http.StatusRequestEntityTooLarge, "the names of the index and the ids would make the records more than %d times as long as the body", maxGrowth)
-		}
+		members := appendNeeded(b.members, source, b.rewriter)
 		if records.AddWith(members, source, at) {
 			b.note(created)
 		} else {
@@ -347,9 +340,7 @@ func (r *lineReader) next() (line []byte, at int) {
 			r.rest = nil
 			r.at += len(line)
 		}
-		if r.number++; r.number == 1 {
-			line = bytes.TrimPrefix(line, []byte("\ufeff"))
-		}
+		r.number++
 		if len(line) > 0 && (line[0] > ' ' || len(bytes.TrimLeft(line, " \t\r")) > 0) {
 			return line, at
 		}
@@ -432,17 +423,4 @@ func nameOf(value []byte) (name []byte, ok bool) {
 		return nil, true
 	}
 	return quoteStorable(string(value)), true
-}
-
-// member returns the value of a member of an object. It reports false if the object can't be read, or has no such member. key is
-// in quotes.
-func member(object []byte, key string) (value []byte, ok bool) {
-	p := parser{object, 0}
-	ok = p.object(func(k, v []byte) bool {
-		if string(k) == key {
-			value = v
-		}
-		return true
-	})
-	return value, ok && p.ended() && value != nil
 }

@@ -77,25 +77,29 @@ const maxIndexName = 255
 func (e Elastic) Open(r Request) (Exchange, *Refusal) {
 	parts := elasticPath(r.Path)
 	first, second := parts[0], parts[1]
-	switch second {
-	case "_bulk", "_doc", "_create":
+	isBulk := second == "_bulk" || first == "_bulk" && second == ""
+	if !isBulk && second != "_doc" && second != "_create" {
+		return e.shim(r, parts)
+	}
+	var index []byte // in quotes
+	if second != "" {
 		if len(first) > maxIndexName {
 			return nil, Refuse(http.StatusBadRequest, "the name of the index has %d bytes, %d are the most", len(first), maxIndexName)
 		}
+		index = quoteStorable(first)
 	}
-	switch {
-	case first == "_bulk" && second == "":
-		return newBulk(nil), nil
-	case second == "_bulk":
-		return newBulk(quoteStorable(first)), nil
-	case second == "_doc", second == "_create":
-		d := &document{index: quoteStorable(first)}
-		if id := parts[2]; id != "" {
-			d.id = quoteStorable(id)
-		}
-		return d, nil
+	options, _, bad := ReadOptions(r) // Elasticsearch has other parameters, which mean nothing here
+	if bad != nil {
+		return nil, bad
 	}
-	return e.shim(r, parts)
+	if isBulk {
+		return newBulk(index, newRewriter(&options)), nil
+	}
+	d := &document{index: index, rewriter: newRewriter(&options)}
+	if id := parts[2]; id != "" {
+		d.id = quoteStorable(id)
+	}
+	return d, nil
 }
 
 // elasticPath returns the elements of a path, without the prefix. There are no more than three that matter.
@@ -241,14 +245,15 @@ func nodes(version string, host []byte) string {
 
 // document is the Exchange of a single document.
 type document struct {
-	index, id []byte // in quotes; id may be nil
+	index, id []byte    // in quotes; id may be nil
+	rewriter  *rewriter // nil if nothing is asked for
 }
 
 // Decode implements Exchange.
 func (d *document) Decode(_ Request, body []byte, records *record.List) *Refusal {
 	records.Limits.Repair = true
 	records.Begin()
-	ok := records.AddWith(appendLead(appendPlace(nil, d.index, d.id), body), body, 0)
+	ok := records.AddWith(appendNeeded(appendPlace(nil, d.index, d.id), body, d.rewriter), body, 0)
 	records.End()
 	if !ok {
 		bad := records.Errors[0].Err
@@ -303,6 +308,19 @@ var elasticTimes = func() *eventtime.Rule {
 	}
 	return rule
 }()
+
+// appendNeeded appends what else a document needs at its beginning: the member that makes its time count before others, and the
+// constant fields that it lacks. rewriter holds what the client asks for, nil for nothing. A client that names the fields of the time
+// puts them in the place of @timestamp.
+func appendNeeded(members, source []byte, rewriter *rewriter) []byte {
+	if rewriter == nil {
+		return appendLead(members, source)
+	}
+	if len(rewriter.times) == 0 {
+		members = appendLead(members, source)
+	}
+	return rewriter.appendAdded(members, bytes.TrimSpace(source))
+}
 
 // appendLead appends the member that a document needs, at its beginning, for its @timestamp to be its time. Most need none.
 func appendLead(members, source []byte) []byte {

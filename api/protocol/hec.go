@@ -53,10 +53,17 @@ func (HEC) Open(r Request) (Exchange, *Refusal) {
 		return hecHealthy{}, nil
 	case hecAck:
 		return hecNoAcks{}, nil
-	case hecRaw:
-		return &hecLines{}, nil
 	}
-	return &hecEvents{}, nil
+	options, _, bad := ReadOptions(r) // clients have other parameters, such as channel
+	if bad != nil {
+		return nil, bad
+	}
+	options.NoParse = options.NoParse || isFalse(r.Header.Peek("X-Parse"))
+	records := hecRecords{options: options}
+	if strings.HasPrefix(string(r.Path), hecRaw) {
+		return &hecLines{records}, nil
+	}
+	return &hecEvents{hecRecords: records}, nil
 }
 
 // hecCode is what an answer says, in a number that clients know.
@@ -216,119 +223,117 @@ func noData() *Refusal {
 	return bad
 }
 
-// keepsText reports whether the request asks that texts are not looked through for JSON.
-func keepsText(r Request) bool {
-	if v := r.Header.Peek("X-Parse"); len(v) > 0 {
-		return isFalse(v)
+// hecRecords are records that are being made of what was sent.
+type hecRecords struct {
+	hecAnswers
+	options Options
+}
+
+// fill has take fill records, and changes them as the client asks.
+func (h *hecRecords) fill(records *record.List, take func(records *record.List) *Refusal) *Refusal {
+	records.Limits.Repair = true
+	rewriter := newRewriter(&h.options)
+	list := records
+	if rewriter != nil {
+		list = &record.List{Limits: records.Limits}
+		list.KeepVerdicts = true
 	}
-	return len(r.Query) > 0 && isFalse(queryValue(r.Query, "parse"))
-}
-
-// isFalse reports whether a setting of a request says no.
-func isFalse(v []byte) bool {
-	b, err := strconv.ParseBool(string(v))
-	return err == nil && !b
-}
-
-// queryValue returns the first value that a query string has for a name.
-func queryValue(query []byte, name string) []byte {
-	args := fasthttp.AcquireArgs()
-	defer fasthttp.ReleaseArgs(args)
-	args.ParseBytes(query)
-	return bytes.Clone(args.Peek(name))
+	list.Begin()
+	bad := take(list)
+	list.End()
+	if rewriter != nil {
+		records.Rewrite(list, rewriter.rewrite)
+	}
+	return bad
 }
 
 // hecLines is the Exchange of text, of which each line is an event.
-type hecLines struct{ hecAnswers }
+type hecLines struct{ hecRecords }
 
 // Decode implements Exchange. The query string may say where the lines come from.
 func (l *hecLines) Decode(r Request, body []byte, records *record.List) *Refusal {
-	records.Limits.Repair = true
-	records.Begin()
-	defer records.End()
-	m := mapping.New(records, hecMapping, keepsText(r))
-	defer m.Free()
-	if len(r.Query) > 0 {
-		m.BeginShared()
-		for _, name := range []string{"host", "source", "sourcetype", "index"} {
-			if v := queryValue(r.Query, name); len(v) > 0 {
-				m.String(hecEnvelope, name, textOf(v))
-			}
+	return l.fill(records, func(records *record.List) *Refusal {
+		m := mapping.New(records, hecMapping, l.options.NoParse)
+		defer m.Free()
+		if len(r.Query) > 0 {
+			shareQuery(m, r.Query)
 		}
-		m.EndShared()
-	}
-	lines := lineReader{rest: body}
-	for n := 0; ; n++ {
-		line, at := lines.next()
-		if line == nil {
-			if n == 0 {
-				return noData()
-			}
-			return nil
-		}
-		m.Begin()
-		m.Message(textOf(bytes.TrimRight(line, "\r")))
-		if !m.End(at) {
-			l.refused(hecInvalid, n)
-		}
-	}
-}
-
-// hecEvents is the Exchange of events in their envelopes.
-type hecEvents struct {
-	hecAnswers
-	keepText bool
-
-	// The current envelope. All values are JSON.
-	event, time, fields []byte
-	rest                []pair
-
-	buf     []byte    // strings that had to be made
-	scratch scan.Body // values that are looked at alone
-}
-
-// pair is a member of an envelope.
-type pair struct{ key, value []byte }
-
-// Decode implements Exchange. Envelopes follow one another, with or without white space between them, or are in arrays. Where one
-// can't be read, its line is lost, because it is not certain where the next one begins. From then on envelopes have a line each.
-func (e *hecEvents) Decode(r Request, body []byte, records *record.List) *Refusal {
-	e.keepText = keepsText(r)
-	records.Limits.Repair = true
-	records.Begin()
-	defer records.End()
-	m := mapping.New(records, hecMapping, e.keepText)
-	defer m.Free()
-	src := body
-	p := parser{src: src}
-	if bytes.HasPrefix(src, []byte("\ufeff")) {
-		p.at = len("\ufeff")
-	}
-	visit := e.member
-	for n := 0; ; n++ {
-		if !p.skipBetween() {
-			if len(src) == len(body) {
+		lines := lineReader{rest: body}
+		for n := 0; ; n++ {
+			line, at := lines.next()
+			if line == nil || records.Overflow {
 				if n == 0 {
 					return noData()
 				}
 				return nil
 			}
-			src = body[:lineEnd(body, p.at+1)]
-			p.src = src
-			n--
-			continue
+			m.Begin()
+			m.Message(textOf(bytes.TrimRight(line, "\r")))
+			if !m.End(at) {
+				l.refused(hecInvalid, n)
+			}
+		}
+	})
+}
+
+// shareQuery has all records share what a query string says of where they come from.
+func shareQuery(m *mapping.Mapper, query []byte) {
+	args := fasthttp.AcquireArgs() // fasthttp parses what net/url refuses
+	defer fasthttp.ReleaseArgs(args)
+	args.ParseBytes(query)
+	m.BeginShared()
+	for _, name := range []string{"host", "source", "sourcetype", "index"} {
+		if v := args.Peek(name); len(v) > 0 {
+			m.String(hecEnvelope, name, string(v))
+		}
+	}
+	m.EndShared()
+}
+
+// hecEvents is the Exchange of events in their envelopes.
+type hecEvents struct {
+	hecRecords
+
+	// The current envelope. All values are JSON.
+	event, time, fields []byte
+	rest                []member
+
+	buf     []byte    // strings that had to be made
+	scratch scan.Body // values that are looked at alone
+}
+
+// Decode implements Exchange.
+func (e *hecEvents) Decode(_ Request, body []byte, records *record.List) *Refusal {
+	return e.fill(records, func(records *record.List) *Refusal { return e.decode(body, records) })
+}
+
+// decode takes the envelopes of a body. They follow one another, with or without white space between them, or are in arrays. Where
+// one can't be read, its line is lost, because it is not certain where the next one begins. From then on envelopes have a line each.
+func (e *hecEvents) decode(body []byte, records *record.List) *Refusal {
+	m := mapping.New(records, hecMapping, e.options.NoParse)
+	defer m.Free()
+	p := parser{src: body}
+	visit := e.visit
+	for n := 0; !records.Overflow; {
+		if !p.skipBetween() {
+			if len(p.src) < len(body) {
+				p.src = body[:lineEnd(body, p.at+1)]
+				continue
+			}
+			if n == 0 {
+				return noData()
+			}
+			return nil
 		}
 		at := p.at
 		e.event, e.time, e.fields, e.rest, e.buf = nil, nil, nil, e.rest[:0], e.buf[:0]
-		if !p.object(visit) {
+		ok := p.object(visit)
+		switch {
+		case !ok:
 			records.Refuse(scan.Syntax, at)
 			e.refused(hecInvalid, n)
 			p.at = lineEnd(body, at)
-			src = body[:p.at]
-			p.src = src
-			continue
-		}
-		switch {
+			p.src = body[:p.at]
 		case len(e.event) == 0 || string(e.event) == "null":
 			records.Refuse(scan.Empty, at)
 			e.refused(hecNoEvent, n)
@@ -338,7 +343,9 @@ func (e *hecEvents) Decode(r Request, body []byte, records *record.List) *Refusa
 		case !e.take(m, records, at):
 			e.refused(hecInvalid, n)
 		}
+		n++
 	}
+	return nil
 }
 
 // skipBetween goes over what may be between envelopes. It reports whether more follows.
@@ -365,8 +372,8 @@ func lineEnd(b []byte, i int) int {
 	return len(b)
 }
 
-// member notes a member of the current envelope. Of two with one key the last counts.
-func (e *hecEvents) member(key, value []byte) bool {
+// visit notes a member of the current envelope. Of two with one key the last counts.
+func (e *hecEvents) visit(key, value []byte) bool {
 	switch string(key) {
 	case `"event"`:
 		e.event = value
@@ -375,7 +382,7 @@ func (e *hecEvents) member(key, value []byte) bool {
 	case `"fields"`:
 		e.fields = value
 	default:
-		e.rest = append(e.rest, pair{key, value})
+		e.rest = append(e.rest, member{key, value})
 	}
 	return true
 }

@@ -14,21 +14,11 @@ import (
 	"millrace/internal/scan"
 )
 
-// fields is a request's header.
-type fields map[string]string
-
-func (f fields) Peek(name string) []byte {
-	if v, ok := f[name]; ok {
-		return []byte(v)
-	}
-	return nil
-}
-
 // hec sends a body to HEC, and returns the answer, and the records with their keys sorted.
 func hec(t *testing.T, path, query, body string) (a Answer, stored []string) {
 	t.Helper()
 	records := newRecords()
-	a, bad := exchange(HEC{}, Request{Method: []byte("POST"), Path: []byte(path), Query: []byte(query), Header: fields{}}, []byte(body), records)
+	a, bad := exchange(HEC{}, Request{Method: []byte("POST"), Path: []byte(path), Query: []byte(query), Header: headers{}}, []byte(body), records)
 	if a.ContentType != "application/json" || !json.Valid(a.Body) {
 		t.Errorf("%s: got %s %s", body, a.ContentType, a.Body)
 	}
@@ -83,7 +73,6 @@ func TestEventsBecomeRecords(t *testing.T) {
 		{"a bad event costs its line", "{\"event\":\"a\"}{\"event\" \"b\"}{\"event\":\"c\"}\n{\"event\":\"d\"}\n{\"event\":{\"a\" 1}}\nno\n{\"event\":\"e\"}\n", `{"message":"a"} {"message":"d"} {"message":"e"}`},
 		{"an event that has no end", "{\"event\":\"a\"}\n{\"event\":{\n{\"event\":\"b\"}\n{\"event\":\n\"c\"}\n", `{"message":"a"} {"message":"b"}`},
 		{"no event among others", `{"event":"a"}{"time":1}{"event":null}{"event":""}`, `{"message":"a"}`},
-		{"a byte-order mark", "\ufeff{\"event\":\"a\"}", `{"message":"a"}`},
 	} {
 		a, stored := hec(t, "/services/collector/event", "", tt.body)
 		if got := strings.Join(stored, " "); a.Status != 200 || string(a.Body) != `{"text":"Success","code":0}` || got != tt.stored {
@@ -99,7 +88,7 @@ func TestLinesBecomeRecords(t *testing.T) {
 	if got := strings.Join(stored, " "); a.Status != 200 || got != want {
 		t.Errorf("got %d %s and\n%s, want\n%s", a.Status, a.Body, got, want)
 	}
-	for _, header := range []fields{nil, {"X-Parse": "false"}} {
+	for _, header := range []headers{nil, {"X-Parse": "false"}} {
 		records := newRecords()
 		r := Request{Path: []byte("/services/collector/raw"), Header: header}
 		if header == nil {
@@ -109,9 +98,22 @@ func TestLinesBecomeRecords(t *testing.T) {
 			t.Errorf("without a look at texts: %v, %s", bad, records.NDJSON)
 		}
 	}
-	_, stored = hec(t, "/services/collector", "parse=0", `{"event":"{\"a\":1}"}{"event":{"a":1,"b":"x"}}`)
+	_, stored = hec(t, "/services/collector", "parse=0&x=y", `{"event":"{\"a\":1}"}{"event":{"a":1,"b":"x"}}`)
 	if got := strings.Join(stored, " "); got != `{"message":"{\"a\":1}"} {"a":1,"b":"x"}` {
 		t.Errorf("events without a look at texts: %s", got)
+	}
+}
+
+func TestEventsAreChangedAsTheClientAsks(t *testing.T) {
+	_, stored := hec(t, "/services/collector", "fields=env=prod,a=b&time_field=ts", "{\"event\":{\"a\":1,\"ts\":1795809601},\"time\":1}\nno\n{\"event\":\"x\"}")
+	want := `{"a":1,"env":"prod","original":{"time":"1970-01-01T00:00:01Z"},"time":1795809601,"ts":1795809601} {"a":"b","env":"prod","message":"x"}`
+	if got := strings.Join(stored, " "); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	for _, path := range []string{hecEvent, hecRaw} {
+		if a, _ := hec(t, path, "fields=x", `{"event":1}`); a.Status != 400 || !strings.HasPrefix(string(a.Body), `{"text":"fields: got`) {
+			t.Errorf("%s: got %d %s", path, a.Status, a.Body)
+		}
 	}
 }
 
@@ -157,7 +159,7 @@ func TestHECShims(t *testing.T) {
 		}
 	}
 	for _, route := range (HEC{}).Routes() {
-		e, _ := HEC{}.Open(Request{Path: []byte(route.Path)})
+		e, _ := HEC{}.Open(Request{Path: []byte(route.Path), Header: headers{}})
 		if _, isShim := e.(Shim); route.Keyless && !isShim {
 			t.Errorf("%s takes records without a key", route.Path)
 		}
@@ -167,23 +169,23 @@ func TestHECShims(t *testing.T) {
 func TestHECRefusesAsSplunkDoes(t *testing.T) {
 	for _, tt := range []struct {
 		status int
-		header fields
+		header headers
 		want   int
 		answer string
 	}{
-		{401, fields{}, 401, `{"text":"Token is required","code":2}`},
-		{401, fields{"Authorization": "Bearer x"}, 401, `{"text":"Invalid authorization","code":3}`},
-		{401, fields{"Authorization": "splunk x"}, 403, `{"text":"Invalid token","code":4}`},
-		{401, fields{"Authorization": "Basic x"}, 403, `{"text":"Invalid token","code":4}`},
-		{401, fields{"X-API-Key": "x"}, 403, `{"text":"Invalid token","code":4}`},
-		{403, fields{}, 403, `{"text":"why","code":4}`},
-		{400, fields{}, 400, `{"text":"why","code":6}`},
-		{404, fields{}, 404, `{"text":"why","code":404}`},
-		{405, fields{}, 405, `{"text":"why","code":405}`},
-		{413, fields{}, 413, `{"text":"why","code":27}`},
-		{429, fields{}, 429, `{"text":"Server is busy","code":9}`},
-		{503, fields{}, 503, `{"text":"Server is busy","code":9}`},
-		{500, fields{}, 500, `{"text":"Internal server error","code":8}`},
+		{401, headers{}, 401, `{"text":"Token is required","code":2}`},
+		{401, headers{"Authorization": "Bearer x"}, 401, `{"text":"Invalid authorization","code":3}`},
+		{401, headers{"Authorization": "splunk x"}, 403, `{"text":"Invalid token","code":4}`},
+		{401, headers{"Authorization": "Basic x"}, 403, `{"text":"Invalid token","code":4}`},
+		{401, headers{"X-API-Key": "x"}, 403, `{"text":"Invalid token","code":4}`},
+		{403, headers{}, 403, `{"text":"why","code":4}`},
+		{400, headers{}, 400, `{"text":"why","code":6}`},
+		{404, headers{}, 404, `{"text":"why","code":404}`},
+		{405, headers{}, 405, `{"text":"why","code":405}`},
+		{413, headers{}, 413, `{"text":"why","code":27}`},
+		{429, headers{}, 429, `{"text":"Server is busy","code":9}`},
+		{503, headers{}, 503, `{"text":"Server is busy","code":9}`},
+		{500, headers{}, 500, `{"text":"Internal server error","code":8}`},
 	} {
 		a := HEC{}.Refuse(nil, Request{Header: tt.header}, Refuse(tt.status, "why"))
 		if a.Status != tt.want || string(a.Body) != tt.answer || a.ContentType != "application/json" {
@@ -198,7 +200,7 @@ func TestTheTimeOfAnEnvelopeIsTheRecords(t *testing.T) {
 		t.Fatal(err)
 	}
 	records := newRecords()
-	_, bad := exchange(HEC{}, Request{Path: []byte(hecPath), Header: fields{}}, []byte(`{"event":{"timestamp":5e8,"ts":1},"time":1795809601.25}`), records)
+	_, bad := exchange(HEC{}, Request{Path: []byte(hecPath), Header: headers{}}, []byte(`{"event":{"timestamp":5e8,"ts":1},"time":1795809601.25}`), records)
 	want := time.Date(2026, 11, 27, 20, 0, 1, 250e6, time.UTC).UnixMicro()
 	if got, is := rule.Find(records.NDJSON); bad != nil || got != want || is != eventtime.Own {
 		t.Errorf("%s: its time is %v, %v", records.NDJSON, got, is)
@@ -229,7 +231,7 @@ func FuzzHEC(f *testing.F) {
 		for _, path := range []string{hecEvent, hecRaw} {
 			records := newRecords()
 			records.KeepVerdicts = true
-			a, bad := exchange(HEC{}, Request{Method: []byte("POST"), Path: []byte(path), Header: fields{}}, body, records)
+			a, bad := exchange(HEC{}, Request{Method: []byte("POST"), Path: []byte(path), Header: headers{}}, body, records)
 			if !json.Valid(a.Body) {
 				t.Fatalf("got %s", a.Body)
 			}
@@ -281,8 +283,8 @@ func BenchmarkHEC(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		records.Clear()
-		e, _ := HEC{}.Open(Request{Path: []byte(hecPath)})
-		if bad := e.Decode(Request{Header: fields{}}, body, records); bad != nil || records.Accepted != 500 {
+		e, _ := HEC{}.Open(Request{Path: []byte(hecPath), Header: headers{}})
+		if bad := e.Decode(Request{Header: headers{}}, body, records); bad != nil || records.Accepted != 500 {
 			b.Fatal(bad, records.Errors)
 		}
 	}

@@ -10,7 +10,6 @@ import (
 
 	json "github.com/goccy/go-json"
 	"github.com/google/uuid"
-	"github.com/valyala/fasthttp"
 
 	"millrace/internal/frame"
 	"millrace/internal/record"
@@ -22,9 +21,6 @@ const (
 	singlePath = "/log"
 	batchPath  = "/log/batch"
 )
-
-// maxQuery is the most bytes that a query string may have.
-const maxQuery = 512
 
 // Native is Millrace's own protocol: POST /log takes one record, POST and PUT /log/batch take many.
 type Native struct{}
@@ -43,41 +39,38 @@ func (Native) Routes() []Route {
 // Open implements Protocol.
 func (Native) Open(r Request) (Exchange, *Refusal) {
 	isSingle := string(r.Path) == singlePath
-	ids, bad := wantIDs(r.Query, isSingle)
+	if isSingle && len(r.Query) == 0 {
+		return single{}, nil // even looking for the headers would take time
+	}
+	if n := len(r.Query); n > maxQuery {
+		return nil, Refuse(http.StatusBadRequest, "the query string has %d bytes, and takes at most %d", n, maxQuery)
+	}
+	t := tuned{isSingle: isSingle}
+	o, unknown, bad := t.read(r)
 	switch {
 	case bad != nil:
 		return nil, bad
-	case isSingle:
+	case unknown != "":
+		return nil, Refuse(http.StatusBadRequest, "unknown query parameter %q", unknown)
+	}
+	isText := !isSingle && isText(r.Header)
+	isPlain := !o.Status200 && !o.Repair && o.Unwrap == "" && o.Fields == nil && o.TimeFields == nil && !isText
+	switch {
+	case isPlain && isSingle:
 		return single{}, nil
-	case ids:
+	case isPlain && o.IDs:
 		return batchWithIDs{}, nil
+	case isPlain:
+		return batch{}, nil
 	}
-	return batch{}, nil
-}
-
-// wantIDs reports whether the query string asks for the ids of a batch, with ids=true.
-func wantIDs(query []byte, isSingle bool) (bool, *Refusal) {
-	if len(query) == 0 {
-		return false, nil
+	t.options, t.isText, t.rewriter = o, isText && o.Unwrap == "", newRewriter(&o)
+	if isText {
+		t.options.NoParse = o.NoParse || isFalse(r.Header.Peek("X-Parse"))
 	}
-	if n := len(query); n > maxQuery {
-		return false, Refuse(http.StatusBadRequest, "the query string has %d bytes, and takes at most %d", n, maxQuery)
+	if isSingle || o.IDs || o.Unwrap != "" {
+		return t, nil
 	}
-	args := fasthttp.AcquireArgs() // fasthttp parses what net/url refuses
-	defer fasthttp.ReleaseArgs(args)
-	args.ParseBytes(query)
-	want := false
-	for k, v := range args.All() {
-		if string(k) != "ids" || isSingle {
-			return false, Refuse(http.StatusBadRequest, "unknown query parameter %q", k)
-		}
-		b, err := strconv.ParseBool(string(v))
-		if err != nil {
-			return false, Refuse(http.StatusBadRequest, "ids: got %q, takes true or false", v)
-		}
-		want = b
-	}
-	return want, nil
+	return tunedParts{t}, nil
 }
 
 // Refuse implements Protocol.
@@ -187,7 +180,11 @@ func (batchWithIDs) Decode(r Request, body []byte, records *record.List) *Refusa
 
 // Answer implements Exchange. The ids are made as they are sent, because those of one body can have thirteen times its size.
 func (batchWithIDs) Answer(dst []byte, r Request, o Outcome) Answer {
-	a := batch{}.Answer(dst, r, o)
+	return withIDs(batch{}.Answer(dst, r, o), o)
+}
+
+// withIDs adds the ids of all records to the answer to a batch.
+func withIDs(a Answer, o Outcome) Answer {
 	ids := &idReader{buf: append([]byte(nil), a.Body[:len(a.Body)-1]...), runs: slices.Clone(o.IDs)}
 	ids.buf = append(ids.buf, `,"ids":[`...)
 	n := 0

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -23,6 +24,11 @@ func (h header) Peek(name string) []byte {
 	}
 	return nil
 }
+
+// headers is a request's header.
+type headers map[string]string
+
+func (h headers) Peek(name string) []byte { return []byte(h[name]) }
 
 func newRecords() *record.List {
 	return &record.List{Limits: scan.Limits{RecordBytes: 1 << 12, PieceBytes: 1 << 10}}
@@ -67,13 +73,13 @@ func TestNativeAnswers(t *testing.T) {
 		{"one", "/log", "", "", ` {"a":1}`, 202, `{"id":"0`, ""},
 		{"a batch", "/log/batch", "", "", "{}\n{}", 202, `{"accepted":2,"rejected":0}`, ""},
 		{"some refused", "/log/batch", "", "", "{}\n5", 207, `{"accepted":1,"rejected":1,"errors":[{"index":1,"error":"not an object`, ""},
-		{"all refused", "/log/batch", "", "text/plain", "no\n", 400, `{"accepted":0,"rejected":1,`, `"error":"the body is text;`},
+		{"all refused", "/log/batch", "", "application/msgpack", "no\n", 400, `{"accepted":0,"rejected":1,`, `"error":"the body is application/msgpack,`},
 		{"refused whole", "/log/batch", "", "", "[{}", 400, `{"error":"unexpected end of body`, ""},
 		{"too large", "/log", "", "", `{"a":"` + strings.Repeat("x", 1<<12) + `"}`, 413, `{"error":"record of `, "MAX_RECORD_BYTES"},
 		{"ids", "/log/batch", "ids=true", "", many, 202, `{"accepted":300,"rejected":0,"ids":["0`, ""},
 		{"no ids after all", "/log/batch", "ids=true&ids=0", "", "{}", 202, `{"accepted":1,"rejected":0}`, ""},
 		{"ids of one", "/log", "ids=true", "", "{}", 400, `{"error":"unknown query parameter \"ids\"`, ""},
-		{"a long query", "/log", strings.Repeat("a", maxQuery+1), "", "{}", 400, `{"error":"the query string has 513 bytes`, ""},
+		{"a long query", "/log", strings.Repeat("a", maxQuery+1), "", "{}", 400, `{"error":"the query string has 2049 bytes`, ""},
 	} {
 		a, bad := exchange(Native{}, Request{Path: []byte(tt.path), Query: []byte(tt.query), Header: header(tt.content)}, []byte(tt.body), newRecords())
 		got := string(a.sent(t))
@@ -87,7 +93,7 @@ func TestNativeAnswers(t *testing.T) {
 }
 
 func TestPartsOfABatchAreWholeLines(t *testing.T) {
-	e, bad := Native{}.Open(Request{Path: []byte("/log/batch")})
+	e, bad := Native{}.Open(Request{Path: []byte("/log/batch"), Header: headers{}})
 	if bad != nil {
 		t.Fatal(bad)
 	}
@@ -125,6 +131,10 @@ func FuzzNative(f *testing.F) {
 	f.Add(true, "ids=true", "text/plain", []byte("{}\n{\"a\":\"\\u0000\"}\n[\n{}"))
 	f.Add(true, "ids=1&ids=%66", "application/x-www-form-urlencoded", []byte("a=b&c=%7B"))
 	f.Add(true, "", "multipart/form-data", []byte("--x"))
+	f.Add(true, "ok=200&repair=1&fields=a=b,c=d&time_field=x,y&ids=1", "", []byte("{\"x\":1795822841,\"time\":\"\u0000\",\"a\":NaN}\n{\"y\":\"2026-11-28T10:00:00Z\"}\nno\n"))
+	f.Add(true, "unwrap=true&fields=a=b", "", []byte(`{"logs":[{"a":1},5,{"b":[}],"host":"x"}[{"metrics":[{"name":"n","fields":{"f":1,"t":2},"tags":{"t":"x"},"timestamp":1795822841}]}]`))
+	f.Add(true, "parse=false&time_field=message", "text/plain", []byte("a\r\n\n{\"b\":1}\n\xff\x00"))
+	f.Add(false, "ok=200&repair=true&fields=a=b", "", []byte(`{"a":"\u0000"}`))
 	f.Fuzz(func(t *testing.T, isBatch bool, query, content string, body []byte) {
 		r := Request{Path: []byte(singlePath), Query: []byte(query), Header: header(content)}
 		if isBatch {
@@ -143,13 +153,14 @@ func FuzzNative(f *testing.F) {
 		if err := json.Unmarshal(sent, &answer); err != nil || a.ContentType != "application/json" {
 			t.Fatalf("got %s, %v", sent, err)
 		}
+		o, _, _ := ReadOptions(r)
 		switch {
 		case bad != nil:
 			if a.Status != 400 && a.Status != 413 || answer.Error == "" {
 				t.Errorf("refused with %d %s", a.Status, sent)
 			}
 		case !isBatch:
-			if a.Status != 202 || answer.ID == nil || records.Accepted != 1 {
+			if want := map[bool]int{true: 200, false: 202}[o.Status200]; a.Status != want || answer.ID == nil || records.Accepted != 1 {
 				t.Errorf("got %d %s for %d records", a.Status, sent, records.Accepted)
 			}
 		default:
@@ -157,9 +168,17 @@ func FuzzNative(f *testing.F) {
 			if records.Accepted == 0 && records.Rejected > 0 {
 				want = 400
 			}
+			if o.Status200 {
+				want = 200
+			}
 			if a.Status != want || answer.Accepted != records.Accepted || answer.Rejected != records.Rejected ||
 				len(answer.Errors) != min(records.Rejected, scan.MaxErrors) || len(answer.IDs) != 0 && len(answer.IDs) != records.Accepted {
 				t.Errorf("got %d %s for %d accepted and %d rejected", a.Status, sent, records.Accepted, records.Rejected)
+			}
+		}
+		for line := range bytes.Lines(records.NDJSON) {
+			if line[0] != '{' || !json.Valid(line) {
+				t.Errorf("accepted %q", line)
 			}
 		}
 	})

@@ -26,6 +26,9 @@ type (
 	// Loopback is an Address that only this machine reaches. It may be empty.
 	Loopback string
 
+	// Intakes are names of protocols in which records come, separated by commas.
+	Intakes string
+
 	// FieldNames are names of fields at the top level of a record, in order and separated by commas.
 	FieldNames string
 
@@ -42,6 +45,7 @@ func (Address) Takes() string { return "host:port such as 127.0.0.1:8080" }
 func (FieldNames) Takes() string {
 	return fmt.Sprintf("names of fields separated by commas, each once, at most %d of %d bytes", eventtime.MaxFields, eventtime.MaxFieldBytes)
 }
+func (Intakes) Takes() string  { return "intakes separated by commas such as otlp,loki, or none" }
 func (TimeZone) Takes() string { return "the name of a time zone such as Europe/Berlin or UTC" }
 func (Version) Takes() string  { return "a version of three numbers such as 8.19.0" }
 func (Loopback) Takes() string { return "host:port of this machine alone such as 127.0.0.1:6060" }
@@ -75,6 +79,7 @@ var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[ManagementURLs](): func(s string) (any, error) { return parseManagementURLs(s) },
 	reflect.TypeFor[PostgresURL]():    parseSecret[postgreSQL],
 	reflect.TypeFor[RedisURL]():       parseSecret[redisCache],
+	reflect.TypeFor[Intakes]():        func(s string) (any, error) { return parseIntakes(s) },
 	reflect.TypeFor[FieldNames]():     func(s string) (any, error) { return parseFieldNames(s) },
 	reflect.TypeFor[TimeZone]():       func(s string) (any, error) { return parseTimeZone(s) },
 	reflect.TypeFor[Version]():        func(s string) (any, error) { return parseVersion(s) },
@@ -168,6 +173,28 @@ func parseFieldNames(s string) (FieldNames, error) {
 // names returns the names.
 func (f FieldNames) names() []string {
 	names := strings.Split(string(f), ",")
+	for i, name := range names {
+		names[i] = strings.TrimSpace(name)
+	}
+	return names
+}
+
+// parseIntakes checks that each name may be one.
+func parseIntakes(s string) (Intakes, error) {
+	for _, name := range Intakes(s).Names() {
+		if name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" {
+			return "", errNotTaken
+		}
+	}
+	return Intakes(s), nil
+}
+
+// Names returns the names, none for "none" and "false".
+func (i Intakes) Names() []string {
+	if i == "none" || i == "false" {
+		return nil
+	}
+	names := strings.Split(string(i), ",")
 	for i, name := range names {
 		names[i] = strings.TrimSpace(name)
 	}

@@ -71,8 +71,18 @@ func BaseAt(at time.Time) uuid.UUID {
 	return build(base, uint64(at.UnixMilli()), uint64(binary.BigEndian.Uint16(base[6:])&(ticks-1)))
 }
 
-// BaseOfKey returns the base of the ids of records that came under a key. The key is a UUIDv7: an Idempotency-Key, or
-// the message_id of another program's message. The base is the same every time, and has the key's millisecond. All its
+// KeyOfContent returns the key of a body: a UUIDv7 of the time at, in Unix milliseconds, whose other bits are the first 74 of a hash
+// of the body. So the same body has the same key, whoever makes it.
+func KeyOfContent(at int64, hash [sha256.Size]byte) uuid.UUID {
+	var key uuid.UUID
+	first := binary.BigEndian.Uint64(hash[:8])
+	binary.BigEndian.PutUint64(key[:8], uint64(at)<<16|7<<12|first>>52)
+	binary.BigEndian.PutUint64(key[8:], 1<<63|(first<<12|uint64(hash[8])<<4|uint64(hash[9])>>4)>>2)
+	return key
+}
+
+// BaseOfKey returns the base of the ids of records that came under a key. The key is a UUIDv7: an Idempotency-Key, the key of a
+// body, or the message_id of another program's message. The base is the same every time, and has the key's millisecond. All its
 // other bits come from the key's SHA-256: two keys of one millisecond may differ by one, so ids that counted up from
 // the keys themselves would collide.
 func BaseOfKey(key uuid.UUID) uuid.UUID {

@@ -1,6 +1,7 @@
 package frame
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"math/rand/v2"
 	"slices"
@@ -159,5 +160,24 @@ func TestABaseOfAnotherTimeIsOfThatTime(t *testing.T) {
 	a, b := BaseAt(at), BaseAt(at)
 	if a == b || !IsV7(a) || !Time(a).Equal(at) || !Time(b).Equal(at) {
 		t.Errorf("got %s of %v and %s of %v, want two of %v", a, Time(a), b, Time(b), at)
+	}
+}
+
+func TestTheKeyOfABodyHasTheFirstBitsOfItsHash(t *testing.T) {
+	hash := sha256.Sum256([]byte("a body"))
+	at := time.Date(2026, 11, 28, 12, 0, 0, 123e6, time.UTC)
+	key := KeyOfContent(at.UnixMilli(), hash)
+	if !IsV7(key) || !Time(key).Equal(at) {
+		t.Errorf("got %s of %v, want a UUIDv7 of %v", key, Time(key), at)
+	}
+	bit := func(b []byte, i int) byte { return b[i/8] >> (7 - i%8) & 1 }
+	for i := range 74 {
+		in := 52 + i // behind the version
+		if i >= 12 {
+			in = 66 + i - 12 // behind the variant
+		}
+		if bit(key[:], in) != bit(hash[:], i) {
+			t.Fatalf("bit %d of the key %s is not bit %d of the hash %x", in, key, i, hash)
+		}
 	}
 }

@@ -1,5 +1,7 @@
 package record
 
+import "millrace/internal/scan"
+
 // Len returns how many bytes of the record are written.
 func (w *Writer) Len() int { return len(w.b) }
 
@@ -32,4 +34,18 @@ func (w *Writer) Unchecked(members string) {
 func (w *Writer) MadeJSON(key, value string) {
 	w.key(key)
 	w.b = append(w.b, value...)
+}
+
+// Open begins a member whose value is an object. The members that are written up to Close are the object's.
+func (w *Writer) Open(key string) {
+	w.key(key)
+	w.b = append(w.b, '{')
+	w.depth++
+	w.tooDeep = w.tooDeep || w.depth > scan.MaxDepth
+}
+
+// Close ends the object that Open began last.
+func (w *Writer) Close() {
+	w.b = append(w.b, '}')
+	w.depth--
 }

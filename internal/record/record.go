@@ -27,6 +27,7 @@ func (l *List) Clear() {
 	// scan.
 	l.KeepVerdicts = false
 	l.Limits.Repair = false
+	l.Overflow = false
 	l.NDJSON, l.Pieces, l.Errors, l.Verdicts = l.NDJSON[:0], l.Pieces[:0], l.Errors[:0], l.Verdicts[:0]
 	if l.Rejected > 0 {
 		clear(l.RejectedBy[:])
@@ -48,6 +49,11 @@ func (l *List) Lines(text []byte) *scan.Error { return l.Body.Lines(text, l.Limi
 // records of text. other is scratch space.
 func (l *List) IsLines(other *List, text []byte) bool {
 	return l.Body.IsLines(&other.Body, text, l.Limits)
+}
+
+// Rewrite fills l with the records of from, each as rewrite makes it; see scan.Body.Rewrite.
+func (l *List) Rewrite(from *List, rewrite func(dst, record []byte) []byte) {
+	l.Body.Rewrite(&from.Body, l.Limits, rewrite)
 }
 
 // Begin empties l for records that come one by one.

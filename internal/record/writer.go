@@ -2,6 +2,7 @@ package record
 
 import (
 	"math"
+	"math/bits"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -237,14 +238,42 @@ func (w *Writer) float(f float64) {
 // replacement replaces bytes that jsonb can't store in a string.
 const replacement = "\ufffd"
 
+const (
+	ones  = 0x0101010101010101
+	highs = 0x80 * ones
+)
+
+// plain returns how many bytes at the beginning of s are ASCII and stand for themselves in a JSON string.
+func plain[T string | []byte](s T) int {
+	i := 0
+	for ; i+8 <= len(s); i += 8 {
+		w := uint64(s[i]) | uint64(s[i+1])<<8 | uint64(s[i+2])<<16 | uint64(s[i+3])<<24 |
+			uint64(s[i+4])<<32 | uint64(s[i+5])<<40 | uint64(s[i+6])<<48 | uint64(s[i+7])<<56
+		// The high bits of the bytes that are below a space, a quote, a backslash, or not ASCII. The lowest mark is exact.
+		if m := ((w - 0x20*ones) | ((w ^ '"'*ones) - ones) | ((w ^ '\\'*ones) - ones) | w) & highs; m != 0 {
+			return i + bits.TrailingZeros64(m)/8
+		}
+	}
+	for i < len(s) && s[i] >= ' ' && s[i] != '"' && s[i] != '\\' && s[i] < utf8.RuneSelf {
+		i++
+	}
+	return i
+}
+
 // appendString writes s as a JSON string.
 func appendString[T string | []byte](w *Writer, s T) {
 	b := append(w.b, '"')
+	i := plain(s)
+	if i == len(s) {
+		b = append(b, s...)
+		w.b = append(b, '"')
+		return
+	}
 	from := 0 // where the part of s begins that is not written yet
-	for i := 0; i < len(s); {
+	for i < len(s) {
 		c := s[i]
 		if c >= ' ' && c != '"' && c != '\\' && c < utf8.RuneSelf {
-			i++
+			i += plain(s[i:])
 			continue
 		}
 		if c >= utf8.RuneSelf {

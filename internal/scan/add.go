@@ -1,6 +1,9 @@
 package scan
 
-import "slices"
+import (
+	"bytes"
+	"slices"
+)
 
 // Verdict says what became of one record. It is a byte, so that the verdicts of a whole body take little memory.
 type Verdict uint8
@@ -88,6 +91,51 @@ func (b *Body) AddWith(members, src []byte, at int) bool {
 		e.Offset = max(at, e.Offset)
 	}
 	return accepted
+}
+
+// Try is Add for what may be something else than a record: if it can't be taken, Try reports false, and nothing is counted.
+func (b *Body) Try(src []byte) bool {
+	b.src = src
+	if b.one(src, skipSpace(src, 0)) == nil {
+		return true
+	}
+	b.s.n = b.taken
+	return false
+}
+
+// Rewrite fills b with the records of from, each as rewrite makes it. rewrite appends the new record, which is checked, to dst. What
+// from refused stays refused. from must have kept its verdicts.
+func (b *Body) Rewrite(from *Body, lim Limits, rewrite func(dst, record []byte) []byte) {
+	b.Begin(lim)
+	rest, errors := from.NDJSON, from.Errors
+	var buf []byte
+	for index, v := range from.Verdicts {
+		if v.Accepted() {
+			end := bytes.IndexByte(rest, '\n')
+			buf = rewrite(buf[:0], rest[:end])
+			rest = rest[end+1:]
+			b.Add(buf, 0)
+			continue
+		}
+		if len(errors) > 0 && errors[0].Index == index {
+			if len(b.Errors) < MaxErrors {
+				b.Errors = append(b.Errors, errors[0])
+			}
+			errors = errors[1:]
+		}
+		if b.KeepVerdicts {
+			b.Verdicts = append(b.Verdicts, v)
+		}
+		b.Rejected++
+		b.RejectedBy[v.Reason()]++
+	}
+	for r := range NumReasons {
+		if n := from.RepairedBy(r); n > 0 {
+			b.repairing().by[r] += n
+			b.Repaired += n
+		}
+	}
+	b.End()
 }
 
 // Append takes a record without scanning it. The caller knows that it is a compacted JSON object that jsonb takes, without

@@ -10,6 +10,11 @@ type Limits struct {
 	RecordBytes int // the largest record, compacted, its numbers without exponents; at most MaxRecordBytes
 	PieceBytes  int // a piece closes once it holds at least this many bytes
 
+	// TotalBytes is the most bytes that NDJSON may have; 0 is no limit. Records of JSON have no more than their body, but a
+	// protocol that repeats something in every record can make much of few bytes. What is left of a body then is refused, and
+	// Overflow is set.
+	TotalBytes int
+
 	// Repair has records rewritten that are objects but can't be taken as they are; see RepairedKey. What a string can't hold
 	// becomes U+FFFD in it. NaN, the infinities, and numbers that numeric can't hold become strings. So does a value that is
 	// nested too deep: its text is kept. If a record is too large, its longest strings are cut.
@@ -31,6 +36,8 @@ type Body struct {
 	Errors     []RecordError // the first MaxErrors, by index
 	RejectedBy [NumReasons]int
 	Repaired   int // how many of the accepted records were repaired, if Limits.Repair is set
+
+	Overflow bool // the records take more than Limits.TotalBytes; the body should be refused whole
 
 	KeepVerdicts bool      // a Verdict is kept for every record
 	Verdicts     []Verdict // by index, if they are kept
@@ -172,7 +179,7 @@ func (b *Body) begin(src []byte, lim Limits) (int, *Error) {
 		return 0, err
 	}
 	if c := src[i]; c != '{' && c != '[' || i+1 < len(src) && src[i+1] == 0 {
-		if name := foreignFormat(src); name != "" {
+		if name := ForeignFormat(src); name != "" {
 			return 0, b.finish(&Error{Reason: Format, Msg: name})
 		}
 	}
@@ -421,6 +428,10 @@ func (b *Body) closePiece() {
 	b.Pieces = append(b.Pieces, Piece{b.pieceAt, b.taken, records})
 	b.pieceAt = b.taken
 	b.pieceRecords += records
+	if most := b.lim.TotalBytes; most > 0 && b.taken > most {
+		b.Overflow = true
+		b.lim.RecordBytes = 0 // no more of them
+	}
 }
 
 // enterLine notes the state before the first record of a line, at src[i].

@@ -28,9 +28,9 @@ func notUTF8(name string) string {
 	return "the body looks like " + name + ": send UTF-8"
 }
 
-// foreignFormat says what is wrong with a body whose format is not JSON. It returns "" if the first bytes do not show
+// ForeignFormat says what is wrong with a body whose format is not JSON. It returns "" if the first bytes do not show
 // that. It never reports text: that may be a broken line of NDJSON, which costs itself alone.
-func foreignFormat(src []byte) string {
+func ForeignFormat(src []byte) string {
 	for _, f := range formats {
 		if bytes.HasPrefix(src, []byte(f.magic)) {
 			return f.message

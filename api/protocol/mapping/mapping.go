@@ -18,6 +18,9 @@
 package mapping
 
 import (
+	"math"
+	"slices"
+	"strings"
 	"sync"
 	"unsafe"
 
@@ -83,27 +86,38 @@ type Encoder interface {
 
 // Mapper makes records. For each, Begin is called first, then what adds values, then End. Strings that are added must not change
 // until the record's End, or, between BeginShared and EndShared, until Free.
+//
+// Most records have no conflicts. Their members are written in the order in which they came, and next has found that this may be
+// done. The other records are put together in a tree.
 type Mapper struct {
 	records  *record.List
 	config   Config
 	keepText bool
 
-	record tree
-	own    string // members that are written as they are; ghosts of the record's tree stand for them
+	members   []member // the shared ones, then the record's
+	shared    int      // how many of them are shared
+	inShared  bool
+	inTree    bool // the record has to be put together in a tree
+	paths     paths
+	basePaths paths // those of the shared members
+	path      path  // of the record's last member
+	timeAt    int   // index of the member that is the protocol's time, or -1
+
+	own    string // members that are written as they are
 	check  bool   // own must be checked
 	budget int    // how many bytes of JSON may still be looked through for a path of keys
 	buf    []byte // strings that were made for the record
 
-	shared        tree
-	sharedMembers []member
-	sharedBuf     []byte
-	sharedJSON    []byte // shared as it is written, once it was; "" if it can't be reused
-	inShared      bool
-	withShared    bool // the record's shared values are in shared, rather than in its own tree
+	record, sharedTree tree
+	sharedBuf          []byte // strings that were made for the shared members
+	sharedJSON         []byte // the shared members as they are written, once they were; "" if they can't be reused
 
 	scan, inner scan.Body // of texts that may be JSON, and of texts in them
 	clock       clock
-	fill        func(w *record.Writer)
+
+	alwaysInTree bool // for tests
+
+	fill func(w *record.Writer)
 }
 
 var pool = sync.Pool{New: func() any {
@@ -117,13 +131,12 @@ var pool = sync.Pool{New: func() any {
 func New(records *record.List, c Config, keepText bool) *Mapper {
 	m := pool.Get().(*Mapper)
 	m.records, m.config, m.keepText = records, c, keepText
-	m.shared.reset()
-	m.sharedMembers, m.sharedJSON = m.sharedMembers[:0], m.sharedJSON[:0]
-	m.inShared = false
+	m.BeginShared()
+	m.EndShared()
 	return m
 }
 
-// maxKept is how much memory, in bytes or members, a Mapper may keep for the next request in each of its parts.
+// What a Mapper may keep for the next request in each of its parts.
 const (
 	maxKeptBytes   = 64 << 10
 	maxKeptMembers = 1 << 10
@@ -131,13 +144,14 @@ const (
 
 // Free ends the use of m.
 func (m *Mapper) Free() {
-	m.records, m.config, m.own = nil, Config{}, ""
+	m.records, m.config, m.own, m.alwaysInTree = nil, Config{}, "", false
 	m.record.release()
-	m.shared.release()
-	clear(m.sharedMembers)
-	if cap(m.sharedMembers) > maxKeptMembers {
-		m.sharedMembers = nil
+	m.sharedTree.release()
+	m.path = path{}
+	if m.members = m.members[:cap(m.members)]; len(m.members) > maxKeptMembers {
+		m.members = nil
 	}
+	clear(m.members)
 	for _, b := range []*[]byte{&m.buf, &m.sharedBuf, &m.sharedJSON} {
 		if cap(*b) > maxKeptBytes {
 			*b = nil
@@ -153,62 +167,73 @@ func (m *Mapper) Free() {
 
 // BeginShared begins what all records from the next Begin on share. It has less priority than what is added to a record itself.
 func (m *Mapper) BeginShared() {
-	m.shared.reset()
-	m.sharedMembers, m.sharedBuf, m.sharedJSON = m.sharedMembers[:0], m.sharedBuf[:0], m.sharedJSON[:0]
-	m.inShared = true
+	m.members, m.sharedBuf, m.sharedJSON = m.members[:0], m.sharedBuf[:0], m.sharedJSON[:0]
+	m.inShared, m.inTree = true, true
 }
 
 // EndShared ends what BeginShared began.
-func (m *Mapper) EndShared() { m.inShared = false }
+func (m *Mapper) EndShared() {
+	m.inShared = false
+	m.shared = len(m.members)
+	m.sharedTree.reset()
+	m.basePaths.reset()
+	for i := range m.members {
+		v := &m.members[i]
+		m.sharedTree.add(m, *v)
+		m.basePaths.add(hashOf(v.key))
+	}
+	t := &m.sharedTree
+	for i := t.nodes[root].first; i != none; i = t.nodes[i].next {
+		m.basePaths.add(t.nodes[i].hash)
+	}
+	// The place of the protocol's time is taken, so that a record with another time is put together in a tree.
+	m.basePaths.full = !m.basePaths.add(hashOf(TimeField)) || m.basePaths.full
+}
 
 // Begin begins a record.
 func (m *Mapper) Begin() {
-	m.record.reset()
+	m.members = m.members[:m.shared]
+	m.paths.copy(&m.basePaths)
+	m.inTree = m.paths.full || m.alwaysInTree
+	m.path, m.timeAt = path{}, -1
 	m.own, m.check, m.budget, m.buf = "", false, mostSearched, m.buf[:0]
 }
 
 // String adds a string.
-func (m *Mapper) String(s Source, key, value string) {
-	m.add(member{source: s, kind: kindString, key: key, text: value})
-}
+func (m *Mapper) String(s Source, key, value string) { m.next(s, kindString, key).text = value }
 
 // Int adds an integer.
 func (m *Mapper) Int(s Source, key string, value int64) {
-	m.add(member{source: s, kind: kindInt, key: key, number: uint64(value)})
+	m.next(s, kindInt, key).number = uint64(value)
 }
 
 // Uint adds an integer that is not negative.
-func (m *Mapper) Uint(s Source, key string, value uint64) {
-	m.add(member{source: s, kind: kindUint, key: key, number: value})
-}
+func (m *Mapper) Uint(s Source, key string, value uint64) { m.next(s, kindUint, key).number = value }
 
 // Float adds a number.
 func (m *Mapper) Float(s Source, key string, value float64) {
-	m.add(member{source: s, kind: kindFloat, key: key, number: floatBits(value)})
+	m.next(s, kindFloat, key).number = math.Float64bits(value)
 }
 
 // Bool adds true or false.
 func (m *Mapper) Bool(s Source, key string, value bool) {
-	number := uint64(0)
-	if value {
-		number = 1
+	if v := m.next(s, kindBool, key); value {
+		v.number = 1
 	}
-	m.add(member{source: s, kind: kindBool, key: key, number: number})
 }
 
 // Null adds null.
-func (m *Mapper) Null(s Source, key string) { m.add(member{source: s, kind: kindNull, key: key}) }
+func (m *Mapper) Null(s Source, key string) { m.next(s, kindNull, key) }
 
 // Encoded adds a value that the protocol's Encoder writes. form tells the Encoder which form it has.
 func (m *Mapper) Encoded(s Source, key, value string, form uint64) {
-	m.add(member{source: s, kind: kindEncoded, key: key, text: value, number: form})
+	v := m.next(s, kindEncoded, key)
+	v.text, v.number = value, form
 }
 
 // JSON adds a value that is JSON from outside. It must be well-formed. What jsonb can't hold in it is repaired, or the record
 // refused, as record.Writer.JSON says.
-func (m *Mapper) JSON(s Source, key, value string) {
-	m.add(member{source: s, kind: kindJSON, key: key, text: value})
-}
+func (m *Mapper) JSON(s Source, key, value string) { m.next(s, kindJSON, key).text = value }
 
 // Hex adds bytes as a string of hexadecimal digits.
 func (m *Mapper) Hex(s Source, key, value string) {
@@ -222,16 +247,14 @@ func (m *Mapper) Hex(s Source, key, value string) {
 }
 
 // Time adds the protocol's time, in nanoseconds since 1970. It must be added after the record's own fields and attributes, and
-// before what shares the record's time with others.
+// before what has less priority.
 func (m *Mapper) Time(s Source, nanos int64) {
-	v := member{source: s, kind: kindTime, key: TimeField, number: uint64(nanos)}
-	t := m.tree()
-	if t.find(root, TimeField, hashOf(TimeField)) != none {
-		if hash := hashOf(otherTimeField); t.find(root, otherTimeField, hash) == none {
-			v.key = otherTimeField
-		}
-	}
-	m.add(v)
+	m.inTree = m.inTree || m.timeAt >= 0
+	m.timeAt = len(m.members)
+	slow := m.inTree
+	m.inTree = true // the path is there already, for this member
+	m.next(s, kindTime, TimeField).number = uint64(nanos)
+	m.inTree = slow
 }
 
 // Message adds the text of the record: its own fields if it is a JSON object, else its message.
@@ -243,55 +266,189 @@ func (m *Mapper) Message(text string) {
 
 // End completes the record and reports whether it was accepted. at is its offset in the body.
 func (m *Mapper) End(at int) bool {
-	m.withShared = true
-	if m.meetsShared() {
-		m.withShared = false
-		for _, v := range m.sharedMembers {
+	if m.inTree {
+		m.record.reset()
+		m.addOwn()
+		for _, v := range m.members[m.shared:] {
+			m.record.add(m, v)
+		}
+		for _, v := range m.members[:m.shared] {
 			m.record.add(m, v)
 		}
 	}
 	return m.records.Build(at, m.fill)
 }
 
-// meetsShared reports whether a name of the record could be one of the shared names.
-func (m *Mapper) meetsShared() bool {
-	r, s := &m.record, &m.shared
-	if r.literalDots && s.dotted {
-		return true
+// next adds a member, whose value the caller sets.
+func (m *Mapper) next(s Source, k kind, key string) *member {
+	n := len(m.members)
+	if n == cap(m.members) {
+		m.members = slices.Grow(m.members, 1)
 	}
-	if r.mask&s.mask == 0 {
-		return false
+	m.members = m.members[:n+1]
+	v := &m.members[n]
+	*v = member{key: key, source: s, kind: k}
+	if !m.inTree {
+		m.follow(v)
 	}
-	for i := s.nodes[root].first; i != none; i = s.nodes[i].next {
-		if n := &s.nodes[i]; r.find(root, n.key, n.hash) != none {
-			return true
+	return v
+}
+
+// path is where a member stands that is written in the order in which it came.
+type path struct {
+	key  string
+	last int // where the last part of key begins; what is before it are the open objects
+}
+
+// follow finds where a member stands after the one before. If it can't be written there, the record is put together in a tree.
+func (m *Mapper) follow(v *member) {
+	if !m.paths.add(hashOf(v.key)) {
+		m.inTree = true
+		return
+	}
+	before := m.path
+	m.path = path{key: v.key}
+	if v.source < First || !m.config.Sources[v.source-First].Dotted {
+		return
+	}
+	dot := strings.IndexByte(v.key, '.')
+	if dot < 0 {
+		return
+	}
+	common := before.last
+	if !strings.HasPrefix(v.key, before.key[:common]) {
+		common = commonPath(before.key[:common], v.key)
+	}
+	last := common
+	for nested := 0; ; nested++ {
+		dot := strings.IndexByte(v.key[last:], '.')
+		if dot < 0 && last < len(v.key) {
+			break
+		}
+		// Keys with empty parts are for the tree, as are those that are nested deep.
+		if dot <= 0 || nested == mostFollowed || !m.paths.add(hashOf(v.key[:last+dot])) {
+			m.inTree = true
+			return
+		}
+		last += dot + 1
+	}
+	v.common, v.last = uint32(common), uint32(last)
+	m.path.last = last
+}
+
+// mostFollowed is how many objects the dots of a key may make in a record that is not put together in a tree.
+const mostFollowed = 8
+
+// commonPath returns the length of the longest beginning of a and b that ends in a dot.
+func commonPath(a, b string) int {
+	common := 0
+	for i := 0; i < len(a) && i < len(b) && a[i] == b[i]; i++ {
+		if a[i] == '.' {
+			common = i + 1
 		}
 	}
-	return false
+	return common
+}
+
+// paths are the hashes of paths that a record has, of values and of objects that dots make. They are few.
+type paths struct {
+	mask   uint64 // has a bit for each
+	n      int
+	full   bool // there was no room for all
+	hashes [mostPaths]uint32
+}
+
+const mostPaths = 64
+
+func (p *paths) reset() { p.mask, p.n, p.full = 0, 0, false }
+
+func (p *paths) copy(from *paths) {
+	p.mask, p.n, p.full = from.mask, from.n, from.full
+	copy(p.hashes[:from.n], from.hashes[:from.n])
+}
+
+// add adds the hash of a path. It reports false if the path, or another of the same hash, is there already, or if there is no room.
+func (p *paths) add(hash uint32) bool {
+	bit := maskOf(hash)
+	if p.mask&bit != 0 {
+		for _, h := range p.hashes[:p.n] {
+			if h == hash {
+				return false
+			}
+		}
+	}
+	if p.n == len(p.hashes) {
+		p.full = true
+		return false
+	}
+	p.mask |= bit
+	p.hashes[p.n] = hash
+	p.n++
+	return true
 }
 
 // write writes the record. What has the time comes first, because the worker looks for it.
 func (m *Mapper) write(w *record.Writer) {
+	if m.inTree {
+		m.writeTree(w)
+		return
+	}
+	if m.timeAt >= 0 {
+		m.writeValue(w, TimeField, &m.members[m.timeAt])
+	}
+	m.writeOwn(w)
+	before := path{}
+	for i := m.shared; i < len(m.members); i++ {
+		if i == m.timeAt {
+			continue
+		}
+		v := &m.members[i]
+		for at := int(v.common); at < before.last; at += strings.IndexByte(before.key[at:], '.') + 1 {
+			w.Close()
+		}
+		last := int(v.last)
+		for at := int(v.common); at < last; {
+			end := at + strings.IndexByte(v.key[at:], '.')
+			w.Open(v.key[at:end])
+			at = end + 1
+		}
+		m.writeValue(w, v.key[last:], v)
+		before = path{v.key, last}
+	}
+	for range strings.Count(before.key[:before.last], ".") {
+		w.Close()
+	}
+	m.writeShared(w)
+}
+
+// writeTree writes a record that was put together in a tree.
+func (m *Mapper) writeTree(w *record.Writer) {
 	t := &m.record
 	if t.timeAt != none {
 		m.writeNode(w, t, t.timeAt)
 	}
+	m.writeOwn(w)
+	m.writeMembers(w, t, root, t.timeAt)
+}
+
+// writeOwn writes the members that are written as they are.
+func (m *Mapper) writeOwn(w *record.Writer) {
 	if m.check {
 		w.Unchecked(m.own)
 	} else {
 		w.Made(m.own)
 	}
-	m.writeMembers(w, t, root, t.timeAt)
-	if !m.withShared {
-		return
-	}
+}
+
+// writeShared writes the shared members.
+func (m *Mapper) writeShared(w *record.Writer) {
 	if len(m.sharedJSON) > 0 {
 		w.Made(stringOf(m.sharedJSON))
 		return
 	}
 	from, before := w.Len(), w.Repaired()
-	m.writeMembers(w, &m.shared, root, none)
-	if !before && !w.Repaired() && !m.shared.hasJSON {
+	m.writeMembers(w, &m.sharedTree, root, none)
+	if !before && !w.Repaired() && !m.sharedTree.hasJSON {
 		m.sharedJSON = w.Copy(m.sharedJSON, from)
 	}
 }
@@ -305,49 +462,42 @@ func (m *Mapper) writeMembers(w *record.Writer, t *tree, object, without int32) 
 	}
 }
 
-// writeNode writes a member.
+// writeNode writes a member of a tree.
 func (m *Mapper) writeNode(w *record.Writer, t *tree, i int32) {
 	n := &t.nodes[i]
-	switch n.kind {
-	case kindObject:
-		w.Object(n.key, func(w *record.Writer) { m.writeMembers(w, t, i, none) })
+	if n.kind != kindObject {
+		m.writeValue(w, n.key, &n.member)
+		return
+	}
+	w.Open(n.key)
+	m.writeMembers(w, t, i, none)
+	w.Close()
+}
+
+// writeValue writes the value of v under a key.
+func (m *Mapper) writeValue(w *record.Writer, key string, v *member) {
+	switch v.kind {
 	case kindString:
-		w.String(n.key, n.text)
+		w.String(key, v.text)
 	case kindInt:
-		w.Int(n.key, int64(n.number))
+		w.Int(key, int64(v.number))
 	case kindUint:
-		w.Uint(n.key, n.number)
+		w.Uint(key, v.number)
 	case kindFloat:
-		w.Float(n.key, floatOf(n.number))
+		w.Float(key, math.Float64frombits(v.number))
 	case kindBool:
-		w.Bool(n.key, n.number != 0)
+		w.Bool(key, v.number != 0)
 	case kindNull:
-		w.Null(n.key)
+		w.Null(key)
 	case kindTime:
-		w.String(n.key, stringOf(m.clock.format(int64(n.number))))
+		w.String(key, stringOf(m.clock.format(int64(v.number))))
 	case kindMade:
-		w.MadeJSON(n.key, n.text)
+		w.MadeJSON(key, v.text)
 	case kindJSON:
-		w.JSON(n.key, bytesOf(n.text))
+		w.JSON(key, bytesOf(v.text))
 	case kindEncoded:
-		m.config.Encoder.Encode(w, n.key, n.text, n.number)
+		m.config.Encoder.Encode(w, key, v.text, v.number)
 	}
-}
-
-// add adds a member to the record, or to what is shared.
-func (m *Mapper) add(v member) {
-	if m.inShared {
-		m.sharedMembers = append(m.sharedMembers, v)
-	}
-	m.tree().add(m, v)
-}
-
-// tree returns what members are added to.
-func (m *Mapper) tree() *tree {
-	if m.inShared {
-		return &m.shared
-	}
-	return &m.record
 }
 
 // buffer returns where strings are made. What they are made of must stay as it is until the record's end, so they are appended.
@@ -358,12 +508,12 @@ func (m *Mapper) buffer() *[]byte {
 	return &m.buf
 }
 
-// source returns the description of a source.
-func (m *Mapper) source(s Source) SourceConfig {
-	switch {
-	case s == Own:
+// sourceOf returns the description of a source.
+func (m *Mapper) sourceOf(s Source) SourceConfig {
+	switch s {
+	case Own:
 		return SourceConfig{Name: "own"}
-	case s == Outer:
+	case Outer:
 		return SourceConfig{Name: "outer"}
 	}
 	return m.config.Sources[s-First]

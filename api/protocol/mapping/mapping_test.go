@@ -191,6 +191,9 @@ func TestARecordHasWhatEachSourceSays(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := made(t, func(m *Mapper) { m.Begin(); c.fill(m); m.End(0) })
+			if tree := made(t, func(m *Mapper) { m.alwaysInTree = true; m.Begin(); c.fill(m); m.End(0) }); tree != got {
+				t.Errorf("without a tree %s\nwith one %s", got, tree)
+			}
 			if diff := cmp.Diff(sorted(t, c.want), got); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
@@ -293,6 +296,11 @@ type added struct {
 	number int64
 }
 
+// putAllInTrees makes m put all records together in trees.
+func putAllInTrees(m *Mapper) {
+	m.alwaysInTree = true
+}
+
 // TestEveryValueIsInTheRecord adds random values and looks for each.
 func TestEveryValueIsInTheRecord(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
@@ -342,6 +350,13 @@ func TestEveryValueIsInTheRecord(t *testing.T) {
 		got := made(t, fill)
 		if again := made(t, fill); again != got {
 			t.Fatalf("the same values make\n%s\nand\n%s", got, again)
+		}
+		inTree := func(m *Mapper) {
+			m.alwaysInTree = true
+			fill(m)
+		}
+		if other := made(t, inTree); other != got {
+			t.Fatalf("without a tree\n%s\nwith one\n%s", got, other)
 		}
 		var record map[string]any
 		if err := json.Unmarshal([]byte(got), &record); err != nil {
@@ -444,9 +459,12 @@ func TestCommonRecordsCostNoAllocation(t *testing.T) {
 	}
 }
 
+// BenchmarkRecord makes records. Its last line reads the same records as NDJSON.
 func BenchmarkRecord(b *testing.B) {
+	const batch = 500
+	text := strings.Repeat("hello world ", 8)
 	for _, c := range []struct{ name, message string }{
-		{"text", strings.Repeat("hello world ", 8)},
+		{"text", text},
 		{"JSON", `{"msg":"hello world hello world","n":1,"nested":{"a":[1,2,3]},"user":"someone"}`},
 	} {
 		b.Run(c.name, func(b *testing.B) {
@@ -456,7 +474,8 @@ func BenchmarkRecord(b *testing.B) {
 			shareCommon(m)
 			b.ReportAllocs()
 			for i := range b.N {
-				if i%500 == 0 {
+				if i%batch == 0 {
+					l.End()
 					l.Begin()
 				}
 				fillCommon(m, c.message)
@@ -464,4 +483,22 @@ func BenchmarkRecord(b *testing.B) {
 			m.Free()
 		})
 	}
+	b.Run("Split", func(b *testing.B) {
+		l := newList()
+		l.Begin()
+		m := New(l, config, false)
+		shareCommon(m)
+		for range batch {
+			fillCommon(m, text)
+		}
+		m.Free()
+		l.End()
+		body := append([]byte(nil), l.NDJSON...)
+		b.ReportAllocs()
+		for i := 0; i < b.N; i += batch {
+			if err := l.Split(body); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }

@@ -21,41 +21,56 @@ func (m *Mapper) Fields(text string) bool {
 	if !ok {
 		return false
 	}
-	logged := ""
+	logged, n := "", m.paths.n
 	for c := (cursor{s: object}); c.next(); {
 		key := c.key()
 		if key == LogField {
 			logged = c.value
 		}
-		m.addGhost(key, c.value)
+		m.addPath(key)
 	}
-	if inner, innerCheck, ok := m.logged(logged); ok {
-		m.record.reset()
-		m.own, m.check = inner[1:len(inner)-1], innerCheck
-		for c := (cursor{s: inner}); c.next(); {
-			m.addGhost(c.key(), c.value)
-		}
-		kind := kindMade
-		if check {
-			kind = kindJSON
-		}
-		for c := (cursor{s: object}); c.next(); {
-			if key := c.key(); key != LogField {
-				m.add(member{source: Outer, kind: kind, key: key, text: c.value})
-			}
-		}
+	inner, innerCheck, ok := m.logged(logged)
+	if !ok {
+		m.own, m.check = object[1:len(object)-1], check
 		return true
 	}
-	m.own, m.check = object[1:len(object)-1], check
+	m.paths.n = n // the mask keeps bits too many, which does no harm
+	m.own, m.check = inner[1:len(inner)-1], innerCheck
+	for c := (cursor{s: inner}); c.next(); {
+		m.addPath(c.key())
+	}
+	kind := kindMade
+	if check {
+		kind = kindJSON
+	}
+	for c := (cursor{s: object}); c.next(); {
+		if key := c.key(); key != LogField {
+			m.next(Outer, kind, key).text = c.value
+		}
+	}
 	return true
 }
 
-// addGhost adds a member of own to the record's tree.
-func (m *Mapper) addGhost(key, value string) {
-	if strings.IndexByte(key, '.') >= 0 {
-		m.record.literalDots = true
+// addPath notes a key of own. If a path of what is shared is the same, the record is put together in a tree; if own has the key
+// twice, that is not needed but does no harm.
+func (m *Mapper) addPath(key string) {
+	if !m.paths.add(hashOf(key)) {
+		m.inTree = true
 	}
-	m.record.insertGhost(node{member: member{key: key, text: value, source: Own, kind: kindMade}, hash: hashOf(key)})
+}
+
+// addOwn adds the members of own to the record's tree, where they stand for it.
+func (m *Mapper) addOwn() {
+	if m.own == "" {
+		return
+	}
+	for c := (cursor{s: m.own, i: -1}); c.next(); {
+		key := c.key()
+		if strings.IndexByte(key, '.') >= 0 {
+			m.record.literalDots = true
+		}
+		m.record.insertGhost(node{member: member{key: key, text: c.value, source: Own, kind: kindMade}, hash: hashOf(key)})
+	}
 }
 
 // logged returns the JSON object that a JSON string holds.
@@ -127,7 +142,7 @@ func unquote(quoted string) (s string) {
 // cursor walks over the members of a JSON object, which must be well-formed.
 type cursor struct {
 	s       string
-	i       int    // behind the last member
+	i       int    // of the brace or comma before the next member; -1 if s has no braces
 	quoted  string // the key with its quotes
 	escaped bool   // the key has a backslash
 	value   string
@@ -135,7 +150,7 @@ type cursor struct {
 
 // next goes to the next member. It reports false if there is none.
 func (c *cursor) next() bool {
-	s, i := c.s, c.i+1 // the byte there is a brace or a comma
+	s, i := c.s, c.i+1
 	for i < len(s) && s[i] != '"' {
 		if s[i] == '}' {
 			return false

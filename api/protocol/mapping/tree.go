@@ -2,7 +2,6 @@ package mapping
 
 import (
 	"hash/maphash"
-	"math"
 	"strings"
 )
 
@@ -28,6 +27,11 @@ type member struct {
 	key    string
 	text   string
 	number uint64
+
+	// Where the member stands in a record that is not put together in a tree. Dots in key make objects before last. Those before
+	// common are open already.
+	common, last uint32
+
 	source Source
 	kind   kind
 }
@@ -53,7 +57,6 @@ type tree struct {
 	mask        uint64 // has a bit for each top-level key
 	timeAt      int32  // the top-level member that holds the protocol's time
 	literalDots bool   // a key that was taken as it is has a dot
-	dotted      bool   // a key with dots became objects
 	hasJSON     bool   // a value is kindJSON
 
 	// losers are the objects for what loses of each source, and in them those for what has no place there either.
@@ -75,7 +78,7 @@ const (
 
 func (t *tree) reset() {
 	t.nodes = append(t.nodes[:0], node{})
-	t.mask, t.timeAt, t.literalDots, t.dotted, t.hasJSON = 0, none, false, false, false
+	t.mask, t.timeAt, t.literalDots, t.hasJSON = 0, none, false, false
 	clear(t.losers[:])
 	clear(t.leftovers[:])
 	t.table = t.table[:0]
@@ -92,10 +95,14 @@ func (t *tree) release() {
 // add adds a member by the rules of the package.
 func (t *tree) add(m *Mapper, v member) {
 	t.hasJSON = t.hasJSON || v.kind == kindJSON
+	if v.kind == kindTime && t.find(root, TimeField, hashOf(TimeField)) != none &&
+		t.find(root, otherTimeField, hashOf(otherTimeField)) == none {
+		v.key = otherTimeField
+	}
 	if t.put(m, root, v) {
 		return
 	}
-	at := t.closed(&t.losers[v.source], root, m.source(v.source).Name, v.source)
+	at := t.closed(&t.losers[v.source], root, m.sourceOf(v.source).Name, v.source)
 	if t.put(m, at, v) {
 		return
 	}
@@ -122,7 +129,7 @@ func (t *tree) put(m *Mapper, at int32, v member) bool {
 	if dot < 0 {
 		return t.putLast(at, v)
 	}
-	if v.source < First || !m.source(v.source).Dotted {
+	if v.source < First || !m.sourceOf(v.source).Dotted {
 		t.literalDots = true
 		return t.putLast(at, v)
 	}
@@ -131,7 +138,6 @@ func (t *tree) put(m *Mapper, at int32, v member) bool {
 			return t.meet(i, v)
 		}
 	}
-	t.dotted = true
 	for range mostNested {
 		if dot <= 0 || dot == len(v.key)-1 {
 			break
@@ -327,6 +333,3 @@ func load32(s string) uint32 {
 	_ = s[3]
 	return uint32(s[0]) | uint32(s[1])<<8 | uint32(s[2])<<16 | uint32(s[3])<<24
 }
-
-func floatBits(f float64) uint64 { return math.Float64bits(f) }
-func floatOf(n uint64) float64   { return math.Float64frombits(n) }

@@ -1,0 +1,85 @@
+package api
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"millrace/api/protocol"
+	"millrace/internal/eventtime"
+	"millrace/internal/frame"
+	"millrace/internal/keys"
+	"millrace/internal/record"
+)
+
+// A shipper that gets no answer sends the same bytes again. A key that is made from these bytes makes that harmless, as an
+// Idempotency-Key of the client does, with no state in the API: the workers' ledger knows the segments already.
+//
+// The key has a time, which becomes the records' inserted_at. It is the newest time that one of them has of its own: the newest,
+// because a record's time may not be far ahead of its inserted_at. A body without such times gets no key, since two heartbeats
+// without a time are two.
+
+// derive sets which protocols' requests get a key made from their body. rule finds the times of records.
+func (s *server) derive(names []string, rule *eventtime.Rule) {
+	s.times = rule
+	for _, e := range s.endpoints.all() {
+		e.derives = e.records && slices.Contains(names, e.protocol.Name())
+	}
+}
+
+// derives reports whether a request without an Idempotency-Key is to get a key made from its body.
+func (s *server) derives(e *endpoint, r protocol.Request) (bool, *refusal) {
+	asked, bad := protocol.DedupeOf(r)
+	return bad == nil && s.times != nil && (asked == protocol.DedupeBody || asked == protocol.DedupeAsSet && e.derives), bad
+}
+
+// mapping are the fields of a header that change what is made of a body.
+var mapping = [...]string{"X-Fields", "X-Time-Field", "X-Parse"}
+
+// keyOfBody returns the base of the ids of a request's records, made from its decoded body. It returns nil if none of the records
+// has a time of its own, or if the newest of these is not one that a key may have.
+func (s *server) keyOfBody(key *keys.Key, r protocol.Request, body []byte, records *record.List, now time.Time) *uuid.UUID {
+	newest := newestTime(s.times, records.NDJSON)
+	if newest < now.Add(-maxKeyAge).UnixMilli() || newest > now.Add(maxKeyAhead).UnixMilli() {
+		return nil
+	}
+	h := sha256.New()
+	write := func(part []byte) {
+		var size [8]byte
+		binary.BigEndian.PutUint64(size[:], uint64(len(part)))
+		h.Write(size[:])
+		h.Write(part)
+	}
+	name := ""
+	if key != nil {
+		name = key.Name
+	}
+	write([]byte(name))
+	write(r.Path)
+	write(r.Query)
+	for _, field := range mapping {
+		write(r.Header.Peek(field))
+	}
+	write(body)
+	base := frame.BaseOfKey(frame.KeyOfContent(newest, [sha256.Size]byte(h.Sum(nil))))
+	return &base
+}
+
+// newestTime returns the newest time that one of the records, which are lines, has of its own, in Unix milliseconds. It returns the
+// least number if none has one.
+func newestTime(rule *eventtime.Rule, lines []byte) int64 {
+	newest := int64(math.MinInt64)
+	for len(lines) > 0 {
+		end := bytes.IndexByte(lines, '\n')
+		if micros, result := rule.Find(lines[:end]); result == eventtime.Own {
+			newest = max(newest, micros/1000)
+		}
+		lines = lines[end+1:]
+	}
+	return newest
+}

@@ -1,0 +1,154 @@
+package protocol
+
+import (
+	"bytes"
+
+	json "github.com/goccy/go-json"
+)
+
+// These functions walk over JSON that may be anything. They find where its parts are, and check no more than they need.
+
+// skipSpace returns the offset of the first byte of b from i on that is not white space.
+func skipSpace(b []byte, i int) int {
+	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\r' || b[i] == '\t') {
+		i++
+	}
+	return i
+}
+
+// bom is the byte-order mark in UTF-8.
+var bom = []byte("\xef\xbb\xbf")
+
+// SkipBOM returns a body without the byte-order mark that it may begin with.
+func SkipBOM(body []byte) []byte { return bytes.TrimPrefix(body, bom) }
+
+// stringEnd returns the offset behind the string that begins at b[i], -1 if it does not end.
+func stringEnd(b []byte, i int) int {
+	for i++; i < len(b); i++ {
+		switch b[i] {
+		case '\\':
+			i++
+		case '"':
+			return i + 1
+		}
+	}
+	return -1
+}
+
+// valueEnd returns the offset behind the value that begins at b[i], -1 if it does not end. A value that is no container and no
+// string ends before white space and what may follow a value.
+func valueEnd(b []byte, i int) int {
+	if i >= len(b) {
+		return -1
+	}
+	switch b[i] {
+	case '"':
+		return stringEnd(b, i)
+	case '{', '[':
+		for depth := 0; i < len(b); {
+			switch b[i] {
+			case '"':
+				if i = stringEnd(b, i); i < 0 {
+					return -1
+				}
+				continue
+			case '{', '[':
+				depth++
+			case '}', ']':
+				if depth--; depth == 0 {
+					return i + 1
+				}
+			}
+			i++
+		}
+		return -1
+	}
+	start := i
+	for i < len(b) && b[i] > ' ' && b[i] != ',' && b[i] != '}' && b[i] != ']' {
+		i++
+	}
+	if i == start {
+		return -1
+	}
+	return i
+}
+
+// member is a member of an object. Its key has its quotes.
+type member struct{ key, value []byte }
+
+// appendMembers appends the members of the object that b is to dst. It reports false if b is no object, or if its parts can't be
+// told.
+func appendMembers(dst []member, b []byte) ([]member, bool) {
+	if len(b) < 2 || b[0] != '{' {
+		return dst, false
+	}
+	i := skipSpace(b, 1)
+	if i < len(b) && b[i] == '}' {
+		return dst, i == len(b)-1
+	}
+	for i < len(b) && b[i] == '"' {
+		keyEnd := stringEnd(b, i)
+		if keyEnd < 0 {
+			return dst, false
+		}
+		at := skipSpace(b, keyEnd)
+		if at >= len(b) || b[at] != ':' {
+			return dst, false
+		}
+		at = skipSpace(b, at+1)
+		end := valueEnd(b, at)
+		if end < 0 {
+			return dst, false
+		}
+		dst = append(dst, member{b[i:keyEnd], b[at:end]})
+		if i = skipSpace(b, end); i >= len(b) {
+			return dst, false
+		}
+		if b[i] == '}' {
+			return dst, i == len(b)-1
+		}
+		if b[i] != ',' {
+			return dst, false
+		}
+		i = skipSpace(b, i+1)
+	}
+	return dst, false
+}
+
+// isNamed reports whether a key with its quotes is name.
+func isNamed(key []byte, name string) bool {
+	if bytes.IndexByte(key, '\\') < 0 {
+		return len(key) == len(name)+2 && string(key[1:len(key)-1]) == name
+	}
+	var s string
+	return json.Unmarshal(key, &s) == nil && s == name
+}
+
+// find returns the last of the members that has a name, nil if there is none. PostgreSQL keeps the last, too.
+func find(members []member, name string) *member {
+	for i := len(members) - 1; i >= 0; i-- {
+		if isNamed(members[i].key, name) {
+			return &members[i]
+		}
+	}
+	return nil
+}
+
+// objects writes JSON objects from members.
+type objects struct{ b []byte }
+
+func (o *objects) begin() { o.b = append(o.b, '{') }
+func (o *objects) end()   { o.b = append(o.b, '}') }
+
+// key writes a key, given with its quotes.
+func (o *objects) key(key []byte) {
+	if o.b[len(o.b)-1] != '{' {
+		o.b = append(o.b, ',')
+	}
+	o.b = append(append(o.b, key...), ':')
+}
+
+func (o *objects) member(m member) {
+	o.key(m.key)
+	o.b = append(o.b, m.value...)
+}
