@@ -104,6 +104,17 @@ func (b *body) shrink(n int64) {
 	b.reserved = n
 }
 
+// hold reserves as much as the request's records take, if they take more than the body. It reports false if there is no room.
+func (b *body) hold(n int64) bool {
+	if more := n - b.reserved; more > 0 {
+		if !b.reader.inflight.reserve(more) {
+			return false
+		}
+		b.reserved = n
+	}
+	return true
+}
+
 // drop gives the buffer back.
 func (b *body) drop() {
 	if b.buf != nil {

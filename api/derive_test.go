@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/valyala/fasthttp"
 
 	"millrace/api/protocol"
 	"millrace/internal/config"
@@ -237,5 +238,47 @@ func TestDERIVE_KEYSNamesProtocols(t *testing.T) {
 		if err := config.LoadFrom(map[string]string{"DERIVE_KEYS": value}, &c); err == nil {
 			t.Errorf("%q is taken", value)
 		}
+	}
+}
+
+func TestRecordsThatTakeMoreThanTheirBodyAreBounded(t *testing.T) {
+	a := newFuzzedAPI(t)
+	header := http.Header{"X-Api-Key": {a.secret}, "X-Fields": {"a=" + strings.Repeat("x", 400)}}
+	body := strings.Repeat("{}\n", 10_000)
+	if got := a.post(t, "/log/batch", header, body); got.status != http.StatusServiceUnavailable || !strings.Contains(got.body, "MAX_INFLIGHT_BYTES") {
+		t.Errorf("4 MB of records where 1 MiB may be under way: got %d %.200s", got.status, got.body)
+	}
+	a.api.limits.TotalBytes = 1 << 20
+	if got := a.post(t, "/log/batch", header, body); got.status != http.StatusRequestEntityTooLarge || !strings.Contains(got.body, "more than 1048576 bytes (MAX_INFLIGHT_BYTES)") {
+		t.Errorf("more than all requests may hold: got %d %.200s", got.status, got.body)
+	}
+	if got := a.post(t, "/log/batch", header, "{}\n"); got.status != http.StatusAccepted {
+		t.Errorf("the next: got %d %s", got.status, got.body)
+	}
+	if used := a.api.bodies.inflight.used.Load(); used != 0 {
+		t.Errorf("%d bytes are still reserved", used)
+	}
+}
+
+func TestAGlanceFindsWhatIsAskedFor(t *testing.T) {
+	for _, name := range append([]string{"Idempotency-Key", "Accept-Encoding", "X-Other"}, protocol.OptionFields...) {
+		var h fasthttp.RequestHeader
+		h.Set("Host", "x")
+		h.Set(strings.ToLower(name), "x")
+		hasKey, hasOptions := glance(&h)
+		if hasKey != (name == "Idempotency-Key") || hasOptions != slices.Contains(protocol.OptionFields, name) {
+			t.Errorf("%s: a key %v, options %v", name, hasKey, hasOptions)
+		}
+	}
+}
+
+func BenchmarkAGlanceAtAHeader(b *testing.B) {
+	var h fasthttp.RequestHeader
+	for _, name := range []string{"Host", "Content-Type", "User-Agent", "Accept", "Authorization", "Accept-Encoding"} {
+		h.Set(name, "x")
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		glance(&h)
 	}
 }

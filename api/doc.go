@@ -7,6 +7,7 @@
 //   - server.go finds its endpoint (routes.go), checks its key, and passes its header to the endpoint's protocol.
 //   - body.go reads the body within bounds (inflight.go) and decodes it (encoding.go).
 //   - api/protocol makes records of it (internal/record), each checked by internal/scan, and makes the answer.
+//   - derive.go makes a key from the body where a request that brings none is to be stored once.
 //   - api/publish puts the records into frames and has them confirmed.
 //   - api/front sends the answer at the very moment of the confirm, or else server.go does.
 //

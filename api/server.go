@@ -44,7 +44,7 @@ const (
 
 	// maxDrain is how much of a refused body is read all the same. A client that sends first and listens later then sees the
 	// answer instead of a reset connection.
-	maxDrain = 64 << 20
+	maxDrain = 128 << 20
 )
 
 var newline = []byte("\n")
@@ -235,13 +235,32 @@ func limited(ctx *fasthttp.RequestCtx, key *keys.Key, wait time.Duration) *refus
 	return refuse(fasthttp.StatusTooManyRequests, "the API key %s is limited to %d records/s, %d at once", key.Name, key.Rate, key.Burst)
 }
 
+// glance reports whether a header has an Idempotency-Key, and any of the fields that ask for options. One walk over the header costs
+// less than looking for each.
+func glance(header *fasthttp.RequestHeader) (hasKey, hasOptions bool) {
+	for name := range header.All() {
+		switch len(name) {
+		case len("Idempotency-Key"):
+			hasKey = hasKey || string(name) == "Idempotency-Key"
+		case len("Prefer"), len("X-Parse"), len("X-Fields"), len("X-Time-Field"):
+			hasOptions = hasOptions || slices.Contains(protocol.OptionFields, string(name))
+		}
+	}
+	return hasKey, hasOptions
+}
+
 // ingest takes the records of a request and makes the answer once they are durable. It returns how many records were accepted.
 func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, now time.Time) (int, *refusal) {
-	base, bad := baseOfKey(ctx.Request.Header.PeekAll("Idempotency-Key"), now)
-	if bad != nil {
-		return 0, bad
+	hasKey, hasOptions := glance(&ctx.Request.Header)
+	var base *uuid.UUID
+	var bad *refusal
+	if hasKey {
+		if base, bad = baseOfKey(ctx.Request.Header.PeekAll("Idempotency-Key"), now); bad != nil {
+			return 0, bad
+		}
 	}
 	request := requestOf(ctx)
+	request.Plain = !hasOptions
 	derives := false
 	if base == nil {
 		if derives, bad = s.derives(e, request); bad != nil {
@@ -352,11 +371,15 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body
 	}
 	bad = exchange.Decode(request, decoded, records)
 	if bad == nil && records.Overflow {
-		bad = refuse(fasthttp.StatusRequestEntityTooLarge, "the body's records take more than %d bytes (MAX_INFLIGHT_BYTES)", s.limits.TotalBytes)
+		bad = s.overflow()
 	}
 	if bad != nil {
 		e.metrics.intake.countRefused(bad)
 		return answer, 0, bad
+	}
+	if !body.hold(int64(len(records.NDJSON))) {
+		s.metrics.unavailable.WithLabelValues("inflight").Inc()
+		return answer, 0, errBusy
 	}
 	e.metrics.intake.countRecords(records)
 	e.metrics.intake.bytes.Add(float64(len(text)))
@@ -381,6 +404,11 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body
 	}
 	body.shrink(int64(len(records.NDJSON)))
 	return answer, records.Accepted, nil
+}
+
+// overflow returns the refusal of a body whose records take more memory than all requests may hold.
+func (s *server) overflow() *refusal {
+	return refuse(fasthttp.StatusRequestEntityTooLarge, "the body's records take more than %d bytes (MAX_INFLIGHT_BYTES)", s.limits.TotalBytes)
 }
 
 // beginScan waits until a body of n bytes may be scanned: at any time only one large body per processor is scanned. The caller

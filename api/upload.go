@@ -326,6 +326,9 @@ func (u *upload) take(text []byte) *refusal {
 		return bad
 	case !inParts:
 		return nil
+	case records.Overflow:
+		u.failed = true
+		return s.overflow()
 	case records.Accepted+records.Rejected > 0:
 		if bad := u.publish(records); bad != nil {
 			u.failed = true

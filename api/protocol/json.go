@@ -24,15 +24,21 @@ func SkipBOM(body []byte) []byte { return bytes.TrimPrefix(body, bom) }
 
 // stringEnd returns the offset behind the string that begins at b[i], -1 if it does not end.
 func stringEnd(b []byte, i int) int {
-	for i++; i < len(b); i++ {
-		switch b[i] {
-		case '\\':
-			i++
-		case '"':
-			return i + 1
+	i++
+	for start := i; ; {
+		n := bytes.IndexByte(b[i:], '"')
+		if n < 0 {
+			return -1
+		}
+		i += n + 1
+		slashes := 0
+		for at := i - 2; at >= start && b[at] == '\\'; at-- {
+			slashes++
+		}
+		if slashes%2 == 0 {
+			return i
 		}
 	}
-	return -1
 }
 
 // valueEnd returns the offset behind the value that begins at b[i], -1 if it does not end. A value that is no container and no

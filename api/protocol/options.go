@@ -37,10 +37,16 @@ type Options struct {
 // Field is a constant field: its name and its value, both as JSON strings.
 type Field struct{ Name, Value []byte }
 
+// OptionFields are the fields of a header that ReadOptions and DedupeOf read, in their canonical form.
+var OptionFields = []string{"Prefer", "X-Fields", "X-Time-Field", "X-Parse", "X-Dedupe"}
+
 // ReadOptions returns what a request asks for, and the first parameter of its query string that is none of the options; "" if all
 // are. It does not read dedupe, which DedupeOf does.
 func ReadOptions(r Request) (o Options, unknown string, bad *Refusal) {
-	if bad = o.readHeader(r.Header); bad != nil || len(r.Query) == 0 {
+	if !r.Plain {
+		bad = o.readHeader(r.Header)
+	}
+	if bad != nil || len(r.Query) == 0 {
 		return o, "", bad
 	}
 	unknown, bad = o.readQuery(r.Query)
@@ -165,6 +171,9 @@ const (
 
 // DedupeOf returns what a request says of a key that is made from its body. Any protocol's clients may say it.
 func DedupeOf(r Request) (Dedupe, *Refusal) {
+	if r.Plain && len(r.Query) == 0 {
+		return DedupeAsSet, nil
+	}
 	value := r.Header.Peek("X-Dedupe")
 	if bytes.Contains(r.Query, []byte("dedupe")) {
 		args := fasthttp.AcquireArgs()

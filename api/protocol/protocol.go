@@ -78,6 +78,7 @@ type Request struct {
 	Path   []byte // decoded, without the query string
 	Query  []byte // the query string
 	Header Header
+	Plain  bool // Header is known to have none of OptionFields, so that nobody need look for them
 }
 
 // Header is a request's header.

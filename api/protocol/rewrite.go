@@ -4,6 +4,8 @@ import (
 	"bytes"
 
 	"millrace/internal/eventtime"
+	"millrace/internal/record"
+	"millrace/internal/scan"
 )
 
 // timeKey is the field that the worker looks for a time in before all others, by default.
@@ -38,6 +40,18 @@ func newRewriter(o *Options) *rewriter {
 		w.times = append(w.times, timeField{name, rule})
 	}
 	return w
+}
+
+// fill fills records with what split makes of a body, rewritten. w may be nil. An error refuses the body whole.
+func (w *rewriter) fill(records *record.List, split func(records *record.List) *scan.Error) *scan.Error {
+	if w == nil {
+		return split(records)
+	}
+	first := &record.List{Limits: records.Limits}
+	first.KeepVerdicts = true
+	err := split(first)
+	records.Rewrite(first, w.rewrite)
+	return err
 }
 
 // rewrite appends record, a compacted object, to dst as it is to be stored. If one of the client's fields holds a time, the first

@@ -43,14 +43,7 @@ func (t tuned) Decode(r Request, body []byte, records *record.List) *Refusal {
 // fill fills records by split, with repairs if they are asked for, and has them rewritten.
 func (t tuned) fill(records *record.List, split func(records *record.List) *scan.Error) *scan.Error {
 	records.Limits.Repair = t.options.Repair
-	if t.rewriter == nil {
-		return split(records)
-	}
-	first := &record.List{Limits: records.Limits}
-	first.KeepVerdicts = true
-	err := split(first)
-	records.Rewrite(first, t.rewriter.rewrite)
-	return err
+	return t.rewriter.fill(records, split)
 }
 
 // split cuts a body into records.

@@ -136,15 +136,16 @@ type repairer struct {
 	longer int    // by how many bytes it grows when PostgreSQL writes out its numbers
 	reason Reason // the first fault
 
-	src     []byte
-	open    []byte // the open containers, innermost last, by their first bytes
-	numbers scanner
-	textAt  int // how many containers are open around the value that is written as text; 0 if none is
-	textOut int // where in out that text begins
-	fields  []field
-	strings []piece // the strings that could be cut, if collect is set
-	own     []byte  // the elements of the object's own list, separated by commas
-	taken   uint64  // bit n: the object has a member whose name is repaired behind n underscores, and that is not the list
+	src        []byte
+	open       []byte // the open containers, innermost last, by their first bytes
+	numbers    scanner
+	textAt     int // how many containers are open around the value that is written as text; 0 if none is
+	textOut    int // where in out that text begins
+	fields     []field
+	strings    []piece // the strings that could be cut, if collect is set
+	anyChanged bool    // one of the fields is changed
+	own        []byte  // the elements of the object's own list, separated by commas
+	taken      uint64  // bit n: the object has a member whose name is repaired behind n underscores, and that is not the list
 
 	marked  []int // offsets in src of the top-level keys whose members were changed before, in order
 	markWhy Reason
@@ -176,6 +177,9 @@ func (r *repairer) run(src []byte, i, limit int, marked []int, why Reason) (end 
 		*r = repairer{reason: NumReasons, marked: marked, markWhy: why, collect: true, plainNumbers: r.longer > 0}
 		r.object(src, i)
 		r.cut(limit)
+		if r.size() > limit {
+			r.flatten(limit)
+		}
 		if r.size() > limit {
 			return i, false
 		}
@@ -263,25 +267,84 @@ func (r *repairer) cut(limit int) {
 	slices.SortStableFunc(r.strings, func(a, b piece) int { return cmp.Compare(b.end-b.at, a.end-a.at) })
 	var holes []piece
 	size := r.size()
-	listed := size > len(r.out)
 	for _, s := range r.strings {
 		if size <= limit {
 			break
 		}
-		if f := &r.fields[s.field]; !f.changed {
-			f.changed = true
-			size += f.end - f.at + 1
-			if !listed {
-				listed = true
-				size += r.emptyList()
-			}
-		}
+		size += r.changeField(s.field)
 		keep := boundary(r.out[s.at:s.end], max(0, s.end-s.at-(size-limit)))
 		holes = append(holes, piece{s.at + keep, s.end, s.field})
 		size -= s.end - s.at - keep
 	}
 	slices.SortFunc(holes, func(a, b piece) int { return cmp.Compare(a.at, b.at) })
 	r.fill(holes)
+}
+
+// flatten makes strings of what the largest other members hold, and cuts them, until the object with its list has at most limit
+// bytes. It is for an object that is large without long strings.
+func (r *repairer) flatten(limit int) {
+	type other struct{ field, at, end int }
+	var others []other
+	for i, f := range r.fields {
+		end := len(r.out) - 1
+		if i+1 < len(r.fields) {
+			end = r.fields[i+1].at - 1
+		}
+		if at := f.end + 1; r.out[at] != '"' && end-at >= minCut {
+			others = append(others, other{i, at, end})
+		}
+	}
+	slices.SortStableFunc(others, func(a, b other) int { return cmp.Compare(b.end-b.at, a.end-a.at) })
+	texts, ends := make(map[int][]byte), make(map[int]int) // by field
+	size := r.size()
+	for _, o := range others {
+		if size <= limit {
+			break
+		}
+		size += r.changeField(o.field)
+		length := o.end - o.at
+		keep := max(0, length-(size-limit)-len(`""`))
+		text := make([]byte, 0, keep+len(`""`)+1)
+		text = append(text, '"')
+		for _, c := range r.out[o.at:o.end] {
+			if len(text) > keep+1 {
+				break
+			}
+			if c == '"' || c == '\\' {
+				text = append(text, '\\')
+			}
+			text = append(text, c)
+		}
+		text = append(text[:1+boundary(text[1:], min(keep, len(text)-1))], '"')
+		texts[o.field], ends[o.field] = text, o.end
+		size += len(text) - length
+	}
+	out, from := make([]byte, 0, len(r.out)), 0
+	moved := 0
+	for i := range r.fields {
+		f := &r.fields[i]
+		valueAt := f.end + 1
+		f.at, f.end = f.at+moved, f.end+moved
+		if text := texts[i]; text != nil {
+			out = append(append(out, r.out[from:valueAt]...), text...)
+			from = ends[i]
+			moved = len(out) - from
+		}
+	}
+	r.out = append(out, r.out[from:]...)
+}
+
+// changeField notes that a member is changed. It returns by how much that makes the list longer.
+func (r *repairer) changeField(index int) (longer int) {
+	f := &r.fields[index]
+	if f.changed {
+		return 0
+	}
+	if !r.anyChanged && len(r.own) == 0 {
+		longer = r.emptyList()
+	}
+	f.changed, r.anyChanged = true, true
+	return longer + f.end - f.at + 1
 }
 
 // fill removes the holes, which are in order.
@@ -339,7 +402,7 @@ func (r *repairer) change(why Reason) {
 	if r.reason == NumReasons {
 		r.reason = why
 	}
-	r.fields[len(r.fields)-1].changed = true
+	r.fields[len(r.fields)-1].changed, r.anyChanged = true, true
 }
 
 // comma writes a comma unless a container was just opened. No value ends in { or [, so the last byte tells.

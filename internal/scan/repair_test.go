@@ -98,9 +98,36 @@ func TestARecordThatIsTooLargeIsCut(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
 		}
 	}
+	for _, tt := range []struct{ src, want string }{
+		{`{"a":[` + strings.Repeat("1,", 100) + `1],"b":1}`, `{"a":"[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1","b":1,"_repaired":["a"]}`},
+		{`{"a":` + strings.Repeat("1", 100) + `,"b":[` + strings.Repeat(`"",`, 100) + `{}]}`, `{"a":"111111111111111111111111111","b":"","_repaired":["a","b"]}`},
+	} {
+		var b Body
+		if err := b.Single([]byte(tt.src), repairing(64)); err != nil || string(b.NDJSON) != tt.want+"\n" {
+			t.Errorf("without long strings: got %v, %d %s, want %s", err, len(b.NDJSON), b.NDJSON, tt.want)
+		}
+	}
 	var b Body
-	if err := b.Single([]byte(`{"a":[`+strings.Repeat("1,", 100)+`1]}`), repairing(64)); err == nil || err.Reason != TooLarge {
-		t.Errorf("numbers alone: got %v, want them refused", err)
+	if err := b.Single([]byte(`{"`+strings.Repeat("a", 100)+`":1}`), repairing(64)); err == nil || err.Reason != TooLarge {
+		t.Errorf("a long name: got %v, want it refused", err)
+	}
+}
+
+func TestWhatTakesMoreThanTheWholeBodyMayIsRefused(t *testing.T) {
+	var b Body
+	b.Begin(Limits{RecordBytes: 1 << 10, PieceBytes: 100, TotalBytes: 250})
+	accepted := 0
+	for range 100 {
+		if b.Add([]byte(`{"a":"`+strings.Repeat("x", 40)+`"}`), 0) {
+			accepted++
+		}
+	}
+	b.End()
+	if !b.Overflow || accepted != 6 || b.Rejected != 94 || len(b.NDJSON) > 350 {
+		t.Errorf("overflow %v, %d accepted, %d bytes", b.Overflow, accepted, len(b.NDJSON))
+	}
+	if b.Begin(Limits{RecordBytes: 1 << 10, PieceBytes: 100, TotalBytes: 250}); b.Overflow || !b.Add([]byte("{}"), 0) {
+		t.Error("the next body is refused, too")
 	}
 }
 
@@ -111,6 +138,13 @@ func TestRepairsTakeLinearTime(t *testing.T) {
 	src := []byte("{}\n" + strings.Repeat(line, 100_000))
 	if err := b.Batch(src, repairing(1<<20)); err != nil || b.Accepted != 1 || b.Rejected != 100_000 {
 		t.Errorf("got %v, %d accepted, %d rejected", err, b.Accepted, b.Rejected)
+	}
+	members := make([]string, 50_000)
+	for i := range members {
+		members[i] = fmt.Sprintf(`"%d":"%s"`, i, strings.Repeat("x", minCut))
+	}
+	if err := b.Single([]byte("{"+strings.Join(members, ",")+"}"), repairing(700_000)); err == nil && len(b.NDJSON) > 700_001 {
+		t.Errorf("many members: got %v, %d bytes", err, len(b.NDJSON))
 	}
 	src = []byte(strings.Repeat("{\n\"a\":NaN\n}\n", 10_000))
 	if err := b.Batch(src, repairing(1<<20)); err != nil || b.Accepted != 10_000 || b.Repaired != 10_000 {
