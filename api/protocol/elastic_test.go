@@ -38,7 +38,7 @@ func TestADocumentIsARecord(t *testing.T) {
 		{"POST", "/x/_doc", `{"a":"\u0000"}`, 201, `{"_index":"x",`, `{"_index":"x","a":"` + "\ufffd" + `","_repaired":["a"]}` + "\n"},
 		{"POST", "/x/_doc", `[{}]`, 400, `{"error":{"type":"illegal_argument_exception","reason":"not an object at byte 0"},"status":400}`, ""},
 		{"POST", "/x/_doc", ``, 400, `{"error":{"type":"illegal_argument_exception","reason":"unexpected end`, ""},
-		{"POST", "/x/_doc", `{"a":[1` + strings.Repeat(",1", 1<<11) + `]}`, 413, `{"error":{"type":"content_too_long_exception",`, ""},
+		{"POST", "/x/_doc", `{"` + strings.Repeat("x", 1<<12) + `":1}`, 413, `{"error":{"type":"content_too_long_exception",`, ""},
 		{"POST", "/" + strings.Repeat("x", 256) + "/_doc", `{}`, 400, `{"error":{"type":"illegal_argument_exception","reason":"the name of the index has 256 bytes`, ""},
 	} {
 		a, answer, stored := elastic(t, tt.method, tt.path, tt.body)

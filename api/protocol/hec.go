@@ -216,12 +216,8 @@ func (a *hecAnswers) Answer(dst []byte, _ Request, o Outcome) Answer {
 	return inJSON(http.StatusBadRequest, append(dst, '}'))
 }
 
-// noData returns the refusal of a body without events.
-func noData() *Refusal {
-	bad := Refuse(http.StatusBadRequest, "the body holds no events")
-	bad.Body = &scan.Error{Reason: scan.Empty, Msg: bad.Msg}
-	return bad
-}
+// errNoData is the fault of a body without events.
+var errNoData = &scan.Error{Reason: scan.Empty, Msg: "the body holds no events"}
 
 // hecRecords are records that are being made of what was sent.
 type hecRecords struct {
@@ -230,21 +226,17 @@ type hecRecords struct {
 }
 
 // fill has take fill records, and changes them as the client asks.
-func (h *hecRecords) fill(records *record.List, take func(records *record.List) *Refusal) *Refusal {
+func (h *hecRecords) fill(records *record.List, take func(records *record.List) *scan.Error) *Refusal {
 	records.Limits.Repair = true
-	rewriter := newRewriter(&h.options)
-	list := records
-	if rewriter != nil {
-		list = &record.List{Limits: records.Limits}
-		list.KeepVerdicts = true
+	err := newRewriter(&h.options).fill(records, func(records *record.List) *scan.Error {
+		records.Begin()
+		defer records.End()
+		return take(records)
+	})
+	if err != nil {
+		return UnreadableBody(err)
 	}
-	list.Begin()
-	bad := take(list)
-	list.End()
-	if rewriter != nil {
-		records.Rewrite(list, rewriter.rewrite)
-	}
-	return bad
+	return nil
 }
 
 // hecLines is the Exchange of text, of which each line is an event.
@@ -252,7 +244,7 @@ type hecLines struct{ hecRecords }
 
 // Decode implements Exchange. The query string may say where the lines come from.
 func (l *hecLines) Decode(r Request, body []byte, records *record.List) *Refusal {
-	return l.fill(records, func(records *record.List) *Refusal {
+	return l.fill(records, func(records *record.List) *scan.Error {
 		m := mapping.New(records, hecMapping, l.options.NoParse)
 		defer m.Free()
 		if len(r.Query) > 0 {
@@ -263,7 +255,7 @@ func (l *hecLines) Decode(r Request, body []byte, records *record.List) *Refusal
 			line, at := lines.next()
 			if line == nil || records.Overflow {
 				if n == 0 {
-					return noData()
+					return errNoData
 				}
 				return nil
 			}
@@ -304,12 +296,12 @@ type hecEvents struct {
 
 // Decode implements Exchange.
 func (e *hecEvents) Decode(_ Request, body []byte, records *record.List) *Refusal {
-	return e.fill(records, func(records *record.List) *Refusal { return e.decode(body, records) })
+	return e.fill(records, func(records *record.List) *scan.Error { return e.decode(body, records) })
 }
 
 // decode takes the envelopes of a body. They follow one another, with or without white space between them, or are in arrays. Where
 // one can't be read, its line is lost, because it is not certain where the next one begins. From then on envelopes have a line each.
-func (e *hecEvents) decode(body []byte, records *record.List) *Refusal {
+func (e *hecEvents) decode(body []byte, records *record.List) *scan.Error {
 	m := mapping.New(records, hecMapping, e.options.NoParse)
 	defer m.Free()
 	p := parser{src: body}
@@ -321,7 +313,7 @@ func (e *hecEvents) decode(body []byte, records *record.List) *Refusal {
 				continue
 			}
 			if n == 0 {
-				return noData()
+				return errNoData
 			}
 			return nil
 		}

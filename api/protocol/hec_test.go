@@ -130,7 +130,7 @@ func TestWhatHoldsNoEventIsRefused(t *testing.T) {
 		{"/services/collector", `{}`, `{"text":"Event field is required","code":12,"invalid-event-number":0}`},
 		{"/services/collector", `{"time":1}{"event":null}`, `{"text":"Event field is required","code":12,"invalid-event-number":0}`},
 		{"/services/collector", `{"event":""} {}`, `{"text":"Event field cannot be blank","code":13,"invalid-event-number":0}`},
-		{"/services/collector", `{"event":[1` + strings.Repeat(",1", 1<<11) + `]}`, `{"text":"Invalid data format","code":6,"invalid-event-number":0}`},
+		{"/services/collector", `{"event":{"` + strings.Repeat("x", 1<<12) + `":1}}`, `{"text":"Invalid data format","code":6,"invalid-event-number":0}`},
 	} {
 		a, stored := hec(t, tt.path, "", tt.body)
 		if a.Status != 400 || string(a.Body) != tt.answer || len(stored) > 0 {
