@@ -14,58 +14,58 @@ import (
 // wholeItems is the length up to which an answer is made before it is sent.
 const wholeItems = 64 << 10
 
-// kind is what an action does.
-type kind uint8
+// bulkKind is what an action does.
+type bulkKind uint8
 
 const (
-	indexKind kind = iota
-	createKind
-	updateKind
-	deleteKind
+	bulkIndex bulkKind = iota
+	bulkCreate
+	bulkUpdate
+	bulkDelete
 )
 
-func (k kind) String() string { return [...]string{"index", "create", "update", "delete"}[k] }
+func (k bulkKind) String() string { return [...]string{"index", "create", "update", "delete"}[k] }
 
 // bulk is the Exchange of a bulk request. Its body is pairs of lines: an action, and the document that it is about.
 type bulk struct {
-	runs   []run
+	runs   []bulkRun
 	names  []byte // what the runs' indexes and ids are in, in quotes
 	failed bool   // an item has the status 400
 	bytes  int    // about how long the items are
 
 	// The current action. As a rule many have the same line.
 	line    []byte
-	kind    kind
-	index   span
-	id      span
+	kind    bulkKind
+	index   bulkSpan
+	id      bulkSpan
 	members []byte // what its documents get
 
 	rewriter *rewriter // what the client asks for; nil if that is nothing
 	doc      []member  // of an update
 
-	runsBuf  [2]run // most requests need no more
+	runsBuf  [2]bulkRun // most requests need no more
 	namesBuf [64]byte
 	memory   [192]byte // of members
 }
 
-// span is a part of bulk.names.
-type span struct{ from, to uint32 }
+// bulkSpan is a part of bulk.names.
+type bulkSpan struct{ from, to uint32 }
 
-// run is a number of items that are the same.
-type run struct {
-	index, id span
+// bulkRun is a number of items that are the same.
+type bulkRun struct {
+	index, id bulkSpan
 	count     uint32
-	kind      kind
-	outcome   outcome
+	kind      bulkKind
+	outcome   bulkOutcome
 }
 
-// outcome is what became of an action.
-type outcome uint8
+// bulkOutcome is what became of an action.
+type bulkOutcome uint8
 
 const (
-	created  outcome = iota
-	notFound         // there is nothing to delete
-	refused          // and all that follow: refused for the scan.Reason of the difference
+	bulkCreated  bulkOutcome = iota
+	bulkNotFound             // there is nothing to delete
+	bulkRefused              // and all that follow: refused for the scan.Reason of the difference
 )
 
 // newBulk returns the exchange of a bulk request. index is the path's, in quotes, or empty. rewriter may be nil.
@@ -86,12 +86,13 @@ func (b *bulk) Decode(_ Request, body []byte, records *record.List) *Refusal {
 		records.Begin()
 	}
 	records.End()
+	b.line, b.doc = nil, nil // they are parts of the body, which goes before the answer is read
 	return bad
 }
 
 // decode takes the actions of a body.
 func (b *bulk) decode(body []byte, records *record.List) *Refusal {
-	inPath := span{0, uint32(len(b.names))}
+	inPath := bulkSpan{0, uint32(len(b.names))}
 	lines := lineReader{rest: body}
 	for {
 		line, at := lines.next()
@@ -103,22 +104,23 @@ func (b *bulk) decode(body []byte, records *record.List) *Refusal {
 				return malformed(lines.number, at)
 			}
 		}
-		if b.kind == deleteKind {
-			b.note(notFound)
+		if b.kind == bulkDelete {
+			b.note(bulkNotFound)
 			continue
 		}
 		source, at := lines.next()
 		switch {
 		case source == nil:
 			records.Refuse(scan.Empty, len(body))
-			b.note(refused + outcome(scan.Empty))
+			b.note(bulkRefused + bulkOutcome(scan.Empty))
 			return nil
-		case b.kind == updateKind:
-			b.doc, _ = appendMembers(b.doc[:0], bytes.TrimSpace(source))
+		case b.kind == bulkUpdate:
+			var ok bool
+			b.doc, ok = appendMembers(b.doc[:0], bytes.TrimSpace(source))
 			doc := find(b.doc, "doc")
-			if doc == nil {
+			if !ok || doc == nil {
 				records.Refuse(scan.NotObject, at)
-				b.note(refused + outcome(scan.NotObject))
+				b.note(bulkRefused + bulkOutcome(scan.NotObject))
 				continue
 			}
 			at += cap(source) - cap(doc.value) // it is a part of source
@@ -127,9 +129,9 @@ func (b *bulk) decode(body []byte, records *record.List) *Refusal {
 		place := len(b.members)
 		members := appendNeeded(b.members, source, b.rewriter)
 		if records.AddWith(members, source, at) {
-			b.note(created)
+			b.note(bulkCreated)
 		} else {
-			b.note(refused + outcome(records.Verdicts[len(records.Verdicts)-1].Reason()))
+			b.note(bulkRefused + bulkOutcome(records.Verdicts[len(records.Verdicts)-1].Reason()))
 		}
 		b.members = members[:place]
 	}
@@ -144,7 +146,7 @@ func malformed(line, at int) *Refusal {
 }
 
 // act makes a line the current action. It reports whether the line is one. inPath is the index that the path names.
-func (b *bulk) act(line []byte, inPath span) bool {
+func (b *bulk) act(line []byte, inPath bulkSpan) bool {
 	a, ok := parseAction(line)
 	if !ok {
 		return false
@@ -156,7 +158,7 @@ func (b *bulk) act(line []byte, inPath span) bool {
 	case !bytes.Equal(b.text(b.index), a.index):
 		b.index = b.name(a.index)
 	}
-	b.id = span{}
+	b.id = bulkSpan{}
 	if len(a.id) > 0 {
 		b.id = b.name(a.id)
 	}
@@ -165,29 +167,29 @@ func (b *bulk) act(line []byte, inPath span) bool {
 }
 
 // name keeps an index or an id.
-func (b *bulk) name(quoted []byte) span {
+func (b *bulk) name(quoted []byte) bulkSpan {
 	from := len(b.names)
 	b.names = append(b.names, quoted...)
-	return span{uint32(from), uint32(len(b.names))}
+	return bulkSpan{uint32(from), uint32(len(b.names))}
 }
 
 // text returns what was kept.
-func (b *bulk) text(s span) []byte { return b.names[s.from:s.to] }
+func (b *bulk) text(s bulkSpan) []byte { return b.names[s.from:s.to] }
 
 // note notes what became of the current action.
-func (b *bulk) note(o outcome) {
+func (b *bulk) note(o bulkOutcome) {
 	b.bytes += len(`{"create":{"_index":,"_id":,"status":201}},`) + int(b.index.to-b.index.from+b.id.to-b.id.from)
-	if o >= refused {
+	if o >= bulkRefused {
 		b.failed = true
 		b.bytes += 256 // about the length of an error
 	}
-	if n := len(b.runs); o < refused && n > 0 {
+	if n := len(b.runs); o < bulkRefused && n > 0 {
 		if last := &b.runs[n-1]; last.outcome == o && last.kind == b.kind && last.index == b.index && last.id == b.id {
 			last.count++
 			return
 		}
 	}
-	b.runs = append(b.runs, run{index: b.index, id: b.id, count: 1, kind: b.kind, outcome: o})
+	b.runs = append(b.runs, bulkRun{index: b.index, id: b.id, count: 1, kind: b.kind, outcome: o})
 }
 
 // Answer implements Exchange. The items of many actions are made as they are sent.
@@ -198,19 +200,19 @@ func (b *bulk) Answer(dst []byte, _ Request, o Outcome) Answer {
 	} else {
 		dst = append(dst, `false,"items":[`...)
 	}
-	all := items{bulk: b, errors: o.Records.Errors}
+	all := bulkItems{bulk: b, errors: o.Records.Errors}
 	if b.bytes <= wholeItems {
 		return elasticAnswer(http.StatusOK, append(all.appendTo(dst, wholeItems*2), `]}`...))
 	}
 	n := len(dst) + all.length() + len(`]}`)
 	a := elasticAnswer(http.StatusOK, nil)
-	a.Stream = &itemReader{items: items{bulk: b, errors: slices.Clone(o.Records.Errors)}, buf: slices.Clone(dst)}
+	a.Stream = &bulkItemReader{bulkItems: bulkItems{bulk: b, errors: slices.Clone(o.Records.Errors)}, buf: slices.Clone(dst)}
 	a.StreamBytes = n
 	return a
 }
 
-// items makes the items of an answer, one after another.
-type items struct {
+// bulkItems makes the items of an answer, one after another.
+type bulkItems struct {
 	*bulk
 	errors []scan.RecordError // those that are known
 
@@ -221,7 +223,7 @@ type items struct {
 }
 
 // appendTo appends further items to dst, until none is left or dst has most bytes.
-func (s *items) appendTo(dst []byte, most int) []byte {
+func (s *bulkItems) appendTo(dst []byte, most int) []byte {
 	for s.next < len(s.runs) && len(dst) < most {
 		r := &s.runs[s.next]
 		if s.made == 0 {
@@ -240,7 +242,7 @@ func (s *items) appendTo(dst []byte, most int) []byte {
 }
 
 // length returns how long all items are, with the commas between them. It may be called once, in place of appendTo.
-func (s *items) length() int {
+func (s *bulkItems) length() int {
 	n := 0
 	for s.next < len(s.runs) {
 		r := &s.runs[s.next]
@@ -252,7 +254,7 @@ func (s *items) length() int {
 }
 
 // makeItem makes the item of a run's actions.
-func (s *items) makeItem(r *run) {
+func (s *bulkItems) makeItem(r *bulkRun) {
 	b := append(s.item[:0], `{"`...)
 	b = append(b, r.kind.String()...)
 	b = append(b, `":{"_index":`...)
@@ -265,30 +267,30 @@ func (s *items) makeItem(r *run) {
 		b = append(append(b, `,"_id":`...), id...)
 	}
 	switch r.outcome {
-	case created:
+	case bulkCreated:
 		b = append(b, `,"status":201}}`...)
-	case notFound:
+	case bulkNotFound:
 		b = append(b, `,"result":"not_found","status":404}}`...)
 	default:
 		b = append(b, `,"status":400,"error":`...)
 		b = appendCause(b, "mapper_parsing_exception", s.reason(r))
 		b = append(b, `}}`...)
 	}
-	if r.outcome != notFound {
+	if r.outcome != bulkNotFound {
 		s.record += int(r.count)
 	}
 	s.item = b
 }
 
 // reason returns why the action of a run was refused.
-func (s *items) reason(r *run) string {
+func (s *bulkItems) reason(r *bulkRun) string {
 	for len(s.errors) > 0 && s.errors[0].Index < s.record {
 		s.errors = s.errors[1:]
 	}
-	switch why := scan.Reason(r.outcome - refused); {
+	switch why := scan.Reason(r.outcome - bulkRefused); {
 	case why == scan.Empty:
 		return "no line with a document follows"
-	case why == scan.NotObject && r.kind == updateKind:
+	case why == scan.NotObject && r.kind == bulkUpdate:
 		return "takes an object whose member doc is an object"
 	case len(s.errors) > 0 && s.errors[0].Index == s.record:
 		return s.errors[0].Err.Error()
@@ -297,15 +299,15 @@ func (s *items) reason(r *run) string {
 	}
 }
 
-// itemReader is a reader of an answer that ends in items.
-type itemReader struct {
-	items
+// bulkItemReader is a reader of an answer that ends in items.
+type bulkItemReader struct {
+	bulkItems
 	buf  []byte // what was made and is not read yet
 	room []byte // the memory of buf
 	done bool   // buf holds the end of the answer
 }
 
-func (r *itemReader) Read(p []byte) (int, error) {
+func (r *bulkItemReader) Read(p []byte) (int, error) {
 	if len(r.buf) == 0 {
 		if r.done {
 			return 0, io.EOF
@@ -348,29 +350,29 @@ func (r *lineReader) next() (line []byte, at int) {
 	return nil, r.at
 }
 
-// action is what the line of an action says. index and id are in quotes, and jsonb takes them. They are empty if they were not sent.
-type action struct {
-	kind      kind
+// bulkAction is what the line of an action says. index and id are in quotes, and jsonb takes them. They are empty if they were not sent.
+type bulkAction struct {
+	kind      bulkKind
 	index, id []byte
 }
 
 // parseAction reads the line of an action. It reports false if the line is none. Of what the action says besides the index and the
 // id, only brackets and quotes need to be right.
-func parseAction(line []byte) (a action, ok bool) {
-	p := parser{line, 0}
+func parseAction(line []byte) (a bulkAction, ok bool) {
+	p := jsonParser{line, 0}
 	if !p.take('{') {
 		return a, false
 	}
 	name, ok := p.text()
 	switch string(name) {
 	case `"index"`:
-		a.kind = indexKind
+		a.kind = bulkIndex
 	case `"create"`:
-		a.kind = createKind
+		a.kind = bulkCreate
 	case `"update"`:
-		a.kind = updateKind
+		a.kind = bulkUpdate
 	case `"delete"`:
-		a.kind = deleteKind
+		a.kind = bulkDelete
 	default:
 		ok = false
 	}

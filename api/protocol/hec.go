@@ -304,7 +304,7 @@ func (e *hecEvents) Decode(_ Request, body []byte, records *record.List) *Refusa
 func (e *hecEvents) decode(body []byte, records *record.List) *scan.Error {
 	m := mapping.New(records, hecMapping, e.options.NoParse)
 	defer m.Free()
-	p := parser{src: body}
+	p := jsonParser{src: body}
 	visit := e.visit
 	for n := 0; !records.Overflow; {
 		if !p.skipBetween() {
@@ -341,7 +341,7 @@ func (e *hecEvents) decode(body []byte, records *record.List) *scan.Error {
 }
 
 // skipBetween goes over what may be between envelopes. It reports whether more follows.
-func (p *parser) skipBetween() bool {
+func (p *jsonParser) skipBetween() bool {
 	for p.at < len(p.src) {
 		switch p.src[p.at] {
 		case ' ', '\t', '\r', '\n', ',', '[', ']':
@@ -396,7 +396,7 @@ func (e *hecEvents) take(m *mapping.Mapper, records *record.List, at int) bool {
 		e.add(m, mapping.Own, mapping.MessageField, e.event)
 	}
 	if len(e.fields) > 0 && e.fields[0] == '{' {
-		p := parser{src: e.fields}
+		p := jsonParser{src: e.fields}
 		p.object(func(key, value []byte) bool {
 			e.add(m, hecFields, e.text(key), value)
 			return true
@@ -442,7 +442,7 @@ func (e *hecEvents) own(m *mapping.Mapper, limits scan.Limits) (repaired scan.Re
 	if m.Fields(textOf(object)) {
 		return repaired, true
 	}
-	p := parser{src: object}
+	p := jsonParser{src: object}
 	return repaired, p.object(func(key, value []byte) bool {
 		e.add(m, mapping.Own, e.text(key), value)
 		return true

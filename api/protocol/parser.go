@@ -2,14 +2,14 @@ package protocol
 
 import "bytes"
 
-// parser cuts JSON into its members. It looks at brackets, quotes and commas alone, and leaves it to others to check values.
-type parser struct {
+// jsonParser cuts JSON into its members. It looks at brackets, quotes and commas alone, and leaves it to others to check values.
+type jsonParser struct {
 	src []byte
 	at  int
 }
 
 // skipSpace goes over white space.
-func (p *parser) skipSpace() {
+func (p *jsonParser) skipSpace() {
 	for p.at < len(p.src) {
 		switch p.src[p.at] {
 		case ' ', '\t', '\r', '\n':
@@ -21,7 +21,7 @@ func (p *parser) skipSpace() {
 }
 
 // take goes over c, and white space before it. It reports whether c was there.
-func (p *parser) take(c byte) bool {
+func (p *jsonParser) take(c byte) bool {
 	p.skipSpace()
 	if p.at < len(p.src) && p.src[p.at] == c {
 		p.at++
@@ -31,13 +31,13 @@ func (p *parser) take(c byte) bool {
 }
 
 // ended reports whether nothing but white space is left.
-func (p *parser) ended() bool {
+func (p *jsonParser) ended() bool {
 	p.skipSpace()
 	return p.at == len(p.src)
 }
 
 // text returns the next string, with its quotes.
-func (p *parser) text() (quoted []byte, ok bool) {
+func (p *jsonParser) text() (quoted []byte, ok bool) {
 	if !p.take('"') {
 		return nil, false
 	}
@@ -49,7 +49,7 @@ func (p *parser) text() (quoted []byte, ok bool) {
 }
 
 // skipText goes over the rest of a string, and the quote that ends it.
-func (p *parser) skipText() bool {
+func (p *jsonParser) skipText() bool {
 	for {
 		n := bytes.IndexByte(p.src[p.at:], '"')
 		if n < 0 {
@@ -69,7 +69,7 @@ func (p *parser) skipText() bool {
 }
 
 // value returns the next value.
-func (p *parser) value() (value []byte, ok bool) {
+func (p *jsonParser) value() (value []byte, ok bool) {
 	p.skipSpace()
 	if p.at == len(p.src) {
 		return nil, false
@@ -96,7 +96,7 @@ func isWord(c byte) bool {
 }
 
 // skipContainer goes over an object or an array.
-func (p *parser) skipContainer() bool {
+func (p *jsonParser) skipContainer() bool {
 	depth := 0
 	for p.at < len(p.src) {
 		c := p.src[p.at]
@@ -119,12 +119,12 @@ func (p *parser) skipContainer() bool {
 
 // object calls visit with each member of the next value, which must be an object. Keys have their quotes. It reports whether the
 // object could be read and visit has always returned true.
-func (p *parser) object(visit func(key, value []byte) bool) bool {
+func (p *jsonParser) object(visit func(key, value []byte) bool) bool {
 	return p.take('{') && (p.take('}') || p.members(visit))
 }
 
 // members is object for what is behind the brace or a comma.
-func (p *parser) members(visit func(key, value []byte) bool) bool {
+func (p *jsonParser) members(visit func(key, value []byte) bool) bool {
 	for {
 		key, ok := p.text()
 		if !ok || !p.take(':') {

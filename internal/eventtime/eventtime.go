@@ -269,7 +269,7 @@ func canLead(value []byte) bool {
 	if len(value) == 0 || len(value) > longestLead {
 		return false
 	}
-	return value[0] == '"' || '0' <= value[0] && value[0] <= '9' && bytes.IndexAny(value, "eE") < 0
+	return value[0] == '"' || '0' <= value[0] && value[0] <= '9' && !bytes.ContainsAny(value, "eE")
 }
 
 // field returns the index of the field that a key names, or -1. key has its quotes.
