@@ -54,19 +54,9 @@ func TestShippersGetTheAnswersOfTheirProtocol(t *testing.T) {
 		{"POST", "/nothing", key, "{}", 404, `{"error":"no such path: /nothing; there are POST /log, POST /log/batch, `},
 		{"PUT", "/x", key, "{}", 404, `{"error":"no such path: /x;`},
 	} {
-		wire := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: logs.example:8080\r\n%s\r\nContent-Length: %d\r\n\r\n%s", tt.method, tt.path, tt.header, len(tt.body), tt.body)
-		if tt.header == "" {
-			wire = strings.Replace(wire, "8080\r\n\r\n", "8080\r\n", 1)
-		}
-		conn := &written{in: bytes.NewReader([]byte(wire))}
-		_ = a.ServeConn(conn) // it says why the connection ended; the answer has been written
-		resp, err := http.ReadResponse(bufio.NewReader(&conn.out), &http.Request{Method: tt.method})
-		if err != nil {
-			t.Fatalf("%s %s: %v", tt.method, tt.path, err)
-		}
-		body, err := io.ReadAll(resp.Body)
-		if err != nil || resp.StatusCode != tt.status || !strings.HasPrefix(string(body), tt.answer) {
-			t.Errorf("%s %s: got %d %.200s, %v, want %d %s", tt.method, tt.path, resp.StatusCode, body, err, tt.status, tt.answer)
+		resp, body := a.ask(t, tt.method, tt.path, tt.header, tt.body)
+		if resp.StatusCode != tt.status || !strings.HasPrefix(body, tt.answer) {
+			t.Errorf("%s %s: got %d %.200s, want %d %s", tt.method, tt.path, resp.StatusCode, body, tt.status, tt.answer)
 		}
 		elastic := !strings.HasPrefix(tt.path, "/services") && !strings.Contains(tt.answer, "no such path")
 		if got := resp.Header.Get("X-Elastic-Product"); (got == "Elasticsearch") != elastic {
@@ -75,5 +65,53 @@ func TestShippersGetTheAnswersOfTheirProtocol(t *testing.T) {
 		if (resp.Header.Get("WWW-Authenticate") != "") != (tt.status == 401) {
 			t.Errorf("%s %s: status %d with WWW-Authenticate %q", tt.method, tt.path, tt.status, resp.Header.Get("WWW-Authenticate"))
 		}
+	}
+}
+
+// ask sends a request with one more field of its header, which may be empty, and returns the answer and its body.
+func (a *fuzzedAPI) ask(t *testing.T, method, path, field, body string) (*http.Response, string) {
+	t.Helper()
+	if field != "" {
+		field += "\r\n"
+	}
+	wire := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: logs.example:8080\r\n%sContent-Length: %d\r\n\r\n%s", method, path, field, len(body), body)
+	conn := &written{in: bytes.NewReader([]byte(wire))}
+	_ = a.ServeConn(conn) // it says why the connection ended; the answer has been written
+	resp, err := http.ReadResponse(bufio.NewReader(&conn.out), &http.Request{Method: method})
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, path, err)
+	}
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return resp, string(answer)
+}
+
+// All clients send again what was answered with 429 or 503.
+func TestShippersAreToldToComeBackLater(t *testing.T) {
+	a := newFuzzedAPI(t)
+	check := func(method, path, field, body string, status int, answer string) {
+		t.Helper()
+		resp, got := a.ask(t, method, path, field, body)
+		if resp.StatusCode != status || !strings.HasPrefix(got, answer) || resp.Header.Get("Retry-After") == "" {
+			t.Errorf("%s %s: got %d %s and Retry-After %q, want %d %s", method, path, resp.StatusCode, got, resp.Header.Get("Retry-After"), status, answer)
+		}
+	}
+	slow := "X-API-Key: " + a.secret + "slow"
+	if resp, got := a.ask(t, "POST", "/_bulk", slow, strings.Repeat("{\"create\":{}}\n{}\n", 5)); resp.StatusCode != 200 {
+		t.Errorf("within the limit: got %d %s", resp.StatusCode, got)
+	}
+	check("POST", "/_bulk", slow, "{\"create\":{}}\n{}\n", 429, `{"error":{"type":"es_rejected_execution_exception","reason":"the API key slow`)
+	check("POST", "/services/collector", slow, `{"event":1}`, 429, `{"text":"Server is busy","code":9}`)
+
+	a.api.lossyPolicy.Store(&policyError{"a test"})
+	key := "X-API-Key: " + a.secret
+	check("POST", "/_bulk", key, "{\"create\":{}}\n{}\n", 503, `{"error":{"type":"process_cluster_event_timeout_exception","reason":"RabbitMQ may lose`)
+	check("POST", "/x/_doc", key, "{}", 503, `{"error":{"type":"process_cluster_event_timeout_exception"`)
+	check("POST", "/services/collector/raw", key, "x", 503, `{"text":"Server is busy","code":9}`)
+	check("GET", "/services/collector/health/1.0", "", "", 503, `{"text":"HEC is unhealthy, queues are full","code":18}`)
+	if resp, got := a.ask(t, "GET", "/_cluster/health", key, ""); resp.StatusCode != 200 || !strings.Contains(got, `"status":"red"`) {
+		t.Errorf("the cluster's health: got %d %s", resp.StatusCode, got)
 	}
 }

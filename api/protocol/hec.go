@@ -216,8 +216,8 @@ func (a *hecAnswers) Answer(dst []byte, _ Request, o Outcome) Answer {
 	return inJSON(http.StatusBadRequest, append(dst, '}'))
 }
 
-// errNoData is the fault of a body without events.
-var errNoData = &scan.Error{Reason: scan.Empty, Msg: "the body holds no events"}
+// errNoEvents is the fault of a body without events.
+var errNoEvents = &scan.Error{Reason: scan.Empty, Msg: "the body holds no events"}
 
 // hecRecords are records that are being made of what was sent.
 type hecRecords struct {
@@ -255,7 +255,7 @@ func (l *hecLines) Decode(r Request, body []byte, records *record.List) *Refusal
 			line, at := lines.next()
 			if line == nil || records.Overflow {
 				if n == 0 {
-					return errNoData
+					return errNoEvents
 				}
 				return nil
 			}
@@ -313,7 +313,7 @@ func (e *hecEvents) decode(body []byte, records *record.List) *scan.Error {
 				continue
 			}
 			if n == 0 {
-				return errNoData
+				return errNoEvents
 			}
 			return nil
 		}
@@ -507,12 +507,12 @@ func (e *hecEvents) text(quoted []byte) string {
 	}
 	from := len(e.buf)
 	e.buf = append(e.buf, inner[:slash]...)
-	e.buf = appendUnescaped(e.buf, inner[slash:])
+	e.buf = appendHECText(e.buf, inner[slash:])
 	return textOf(e.buf[from:])
 }
 
-// appendUnescaped appends what the inside of a JSON string says. An escape that JSON does not have stays as it is.
-func appendUnescaped(dst, inner []byte) []byte {
+// appendHECText appends what the inside of a JSON string says. An escape that JSON does not have stays as it is.
+func appendHECText(dst, inner []byte) []byte {
 	for {
 		n := bytes.IndexByte(inner, '\\')
 		if n < 0 || n+1 == len(inner) {
