@@ -70,7 +70,7 @@ func TestALineThatIsNoActionRefusesTheBody(t *testing.T) {
 	} {
 		a, answer, stored := elastic(t, "POST", "/x/_bulk", "{\"create\":{}}\n{\"n\":1}\n\n"+line+"\n{\"n\":2}\n")
 		want := `{"error":{"type":"illegal_argument_exception","reason":"Malformed action/metadata line [4], expected`
-		if a.Status != 400 || !strings.HasPrefix(answer, want) || !strings.HasSuffix(answer, `},"status":400}`) || stored != "" || !json.Valid([]byte(answer)) {
+		if a.Status != 400 || !strings.HasPrefix(answer, want) || !strings.HasSuffix(answer, `}]},"status":400}`) || stored != "" || !json.Valid([]byte(answer)) {
 			t.Errorf("%s: got %d %s and %q", line, a.Status, answer, stored)
 		}
 	}

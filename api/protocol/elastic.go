@@ -145,7 +145,9 @@ func (Elastic) Refuse(dst []byte, _ Request, why *Refusal) Answer {
 	}
 	dst = append(dst, `{"error":`...)
 	dst = appendCause(dst, kind, why.Msg)
-	dst = append(dst, `,"status":`...)
+	dst = append(dst[:len(dst)-1], `,"root_cause":[`...) // some clients show their users this alone
+	dst = appendCause(dst, kind, why.Msg)
+	dst = append(dst, `]},"status":`...)
 	dst = strconv.AppendInt(dst, int64(why.Status), 10)
 	return elasticAnswer(why.Status, append(dst, '}'))
 }

@@ -36,7 +36,7 @@ func TestADocumentIsARecord(t *testing.T) {
 		{"POST", "/x/_doc", `{"time":"2025-01-01T00:00:00Z","@timestamp":"2026-01-01T00:00:00Z"}`, 201, `{"_index":"x",`,
 			`{"_index":"x","time":"2026-01-01T00:00:00Z","time":"2025-01-01T00:00:00Z","@timestamp":"2026-01-01T00:00:00Z"}` + "\n"},
 		{"POST", "/x/_doc", `{"a":"\u0000"}`, 201, `{"_index":"x",`, `{"_index":"x","a":"` + "\ufffd" + `","_repaired":["a"]}` + "\n"},
-		{"POST", "/x/_doc", `[{}]`, 400, `{"error":{"type":"illegal_argument_exception","reason":"not an object at byte 0"},"status":400}`, ""},
+		{"POST", "/x/_doc", `[{}]`, 400, `{"error":{"type":"illegal_argument_exception","reason":"not an object at byte 0","root_cause":[{"type":"illegal_argument_exception","reason":"not an object at byte 0"}]},"status":400}`, ""},
 		{"POST", "/x/_doc", ``, 400, `{"error":{"type":"illegal_argument_exception","reason":"unexpected end`, ""},
 		{"POST", "/x/_doc", `{"` + strings.Repeat("x", 1<<12) + `":1}`, 413, `{"error":{"type":"content_too_long_exception",`, ""},
 		{"POST", "/" + strings.Repeat("x", 256) + "/_doc", `{}`, 400, `{"error":{"type":"illegal_argument_exception","reason":"the name of the index has 256 bytes`, ""},
@@ -132,10 +132,13 @@ func TestElasticRefusesAsElasticsearchDoes(t *testing.T) {
 	} {
 		a := Elastic{}.Refuse(nil, Request{}, Refuse(status, `a "reason"`))
 		var got struct {
-			Error  struct{ Type, Reason string }
+			Error struct {
+				Type, Reason string
+				RootCause    []struct{ Type, Reason string } `json:"root_cause"`
+			}
 			Status int
 		}
-		if err := json.Unmarshal(a.Body, &got); err != nil || a.Status != status || got.Status != status || got.Error.Type != want || got.Error.Reason != `a "reason"` || len(a.Header) != 1 {
+		if err := json.Unmarshal(a.Body, &got); err != nil || a.Status != status || got.Status != status || got.Error.Type != want || got.Error.Reason != `a "reason"` || len(got.Error.RootCause) != 1 || got.Error.RootCause[0].Reason != `a "reason"` || len(a.Header) != 1 {
 			t.Errorf("%d: got %d %s, %v", status, a.Status, a.Body, err)
 		}
 	}
