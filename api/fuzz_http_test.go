@@ -222,6 +222,8 @@ func FuzzHeaders(f *testing.F) {
 	f.Add("/log", "", "", a.secret, "", "", "Transfer-Encoding", "chunked", []byte("2\r\n{}\r\n0\r\nTrailer: x\r\n\r\n"))
 	f.Add("/log", "", "", a.secret, "", "", "Connection", "close", []byte(`{}`))
 	f.Add("/log", "", "", a.secret, "", "", "Expect", "200-maybe", []byte(`{}`))
+	f.Add("/log/batch", "ok=200&repair=1&unwrap=true&fields=a=b&time_field=t&dedupe=body", "Splunk "+a.secret, "", "", "snappy", "Prefer", "status=200", encode(f, "snappy", []byte(`{"logs":[{"t":1795822841,"a":NaN},5]}`)))
+	f.Add("/log/batch", "parse=false", "", a.secret, "", "", "Content-Type", "text/plain", []byte("one\n{\"two\":2}\n"))
 	f.Add("/metrics", "", "", "", "", "", "Range", "bytes=1-", []byte(``))
 	oneLine := strings.NewReplacer("\r", "", "\n", "")
 	f.Fuzz(func(t *testing.T, path, query, authorization, apiKey, idempotency, encoding, name, value string, body []byte) {

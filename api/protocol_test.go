@@ -90,6 +90,7 @@ func TestAProtocolNeedsNothingButItself(t *testing.T) {
 	file := newKeyFile(t, line)
 	a := start(t, func(c *Config) {
 		file.use(c)
+		c.IntakeBodyBytes = 20 << 20
 		c.protocols = append(protocol.All(protocol.Settings{}), sample{})
 	})
 	header.Set("X-Sample", "yes")
@@ -106,7 +107,7 @@ func TestAProtocolNeedsNothingButItself(t *testing.T) {
 	want("without a key", "PUT", "/sample/x/lines", "one", nil, 401, "refused: no known API key in Authorization (Bearer, Basic, ApiKey or Splunk) or X-API-Key")
 	want("a shim without a key", "GET", "/sample", "", nil, 401, "refused: no known API key in Authorization (Bearer, Basic, ApiKey or Splunk) or X-API-Key")
 	want("another method", "POST", "/sample/x/lines", "", header, 405, "refused: POST /sample/x/lines: takes PUT")
-	want("a large body", "PUT", "/sample/x/lines", strings.Repeat("x", 65<<20), header, 413, "refused: the body is larger than 67108864 bytes (INTAKE_BODY_BYTES, decoded)")
+	want("a large body", "PUT", "/sample/x/lines", strings.Repeat("x", 21<<20), header, 413, "refused: the body is larger than 20971520 bytes (INTAKE_BODY_BYTES, decoded)")
 	if got := a.do(t, "PUT", "/sample/bug/lines", strings.NewReader("one"), header); got.status != 500 || got.body != `{"error":"internal error"}` {
 		t.Errorf("a panic: got %d %s, want 500", got.status, got.body)
 	}

@@ -44,7 +44,7 @@ const (
 
 	// maxDrain is how much of a refused body is read all the same. A client that sends first and listens later then sees the
 	// answer instead of a reset connection.
-	maxDrain = 128 << 20
+	maxDrain = 64 << 20
 )
 
 var newline = []byte("\n")

@@ -54,12 +54,11 @@ func (HEC) Open(r Request) (Exchange, *Refusal) {
 	case hecAck:
 		return hecNoAcks{}, nil
 	}
-	options, _, bad := ReadOptions(r) // clients have other parameters, such as channel
+	asked, bad := readAsk(r)
 	if bad != nil {
 		return nil, bad
 	}
-	options.NoParse = options.NoParse || isFalse(r.Header.Peek("X-Parse"))
-	records := hecRecords{options: options}
+	records := hecRecords{ask: asked}
 	if strings.HasPrefix(string(r.Path), hecRaw) {
 		return &hecLines{records}, nil
 	}
@@ -222,21 +221,16 @@ var errNoEvents = &scan.Error{Reason: scan.Empty, Msg: "the body holds no events
 // hecRecords are records that are being made of what was sent.
 type hecRecords struct {
 	hecAnswers
-	options Options
+	ask ask
 }
 
 // fill has take fill records, and changes them as the client asks.
 func (h *hecRecords) fill(records *record.List, take func(records *record.List) *scan.Error) *Refusal {
-	records.Limits.Repair = true
-	err := newRewriter(&h.options).fill(records, func(records *record.List) *scan.Error {
+	return h.ask.decode(records, func(records *record.List) *scan.Error {
 		records.Begin()
 		defer records.End()
 		return take(records)
 	})
-	if err != nil {
-		return UnreadableBody(err)
-	}
-	return nil
 }
 
 // hecLines is the Exchange of text, of which each line is an event.
@@ -245,7 +239,7 @@ type hecLines struct{ hecRecords }
 // Decode implements Exchange. The query string may say where the lines come from.
 func (l *hecLines) Decode(r Request, body []byte, records *record.List) *Refusal {
 	return l.fill(records, func(records *record.List) *scan.Error {
-		m := mapping.New(records, hecMapping, l.options.NoParse)
+		m := mapping.New(records, hecMapping, l.ask.keepText)
 		defer m.Free()
 		if len(r.Query) > 0 {
 			shareQuery(m, r.Query)
@@ -302,7 +296,7 @@ func (e *hecEvents) Decode(_ Request, body []byte, records *record.List) *Refusa
 // decode takes the envelopes of a body. They follow one another, with or without white space between them, or are in arrays. Where
 // one can't be read, its line is lost, because it is not certain where the next one begins. From then on envelopes have a line each.
 func (e *hecEvents) decode(body []byte, records *record.List) *scan.Error {
-	m := mapping.New(records, hecMapping, e.options.NoParse)
+	m := mapping.New(records, hecMapping, e.ask.keepText)
 	defer m.Free()
 	p := jsonParser{src: body}
 	visit := e.visit

@@ -79,33 +79,31 @@ func (o *Options) readQuery(query []byte) (unknown string, bad *Refusal) {
 	defer fasthttp.ReleaseArgs(args)
 	args.ParseBytes(query)
 	for k, v := range args.All() {
-		value := string(v)
-		switch name := string(k); name {
+		switch string(k) {
 		case "ids":
-			bad = setBool(&o.IDs, name, value)
+			bad = setBool(&o.IDs, "ids", v)
 		case "repair":
-			bad = setBool(&o.Repair, name, value)
+			bad = setBool(&o.Repair, "repair", v)
 		case "parse":
 			var parse bool
-			bad = setBool(&parse, name, value)
+			bad = setBool(&parse, "parse", v)
 			o.NoParse = !parse
 		case "ok":
-			if value != "200" {
-				bad = Refuse(http.StatusBadRequest, "ok: got %q, takes 200", value)
+			if o.Status200 = string(v) == "200"; !o.Status200 {
+				bad = Refuse(http.StatusBadRequest, "ok: got %q, takes 200", v)
 			}
-			o.Status200 = true
 		case "unwrap":
-			if o.Unwrap = value; value != "true" && !slices.Contains(containers, value) {
-				bad = Refuse(http.StatusBadRequest, "unwrap: got %q, takes true, %s", value, strings.Join(containers, ", "))
+			if o.Unwrap = string(v); o.Unwrap != "true" && !slices.Contains(containers, o.Unwrap) {
+				bad = Refuse(http.StatusBadRequest, "unwrap: got %q, takes true, %s", v, strings.Join(containers, ", "))
 			}
 		case "time_field":
-			bad = o.setTimeFields(name, value)
+			bad = o.setTimeFields("time_field", string(v))
 		case "fields":
-			bad = o.setFields(name, value)
+			bad = o.setFields("fields", string(v))
 		case "dedupe":
 		default:
 			if unknown == "" {
-				unknown = name
+				unknown = string(k)
 			}
 		}
 		if bad != nil {
@@ -116,8 +114,8 @@ func (o *Options) readQuery(query []byte) (unknown string, bad *Refusal) {
 }
 
 // setBool sets b to the value of a parameter.
-func setBool(b *bool, name, value string) *Refusal {
-	v, err := strconv.ParseBool(value)
+func setBool(b *bool, name string, value []byte) *Refusal {
+	v, err := strconv.ParseBool(string(value))
 	if err != nil {
 		return Refuse(http.StatusBadRequest, "%s: got %q, takes true or false", name, value)
 	}

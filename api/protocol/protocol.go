@@ -24,7 +24,9 @@ type Settings struct {
 func All(s Settings) []Protocol {
 	return []Protocol{
 		Native{},
+		OTLP{},
 		Elastic{Version: s.ESVersion},
+		Loki{},
 		HEC{},
 	}
 }

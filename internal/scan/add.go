@@ -183,6 +183,8 @@ func (r Reason) Words() string {
 		return (&fault{reason: Depth}).msg(nil)
 	case NotObject:
 		return "not an object"
+	case TooLarge:
+		return "too large"
 	}
 	return r.String()
 }

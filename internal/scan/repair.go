@@ -94,7 +94,10 @@ func (b *Body) repairMarked(src []byte, i int, alone bool, marked []int, why Rea
 	}
 	s.n += copy(s.out[s.n:], r.out)
 	s.refused, s.longer = false, r.longer
-	reason := min(r.reason, NumReasons-1)
+	reason := r.reason
+	if reason == NumReasons { // nothing was left to do
+		reason = why
+	}
 	r.release()
 	if !b.take(i) {
 		return end, false

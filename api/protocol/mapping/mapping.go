@@ -18,6 +18,7 @@
 package mapping
 
 import (
+	"encoding/base64"
 	"math"
 	"slices"
 	"strings"
@@ -102,11 +103,14 @@ type Mapper struct {
 	basePaths paths // those of the shared members
 	path      path  // of the record's last member
 	timeAt    int   // index of the member that is the protocol's time, or -1
+	hasTime   bool  // the record has a field time of another source
 
 	own    string // members that are written as they are
 	check  bool   // own must be checked
 	budget int    // how many bytes of JSON may still be looked through for a path of keys
 	buf    []byte // strings that were made for the record
+
+	spent, most int // how many bytes were written or shared, and how many may be
 
 	record, sharedTree tree
 	sharedBuf          []byte // strings that were made for the shared members
@@ -131,10 +135,22 @@ var pool = sync.Pool{New: func() any {
 func New(records *record.List, c Config, keepText bool) *Mapper {
 	m := pool.Get().(*Mapper)
 	m.records, m.config, m.keepText = records, c, keepText
+	m.spent, m.most = 0, math.MaxInt
 	m.BeginShared()
 	m.EndShared()
 	return m
 }
+
+// Limit bounds what becomes of a body of n bytes. What records share is in each of them, so that few bytes could become very many.
+// Once the bound is passed, records are refused as too large.
+func (m *Mapper) Limit(n int) {
+	// A kilobyte is much for what records share, and a hundred bytes little for a record of its own. Large bodies are bounded
+	// more strictly, because their records are in memory at once.
+	m.most = min(32*n+256<<10, 4*n+32<<20)
+}
+
+// Full reports whether the bound is passed.
+func (m *Mapper) Full() bool { return m.spent > m.most }
 
 // What a Mapper may keep for the next request in each of its parts.
 const (
@@ -179,6 +195,7 @@ func (m *Mapper) EndShared() {
 	m.basePaths.reset()
 	for i := range m.members {
 		v := &m.members[i]
+		m.spent += len(v.key) + len(v.text)
 		m.sharedTree.add(m, *v)
 		m.basePaths.add(hashOf(v.key))
 	}
@@ -186,7 +203,7 @@ func (m *Mapper) EndShared() {
 	for i := t.nodes[root].first; i != none; i = t.nodes[i].next {
 		m.basePaths.add(t.nodes[i].hash)
 	}
-	// The place of the protocol's time is taken, so that a record with another time is put together in a tree.
+	// The place of the protocol's time is taken; see addPath.
 	m.basePaths.full = !m.basePaths.add(hashOf(TimeField)) || m.basePaths.full
 }
 
@@ -195,7 +212,7 @@ func (m *Mapper) Begin() {
 	m.members = m.members[:m.shared]
 	m.paths.copy(&m.basePaths)
 	m.inTree = m.paths.full || m.alwaysInTree
-	m.path, m.timeAt = path{}, -1
+	m.path, m.timeAt, m.hasTime = path{}, -1, false
 	m.own, m.check, m.budget, m.buf = "", false, mostSearched, m.buf[:0]
 }
 
@@ -246,15 +263,42 @@ func (m *Mapper) Hex(s Source, key, value string) {
 	m.String(s, key, stringOf((*b)[from:]))
 }
 
+// HexByte adds a byte as a string of two hexadecimal digits.
+func (m *Mapper) HexByte(s Source, key string, value byte) {
+	one := [1]byte{value}
+	m.Hex(s, key, stringOf(one[:]))
+}
+
+// Base64 adds bytes as a string in base64.
+func (m *Mapper) Base64(s Source, key, value string) {
+	b := m.buffer()
+	from := len(*b)
+	*b = base64.StdEncoding.AppendEncode(*b, bytesOf(value))
+	m.String(s, key, stringOf((*b)[from:]))
+}
+
+// Stamp adds another time than the record's, in nanoseconds since 1970.
+func (m *Mapper) Stamp(s Source, key string, nanos int64) {
+	m.next(s, kindTime, key).number = uint64(nanos)
+}
+
 // Time adds the protocol's time, in nanoseconds since 1970. It must be added after the record's own fields and attributes, and
 // before what has less priority.
 func (m *Mapper) Time(s Source, nanos int64) {
+	if m.hasTime && !m.inTree {
+		// This is common, so it is done without a tree.
+		v := m.next(s, kindTime, otherTimeField)
+		if v.number = uint64(nanos); m.inTree {
+			v.key = TimeField // the tree finds another place
+		}
+		return
+	}
 	m.inTree = m.inTree || m.timeAt >= 0
 	m.timeAt = len(m.members)
-	slow := m.inTree
+	inTree := m.inTree
 	m.inTree = true // the path is there already, for this member
 	m.next(s, kindTime, TimeField).number = uint64(nanos)
-	m.inTree = slow
+	m.inTree = inTree
 }
 
 // Message adds the text of the record: its own fields if it is a JSON object, else its message.
@@ -266,6 +310,10 @@ func (m *Mapper) Message(text string) {
 
 // End completes the record and reports whether it was accepted. at is its offset in the body.
 func (m *Mapper) End(at int) bool {
+	if m.Full() {
+		m.records.Refuse(scan.TooLarge, at)
+		return false
+	}
 	if m.inTree {
 		m.record.reset()
 		m.addOwn()
@@ -302,8 +350,7 @@ type path struct {
 
 // follow finds where a member stands after the one before. If it can't be written there, the record is put together in a tree.
 func (m *Mapper) follow(v *member) {
-	if !m.paths.add(hashOf(v.key)) {
-		m.inTree = true
+	if !m.addPath(v.key) {
 		return
 	}
 	before := m.path
@@ -334,6 +381,20 @@ func (m *Mapper) follow(v *member) {
 	}
 	v.common, v.last = uint32(common), uint32(last)
 	m.path.last = last
+}
+
+// addPath adds the path of a key to those of the record. If it is there already, the record is put together in a tree, and addPath
+// reports false. The path of the protocol's time is there from the beginning, and the first other field time may have it.
+func (m *Mapper) addPath(key string) bool {
+	if m.paths.add(hashOf(key)) {
+		return true
+	}
+	if key == TimeField && !m.hasTime && m.timeAt < 0 {
+		m.hasTime = true
+		return true
+	}
+	m.inTree = true
+	return false
 }
 
 // mostFollowed is how many objects the dots of a key may make in a record that is not put together in a tree.
@@ -391,8 +452,14 @@ func (p *paths) add(hash uint32) bool {
 func (m *Mapper) write(w *record.Writer) {
 	if m.inTree {
 		m.writeTree(w)
-		return
+	} else {
+		m.writeInOrder(w)
 	}
+	m.spent += w.Len()
+}
+
+// writeInOrder writes a record whose members may be written in the order in which they came.
+func (m *Mapper) writeInOrder(w *record.Writer) {
 	if m.timeAt >= 0 {
 		m.writeValue(w, TimeField, &m.members[m.timeAt])
 	}

@@ -35,6 +35,7 @@ func (m *Mapper) Fields(text string) bool {
 		return true
 	}
 	m.paths.n = n // the mask keeps bits too many, which does no harm
+	m.hasTime = false
 	m.own, m.check = inner[1:len(inner)-1], innerCheck
 	for c := (cursor{s: inner}); c.next(); {
 		m.addPath(c.key())
@@ -49,14 +50,6 @@ func (m *Mapper) Fields(text string) bool {
 		}
 	}
 	return true
-}
-
-// addPath notes a key of own. If a path of what is shared is the same, the record is put together in a tree; if own has the key
-// twice, that is not needed but does no harm.
-func (m *Mapper) addPath(key string) {
-	if !m.paths.add(hashOf(key)) {
-		m.inTree = true
-	}
 }
 
 // addOwn adds the members of own to the record's tree, where they stand for it.

@@ -95,7 +95,7 @@ func (t *tree) release() {
 // add adds a member by the rules of the package.
 func (t *tree) add(m *Mapper, v member) {
 	t.hasJSON = t.hasJSON || v.kind == kindJSON
-	if v.kind == kindTime && t.find(root, TimeField, hashOf(TimeField)) != none &&
+	if v.kind == kindTime && v.key == TimeField && t.find(root, TimeField, hashOf(TimeField)) != none &&
 		t.find(root, otherTimeField, hashOf(otherTimeField)) == none {
 		v.key = otherTimeField
 	}
