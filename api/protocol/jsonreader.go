@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"bytes"
 	"strconv"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -128,7 +129,16 @@ func (r *jsonReader) text() (raw []byte, escaped bool) {
 		return nil, false
 	}
 	from := r.i + 1
-	for i := from; i < len(r.b); i++ {
+	i := len(r.b)
+	if end := bytes.IndexByte(r.b[from:], '"'); end >= 0 {
+		slash := bytes.IndexByte(r.b[from:from+end], '\\')
+		if slash < 0 {
+			r.i = from + end + 1
+			return r.b[from : from+end], false
+		}
+		i = from + slash
+	}
+	for ; i < len(r.b); i++ {
 		switch r.b[i] {
 		case '"':
 			r.i = i + 1

@@ -570,7 +570,7 @@ func TestFieldsOfOTLPMayComeInAnyOrder(t *testing.T) {
 	}
 }
 
-// FuzzOTLP compares the decoder with the official one: both take the same bodies, and a body that the official one has written again
+// FuzzOTLP compares the decoder with the official one: it takes what that takes, and a body that the official one has written again
 // makes the same records.
 func FuzzOTLP(f *testing.F) {
 	random := rand.New(rand.NewPCG(3, 4))
@@ -590,17 +590,11 @@ func FuzzOTLP(f *testing.F) {
 		}
 		var official logspb.LogsData
 		err := proto.Unmarshal(body, &official)
-		if err != nil && (strings.Contains(err.Error(), "UTF-8") || strings.Contains(err.Error(), "recursion")) {
-			return // these are repaired, or refused alone
+		if err != nil {
+			return // it also looks at what is skipped here, and refuses text that is repaired here
 		}
-		if err != nil && bad == nil && len(body) < 1000 || err == nil && bad != nil {
-			// Skipped fields are not looked into, so the official decoder may find more faults. None is in a field that is read.
-			if err == nil || !strings.Contains(err.Error(), "parse") && !strings.Contains(err.Error(), "group") {
-				t.Fatalf("got %v, the official decoder %v", bad, err)
-			}
-		}
-		if err != nil || bad != nil {
-			return
+		if bad != nil {
+			t.Fatalf("got %v, and the official decoder takes it", bad)
 		}
 		again, err := proto.Marshal(&official)
 		if err != nil || len(again) != len(body) {

@@ -19,6 +19,7 @@ package mapping
 
 import (
 	"encoding/base64"
+	"encoding/hex"
 	"math"
 	"slices"
 	"strings"
@@ -184,7 +185,7 @@ func (m *Mapper) Free() {
 // BeginShared begins what all records from the next Begin on share. It has less priority than what is added to a record itself.
 func (m *Mapper) BeginShared() {
 	m.members, m.sharedBuf, m.sharedJSON = m.members[:0], m.sharedBuf[:0], m.sharedJSON[:0]
-	m.inShared, m.inTree = true, true
+	m.inShared, m.inTree, m.budget = true, true, mostSearched
 }
 
 // EndShared ends what BeginShared began.
@@ -254,12 +255,9 @@ func (m *Mapper) JSON(s Source, key, value string) { m.next(s, kindJSON, key).te
 
 // Hex adds bytes as a string of hexadecimal digits.
 func (m *Mapper) Hex(s Source, key, value string) {
-	const digits = "0123456789abcdef"
 	b := m.buffer()
 	from := len(*b)
-	for i := range len(value) {
-		*b = append(*b, digits[value[i]>>4], digits[value[i]&15])
-	}
+	*b = hex.AppendEncode(*b, bytesOf(value))
 	m.String(s, key, stringOf((*b)[from:]))
 }
 

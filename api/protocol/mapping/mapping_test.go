@@ -296,11 +296,6 @@ type added struct {
 	number int64
 }
 
-// putAllInTrees makes m put all records together in trees.
-func putAllInTrees(m *Mapper) {
-	m.alwaysInTree = true
-}
-
 // TestEveryValueIsInTheRecord adds random values and looks for each.
 func TestEveryValueIsInTheRecord(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))

@@ -3,32 +3,35 @@ package mapping
 import (
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Level adds the sender's word for a severity, in small letters.
-func (m *Mapper) Level(s Source, word string) {
-	for i := range len(word) {
-		if c := word[i]; c >= 0x80 {
-			word = strings.ToLower(word)
-			break
-		} else if 'A' <= c && c <= 'Z' {
-			b := m.buffer()
-			from := len(*b)
-			*b = append(*b, word...)
-			low := (*b)[from:]
-			for k := range low {
-				if c := low[k]; 'A' <= c && c <= 'Z' {
-					low[k] += 'a' - 'A'
-				} else if c >= 0x80 {
-					low = []byte(strings.ToLower(word))
-					break
-				}
-			}
-			word = stringOf(low)
-			break
-		}
+func (m *Mapper) Level(s Source, word string) { m.String(s, LevelField, m.lower(word)) }
+
+// lower returns a word in small letters.
+func (m *Mapper) lower(word string) string {
+	i := 0
+	for i < len(word) && (word[i] < 'A' || word[i] > 'Z') && word[i] < utf8.RuneSelf {
+		i++
 	}
-	m.String(s, LevelField, word)
+	if i == len(word) {
+		return word
+	}
+	b := m.buffer()
+	from := len(*b)
+	for i := range len(word) {
+		c := word[i]
+		if c >= utf8.RuneSelf {
+			*b = (*b)[:from]
+			return strings.ToLower(word)
+		}
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		*b = append(*b, c)
+	}
+	return stringOf((*b)[from:])
 }
 
 // LevelOfSyslog returns the level that a severity of syslog is, from 0 to 7. It returns "" for other numbers.

@@ -86,7 +86,7 @@ func (t *tree) reset() {
 
 // release lets go of strings, and of memory that is too large to keep.
 func (t *tree) release() {
-	clear(t.nodes)
+	clear(t.nodes[:cap(t.nodes)]) // records before the last may have had more
 	if t.reset(); cap(t.nodes) > maxKeptMembers {
 		t.nodes, t.table = nil, nil
 	}
