@@ -34,6 +34,7 @@ type Config struct {
 	FrameBytes         config.Bytes   `env:"FRAME_BYTES" envDefault:"64KiB" min:"1KiB" max:"2MiB" help:"Size at which a frame takes no more records."`
 	DeriveKeys         config.Intakes `env:"DERIVE_KEYS" envDefault:"otlp,loki" help:"Protocols whose requests get a key made from the newest time and the hash of their body if they bring none, so that what a shipper sends again is stored once; others get one for dedupe=body or X-Dedupe: body. A body without times of its own gets none."`
 	FrameCompression   string         `env:"FRAME_COMPRESSION" envDefault:"s2" oneof:"none s2 zstd" help:"How frames of 1 KiB and more are compressed on their way through RabbitMQ. Workers read all three."`
+	ESVersion          config.Version `env:"ES_VERSION" envDefault:"8.19.0" help:"The version that clients of Elasticsearch are told; some send only to one that is as new as they are."`
 
 	// Log is where the service logs to; nil is standard error, as the settings say.
 	Log *slog.Logger
@@ -45,15 +46,15 @@ type Config struct {
 
 	policyInterval time.Duration // how often the queues' policies are checked; zero is the default
 
-	protocols []protocol.Protocol // nil means protocol.All; tests add some
+	protocols []protocol.Protocol // nil means all; tests add some
 
 	timeouts *timeouts // nil means the defaults; tests set shorter ones
 }
 
-// protocolsOrAll returns c.protocols, or protocol.All if that is nil.
+// protocolsOrAll returns c.protocols, or all protocols if that is nil.
 func (c *Config) protocolsOrAll() []protocol.Protocol {
 	if c.protocols == nil {
-		return protocol.All
+		return protocol.All(protocol.Settings{ESVersion: string(c.ESVersion)})
 	}
 	return c.protocols
 }

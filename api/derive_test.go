@@ -217,7 +217,7 @@ func TestWhatShippersAskForIsAnsweredOverHTTP(t *testing.T) {
 			t.Errorf("%s: got %d %s, want %d %s…", tt.path, got.status, got.body, tt.status, tt.begins)
 		}
 	}
-	if n := a.api.endpoints.find([]byte("/log/batch")).metrics.intake; n.name != "native" || n.repaired[scan.NUL] == nil || n.repaired[scan.Syntax] != nil {
+	if n := a.api.endpoints.find([]byte("POST"), []byte("/log/batch")).metrics.intake; n.name != "native" || n.repaired[scan.NUL] == nil || n.repaired[scan.Syntax] != nil {
 		t.Errorf("the metrics are those of %s", n.name)
 	}
 }

@@ -44,7 +44,7 @@ func newFuzzedAPI(f testing.TB) *fuzzedAPI {
 	c := defaults(f)
 	c.Log = slog.New(slog.DiscardHandler)
 	ready, registry := new(service.Ready), service.NewRegistry()
-	served := newEndpoints(protocol.All)
+	served := newEndpoints(protocol.All(protocol.Settings{}))
 	m := newMetrics(registry, new(inflight), served)
 	p := newPublisher(c, c.Log, publish.NewMetrics(registry), ready)
 	f.Cleanup(p.ConfirmAll(func(segments []frame.Segment, body []byte) {
@@ -121,7 +121,10 @@ func (a *fuzzedAPI) exchange(t *testing.T, wire []byte) []answered {
 		if err != nil || resp.StatusCode != want.status {
 			t.Fatalf("got %d %s, %v, want %+v", resp.StatusCode, body, err, want)
 		}
-		checkAnswer(t, want, resp, body)
+		checkAnswer(t, want, resp)
+		if _, native := a.api.endpoints.find([]byte(want.method), []byte(want.path)).protocol.(protocol.Native); native {
+			checkNativeAnswer(t, want, resp, body)
+		}
 	}
 	if rest, _ := io.ReadAll(out); len(rest) > 0 && !bytes.HasPrefix(rest, []byte("HTTP/1.1 100 ")) {
 		t.Errorf("after the answers there is %q", rest)
@@ -129,10 +132,11 @@ func (a *fuzzedAPI) exchange(t *testing.T, wire []byte) []answered {
 	return a.answers
 }
 
-func checkAnswer(t *testing.T, a answered, resp *http.Response, body []byte) {
+// checkAnswer checks what holds for answers of all protocols.
+func checkAnswer(t *testing.T, a answered, resp *http.Response) {
 	t.Helper()
 	switch a.status {
-	case 200, 202, 207, 400, 401, 403, 404, 405, 411, 413, 415, 429, 431, 503:
+	case 200, 201, 202, 204, 207, 400, 401, 403, 404, 405, 411, 413, 415, 429, 431, 503:
 	default:
 		t.Errorf("%s %s: status %d", a.method, a.path, a.status)
 	}
@@ -142,6 +146,11 @@ func checkAnswer(t *testing.T, a answered, resp *http.Response, body []byte) {
 	if (resp.Header.Get("WWW-Authenticate") != "") != (a.status == 401) {
 		t.Errorf("status %d with WWW-Authenticate %q", a.status, resp.Header.Get("WWW-Authenticate"))
 	}
+}
+
+// checkNativeAnswer checks an answer of Millrace's own protocol, and of the reports.
+func checkNativeAnswer(t *testing.T, a answered, resp *http.Response, body []byte) {
+	t.Helper()
 	if a.method == http.MethodHead || a.status == 200 && a.path == "/metrics" {
 		return
 	}
@@ -177,6 +186,9 @@ func FuzzConnection(f *testing.F) {
 		"POST /log" + head + "\r\n",
 		"GET /health" + head + "\r\nHEAD /ready" + head + "\r\nGET /metrics HTTP/1.0\r\n\r\n",
 		"HEAD /log" + head + "\r\n",
+		"POST /_bulk" + head + "Content-Length: 17\r\n\r\n{\"create\":{}}\n{}\n",
+		"PUT /x/_doc/1" + head + "Content-Length: 2\r\n\r\n{}",
+		"GET /" + head + "\r\nHEAD /x" + head + "\r\nPUT /_template/x" + head + "Content-Length: 2\r\n\r\n{}GET / HTTP/1.1\r\n\r\n",
 		"GET http://x/log" + head + "\r\n",
 		"OPTIONS *" + head + "\r\n",
 		"CONNECT x:1" + head + "\r\n",

@@ -122,7 +122,7 @@ func newMetrics(r *prometheus.Registry, inflight *inflight, served *endpoints) *
 		Help: "Most bytes that requests under way may hold (MAX_INFLIGHT_BYTES).",
 	}, func() float64 { return float64(inflight.limit) })
 	for _, e := range served.all() {
-		e.metrics = &route{name: e.path, requests: requests, seconds: seconds.WithLabelValues(e.path)}
+		e.metrics = &route{name: e.label, requests: requests, seconds: seconds.WithLabelValues(e.label)}
 		if e.records {
 			e.metrics.intake = intakeOf(e.protocol.Name())
 		}

@@ -91,7 +91,7 @@ func TestAProtocolNeedsNothingButItself(t *testing.T) {
 	a := start(t, func(c *Config) {
 		file.use(c)
 		c.IntakeBodyBytes = 20 << 20
-		c.protocols = append(slices.Clone(protocol.All), sample{})
+		c.protocols = append(protocol.All(protocol.Settings{}), sample{})
 	})
 	header.Set("X-Sample", "yes")
 	want := func(what, method, path, body string, header http.Header, status int, answer string) {
@@ -156,9 +156,44 @@ func TestPathsMatch(t *testing.T) {
 		{"/a/*/*", "/a/b/c", true},
 		{"/a/*/*", "/a/b/", false},
 		{"/a", "", false},
+		{"/a/**", "/a/b/c", true},
+		{"/a/**", "/a/", true},
+		{"/a/**", "/a", false},
+		{"/a/**", "/b/c", false},
 	} {
 		if got := matches(tt.pattern, []byte(tt.path)); got != tt.want {
 			t.Errorf("%s matches %s: %v", tt.pattern, tt.path, got)
 		}
+	}
+}
+
+func TestAPathOfNothingButWildcardsTakesItsMethodsOnly(t *testing.T) {
+	served := newEndpoints([]protocol.Protocol{protocol.Native{}, named{}})
+	for _, tt := range []struct{ method, path, want string }{
+		{"HEAD", "/x", "/*"},
+		{"GET", "/x", "other"},
+		{"HEAD", "/x/y", "other"},
+		{"HEAD", "/log", "/log"},
+		{"GET", "/named", "/named"},
+		{"GET", "/x/named", "/named"},
+		{"POST", "/x/named", "/named"},
+	} {
+		if got := served.find([]byte(tt.method), []byte(tt.path)).label; got != tt.want {
+			t.Errorf("%s %s: got the endpoint %s, want %s", tt.method, tt.path, got, tt.want)
+		}
+	}
+	if !strings.Contains(served.paths, "GET /named, HEAD /*, GET /health") {
+		t.Errorf("the paths are %s", served.paths)
+	}
+}
+
+// named is a protocol with two paths of one name.
+type named struct{ sample }
+
+func (named) Routes() []protocol.Route {
+	return []protocol.Route{
+		{Path: "/named", Methods: []string{http.MethodGet}},
+		{Path: "/*/named", Methods: []string{http.MethodGet}, Label: "/named"},
+		{Path: "/*", Methods: []string{http.MethodHead}},
 	}
 }

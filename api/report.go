@@ -21,6 +21,9 @@ const (
 	// a few bytes with every request is answered. fasthttp's adaptor for net/http would keep all of it.
 	maxNeedless = 64 << 10
 
+	// maxShimBody is the same for a shim. Some clients send index templates that describe thousands of fields.
+	maxShimBody = 4 << 20
+
 	// maxRaw is the length up to which an answer is handed to fasthttp as a slice; longer ones are streams.
 	maxRaw = 1 << 10
 
@@ -28,18 +31,18 @@ const (
 	maxReports = 64
 )
 
-// discardBody reads a request's body and throws it away. It refuses the request if the body is larger than maxNeedless or
-// does not come in time.
-func (s *server) discardBody(ctx *fasthttp.RequestCtx, path []byte) *refusal {
+// discardBody reads a request's body and throws it away. It refuses the request if the body has more than most bytes or does
+// not come in time.
+func (s *server) discardBody(ctx *fasthttp.RequestCtx, path []byte, most int) *refusal {
 	stream := ctx.RequestBodyStream()
 	if stream == nil {
 		return nil
 	}
 	tooLarge := refuse(fasthttp.StatusRequestEntityTooLarge, "%s %s takes no body", ctx.Method(), path)
-	if ctx.Request.Header.ContentLength() > maxNeedless || ctx.Conn().SetReadDeadline(time.Now().Add(s.timeouts.drain)) != nil {
+	if ctx.Request.Header.ContentLength() > most || ctx.Conn().SetReadDeadline(time.Now().Add(s.timeouts.drain)) != nil {
 		return tooLarge
 	}
-	if n, err := io.Copy(io.Discard, io.LimitReader(stream, maxNeedless+1)); err != nil || n > maxNeedless {
+	if n, err := io.Copy(io.Discard, io.LimitReader(stream, int64(most)+1)); err != nil || n > int64(most) {
 		return tooLarge
 	}
 	return nil

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 	"strings"
 
@@ -13,7 +14,8 @@ var reportPaths = []string{"/health", "/ready", "/metrics"}
 
 // endpoint is a path that the API serves, or stands for all other paths.
 type endpoint struct {
-	path     string // as in the metrics' label route
+	path     string // what it matches
+	label    string // in metrics and in the list of all paths
 	methods  []string
 	protocol protocol.Protocol // answers refused requests, and all requests if records is true
 	records  bool              // records come here
@@ -36,7 +38,7 @@ type endpoints struct {
 // newEndpoints returns the endpoints of protocols and of the reports. The first protocol answers requests that belong to
 // none. No other place lists paths.
 func newEndpoints(protocols []protocol.Protocol) *endpoints {
-	e := &endpoints{exact: make(map[string]*endpoint), other: &endpoint{path: "other", protocol: protocols[0]}}
+	e := &endpoints{exact: make(map[string]*endpoint), other: &endpoint{label: "other", protocol: protocols[0]}}
 	var paths []string
 	add := func(one *endpoint) {
 		one.found = true
@@ -45,16 +47,18 @@ func newEndpoints(protocols []protocol.Protocol) *endpoints {
 		} else {
 			e.exact[one.path] = one
 		}
-		paths = append(paths, one.methods[0]+" "+one.path)
+		if text := one.methods[0] + " " + one.label; !slices.Contains(paths, text) {
+			paths = append(paths, text)
+		}
 	}
 	for i, p := range protocols {
 		for _, r := range p.Routes() {
 			// Millrace's own protocol passes it over itself, since the offsets in its answers count it.
-			add(&endpoint{path: r.Path, methods: r.Methods, protocol: p, records: true, keyless: r.Keyless, limit: r.Limit, stripBOM: i > 0})
+			add(&endpoint{path: r.Path, label: cmp.Or(r.Label, r.Path), methods: r.Methods, protocol: p, records: true, keyless: r.Keyless, limit: r.Limit, stripBOM: i > 0})
 		}
 	}
 	for _, path := range reportPaths {
-		add(&endpoint{path: path, methods: []string{"GET", "HEAD"}, protocol: protocols[0]})
+		add(&endpoint{path: path, label: path, methods: []string{"GET", "HEAD"}, protocol: protocols[0]})
 	}
 	last := len(paths) - 1
 	e.paths = strings.Join(paths[:last], ", ") + " and " + paths[last]
@@ -71,12 +75,12 @@ func (e *endpoints) all() []*endpoint {
 }
 
 // find returns the endpoint of a path, e.other if the API does not serve it.
-func (e *endpoints) find(path []byte) *endpoint {
+func (e *endpoints) find(method, path []byte) *endpoint {
 	if one := e.exact[string(path)]; one != nil {
 		return one
 	}
 	for _, one := range e.patterns {
-		if matches(one.path, path) {
+		if matches(one.path, path) && (one.takes(method) || strings.Trim(one.path, "/*") != "") {
 			return one
 		}
 	}
@@ -98,10 +102,14 @@ func (e *endpoint) methodList() string {
 	return strings.Join(slices.DeleteFunc(slices.Clone(e.methods), func(m string) bool { return m == "HEAD" }), ", ")
 }
 
-// matches reports whether path matches pattern. An element * of pattern matches any element that is not empty.
+// matches reports whether path matches pattern. An element * of pattern matches any element that is not empty. A last element **
+// matches whatever follows.
 func matches(pattern string, path []byte) bool {
 	for {
 		want, restOfPattern, more := strings.Cut(pattern, "/")
+		if want == "**" {
+			return true
+		}
 		got, restOfPath, moreOfPath := bytes.Cut(path, []byte("/"))
 		if want != string(got) && (want != "*" || len(got) == 0) || more != moreOfPath {
 			return false

@@ -149,7 +149,7 @@ func (s *server) http() *fasthttp.Server {
 func (s *server) handle(ctx *fasthttp.RequestCtx) {
 	start := time.Now()
 	path := ctx.Path()
-	e := s.endpoints.find(path)
+	e := s.endpoints.find(ctx.Method(), path)
 	conn, tracked := ctx.Conn().(*front.Conn)
 	if tracked {
 		conn.Begin()
@@ -194,7 +194,7 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 			records, bad = s.ingest(ctx, e, key, start)
 		}
 	default:
-		if bad = s.discardBody(ctx, path); bad == nil {
+		if bad = s.discardBody(ctx, path, maxNeedless); bad == nil {
 			s.report(ctx, e.path)
 		}
 	}
@@ -205,7 +205,7 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 
 // requestOf returns what a protocol may know of a request.
 func requestOf(ctx *fasthttp.RequestCtx) protocol.Request {
-	return protocol.Request{Path: ctx.Path(), Query: ctx.URI().QueryString(), Header: &ctx.Request.Header}
+	return protocol.Request{Method: ctx.Method(), Path: ctx.Path(), Query: ctx.URI().QueryString(), Header: &ctx.Request.Header}
 }
 
 // admit returns the key of a request, nil if no keys are asked for. It refuses a request whose key is missing, unknown, lacks
@@ -272,7 +272,7 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 		return 0, bad
 	}
 	if _, ok := exchange.(protocol.Shim); ok {
-		if bad := s.discardBody(ctx, request.Path); bad != nil {
+		if bad := s.discardBody(ctx, request.Path, maxShimBody); bad != nil {
 			return 0, bad
 		}
 		answer := exchange.Answer(nil, request, protocol.Outcome{Down: s.usable()})
@@ -479,6 +479,9 @@ func baseOfKey(lines [][]byte, now time.Time) (*uuid.UUID, *refusal) {
 func (s *server) answerRefusal(ctx *fasthttp.RequestCtx, e *endpoint, r *refusal) {
 	s.drain(ctx)
 	answer := e.protocol.Refuse(nil, requestOf(ctx), r)
+	if answer.Status != r.Status && r.Status == fasthttp.StatusUnauthorized { // some protocols know no 401
+		ctx.Response.Header.Del(fasthttp.HeaderWWWAuthenticate)
+	}
 	setRetryAfter(ctx, answer.Status)
 	send(ctx, answer)
 }
@@ -548,7 +551,7 @@ func headline(err error) string {
 // expectContinue answers Expect: 100-continue. It refuses the request before its body is sent if the header alone shows that
 // the body will not be taken. It returns the status to send.
 func (s *server) expectContinue(ctx *fasthttp.RequestCtx) int {
-	e := s.endpoints.find(ctx.Path())
+	e := s.endpoints.find(ctx.Method(), ctx.Path())
 	switch {
 	case !e.records, !e.takes(ctx.Method()):
 		s.handle(ctx) // it refuses the request, and needs no body for that

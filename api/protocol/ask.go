@@ -7,7 +7,7 @@ import (
 	"millrace/internal/scan"
 )
 
-// ask is what a client of OTLP or Loki asks for beside its records.
+// ask is what a client of a protocol other than Millrace's own asks for beside its records.
 type ask struct {
 	keepText bool     // text that is a JSON object stays text
 	options  *Options // constant fields and fields that hold a time; nil for most

@@ -15,11 +15,20 @@ import (
 	"millrace/internal/scan"
 )
 
-// All are the protocols that the API speaks. The first also answers requests that belong to none.
-var All = []Protocol{
-	Native{},
-	OTLP{},
-	Loki{},
+// Settings are what protocols can be told.
+type Settings struct {
+	ESVersion string // the version of Elasticsearch that its clients are told; empty means DefaultESVersion
+}
+
+// All returns the protocols that the API speaks. The first also answers requests that belong to none.
+func All(s Settings) []Protocol {
+	return []Protocol{
+		Native{},
+		OTLP{},
+		Elastic{Version: s.ESVersion},
+		Loki{},
+		HEC{},
+	}
 }
 
 // Protocol is a way to send records. Any goroutine may call its methods.
@@ -41,10 +50,17 @@ type Protocol interface {
 
 // Route is a path and the methods that it takes.
 type Route struct {
-	Path    string   // an element * stands for any element, as in /*/_bulk; Path is the metrics' label route
+	// Path may have elements that stand for others: * for any element, as in /*/_bulk, and ** at the end for all that follow.
+	// Of several paths that match, those without a * come first, then the protocols' in their order. A path of nothing but *
+	// takes its own methods only: to others, what it matches is an unknown path.
+	Path    string
 	Methods []string // the answer to an unknown path lists the first
 	Limit   Limit    // the limit of its bodies
 	Keyless bool     // no key is asked for; only for paths whose Exchange is a Shim
+
+	// Label is the metrics' label route, and what the answer to an unknown path lists. It is Path if it is empty. Routes that are
+	// other names of one thing share a label.
+	Label string
 }
 
 // Limit is the setting that limits a route's bodies, after decoding.
@@ -60,7 +76,8 @@ const (
 
 // Request is what a protocol may know of a request. It is valid until the request has its answer.
 type Request struct {
-	Path   []byte // as it came, without the query string
+	Method []byte
+	Path   []byte // decoded, without the query string
 	Query  []byte // the query string
 	Header Header
 	Plain  bool // Header is known to have none of OptionFields, so that nobody need look for them

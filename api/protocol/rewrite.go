@@ -93,6 +93,31 @@ func (w *rewriter) rewrite(dst, record []byte) []byte {
 	return dst
 }
 
+// appendAdded appends the members that a record, an object, gets before its own. What the record has in time stays: of two members
+// with one name the first is found to be the time, and the last is stored.
+func (w *rewriter) appendAdded(members, record []byte) []byte {
+	var ok bool
+	if w.members, ok = appendMembers(w.members[:0], record); !ok {
+		return members // it will be refused, or be repaired
+	}
+	add := func(key, value []byte) {
+		if len(members) > 0 {
+			members = append(members, ',')
+		}
+		members = append(append(append(members, key...), ':'), value...)
+	}
+	stamp := w.stamp(record)
+	if stamp != nil {
+		add([]byte(`"`+timeKey+`"`), stamp.value)
+	}
+	for _, f := range w.fields {
+		if !w.has(f.Name) && (stamp == nil || string(f.Name) != `"`+timeKey+`"`) {
+			add(f.Name, f.Value)
+		}
+	}
+	return members
+}
+
 // stamp returns the member that holds the record's time and has to be copied to time. It returns nil if there is none, or if the
 // first that holds one is time.
 func (w *rewriter) stamp(record []byte) *member {

@@ -38,6 +38,9 @@ type (
 
 	// TimeZone is the name of one of IANA's time zones. It may be empty.
 	TimeZone string
+
+	// Version is a version of three numbers. It may be empty.
+	Version string
 )
 
 // Takes returns a description of the type, for refusals and help texts.
@@ -51,6 +54,7 @@ func (FieldPaths) Takes() string {
 }
 func (Intakes) Takes() string  { return "intakes separated by commas such as otlp,loki, or none" }
 func (TimeZone) Takes() string { return "the name of a time zone such as Europe/Berlin or UTC" }
+func (Version) Takes() string  { return "a version of three numbers such as 8.19.0" }
 func (Loopback) Takes() string { return "host:port of this machine alone such as 127.0.0.1:6060" }
 
 // String returns b with the largest unit that leaves a whole number.
@@ -86,6 +90,7 @@ var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[FieldNames]():     func(s string) (any, error) { return parseFieldNames(s) },
 	reflect.TypeFor[FieldPaths]():     func(s string) (any, error) { return parseFieldPaths(s) },
 	reflect.TypeFor[TimeZone]():       func(s string) (any, error) { return parseTimeZone(s) },
+	reflect.TypeFor[Version]():        func(s string) (any, error) { return parseVersion(s) },
 }
 
 // parseBytes reads a size with an optional unit.
@@ -224,4 +229,18 @@ func parseTimeZone(s string) (TimeZone, error) {
 		return "", errNotTaken
 	}
 	return TimeZone(s), nil
+}
+
+// parseVersion returns s if it is three numbers with dots between them.
+func parseVersion(s string) (Version, error) {
+	parts := strings.Split(s, ".")
+	for _, part := range parts {
+		if _, err := strconv.ParseUint(part, 10, 16); err != nil && s != "" {
+			return "", err
+		}
+	}
+	if len(parts) != 3 && s != "" {
+		return "", errNotTaken
+	}
+	return Version(s), nil
 }

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -61,6 +62,7 @@ type Rule struct {
 	lengths uint64   // has bit n if a field has n bytes
 	zone    *time.Location
 	ahead   int64 // microseconds
+	rarest  int   // index of a rare letter in all names but the first, or -1
 }
 
 // New returns the rule that looks for the fields in this order. zone is the time zone of times that have none; nil means that they
@@ -70,6 +72,10 @@ func New(fields []string, zone *time.Location, ahead time.Duration) (*Rule, erro
 		return nil, fmt.Errorf("%d fields, %d are the most", len(fields), MaxFields)
 	}
 	r := &Rule{fields: slices.Clone(fields), zone: zone, ahead: ahead.Microseconds()}
+	r.rarest = -1
+	if len(fields) > 1 {
+		r.rarest = rarestShared(fields[1:])
+	}
 	for i, name := range fields {
 		switch {
 		case name == "":
@@ -146,6 +152,124 @@ func (r *Rule) Find(record []byte) (micros int64, result Result) {
 		return bestMicros, Own
 	}
 	return 0, result
+}
+
+// longestLead is the length of the longest value that Lead returns. Times are shorter.
+const longestLead = 64
+
+// Lead returns the member that stands at the beginning of a record for its first field to count before the others: the key of the
+// earliest other field that the record has, with the value of the first field. Another Rule, which has the other fields in this order
+// and the first one behind them, then finds that value, because the first of two members with one name counts. jsonb keeps the last
+// of them, so what is stored is the record as it was.
+//
+// key is empty if the record has none of the other fields, or if its first field has a value that can't be a time. Whether it is a
+// time does not matter: one that is none changes nothing. Keys of the other fields that are written with escapes are not seen. The
+// record must be a JSON object, as for Find. If value is not empty, it is a part of record.
+func (r *Rule) Lead(record []byte) (key string, value []byte) {
+	if !r.mayHaveOther(record) {
+		return "", nil
+	}
+	other := len(r.fields)
+	for i := skipSpace(record, 0); ; { // as in Find
+		keyAt := i + 1
+		if keyAt < len(record) && record[keyAt] != '"' {
+			keyAt = skipSpace(record, keyAt)
+		}
+		if keyAt >= len(record) || record[keyAt] != '"' {
+			break
+		}
+		keyEnd, escaped := stringEnd(record, keyAt+1)
+		valueAt := keyEnd + 2
+		if valueAt >= len(record) {
+			break
+		}
+		if record[valueAt] <= ' ' || record[keyEnd+1] != ':' {
+			valueAt = skipSpace(record, skipSpace(record, keyEnd+1)+1)
+		}
+		i = skipValue(record, valueAt)
+		if n := keyEnd - keyAt - 1; escaped || n <= MaxFieldBytes && r.lengths>>n&1 != 0 {
+			switch field := r.field(record[keyAt:keyEnd+1], escaped); {
+			case field > 0:
+				other = min(other, field)
+			case field == 0 && value == nil && i < len(record): // a value that ends with the record has no end of its own
+				value = record[min(valueAt, i):i]
+			}
+		}
+		if i < len(record) && record[i] <= ' ' {
+			i = skipSpace(record, i)
+		}
+		if i >= len(record) || record[i] != ',' {
+			break
+		}
+	}
+	if other == len(r.fields) || !canLead(value) {
+		return "", nil
+	}
+	return r.fields[other], bytes.TrimRight(value, " \t\r\n")
+}
+
+// rareLetters are the letters of English, the rarest first.
+const rareLetters = "zqxjkvbpygfwmucldrhsnioate"
+
+// rarestShared returns the index of the rarest letter among those with which all names begin, or -1.
+func rarestShared(names []string) int {
+	if len(names) == 0 {
+		return -1
+	}
+	shared := names[0]
+	for _, name := range names {
+		n := 0
+		for n < len(shared) && n < len(name) && shared[n] == name[n] {
+			n++
+		}
+		shared = shared[:n]
+	}
+	rarest := -1
+	for i := range shared {
+		if rank := strings.IndexByte(rareLetters, shared[i]); rank >= 0 && (rarest < 0 || rank < strings.IndexByte(rareLetters, shared[rarest])) {
+			rarest = i
+		}
+	}
+	return rarest
+}
+
+// mayHaveOther reports whether the name of a field but the first may be between quotes somewhere in a record. If these names begin
+// alike, it takes a fraction of the time of a walk over the record's members.
+func (r *Rule) mayHaveOther(record []byte) bool {
+	if r.rarest < 0 {
+		return true
+	}
+	letter := r.fields[1][r.rarest]
+	for i := 0; ; {
+		n := bytes.IndexByte(record[i:], letter)
+		if n < 0 {
+			return false
+		}
+		i += n
+		if quote := i - r.rarest - 1; quote >= 0 && r.quotesOther(record[quote:]) {
+			return true
+		}
+		i++
+	}
+}
+
+// quotesOther reports whether text begins with the name of a field but the first, in quotes.
+func (r *Rule) quotesOther(text []byte) bool {
+	for _, name := range r.fields[1:] {
+		if end := len(name) + 1; end < len(text) && text[0] == '"' && text[end] == '"' && string(text[1:end]) == name {
+			return true
+		}
+	}
+	return false
+}
+
+// canLead reports whether a JSON value may be a time, and is short. A number with an exponent is left out, because it may be short
+// and yet say a number of many digits.
+func canLead(value []byte) bool {
+	if len(value) == 0 || len(value) > longestLead {
+		return false
+	}
+	return value[0] == '"' || '0' <= value[0] && value[0] <= '9' && !bytes.ContainsAny(value, "eE")
 }
 
 // field returns the index of the field that a key names, or -1. key has its quotes.

@@ -45,6 +45,54 @@ func (b *Body) Add(src []byte, at int) bool {
 	return false
 }
 
+// AddWith is Add for a record that gets more members. members is what stands between the braces of an object that is not empty,
+// compacted, and jsonb takes it. If the record has one of its keys too, jsonb keeps what the record has. The record's bytes are
+// not copied or scanned a second time for it.
+func (b *Body) AddWith(members, src []byte, at int) bool {
+	i := skipSpace(src, 0)
+	if startsBOM(src, i) {
+		i = skipSpace(src, i+len(bom))
+	}
+	if len(members) == 0 || i == len(src) || src[i] != '{' {
+		return b.Add(src, at)
+	}
+	b.src = src
+	s := &b.s
+	if room := len(members) + 1; len(s.out)-s.n < room {
+		s.out = slices.Grow(s.out[:s.n], room)
+		s.out = s.out[:cap(s.out)]
+	}
+	s.out[s.n] = '{'
+	s.n += 1 + copy(s.out[s.n+1:], members)
+	brace := s.n // where the scanner writes the record's own brace
+	if end, ok := s.value(src, i); ok && !s.refused && skipSpace(src, end) == len(src) {
+		if s.out[brace+1] == '}' {
+			s.out[brace] = '}'
+			s.n = brace + 1
+		} else {
+			s.out[brace] = ','
+		}
+		if b.take(i) {
+			return true
+		}
+	}
+	// What can't be taken as it is goes the way of all such records.
+	s.n = b.taken
+	joined := append(append(append(make([]byte, 0, len(src)+len(members)+2), '{'), members...), ',')
+	rest := src[skipSpace(src, i+1):]
+	if len(rest) > 0 && rest[0] == '}' {
+		joined = joined[:len(joined)-1]
+	}
+	joined = append(joined, rest...)
+	faults := len(b.Errors)
+	accepted := b.Add(joined, at-len(joined)+len(src))
+	if len(b.Errors) > faults {
+		e := &b.Errors[faults].Err
+		e.Offset = max(at, e.Offset)
+	}
+	return accepted
+}
+
 // Try is Add for what may be something else than a record: if it can't be taken, Try reports false, and nothing is counted.
 func (b *Body) Try(src []byte) bool {
 	b.src = src
@@ -114,7 +162,7 @@ func (b *Body) Append(record []byte) bool {
 // Refuse counts a record that the caller refuses for r. at is its offset in the body.
 func (b *Body) Refuse(r Reason, at int) {
 	if len(b.Errors) < MaxErrors {
-		b.Errors = append(b.Errors, RecordError{b.Accepted + b.Rejected, Error{Reason: r, Offset: at, Msg: r.words()}})
+		b.Errors = append(b.Errors, RecordError{b.Accepted + b.Rejected, Error{Reason: r, Offset: at, Msg: r.Words()}})
 	}
 	if b.KeepVerdicts {
 		b.Verdicts = append(b.Verdicts, Verdict(r)+1)
@@ -126,8 +174,8 @@ func (b *Body) Refuse(r Reason, at int) {
 // End completes what b holds after the last of the records that came one by one.
 func (b *Body) End() { _ = b.finish(nil) } // always nil
 
-// words returns r as a message for people.
-func (r Reason) words() string {
+// Words returns r as a message for people.
+func (r Reason) Words() string {
 	switch r {
 	case Syntax:
 		return "not JSON"

@@ -54,6 +54,74 @@ func TestRecordsThatComeOneByOneAreThoseOfABody(t *testing.T) {
 	}
 }
 
+func TestARecordGetsMoreMembers(t *testing.T) {
+	for _, tt := range []struct{ members, src, want string }{
+		{`"_index":"x"`, `{"a":1}`, `{"_index":"x","a":1}`},
+		{`"_index":"x"`, " {\r\n \"a\" : [1, 2] , \"b\":{} }\r\n", `{"_index":"x","a":[1,2],"b":{}}`},
+		{`"_index":"x","_id":"1"`, `{ }`, `{"_index":"x","_id":"1"}`},
+		{`"_index":"x"`, "\ufeff{}", `{"_index":"x"}`},
+		{``, `{"a" :1}`, `{"a":1}`},
+		{`"_index":"x"`, `5`, ""},
+		{`"_index":"x"`, `{"a":1}{}`, ""},
+		{`"_index":"x"`, `{"a":"\u0000"}`, ""},
+		{`"_index":"x"`, `{"a":`, ""},
+		{`"_index":"x"`, `{`, ""},
+		{`"_index":"x"`, `}`, ""},
+		{`"_index":"x"`, ``, ""},
+		{`"_index":"` + strings.Repeat("x", 81) + `"`, `{"a":12}`, ""}, // 101 bytes
+		{`"_index":"` + strings.Repeat("x", 81) + `"`, `{"a":1}`, `{"_index":"` + strings.Repeat("x", 81) + `","a":1}`},
+	} {
+		var b Body
+		b.Begin(Limits{RecordBytes: 100, PieceBytes: 20})
+		b.Add([]byte(`{"before":1}`), 0)
+		ok := b.AddWith([]byte(tt.members), []byte(tt.src), 1000)
+		b.Add([]byte(`{"after":1}`), 0)
+		b.End()
+		want := "{\"before\":1}\n"
+		if tt.want != "" {
+			want += tt.want + "\n"
+		}
+		if want += "{\"after\":1}\n"; string(b.NDJSON) != want || ok != (tt.want != "") || b.Accepted+b.Rejected != 3 {
+			t.Errorf("%s with %s: accepted %v, got %q, want %q", tt.src, tt.members, ok, b.NDJSON, want)
+		}
+		if !ok && (len(b.Errors) != 1 || b.Errors[0].Index != 1 || b.Errors[0].Err.Offset < 1000 || b.Errors[0].Err.Offset > 1000+len(tt.src)) {
+			t.Errorf("%s with %s: errors %+v", tt.src, tt.members, b.Errors)
+		}
+	}
+}
+
+// A record with more members is taken if it is taken without them, and is the same record else.
+func FuzzAddWith(f *testing.F) {
+	f.Add([]byte(` {"a" : [1, 2]} `))
+	f.Add([]byte("\ufeff{}"))
+	f.Add([]byte(`{"a":"\u0000"}`))
+	f.Add([]byte(`{"a":1}}`))
+	f.Fuzz(func(t *testing.T, src []byte) {
+		const members = `"_index":"x"`
+		limits := Limits{RecordBytes: 1 << 20, PieceBytes: 64}
+		var plain, with Body
+		plain.Begin(limits)
+		with.Begin(limits)
+		want := plain.Add(src, 7)
+		got := with.AddWith([]byte(members), src, 7)
+		plain.End()
+		with.End()
+		if got != want || plain.RejectedBy != with.RejectedBy {
+			t.Fatalf("accepted %v, without the members %v; %v %v", got, want, with.Errors, plain.Errors)
+		}
+		if !got {
+			return
+		}
+		expected := "{" + members + "," + string(plain.NDJSON[1:])
+		if string(plain.NDJSON) == "{}\n" {
+			expected = "{" + members + "}\n"
+		}
+		if string(with.NDJSON) != expected {
+			t.Errorf("got %q, want %q", with.NDJSON, expected)
+		}
+	})
+}
+
 // There is a verdict for every record, and it agrees with the errors, even if lines are scanned
 // again.
 func FuzzVerdicts(f *testing.F) {

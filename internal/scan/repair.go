@@ -48,6 +48,13 @@ func (b *Body) AppendRepaired(record []byte, changed []int, why Reason, at int) 
 }
 
 // repairing returns what b needs to repair records.
+// CountRepaired counts the record that was accepted last as repaired for a reason. It is for records that were repaired before they
+// were added.
+func (b *Body) CountRepaired(r Reason) {
+	b.repairing().by[r]++
+	b.Repaired++
+}
+
 func (b *Body) repairing() *repairs {
 	if b.repairs == nil {
 		b.repairs = new(repairs)

@@ -1,0 +1,117 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// The shell answers for a protocol, too: to a request without a key, with another method, or with too large a body. Those answers
+// have the protocol's form, and what else its clients need.
+func TestShippersGetTheAnswersOfTheirProtocol(t *testing.T) {
+	a := newFuzzedAPI(t)
+	key := "Authorization: ApiKey " + a.secret
+	splunk := "Authorization: Splunk " + a.secret
+	large := strings.Repeat("x", 1<<20+1) // the API's limit on all that is under way
+	for _, tt := range []struct {
+		method, path, header, body string
+		status                     int
+		answer                     string
+	}{
+		{"POST", "/_bulk", key, "{\"create\":{\"_index\":\"x\"}}\n{}\n", 200, `{"took":0,"errors":false,"items":[{"create":{"_index":"x","status":201}}]}`},
+		{"PUT", "/es/x/_bulk?refresh=false", key, "{\"create\":{}}\nno\n", 200, `{"took":0,"errors":true,"items":[{"create":{"_index":"x","status":400,`},
+		{"POST", "/elasticsearch/_bulk", key, "", 200, `{"took":0,"errors":false,"items":[]}`},
+		{"POST", "/_bulk", key, "no\n", 400, `{"error":{"type":"illegal_argument_exception","reason":"Malformed action/metadata line [1]`},
+		{"POST", "/a%2Fb/_doc", key, "{}", 404, `{"error":"no such path: /a/b/_doc;`},
+		{"POST", "/a%20b/_doc", key, "{}", 201, `{"_index":"a b","_id":"`},
+		{"POST", "/_bulk", "", "{}", 401, `{"error":{"type":"security_exception",`},
+		{"GET", "/", "", "", 401, `{"error":{"type":"security_exception",`},
+		{"GET", "/", key, "", 200, `{"name":"millrace",`},
+		{"HEAD", "/", key, "", 200, ``},
+		{"HEAD", "/x", key, "", 200, ``},
+		{"GET", "/_nodes/http", key, "", 200, `{"_nodes":{"total":1,"successful":1,"failed":0},"cluster_name":"millrace","nodes":{"bWlsbHJhY2UtZWxhc3RpYw":{"name":"millrace","transport_address":"logs.example:8080"`},
+		{"PUT", "/_template/x", key, strings.Repeat("x", 100<<10), 200, `{"acknowledged":true}`},
+		{"GET", "/_bulk", key, "", 405, `{"error":{"type":"method_not_allowed_exception","reason":"GET /_bulk: takes POST, PUT"`},
+		{"POST", "/_bulk", key, large, 413, `{"error":{"type":"content_too_long_exception",`},
+		{"POST", "/es/nothing", key, "{}", 404, `{"error":{"type":"resource_not_found_exception",`},
+		{"POST", "/x/_search", key, "{}", 400, `{"error":{"type":"illegal_argument_exception","reason":"searches`},
+
+		{"POST", "/services/collector/event", splunk, `{"event":"a"}{"event":"b"}`, 200, `{"text":"Success","code":0}`},
+		{"POST", "/services/collector/raw?host=x", splunk, "a\nb\n", 200, `{"text":"Success","code":0}`},
+		{"POST", "/services/collector", splunk, ``, 400, `{"text":"No data","code":5}`},
+		{"POST", "/services/collector", "", `{"event":"a"}`, 401, `{"text":"Token is required","code":2}`},
+		{"POST", "/services/collector", "Authorization: Bearer x", `{"event":"a"}`, 401, `{"text":"Invalid authorization","code":3}`},
+		{"POST", "/services/collector", "Authorization: Splunk x", `{"event":"a"}`, 403, `{"text":"Invalid token","code":4}`},
+		{"GET", "/services/collector/health", "", "", 200, `{"text":"HEC is healthy","code":17}`},
+		{"POST", "/services/collector/ack", splunk, `{"acks":[0]}`, 400, `{"text":"ACK is disabled","code":14}`},
+		{"GET", "/services/collector", splunk, "", 405, `{"text":"GET /services/collector: takes POST","code":405}`},
+		{"POST", "/services/collector", splunk, large, 413, `{"text":"the body is larger`},
+
+		{"POST", "/nothing", key, "{}", 404, `{"error":"no such path: /nothing; there are POST /log, POST /log/batch, `},
+		{"PUT", "/x", key, "{}", 404, `{"error":"no such path: /x;`},
+	} {
+		resp, body := a.ask(t, tt.method, tt.path, tt.header, tt.body)
+		if resp.StatusCode != tt.status || !strings.HasPrefix(body, tt.answer) {
+			t.Errorf("%s %s: got %d %.200s, want %d %s", tt.method, tt.path, resp.StatusCode, body, tt.status, tt.answer)
+		}
+		elastic := !strings.HasPrefix(tt.path, "/services") && !strings.Contains(tt.answer, "no such path")
+		if got := resp.Header.Get("X-Elastic-Product"); (got == "Elasticsearch") != elastic {
+			t.Errorf("%s %s: X-Elastic-Product is %q", tt.method, tt.path, got)
+		}
+		if (resp.Header.Get("WWW-Authenticate") != "") != (tt.status == 401) {
+			t.Errorf("%s %s: status %d with WWW-Authenticate %q", tt.method, tt.path, tt.status, resp.Header.Get("WWW-Authenticate"))
+		}
+	}
+}
+
+// ask sends a request with one more field of its header, which may be empty, and returns the answer and its body.
+func (a *fuzzedAPI) ask(t *testing.T, method, path, field, body string) (*http.Response, string) {
+	t.Helper()
+	if field != "" {
+		field += "\r\n"
+	}
+	wire := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: logs.example:8080\r\n%sContent-Length: %d\r\n\r\n%s", method, path, field, len(body), body)
+	conn := &written{in: bytes.NewReader([]byte(wire))}
+	_ = a.ServeConn(conn) // it says why the connection ended; the answer has been written
+	resp, err := http.ReadResponse(bufio.NewReader(&conn.out), &http.Request{Method: method})
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, path, err)
+	}
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return resp, string(answer)
+}
+
+// All clients send again what was answered with 429 or 503.
+func TestShippersAreToldToComeBackLater(t *testing.T) {
+	a := newFuzzedAPI(t)
+	check := func(method, path, field, body string, status int, answer string) {
+		t.Helper()
+		resp, got := a.ask(t, method, path, field, body)
+		if resp.StatusCode != status || !strings.HasPrefix(got, answer) || resp.Header.Get("Retry-After") == "" {
+			t.Errorf("%s %s: got %d %s and Retry-After %q, want %d %s", method, path, resp.StatusCode, got, resp.Header.Get("Retry-After"), status, answer)
+		}
+	}
+	slow := "X-API-Key: " + a.secret + "slow"
+	if resp, got := a.ask(t, "POST", "/_bulk", slow, strings.Repeat("{\"create\":{}}\n{}\n", 5)); resp.StatusCode != 200 {
+		t.Errorf("within the limit: got %d %s", resp.StatusCode, got)
+	}
+	check("POST", "/_bulk", slow, "{\"create\":{}}\n{}\n", 429, `{"error":{"type":"es_rejected_execution_exception","reason":"the API key slow`)
+	check("POST", "/services/collector", slow, `{"event":1}`, 429, `{"text":"Server is busy","code":9}`)
+
+	a.api.lossyPolicy.Store(&policyError{"a test"})
+	key := "X-API-Key: " + a.secret
+	check("POST", "/_bulk", key, "{\"create\":{}}\n{}\n", 503, `{"error":{"type":"process_cluster_event_timeout_exception","reason":"RabbitMQ may lose`)
+	check("POST", "/x/_doc", key, "{}", 503, `{"error":{"type":"process_cluster_event_timeout_exception"`)
+	check("POST", "/services/collector/raw", key, "x", 503, `{"text":"Server is busy","code":9}`)
+	check("GET", "/services/collector/health/1.0", "", "", 503, `{"text":"HEC is unhealthy, queues are full","code":18}`)
+	if resp, got := a.ask(t, "GET", "/_cluster/health", key, ""); resp.StatusCode != 200 || !strings.Contains(got, `"status":"red"`) {
+		t.Errorf("the cluster's health: got %d %s", resp.StatusCode, got)
+	}
+}
