@@ -156,6 +156,7 @@ func TestAVersionHasThreeNumbers(t *testing.T) {
 		Version Version `env:"VERSION" help:"A version."`
 	}
 	for value, taken := range map[string]bool{"8.19.0": true, "": true, "8": false, "8.19": false, "8.19.0.1": false, "8.19.x": false, "v8.19.0": false, "8..0": false, "-1.0.0": false} {
+		c.Version = ""
 		err := LoadFrom(map[string]string{"VERSION": value}, &c)
 		if (err == nil) != taken || taken && string(c.Version) != value || err != nil && !strings.Contains(err.Error(), "takes a version of three numbers such as 8.19.0") {
 			t.Errorf("%q: got %v, taken %v", value, err, taken)
