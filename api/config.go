@@ -23,7 +23,7 @@ type Config struct {
 
 	Addr               config.Address `env:"API_ADDR" envDefault:"127.0.0.1:8080" help:"Where the API listens."`
 	MaxBodyBytes       config.Bytes   `env:"MAX_BODY_BYTES" envDefault:"16MiB" min:"1KiB" max:"1GiB" help:"Largest body of a request, after decoding. NDJSON that is taken while it comes may be longer; for it this is the longest line."`
-	IntakeBodyBytes    config.Bytes   `env:"INTAKE_BODY_BYTES" envDefault:"64MiB" min:"1KiB" max:"1GiB" help:"Largest body of a request in another protocol than Millrace's own, after decoding; it is never more than MAX_INFLIGHT_BYTES."`
+	IntakeBodyBytes    config.Bytes   `env:"INTAKE_BODY_BYTES" envDefault:"64MiB" min:"1KiB" max:"1GiB" help:"Largest body of a request in another protocol than Millrace's own, after decoding; it is never more than three quarters of MAX_INFLIGHT_BYTES."`
 	MaxRecordBytes     config.Bytes   `env:"MAX_RECORD_BYTES" envDefault:"1MiB" min:"64B" max:"12MiB" help:"Largest record, without white space between its tokens and with its numbers written out; a frame must stay under the 16 MiB that RabbitMQ 4 takes."`
 	MaxInflightBytes   config.Bytes   `env:"MAX_INFLIGHT_BYTES" envDefault:"128MiB" min:"1MiB" help:"Most bytes that requests under way hold at once, over all of them; beyond it they are answered 503. The whole process stays near twice as much, and 16 KiB for each of MAX_CONNECTIONS, unless GOMEMLIMIT says otherwise."`
 	MaxConnections     int            `env:"MAX_CONNECTIONS" envDefault:"10000" min:"1" max:"1000000" help:"Most connections at once, of some 16 KiB each; one more takes the place of an idle one, first of those without a key, or is answered 503."`
@@ -78,7 +78,7 @@ func (c *Config) checkDeriveKeys() error {
 // bodyLimits returns the limits of bodies.
 func (c *Config) bodyLimits() (limits [protocol.Limits]bodyLimit) {
 	limits[protocol.MaxBodyBytes] = bodyLimit{int64(c.MaxBodyBytes), "MAX_BODY_BYTES"}
-	limits[protocol.IntakeBodyBytes] = bodyLimit{int64(min(c.IntakeBodyBytes, c.MaxInflightBytes)), "INTAKE_BODY_BYTES"}
+	limits[protocol.IntakeBodyBytes] = bodyLimit{int64(min(c.IntakeBodyBytes, c.MaxInflightBytes/4*3)), "INTAKE_BODY_BYTES"}
 	return limits
 }
 
