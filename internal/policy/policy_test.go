@@ -286,14 +286,23 @@ func TestACanaryWhoseLeaderIsSlowHasLostNothing(t *testing.T) {
 	c := config.Broker{URLs: config.Brokers(stack.RabbitMQURL), Name: testenv.Name()}
 	canary := policy.NewCanary(c, time.Minute, time.Minute)
 	defer canary.Close()
-	look := func(when string) {
-		if found, err := canary.Look(context.Background()); len(found) > 0 || err != nil {
-			t.Errorf("%s: got %v, %v; want no harm", when, found, err)
+	look := func(when string) (err error) {
+		found, err := canary.Look(context.Background())
+		if len(found) > 0 {
+			t.Errorf("%s: got %v, want no harm", when, found)
 		}
+		return err
 	}
-	look("at first")
-	testenv.WhileLeaderIsSlow(t, stack, broker.NewTopology(c).Canary(), func() { look("while the leader is slow") })
-	look("afterwards")
+	answers := func(when string) {
+		testenv.Eventually(t, soon, "RabbitMQ answers "+when, func() bool { return look(when) == nil })
+	}
+	answers("at first")
+	testenv.WhileLeaderIsSlow(t, stack, broker.NewTopology(c).Canary(), func() {
+		if err := look("while the leader is slow"); err != nil {
+			t.Log(err) // on a busy machine the leader is slow for longer than a look may take
+		}
+	})
+	answers("afterwards")
 }
 
 // TestThePrivateServersAreShielded runs no service of Millrace's, so only the policy that the servers' start has set is in
