@@ -20,7 +20,7 @@ type endpoint struct {
 	protocol protocol.Protocol // answers refused requests, and all requests if records is true
 	records  bool              // records come here
 	found    bool              // false for other: all paths that the API does not serve
-	keyless  bool              // no key is asked for
+	keyless  []string          // methods for which no key is asked
 	limit    protocol.Limit    // of the bodies
 	derives  bool              // requests without a key get one made from their body
 	stripBOM bool              // a body's byte-order mark is passed over before the protocol sees the body
@@ -97,9 +97,19 @@ func (e *endpoint) takes(method []byte) bool {
 	return false
 }
 
-// methodList returns the methods that the endpoint takes, for messages. It leaves out HEAD, which goes with GET.
+// asksKey reports whether a request with a method needs a key, where keys are asked for at all.
+func (e *endpoint) asksKey(method []byte) bool {
+	for _, m := range e.keyless {
+		if m == string(method) {
+			return false
+		}
+	}
+	return true
+}
+
+// methodList returns the methods that the endpoint takes, for messages. It leaves out HEAD, which goes with GET, and OPTIONS.
 func (e *endpoint) methodList() string {
-	return strings.Join(slices.DeleteFunc(slices.Clone(e.methods), func(m string) bool { return m == "HEAD" }), ", ")
+	return strings.Join(slices.DeleteFunc(slices.Clone(e.methods), func(m string) bool { return m == "HEAD" || m == "OPTIONS" }), ", ")
 }
 
 // matches reports whether path matches pattern. An element * of pattern matches any element that is not empty. A last element **

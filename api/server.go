@@ -184,7 +184,7 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 		ctx.Response.Header.Set(fasthttp.HeaderAllow, strings.Join(e.methods, ", "))
 		bad = refuse(fasthttp.StatusMethodNotAllowed, "%s %s: takes %s", ctx.Method(), path, e.methodList())
 	case e.records:
-		if !e.keyless {
+		if e.asksKey(ctx.Method()) {
 			key, bad = s.admit(ctx, start)
 		}
 		if bad == nil && tracked && !conn.Place.Enter() {
@@ -280,7 +280,7 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 		send(ctx, answer)
 		return 0, nil
 	}
-	if e.keyless && s.keys != nil {
+	if !e.asksKey(ctx.Method()) && s.keys != nil {
 		return 0, refuse(fasthttp.StatusUnauthorized, "%s takes no records", request.Path)
 	}
 	if err := s.usable(); err != nil {
@@ -558,7 +558,7 @@ func (s *server) expectContinue(ctx *fasthttp.RequestCtx) int {
 	case int64(ctx.Request.Header.ContentLength()) > s.bodies.limits[e.limit].bytes:
 		s.answerRefusal(ctx, e, s.bodies.limits[e.limit].tooLarge())
 		e.metrics.count(ctx.Response.StatusCode())
-	case e.keyless:
+	case !e.asksKey(ctx.Method()):
 		return fasthttp.StatusContinue
 	default:
 		if key, bad := s.admit(ctx, time.Now()); bad != nil {

@@ -46,6 +46,8 @@ func TestShippersGetTheAnswersOfTheirProtocol(t *testing.T) {
 		{"POST", "/services/collector", "", `{"event":"a"}`, 401, `{"text":"Token is required","code":2}`},
 		{"POST", "/services/collector", "Authorization: Bearer x", `{"event":"a"}`, 401, `{"text":"Invalid authorization","code":3}`},
 		{"POST", "/services/collector", "Authorization: Splunk x", `{"event":"a"}`, 403, `{"text":"Invalid token","code":4}`},
+		{"OPTIONS", "/services/collector/event/1.0", "", "", 200, ``}, // Docker's log driver
+		{"OPTIONS", "/services/collector/ack", "", "", 405, ``},
 		{"GET", "/services/collector/health", "", "", 200, `{"text":"HEC is healthy","code":17}`},
 		{"POST", "/services/collector/ack", splunk, `{"acks":[0]}`, 400, `{"text":"ACK is disabled","code":14}`},
 		{"GET", "/services/collector", splunk, "", 405, `{"text":"GET /services/collector: takes POST","code":405}`},

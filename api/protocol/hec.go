@@ -33,21 +33,26 @@ const (
 
 // Routes implements Protocol.
 func (HEC) Routes() []Route {
-	send, ask := []string{http.MethodPost}, []string{http.MethodGet, http.MethodHead}
+	// Docker's log driver asks with OPTIONS, and without a key, whether the collector is there. Otherwise no container starts.
+	send, knock := []string{http.MethodPost, http.MethodOptions}, []string{http.MethodOptions}
+	ask := []string{http.MethodGet, http.MethodHead}
 	return []Route{
-		{Path: hecPath, Methods: send},
-		{Path: hecEvent, Methods: send, Label: hecPath},
-		{Path: hecEvent + hecFirst, Methods: send, Label: hecPath},
-		{Path: hecRaw, Methods: send},
-		{Path: hecRaw + hecFirst, Methods: send, Label: hecRaw},
-		{Path: hecHealth, Methods: ask, Keyless: true},
-		{Path: hecHealth + hecFirst, Methods: ask, Label: hecHealth, Keyless: true},
-		{Path: hecAck, Methods: send},
+		{Path: hecPath, Methods: send, Keyless: knock},
+		{Path: hecEvent, Methods: send, Label: hecPath, Keyless: knock},
+		{Path: hecEvent + hecFirst, Methods: send, Label: hecPath, Keyless: knock},
+		{Path: hecRaw, Methods: send, Keyless: knock},
+		{Path: hecRaw + hecFirst, Methods: send, Label: hecRaw, Keyless: knock},
+		{Path: hecHealth, Methods: ask, Keyless: ask},
+		{Path: hecHealth + hecFirst, Methods: ask, Label: hecHealth, Keyless: ask},
+		{Path: hecAck, Methods: []string{http.MethodPost}},
 	}
 }
 
 // Open implements Protocol.
 func (HEC) Open(r Request) (Exchange, *Refusal) {
+	if string(r.Method) == http.MethodOptions {
+		return hecOptions{}, nil
+	}
 	switch strings.TrimSuffix(string(r.Path), hecFirst) {
 	case hecHealth:
 		return hecHealthy{}, nil
@@ -161,6 +166,16 @@ func (hecShim) Shim() {}
 
 // Decode implements Exchange.
 func (hecShim) Decode(Request, []byte, *record.List) *Refusal { return nil }
+
+// hecOptions is the Exchange of the question what may be asked of a path.
+type hecOptions struct{ hecShim }
+
+// Answer implements Exchange.
+func (hecOptions) Answer(dst []byte, _ Request, _ Outcome) Answer {
+	answer := hecAnswer(dst, http.StatusOK, hecSuccess)
+	answer.Header = [][2]string{{"Allow", "POST, OPTIONS"}}
+	return answer
+}
 
 // hecHealthy is the Exchange of the question whether events are taken.
 type hecHealthy struct{ hecShim }

@@ -159,9 +159,11 @@ func TestHECShims(t *testing.T) {
 		}
 	}
 	for _, route := range (HEC{}).Routes() {
-		e, _ := HEC{}.Open(Request{Path: []byte(route.Path), Header: headers{}})
-		if _, isShim := e.(Shim); route.Keyless && !isShim {
-			t.Errorf("%s takes records without a key", route.Path)
+		for _, method := range route.Keyless {
+			e, _ := HEC{}.Open(Request{Method: []byte(method), Path: []byte(route.Path), Header: headers{}})
+			if _, isShim := e.(Shim); !isShim {
+				t.Errorf("%s %s takes records without a key", method, route.Path)
+			}
 		}
 	}
 }

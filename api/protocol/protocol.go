@@ -56,7 +56,7 @@ type Route struct {
 	Path    string
 	Methods []string // the answer to an unknown path lists the first
 	Limit   Limit    // the limit of its bodies
-	Keyless bool     // no key is asked for; only for paths whose Exchange is a Shim
+	Keyless []string // the methods for which no key is asked; only for requests whose Exchange is a Shim
 
 	// Label is the metrics' label route, and what the answer to an unknown path lists. It is Path if it is empty. Routes that are
 	// other names of one thing share a label.
