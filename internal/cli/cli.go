@@ -45,7 +45,7 @@ func init() {
 		{"run", "[--dir D] [--brokers N]", "everything on this machine, with private servers", runHelp,
 			[]any{api.Config{}, worker.Config{}, query.Config{}}, runAll},
 		{"stack", "[--dir D] [--brokers N] [--missing] -- CMD…", "CMD beside private PostgreSQL, RabbitMQ and Redis", stackHelp, nil, runStack},
-		{"api", "", "the HTTP intake", "", []any{api.Config{}}, runAPI},
+		{"api", "", "the HTTP intake: /log, OTLP, _bulk, Loki, HEC", "", []any{api.Config{}}, runAPI},
 		{"worker", "", "moves frames from RabbitMQ into PostgreSQL", "", []any{worker.Config{}}, runWorker},
 		{"query", "", "answers searches", "", []any{query.Config{}}, runQuery},
 		{"migrate", "up | down | status | roles", "the database schema", migrateHelp, []any{databaseSettings{}}, migrate},
