@@ -350,9 +350,31 @@ func (s *server) ingest(ctx *fasthttp.RequestCtx, e *endpoint, key *keys.Key, no
 	}
 	e.metrics.intake.accepted.Add(float64(accepted))
 	if answer.Stream != nil {
-		ctx.SetBodyStream(answer.Stream, answer.StreamBytes)
+		body.shrink(min(body.reserved, keptBytes(exchange)))
+		// fasthttp closes the stream, whatever becomes of the answer.
+		ctx.SetBodyStream(&heldStream{answer.Stream, body.handOver()}, answer.StreamBytes)
 	}
 	return accepted, nil
+}
+
+// keptBytes returns how many bytes an exchange keeps until its answer is sent.
+func keptBytes(exchange protocol.Exchange) int64 {
+	if h, ok := exchange.(protocol.Holder); ok {
+		return int64(h.Holds())
+	}
+	return 0
+}
+
+// heldStream is an answer that is made as it is sent, with the reservation for what it is made from.
+type heldStream struct {
+	io.Reader
+	held reservation
+}
+
+// Close gives the reservation back. It must be called once.
+func (h *heldStream) Close() error {
+	h.held.release()
+	return nil
 }
 
 // publish hands the body's records to the publisher and gives the body's buffer back. It returns the answer to send once the
@@ -370,14 +392,15 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body
 		decoded = protocol.SkipBOM(text)
 	}
 	bad = exchange.Decode(request, decoded, records)
-	if bad == nil && records.Overflow {
+	holds := int64(len(records.NDJSON)) + keptBytes(exchange)
+	if bad == nil && (records.Overflow || holds > int64(s.limits.TotalBytes)) {
 		bad = s.overflow()
 	}
 	if bad != nil {
 		e.metrics.intake.countRefused(bad)
 		return answer, 0, bad
 	}
-	if !body.hold(int64(len(records.NDJSON))) {
+	if !body.hold(holds) {
 		s.metrics.unavailable.WithLabelValues("inflight").Inc()
 		return answer, 0, errBusy
 	}
@@ -402,7 +425,7 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body
 	if answer.Stream == nil {
 		w.answer = answer.Body
 	}
-	body.shrink(int64(len(records.NDJSON)))
+	body.shrink(holds)
 	return answer, records.Accepted, nil
 }
 

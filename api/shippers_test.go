@@ -90,6 +90,48 @@ func (a *fuzzedAPI) ask(t *testing.T, method, path, field, body string) (*http.R
 	return resp, string(answer)
 }
 
+// watchedConn notes the largest reservation that there is while an answer is written.
+type watchedConn struct {
+	written
+	inflight *inflight
+	most     int64
+}
+
+func (c *watchedConn) Write(b []byte) (int, error) {
+	c.most = max(c.most, c.inflight.used.Load())
+	return c.written.Write(b)
+}
+
+// A client that sends many actions and does not read the answer holds what the answer is made from. That counts as the body did.
+func TestALongBulkAnswerIsReservedUntilItIsSent(t *testing.T) {
+	a := newFuzzedAPI(t)
+	body := strings.Repeat("{\"delete\":{\"_id\":1}}\n{\"delete\":{\"_id\":2}}\n", 1000)
+	wire := fmt.Sprintf("POST /_bulk HTTP/1.1\r\nHost: x\r\nX-API-Key: %s\r\nContent-Length: %d\r\n\r\n%s", a.secret, len(body), body)
+	conn := &watchedConn{written: written{in: bytes.NewReader([]byte(wire))}, inflight: a.api.bodies.inflight}
+	_ = a.ServeConn(conn) // it says why the connection ended; the answer has been written
+	resp, err := http.ReadResponse(bufio.NewReader(&conn.out), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(answer, []byte(`"status":404`)); resp.StatusCode != 200 || n != 2000 {
+		t.Fatalf("got %d with %d items, want 200 with 2000", resp.StatusCode, n)
+	}
+	if conn.most < 2000*20 {
+		t.Errorf("%d bytes were reserved while the answer to 2000 actions was sent", conn.most)
+	}
+	if n := a.api.bodies.inflight.used.Load(); n != 0 {
+		t.Errorf("%d bytes are reserved after it", n)
+	}
+	a.api.limits.TotalBytes = len(body) / 2
+	if resp, got := a.ask(t, "POST", "/_bulk", "X-API-Key: "+a.secret, body); resp.StatusCode != 413 {
+		t.Errorf("actions that take more than all requests may hold: got %d %.100s, want 413", resp.StatusCode, got)
+	}
+}
+
 // All clients send again what was answered with 429 or 503.
 func TestShippersAreToldToComeBackLater(t *testing.T) {
 	a := newFuzzedAPI(t)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"unsafe"
 
 	"millrace/internal/record"
 	"millrace/internal/scan"
@@ -96,6 +97,9 @@ func (b *bulk) decode(body []byte, records *record.List) *Refusal {
 	lines := lineReader{rest: body}
 	for {
 		line, at := lines.next()
+		if most := records.Limits.TotalBytes; most > 0 && b.Holds() > most {
+			records.Overflow = true
+		}
 		if line == nil || records.Overflow {
 			return nil
 		}
@@ -165,6 +169,9 @@ func (b *bulk) act(line []byte, inPath bulkSpan) bool {
 	b.members = appendPlace(b.members[:0], b.text(b.index), b.text(b.id))
 	return true
 }
+
+// Holds implements Holder. Actions that are not alike, such as those with ids, have a run each.
+func (b *bulk) Holds() int { return len(b.runs)*int(unsafe.Sizeof(bulkRun{})) + len(b.names) }
 
 // name keeps an index or an id.
 func (b *bulk) name(quoted []byte) bulkSpan {

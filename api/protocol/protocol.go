@@ -116,6 +116,14 @@ type Encoded interface {
 	Encoding() string
 }
 
+// Holder is an Exchange that keeps much of a body from Decode until its answer is sent.
+type Holder interface {
+	Exchange
+
+	// Holds returns about how many bytes it keeps. Decode sets records.Overflow if they are more than records.Limits.TotalBytes.
+	Holds() int
+}
+
 // Parts is an Exchange whose body may be taken in parts while it comes, if it is long. Each part is published and confirmed,
 // and its memory given back, before more is read. Until the first part it is answered like any Exchange.
 type Parts interface {
