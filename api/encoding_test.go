@@ -62,7 +62,6 @@ func TestABlockOfSnappyCantClaimMoreThanItHolds(t *testing.T) {
 		"a frame":        {"\xff\x06\x00\x00sNaPpY", "framing format"},
 		"no length":      {"\xff", "corrupt"},
 		"cut short":      {string(s2.EncodeSnappy(nil, []byte("hello, hello, hello")))[:5], "corrupt"},
-		"nothing":        {"", "corrupt"},
 	} {
 		_, bad, reserved := readBody(t, snappy, []byte(tt.wire), bodyLimit{1 << 20, "MAX_BODY_BYTES"}, "")
 		if bad == nil || bad.Status != http.StatusBadRequest || !strings.Contains(bad.Msg, tt.want) || reserved != 0 {
@@ -82,6 +81,9 @@ func TestAProtocolsBodiesMayHaveAnEncodingThatIsLeftOut(t *testing.T) {
 	limit := bodyLimit{1 << 10, ""}
 	if got, bad, _ := readBody(t, nil, block, limit, "snappy"); bad != nil || got != "hello" {
 		t.Errorf("left out: got %q, %v", got, bad)
+	}
+	if got, bad, _ := readBody(t, nil, nil, limit, "snappy"); bad != nil || got != "" {
+		t.Errorf("left out with the body: got %q, %v", got, bad)
 	}
 	if got, bad, _ := readBody(t, http.Header{"Content-Encoding": {"identity"}}, []byte("hello"), limit, "snappy"); bad != nil || got != "hello" {
 		t.Errorf("none: got %q, %v", got, bad)

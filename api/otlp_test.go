@@ -40,6 +40,11 @@ func TestOTLPAndLokiAreAnsweredAsTheirClientsExpect(t *testing.T) {
 		{"a push whose encoding is told", "POST", "/api/prom/push", "", "snappy", string(s2.EncodeSnappy(nil, []byte(push))), 204, "", ""},
 		{"a push in gzip", "POST", "/loki/api/v1/push", protobuf, "gzip", string(encode(t, "gzip", []byte(push))), 204, "", ""},
 		{"a push in JSON", "POST", "/loki/api/v1/push", inJSON, "", `{"streams":[{"stream":{"a":"b"},"values":[["0","json"]]}]}`, 204, "", ""},
+		{"a push of nothing", "POST", "/loki/api/v1/push", protobuf, "", "", 204, "", ""},
+		{"a push of nothing in snappy", "POST", "/loki/api/v1/push", protobuf, "", string(s2.EncodeSnappy(nil, nil)), 204, "", ""},
+		{"a push that says it is larger", "POST", "/loki/api/v1/push", protobuf, "", "\xff\xff\xff\xff\x0f", 400, "text/plain; charset=utf-8", "the body is not snappy"},
+		{"a push that is too large", "POST", "/loki/api/v1/push", protobuf, "", string(s2.EncodeSnappy(nil, make([]byte, 1<<20))), 400, "text/plain; charset=utf-8", "the body is larger than"},
+		{"logs that are too large", "POST", "/v1/logs", protobuf, "gzip", string(encode(t, "gzip", make([]byte, 1<<20))), 413, protobuf, "\x08\x03\x12"},
 		{"a push that can't be read", "POST", "/loki/api/v1/push", inJSON, "", `{`, 400, "text/plain; charset=utf-8", "unexpected end of body"},
 		{"the version", "GET", "/loki/api/v1/status/buildinfo", "", "", "", 200, inJSON, `{"version":"3.0.0"`},
 	} {
@@ -48,6 +53,30 @@ func TestOTLPAndLokiAreAnsweredAsTheirClientsExpect(t *testing.T) {
 			t.Errorf("%s: answered %d %s %q, want %d %s %q", tt.name, resp.StatusCode, resp.Header.Get("Content-Type"), got, tt.status, tt.answerType, tt.answer)
 		}
 	}
+	known := a.secret
+	for _, tt := range []struct {
+		secret, path, content string
+		status                int
+		answer                string
+	}{
+		{"mr_x", "/v1/logs", protobuf, 401, "\x08\x10\x12"},
+		{"mr_x", "/v1/logs", inJSON, 401, `{"code":16,"message":"no known API key`},
+		{"mr_x", "/loki/api/v1/push", inJSON, 401, "no known API key"},
+		{known + "slow", "/v1/logs", inJSON, 200, "{}"}, // five records, as many as the key may send at once
+		{known + "slow", "/v1/logs", inJSON, 429, `{"code":8,"message":"the API key slow is limited`},
+		{known + "slow", "/loki/api/v1/push", inJSON, 429, "the API key slow is limited"},
+	} {
+		a.secret = tt.secret
+		body := `{"resourceLogs":[{"scopeLogs":[{"logRecords":[{},{},{},{},{}]}]}]}`
+		resp, got := a.sendAs(t, "POST", tt.path, tt.content, "", body)
+		if resp.StatusCode != tt.status || !strings.HasPrefix(got, tt.answer) {
+			t.Errorf("%s with the key %s: answered %d %q, want %d %q", tt.path, tt.secret, resp.StatusCode, got, tt.status, tt.answer)
+		}
+		if hasRetryAfter := resp.Header.Get("Retry-After") != ""; hasRetryAfter != (tt.status == 429) {
+			t.Errorf("%s: status %d with Retry-After %q", tt.path, tt.status, resp.Header.Get("Retry-After"))
+		}
+	}
+	a.secret = known
 	a.api.lossyPolicy.Store(&policyError{"a test"})
 	if resp, got := a.sendAs(t, "POST", "/v1/logs", protobuf, "", logs); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.HasPrefix(got, "\x08\x0e\x12") {
 		t.Errorf("while nothing is taken: answered %d %q", resp.StatusCode, got)
