@@ -385,7 +385,7 @@ func (e *hecEvents) visit(key, value []byte) bool {
 	default:
 		e.rest = append(e.rest, member{key, value})
 	}
-	return true
+	return len(e.rest) <= mapping.MostMembers
 }
 
 // take makes the record of the current envelope, and reports whether it was accepted.

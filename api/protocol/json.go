@@ -4,6 +4,8 @@ import (
 	"bytes"
 
 	json "github.com/goccy/go-json"
+
+	"millrace/api/protocol/mapping"
 )
 
 // These functions walk over JSON that may be anything. They find where its parts are, and check no more than they need.
@@ -82,8 +84,8 @@ func valueEnd(b []byte, i int) int {
 // member is a member of an object. Its key has its quotes.
 type member struct{ key, value []byte }
 
-// appendMembers appends the members of the object that b is to dst. It reports false if b is no object, or if its parts can't be
-// told.
+// appendMembers appends the members of the object that b is to dst. It reports false if b is no object, if its parts can't be told,
+// or if there are more than mapping.MostMembers.
 func appendMembers(dst []member, b []byte) ([]member, bool) {
 	if len(b) < 2 || b[0] != '{' {
 		return dst, false
@@ -104,6 +106,9 @@ func appendMembers(dst []member, b []byte) ([]member, bool) {
 		at = skipSpace(b, at+1)
 		end := valueEnd(b, at)
 		if end < 0 {
+			return dst, false
+		}
+		if len(dst) == mapping.MostMembers {
 			return dst, false
 		}
 		dst = append(dst, member{b[i:keyEnd], b[at:end]})

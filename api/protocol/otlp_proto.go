@@ -80,6 +80,11 @@ type otlpDecoder struct {
 	body    string // the whole request
 	records *record.List
 	m       *mapping.Mapper
+
+	// The current resource.
+	attributes    []string // messages KeyValue; no more of them than a record may have and one
+	dropped       uint32
+	attributesBuf [32]string
 }
 
 // decodeOTLP takes the records of an ExportLogsServiceRequest. A malformed one is refused whole.
@@ -106,31 +111,47 @@ func decodeOTLP(body string, records *record.List, keepText bool) *scan.Error {
 	return &scan.Error{Reason: scan.Syntax, Offset: max(0, request.i-len(request.text)), Msg: msg}
 }
 
-// resourceLogs takes the records of one resource. It reports false if they are malformed.
+// resourceLogs takes the records of one resource, which may stand behind them. It reports false if they are malformed.
 func (d *otlpDecoder) resourceLogs(s string) bool {
+	d.attributes, d.dropped = d.attributesBuf[:0], 0
 	logs := wireMessage{s: s}
 	for logs.next() {
-		if logs.tag == resourceLogsScopeLogs && !d.scopeLogs(s, logs.text) {
+		if logs.tag == resourceLogsResource && !d.resource(logs.text) {
+			return false
+		}
+	}
+	for logs = (wireMessage{s: s}); logs.next(); {
+		if logs.tag == resourceLogsScopeLogs && !d.scopeLogs(logs.text) {
 			return false
 		}
 	}
 	return !logs.malformed
 }
 
-// scopeLogs takes the records of one scope. resourceLogs is what is around them; the resource may stand behind them there.
-func (d *otlpDecoder) scopeLogs(resourceLogs, s string) bool {
+// resource notes what a Resource has. If there are several, all of them count.
+func (d *otlpDecoder) resource(s string) bool {
+	r := wireMessage{s: s}
+	for r.next() {
+		switch r.tag {
+		case resourceAttributes:
+			if len(d.attributes) <= mapping.MostMembers {
+				d.attributes = append(d.attributes, r.text)
+			}
+		case resourceDropped:
+			d.dropped = uint32(r.number)
+		}
+	}
+	return !r.malformed
+}
+
+// scopeLogs takes the records of one scope.
+func (d *otlpDecoder) scopeLogs(s string) bool {
 	if !hasField(s, scopeLogsRecords) {
 		return isWire(s)
 	}
 	d.m.BeginShared()
-	if d.m.Full() {
-		resourceLogs = "" // all of the scope's records are refused
-	}
-	around := wireMessage{s: resourceLogs}
-	for around.next() {
-		if around.tag == resourceLogsResource && !d.resource(around.text) {
-			return false
-		}
+	if !d.m.Full() && !d.addResource() { // if it is full, all of the scope's records are refused
+		return false
 	}
 	logs := wireMessage{s: s}
 	for logs.next() {
@@ -139,7 +160,7 @@ func (d *otlpDecoder) scopeLogs(resourceLogs, s string) bool {
 		}
 	}
 	d.m.EndShared()
-	if around.malformed || logs.malformed {
+	if logs.malformed {
 		return false
 	}
 	for logs = (wireMessage{s: s}); logs.next(); {
@@ -150,22 +171,17 @@ func (d *otlpDecoder) scopeLogs(resourceLogs, s string) bool {
 	return true
 }
 
-// resource adds what a Resource has.
-func (d *otlpDecoder) resource(s string) bool {
-	r := wireMessage{s: s}
-	for r.next() {
-		switch r.tag {
-		case resourceAttributes:
-			if d.attribute(otlpResource, r.text) != otlpFine {
-				return false
-			}
-		case resourceDropped:
-			if n := uint32(r.number); n > 0 {
-				d.m.Uint(otlpResource, "resource.dropped_attributes_count", uint64(n))
-			}
+// addResource adds the current resource. It reports false if one of its attributes is malformed, or nested too deep.
+func (d *otlpDecoder) addResource() bool {
+	for _, attribute := range d.attributes {
+		if d.attribute(otlpResource, attribute) != otlpFine {
+			return false
 		}
 	}
-	return !r.malformed
+	if d.dropped > 0 {
+		d.m.Uint(otlpResource, "resource.dropped_attributes_count", uint64(d.dropped))
+	}
+	return true
 }
 
 // scope adds what an InstrumentationScope has.

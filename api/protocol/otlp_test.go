@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -687,5 +688,36 @@ func BenchmarkOTLPRecord(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// A resource was once looked for anew for each of its scopes: 160 KB of them took a minute.
+func TestOTLPTakesManyScopesOfAResource(t *testing.T) {
+	const scopes = 400_000
+	logs := strings.Repeat("\x12\x02\x12\x00", scopes) + "\x0a\x00"
+	body := appendWireText(nil, 1, logs)
+	records := &record.List{Limits: scan.Limits{RecordBytes: 1 << 20, PieceBytes: 64 << 10}}
+	if _, bad := exchange(OTLP{}, otlpRequestOf(protobufType, ""), body, records); bad != nil || records.Accepted != scopes {
+		t.Errorf("got %d records, %v, want %d", records.Accepted, bad, scopes)
+	}
+}
+
+// An attribute takes two bytes in a body.
+func TestOTLPTakesLittleMemoryForManyAttributes(t *testing.T) {
+	for name, body := range map[string][]byte{
+		"of a record":   appendWireText(nil, 1, appendWireText(nil, 2, appendWireText(nil, 2, strings.Repeat("\x32\x00", 4<<20)))),
+		"of a resource": appendWireText(nil, 1, string(appendWireText(nil, 1, strings.Repeat("\x0a\x00", 4<<20)))+"\x12\x02\x12\x00"),
+	} {
+		records := &record.List{Limits: scan.Limits{RecordBytes: 1 << 20, PieceBytes: 64 << 10}}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, bad := exchange(OTLP{}, otlpRequestOf(protobufType, ""), body, records)
+		runtime.ReadMemStats(&after)
+		if bad != nil || records.RejectedBy[scan.TooLarge] != 1 {
+			t.Errorf("%s: %d refused as too large, %v", name, records.RejectedBy[scan.TooLarge], bad)
+		}
+		if took := after.TotalAlloc - before.TotalAlloc; took > uint64(16*len(body)) {
+			t.Errorf("%s: %d bytes were allocated for a body of %d", name, took, len(body))
+		}
 	}
 }

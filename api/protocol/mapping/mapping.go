@@ -49,6 +49,10 @@ const (
 // MostSources is the most sources that a protocol may name.
 const MostSources = 6
 
+// MostMembers is the most members that a record may have, with those that it shares. A record with more is refused as too large. A
+// member takes some hundred bytes here, and two in a body of protobuf, so that few bytes could have very much memory taken for them.
+const MostMembers = 1 << 17
+
 // The names of fields that protocols set.
 const (
 	TimeField    = "time"
@@ -96,15 +100,18 @@ type Mapper struct {
 	config   Config
 	keepText bool
 
-	members   []member // the shared ones, then the record's
-	shared    int      // how many of them are shared
-	inShared  bool
-	inTree    bool // the record has to be put together in a tree
-	paths     paths
-	basePaths paths // those of the shared members
-	path      path  // of the record's last member
-	timeAt    int   // index of the member that is the protocol's time, or -1
-	hasTime   bool  // the record has a field time of another source
+	members       []member // the shared ones, then the record's
+	shared        int      // how many of them are shared
+	sharedTooMany bool     // tooMany of what is shared
+	inShared      bool
+	inTree        bool   // the record has to be put together in a tree
+	tooMany       bool   // the record, or what is shared, has more than MostMembers
+	spare         member // takes the values of those
+	paths         paths
+	basePaths     paths // those of the shared members
+	path          path  // of the record's last member
+	timeAt        int   // index of the member that is the protocol's time, or -1
+	hasTime       bool  // the record has a field time of another source
 
 	own    string // members that are written as they are
 	check  bool   // own must be checked
@@ -150,6 +157,9 @@ func (m *Mapper) Limit(n int) {
 	m.most = min(32*n+256<<10, 4*n+32<<20)
 }
 
+// leastMember is about the least length of a member in a record.
+const leastMember = len(`"":null,`)
+
 // Full reports whether the bound is passed.
 func (m *Mapper) Full() bool { return m.spent > m.most }
 
@@ -185,7 +195,7 @@ func (m *Mapper) Free() {
 // BeginShared begins what all records from the next Begin on share. It has less priority than what is added to a record itself.
 func (m *Mapper) BeginShared() {
 	m.members, m.sharedBuf, m.sharedJSON = m.members[:0], m.sharedBuf[:0], m.sharedJSON[:0]
-	m.inShared, m.inTree, m.budget = true, true, mostSearched
+	m.inShared, m.inTree, m.tooMany, m.budget = true, true, false, mostSearched
 }
 
 // EndShared ends what BeginShared began.
@@ -196,10 +206,11 @@ func (m *Mapper) EndShared() {
 	m.basePaths.reset()
 	for i := range m.members {
 		v := &m.members[i]
-		m.spent += len(v.key) + len(v.text)
-		m.sharedTree.add(m, *v)
+		m.spent += len(v.key) + len(v.text) + leastMember
 		m.basePaths.add(hashOf(v.key))
 	}
+	m.addToTree(&m.sharedTree, m.members)
+	m.sharedTooMany = m.tooMany
 	t := &m.sharedTree
 	for i := t.nodes[root].first; i != none; i = t.nodes[i].next {
 		m.basePaths.add(t.nodes[i].hash)
@@ -212,7 +223,7 @@ func (m *Mapper) EndShared() {
 func (m *Mapper) Begin() {
 	m.members = m.members[:m.shared]
 	m.paths.copy(&m.basePaths)
-	m.inTree = m.paths.full || m.alwaysInTree
+	m.inTree, m.tooMany = m.paths.full || m.alwaysInTree, m.sharedTooMany
 	m.path, m.timeAt, m.hasTime = path{}, -1, false
 	m.own, m.check, m.budget, m.buf = "", false, mostSearched, m.buf[:0]
 }
@@ -308,26 +319,37 @@ func (m *Mapper) Message(text string) {
 
 // End completes the record and reports whether it was accepted. at is its offset in the body.
 func (m *Mapper) End(at int) bool {
-	if m.Full() {
+	if m.inTree && !m.tooMany && !m.Full() {
+		m.record.reset()
+		m.addOwn()
+		m.addToTree(&m.record, m.members[m.shared:])
+		m.addToTree(&m.record, m.members[:m.shared])
+	}
+	if m.tooMany || m.Full() {
 		m.records.Refuse(scan.TooLarge, at)
 		return false
 	}
-	if m.inTree {
-		m.record.reset()
-		m.addOwn()
-		for _, v := range m.members[m.shared:] {
-			m.record.add(m, v)
-		}
-		for _, v := range m.members[:m.shared] {
-			m.record.add(m, v)
-		}
-	}
 	return m.records.Build(at, m.fill)
+}
+
+// addToTree adds members to a tree, as long as that has room for them: the dots of one key make several nodes.
+func (m *Mapper) addToTree(t *tree, members []member) {
+	for i := range members {
+		if len(t.nodes) > MostMembers {
+			m.tooMany = true
+			return
+		}
+		t.add(m, members[i])
+	}
 }
 
 // next adds a member, whose value the caller sets.
 func (m *Mapper) next(s Source, k kind, key string) *member {
 	n := len(m.members)
+	if n >= MostMembers {
+		m.tooMany = true
+		return &m.spare
+	}
 	if n == cap(m.members) {
 		m.members = slices.Grow(m.members, 1)
 	}

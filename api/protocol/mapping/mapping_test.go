@@ -497,3 +497,65 @@ func BenchmarkRecord(b *testing.B) {
 		}
 	})
 }
+
+// A member takes two bytes of protobuf, and a hundred here.
+func TestARecordWithTooManyMembersIsRefused(t *testing.T) {
+	limits := scan.Limits{RecordBytes: 1 << 30, PieceBytes: 1 << 30}
+	config := Config{Sources: []SourceConfig{{Name: "attributes", Dotted: true}}}
+	for name, fill := range map[string]func(m *Mapper){
+		"members": func(m *Mapper) {
+			m.Begin()
+			for range MostMembers + 1 {
+				m.Null(First, "")
+			}
+		},
+		"objects of dots": func(m *Mapper) {
+			m.Begin()
+			for i := range MostMembers / 8 {
+				m.Null(First, fmt.Sprintf("%d.b.c.d.e.f.g.h.i.j", i))
+			}
+		},
+		"shared members": func(m *Mapper) {
+			m.BeginShared()
+			for range MostMembers {
+				m.Null(First, "")
+			}
+			m.EndShared()
+			m.Begin()
+			m.Null(First, "one more")
+		},
+		"shared objects of dots": func(m *Mapper) {
+			m.BeginShared()
+			for i := range MostMembers / 8 {
+				m.Null(First, fmt.Sprintf("%d.b.c.d.e.f.g.h.i.j", i))
+			}
+			m.EndShared()
+			m.Begin()
+		},
+		"members of its own": func(m *Mapper) {
+			object := []byte("{")
+			for i := range MostMembers {
+				object = fmt.Appendf(object, `"%d":1,`, i)
+			}
+			m.Begin()
+			m.Fields(string(append(object, `"a":1}`...)))
+			m.Null(First, "a")
+		},
+	} {
+		records := &record.List{Limits: limits}
+		records.Begin()
+		m := New(records, config, false)
+		fill(m)
+		refused := !m.End(0)
+		m.BeginShared()
+		m.EndShared()
+		m.Begin()
+		m.Message("the next")
+		taken := m.End(1)
+		m.Free()
+		records.End()
+		if !refused || !taken || records.RejectedBy[scan.TooLarge] != 1 || string(records.NDJSON) != "{\"message\":\"the next\"}\n" {
+			t.Errorf("%s: refused %v, the next taken %v, records %.100s", name, refused, taken, records.NDJSON)
+		}
+	}
+}

@@ -58,6 +58,10 @@ func (m *Mapper) addOwn() {
 		return
 	}
 	for c := (cursor{s: m.own, i: -1}); c.next(); {
+		if len(m.record.nodes) > MostMembers {
+			m.tooMany = true
+			return
+		}
 		key := c.key()
 		if strings.IndexByte(key, '.') >= 0 {
 			m.record.literalDots = true
