@@ -47,7 +47,6 @@ func (b *Body) AppendRepaired(record []byte, changed []int, why Reason, at int) 
 	return b.Add(record, at) // which says why
 }
 
-// repairing returns what b needs to repair records.
 // CountRepaired counts the record that was accepted last as repaired for a reason. It is for records that were repaired before they
 // were added.
 func (b *Body) CountRepaired(r Reason) {
@@ -55,6 +54,7 @@ func (b *Body) CountRepaired(r Reason) {
 	b.Repaired++
 }
 
+// repairing returns what b needs to repair records.
 func (b *Body) repairing() *repairs {
 	if b.repairs == nil {
 		b.repairs = new(repairs)
@@ -145,6 +145,7 @@ type repairer struct {
 	textAt     int // how many containers are open around the value that is written as text; 0 if none is
 	textOut    int // where in out that text begins
 	fields     []field
+	mostFields int     // an object with more can't be made small enough
 	strings    []piece // the strings that could be cut, if collect is set
 	anyChanged bool    // one of the fields is changed
 	own        []byte  // the elements of the object's own list, separated by commas
@@ -172,12 +173,16 @@ func (r *repairer) release() { *r = repairer{} }
 // run rewrites the object at src[i] in at most limit bytes, its numbers written out. It returns the offset behind the object. If
 // that is not JSON, or can't be made so small, it reports false; end is then where the JSON breaks, if it does.
 func (r *repairer) run(src []byte, i, limit int, marked []int, why Reason) (end int, ok bool) {
-	*r = repairer{reason: NumReasons, marked: marked, markWhy: why}
+	mostFields := limit / len(`"":0,`)
+	*r = repairer{reason: NumReasons, marked: marked, markWhy: why, mostFields: mostFields}
 	if end, ok = r.object(src, i); !ok {
+		if len(r.fields) > mostFields {
+			return i, false
+		}
 		return end, false
 	}
 	if r.size()+r.longer > limit {
-		*r = repairer{reason: NumReasons, marked: marked, markWhy: why, collect: true, plainNumbers: r.longer > 0}
+		*r = repairer{reason: NumReasons, marked: marked, markWhy: why, mostFields: mostFields, collect: true, plainNumbers: r.longer > 0}
 		r.object(src, i)
 		r.cut(limit)
 		if r.size() > limit {
@@ -514,7 +519,9 @@ func (r *repairer) key(i int) (end int, ok bool) {
 	}
 	top := len(r.open) == 1
 	if top {
-		r.fields = append(r.fields, field{at: len(r.out)})
+		if r.fields = append(r.fields, field{at: len(r.out)}); len(r.fields) > r.mostFields {
+			return i, false // they take several times their bytes
+		}
 		if len(r.marked) > 0 && r.marked[0] == i {
 			r.marked = r.marked[1:]
 			r.change(r.markWhy)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -217,4 +218,22 @@ func FuzzRepair(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A member of a few bytes takes several times as many while its record is repaired.
+func TestARepairTakesLittleMemoryForManyMembers(t *testing.T) {
+	src := []byte("{" + strings.Repeat(`"":1,`, 1<<20) + `"a":1}`)
+	b := new(Body)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	b.Begin(Limits{RecordBytes: 1 << 20, PieceBytes: 1 << 20, Repair: true})
+	taken := b.Add(src, 0)
+	b.End()
+	runtime.ReadMemStats(&after)
+	if taken || b.RejectedBy[TooLarge] != 1 {
+		t.Errorf("taken %v, %d refused as too large", taken, b.RejectedBy[TooLarge])
+	}
+	if took := after.TotalAlloc - before.TotalAlloc; took > uint64(12*len(src)) {
+		t.Errorf("%d bytes were allocated for a record of %d", took, len(src))
+	}
 }
