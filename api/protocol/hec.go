@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"unsafe"
 
 	"github.com/valyala/fasthttp"
 
@@ -269,7 +268,7 @@ func (l *hecLines) Decode(r Request, body []byte, records *record.List) *Refusal
 				return nil
 			}
 			m.Begin()
-			m.Message(textOf(bytes.TrimRight(line, "\r")))
+			m.Message(stringOf(bytes.TrimRight(line, "\r")))
 			if !m.End(at) {
 				l.refused(hecInvalid, n)
 			}
@@ -431,7 +430,7 @@ func (e *hecEvents) take(m *mapping.Mapper, records *record.List, at int) bool {
 // be repaired to be JSON, own returns for what.
 func (e *hecEvents) own(m *mapping.Mapper, limits scan.Limits) (repaired scan.Reason, ok bool) {
 	repaired = scan.NumReasons
-	if m.Fields(textOf(e.event)) {
+	if m.Fields(stringOf(e.event)) {
 		return repaired, true
 	}
 	// The event holds something like NaN, or no text may be looked through, of which this is none.
@@ -448,7 +447,7 @@ func (e *hecEvents) own(m *mapping.Mapper, limits scan.Limits) (repaired scan.Re
 		}
 	}
 	object := bytes.Clone(b.NDJSON) // it is needed until the record's end, and b before that
-	if m.Fields(textOf(object)) {
+	if m.Fields(stringOf(object)) {
 		return repaired, true
 	}
 	p := jsonParser{src: object}
@@ -490,7 +489,7 @@ func (e *hecEvents) add(m *mapping.Mapper, s mapping.Source, key string, value [
 		m.Null(s, key)
 		return
 	case len(value) <= 18:
-		if n, err := strconv.ParseInt(textOf(value), 10, 64); err == nil && strconv.FormatInt(n, 10) == textOf(value) {
+		if n, err := strconv.ParseInt(stringOf(value), 10, 64); err == nil && strconv.FormatInt(n, 10) == stringOf(value) {
 			m.Int(s, key, n)
 			return
 		}
@@ -500,10 +499,10 @@ func (e *hecEvents) add(m *mapping.Mapper, s mapping.Source, key string, value [
 	b.Add(value, 0)
 	b.End()
 	if b.RejectedBy[scan.Syntax] > 0 {
-		m.String(s, key, textOf(value))
+		m.String(s, key, stringOf(value))
 		return
 	}
-	m.JSON(s, key, textOf(value))
+	m.JSON(s, key, stringOf(value))
 }
 
 // text returns what a JSON string says. What jsonb can't hold in a string is left to who writes it: half a surrogate pair becomes a
@@ -512,89 +511,20 @@ func (e *hecEvents) text(quoted []byte) string {
 	inner := quoted[1 : len(quoted)-1]
 	slash := bytes.IndexByte(inner, '\\')
 	if slash < 0 {
-		return textOf(inner)
+		return stringOf(inner)
 	}
 	from := len(e.buf)
 	e.buf = append(e.buf, inner[:slash]...)
-	e.buf = appendHECText(e.buf, inner[slash:])
-	return textOf(e.buf[from:])
-}
-
-// appendHECText appends what the inside of a JSON string says. An escape that JSON does not have stays as it is.
-func appendHECText(dst, inner []byte) []byte {
-	for {
-		n := bytes.IndexByte(inner, '\\')
-		if n < 0 || n+1 == len(inner) {
-			return append(dst, inner...)
-		}
-		dst = append(dst, inner[:n]...)
-		c := inner[n+1]
-		escape := inner[n:]
-		inner = inner[n+2:]
-		switch c {
-		case '"', '\\', '/':
-			dst = append(dst, c)
-		case 'b':
-			dst = append(dst, '\b')
-		case 'f':
-			dst = append(dst, '\f')
-		case 'n':
-			dst = append(dst, '\n')
-		case 'r':
-			dst = append(dst, '\r')
-		case 't':
-			dst = append(dst, '\t')
-		case 'u':
-			r, ok := codeUnit(escape)
-			if !ok {
-				dst = append(dst, '\\', 'u')
-				continue
-			}
-			inner = inner[4:]
-			if r < 0xd800 || r > 0xdfff {
-				dst = appendRune(dst, r)
-				continue
-			}
-			low, ok := codeUnit(inner)
-			if r >= 0xdc00 || !ok || low < 0xdc00 || low > 0xdfff {
-				dst = append(dst, 0xff)
-				continue
-			}
-			inner = inner[6:]
-			dst = appendRune(dst, 0x10000+(r-0xd800)<<10+(low-0xdc00))
-		default:
-			dst = append(dst, '\\', c)
-		}
-	}
-}
-
-// appendRune appends a rune in UTF-8.
-func appendRune(dst []byte, r uint32) []byte { return append(dst, string(rune(r))...) }
-
-// codeUnit returns what the escape \uXXXX at the beginning of b says.
-func codeUnit(b []byte) (r uint32, ok bool) {
-	if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
-		return 0, false
-	}
-	for _, c := range b[2:6] {
-		switch {
-		case c-'0' <= 9:
-			r = r<<4 | uint32(c-'0')
-		case (c|0x20)-'a' <= 5:
-			r = r<<4 | uint32((c|0x20)-'a'+10)
-		default:
-			return 0, false
-		}
-	}
-	return r, true
+	e.buf = appendUnescaped(e.buf, inner[slash:])
+	return stringOf(e.buf[from:])
 }
 
 // What a number of a time counts is told by its size, as package eventtime does: seconds below the first of these, then
 // milliseconds, microseconds, and nanoseconds.
 const (
-	hecSeconds = 1e11
-	hecMillis  = 1e14
-	hecMicros  = 1e17
+	unixSeconds = 1e11
+	unixMillis  = 1e14
+	unixMicros  = 1e17
 )
 
 // unixNanos returns the nanoseconds since 1970 that decimal digits say, perhaps with a fraction. It reports false for anything
@@ -613,11 +543,11 @@ func unixNanos(s []byte) (nanos int64, ok bool) {
 	}
 	unit, digits := uint64(1), 0
 	switch {
-	case count < hecSeconds:
+	case count < unixSeconds:
 		unit, digits = 1e9, 9
-	case count < hecMillis:
+	case count < unixMillis:
 		unit, digits = 1e6, 6
-	case count < hecMicros:
+	case count < unixMicros:
 		unit, digits = 1e3, 3
 	}
 	if count >= math.MaxInt64/unit {
@@ -635,6 +565,3 @@ func unixNanos(s []byte) (nanos int64, ok bool) {
 	}
 	return int64(count), true
 }
-
-// textOf returns b as a string, without a copy. b must not change while the string is used.
-func textOf(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

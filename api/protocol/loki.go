@@ -176,14 +176,7 @@ func (d *lokiDecoder) protobuf(body string) *scan.Error {
 			break
 		}
 	}
-	if !push.malformed {
-		return nil
-	}
-	msg := "the body is no PushRequest in protobuf: malformed"
-	if body[0] == '{' {
-		msg = "the body looks like JSON: send it with Content-Type: application/json, or send protobuf: malformed"
-	}
-	return &scan.Error{Reason: scan.Syntax, Offset: max(0, push.i-len(push.text)), Msg: msg}
+	return push.err("PushRequest")
 }
 
 // stream takes the records of a stream. It reports false if that is malformed.

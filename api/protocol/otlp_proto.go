@@ -101,14 +101,7 @@ func decodeOTLP(body string, records *record.List, keepText bool) *scan.Error {
 			break
 		}
 	}
-	if !request.malformed {
-		return nil
-	}
-	msg := "the body is no ExportLogsServiceRequest in protobuf: malformed"
-	if body[0] == '{' {
-		msg = "the body looks like JSON: send it with Content-Type: application/json, or send protobuf: malformed"
-	}
-	return &scan.Error{Reason: scan.Syntax, Offset: max(0, request.i-len(request.text)), Msg: msg}
+	return request.err("ExportLogsServiceRequest")
 }
 
 // resourceLogs takes the records of one resource, which may stand behind them. It reports false if they are malformed.

@@ -226,11 +226,11 @@ func appendStamp(b, value []byte) []byte {
 	}
 	at := time.Unix(0, n)
 	switch {
-	case n < 1e11:
+	case n < unixSeconds:
 		at = time.Unix(n, 0)
-	case n < 1e14:
+	case n < unixMillis:
 		at = time.UnixMilli(n)
-	case n < 1e17:
+	case n < unixMicros:
 		at = time.UnixMicro(n)
 	}
 	b = append(b, '"')

@@ -3,6 +3,8 @@ package protocol
 import (
 	"encoding/binary"
 	"unsafe"
+
+	"millrace/internal/scan"
 )
 
 // The wire types of protobuf.
@@ -86,6 +88,18 @@ func (m *wireMessage) next() bool {
 func (m *wireMessage) broken() bool {
 	m.malformed = true
 	return false
+}
+
+// err returns why the body that m is can't be read as a message of a kind, nil if it can.
+func (m *wireMessage) err(kind string) *scan.Error {
+	if !m.malformed {
+		return nil
+	}
+	msg := "the body is no " + kind + " in protobuf: malformed"
+	if m.s[0] == '{' {
+		msg = "the body looks like JSON: send it with Content-Type: application/json, or send protobuf: malformed"
+	}
+	return &scan.Error{Reason: scan.Syntax, Offset: max(0, m.i-len(m.text)), Msg: msg}
 }
 
 // varint reads an integer of up to ten bytes.

@@ -136,6 +136,7 @@ func (b *Body) Rewrite(from *Body, lim Limits, rewrite func(dst, record []byte) 
 		}
 	}
 	b.End()
+	b.Overflow = b.Overflow || from.Overflow // records of the body are missing
 }
 
 // Append takes a record without scanning it. The caller knows that it is a compacted JSON object that jsonb takes, without

@@ -151,3 +151,19 @@ func FuzzVerdicts(f *testing.F) {
 		}
 	})
 }
+
+// Records that are left out because there are too many must not look as if there had been none, however short the others become.
+func TestRewrittenRecordsOverflowIfThoseBeforeDid(t *testing.T) {
+	limits := Limits{RecordBytes: 100, PieceBytes: 20, TotalBytes: 100}
+	var from, to Body
+	from.KeepVerdicts = true
+	from.Begin(limits)
+	for range 20 {
+		from.Add([]byte(`{"a":"0123456789"}`), 0)
+	}
+	from.End()
+	to.Rewrite(&from, limits, func(dst, _ []byte) []byte { return append(dst, "{}"...) })
+	if !from.Overflow || !to.Overflow {
+		t.Errorf("overflow: %v, and %v when rewritten", from.Overflow, to.Overflow)
+	}
+}
