@@ -1,8 +1,6 @@
 package protocol
 
 import (
-	"net/http"
-
 	"millrace/internal/record"
 	"millrace/internal/scan"
 )
@@ -29,22 +27,14 @@ func readAsk(r Request) (ask, *Refusal) {
 // decode has fill fill records, with repairs, and changes them as the client asks.
 func (a *ask) decode(records *record.List, fill func(records *record.List) *scan.Error) *Refusal {
 	records.Limits.Repair = true
+	var err *scan.Error
 	if a.options == nil {
-		return a.refusal(fill(records))
+		err = fill(records)
+	} else {
+		err = newRewriter(a.options).fill(records, fill)
 	}
-	first := &record.List{Limits: records.Limits}
-	first.KeepVerdicts = true
-	err := fill(first)
-	records.Rewrite(first, newRewriter(a.options).rewrite)
-	return a.refusal(err)
-}
-
-// refusal returns the refusal of a body because of err, nil if that is nil.
-func (a *ask) refusal(err *scan.Error) *Refusal {
-	if err == nil {
-		return nil
+	if err != nil {
+		return UnreadableBody(err)
 	}
-	bad := Refuse(http.StatusBadRequest, "%v", err)
-	bad.Body = err
-	return bad
+	return nil
 }

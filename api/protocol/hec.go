@@ -33,14 +33,14 @@ const (
 // Routes implements Protocol.
 func (HEC) Routes() []Route {
 	// Docker's log driver asks with OPTIONS, and without a key, whether the collector is there. Otherwise no container starts.
-	send, knock := []string{http.MethodPost, http.MethodOptions}, []string{http.MethodOptions}
+	send, options := []string{http.MethodPost, http.MethodOptions}, []string{http.MethodOptions}
 	ask := []string{http.MethodGet, http.MethodHead}
 	return []Route{
-		{Path: hecPath, Methods: send, Keyless: knock},
-		{Path: hecEvent, Methods: send, Label: hecPath, Keyless: knock},
-		{Path: hecEvent + hecFirst, Methods: send, Label: hecPath, Keyless: knock},
-		{Path: hecRaw, Methods: send, Keyless: knock},
-		{Path: hecRaw + hecFirst, Methods: send, Label: hecRaw, Keyless: knock},
+		{Path: hecPath, Methods: send, Keyless: options},
+		{Path: hecEvent, Methods: send, Label: hecPath, Keyless: options},
+		{Path: hecEvent + hecFirst, Methods: send, Label: hecPath, Keyless: options},
+		{Path: hecRaw, Methods: send, Keyless: options},
+		{Path: hecRaw + hecFirst, Methods: send, Label: hecRaw, Keyless: options},
 		{Path: hecHealth, Methods: ask, Keyless: ask},
 		{Path: hecHealth + hecFirst, Methods: ask, Label: hecHealth, Keyless: ask},
 		{Path: hecAck, Methods: []string{http.MethodPost}},
