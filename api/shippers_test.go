@@ -90,6 +90,60 @@ func (a *fuzzedAPI) ask(t *testing.T, method, path, field, body string) (*http.R
 	return resp, string(answer)
 }
 
+// One record that can't be taken costs no other, and clients are not made to send the others again. A body that unpacks to far more
+// than it has bytes is refused before it takes memory.
+func TestABadRecordCostsNoOther(t *testing.T) {
+	a := newFuzzedAPI(t)
+	among := func(good, bad string) string { return strings.Repeat(good, 50) + bad + strings.Repeat(good, 49) }
+	const deepLog = 600 // deeper than what becomes text
+	deep := strings.Repeat(`{"arrayValue":{"values":[`, deepLog) + strings.Repeat(`]}}`, deepLog)
+	const document = "{\"create\":{}}\n{\"a\":1}\n"
+	bomb := string(encode(t, "gzip", make([]byte, 1<<20)))
+	for _, tt := range []struct {
+		name, path, content, encoding, body string
+		status                              int
+		answer                              string
+		accepted                            int
+	}{
+		{"one of 100", "/_bulk", "", "", among(document, "{\"create\":{}}\n{\"a\":\n"), 200, `"errors":true`, 99},
+		{"all", "/_bulk", "", "", strings.Repeat("{\"create\":{}}\n[]\n", 3), 200, `"errors":true`, 0},
+		{"a line that is no action", "/_bulk", "", "", among(document, "{\"a\":1}\n"), 400, `Malformed action/metadata line [101]`, 0},
+		{"a bomb", "/_bulk", "", "gzip", bomb, 413, `content_too_long_exception`, 0},
+		{"one of 100", "/services/collector", "", "", among("{\"event\":\"a\"}\n", "{\"event\":\n"), 200, `{"text":"Success","code":0}`, 99},
+		{"all", "/services/collector", "", "", strings.Repeat(`{"event":""}`, 3), 400, `"code":13,"invalid-event-number":0}`, 0},
+		{"malformed", "/services/collector", "", "", "x", 400, `"code":6,"invalid-event-number":0}`, 0},
+		{"a bomb", "/services/collector", "", "gzip", bomb, 413, `"code":27`, 0},
+		{"one of 100", "/v1/logs", "application/json", "", `{"resourceLogs":[{"scopeLogs":[{"logRecords":[` + among(`{},`, `{"body":`+deep+`},`) + `{}]}]}]}`, 200, `{"partialSuccess":{"rejectedLogRecords":"1",`, 100},
+		{"all", "/v1/logs", "application/json", "", `{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"body":` + deep + `}]}]}]}`, 200, `{"partialSuccess":{"rejectedLogRecords":"1",`, 0},
+		{"malformed", "/v1/logs", "application/json", "", `{"resourceLogs":[{}`, 400, `{"code":3,"message":`, 0},
+		{"a bomb", "/v1/logs", "application/json", "gzip", bomb, 413, `{"code":3,"message":`, 0},
+		{"one of 100", "/loki/api/v1/push", "application/json", "", `{"streams":[{"stream":{},"values":[` + among(`["1","a"],`, `["1","\u0000\ud800"],`) + `["1","a"]]}]}`, 204, ``, 101},
+		{"malformed", "/loki/api/v1/push", "application/json", "", `{"streams":[{}`, 400, `unexpected end of body`, 0},
+		{"a bomb", "/loki/api/v1/push", "application/json", "gzip", bomb, 400, `the body is larger than`, 0},
+	} {
+		intake := a.api.endpoints.find([]byte("POST"), []byte(tt.path)).protocol.Name()
+		before := a.accepted(t, intake)
+		resp, got := a.sendAs(t, "POST", tt.path, tt.content, tt.encoding, tt.body)
+		if accepted := a.accepted(t, intake) - before; resp.StatusCode != tt.status || !strings.Contains(got, tt.answer) || accepted != tt.accepted {
+			t.Errorf("%s, %s: got %d %.200s and %d records, want %d %s and %d", tt.path, tt.name, resp.StatusCode, got, accepted, tt.status, tt.answer, tt.accepted)
+		}
+	}
+	if n := a.api.bodies.inflight.used.Load(); n != 0 {
+		t.Errorf("%d bytes are reserved after all answers", n)
+	}
+}
+
+// accepted returns how many records an intake has accepted, as /metrics tells.
+func (a *fuzzedAPI) accepted(t *testing.T, intake string) (n int) {
+	t.Helper()
+	_, metrics := a.ask(t, "GET", "/metrics", "", "")
+	_, value, found := strings.Cut(metrics, fmt.Sprintf("\nmillrace_api_records_accepted_total{intake=%q} ", intake))
+	if _, err := fmt.Sscan(value, &n); !found || err != nil {
+		t.Fatalf("no count of %s: %v", intake, err)
+	}
+	return n
+}
+
 // watchedConn notes the largest reservation that there is while an answer is written.
 type watchedConn struct {
 	written
