@@ -85,10 +85,13 @@ func (s *store) pageRows(ctx context.Context, q *search, give func(row) error) (
 			if err != nil {
 				return err
 			}
+			left := p.limit
 			if err := p.read(ctx, tx, slice, arrived); err != nil || p.isFull {
 				return err
 			}
-			slices.grow()
+			if err := slices.advance(ctx, tx, slice, left-p.limit); err != nil {
+				return err
+			}
 		}
 	})
 	if err != nil || !p.isFull {
@@ -164,7 +167,11 @@ func (s *store) exportRows(ctx context.Context, q *search, timeout time.Duration
 			if err != nil {
 				return err
 			}
-			slices.fit(n)
+			if n > 0 {
+				slices.fit(n)
+			} else if err := slices.advance(ctx, tx, slice, 0); err != nil {
+				return err
+			}
 		}
 	})
 }
@@ -265,6 +272,15 @@ func countStatement(q *search, arrived spans) *statement {
 	s := new(statement)
 	s.sql.WriteString("SELECT count(*) FROM ")
 	s.found(q, arrived)
+	return s
+}
+
+// existsStatement asks whether a window has rows.
+func existsStatement(q *search, arrived spans) *statement {
+	s := new(statement)
+	s.sql.WriteString("SELECT EXISTS (SELECT FROM ")
+	s.found(q, arrived)
+	s.sql.WriteString(")")
 	return s
 }
 
