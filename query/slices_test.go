@@ -13,7 +13,7 @@ import (
 func TestTheSliceBehindAGapIsShort(t *testing.T) {
 	ctx := context.Background()
 	db := testenv.Connect(t, testenv.Schema(t))
-	day := time.Now().UTC().Truncate(24 * time.Hour).AddDate(0, 0, -1)
+	day := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -1)
 	begin := day.Add(10 * time.Hour)
 	for _, sql := range []string{
 		fmt.Sprintf("SELECT millrace_add_partition('logs', 'logs_%s', '%s', '%s')", day.Format("20060102"), day.Format(time.RFC3339), day.Add(24*time.Hour).Format(time.RFC3339)),
