@@ -317,7 +317,7 @@ func (s *statement) found(q *search, arrived spans) {
 	fmt.Fprintf(&s.sql, " AND %s AND inserted_at >= %s AND inserted_at %s %s", promptSQL, s.args.Add(from), upperOp, s.args.Add(to.Add(promptness)))
 	s.sql.WriteString(" AND (" + filter + ") UNION ALL SELECT id, time, inserted_at, time, data FROM logs")
 	s.where(q, "time")
-	s.sql.WriteString(" AND " + lateSQL + " AND (")
+	s.sql.WriteString(" AND time <> " + tail.NoTime + " AND " + lateSQL + " AND (")
 	for i, span := range arrived {
 		if i > 0 {
 			s.sql.WriteString(" OR ")
