@@ -165,12 +165,10 @@ func (s *store) exportRows(ctx context.Context, q *search, timeout time.Duration
 				return err
 			}
 			n, err := exportSlice(ctx, tx, slice, arrived, give)
-			if err != nil {
-				return err
+			if err == nil {
+				err = slices.exported(ctx, tx, slice, n)
 			}
-			if n > 0 {
-				slices.fit(n)
-			} else if err := slices.advance(ctx, tx, slice, 0); err != nil {
+			if err != nil {
 				return err
 			}
 		}
