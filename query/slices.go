@@ -150,14 +150,18 @@ func holdsRows(ctx context.Context, tx pgx.Tx, q *search, arrived spans) (holds 
 	return holds, tx.SendBatch(ctx, &batch).Close()
 }
 
-// fit makes the next slice longer or shorter by how many rows the last one had.
-func (s *slicer) fit(rows int) {
+// exported chooses the next slice of an export, behind one that had so many rows: a longer one, a shorter one, or one behind a gap.
+func (s *slicer) exported(ctx context.Context, tx pgx.Tx, slice *search, rows int) error {
+	s.found += rows
 	switch {
+	case rows == 0:
+		return s.advance(ctx, tx, slice, 0)
 	case rows < fewRows:
 		s.length = min(2*s.length, 1<<50)
 	case rows > manyRows:
 		s.length = max(s.length/4, 1)
 	}
+	return nil
 }
 
 // newestOf returns a search of the end of q's window that has q's newest rows, at least so many, or all that q has.

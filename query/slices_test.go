@@ -84,3 +84,46 @@ func TestAWindowWithoutRowsEnds(t *testing.T) {
 		t.Errorf("another slice: %v to %v", slice.from, slice.to)
 	}
 }
+
+// TestAnExportSkipsEveryGap has minutes with rows, and hours between them without any.
+func TestAnExportSkipsEveryGap(t *testing.T) {
+	ctx := context.Background()
+	db := testenv.Connect(t, testenv.Schema(t))
+	day := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -1)
+	testenv.Exec(t, db, "SELECT millrace_add_partition('logs', $1, $2, $3)", "logs_"+day.Format("20060102"), day.Format(time.RFC3339), day.AddDate(0, 0, 1).Format(time.RFC3339))
+	const bursts = 5
+	testenv.Exec(t, db, `INSERT INTO logs (id, inserted_at, time, data) SELECT gen_random_uuid(), at, at - interval '1 s', '{}'
+		FROM generate_series(1, $2) AS burst, generate_series($1::timestamptz + burst * interval '2 h', $1 + burst * interval '2 h' + interval '1 min', interval '100 ms') AS at`, day, bursts)
+	tx, err := db.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(ctx)
+	testenv.Exec(t, db, "SET LOCAL jit = off") // as readOnly has it
+	q := &search{from: day.UnixMilli(), to: day.Add(24 * time.Hour).UnixMilli(), clock: byTime, ascending: true}
+	longest, rows := int64(0), 0
+	for slices := newSlicer(q, time.Now()); ; {
+		slice, ok := slices.next()
+		if !ok {
+			break
+		}
+		arrived, err := arrivedSpans(ctx, tx, slice)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := exportSlice(ctx, tx, slice, arrived, func(row) error { return nil })
+		if err == nil {
+			err = slices.exported(ctx, tx, slice, n)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n > 0 {
+			longest = max(longest, slice.to-slice.from)
+			rows += n
+		}
+	}
+	if most := (2 * time.Minute).Milliseconds(); longest > most || rows != bursts*601 {
+		t.Errorf("%d rows, and the longest slice with rows has %d ms, want %d and at most %d", rows, longest, bursts*601, most)
+	}
+}
