@@ -47,6 +47,7 @@ func BenchmarkSweepLayout(b *testing.B) {
 			})
 			w.stop(b)
 			setIndexes(b, admin, layout.indexes)
+			service := startServer(b, "query", "", "QUERY_ADDR=127.0.0.1:0", "REDIS_URL=", "POSTGRES_URL="+string(db))
 			t := ceiling.NewTurns("rows/s")
 			for b.Loop() {
 				truncate(b, admin)
@@ -60,6 +61,7 @@ func BenchmarkSweepLayout(b *testing.B) {
 				for name, ms := range readLatest(b, admin) {
 					t.Also(name+"-ms", ms)
 				}
+				t.Also("page-100-ms", median(7, func() { get(b, "http://"+service.addr+"/logs?from=now-1d") })) // as the query service finds them
 			}
 			t.Report(b)
 			var bytes int64
@@ -144,9 +146,7 @@ func readLatest(b *testing.B, conn *pgx.Conn) map[string]float64 {
 		"came-last-1s": {"SELECT count(*) FROM (SELECT id, data FROM logs WHERE inserted_at > (SELECT max(inserted_at) - interval '100 ms' FROM logs WHERE inserted_at > $1::timestamptz)) AS r", []any{at}},
 		"by-id":        {"SELECT data FROM logs WHERE inserted_at = $1 AND id = $2", []any{at, id}},
 	} {
-		var tries []float64
-		for range 7 {
-			start := time.Now()
+		times[name] = median(7, func() {
 			rows, err := conn.Query(ctx, query.sql, query.args...)
 			if err != nil {
 				b.Fatal(err)
@@ -158,10 +158,93 @@ func readLatest(b *testing.B, conn *pgx.Conn) map[string]float64 {
 			if rows.Err() != nil || n == 0 {
 				b.Fatal(fmt.Sprintf("%s: %d rows", name, n), rows.Err())
 			}
-			tries = append(tries, ms(time.Since(start)))
-		}
-		slices.Sort(tries)
-		times[name] = tries[len(tries)/2]
+		})
 	}
 	return times
+}
+
+// median returns how many milliseconds f takes, as the median of some tries.
+func median(tries int, f func()) float64 {
+	all := make([]float64, tries)
+	for i := range all {
+		all[i] = took(f)
+	}
+	slices.Sort(all)
+	return all[tries/2]
+}
+
+// BenchmarkSweepPartitions asks for rows of 30 days, which lie in partitions of a day or of an hour: 600,000 rows, closed partitions with
+// their GIN index. The first question of a service has to read the catalog. locks is how many locks one question holds in PostgreSQL,
+// whose table has room for 64 a connection by default.
+func BenchmarkSweepPartitions(b *testing.B) {
+	const rows, days = 600_000, 30
+	for _, interval := range []time.Duration{24 * time.Hour, time.Hour} {
+		b.Run("length="+interval.String(), func(b *testing.B) {
+			db := testenv.Schema(b)
+			admin := testenv.Connect(b, db)
+			exec := func(sql string, args ...any) {
+				b.Helper()
+				if _, err := admin.Exec(context.Background(), sql, args...); err != nil {
+					b.Fatal(err)
+				}
+			}
+			now := time.Now().UTC()
+			first := now.Truncate(24*time.Hour).AddDate(0, 0, 1-days)
+			for from := first; from.Before(now.Add(time.Hour)); from = from.Add(interval) {
+				name := "logs_" + from.Format("20060102")
+				if interval < 24*time.Hour {
+					name += from.Format("_1504")
+				}
+				exec("SELECT millrace_add_partition('logs', $1, $2, $3)", name, from.Format(time.RFC3339), from.Add(interval).Format(time.RFC3339))
+				if from.Add(interval).Before(now) {
+					exec("CREATE INDEX ON " + name + " USING gin (data jsonb_path_ops)")
+				}
+			}
+			exec(`INSERT INTO logs (id, inserted_at, time, data) SELECT
+				(lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7' || substr(md5(n::text), 1, 3) || '8' || substr(md5(n::text), 4, 15))::uuid,
+				at, at - n % 2000 * interval '1 ms', jsonb_build_object('level', (ARRAY['info','info','info','warn','error'])[1 + n % 5], 'trace_id', md5(n::text),
+				'message', 'request served from the upstream pool after one retry with a warm cache')
+				FROM (SELECT n, date_trunc('milliseconds', $1::timestamptz + n * ($2::timestamptz - $1) / $3) AS at FROM generate_series(0, $3::bigint - 1) AS n) AS rows`,
+				first, now, rows)
+			exec("VACUUM ANALYZE logs")
+			var id string
+			if err := admin.QueryRow(context.Background(), "SELECT id::text FROM logs WHERE inserted_at > $1 LIMIT 1", now.Add(-12*time.Hour)).Scan(&id); err != nil {
+				b.Fatal(err)
+			}
+			t := ceiling.NewTurns("ms")
+			for b.Loop() {
+				service := startServer(b, "query", "", "QUERY_ADDR=127.0.0.1:0", "REDIS_URL=", "POSTGRES_URL="+string(db))
+				ask := func(path string) func() {
+					return func() { get(b, "http://"+service.addr+path) }
+				}
+				for _, question := range []struct{ name, path string }{
+					{"latest", "/logs?from=now-30d"},
+					{"id", "/logs/" + id},
+					{"hour", "/logs/count?q=level:error&from=now-1h"},
+					{"day", "/logs/count?q=level:error&from=now-1d"},
+					{"month", "/logs/count?q=level:error&from=now-30d"},
+					{"trace-month", "/logs?q=trace_id:d3d9446802a44259755d38e6d163e820&from=now-30d"},
+					{"histogram-month", "/logs/histogram?from=now-30d"},
+				} {
+					t.Also(question.name+"-first-ms", took(ask(question.path)))
+					t.Also(question.name+"-ms", median(5, ask(question.path)))
+				}
+				service.stop(b)
+			}
+			t.Report(b)
+			var locks float64
+			tx, err := admin.Begin(context.Background())
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer tx.Rollback(context.Background()) // only read
+			if _, err := tx.Exec(context.Background(), "SELECT count(*) FROM logs"); err != nil {
+				b.Fatal(err)
+			}
+			if err := tx.QueryRow(context.Background(), "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()").Scan(&locks); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(locks, "locks")
+		})
+	}
 }

@@ -72,6 +72,7 @@ var stagesOf = map[string][]stage{
 		"garbage collection", garbage,
 		"decompression of frames", `frame\.Decompress`,
 		"checksums of segments", `cespare/xxhash`,
+		"times found in records", `millrace/(worker\.\(\*recordTimes\)|internal/eventtime)`,
 		"COPY: rows encoded", `millrace/worker\.\(\*copyReader\)`,
 		"COPY: the kernel's write", writing+`.*pgconn\.\(\*PgConn\)\.CopyFrom|`+writing+`.*bgreader|`+writing+`.*pgproto3`,
 		"COPY, ledger, commit: the rest of pgx", `jackc/pgx`,

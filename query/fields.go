@@ -170,6 +170,7 @@ func (s *server) getValues(w http.ResponseWriter, r *http.Request) error {
 func (s *store) valuesAnswer(ctx context.Context, q *search) ([]byte, error) {
 	var out []byte
 	sampled := int64(0)
+	q.indexed = s.indexed(ctx)
 	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		newest, err := newestOf(ctx, tx, q, sampleValues)
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"millrace/internal/eventtime"
 	"millrace/internal/frame"
 	"millrace/query/language"
 	"millrace/query/tail"
@@ -85,10 +86,13 @@ func (s *store) pageRows(ctx context.Context, q *search, give func(row) error) (
 			if err != nil {
 				return err
 			}
+			left := p.limit
 			if err := p.read(ctx, tx, slice, arrived); err != nil || p.isFull {
 				return err
 			}
-			slices.grow()
+			if err := slices.advance(ctx, tx, slice, left-p.limit); err != nil {
+				return err
+			}
 		}
 	})
 	if err != nil || !p.isFull {
@@ -161,10 +165,12 @@ func (s *store) exportRows(ctx context.Context, q *search, timeout time.Duration
 				return err
 			}
 			n, err := exportSlice(ctx, tx, slice, arrived, give)
+			if err == nil {
+				err = slices.exported(ctx, tx, slice, n)
+			}
 			if err != nil {
 				return err
 			}
-			slices.fit(n)
 		}
 	})
 }
@@ -268,6 +274,15 @@ func countStatement(q *search, arrived spans) *statement {
 	return s
 }
 
+// existsStatement asks whether a window has rows.
+func existsStatement(q *search, arrived spans) *statement {
+	s := new(statement)
+	s.sql.WriteString("SELECT EXISTS (SELECT FROM ")
+	s.found(q, arrived)
+	s.sql.WriteString(")")
+	return s
+}
+
 // byIDStatement selects the time and the data of one row. The id's time leads to one partition, and there to the rows of one millisecond.
 func byIDStatement(id uuid.UUID) *statement {
 	s := new(statement)
@@ -276,10 +291,9 @@ func byIDStatement(id uuid.UUID) *statement {
 }
 
 // A row is prompt if it came at its time or within promptness of it. Then the index on inserted_at finds it by its time, too. The other rows
-// have an index on time for themselves, with the condition lateSQL, which millrace_add_partition makes.
+// have an index on time for themselves, with the condition eventtime.LateSQL.
 const (
 	promptSQL  = "time <= inserted_at AND time - inserted_at >= '-10 s'::interval"
-	lateSQL    = "(time > inserted_at OR time - inserted_at < '-10 s'::interval)"
 	promptness = 10 * time.Second
 )
 
@@ -301,7 +315,7 @@ func (s *statement) found(q *search, arrived spans) {
 	fmt.Fprintf(&s.sql, " AND %s AND inserted_at >= %s AND inserted_at %s %s", promptSQL, s.args.Add(from), upperOp, s.args.Add(to.Add(promptness)))
 	s.sql.WriteString(" AND (" + filter + ") UNION ALL SELECT id, time, inserted_at, time, data FROM logs")
 	s.where(q, "time")
-	s.sql.WriteString(" AND " + lateSQL + " AND (")
+	s.sql.WriteString(" AND time <> " + eventtime.NoTimeSQL + " AND " + eventtime.LateSQL + " AND (")
 	for i, span := range arrived {
 		if i > 0 {
 			s.sql.WriteString(" OR ")
@@ -310,7 +324,7 @@ func (s *statement) found(q *search, arrived spans) {
 	}
 	s.sql.WriteString(") AND (" + filter + ") UNION ALL SELECT id, inserted_at, inserted_at, inserted_at, data FROM logs")
 	s.where(q, "inserted_at")
-	s.sql.WriteString(" AND time = " + tail.NoTime + " AND " + lateSQL + " AND (" + filter + ")) AS found")
+	s.sql.WriteString(" AND time = " + eventtime.NoTimeSQL + " AND " + eventtime.LateSQL + " AND (" + filter + ")) AS found")
 }
 
 // where adds a WHERE clause with a search's window and cursor on a column. Each bound, a cursor's too, is a condition of its own: on

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -67,5 +68,35 @@ func TestATextIsLookedForInTheJSONFirst(t *testing.T) {
 				t.Errorf("%s of %s: the index is used: %t, want %t\n%s", name, tt.q, indexed, tt.indexed, plan)
 			}
 		}
+	}
+}
+
+// TestARowWithoutATimeOfItsOwnIsFoundOnce looks at windows with and without the beginning of 1970, which stands for the row's inserted_at.
+func TestARowWithoutATimeOfItsOwnIsFoundOnce(t *testing.T) {
+	f := newFixture(t, nil)
+	at := time.Now().Add(-time.Minute).Truncate(time.Millisecond)
+	partition(t, f.db, at)
+	id := insert(t, f.db, at, 1, `{"n": 1}`)[0]
+	for _, from := range []string{"1960-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "0", "1970-01-01T00:00:00.001Z", "now-1h"} {
+		for _, order := range []string{"asc", "desc"} {
+			var page struct {
+				Logs []struct {
+					ID   string
+					Time time.Time
+				}
+			}
+			f.ok(with("/logs", "from", from, "order", order), &page)
+			if len(page.Logs) != 1 || page.Logs[0].ID != id || !page.Logs[0].Time.Equal(at) {
+				t.Errorf("from %s, %s: got %+v, want %s at %s", from, order, page.Logs, id, at)
+			}
+		}
+		var answer struct{ Count int }
+		if f.ok(with("/logs/count", "from", from), &answer); answer.Count != 1 {
+			t.Errorf("from %s: got a count of %d, want 1", from, answer.Count)
+		}
+	}
+	var answer struct{ Count int }
+	if f.ok(with("/logs/count", "from", "1960-01-01T00:00:00Z", "to", "1980-01-01T00:00:00Z"), &answer); answer.Count != 0 {
+		t.Errorf("got a count of %d around 1970, want 0", answer.Count)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"millrace/query/language"
 )
 
 const (
@@ -23,6 +25,8 @@ type slicer struct {
 	length int64  // of the next slice, in milliseconds
 	end    bool
 	now    int64 // Unix milliseconds
+	found  int   // rows in the slices so far
+	gaps   int   // that were skipped
 }
 
 // newSlicer returns a slicer. now need not be exact.
@@ -64,16 +68,100 @@ func (s *slicer) next() (*search, bool) {
 // grow makes the next slice longer.
 func (s *slicer) grow() { s.length = min(s.length*growth, 1<<50) }
 
-// fit makes the next slice longer or shorter by how many rows the last one had.
-func (s *slicer) fit(rows int) {
+// manyGaps is how many gaps are looked for in a search, and one more with each thousand of its rows. Where rows are few and far between, longer
+// slices are cheaper than a look for each gap.
+const manyGaps = 3
+
+// advance chooses the next slice, behind one in which so many rows were found. If that one is part of a gap, in which there are no rows at all,
+// the next one begins behind the gap and is short again: it may be the end of millions of rows.
+func (s *slicer) advance(ctx context.Context, tx pgx.Tx, slice *search, rows int) error {
+	s.found += rows
+	s.grow()
+	if rows > 0 || s.end || s.gaps >= manyGaps+s.found/1000 {
+		return nil
+	}
+	arrived, err := arrivedSpans(ctx, tx, slice)
+	if err != nil {
+		return err
+	}
+	if holds, err := holdsRows(ctx, tx, slice, arrived); err != nil || holds {
+		return err
+	}
+	s.gaps++
+	return s.skipGap(ctx, tx)
+}
+
+// skipGap moves to the next rows, however far away they are. It asks a few cheap questions: it cuts what is left as always until a part has
+// rows, and then that part in halves.
+func (s *slicer) skipGap(ctx context.Context, tx pgx.Tx) error {
+	for {
+		part, ok := s.next()
+		if !ok {
+			return nil
+		}
+		arrived, err := arrivedSpans(ctx, tx, part)
+		if err != nil {
+			return err
+		}
+		holds, err := holdsRows(ctx, tx, part, arrived)
+		if err != nil {
+			return err
+		}
+		if !holds {
+			s.grow()
+			continue
+		}
+		for part.to-part.from > firstSlice.Milliseconds() {
+			middle := part.from + (part.to-part.from)/2
+			near, far := *part, *part // near comes first in the search's order
+			if s.rest.ascending {
+				near.to, far.from = middle, middle
+			} else {
+				near.from, far.to = middle, middle
+			}
+			if holds, err = holdsRows(ctx, tx, &near, arrived); err != nil {
+				return err
+			}
+			part = &far
+			if holds {
+				part = &near
+			}
+		}
+		if s.rest.ascending {
+			s.rest.from = part.from
+		} else {
+			s.rest.to = part.to
+		}
+		s.length, s.end = firstSlice.Milliseconds(), false
+		return nil
+	}
+}
+
+// holdsRows reports whether a window has rows, whatever the search looks for in them. For one row PostgreSQL would rather read a partition
+// from its beginning than look into an index. It may not, because there may be none for millions of rows.
+func holdsRows(ctx context.Context, tx pgx.Tx, q *search, arrived spans) (holds bool, err error) {
+	all := *q
+	all.filter, all.after = language.Query{}, nil
+	st := existsStatement(&all, arrived)
+	var batch pgx.Batch
+	batch.Queue("SET LOCAL enable_seqscan = off")
+	batch.Queue(st.sql.String(), st.args...).QueryRow(func(r pgx.Row) error { return r.Scan(&holds) })
+	batch.Queue("SET LOCAL enable_seqscan TO DEFAULT")
+	return holds, tx.SendBatch(ctx, &batch).Close()
+}
+
+// exported chooses the next slice of an export, behind one that had so many rows: a longer one, a shorter one, or one behind a gap.
+func (s *slicer) exported(ctx context.Context, tx pgx.Tx, slice *search, rows int) error {
+	s.found += rows
 	switch {
 	case rows == 0:
-		s.grow()
+		return s.advance(ctx, tx, slice, 0)
 	case rows < fewRows:
 		s.length = min(2*s.length, 1<<50)
 	case rows > manyRows:
 		s.length = max(s.length/4, 1)
 	}
+	return nil
 }
 
 // newestOf returns a search of the end of q's window that has q's newest rows, at least so many, or all that q has.
@@ -81,7 +169,7 @@ func newestOf(ctx context.Context, tx pgx.Tx, q *search, atLeast int64) (*search
 	newest := *q
 	newest.ascending = false
 	var total int64
-	for slices := newSlicer(&newest, time.Now()); total < atLeast; slices.grow() {
+	for slices := newSlicer(&newest, time.Now()); total < atLeast; {
 		slice, ok := slices.next()
 		if !ok {
 			return q, nil
@@ -97,6 +185,9 @@ func newestOf(ctx context.Context, tx pgx.Tx, q *search, atLeast int64) (*search
 		}
 		total += n
 		newest.from = slice.from
+		if err := slices.advance(ctx, tx, slice, int(n)); err != nil {
+			return nil, err
+		}
 	}
 	return &newest, nil
 }

@@ -125,14 +125,14 @@ func (s *system) awaitEmpty(ctx context.Context) error {
 	return nil
 }
 
-// held returns how many messages the queues hold, those included that were delivered and not acknowledged.
+// held returns how many messages the queues hold, those included that were delivered and not acknowledged. It asks the queues' leaders:
+// what rabbitmqctl list_queues knows is seconds old, and nothing on a node that does not lead.
 func (s *system) held(ctx context.Context) (n int, err error) {
 	for i := range s.topology.Shards() {
 		var out string
 		for _, node := range s.brokers {
 			if out, err = s.stack.RabbitMQCtlOn(ctx, node, "eval", fmt.Sprintf(
-				`{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"%s">>)), proplists:get_value(messages, rabbit_amqqueue:info(Q, [messages])).`,
-				s.topology.Queue(i))); err == nil {
+				"{ok, N, _} = ra:consistent_query({'%%2F_%s', node()}, fun rabbit_fifo:query_messages_total/1, 5000), N.", s.topology.Queue(i))); err == nil {
 				break
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"millrace/internal/eventtime"
 	"millrace/internal/frame"
 )
 
@@ -157,12 +158,8 @@ type foundRow struct {
 // giveFunc takes a row. The row's data is good until it returns.
 type giveFunc func(foundRow) error
 
-// NoTime is the time of rows that have none of their own, as SQL: those of before the column was there, and those that were inserted
-// without it.
-const NoTime = "'1970-01-01 00:00:00+00'"
-
 // TimeSQL is a row's time. A row that has none of its own counts as if its event had happened when it came.
-const TimeSQL = "CASE WHEN time = " + NoTime + " THEN inserted_at ELSE time END"
+const TimeSQL = "CASE WHEN time = " + eventtime.NoTimeSQL + " THEN inserted_at ELSE time END"
 
 // rows calls give with the rows of a statement that selects id, xmin, the time and data.
 func (f *finder) rows(ctx context.Context, give giveFunc, sql string, args ...any) error {

@@ -14,10 +14,12 @@ import (
 	"millrace/internal/fieldindex"
 )
 
-// fieldIndexesSQL lists the indexes of fields that partitions of a table have.
+// fieldIndexesSQL lists the indexes of fields that partitions of a table have. An index of somebody else's is not among them, nor is one that a
+// REINDEX CONCURRENTLY is making: their names end otherwise.
 const fieldIndexesSQL = `SELECT c.relname, xc.relname, x.indisvalid FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 	JOIN pg_index x ON x.indrelid = c.oid JOIN pg_class xc ON xc.oid = x.indexrelid
-	WHERE i.inhparent = $1::text::regclass AND starts_with(xc.relname, c.relname || $2)`
+	WHERE i.inhparent = $1::text::regclass AND starts_with(xc.relname, c.relname || $2)
+	  AND substr(xc.relname, length(c.relname || $2) + 1) ~ '^[0-9a-f]{8}$'`
 
 // fieldIndex is the index of a field that a partition has.
 type fieldIndex struct {

@@ -67,3 +67,24 @@ func TestAFieldsIndexWaitsForCalmStreams(t *testing.T) {
 	}
 	want(t, db, all, withIndex, fieldindex.Suffix(x.Fields[0]))
 }
+
+// TestIndexesOfOthersAreLeftAlone has names that begin as those of fields' indexes do.
+func TestIndexesOfOthersAreLeftAlone(t *testing.T) {
+	ctx := context.Background()
+	db := workerConn(t, testenv.Schema(t))
+	p := New(24 * time.Hour)
+	put(t, db, p, time.Now())
+	name := "logs_" + time.Now().UTC().Format("20060102") + fieldindex.Infix
+	others := []string{name + "mine", name + "0123abcd_ccnew", name + "0123abcdef"}
+	for _, other := range others {
+		exec(t, db, "CREATE INDEX "+other+" ON "+"logs_"+time.Now().UTC().Format("20060102")+" ((data->>'mine'))")
+	}
+	x := testIndexer(db, p)
+	for _, fields := range [][][]string{{{"trace_id"}}, nil} {
+		x.Fields = fields
+		if err := x.Round(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(t, db, len(others), "SELECT count(*) FROM pg_class WHERE relname = ANY ($1) AND relnamespace = current_schema()::regnamespace", others)
+}

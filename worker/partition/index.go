@@ -20,8 +20,9 @@ import (
 const indexPatience = 6 * time.Hour
 
 // Indexer gives closed partitions of logs the index for searches in data, the oldest first. It also gives partitions of before event times
-// an index on inserted_at of their own, see releaseIndex, and all partitions those of INDEX_FIELDS, see indexFields. Of all workers one builds at a time. It is not the keeper's work, because a
-// build waits for every transaction that began before it.
+// the indexes on time and inserted_at that new ones are made with, see indexLate and releaseIndex, and all partitions those of
+// INDEX_FIELDS, see indexFields. Of all workers one builds at a time. It is not the keeper's work, because a build waits for every
+// transaction that began before it.
 type Indexer struct {
 	Closed     bool       // closed partitions get the index for searches in data
 	Fields     [][]string // the fields that have indexes in all partitions, each by the names on the way to it
@@ -51,10 +52,13 @@ func (x *Indexer) Round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := x.releaseIndex(ctx, conn, all); err != nil {
-		return fmt.Errorf("give each partition its own index on inserted_at: %w", err)
-	}
 	var failed []error
+	if err := x.indexLate(ctx, conn, all); err != nil {
+		failed = append(failed, fmt.Errorf("give each partition its own index on time: %w", err))
+	}
+	if err := x.releaseIndex(ctx, conn, all); err != nil {
+		failed = append(failed, fmt.Errorf("give each partition its own index on inserted_at: %w", err))
+	}
 	if err := x.indexFields(ctx, conn, all); err != nil {
 		failed = append(failed, fmt.Errorf("index fields: %w", err))
 	}

@@ -45,3 +45,30 @@ func TestNotesAboutPartitionsThatAreGoneGoAnHourLater(t *testing.T) {
 		t.Errorf("got %v after the partitions were read again", unnoted)
 	}
 }
+
+// TestADroppedPartitionChangesTheTimesThatItHadRowsOf has notes about the whole partition, about a part of it, and about another one.
+func TestADroppedPartitionChangesTheTimesThatItHadRowsOf(t *testing.T) {
+	ctx := context.Background()
+	db := workerConn(t, testenv.Schema(t))
+	p := New(24 * time.Hour)
+	now := time.Now()
+	old := now.AddDate(0, 0, -30).UTC().Truncate(24 * time.Hour)
+	put(t, db, p, now, old.Add(time.Hour))
+	note := func(hour, from, to time.Time) {
+		t.Helper()
+		exec(t, db, "INSERT INTO late_hours VALUES ($1, $2, $3)", hour, from, to)
+	}
+	whole, part, other := old.AddDate(0, 0, -10), old.AddDate(0, 0, -20), old.AddDate(0, 0, -5)
+	note(whole, old, old.AddDate(0, 0, 1))
+	note(part, old.Add(5*time.Hour), old.Add(6*time.Hour))
+	note(other, old.AddDate(0, 0, 1), old.AddDate(0, 0, 2))
+	if err := testKeeper(db, p, 72*time.Hour).Round(ctx); err != nil {
+		t.Fatal(err)
+	}
+	const changed = "SELECT count(*) FROM late_times WHERE hour = $1"
+	want(t, db, 1, changed, whole)
+	want(t, db, 1, changed, part)
+	want(t, db, 0, changed, other)
+	want(t, db, 1, changed, old.Add(-time.Hour)) // near the partition's beginning
+	want(t, db, 1, changed, old.Add(24*time.Hour))
+}

@@ -3,9 +3,12 @@ package partition
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/eventtime"
 )
 
 // tableIndex is the index on inserted_at that the table had before event times. All partitions have it while the table does. A table can't
@@ -42,7 +45,7 @@ func (x *Indexer) releaseIndex(ctx context.Context, conn *pgx.Conn, all []partit
 		if !x.Calm(ctx) {
 			return nil // a later round goes on
 		}
-		if err := x.indexArrival(ctx, conn, partitions[0]); err != nil {
+		if err := x.buildIndex(ctx, conn, partitions[0], "_came_idx", "(inserted_at)"); err != nil {
 			return err
 		}
 	}
@@ -55,16 +58,48 @@ func (x *Indexer) releaseIndex(ctx context.Context, conn *pgx.Conn, all []partit
 	})
 }
 
-// indexArrival builds a partition's own index on inserted_at. It replaces one that a build left invalid.
-func (x *Indexer) indexArrival(ctx context.Context, conn *pgx.Conn, name string) error {
-	index := pgx.Identifier{name + "_came_idx"}
+// withoutLateIndexSQL lists the partitions that have no index on time.
+const withoutLateIndexSQL = `SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+	WHERE i.inhparent = $1::text::regclass AND NOT EXISTS (
+		SELECT FROM pg_index x JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = x.indkey[0]
+		WHERE x.indrelid = c.oid AND x.indisvalid AND a.attname = 'time')`
+
+// indexLate gives partitions of before event times the index on time of late rows that others are made with, the newest partition first.
+// Without it each slice of a search reads what came within an hour of it. Rows of before have no time, and are not in it. So it is
+// small, and open partitions get it however busy the streams are: there the most is searched.
+func (x *Indexer) indexLate(ctx context.Context, conn *pgx.Conn, all []partition) error {
+	rows, err := conn.Query(ctx, withoutLateIndexSQL, x.Partitions.logs.name)
+	if err != nil {
+		return err
+	}
+	lacking, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || len(lacking) == 0 {
+		return err
+	}
+	for _, p := range slices.Backward(all) {
+		if p.pending || !x.Partitions.logs.ownName(p.name) || !slices.Contains(lacking, p.name) {
+			continue
+		}
+		if p.closed(x.Now()) && !x.Calm(ctx) {
+			return nil // a later round goes on
+		}
+		if err := x.buildIndex(ctx, conn, p.name, "_late_idx", "(time) WHERE "+eventtime.LateSQL+" AND time <> "+eventtime.NoTimeSQL); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// buildIndex builds an index of a partition. It replaces one that a build left invalid.
+func (x *Indexer) buildIndex(ctx context.Context, conn *pgx.Conn, name, suffix, on string) error {
+	index := pgx.Identifier{name + suffix}
 	if err := execPatiently(ctx, conn, 0, "DROP INDEX CONCURRENTLY IF EXISTS "+index.Sanitize()); err != nil {
 		return err
 	}
 	began := time.Now()
-	err := execPatiently(ctx, conn, 0, fmt.Sprintf("CREATE INDEX CONCURRENTLY %s ON %s (inserted_at)", index.Sanitize(), pgx.Identifier{name}.Sanitize()))
+	err := execPatiently(ctx, conn, 0, fmt.Sprintf("CREATE INDEX CONCURRENTLY %s ON %s %s", index.Sanitize(), pgx.Identifier{name}.Sanitize(), on))
 	if err == nil {
-		x.Log.Info("gave a partition its own index on inserted_at", "table", name, "took", time.Since(began).Round(time.Millisecond))
+		x.Log.Info("gave a partition of before event times an index of its own", "index", name+suffix, "took", time.Since(began).Round(time.Millisecond))
 	}
 	return err
 }

@@ -235,9 +235,10 @@ func (k *Keeper) dropDetached(ctx context.Context, conn *pgx.Conn, t table, befo
 				if _, err := tx.Exec(ctx, NoteChangesSQL(hours), from, to); err != nil {
 					return err
 				}
-				// Times near inserted_at may lie in the hours around the range. late_hours has the others.
+				// Times near inserted_at may lie in the hours around the range. late_hours has the others; rows that were in a default
+				// partition before are noted there under parts of the range.
 				const times = `SELECT generate_series(date_trunc('hour', $1::text::timestamptz - $3::interval), $2::text::timestamptz + $3::interval, interval '1 hour')
-					UNION SELECT hour FROM late_hours WHERE from_at = $1::text::timestamptz`
+					UNION SELECT hour FROM late_hours WHERE from_at < $2::text::timestamptz AND to_at > $1::text::timestamptz ORDER BY 1`
 				if _, err := tx.Exec(ctx, NoteTimesSQL(times), from, to, eventtime.Near); err != nil {
 					return err
 				}
