@@ -13,7 +13,6 @@ import (
 
 	"millrace/internal/frame"
 	"millrace/query/language"
-	"millrace/query/tail"
 )
 
 // pageBytes ends a page early. When its rows have this much data, the next row begins another page. 1000 records of the usual
@@ -271,7 +270,7 @@ func countStatement(q *search, arrived spans) *statement {
 // byIDStatement selects the time and the data of one row. The id's time leads to one partition, and there to the rows of one millisecond.
 func byIDStatement(id uuid.UUID) *statement {
 	s := new(statement)
-	fmt.Fprintf(&s.sql, "SELECT %s, data::text FROM logs WHERE inserted_at = %s AND id = %s LIMIT 1", tail.TimeSQL, s.args.Add(frame.Time(id)), s.args.Add([16]byte(id)))
+	fmt.Fprintf(&s.sql, "SELECT %s, data::text FROM logs WHERE inserted_at = %s AND id = %s LIMIT 1", language.TimeSQL, s.args.Add(frame.Time(id)), s.args.Add([16]byte(id)))
 	return s
 }
 
@@ -290,7 +289,7 @@ const (
 func (s *statement) found(q *search, arrived spans) {
 	filter := q.filter.SQL(&s.args, q.indexed)
 	if q.clock == byArrival {
-		s.sql.WriteString("(SELECT id, " + tail.TimeSQL + " AS time, inserted_at, inserted_at AS at, data FROM logs")
+		s.sql.WriteString("(SELECT id, " + language.TimeSQL + " AS time, inserted_at, inserted_at AS at, data FROM logs")
 		s.where(q, "inserted_at")
 		s.sql.WriteString(" AND (" + filter + ")) AS found")
 		return
@@ -310,7 +309,7 @@ func (s *statement) found(q *search, arrived spans) {
 	}
 	s.sql.WriteString(") AND (" + filter + ") UNION ALL SELECT id, inserted_at, inserted_at, inserted_at, data FROM logs")
 	s.where(q, "inserted_at")
-	s.sql.WriteString(" AND time = " + tail.NoTime + " AND " + lateSQL + " AND (" + filter + ")) AS found")
+	s.sql.WriteString(" AND time = " + language.NoTime + " AND " + lateSQL + " AND (" + filter + ")) AS found")
 }
 
 // where adds a WHERE clause with a search's window and cursor on a column. Each bound, a cursor's too, is a condition of its own: on
