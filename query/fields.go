@@ -48,13 +48,13 @@ func (s *store) fieldsAnswer(ctx context.Context, q *search) ([]byte, error) {
 	newest.limit = sampleRows
 	sample := fieldSample{fields: make(map[string]*fieldCount)}
 	var parser fastjson.Parser
-	_, err := s.pageRows(ctx, &newest, func(r row) error {
+	_, _, err := s.pageRows(ctx, &newest, func(r row) error {
 		record, err := parser.ParseBytes(r.data)
 		if err == nil {
 			sample.add(record)
 		}
 		return err
-	})
+	}, func(int) {}) // an error ends it
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"millrace/internal/pg"
 	"millrace/internal/rfc3339"
 	"millrace/query/language"
 )
@@ -219,6 +220,10 @@ func (s *server) histogramAnswer(ctx context.Context, q *search) (body []byte, c
 	if err != nil {
 		return nil, bypass, err
 	}
+	if q.budget > 0 {
+		reached, err := s.countWithin(ctx, q, buckets, keys)
+		return renderHistogram(q, buckets, &reached), cacheResult, err
+	}
 	for i := 0; i < len(buckets); {
 		if buckets[i] != nil {
 			i++
@@ -229,14 +234,56 @@ func (s *server) histogramAnswer(ctx context.Context, q *search) (body []byte, c
 		for end < len(buckets) && buckets[end] == nil && (keys[i] == "") == (keys[end] == "") {
 			end++
 		}
-		stretch := *q
-		stretch.from, stretch.to, stretch.edges = max(q.from, q.edges[i]), min(q.to, q.edges[end]), q.edges[i:end+1]
-		if err := s.countStretch(ctx, &stretch, buckets[i:end], keys[i:end]); err != nil {
+		if err := s.countStretch(ctx, q.stretch(i, end), buckets[i:end], keys[i:end]); err != nil {
 			return nil, cacheResult, err
 		}
 		i = end
 	}
-	return renderHistogram(q, buckets), cacheResult, nil
+	return renderHistogram(q, buckets, nil), cacheResult, nil
+}
+
+// stretch returns the search of some of a histogram's buckets.
+func (q *search) stretch(from, to int) *search {
+	s := *q
+	s.from, s.to, s.edges = max(q.from, q.edges[from]), min(q.to, q.edges[to]), q.edges[from:to+1]
+	return &s
+}
+
+// countWithin counts the buckets that are nil, the newest first, until the search's budget is used up. It leaves the others nil. It does not
+// share a count with others, whose budgets are other ones.
+func (s *server) countWithin(ctx context.Context, q *search, buckets []*bucket, keys []string) (p progress, err error) {
+	q.deadline = time.Now().Add(min(q.budget, s.store.timeout))
+	p.reached = q.to
+	most := 1 // buckets of the next count
+	for end := len(buckets); end > 0; {
+		if buckets[end-1] != nil {
+			end--
+			p.reached = max(q.from, q.edges[end])
+			continue
+		}
+		from := end - 1
+		for from > 0 && end-from < most && buckets[from-1] == nil && (keys[from-1] == "") == (keys[end-1] == "") {
+			from--
+		}
+		began := time.Now()
+		left := q.deadline.Sub(began)
+		if left < leastLeft {
+			return p, nil
+		}
+		err := s.compute(ctx, q.stretch(from, end), buckets[from:end], keys[from:end])
+		if pg.CodeOf(err) == pg.QueryCanceled {
+			return p, nil
+		}
+		if err != nil {
+			return p, err
+		}
+		p.reached = max(q.from, q.edges[from])
+		took := max(time.Since(began), time.Millisecond)
+		most = min(max(int(float64(end-from)*float64(time.Until(q.deadline))/2/float64(took)), 1), growth*(end-from))
+		end = from
+	}
+	p.complete = true
+	return p, nil
 }
 
 // cachedBuckets returns the buckets of a window, nil where the cache does not have them, and their keys in the cache, empty
@@ -299,39 +346,41 @@ func countStretches(buckets []*bucket) (n int) {
 
 // countStretch counts the buckets of one stretch. It puts them into the cache if they have keys.
 func (s *server) countStretch(ctx context.Context, q *search, into []*bucket, keys []string) error {
-	compute := func(ctx context.Context) ([]*bucket, error) {
-		found, err := s.store.buckets(ctx, q)
-		if err != nil {
-			return nil, err
-		}
-		all := make([]*bucket, len(into))
-		for i := range all {
-			if all[i] = found[q.edges[i]]; all[i] == nil {
-				all[i] = new(bucket)
-			}
-		}
-		if keys[0] != "" {
-			s.cache.setMany(ctx, keys, all)
-		}
-		return all, nil
-	}
 	if keys[0] == "" {
-		all, err := compute(ctx)
-		copy(into, all)
-		return err
+		return s.compute(ctx, q, into, keys)
 	}
 	// The flight's key is made of all keys, because a late change shows only in the keys of its own hour.
-	v, err := s.cache.share(ctx, strings.Join(keys, " "), func(ctx context.Context) (any, error) { return compute(ctx) })
+	v, err := s.cache.share(ctx, strings.Join(keys, " "), func(ctx context.Context) (any, error) {
+		all := make([]*bucket, len(into))
+		return all, s.compute(ctx, q, all, keys)
+	})
 	if err == nil {
 		copy(into, v.([]*bucket))
 	}
 	return err
 }
 
-// renderHistogram returns the answer with the buckets of a histogram.
-func renderHistogram(q *search, buckets []*bucket) []byte {
+// compute counts the buckets of one stretch, and puts them into the cache if they have keys.
+func (s *server) compute(ctx context.Context, q *search, into []*bucket, keys []string) error {
+	found, err := s.store.buckets(ctx, q)
+	if err != nil {
+		return err
+	}
+	for i := range into {
+		if into[i] = found[q.edges[i]]; into[i] == nil {
+			into[i] = new(bucket)
+		}
+	}
+	if keys[0] != "" {
+		s.cache.setMany(ctx, keys, into)
+	}
+	return nil
+}
+
+// renderHistogram returns the answer with the buckets of a histogram. reached is how far a search with a budget came, or nil.
+func renderHistogram(q *search, buckets []*bucket, reached *progress) []byte {
 	// Buckets ahead of now are shown only if they have rows.
-	for len(buckets) > q.shownBuckets && buckets[len(buckets)-1].Count == 0 {
+	for len(buckets) > q.shownBuckets && (buckets[len(buckets)-1] == nil || buckets[len(buckets)-1].Count == 0) {
 		buckets = buckets[:len(buckets)-1]
 	}
 	top := topValues(buckets)
@@ -344,6 +393,10 @@ func renderHistogram(q *search, buckets []*bucket) []byte {
 		out = append(out, `{"start":"`...)
 		out = appendEdge(out, q.edges[i])
 		out = append(out, `","count":`...)
+		if b == nil { // the budget was used up before
+			out = append(out, "null}"...)
+			continue
+		}
 		out = strconv.AppendInt(out, b.Count, 10)
 		if q.groupBy != nil {
 			out = appendGroups(out, b, top)
@@ -354,6 +407,9 @@ func renderHistogram(q *search, buckets []*bucket) []byte {
 	if len(buckets) > 0 {
 		out = append(out, `,"end":"`...)
 		out = append(appendEdge(out, q.edges[len(buckets)]), '"')
+	}
+	if reached != nil {
+		out = appendProgress(out, *reached)
 	}
 	return append(out, "}\n"...)
 }
@@ -375,6 +431,9 @@ func topValues(buckets []*bucket) (top []topValue) {
 	totals := make(map[string]int64)
 	bucketsWith := make(map[string]int) // by value
 	for _, b := range buckets {
+		if b == nil {
+			continue
+		}
 		for _, g := range b.Groups {
 			totals[g.Value] += g.Count
 			bucketsWith[g.Value]++

@@ -1,6 +1,7 @@
 package query
 
 import (
+	"fmt"
 	"maps"
 	"math"
 	"net/url"
@@ -44,6 +45,8 @@ type search struct {
 	clock            clock  // whose times the bounds and the order are
 	filter           language.Query
 	indexed          language.Indexed // see store.indexed
+	budget           time.Duration    // how long the search may take before it answers with what it has; 0: until the end
+	deadline         time.Time        // when the budget is used up; zero: not yet known
 
 	// For a page. An export has an order too.
 	limit     int
@@ -60,9 +63,10 @@ type search struct {
 // The parameters that the routes take.
 var (
 	windowParameters    = []string{"from", "to", "clock", "q"}
-	pageParameters      = append(slices.Clone(windowParameters), "limit", "order", "cursor")
+	countParameters     = append(slices.Clone(windowParameters), "budget")
+	pageParameters      = append(slices.Clone(windowParameters), "limit", "order", "cursor", "budget")
 	exportParameters    = append(slices.Clone(windowParameters), "order")
-	histogramParameters = append(slices.Clone(windowParameters), "interval", "by", "tz")
+	histogramParameters = append(slices.Clone(windowParameters), "interval", "by", "tz", "budget")
 	tailParameters      = []string{"q"}
 )
 
@@ -84,8 +88,13 @@ func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error
 	default:
 		return nil, refused("clock", p["clock"], "time or inserted_at")
 	}
-	if s.filter, err = language.Parse(p["q"]); err != nil {
+	if s.filter, err = language.ParseAt(p["q"], now); err != nil {
 		return nil, badRequest("q: %v", err)
+	}
+	if text := p["budget"]; text != "" {
+		if s.budget, err = time.ParseDuration(text); err != nil || s.budget < leastBudget || s.budget > mostBudget {
+			return nil, refused("budget", text, fmt.Sprintf("a duration such as 500ms or 3s, from %v to %v", leastBudget, mostBudget))
+		}
 	}
 	if text := p["by"]; text != "" {
 		if s.groupBy, err = language.ParseField(text); err != nil {
@@ -124,7 +133,7 @@ func (s *search) window(from, to string, now time.Time) error {
 	start, end := instant{}, instant{ms: now.Add(clockAhead).UnixMilli()}
 	ok := true
 	if to != "" {
-		if end, ok = parseTime(to, now); !ok {
+		if end, ok = parseTime(to, true, now); !ok {
 			return refused("to", to, timeForms)
 		}
 		start.ms = end.ms - defaultSpan.Milliseconds()
@@ -132,7 +141,7 @@ func (s *search) window(from, to string, now time.Time) error {
 		start.ms = now.Add(-defaultSpan).UnixMilli()
 	}
 	if from != "" {
-		if start, ok = parseTime(from, now); !ok {
+		if start, ok = parseTime(from, false, now); !ok {
 			return refused("from", from, timeForms)
 		}
 	}

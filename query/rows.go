@@ -63,37 +63,35 @@ func appendTime(out []byte, at time.Time) []byte {
 	return at.UTC().AppendFormat(out, format)
 }
 
-// pageRows calls give with the rows of a page. It returns the position behind the last of them, or nil if no more rows
-// follow. A row's data is good until give returns.
-//
-// The rows are looked for in slices of the window, so that the newest are found without a look at all others. No index has the rows
-// in their order.
-func (s *store) pageRows(ctx context.Context, q *search, give func(row) error) (next *position, err error) {
+// pageRows calls give with the rows of a page. It returns how far it came, and the position behind the last row, or nil if no more rows
+// follow. A row's data is good until give returns. If a slice is tried again, its rows come again: takeBack is called with how many were
+// given that don't count.
+func (s *store) pageRows(ctx context.Context, q *search, give func(row) error, takeBack func(rows int)) (next *position, reached progress, err error) {
 	p := rowsPage{limit: q.limit, bytes: pageBytes, give: give}
 	if q.after != nil {
 		p.end = *q.after
 	}
-	q.indexed = s.indexed(ctx)
-	err = s.readFor(ctx, s.timeout, func(ctx context.Context, tx pgx.Tx) error {
-		for slices := newSlicer(q, time.Now()); ; {
-			slice, ok := slices.next()
-			if !ok {
-				return nil
-			}
-			arrived, err := arrivedSpans(ctx, tx, slice)
-			if err != nil {
-				return err
-			}
-			if err := p.read(ctx, tx, slice, arrived); err != nil || p.isFull {
-				return err
-			}
-			slices.grow()
+	reached, err = s.walk(ctx, q, func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (enough bool, err error) {
+		before := p
+		if err = p.read(ctx, tx, slice, arrived); err != nil {
+			takeBack(before.limit - p.limit)
+			p = before
 		}
+		return p.isFull, err
 	})
-	if err != nil || !p.isFull {
-		return nil, err
+	switch {
+	case err != nil:
+		return nil, reached, err
+	case p.isFull:
+		reached.reached = p.end.at.UnixMilli()
+		return &p.end, reached, nil
+	case !reached.complete && reached.slices == 0 && q.after != nil: // no further than the page before
+		return q.after, reached, nil
+	case !reached.complete:
+		behind := q.behind(reached.reached)
+		return &behind, reached, nil
 	}
-	return &p.end, nil
+	return nil, reached, nil
 }
 
 // rowsPage is a page that is being filled.

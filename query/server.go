@@ -239,6 +239,9 @@ func (s *server) respondCached(w http.ResponseWriter, r *http.Request, route str
 			if err != nil {
 				return nil, bypass, err
 			}
+			if closed && q.budget > 0 {
+				return s.cache.getOrTry(ctx, cacheKey(route+" within a budget", q, g), computeAnswer)
+			}
 			if closed {
 				return s.cache.getOrCompute(ctx, cacheKey(route, q, g), computeAnswer)
 			}

@@ -22,7 +22,8 @@ type slicer struct {
 	rest   search // what is left of the window
 	length int64  // of the next slice, in milliseconds
 	end    bool
-	now    int64 // Unix milliseconds
+	now    int64  // Unix milliseconds
+	before search // what rest was before the last slice
 }
 
 // newSlicer returns a slicer. now need not be exact.
@@ -35,6 +36,7 @@ func (s *slicer) next() (*search, bool) {
 	if s.end {
 		return nil, false
 	}
+	s.before = s.rest
 	slice := s.rest
 	switch {
 	case s.rest.ascending:

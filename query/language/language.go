@@ -76,7 +76,19 @@ const (
 )
 
 // Query is a query that Parse has read. The zero Query holds for every record, as the empty text does.
-type Query struct{ root node }
+type Query struct {
+	root node
+	text string // what Parse was given, if times in it count from now
+}
+
+// Text returns a text that is the same for the same query at any time: the normal form, or what Parse was given if times in it count from
+// now.
+func (q Query) Text() string {
+	if q.text != "" {
+		return q.text
+	}
+	return q.String()
+}
 
 // node returns the root of the query's tree.
 func (q Query) node() node {

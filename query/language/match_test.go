@@ -284,7 +284,7 @@ func TestSQLAndMatchersAgree(t *testing.T) {
 		if g.IntN(2) == 0 {
 			known = indexed
 		}
-		condition := Query{n}.SQL(&args, known)
+		condition := Query{root: n}.SQL(&args, known)
 		rows, err := conn.Query(ctx, "SELECT n FROM logs WHERE "+condition+" ORDER BY n", append([]any{pgx.QueryExecModeDescribeExec}, args...)...)
 		if err != nil {
 			t.Fatalf("%s: %v", n, err)

@@ -34,13 +34,17 @@ func ParseAt(q string, now time.Time) (Query, error) {
 		return Query{}, err
 	}
 	if p.skipSpace(); p.offset == len(q) {
-		return Query{all{}}, nil
+		return Query{root: all{}}, nil
 	}
 	n, err := p.parseOr(nil, 0)
 	if err == nil && p.offset < len(q) {
 		err = p.unexpected()
 	}
-	return Query{n}, err
+	query := Query{root: n}
+	if p.relative {
+		query.text = q
+	}
+	return query, err
 }
 
 // ParseField returns the names on the way to the member that s, a field as a query has it, stands for. It fails if s is more than
@@ -65,7 +69,9 @@ type parser struct {
 	input  string
 	offset int // of the next byte
 	tests  int
-	now    time.Time
+
+	now      time.Time
+	relative bool // a time counts from now
 
 	afterGroup int // the offset after the last group and its white space
 }
@@ -553,6 +559,7 @@ func (p *parser) equal(path path, value string, plain bool) node {
 		}
 		to := at.Add(max(length, time.Microsecond))
 		if strings.HasPrefix(value, "now") {
+			p.relative = true
 			return column{path.names[0], bound{kind: temporal, inclusive: true, at: at}, bound{kind: temporal, at: to}}
 		}
 		return moment{path.names[0], value, at, to}
@@ -750,6 +757,7 @@ func (p *parser) parseBound(path path, stop string) (b bound, length time.Durati
 		return bound{kind: numeric, number: parseDecimal(s)}, 0, nil
 	}
 	if at, length, ok := ParseTime(s, p.now); ok {
+		p.relative = p.relative || strings.HasPrefix(s, "now")
 		return bound{kind: temporal, at: at}, length, nil
 	}
 	return b, 0, p.fail(start, "not a number or a time (such as 2026-03-04T12:00:00Z, 2026-03-04 or now-1h) at %d")
