@@ -109,7 +109,7 @@ func (s *server) getLog(w http.ResponseWriter, r *http.Request) error {
 	defer leave()
 	found, err := s.store.rowByID(r.Context(), id)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return &failure{http.StatusNotFound, "no log has the id " + id.String()}
+		return noSuchLog(id)
 	}
 	if err != nil {
 		return err

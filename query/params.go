@@ -68,6 +68,7 @@ var (
 	exportParameters    = append(slices.Clone(windowParameters), "order")
 	histogramParameters = append(slices.Clone(windowParameters), "interval", "by", "tz", "budget")
 	tailParameters      = []string{"q"}
+	contextParameters   = []string{"before", "after", "clock", "q", "budget"}
 )
 
 // parseSearch returns the search that a URL's query asks of a route, which takes the parameters takes. Its errors are *failure.
@@ -80,21 +81,8 @@ func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error
 	if err := s.window(p["from"], p["to"], now); err != nil {
 		return nil, err
 	}
-	switch c := clock(p["clock"]); c {
-	case "":
-		s.clock = byTime
-	case byTime, byArrival:
-		s.clock = c
-	default:
-		return nil, refused("clock", p["clock"], "time or inserted_at")
-	}
-	if s.filter, err = language.ParseAt(p["q"], now); err != nil {
-		return nil, badRequest("q: %v", err)
-	}
-	if text := p["budget"]; text != "" {
-		if s.budget, err = time.ParseDuration(text); err != nil || s.budget < leastBudget || s.budget > mostBudget {
-			return nil, refused("budget", text, fmt.Sprintf("a duration such as 500ms or 3s, from %v to %v", leastBudget, mostBudget))
-		}
+	if err := s.what(p, now); err != nil {
+		return nil, err
 	}
 	if text := p["by"]; text != "" {
 		if s.groupBy, err = language.ParseField(text); err != nil {
@@ -126,6 +114,28 @@ func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error
 		}
 	}
 	return s, nil
+}
+
+// what sets what is looked for, by which clock, and how long that may take.
+func (s *search) what(p map[string]string, now time.Time) error {
+	switch c := clock(p["clock"]); c {
+	case "":
+		s.clock = byTime
+	case byTime, byArrival:
+		s.clock = c
+	default:
+		return refused("clock", p["clock"], "time or inserted_at")
+	}
+	var err error
+	if s.filter, err = language.ParseAt(p["q"], now); err != nil {
+		return badRequest("q: %v", err)
+	}
+	if text := p["budget"]; text != "" {
+		if s.budget, err = time.ParseDuration(text); err != nil || s.budget < leastBudget || s.budget > mostBudget {
+			return refused("budget", text, fmt.Sprintf("a duration such as 500ms or 3s, from %v to %v", leastBudget, mostBudget))
+		}
+	}
+	return nil
 }
 
 // window sets the bounds of the window. from and to are the parameters, empty if not given.

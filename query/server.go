@@ -68,13 +68,14 @@ type endpoint struct {
 func (s *server) endpoints() []endpoint {
 	return []endpoint{
 		{"/logs", pageParameters, s.getLogs},
-		{"/logs/count", windowParameters, s.getCount},
+		{"/logs/count", countParameters, s.getCount},
 		{"/logs/histogram", histogramParameters, s.getHistogram},
 		{"/logs/fields", windowParameters, s.getFields},
 		{"/logs/fields/{path}/values", windowParameters, s.getValues},
 		{"/logs/tail", tailParameters, s.getTail},
 		{"/logs/export", exportParameters, s.getExport},
 		{"/logs/{id}", nil, s.getLog},
+		{"/logs/{id}/context", contextParameters, s.getContext},
 		{"/openapi.json", nil, s.getOpenAPI},
 	}
 }
