@@ -56,15 +56,11 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	ln, err := service.Listen("API_ADDR", c.Addr, c.Access)
+	ln, closeProfiles, err := service.Open("API_ADDR", c.Addr, c.Access, c.Process, log)
 	if err != nil {
 		return err
 	}
-	stopProfiles, err := service.Profiles(c.Process, log)
-	if err != nil {
-		return errors.Join(err, ln.Close())
-	}
-	defer stopProfiles()
+	defer closeProfiles()
 	var (
 		ready    = new(service.Ready)
 		registry = service.NewRegistry()

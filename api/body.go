@@ -72,6 +72,7 @@ type body struct {
 	buf      *[]byte // nil once dropped
 	reserved int64   // bytes reserved from inflight for the request
 	awaited  int64   // the part of reserved that inflight counts as awaited, while more of the body is to come
+	beyond   [1]byte // see readOnce
 }
 
 func (b *body) bytes() []byte { return *b.buf }
@@ -185,7 +186,6 @@ func (b *body) receive(encoding string, length int64, extend func() error) *refu
 	if !b.grow(max(1, min(first, most)), length < 0 || length > arrivedBytes) {
 		return errBusy
 	}
-	var beyond [1]byte
 	for end := int64(step); ; {
 		have := int64(len(*b.buf))
 		if have == length {
@@ -206,22 +206,29 @@ func (b *body) receive(encoding string, length int64, extend func() error) *refu
 				return errBusy
 			}
 		}
-		room := (*b.buf)[have:min(end, most, int64(cap(*b.buf)))]
-		if have == most {
-			room = beyond[:]
-		}
-		n, err := b.wire.Read(room)
-		if have == most && n > 0 {
-			return b.reader.tooLarge()
-		}
-		*b.buf = (*b.buf)[:have+int64(n)]
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return b.unreadable(encoding, err)
+		if ended, bad := b.readOnce(&b.wire, end, most, encoding); ended || bad != nil {
+			return bad
 		}
 	}
+}
+
+// readOnce reads from src once into the room that the buffer has before end, and reports whether src has ended. The body may have most bytes;
+// one more is too many.
+func (b *body) readOnce(src io.Reader, end, most int64, encoding string) (ended bool, _ *refusal) {
+	have := int64(len(*b.buf))
+	room := (*b.buf)[have:min(end, most, int64(cap(*b.buf)))]
+	if have == most {
+		room = b.beyond[:]
+	}
+	n, err := src.Read(room)
+	if have == most && n > 0 {
+		return false, b.reader.tooLarge()
+	}
+	*b.buf = (*b.buf)[:have+int64(n)]
+	if err != nil && err != io.EOF {
+		return false, b.unreadable(encoding, err)
+	}
+	return err == io.EOF, nil
 }
 
 // arrived notes that no more of the body is to come.
@@ -262,26 +269,13 @@ func (b *body) decode(encoding string) *refusal {
 	if first := max(1, min(step, most, 4*int64(len(encoded)))); !b.grow(first, false) {
 		return b.noRoom(held.bytes + first)
 	}
-	var beyond [1]byte
 	for {
 		have := int64(len(*b.buf))
 		if larger := min(2*have, most); have == int64(cap(*b.buf)) && have < most && !b.grow(larger, false) {
 			return b.noRoom(held.bytes + larger)
 		}
-		room := (*b.buf)[have:min(most, int64(cap(*b.buf)))]
-		if have == most {
-			room = beyond[:]
-		}
-		n, err := src.Read(room)
-		if have == most && n > 0 {
-			return b.reader.tooLarge()
-		}
-		*b.buf = (*b.buf)[:have+int64(n)]
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return b.unreadable(encoding, err)
+		if ended, bad := b.readOnce(src, most, most, encoding); ended || bad != nil {
+			return bad
 		}
 	}
 }

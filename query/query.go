@@ -48,15 +48,11 @@ func Run(ctx context.Context, c Config) error {
 	defer working.Wait()
 	defer stopWork() // before the wait
 
-	ln, err := service.Listen("QUERY_ADDR", c.Addr, c.Access)
+	ln, closeProfiles, err := service.Open("QUERY_ADDR", c.Addr, c.Access, c.Process, log)
 	if err != nil {
 		return err
 	}
-	stopProfiles, err := service.Profiles(c.Process, log)
-	if err != nil {
-		return errors.Join(err, ln.Close())
-	}
-	defer stopProfiles()
+	defer closeProfiles()
 	var ready service.Ready
 	ready.Set(databaseCondition, notReached)
 	distributed := new(atomic.Bool)

@@ -32,15 +32,11 @@ func Run(ctx context.Context, c Config) error {
 	log := service.Logger(c.Log, c.Process, "worker")
 	c.maxHold, c.slowAfter = cmp.Or(c.maxHold, maxHold), cmp.Or(c.slowAfter, slowAfter)
 	c.renewAfter, c.idleAfter = cmp.Or(c.renewAfter, renewAfter), cmp.Or(c.idleAfter, idleAfter)
-	ln, err := service.Listen("WORKER_ADDR", c.Addr, config.Access{AllowAnonymous: c.AllowAnonymous})
+	ln, closeProfiles, err := service.Open("WORKER_ADDR", c.Addr, config.Access{AllowAnonymous: c.AllowAnonymous}, c.Process, log)
 	if err != nil {
 		return err
 	}
-	stopProfiles, err := service.Profiles(c.Process, log)
-	if err != nil {
-		return errors.Join(err, ln.Close())
-	}
-	defer stopProfiles()
+	defer closeProfiles()
 	if c.OnListen != nil {
 		c.OnListen(ln.Addr())
 	}

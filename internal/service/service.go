@@ -194,6 +194,17 @@ func Listen(name string, addr config.Address, access config.Access) (net.Listene
 	return ln, nil
 }
 
+// Open opens a service's address, as Listen does, and its profiles, as Profiles does. closeProfiles waits for their end.
+func Open(name string, addr config.Address, access config.Access, p config.Process, log *slog.Logger) (ln net.Listener, closeProfiles func(), err error) {
+	if ln, err = Listen(name, addr, access); err != nil {
+		return nil, nil, err
+	}
+	if closeProfiles, err = Profiles(p, log); err != nil {
+		return nil, nil, errors.Join(err, ln.Close())
+	}
+	return ln, closeProfiles, nil
+}
+
 // tlsConfig returns the TLS configuration that a asks for, nil if it asks for none.
 func tlsConfig(a config.Access) (*tls.Config, error) {
 	if a.TLSCertFile == "" && a.TLSKeyFile == "" {

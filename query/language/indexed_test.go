@@ -1,4 +1,4 @@
-package fieldindex_test
+package language
 
 import (
 	"reflect"
@@ -6,10 +6,9 @@ import (
 	"testing"
 
 	"millrace/internal/fieldindex"
-	"millrace/query/language"
 )
 
-func TestFieldsAreThoseOfSearches(t *testing.T) {
+func TestIndexedFieldsAreReadAsSearchesReadThem(t *testing.T) {
 	for list, want := range map[string][][]string{
 		"":                                nil,
 		" trace_id , user.id":             {{"trace_id"}, {"user", "id"}},
@@ -26,7 +25,7 @@ func TestFieldsAreThoseOfSearches(t *testing.T) {
 				break // the parts can't be told by their commas
 			}
 			field := strings.TrimSpace(strings.Split(list, ",")[i])
-			if as, err := language.ParseField(field); err != nil || !reflect.DeepEqual(as, path) {
+			if as, err := ParseField(field); err != nil || !reflect.DeepEqual(as, path) {
 				t.Errorf("%s: a search reads %q, %v", field, as, err)
 			}
 		}
