@@ -49,6 +49,9 @@ func (s *store) logsAnswer(ctx context.Context, q *search) ([]byte, error) {
 	} else {
 		out = append(out, "null"...)
 	}
+	if len(ends) == 0 && reached.complete && q.after == nil {
+		out = s.appendHints(ctx, out, q)
+	}
 	if q.budget > 0 {
 		out = appendProgress(out, reached)
 	}
@@ -73,7 +76,11 @@ func (s *store) countAnswer(ctx context.Context, q *search) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(strconv.AppendInt([]byte(`{"count":`), n, 10), "}\n"...), nil
+	out := strconv.AppendInt([]byte(`{"count":`), n, 10)
+	if n == 0 {
+		out = s.appendHints(ctx, out, q)
+	}
+	return append(out, "}\n"...), nil
 }
 
 // partialCountAnswer returns the answer to GET /logs/count within a budget: the count of the newest part of the window.
@@ -90,6 +97,9 @@ func (s *store) partialCountAnswer(ctx context.Context, q *search) ([]byte, erro
 		return nil, err
 	}
 	out := strconv.AppendInt([]byte(`{"count":`), total, 10)
+	if total == 0 && reached.complete {
+		out = s.appendHints(ctx, out, q)
+	}
 	return append(appendProgress(out, reached), "}\n"...), nil
 }
 

@@ -79,6 +79,15 @@ const (
 type Query struct {
 	root node
 	text string // what Parse was given, if times in it count from now
+
+	input string // what Parse was given
+	tests []test // of fields and texts, outside of field:( … )
+}
+
+// test is what a part of a query was read as.
+type test struct {
+	start, end int // in the input
+	node       node
 }
 
 // Text returns a text that is the same for the same query at any time: the normal form, or what Parse was given if times in it count from

@@ -40,7 +40,7 @@ func ParseAt(q string, now time.Time) (Query, error) {
 	if err == nil && p.offset < len(q) {
 		err = p.unexpected()
 	}
-	query := Query{root: n}
+	query := Query{root: n, input: q, tests: p.read}
 	if p.relative {
 		query.text = q
 	}
@@ -72,6 +72,8 @@ type parser struct {
 
 	now      time.Time
 	relative bool // a time counts from now
+
+	read []test // see Query
 
 	afterGroup int // the offset after the last group and its white space
 }
@@ -261,6 +263,9 @@ func (p *parser) parseNot(field *path, depth int) (node, error) {
 	}
 	if c := p.peek(); p.offset < len(p.input) && c != ')' && !unicode.IsSpace(c) && p.offset != p.afterGroup && (field == nil || c != ',') {
 		return nil, p.unexpected()
+	}
+	if field == nil && p.offset != p.afterGroup {
+		p.read = append(p.read, test{start, p.offset, n})
 	}
 	p.skipSpace()
 	return n, nil
