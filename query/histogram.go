@@ -102,19 +102,22 @@ type group struct {
 	Count int64  `json:"c"`
 }
 
+// bucketStart returns the beginning of the bucket that a row found is in, as SQL.
+func bucketStart(q *search, s *statement) string {
+	if areEven(q.edges, q.interval) {
+		return fmt.Sprintf("date_bin(%s::bigint * interval '1 millisecond', at, %s)", s.args.Add(q.interval), s.args.Add(time.UnixMilli(q.edges[0])))
+	}
+	starts := make([]time.Time, len(q.edges)-1)
+	for i := range starts {
+		starts[i] = time.UnixMilli(q.edges[i])
+	}
+	return fmt.Sprintf("(%[1]s::timestamptz[])[width_bucket(at, %[1]s::timestamptz[])]", s.args.Add(starts))
+}
+
 // histogramStatement returns the statement that counts by bucket and, if a field is asked for, by the largest groups of each.
 func histogramStatement(q *search, arrived spans) *statement {
 	s := new(statement)
-	var start string
-	if areEven(q.edges, q.interval) {
-		start = fmt.Sprintf("date_bin(%s::bigint * interval '1 millisecond', at, %s)", s.args.Add(q.interval), s.args.Add(time.UnixMilli(q.edges[0])))
-	} else {
-		starts := make([]time.Time, len(q.edges)-1)
-		for i := range starts {
-			starts[i] = time.UnixMilli(q.edges[i])
-		}
-		start = fmt.Sprintf("(%[1]s::timestamptz[])[width_bucket(at, %[1]s::timestamptz[])]", s.args.Add(starts))
-	}
+	start := bucketStart(q, s)
 	if q.groupBy == nil {
 		fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, false, NULL::text, count(*) FROM (SELECT %s AS start FROM ", start)
 		s.found(q, arrived)

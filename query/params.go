@@ -68,6 +68,7 @@ var (
 	exportParameters    = append(slices.Clone(windowParameters), "order")
 	histogramParameters = append(slices.Clone(windowParameters), "interval", "by", "tz", "budget")
 	tailParameters      = []string{"q"}
+	statsParameters     = append(slices.Clone(windowParameters), "by", "calc", "every", "tz", "order", "limit")
 	contextParameters   = []string{"before", "after", "clock", "q", "budget"}
 )
 

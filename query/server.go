@@ -70,6 +70,7 @@ func (s *server) endpoints() []endpoint {
 		{"/logs", pageParameters, s.getLogs},
 		{"/logs/count", countParameters, s.getCount},
 		{"/logs/histogram", histogramParameters, s.getHistogram},
+		{"/logs/stats", statsParameters, s.getStats},
 		{"/logs/fields", windowParameters, s.getFields},
 		{"/logs/fields/{path}/values", windowParameters, s.getValues},
 		{"/logs/tail", tailParameters, s.getTail},

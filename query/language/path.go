@@ -23,6 +23,11 @@ func (p path) isLoose(i int) bool { return p.firm != nil && !p.firm[i-1] && !p.f
 // ways returns the members that the path may mean; see fieldindex.Ways.
 func (p path) ways() [][]string { return fieldindex.Ways(p.names, p.isLoose) }
 
+// Ways returns the members that a field without quotes may mean, each by the names on the way to it.
+func Ways(names []string) [][]string {
+	return fieldindex.Ways(names, func(int) bool { return true })
+}
+
 // String returns the path as the normal form has it. A name that may be a part of another one has no quotes.
 func (p path) String() string {
 	var b strings.Builder

@@ -271,8 +271,7 @@ func (w *conditionWriter) within(n within) {
 			return `exists(` + way + ` ? (@.type() == "string" && @ like_regex "^-?[0-9]"))`
 		})
 		w.sql.WriteString(" AND (")
-		w.anyValue(n.path, fmt.Sprintf("CASE WHEN jsonb_typeof(v) = 'string' AND octet_length(v #>> '{}') <= %d AND v #>> '{}' ~ '%s' THEN %s END",
-			maxNumberText, numberText, strings.Join(tests, " AND ")))
+		w.anyValue(n.path, fmt.Sprintf("CASE WHEN jsonb_typeof(v) = 'string' AND %s THEN %s END", IsNumberSQL("v #>> '{}'"), strings.Join(tests, " AND ")))
 		w.sql.WriteString("))")
 		return
 	}
@@ -286,6 +285,11 @@ func (w *conditionWriter) within(n within) {
 		w.between("at", n.low, n.high)
 		w.sql.WriteString(")")
 	}
+}
+
+// IsNumberSQL returns the condition that a text, as SQL, is a JSON number that comparisons take.
+func IsNumberSQL(text string) string {
+	return fmt.Sprintf("octet_length(%[1]s) <= %[2]d AND %[1]s ~ '%[3]s'", text, maxNumberText, numberText)
 }
 
 // isInstant matches what parseInstant takes: days that the months have, leap years. instantOf never fails on that.
