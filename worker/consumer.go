@@ -185,23 +185,23 @@ func (c *consumer) ack(frames int, tag uint64) error {
 
 // lockIfIdle reports whether all frames that came are acknowledged. If so, lockIfIdle has locked acks.
 func (c *consumer) lockIfIdle() bool {
-	if !c.acks.TryLock() {
-		return false
-	}
-	if int(c.received.Load()) != c.acked {
-		c.acks.Unlock()
-		return false
-	}
-	return true
+	return c.lockIf(func() bool { return int(c.received.Load()) == c.acked })
 }
 
-// lockIfFull reports whether the window is full. If it is, lockIfFull has locked acks, and no frame is acknowledged until the caller
-// unlocks it.
+// lockIfFull reports whether the window is full. If it is, lockIfFull has locked acks.
 func (c *consumer) lockIfFull() bool {
+	return c.lockIf(func() bool {
+		return int(c.received.Load())-max(c.acked, c.receivedAtStart) >= c.window.size
+	})
+}
+
+// lockIf locks acks if the condition holds then, and reports whether it has: no frame is acknowledged until the caller unlocks it. It
+// does not wait for an acknowledgement that is under way; the caller asks again later.
+func (c *consumer) lockIf(holds func() bool) bool {
 	if !c.acks.TryLock() {
-		return false // the next frame asks again
+		return false
 	}
-	if int(c.received.Load())-max(c.acked, c.receivedAtStart) < c.window.size {
+	if !holds() {
 		c.acks.Unlock()
 		return false
 	}

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"millrace/internal/frame"
@@ -12,14 +13,20 @@ import (
 	"millrace/internal/testenv"
 )
 
+// anIdleWorker starts a worker that renews its consumers twice a second. ctl runs rabbitmqctl on its server, which is the test's own.
+func anIdleWorker(t *testing.T) (p *publisher, db *pgx.Conn, ctl func(args ...string)) {
+	t.Helper()
+	c, ctl := aServer(t, testenv.Private(t, localstack.Need{RabbitMQ: true}))
+	c.Streams, c.idleAfter = 1, 500*time.Millisecond
+	p, db = newPublisher(t, c), testenv.Connect(t, c.Postgres)
+	start(t, c)
+	return p, db, ctl
+}
+
 // TestAConsumerThatItsQueueHasForgottenIsReplaced takes the worker's consumers away from their queues without a word to
 // the worker. RabbitMQ does so when its notice of a deleted queue is lost between two of its nodes.
 func TestAConsumerThatItsQueueHasForgottenIsReplaced(t *testing.T) {
-	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
-	c, ctl := aServer(t, stack)
-	c.Streams, c.idleAfter = 1, 500*time.Millisecond
-	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
-	start(t, c)
+	p, db, ctl := anIdleWorker(t)
 	stored := 0
 	for _, queue := range []string{p.topology.Queue(0), p.topology.DeadQueue()} {
 		p.send(0, aFrame(frame.NewBase(), 1))
@@ -43,14 +50,10 @@ func TestAConsumerThatItsQueueHasForgottenIsReplaced(t *testing.T) {
 	want(t, db, 1, "SELECT count(*) FROM dead_letters")
 }
 
-// TestAConsumerEndsWithItsQueue deletes a queue and declares it again before RabbitMQ's channel of the worker has heard of it.
+// TestAConsumerOutlivesItsQueue deletes a queue and declares it again before RabbitMQ's channel of the worker has heard of it.
 // RabbitMQ then starts the consumer again by itself, and drops what the new queue delivers to it.
 func TestAConsumerOutlivesItsQueue(t *testing.T) {
-	stack := testenv.Private(t, localstack.Need{RabbitMQ: true})
-	c, ctl := aServer(t, stack)
-	c.Streams, c.idleAfter = 1, 500*time.Millisecond
-	p, db := newPublisher(t, c), testenv.Connect(t, c.Postgres)
-	start(t, c)
+	p, db, ctl := anIdleWorker(t)
 	queue := p.topology.Queue(0)
 	p.send(0, aFrame(frame.NewBase(), 1))
 	want(t, db, 1, allLogs)

@@ -17,10 +17,10 @@ import (
 // nobody waits for it.
 const profileGrace = 100 * time.Millisecond
 
-// Profiles serves the process's profiles at PPROF_ADDR, for go tool pprof, until stop is called. stop waits for
-// the server's end. Without the setting Profiles does nothing. Profiles need no key, so an address that other
+// serveProfiles serves the process's profiles at PPROF_ADDR, for go tool pprof, until stop is called. stop waits for
+// the server's end. Without the setting it does nothing. Profiles need no key, so an address that other
 // machines reach is an error.
-func Profiles(p config.Process, log *slog.Logger) (stop func(), err error) {
+func serveProfiles(p config.Process, log *slog.Logger) (stop func(), err error) {
 	if p.Profiles == "" {
 		return func() {}, nil
 	}

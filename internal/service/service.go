@@ -178,8 +178,8 @@ func allow(name string, addr config.Address, access config.Access) (*tls.Config,
 	return tlsConfig(access)
 }
 
-// Listen opens an address that CheckAddress allows, with TLS if access asks for it.
-func Listen(name string, addr config.Address, access config.Access) (net.Listener, error) {
+// listen opens an address that CheckAddress allows, with TLS if access asks for it.
+func listen(name string, addr config.Address, access config.Access) (net.Listener, error) {
 	tlsConfig, err := allow(name, addr, access)
 	if err != nil {
 		return nil, err
@@ -194,12 +194,13 @@ func Listen(name string, addr config.Address, access config.Access) (net.Listene
 	return ln, nil
 }
 
-// Open opens a service's address, as Listen does, and its profiles, as Profiles does. closeProfiles waits for their end.
+// Open opens a service's address that CheckAddress allows, with TLS if access asks for it, and its profiles where
+// PPROF_ADDR says. closeProfiles waits for their end.
 func Open(name string, addr config.Address, access config.Access, p config.Process, log *slog.Logger) (ln net.Listener, closeProfiles func(), err error) {
-	if ln, err = Listen(name, addr, access); err != nil {
+	if ln, err = listen(name, addr, access); err != nil {
 		return nil, nil, err
 	}
-	if closeProfiles, err = Profiles(p, log); err != nil {
+	if closeProfiles, err = serveProfiles(p, log); err != nil {
 		return nil, nil, errors.Join(err, ln.Close())
 	}
 	return ln, closeProfiles, nil

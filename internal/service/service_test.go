@@ -75,7 +75,7 @@ func TestOnlyLoopbackIsServedWithoutKeys(t *testing.T) {
 		{"127.0.0.1:0", config.Access{TLSClientCA: "missing"}, false},
 	}
 	for _, tt := range tests {
-		ln, err := Listen("X_ADDR", tt.addr, tt.access)
+		ln, err := listen("X_ADDR", tt.addr, tt.access)
 		if err == nil {
 			if err := ln.Close(); err != nil {
 				t.Error(err)
@@ -165,18 +165,18 @@ func TestAServiceThatEndsEndsTheGroup(t *testing.T) {
 
 func TestProfilesAreServedOnThisMachineAloneAndOnlyWhenAskedFor(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	stop, err := Profiles(config.Process{}, log)
+	stop, err := serveProfiles(config.Process{}, log)
 	if err != nil {
 		t.Fatalf("without the setting: %v", err)
 	}
 	stop()
 	for _, addr := range []config.Loopback{"0.0.0.0:0", ":0", "192.0.2.1:0"} {
-		if _, err := Profiles(config.Process{Profiles: addr}, log); err == nil || !strings.HasPrefix(err.Error(), "PPROF_ADDR: got ") {
+		if _, err := serveProfiles(config.Process{Profiles: addr}, log); err == nil || !strings.HasPrefix(err.Error(), "PPROF_ADDR: got ") {
 			t.Errorf("%s: got %v, want it refused", addr, err)
 		}
 	}
 	var said bytes.Buffer
-	stop, err = Profiles(config.Process{Profiles: "127.0.0.1:0"}, slog.New(slog.NewTextHandler(&said, nil)))
+	stop, err = serveProfiles(config.Process{Profiles: "127.0.0.1:0"}, slog.New(slog.NewTextHandler(&said, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
