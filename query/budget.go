@@ -2,8 +2,10 @@ package query
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -18,6 +20,8 @@ const (
 	leastBudget, mostBudget = 50 * time.Millisecond, time.Minute
 	// leastLeft is how much of a budget must be left for another slice.
 	leastLeft = 5 * time.Millisecond
+	// budgetSlack is how long after the end of a budget a statement is given up that did not heed its timeout.
+	budgetSlack = 200 * time.Millisecond
 )
 
 // progress is how far a search came.
@@ -33,6 +37,8 @@ type progress struct {
 //
 // The rows are looked for in slices, so that the newest are found without a look at all others. No index has the rows in their order.
 func (s *store) walk(ctx context.Context, q *search, visit func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (enough bool, err error)) (p progress, err error) {
+	ctx, within := s.withinBudget(ctx, q)
+	defer within.end()
 	q.indexed = s.indexed(ctx)
 	w := walker{slices: newSlicer(q, time.Now()), visit: visit}
 	p.reached = w.slices.begin()
@@ -45,7 +51,7 @@ func (s *store) walk(ctx context.Context, q *search, visit func(ctx context.Cont
 	}
 	w.slices.length /= 8
 	w.slices.now = math.MaxInt64 // rows ahead of now may be many
-	w.deadline = time.Now().Add(min(q.budget, s.timeout))
+	w.deadline = within.deadline
 	for {
 		left := time.Until(w.deadline)
 		if left < leastLeft {
@@ -53,10 +59,110 @@ func (s *store) walk(ctx context.Context, q *search, visit func(ctx context.Cont
 		}
 		err = s.readFor(ctx, left, func(ctx context.Context, tx pgx.Tx) error { return w.walk(ctx, tx, &p) })
 		if pg.CodeOf(err) != pg.QueryCanceled {
-			return p, err
+			return p, within.passOver(err)
 		}
-		w.slices.shrink()
+		if w.isOut {
+			w.isOut = false
+			w.slices.shrink()
+		}
 	}
+}
+
+// widen calls visit with longer and longer ends of a window, until one is all of it or the search's budget is used up. So visit may compute
+// what can't be put together from slices. What it made of the longest end that it came through with is the answer; p says which that is.
+// Each end costs anew, but each is several times as long as the one before.
+//
+// Ends begin at one of the edges, if there are any and the end is that long.
+func (s *store) widen(ctx context.Context, q *search, edges []int64, visit func(ctx context.Context, tx pgx.Tx, end *search, arrived spans) error) (p progress, err error) {
+	ctx, within := s.withinBudget(ctx, q)
+	defer within.end()
+	q.indexed = s.indexed(ctx)
+	p.reached = q.to
+	// Few rows are ahead of now.
+	for length := firstSlice.Milliseconds()/8 + max(0, q.to-time.Now().UnixMilli()); ; {
+		end := *q
+		end.from = max(q.from, q.to-length)
+		if i, isEdge := slices.BinarySearch(edges, end.from); !isEdge && i < len(edges)-1 && end.from > q.from {
+			end.from = edges[i]
+		}
+		if p.slices > 0 && end.from >= p.reached {
+			return p, nil // no edge is between the two
+		}
+		began := time.Now()
+		left := within.deadline.Sub(began)
+		if left < leastLeft {
+			return p, nil
+		}
+		end.deadline = within.deadline
+		if p.slices == 0 {
+			end.deadline = began.Add(left / 2) // so that a shorter one can be tried
+		}
+		err := s.readFor(ctx, time.Until(end.deadline), func(ctx context.Context, tx pgx.Tx) error {
+			arrived, err := arrivedSpans(ctx, tx, &end)
+			if err != nil {
+				return err
+			}
+			return visit(ctx, tx, &end, arrived)
+		})
+		switch {
+		case pg.CodeOf(err) == pg.QueryCanceled && p.slices == 0:
+			length = max(length/8, leastSlice)
+			continue
+		case pg.CodeOf(err) == pg.QueryCanceled:
+			return p, nil
+		case err != nil:
+			return p, within.passOver(err)
+		}
+		p.slices++
+		p.reached = end.from
+		if p.complete = end.from == q.from; p.complete {
+			return p, nil
+		}
+		times := float64(time.Until(within.deadline)) * 0.6 / float64(max(time.Since(began), time.Millisecond))
+		if times < 1.5 {
+			return p, nil
+		}
+		length = int64(float64(q.to-end.from) * min(times, growth))
+	}
+}
+
+// budgeted is a search's time.
+type budgeted struct {
+	deadline time.Time // zero: there is none
+	end      context.CancelFunc
+}
+
+// withinBudget returns a context in which a search with a budget is given up soon after its deadline, whatever it waits for.
+func (s *store) withinBudget(ctx context.Context, q *search) (context.Context, budgeted) {
+	if q.budget == 0 {
+		return ctx, budgeted{end: func() {}}
+	}
+	deadline := time.Now().Add(min(q.budget, s.timeout))
+	if !q.deadline.IsZero() && q.deadline.Before(deadline) {
+		deadline = q.deadline
+	}
+	ctx, cancel := context.WithDeadlineCause(ctx, deadline.Add(budgetSlack), errBudget)
+	return ctx, budgeted{deadline, cancel}
+}
+
+// errBudget is the cause of a context that ends with a budget.
+var errBudget = errors.New("the budget is used up")
+
+// passOver returns an error, unless it is only that the budget is used up.
+func (b budgeted) passOver(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && !b.deadline.IsZero() && time.Now().After(b.deadline) {
+		return nil
+	}
+	return err
+}
+
+// setTimeout has the next statements end by a deadline, if there is one.
+func setTimeout(ctx context.Context, tx pgx.Tx, deadline time.Time) error {
+	if deadline.IsZero() {
+		return nil
+	}
+	_, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL statement_timeout = %d", max(time.Until(deadline), leastLeft).Milliseconds()))
+	return err
 }
 
 // walker is a walk over slices.
@@ -64,6 +170,7 @@ type walker struct {
 	slices   *slicer
 	visit    func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (enough bool, err error)
 	deadline time.Time // when the budget is used up; zero: there is none
+	isOut    bool      // a slice was begun and is not yet searched
 }
 
 // walk visits slices in one transaction.
@@ -75,7 +182,7 @@ func (w *walker) walk(ctx context.Context, tx pgx.Tx, p *progress) error {
 			if left < leastLeft {
 				return nil
 			}
-			if _, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL statement_timeout = %d", max(left/2, leastLeft).Milliseconds())); err != nil {
+			if err := setTimeout(ctx, tx, began.Add(left/2)); err != nil {
 				return err
 			}
 		}
@@ -84,6 +191,7 @@ func (w *walker) walk(ctx context.Context, tx pgx.Tx, p *progress) error {
 			p.complete = true
 			return nil
 		}
+		w.isOut = true
 		arrived, err := arrivedSpans(ctx, tx, slice)
 		if err != nil {
 			return err
@@ -91,6 +199,7 @@ func (w *walker) walk(ctx context.Context, tx pgx.Tx, p *progress) error {
 		if enough, err := w.visit(ctx, tx, slice, arrived); err != nil || enough {
 			return err
 		}
+		w.isOut = false
 		p.reached = w.slices.begin()
 		p.slices++
 		if w.deadline.IsZero() {

@@ -2,11 +2,16 @@ package query
 
 import (
 	"encoding/json"
+	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"millrace/internal/testenv"
 )
 
 // TestWhatABudgetLeavesOutIsFoundByGoingOn searches four thousand rows again and again within the least budget. However far each answer
@@ -103,4 +108,85 @@ func TestWhatABudgetLeavesOutIsFoundByGoingOn(t *testing.T) {
 		t.Errorf("%d of %d buckets are counted, and complete is %t", reached, len(whole.Buckets), *part.Complete)
 	}
 	t.Logf("%d of %d buckets", reached, len(whole.Buckets))
+}
+
+// TestStatsWithinABudgetAreThoseOfTheirPartOfTheWindow compares what a budget left time for with the same part of the window, asked for
+// without one.
+func TestStatsWithinABudgetAreThoseOfTheirPartOfTheWindow(t *testing.T) {
+	f := newFixture(t, nil)
+	now := time.Now().UTC().Truncate(time.Hour)
+	partition(t, f.db, now)
+	f.exec(`INSERT INTO logs (id, inserted_at, time, data) SELECT gen_random_uuid(), at, at, jsonb_build_object('n', n, 'kind', n % 7, 'message', repeat(md5(n::text), 50))
+		FROM (SELECT n, $1::timestamptz + n * interval '100 ms' AS at FROM generate_series(1, 30000) n) AS rows`, now)
+	to := now.Add(time.Hour).Format(time.RFC3339)
+	for _, every := range []string{"", "1m"} {
+		for _, budget := range []string{"50ms", "200ms", "30s"} {
+			ask := []string{"q", "message:/(a|b)c[0-9]+d/", "to", to, "by", "kind", "calc", "count,p50(n),uniq(n),last(n)", "every", every}
+			var got, want statsTable
+			f.ok(with("/logs/stats", append(ask, "from", now.Format(time.RFC3339), "budget", budget)...), &got)
+			reached, err := time.Parse(time.RFC3339, got.SearchedTo)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Complete != reached.Equal(now) || budget == "30s" && !got.Complete {
+				t.Errorf("every %q, budget %s: complete is %t, searched to %s", every, budget, got.Complete, got.SearchedTo)
+			}
+			f.ok(with("/logs/stats", append(ask, "from", got.SearchedTo)...), &want)
+			a, _ := json.Marshal(want.Rows) // what was read has a JSON form
+			b, _ := json.Marshal(got.Rows)
+			if string(a) != string(b) {
+				t.Errorf("every %q, budget %s, from %s:\ngot  %s\nwant %s", every, budget, got.SearchedTo, b, a)
+			}
+			t.Logf("every %q, budget %s: %v of the window", every, budget, now.Add(time.Hour).Sub(reached))
+		}
+	}
+}
+
+// TestNoQueryMakesAStatementOutliveItsBudget asks what takes PostgreSQL minutes, of texts that are made for it.
+func TestNoQueryMakesAStatementOutliveItsBudget(t *testing.T) {
+	f := newFixture(t, map[string]string{"QUERY_TIMEOUT": "1m"})
+	at := time.Now().Add(-time.Minute)
+	partition(t, f.db, at)
+	insert(t, f.db, at, 0, slices.Repeat([]string{
+		`{"a": "` + strings.Repeat("ab", 100_000) + `"}`, `{"a": "` + strings.Repeat("a", 200_000) + `"}`, `{"a": "` + strings.Repeat("1.", 100_000) + `"}`,
+		`{"a": [` + strings.Repeat(`"abc", `, 30_000) + `1]}`, `{"a": "` + strings.Repeat("9", 90) + `"}`,
+	}, 60)...)
+	const budget = 200 * time.Millisecond
+	var longest time.Duration
+	var slowest string
+	for _, q := range []string{
+		`a:*a*b*a*b*a*bc`, `a:*ab*ab*ab*ab*ab*abc`, "ab*ab*ab*ab*ab*ab*abc", `"` + strings.Repeat("a", 255) + `b"`, "a:/((a*)*)*c/", "a:/(a|b|ab)*c$/", "a:/(a{30}){30}b/",
+		"a:/[^a-b]+(a+b+)+$/i", "a:/(.*a){20}c/", "a:/(a?){100}a{100}c/", "a~*ab*ab*ab*ab*ab*abc", "a:i(" + strings.Repeat("ab", 120) + ")", "a>1e99 OR a<1", "a:::/0",
+		strings.Repeat("x*y*z OR ", 63) + "x", strings.Repeat("a:/(a|b)*c/ OR ", 63) + "x", strings.Repeat("a:*a*b*a*c OR ", 63) + "x", strings.Repeat("a:>=2026-03-04T12:00:00Z OR ", 63) + "x",
+		strings.Repeat("a.b.c.d.e.f.g:1 OR ", 63) + "x",
+	} {
+		for _, path := range []string{"/logs", "/logs/count", "/logs/histogram", "/logs/stats?by=a&calc=uniq(a),p50(a),max(a)"} {
+			separator := "?"
+			if strings.Contains(path, "?") {
+				separator = "&"
+			}
+			path = path + separator + url.Values{"q": {q}, "budget": {budget.String()}}.Encode()
+			began := time.Now()
+			r := f.get(path)
+			took := time.Since(began)
+			if r.status != 200 {
+				t.Errorf("%s: got %d: %.200s", path, r.status, r.body)
+			}
+			if took > longest {
+				longest, slowest = took, path
+			}
+			// What does not end at its timeout takes minutes; the rest may wait for a busy machine.
+			if took > 10*time.Second+testenv.Patience {
+				t.Errorf("%s: answered after %v", path, took)
+			}
+		}
+	}
+	t.Logf("the longest of budget %v took %v: %s", budget, longest, slowest)
+	var running int
+	if err := f.db.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND state = 'active' AND query LIKE '%logs%'", application).Scan(&running); err != nil {
+		t.Fatal(err)
+	}
+	if running > 0 {
+		t.Errorf("%d statements still run", running)
+	}
 }

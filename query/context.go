@@ -59,7 +59,11 @@ func (s *store) contextAnswer(ctx context.Context, id uuid.UUID, q *search, befo
 	if err != nil {
 		return nil, err
 	}
-	earlier, moreBefore, err := s.besides(ctx, q, log, before, false)
+	half := *q
+	if q.budget > 0 {
+		half.deadline = time.Now().Add(time.Until(q.deadline) / 2) // the other half is for the rows after it
+	}
+	earlier, moreBefore, err := s.besides(ctx, &half, log, before, false)
 	if err != nil {
 		return nil, err
 	}

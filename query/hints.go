@@ -43,6 +43,9 @@ func (s *store) hints(ctx context.Context, q *search) (found []hint) {
 	}
 	window := *q
 	window.filter, window.after, window.deadline = language.Query{}, nil, time.Now().Add(hintTime)
+	if q.budget > 0 && q.deadline.Before(window.deadline) {
+		window.deadline = q.deadline
+	}
 	counts := make([]int64, len(alternatives))
 	total := int64(0)
 	err := s.readSearch(ctx, &window, func(ctx context.Context, tx pgx.Tx, arrived spans) error {

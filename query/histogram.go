@@ -94,6 +94,7 @@ type bucket struct {
 	Count   int64   `json:"c"`
 	Groups  []group `json:"g,omitempty"` // the largest, with the field's values
 	Missing int64   `json:"n,omitempty"` // records without the field
+	partial bool    // only its newest part is counted
 }
 
 // group is how many records have a value.
@@ -142,34 +143,65 @@ func histogramStatement(q *search, arrived spans) *statement {
 
 // buckets returns the buckets of a window that have rows, by their beginning.
 func (s *store) buckets(ctx context.Context, q *search) (map[int64]*bucket, error) {
-	all := make(map[int64]*bucket)
-	err := s.readSearch(ctx, q, func(ctx context.Context, tx pgx.Tx, arrived spans) error {
-		st := histogramStatement(q, arrived)
-		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
-		if err != nil {
-			return err
-		}
-		var (
-			start, n int64
-			missing  bool
-			value    *string
-		)
-		_, err = pgx.ForEachRow(rows, []any{&start, &missing, &value, &n}, func() error {
-			b := all[start]
-			if b == nil {
-				b = new(bucket)
-				all[start] = b
-			}
-			b.Count += n
-			switch {
-			case value != nil:
-				b.Groups = append(b.Groups, group{*value, n})
-			case missing:
-				b.Missing = n
-			}
-			return nil
-		})
+	var all map[int64]*bucket
+	err := s.readSearch(ctx, q, func(ctx context.Context, tx pgx.Tx, arrived spans) (err error) {
+		all, err = readBuckets(ctx, tx, q, arrived)
 		return err
+	})
+	return all, err
+}
+
+// bucketWithin counts the newest part of a bucket, as much as a budget allows.
+func (s *store) bucketWithin(ctx context.Context, q *search) (*bucket, progress, error) {
+	sum := new(bucket)
+	counts := make(map[string]int64)
+	p, err := s.walk(ctx, q, func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (enough bool, err error) {
+		all, err := readBuckets(ctx, tx, slice, arrived)
+		if err != nil {
+			return false, err
+		}
+		for _, b := range all {
+			sum.Count += b.Count
+			sum.Missing += b.Missing
+			for _, g := range b.Groups {
+				counts[g.Value] += g.Count
+			}
+		}
+		return false, nil
+	})
+	for _, value := range slices.Sorted(maps.Keys(counts)) {
+		sum.Groups = append(sum.Groups, group{value, counts[value]})
+	}
+	return sum, p, err
+}
+
+// readBuckets reads the buckets of a search that have rows, by their beginning.
+func readBuckets(ctx context.Context, tx pgx.Tx, q *search, arrived spans) (map[int64]*bucket, error) {
+	all := make(map[int64]*bucket)
+	st := histogramStatement(q, arrived)
+	rows, err := tx.Query(ctx, st.sql.String(), st.args...)
+	if err != nil {
+		return nil, err
+	}
+	var (
+		start, n int64
+		missing  bool
+		value    *string
+	)
+	_, err = pgx.ForEachRow(rows, []any{&start, &missing, &value, &n}, func() error {
+		b := all[start]
+		if b == nil {
+			b = new(bucket)
+			all[start] = b
+		}
+		b.Count += n
+		switch {
+		case value != nil:
+			b.Groups = append(b.Groups, group{*value, n})
+		case missing:
+			b.Missing = n
+		}
+		return nil
 	})
 	return all, err
 }
@@ -255,7 +287,8 @@ func (q *search) stretch(from, to int) *search {
 // countWithin counts the buckets that are nil, the newest first, until the search's budget is used up. It leaves the others nil. It does not
 // share a count with others, whose budgets are other ones.
 func (s *server) countWithin(ctx context.Context, q *search, buckets []*bucket, keys []string) (p progress, err error) {
-	q.deadline = time.Now().Add(min(q.budget, s.store.timeout))
+	ctx, within := s.store.withinBudget(ctx, q)
+	defer within.end()
 	p.reached = q.to
 	most := 1 // buckets of the next count
 	for end := len(buckets); end > 0; {
@@ -269,20 +302,38 @@ func (s *server) countWithin(ctx context.Context, q *search, buckets []*bucket, 
 			from--
 		}
 		began := time.Now()
-		left := q.deadline.Sub(began)
+		left := within.deadline.Sub(began)
 		if left < leastLeft {
 			return p, nil
 		}
-		err := s.compute(ctx, q.stretch(from, end), buckets[from:end], keys[from:end])
+		stretch := q.stretch(from, end)
+		stretch.deadline = began.Add(left / 2)
+		err := s.compute(ctx, stretch, buckets[from:end], keys[from:end])
 		if pg.CodeOf(err) == pg.QueryCanceled {
-			return p, nil
+			// Even one bucket may take too long. Then as much of the newest as there is time for is counted.
+			last := q.stretch(end-1, end)
+			last.deadline = within.deadline
+			var reached progress
+			if buckets[end-1], reached, err = s.store.bucketWithin(ctx, last); err != nil {
+				return p, within.passOver(err)
+			}
+			if reached.slices == 0 {
+				buckets[end-1] = nil
+				return p, nil
+			}
+			if p.reached = reached.reached; !reached.complete {
+				buckets[end-1].partial = true
+				return p, nil
+			}
+			most, end = 1, end-1
+			continue
 		}
 		if err != nil {
-			return p, err
+			return p, within.passOver(err)
 		}
 		p.reached = max(q.from, q.edges[from])
 		took := max(time.Since(began), time.Millisecond)
-		most = min(max(int(float64(end-from)*float64(time.Until(q.deadline))/2/float64(took)), 1), growth*(end-from))
+		most = min(max(int(float64(end-from)*float64(time.Until(within.deadline))/4/float64(took)), 1), growth*(end-from))
 		end = from
 	}
 	p.complete = true
@@ -298,8 +349,10 @@ func (s *server) cachedBuckets(ctx context.Context, q *search) (buckets []*bucke
 		return buckets, keys, bypass, nil
 	}
 	// This must come before anything is looked up or counted: respondCached has the reason.
-	until, g, hours, err := s.store.lateChanges(ctx, q)
-	if err != nil {
+	asking, within := s.store.withinBudget(ctx, q)
+	until, g, hours, err := s.store.lateChanges(asking, q)
+	within.end()
+	if err = within.passOver(err); err != nil {
 		return nil, nil, bypass, err
 	}
 	var wanted []string
@@ -403,6 +456,9 @@ func renderHistogram(q *search, buckets []*bucket, reached *progress) []byte {
 		out = strconv.AppendInt(out, b.Count, 10)
 		if q.groupBy != nil {
 			out = appendGroups(out, b, top)
+		}
+		if b.partial {
+			out = append(out, `,"partial":true`...)
 		}
 		out = append(out, '}')
 	}

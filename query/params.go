@@ -46,7 +46,7 @@ type search struct {
 	filter           language.Query
 	indexed          language.Indexed // see store.indexed
 	budget           time.Duration    // how long the search may take before it answers with what it has; 0: until the end
-	deadline         time.Time        // when the budget is used up; zero: not yet known
+	deadline         time.Time        // when the budget is used up; zero: there is none
 
 	// For a page. An export has an order too.
 	limit     int
@@ -68,7 +68,7 @@ var (
 	exportParameters    = append(slices.Clone(windowParameters), "order")
 	histogramParameters = append(slices.Clone(windowParameters), "interval", "by", "tz", "budget")
 	tailParameters      = []string{"q"}
-	statsParameters     = append(slices.Clone(windowParameters), "by", "calc", "every", "tz", "order", "limit")
+	statsParameters     = append(slices.Clone(windowParameters), "by", "calc", "every", "tz", "order", "limit", "having", "budget")
 	contextParameters   = []string{"before", "after", "clock", "q", "budget"}
 )
 
@@ -135,6 +135,7 @@ func (s *search) what(p map[string]string, now time.Time) error {
 		if s.budget, err = time.ParseDuration(text); err != nil || s.budget < leastBudget || s.budget > mostBudget {
 			return refused("budget", text, fmt.Sprintf("a duration such as 500ms or 3s, from %v to %v", leastBudget, mostBudget))
 		}
+		s.deadline = now.Add(s.budget)
 	}
 	return nil
 }

@@ -237,8 +237,10 @@ func (s *server) respondCached(w http.ResponseWriter, r *http.Request, route str
 			// The generation is read before the answer is looked up or computed. If rows change in between, the answer has
 			// the change and is kept under the old key, which nobody asks for again. In the other order, an answer without
 			// the change could be kept under the new key.
-			closed, g, err := s.store.isClosed(ctx, q)
-			if err != nil {
+			asking, within := s.store.withinBudget(ctx, q)
+			closed, g, err := s.store.isClosed(asking, q)
+			within.end()
+			if err = within.passOver(err); err != nil {
 				return nil, bypass, err
 			}
 			if closed && q.budget > 0 {

@@ -193,7 +193,7 @@ func (c calc) sql(args *language.Args, span float64) string {
 	case "rate":
 		return of("count(*)::float8 / " + args.Add(span) + "::float8")
 	case "share":
-		return of("count(*) FILTER (WHERE " + c.query.SQL(args, nil) + ")::float8 / count(*)")
+		return of("count(*) FILTER (WHERE " + c.query.SQL(args, nil) + ")::float8 / nullif(count(*), 0)")
 	}
 	panic("query: no SQL for " + c.function)
 }
@@ -207,6 +207,69 @@ type stats struct {
 	limit  int  // groups
 	order  int  // the figure that the groups are ordered by
 	rising bool // the least first
+	having []having
+}
+
+// having is a condition that a group must meet to be in the table.
+type having struct {
+	calc  calc
+	op    string // as SQL
+	value string // a JSON number, unless the figure is compared as text
+	text  bool
+}
+
+// havingOperators are the operators of conditions, the longer ones first, and what they are in SQL.
+var havingOperators = [][2]string{{">=", ">="}, {"<=", "<="}, {"!=", "<>"}, {">", ">"}, {"<", "<"}, {"=", "="}}
+
+// parseHaving returns the conditions of a list such as count>100,p95(duration_ms)>=2.5,first(level)=error. All of them must be met.
+func parseHaving(list string) ([]having, error) {
+	var conditions []having
+	for _, text := range splitList(list) {
+		h, why := parseCondition(text)
+		if why != "" {
+			return nil, badRequest("having: %.64q %s; takes conditions such as count>100 or p95(duration_ms)>=2.5, separated by commas", text, why)
+		}
+		conditions = append(conditions, h)
+	}
+	if len(conditions) > maxCalcs {
+		return nil, badRequest("having: got %d conditions, takes at most %d", len(conditions), maxCalcs)
+	}
+	return conditions, nil
+}
+
+// parseCondition returns the condition that a text asks for, or why it asks for none.
+func parseCondition(text string) (h having, why string) {
+	// The operator is behind the figure's parentheses, which may hold a query with operators of its own.
+	for i := max(0, strings.LastIndexByte(text, ')')); i < len(text); i++ {
+		for _, op := range havingOperators {
+			if !strings.HasPrefix(text[i:], op[0]) {
+				continue
+			}
+			h.op, h.value = op[1], strings.TrimSpace(text[i+len(op[0]):])
+			if h.calc, why = parseCalc(strings.TrimSpace(text[:i])); why != "" {
+				return h, why
+			}
+			if h.text = !language.IsNumber(h.value); h.text {
+				if op[0] != "=" && op[0] != "!=" {
+					return h, "compares with " + strconv.Quote(h.value) + ", which is no number"
+				}
+				if unquoted, err := strconv.Unquote(h.value); err == nil {
+					h.value = unquoted
+				}
+			}
+			return h, ""
+		}
+	}
+	return h, "has no comparison"
+}
+
+// sql returns the condition as SQL.
+func (h having) sql(args *language.Args, span float64) string {
+	figure := "(" + h.calc.sql(args, span) + ")"
+	if h.text {
+		return figure + " #>> '{}' " + h.op + " " + args.Add(h.value)
+	}
+	return fmt.Sprintf("CASE WHEN jsonb_typeof(%s) = 'number' THEN %[1]s::numeric %s %s::numeric END", figure, h.op, args.Add(h.value))
 }
 
 // parseStats returns what a URL's query asks of GET /logs/stats.
@@ -252,6 +315,11 @@ func parseStats(rawQuery string, now time.Time) (*stats, error) {
 		}
 		st.limit = int(n)
 	}
+	if p["having"] != "" {
+		if st.having, err = parseHaving(p["having"]); err != nil {
+			return nil, err
+		}
+	}
 	if text := p["order"]; text != "" {
 		name, falling := strings.CutPrefix(text, "-")
 		st.rising = !falling
@@ -292,10 +360,12 @@ func (s *server) getStats(w http.ResponseWriter, r *http.Request) error {
 
 // statsTable is the answer to GET /logs/stats.
 type statsTable struct {
-	Columns  []string            `json:"columns"`
-	Rows     [][]json.RawMessage `json:"rows"`
-	Others   [][]json.RawMessage `json:"others,omitempty"` // the same columns for all groups beyond the limit
-	Complete bool                `json:"complete"`
+	Columns []string            `json:"columns"`
+	Rows    [][]json.RawMessage `json:"rows"`
+	Others  [][]json.RawMessage `json:"others,omitempty"` // the same columns for all groups beyond the limit
+	// SearchedTo is how far a search with a budget came: the table is that of the records from there on.
+	SearchedTo string `json:"searched_to,omitempty"`
+	Complete   bool   `json:"complete"`
 }
 
 // csv returns the table as CSV, the groups beyond the limit with (others) in place of their values.
@@ -320,7 +390,34 @@ func (t *statsTable) csv() []byte {
 
 // stats computes a table. Groups beyond the limit are summed up in others: first the groups are found, then everything is computed for
 // those, by buckets where a series is asked for, and for all others together.
-func (s *store) stats(ctx context.Context, st *stats) (*statsTable, error) {
+func (s *store) stats(ctx context.Context, st *stats) (table *statsTable, err error) {
+	if st.budget == 0 {
+		err := s.readSearch(ctx, &st.search, func(ctx context.Context, tx pgx.Tx, arrived spans) (err error) {
+			table, err = st.read(ctx, tx, arrived)
+			return err
+		})
+		return table, err
+	}
+	table = st.emptyTable()
+	var edges []int64
+	if st.series {
+		edges = st.edges
+	}
+	reached, err := s.widen(ctx, &st.search, edges, func(ctx context.Context, tx pgx.Tx, end *search, arrived spans) error {
+		part := *st
+		part.search = *end
+		t, err := part.read(ctx, tx, arrived)
+		if err == nil {
+			table = t
+		}
+		return err
+	})
+	table.SearchedTo, table.Complete = string(appendEdge(nil, reached.reached)), reached.complete
+	return table, err
+}
+
+// emptyTable returns a table without rows.
+func (st *stats) emptyTable() *statsTable {
 	table := &statsTable{Columns: []string{}, Rows: [][]json.RawMessage{}, Complete: true}
 	if st.series {
 		table.Columns = append(table.Columns, "time")
@@ -331,39 +428,51 @@ func (s *store) stats(ctx context.Context, st *stats) (*statsTable, error) {
 	for _, c := range st.calcs {
 		table.Columns = append(table.Columns, c.text)
 	}
-	err := s.readSearch(ctx, &st.search, func(ctx context.Context, tx pgx.Tx, arrived spans) error {
-		if _, err := tx.Exec(ctx, exportMemory); err != nil {
-			return err
+	return table
+}
+
+// read computes the table of the search's window. Its statements end by the search's deadline, if it has one.
+func (st *stats) read(ctx context.Context, tx pgx.Tx, arrived spans) (*statsTable, error) {
+	table := st.emptyTable()
+	if st.series && st.from >= st.to {
+		return table, nil // there is no bucket
+	}
+	if _, err := tx.Exec(ctx, exportMemory); err != nil {
+		return nil, err
+	}
+	collect := func(kind statsKind, groups []string) ([][]json.RawMessage, error) {
+		if err := setTimeout(ctx, tx, st.deadline); err != nil {
+			return nil, err
 		}
-		var groups []string // the keys of those that are told apart
-		if len(st.by) > 0 {
-			keyed, err := collect(ctx, tx, st.statement(arrived, statsGroups, nil))
-			if err != nil {
-				return err
+		return collect(ctx, tx, st.statement(arrived, kind, groups))
+	}
+	var groups []string // the keys of those that are told apart
+	if len(st.by) > 0 {
+		keyed, err := collect(statsGroups, nil)
+		if err != nil {
+			return nil, err
+		}
+		isMore := len(keyed) > st.limit
+		keyed = keyed[:min(len(keyed), st.limit)]
+		groups = make([]string, len(keyed))
+		for i, row := range keyed {
+			if err := json.Unmarshal(row[0], &groups[i]); err != nil {
+				return nil, err
 			}
-			isMore := len(keyed) > st.limit
-			keyed = keyed[:min(len(keyed), st.limit)]
-			for i, row := range keyed {
-				var key string
-				if err := json.Unmarshal(row[0], &key); err != nil {
-					return err
-				}
-				groups, keyed[i] = append(groups, key), row[1:]
-			}
-			if isMore {
-				if table.Others, err = collect(ctx, tx, st.statement(arrived, statsOthers, groups)); err != nil {
-					return err
-				}
-			}
-			if !st.series {
-				table.Rows = append(table.Rows, keyed...)
-				return nil
+			keyed[i] = row[1:]
+		}
+		if isMore {
+			if table.Others, err = collect(statsOthers, groups); err != nil {
+				return nil, err
 			}
 		}
-		rows, err := collect(ctx, tx, st.statement(arrived, statsRows, groups))
-		table.Rows = append(table.Rows, rows...)
-		return err
-	})
+		if !st.series {
+			table.Rows = append(table.Rows, keyed...)
+			return table, nil
+		}
+	}
+	rows, err := collect(statsRows, groups)
+	table.Rows = append(table.Rows, rows...)
 	return table, err
 }
 
@@ -400,11 +509,19 @@ const (
 	statsOthers                  // the rows of all other groups together
 )
 
+// addHaving adds the conditions that a group must meet.
+func (st *stats) addHaving(s *statement, span float64) {
+	for i, h := range st.having {
+		s.sql.WriteString([]string{" HAVING ", " AND "}[min(i, 1)] + "(" + h.sql(&s.args, span) + ")")
+	}
+}
+
 // statement returns a statement of stats. groups are the keys of the groups that are told apart.
 func (st *stats) statement(arrived spans, kind statsKind, groups []string) *statement {
 	s := new(statement)
 	series := st.series && kind != statsGroups
-	span := float64(st.to-st.from) / 1000
+	window := float64(st.to-st.from) / 1000
+	span := window
 	if series {
 		span = float64(st.interval) / 1000
 	}
@@ -438,24 +555,38 @@ func (st *stats) statement(arrived spans, kind statsKind, groups []string) *stat
 			order = figure
 		}
 	}
-	s.sql.WriteString("SELECT " + strings.Join(selected, ", ") + " FROM (SELECT id, at, time, inserted_at, data")
-	if series {
-		s.sql.WriteString(", " + bucketStart(&st.search, s) + " AS bucket")
+	s.sql.WriteString("SELECT " + strings.Join(selected, ", ") + " FROM ")
+	records := func(series bool) {
+		s.sql.WriteString("(SELECT id, at, time, inserted_at, data")
+		if series {
+			s.sql.WriteString(", " + bucketStart(&st.search, s) + " AS bucket")
+		}
+		for _, k := range keys {
+			s.sql.WriteString(", " + k)
+		}
+		s.sql.WriteString(" FROM ")
+		s.found(&st.search, arrived)
+		s.sql.WriteString(") AS logs")
 	}
-	for _, k := range keys {
-		s.sql.WriteString(", " + k)
-	}
-	s.sql.WriteString(" FROM ")
-	s.found(&st.search, arrived)
-	s.sql.WriteString(") AS logs")
+	records(series)
 	switch {
 	case kind == statsRows && groups != nil:
 		s.sql.WriteString(" WHERE " + key + " = ANY (" + s.args.Add(groups) + ")")
 	case kind == statsOthers:
 		s.sql.WriteString(" WHERE " + key + " <> ALL (" + s.args.Add(groups) + ")")
+		if st.having != nil {
+			s.sql.WriteString(" AND " + key + " IN (SELECT " + key + " FROM ")
+			records(false)
+			s.sql.WriteString(" GROUP BY " + strings.Join(columns, ", "))
+			st.addHaving(s, window)
+			s.sql.WriteString(")")
+		}
 	}
 	if len(grouped) > 0 {
 		s.sql.WriteString(" GROUP BY " + strings.Join(grouped, ", "))
+	}
+	if kind == statsGroups || len(columns) == 0 {
+		st.addHaving(s, span)
 	}
 	direction := " DESC NULLS LAST"
 	if st.rising {

@@ -161,8 +161,17 @@ func TestStatsAreThoseOfTheRecords(t *testing.T) {
 		fields := [][]string{nil, {"level"}, {"svc.name"}, {"level", "svc.name"}}[rng.IntN(4)]
 		every := []string{"", "10m"}[rng.IntN(2)]
 		limit := 1 + rng.IntN(20)
+		least, having := 0, ""
+		if rng.IntN(2) == 0 {
+			least = rng.IntN(100)
+			having = fmt.Sprintf("count>=%d,count(duration)>=0", least)
+		}
+		budget := []string{"", "50s"}[rng.IntN(2)]
 		var got statsTable
-		f.ok(with("/logs/stats", "from", from.Format(time.RFC3339), "to", to.Format(time.RFC3339), "calc", strings.Join(calcs, ","), "by", strings.Join(fields, ","), "every", every, "limit", strconv.Itoa(limit)), &got)
+		f.ok(with("/logs/stats", "from", from.Format(time.RFC3339), "to", to.Format(time.RFC3339), "calc", strings.Join(calcs, ","), "by", strings.Join(fields, ","), "every", every, "limit", strconv.Itoa(limit), "having", having, "budget", budget), &got)
+		if !got.Complete || (got.SearchedTo != "") != (budget != "") {
+			t.Fatalf("budget %q: complete is %t, searched_to %q", budget, got.Complete, got.SearchedTo)
+		}
 
 		keyOf := func(m measured) string {
 			var parts []string
@@ -179,6 +188,9 @@ func TestStatsAreThoseOfTheRecords(t *testing.T) {
 		groups := map[string][]measured{}
 		for _, m := range records {
 			groups[keyOf(m)] = append(groups[keyOf(m)], m)
+		}
+		if len(fields) > 0 {
+			maps.DeleteFunc(groups, func(_ string, group []measured) bool { return len(group) < least })
 		}
 		names := slices.Collect(maps.Keys(groups))
 		told := map[string]bool{}
@@ -203,6 +215,9 @@ func TestStatsAreThoseOfTheRecords(t *testing.T) {
 		want := map[string][]measured{}
 		for _, m := range records {
 			key := keyOf(m)
+			if len(groups[key]) == 0 {
+				continue
+			}
 			if len(fields) > 0 && !told[key] {
 				key = strings.Repeat(`"(others)",`, len(fields))[:len(fields)*len(`"(others)",`)-1]
 			}
@@ -210,6 +225,9 @@ func TestStatsAreThoseOfTheRecords(t *testing.T) {
 				key = fmt.Sprintf("%q,%s", m.at.Truncate(10*time.Minute).Format(timeFormat), key)
 			}
 			want[strings.TrimSuffix(key, ",")] = append(want[strings.TrimSuffix(key, ",")], m)
+		}
+		if len(fields) == 0 {
+			maps.DeleteFunc(want, func(_ string, group []measured) bool { return len(group) < least })
 		}
 		seconds := to.Sub(from).Seconds()
 		if every != "" {
@@ -244,7 +262,7 @@ func TestStatsAreThoseOfTheRecords(t *testing.T) {
 			}
 		}
 	}
-	for _, bad := range []string{"calc=nothing", "calc=p101(a)", "calc=sum", "calc=rate(a)", "calc=share(a:)", "by=a,b,c,d,e,f", "every=1x", "limit=0", "order=sum(a)", "tz=UTC", "calc=p(a)"} {
+	for _, bad := range []string{"calc=nothing", "calc=p101(a)", "calc=sum", "calc=rate(a)", "calc=share(a:)", "by=a,b,c,d,e,f", "every=1x", "limit=0", "order=sum(a)", "tz=UTC", "calc=p(a)", "having=count", "having=count>x", "having=nothing>1", "having=count(>1", "having=>1", "budget=1ms"} {
 		if r := f.get("/logs/stats?" + bad); r.status != http.StatusBadRequest {
 			t.Errorf("%s: got %d, %s", bad, r.status, r.body)
 		}

@@ -362,6 +362,9 @@ func isTyped(word string) bool {
 	return isNumber(word)
 }
 
+// IsNumber reports whether a text is a JSON number that can be compared with.
+func IsNumber(text string) bool { return len(text) <= maxNumberText && isNumber(text) }
+
 // isNumber reports whether a word is a JSON number.
 func isNumber(word string) bool {
 	rest := strings.TrimPrefix(word, "-")
