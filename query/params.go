@@ -69,6 +69,8 @@ var (
 	histogramParameters = append(slices.Clone(windowParameters), "interval", "by", "tz", "budget")
 	tailParameters      = []string{"q"}
 	statsParameters     = append(slices.Clone(windowParameters), "by", "calc", "every", "tz", "order", "limit", "having", "budget")
+	sqlParameters       = append(slices.Clone(windowParameters), "limit", "order")
+	patternParameters   = append(slices.Clone(windowParameters), "field", "vs", "limit", "budget")
 	contextParameters   = []string{"before", "after", "clock", "q", "budget"}
 )
 

@@ -71,6 +71,8 @@ func (s *server) endpoints() []endpoint {
 		{"/logs/count", countParameters, s.getCount},
 		{"/logs/histogram", histogramParameters, s.getHistogram},
 		{"/logs/stats", statsParameters, s.getStats},
+		{"/logs/patterns", patternParameters, s.getPatterns},
+		{"/logs/sql", sqlParameters, s.getSQL},
 		{"/logs/fields", windowParameters, s.getFields},
 		{"/logs/fields/{path}/values", windowParameters, s.getValues},
 		{"/logs/tail", tailParameters, s.getTail},

@@ -331,6 +331,11 @@ func isEscapable(r rune) bool {
 	return unicode.IsSpace(r) || '!' <= r && r <= '~' && !('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z')
 }
 
+// Wildcards returns the query for records whose member at a path is, as a whole, the parts with a wildcard between each two.
+func Wildcards(path []string, parts []string) string {
+	return FormatField(path) + ":" + pattern(parts).String()
+}
+
 // FormatField returns a path as ParseField reads it, with quotes where a name needs them.
 func FormatField(path []string) string {
 	names := make([]string, len(path))
