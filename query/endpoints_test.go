@@ -377,11 +377,11 @@ func TestFieldsAndValues(t *testing.T) {
 		t.Errorf("sampled %d (-want +got):\n%s", got.Sampled, diff)
 	}
 	for path, want := range map[string]string{
-		"level":       `{"path":"level","sampled":3,"values":[{"value":"info","count":2},{"value":"error","count":1}]}`,
-		"http.status": `{"path":"http.status","sampled":3,"values":[{"value":"500","count":1},{"value":500,"count":1}]}`,
-		`"a.b".c`:     `{"path":"\"a.b\".c","sampled":3,"values":[{"value":true,"count":1}]}`,
-		"tags":        `{"path":"tags","sampled":3,"values":[{"value":"x","count":2},{"value":"y","count":1}]}`,
-		"none":        `{"path":"none","sampled":0,"values":[]}`,
+		"level":       `{"path":"level","sampled":3,"values":[{"value":"info","count":2},{"value":"error","count":1}],"distinct":2,"complete":true}`,
+		"http.status": `{"path":"http.status","sampled":3,"values":[{"value":"500","count":1},{"value":500,"count":1}],"distinct":2,"numbers":{"count":2,"min":500,"p50":500,"p95":500,"max":500},"complete":true}`,
+		`"a.b".c`:     `{"path":"\"a.b\".c","sampled":3,"values":[{"value":true,"count":1}],"distinct":1,"complete":true}`,
+		"tags":        `{"path":"tags","sampled":3,"values":[{"value":"x","count":1},{"value":"y","count":1}],"distinct":2,"complete":true}`,
+		"none":        `{"path":"none","sampled":3,"values":[],"distinct":0,"complete":true}`,
 	} {
 		if got := f.get("/logs/fields/" + url.PathEscape(path) + "/values"); got.status != 200 || got.body != want+"\n" {
 			t.Errorf("%s: got %d %s, want %s", path, got.status, got.body, want)

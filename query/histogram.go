@@ -132,8 +132,8 @@ func histogramStatement(q *search, arrived spans) *statement {
 	fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, value IS NULL, "+
 		"(CASE WHEN rank <= %s AND bytes <= %s AND octet_length(value) <= %s THEN value END) COLLATE \"C\" AS kept, sum(n)::bigint "+
 		"FROM (SELECT start, value, n, row_number() OVER largest AS rank, sum(octet_length(value)) OVER largest AS bytes "+
-		"FROM (SELECT start, value, count(*) AS n FROM (SELECT %s AS start, left(data #>> %s, %[3]s + 1) AS value FROM ",
-		most, s.args.Add(bucketBytes), longest, start, s.args.Add(q.groupBy))
+		"FROM (SELECT start, value, count(*) AS n FROM (SELECT %s AS start, left(%s #>> '{}', %[3]s + 1) AS value FROM ",
+		most, s.args.Add(bucketBytes), longest, start, value(q.groupBy, &s.args))
 	s.found(q, arrived)
 	fmt.Fprintf(&s.sql, ") AS rows GROUP BY start, value) AS groups WINDOW largest AS (PARTITION BY start "+
 		"ORDER BY value IS NOT NULL, octet_length(value) > %s, n DESC, value COLLATE \"C\" ROWS UNBOUNDED PRECEDING)) AS ranked "+

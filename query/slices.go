@@ -1,11 +1,6 @@
 package query
 
-import (
-	"context"
-	"time"
-
-	"github.com/jackc/pgx/v5"
-)
+import "time"
 
 const (
 	// firstSlice is the length of the first slice of a window that is looked for rows, and growth is how many times longer each next one is.
@@ -76,29 +71,4 @@ func (s *slicer) fit(rows int) {
 	case rows > manyRows:
 		s.length = max(s.length/4, 1)
 	}
-}
-
-// newestOf returns a search of the end of q's window that has q's newest rows, at least so many, or all that q has.
-func newestOf(ctx context.Context, tx pgx.Tx, q *search, atLeast int64) (*search, error) {
-	newest := *q
-	newest.ascending = false
-	var total int64
-	for slices := newSlicer(&newest, time.Now()); total < atLeast; slices.grow() {
-		slice, ok := slices.next()
-		if !ok {
-			return q, nil
-		}
-		arrived, err := arrivedSpans(ctx, tx, slice)
-		if err != nil {
-			return nil, err
-		}
-		st := countStatement(slice, arrived)
-		var n int64
-		if err := tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&n); err != nil {
-			return nil, err
-		}
-		total += n
-		newest.from = slice.from
-	}
-	return &newest, nil
 }
