@@ -43,7 +43,7 @@ func (s *server) getContext(w http.ResponseWriter, r *http.Request) error {
 			counts[name] = int(n)
 		}
 	}
-	return s.respond(w, func() ([]byte, string, error) {
+	return s.respond(w, r, func() ([]byte, string, error) {
 		body, err := s.store.contextAnswer(r.Context(), id, &around, counts["before"], counts["after"])
 		return body, bypass, err
 	})

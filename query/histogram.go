@@ -245,7 +245,7 @@ func (s *server) getHistogram(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.respond(w, func() ([]byte, string, error) { return s.histogramAnswer(r.Context(), q) })
+	return s.respond(w, r, func() ([]byte, string, error) { return s.histogramAnswer(r.Context(), q) })
 }
 
 // histogramAnswer returns the answer to GET /logs/histogram. Buckets that are closed and whole come out of the cache, or go

@@ -124,5 +124,5 @@ func (s *server) getLog(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, append(found.appendJSON(nil), '\n'))
+	return s.writeJSON(w, r, append(found.appendJSON(nil), '\n'))
 }

@@ -156,7 +156,7 @@ func (s *server) getPatterns(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.respond(w, func() ([]byte, string, error) {
+	return s.respond(w, r, func() ([]byte, string, error) {
 		body, err := s.store.patternsAnswer(r.Context(), q)
 		return body, bypass, err
 	})

@@ -148,6 +148,7 @@ func (s *store) exportRows(ctx context.Context, q *search, timeout time.Duration
 		if _, err := tx.Exec(ctx, exportMemory); err != nil {
 			return err
 		}
+		left := q.limit // of the rows; meaningless without a limit
 		for slices := newSlicer(q, time.Now()); ; {
 			slice, ok := slices.next()
 			if !ok {
@@ -157,9 +158,15 @@ func (s *store) exportRows(ctx context.Context, q *search, timeout time.Duration
 			if err != nil {
 				return err
 			}
+			if q.limit > 0 {
+				slice.limit = left
+			}
 			n, err := exportSlice(ctx, tx, slice, arrived, give)
 			if err != nil {
 				return err
+			}
+			if left -= n; q.limit > 0 && left == 0 {
+				return nil
 			}
 			slices.fit(n)
 		}
@@ -254,6 +261,9 @@ func exportStatement(q *search, arrived spans) *statement {
 		direction = ""
 	}
 	s.sql.WriteString(" ORDER BY at" + direction + ", id" + direction)
+	if q.limit > 0 {
+		s.sql.WriteString(" LIMIT " + s.args.Add(q.limit))
+	}
 	return s
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"mime"
 	"net/http"
 	"path"
 	"runtime/debug"
@@ -40,6 +42,8 @@ type server struct {
 	maxFollowers int
 	distributed  *atomic.Bool // Citus keeps the rows on other servers, whose transaction ids the tail can't follow
 
+	compressor *compressor
+
 	keys     *keys.File
 	origins  origins
 	metrics  *metrics
@@ -57,7 +61,30 @@ type server struct {
 	working       *sync.WaitGroup // goroutines that requests start and the service waits for
 }
 
-// endpoint is a route that takes GET and HEAD.
+// formBytes is the longest form that a POST may have. The longest query is far shorter.
+const formBytes = 64 << 10
+
+// takeForm makes a GET of a POST whose body has the parameters, as a form of a web page sends them. So a query may be longer than a proxy
+// lets a URL be.
+func takeForm(r *http.Request) error {
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/x-www-form-urlencoded" {
+		return &failure{http.StatusUnsupportedMediaType, fmt.Sprintf("a POST takes its parameters as application/x-www-form-urlencoded; got %.64q", r.Header.Get("Content-Type"))}
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, formBytes+1))
+	if err != nil {
+		return badRequest("the body can't be read")
+	}
+	if len(body) > formBytes {
+		return &failure{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", formBytes)}
+	}
+	if r.URL.RawQuery != "" && len(body) > 0 {
+		r.URL.RawQuery += "&"
+	}
+	r.URL.RawQuery += string(body)
+	return nil
+}
+
+// endpoint is a route that takes GET and HEAD, and POST if it takes parameters.
 type endpoint struct {
 	route  string
 	takes  []string // parameters
@@ -89,7 +116,9 @@ func (s *server) handler(ready *service.Ready) http.Handler {
 	service.Handle(mux, ready, s.metrics.registry)
 	// The methods are checked here, because the mux can't hold "/logs/count" for any method beside "GET /logs/{id}".
 	notAllowed := func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Allow", "GET, HEAD")
+		if w.Header().Get("Allow") == "" {
+			w.Header().Set("Allow", "GET, HEAD")
+		}
 		s.answerFailure(w, r, &failure{http.StatusMethodNotAllowed, fmt.Sprintf("%.16q is not allowed here; allowed is GET", r.Method)})
 	}
 	mux.HandleFunc("/health", notAllowed)
@@ -97,9 +126,19 @@ func (s *server) handler(ready *service.Ready) http.Handler {
 	mux.HandleFunc("/ready", notAllowed)
 	add := func(e endpoint) {
 		mux.HandleFunc(e.route, func(w http.ResponseWriter, r *http.Request) {
-			if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			if r.Method == http.MethodPost && len(e.takes) > 0 {
+				if err := takeForm(r); err != nil {
+					s.answerFailure(w, r, err)
+					return
+				}
+			} else if r.Method != http.MethodGet && r.Method != http.MethodHead {
+				if len(e.takes) > 0 {
+					w.Header().Set("Allow", "GET, HEAD, POST")
+				}
 				notAllowed(w, r)
-			} else if err := e.handle(w, r); err != nil {
+				return
+			}
+			if err := e.handle(w, r); err != nil {
 				s.answerFailure(w, r, err)
 			}
 		})
@@ -213,7 +252,7 @@ func keyOf(r *http.Request) *keys.Key {
 
 // respond takes a place and answers with the body that produce returns. The header X-Cache and a metric show what the cache did for
 // it.
-func (s *server) respond(w http.ResponseWriter, produce func() (body []byte, cacheResult string, err error)) error {
+func (s *server) respond(w http.ResponseWriter, r *http.Request, produce func() (body []byte, cacheResult string, err error)) error {
 	leave, err := s.takePlace()
 	if err != nil {
 		return err
@@ -225,12 +264,12 @@ func (s *server) respond(w http.ResponseWriter, produce func() (body []byte, cac
 	}
 	s.metrics.cache.WithLabelValues(cacheResult).Inc()
 	w.Header().Set("X-Cache", cacheResult)
-	return writeJSON(w, body)
+	return s.writeJSON(w, r, body)
 }
 
 // respondCached responds with what compute returns for q. It comes out of the cache if the window is closed.
 func (s *server) respondCached(w http.ResponseWriter, r *http.Request, route string, q *search, compute func(context.Context, *search) ([]byte, error)) error {
-	return s.respond(w, func() ([]byte, string, error) {
+	return s.respond(w, r, func() ([]byte, string, error) {
 		ctx := r.Context()
 		computeAnswer := func(ctx context.Context) ([]byte, error) { return compute(ctx, q) }
 		// This machine's clock only spares the database a question. If it is wrong, an answer may do without the cache, and no
@@ -268,11 +307,8 @@ func (s *server) takePlace() (leave func(), err error) {
 }
 
 // writeJSON answers with a body of JSON.
-func writeJSON(w http.ResponseWriter, body []byte) error {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	_, _ = w.Write(body) // the client may be gone: nobody is left to tell
-	return nil
+func (s *server) writeJSON(w http.ResponseWriter, r *http.Request, body []byte) error {
+	return s.compressor.write(w, r, "application/json", body)
 }
 
 // statusRecorder remembers the status of what was answered.

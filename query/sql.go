@@ -33,9 +33,7 @@ func (s *server) getSQL(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, _ = w.Write([]byte(text + ";\n")) // the client may be gone: nobody is left to tell
-	return nil
+	return s.compressor.write(w, r, "text/plain; charset=utf-8", []byte(text+";\n"))
 }
 
 // rowsStatement selects the rows of a page, without the page's bound of bytes.

@@ -347,15 +347,13 @@ func (s *server) getStats(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if strings.Contains(r.Header.Get("Accept"), "text/csv") {
-		w.Header().Set("Content-Type", "text/csv; charset=utf-8")
-		_, _ = w.Write(table.csv()) // the client may be gone: nobody is left to tell
-		return nil
+		return s.compressor.write(w, r, "text/csv; charset=utf-8", table.csv())
 	}
 	body, err := json.Marshal(table)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, append(body, '\n'))
+	return s.writeJSON(w, r, append(body, '\n'))
 }
 
 // statsTable is the answer to GET /logs/stats.
