@@ -234,8 +234,8 @@ func (s *slicer) fitTime(took, left time.Duration) {
 }
 
 // behind returns the position from which a search goes on that has come so far.
-func (q *search) behind(reached int64) position {
-	if q.ascending {
+func (s *search) behind(reached int64) position {
+	if s.ascending {
 		return position{at: time.UnixMilli(reached).Add(-time.Microsecond), id: uuid.Max}
 	}
 	return position{at: time.UnixMilli(reached)}

@@ -278,10 +278,10 @@ func (s *server) histogramAnswer(ctx context.Context, q *search) (body []byte, c
 }
 
 // stretch returns the search of some of a histogram's buckets.
-func (q *search) stretch(from, to int) *search {
-	s := *q
-	s.from, s.to, s.edges = max(q.from, q.edges[from]), min(q.to, q.edges[to]), q.edges[from:to+1]
-	return &s
+func (s *search) stretch(from, to int) *search {
+	part := *s
+	part.from, part.to, part.edges = max(s.from, s.edges[from]), min(s.to, s.edges[to]), s.edges[from:to+1]
+	return &part
 }
 
 // countWithin counts the buckets that are nil, the newest first, until the search's budget is used up. It leaves the others nil. It does not

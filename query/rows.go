@@ -338,12 +338,12 @@ func (s *statement) where(q *search, column string) {
 }
 
 // bounds returns the bounds of a search's rows: the window's, or a cursor's if that is narrower. upperOp compares a time with to.
-func (q *search) bounds() (from, to time.Time, upperOp string) {
-	from, to, upperOp = time.UnixMilli(q.from), time.UnixMilli(q.to), "<"
-	if q.after != nil && q.ascending {
-		from = q.after.at
-	} else if q.after != nil {
-		to, upperOp = q.after.at, "<="
+func (s *search) bounds() (from, to time.Time, upperOp string) {
+	from, to, upperOp = time.UnixMilli(s.from), time.UnixMilli(s.to), "<"
+	if s.after != nil && s.ascending {
+		from = s.after.at
+	} else if s.after != nil {
+		to, upperOp = s.after.at, "<="
 	}
 	return from, to, upperOp
 }

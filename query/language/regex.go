@@ -99,7 +99,7 @@ func (w *regexWriter) expression(re *syntax.Regexp) {
 	case syntax.OpRepeat:
 		switch {
 		case re.Min > 255 || re.Max > 255:
-			w.refused = fmt.Sprintf("a repetition of more than 255 times")
+			w.refused = "a repetition of more than 255 times"
 		case re.Max == re.Min:
 			w.repeated(re.Sub[0], fmt.Sprintf("{%d}", re.Min))
 		case re.Max < 0:
