@@ -73,8 +73,8 @@ func TestAnswers(t *testing.T) {
 	}
 	ask("/logs/count", "q", "level:error") // fills PostgreSQL's cache as far as it goes
 
-	var table strings.Builder
-	table.WriteString("| question | first 100, budget 1 s | first count, budget 1 s | count complete | 100 without budget | count without budget |\n| --- | --- | --- | --- | --- | --- |\n")
+	fmt.Printf("\n%d rows in 24 hours, half in the last.\n\n", *answersRows)
+	fmt.Print("| question | first 100, budget 1 s | first count, budget 1 s | count complete | 100 without budget | count without budget |\n| --- | --- | --- | --- | --- | --- |\n")
 	var longest time.Duration
 	for _, question := range questions {
 		q := strings.ReplaceAll(question.q, "TRACE", trace)
@@ -102,10 +102,10 @@ func TestAnswers(t *testing.T) {
 			}
 			return now.Sub(at).Round(time.Second).String()
 		}
-		fmt.Fprintf(&table, "| %s: `%s` | %.0f ms, %d rows, %s | %.0f ms, %d, %s | %.1f s, %d | %.2f s | %.2f s |\n", question.what, strings.ReplaceAll(question.q, "|", `\|`),
+		fmt.Printf("| %s: `%s` | %.0f ms, %d rows, %s | %.0f ms, %d, %s | %.1f s, %d | %.2f s | %.2f s |\n", question.what, strings.ReplaceAll(question.q, "|", `\|`),
 			ms(pageTook), len(page.Logs), searched(page), ms(firstTook), first.Count, searched(first), took.Seconds(), total, wholePageTook.Seconds(), wholeTook.Seconds())
 	}
-	fmt.Printf("\n%d rows in 24 hours, half in the last. The longest first answer took %.2f s.\n\n%s", *answersRows, longest.Seconds(), table.String())
+	fmt.Printf("\nThe longest first answer took %.2f s.\n", longest.Seconds())
 }
 
 // answer is what TestAnswers reads of an answer.

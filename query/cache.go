@@ -31,7 +31,7 @@ const (
 
 const (
 	// cachePrefix begins every key. Its number is the form of the answers: another form, another number.
-	cachePrefix = "millrace:query:2:"
+	cachePrefix = "millrace:query:3:"
 	// cacheTimeout bounds each exchange with Redis. A healthy Redis takes less than a millisecond, and the cache saves seconds.
 	cacheTimeout = 200 * time.Millisecond
 	// cachePause is how long Redis is left alone after a failure. So a dead Redis costs cacheTimeout once a second.

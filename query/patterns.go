@@ -22,10 +22,12 @@ const (
 	// defaultPatterns and maxPatterns are how many patterns an answer has.
 	defaultPatterns, maxPatterns = 100, 1000
 	// patternsKept is how many patterns are told apart, those of the newest messages. The messages of others are counted together.
-	patternsKept = 10_000
+	patternsKept = 5000
 	// messageCharacters is how much of a message is looked at, and patternBytes how much of its text a pattern keeps: a query with wildcards
 	// takes 256 characters.
 	messageCharacters, patternBytes = 500, 200
+	// sampleCharacters is how much of a message is shown.
+	sampleCharacters = 200
 	// patternStars is how many wildcards a pattern has, as many as a query takes.
 	patternStars = 6
 )
@@ -140,9 +142,10 @@ func (p *patterns) count(fields [][]string, field int, message string) {
 		c.Count++
 	case len(p.counts) < patternsKept:
 		sample := message
-		if utf8.RuneCountInString(sample) > messageCharacters {
-			sample = string([]rune(sample)[:messageCharacters])
+		if utf8.RuneCountInString(sample) > sampleCharacters {
+			sample = string([]rune(sample)[:sampleCharacters])
 		}
+		sample = strings.Clone(sample) // the message is longer
 		parts := p.builder.parts()
 		p.counts[patternKey{field, string(p.builder.buf)}] = &patternCount{Pattern: strings.Join(parts, "*"), Q: language.Wildcards(fields[field], parts), Count: 1, Sample: sample}
 	default:

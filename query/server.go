@@ -64,16 +64,23 @@ type server struct {
 // formBytes is the longest form that a POST may have. The longest query is far shorter.
 const formBytes = 64 << 10
 
+// formTime is how long a client may take to send a form.
+const formTime = 10 * time.Second
+
 // takeForm makes a GET of a POST whose body has the parameters, as a form of a web page sends them. So a query may be longer than a proxy
 // lets a URL be.
-func takeForm(r *http.Request) error {
+func (s *server) takeForm(w http.ResponseWriter, r *http.Request) error {
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/x-www-form-urlencoded" {
 		return &failure{http.StatusUnsupportedMediaType, fmt.Sprintf("a POST takes its parameters as application/x-www-form-urlencoded; got %.64q", r.Header.Get("Content-Type"))}
 	}
+	// An error means that the connection takes no deadline: it is broken, or not one of net/http's.
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(formTime))
 	body, err := io.ReadAll(io.LimitReader(r.Body, formBytes+1))
 	if err != nil {
-		return badRequest("the body can't be read")
+		return &failure{http.StatusRequestTimeout, "the body did not come within " + formTime.String()}
 	}
+	_ = control.SetReadDeadline(time.Now().Add(s.requestTime)) // the connection is read on, and ends the request with its deadline
 	if len(body) > formBytes {
 		return &failure{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", formBytes)}
 	}
@@ -127,7 +134,7 @@ func (s *server) handler(ready *service.Ready) http.Handler {
 	add := func(e endpoint) {
 		mux.HandleFunc(e.route, func(w http.ResponseWriter, r *http.Request) {
 			if r.Method == http.MethodPost && len(e.takes) > 0 {
-				if err := takeForm(r); err != nil {
+				if err := s.takeForm(w, r); err != nil {
 					s.answerFailure(w, r, err)
 					return
 				}
