@@ -11,7 +11,7 @@ GOBUILD     := CGO_ENABLED=0 go build $(TAGS) -trimpath -ldflags "-X main.versio
 APT         := .ci/apt.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newer bench chaos chaos-newer fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest watch watchers up down logs smoke terraform install balancer pooler
+.PHONY: help run test test-newer bench chaos chaos-newer fuzz lint build clean servers compiler browser screenshots bench-compare answers sweep profile loadtest watch watchers up down logs smoke terraform install balancer pooler
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,10 @@ sweep: build servers ## how speed and latency change with sizes and settings, in
 	@rm -rf bin/sweep; mkdir -p bin/curves; bin/report -curves bin/sweep.txt -to bin/curves; mv bin/sweep.txt bench/results/$(STAMP)-sweep.txt
 	@echo "bench/results/$(STAMP)-sweep.txt has the figures, bin/curves the curves"
 	@echo "go run ./bench/report -curves bench/results/$(STAMP)-sweep.txt -to bench brings those into bench/README.md"
+
+ROWS ?= 1000000
+answers: build servers ## twenty searches of ROWS (1,000,000) rows of a day, with a budget and without: how long each takes
+	@bin/millrace stack -- go test $(TAGS) -v -count=1 -timeout 0 -run 'TestAnswers$$' ./bench -answers $(ROWS)
 
 # The options, with their defaults: go run ./internal/chaos/run -help. A seed replays its schedule.
 SEED ?= 0

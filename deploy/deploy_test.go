@@ -156,8 +156,8 @@ type dashboard struct {
 	}
 }
 
-// target is a panel's query: PromQL or SQL.
-type target struct{ RefID, Expr, RawSQL, Format string }
+// target is a panel's query: PromQL, SQL, or a path of the query service.
+type target struct{ RefID, Expr, RawSQL, Format, URL string }
 
 func dashboards(t testing.TB) []dashboard {
 	t.Helper()

@@ -410,6 +410,9 @@ func everyPanelReturnsData(t *testing.T, p prometheusServer, db string) {
 		for _, panel := range d.Panels {
 			name := d.file + "/" + panel.Title
 			for _, target := range panel.Targets {
+				if target.URL != "" {
+					continue // a test of the query service asks those
+				}
 				queries++
 				returned := func() (n int, err error) {
 					if target.RawSQL != "" {

@@ -72,7 +72,11 @@ func (s spans) merge(most int) spans {
 // readSearch does what read does. It tells f which spans of inserted_at the search's rows lie in.
 func (s *store) readSearch(ctx context.Context, q *search, f func(context.Context, pgx.Tx, spans) error) error {
 	q.indexed = s.indexed(ctx)
-	return s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	timeout := s.timeout
+	if !q.deadline.IsZero() {
+		timeout = min(timeout, max(time.Until(q.deadline), time.Millisecond))
+	}
+	return s.readFor(ctx, timeout, func(ctx context.Context, tx pgx.Tx) error {
 		arrived, err := arrivedSpans(ctx, tx, q)
 		if err != nil {
 			return err

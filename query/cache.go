@@ -1,6 +1,7 @@
 package query
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -30,7 +31,7 @@ const (
 
 const (
 	// cachePrefix begins every key. Its number is the form of the answers: another form, another number.
-	cachePrefix = "millrace:query:2:"
+	cachePrefix = "millrace:query:3:"
 	// cacheTimeout bounds each exchange with Redis. A healthy Redis takes less than a millisecond, and the cache saves seconds.
 	cacheTimeout = 200 * time.Millisecond
 	// cachePause is how long Redis is left alone after a failure. So a dead Redis costs cacheTimeout once a second.
@@ -120,6 +121,18 @@ func (c *cache) getOrCompute(ctx context.Context, key string, compute func(conte
 	}
 	a := v.(answer)
 	return a.body, a.result, nil
+}
+
+// getOrTry does what getOrCompute does for an answer within a budget: it keeps only what is complete, and each who asks has a budget of his
+// own.
+func (c *cache) getOrTry(ctx context.Context, key string, compute func(context.Context) ([]byte, error)) (body []byte, result string, err error) {
+	if body, result = c.get(ctx, key); result == hit {
+		return body, result, nil
+	}
+	if body, err = compute(ctx); err == nil && bytes.HasSuffix(body, []byte(`"complete":true}`+"\n")) {
+		c.set(ctx, key, body)
+	}
+	return body, result, err
 }
 
 // share returns what f returns, and calls f once for all who ask for the same key at once. If the ctx of one of them ends, f goes

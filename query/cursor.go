@@ -100,7 +100,8 @@ func (s *search) resumeFrom(cursor string, clockGiven bool) error {
 	default:
 		return errCursor
 	}
-	if from < rfc3339.Earliest || to > rfc3339.Latest || p.at.Before(time.UnixMilli(from)) || !p.at.Before(time.UnixMilli(to)) {
+	// A search with a budget may have come no further than the window's beginning.
+	if from < rfc3339.Earliest || to > rfc3339.Latest || p.at.Before(time.UnixMilli(from).Add(-time.Microsecond)) || p.at.After(time.UnixMilli(to)) {
 		return errCursor
 	}
 	if !clockGiven {
@@ -120,7 +121,7 @@ func (s *search) resumeFrom(cursor string, clockGiven bool) error {
 func (s *search) checksum(body []byte) []byte {
 	h := sha256.New()
 	h.Write(body)
-	for _, text := range []string{s.filter.String(), s.fromText, s.toText} {
+	for _, text := range []string{s.filter.Text(), s.fromText, s.toText} {
 		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(text))))
 		h.Write([]byte(text))
 	}

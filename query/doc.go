@@ -3,7 +3,10 @@
 // What it promises:
 //
 //   - Every read is one READ ONLY transaction with a statement timeout. It is cancelled when its client leaves, unless the
-//     answer is for the cache, which others may share: that is finished, within the timeout.
+//     answer is for the cache, which others may share: that is finished, within the timeout. A search with a budget, and a sample,
+//     may take several transactions.
+//
+//   - A search with a budget answers within it, and says how far it came.
 //
 //   - The pages of a search hold every row that was there when the first page was read, and none twice, even among rows of
 //     the same millisecond. Pages are cut by (inserted_at, id), and the cursor holds the window in milliseconds.
@@ -24,8 +27,8 @@
 //   - An export is the whole window, or its connection is cut.
 //
 // The way of a request is the order of the files: server.go with cors.go (who may ask), params.go with times.go and
-// cursor.go (what is asked; the package language reads q), cache.go, then the endpoint: logs.go, histogram.go with buckets.go,
-// fields.go, export.go, follow.go. They read rows through rows.go and store.go. The package tail gives rows to followers.
+// cursor.go (what is asked; the package language reads q), cache.go, then the endpoint: logs.go, context.go, histogram.go with buckets.go,
+// stats.go, patterns.go, fields.go with sample.go, sql.go, export.go, follow.go. They read rows through rows.go, budget.go and store.go. The package tail gives rows to followers.
 // failure.go makes answers of errors.
 //
 // Goroutines: Run starts one that watches the database, one that watches the keys, and the tail's reader. cache.share starts

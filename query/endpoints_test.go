@@ -377,11 +377,11 @@ func TestFieldsAndValues(t *testing.T) {
 		t.Errorf("sampled %d (-want +got):\n%s", got.Sampled, diff)
 	}
 	for path, want := range map[string]string{
-		"level":       `{"path":"level","sampled":3,"values":[{"value":"info","count":2},{"value":"error","count":1}]}`,
-		"http.status": `{"path":"http.status","sampled":3,"values":[{"value":"500","count":1},{"value":500,"count":1}]}`,
-		`"a.b".c`:     `{"path":"\"a.b\".c","sampled":3,"values":[{"value":true,"count":1}]}`,
-		"tags":        `{"path":"tags","sampled":3,"values":[{"value":"x","count":2},{"value":"y","count":1}]}`,
-		"none":        `{"path":"none","sampled":0,"values":[]}`,
+		"level":       `{"path":"level","sampled":3,"values":[{"value":"info","count":2},{"value":"error","count":1}],"distinct":2,"complete":true}`,
+		"http.status": `{"path":"http.status","sampled":3,"values":[{"value":"500","count":1},{"value":500,"count":1}],"distinct":2,"numbers":{"count":2,"min":500,"p50":500,"p95":500,"max":500},"complete":true}`,
+		`"a.b".c`:     `{"path":"\"a.b\".c","sampled":3,"values":[{"value":true,"count":1}],"distinct":1,"complete":true}`,
+		"tags":        `{"path":"tags","sampled":3,"values":[{"value":"x","count":1},{"value":"y","count":1}],"distinct":2,"complete":true}`,
+		"none":        `{"path":"none","sampled":3,"values":[],"distinct":0,"complete":true}`,
 	} {
 		if got := f.get("/logs/fields/" + url.PathEscape(path) + "/values"); got.status != 200 || got.body != want+"\n" {
 			t.Errorf("%s: got %d %s, want %s", path, got.status, got.body, want)
@@ -462,7 +462,7 @@ func TestAnExportIsTheWholeWindowInOrder(t *testing.T) {
 	if diff := cmp.Diff(want, ids(z)); diff != "" {
 		t.Errorf("zipped, newest first (-want +got):\n%s", diff)
 	}
-	if r := f.get("/logs/export?limit=5"); r.status != 400 {
+	if r := f.get("/logs/export?cursor=5"); r.status != 400 {
 		t.Errorf("got %d %s", r.status, r.body)
 	}
 }
@@ -590,8 +590,9 @@ func TestHostileQueriesAreAnsweredInTime(t *testing.T) {
 		`"'; DROP TABLE logs; --"`, "a:'%'", `a:%*_`, `a:*ab*ab*ab*ab*abc`, "ab*ab*ab*ab*ab*ab*abc", strings.Repeat("é", 256), `"(.*)*$^[]{}|+?\\"`, `a.b:"\" || true"`,
 		`a:"$.** ? (@ > 1)"`, `"$.a":1`, strings.Repeat("(", 60) + "a" + strings.Repeat(")", 60), strings.Repeat("NOT ", 63) + "a:b",
 		strings.Repeat("x OR ", 63) + "x", strings.Repeat("a:>=2026-03-04T12:00:00Z ", 64), `a:>=1e131000`, `"\u0001\ud83d\ude00"`, "(a\\*)",
+		"a:/(a|b|ab)*c/", "a:/((a*)*)*c/", "a:/(a{30}){30}/", "a:/[^a-b]+(a+b+)+$/i", "a~*ab*ab*c", "a:i(ab)", "a:::/0", "a:10.0.0.0/8", "time:>now-1h", "a>1 OR a.b.c.d.e.f.g.h.i.j:1", `a:/\p{Han}/`,
 	} {
-		for _, path := range []string{"/logs", "/logs/count", "/logs/histogram", "/logs/fields", "/logs/fields/a/values", "/logs/export"} {
+		for _, path := range []string{"/logs", "/logs/count", "/logs/histogram", "/logs/fields", "/logs/fields/a/values", "/logs/export", "/logs/stats", "/logs/patterns?field=a&vs=1d", "/logs/sql"} {
 			began := time.Now()
 			r := f.get(with(path, "q", q))
 			if r.status != 200 && r.status != 504 && r.status != 400 || time.Since(began) > 10*time.Second+testenv.Patience {

@@ -17,7 +17,7 @@ func TestGzipIsTakenAsAcceptEncodingSays(t *testing.T) {
 		"br":                    false,
 	}
 	for accept, want := range cases {
-		if got := takesGzip(accept); got != want {
+		if got := accepts(accept, "gzip"); got != want {
 			t.Errorf("Accept-Encoding: %s: got %v, want %v", accept, got, want)
 		}
 	}

@@ -5,23 +5,22 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/valyala/fastjson"
 
 	"millrace/query/language"
 )
 
 const (
-	// sampleRows is how many of a window's newest records are looked at for its fields. The bytes of a page bound them too.
-	sampleRows = 1000
-	// sampleValues is how many records are looked at for the values of one field. The database counts them.
-	sampleValues = 10_000
+	// sampleRows is how many of a search's records are looked at for its fields, sampleValues how many for the values of one field. The
+	// bytes of a page bound them too.
+	sampleRows, sampleValues = 1000, 10_000
 	// maxFields and maxValues are the longest lists that are answered with.
 	maxFields = 1000
 	maxValues = 100
@@ -35,30 +34,33 @@ const (
 
 // getFields answers GET /logs/fields.
 func (s *server) getFields(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseSearch(r.URL.RawQuery, windowParameters, time.Now())
+	q, err := parseSearch(r.URL.RawQuery, countParameters, time.Now())
 	if err != nil {
 		return err
 	}
 	return s.respondCached(w, r, "/logs/fields", q, s.store.fieldsAnswer)
 }
 
-// fieldsAnswer returns the answer to GET /logs/fields: what is in the newest records of the window.
+// fieldsAnswer returns the answer to GET /logs/fields: what is in a sample of the search's records.
 func (s *store) fieldsAnswer(ctx context.Context, q *search) ([]byte, error) {
-	newest := *q
-	newest.limit = sampleRows
-	sample := fieldSample{fields: make(map[string]*fieldCount)}
-	var parser fastjson.Parser
-	_, err := s.pageRows(ctx, &newest, func(r row) error {
-		record, err := parser.ParseBytes(r.data)
-		if err == nil {
-			sample.add(record)
-		}
-		return err
-	})
+	records, isAll, err := s.sample(ctx, q, sampleRows, func(*statement) string { return "data::text" })
 	if err != nil {
 		return nil, err
 	}
-	body, err := json.Marshal(map[string]any{"sampled": sample.records, "fields": sample.commonest()})
+	sample := fieldSample{fields: make(map[string]*fieldCount)}
+	var parser fastjson.Parser
+	for _, data := range records {
+		record, err := parser.ParseBytes(data)
+		if err != nil {
+			return nil, err
+		}
+		sample.add(record)
+	}
+	body, err := json.Marshal(struct {
+		Sampled  int           `json:"sampled"`
+		Fields   []*fieldCount `json:"fields"`
+		Complete bool          `json:"complete"`
+	}{sample.records, sample.commonest(), isAll})
 	return append(body, '\n'), err
 }
 
@@ -74,7 +76,10 @@ type fieldCount struct {
 	Path  string   `json:"path"` // as a query writes it
 	Count int      `json:"count"`
 	Types []string `json:"types"`
+	// Numbers tells of the numbers among the values.
+	Numbers *distribution `json:"numbers,omitempty"`
 
+	numbers    []float64
 	lastRecord int // the last record that was counted
 }
 
@@ -130,6 +135,9 @@ func (s *fieldSample) count(path string, v *fastjson.Value) {
 		f.lastRecord = s.records
 		f.Count++
 	}
+	if n, isNumber := numberOf(v); isNumber {
+		f.numbers = append(f.numbers, n)
+	}
 	kind := v.Type().String()
 	if kind == "true" || kind == "false" {
 		kind = "boolean"
@@ -144,6 +152,7 @@ func (s *fieldSample) commonest() []*fieldCount {
 	list := make([]*fieldCount, 0, len(s.fields))
 	for _, f := range s.fields {
 		slices.Sort(f.Types)
+		f.Numbers = distributionOf(f.numbers)
 		list = append(list, f)
 	}
 	slices.SortFunc(list, func(a, b *fieldCount) int {
@@ -154,7 +163,7 @@ func (s *fieldSample) commonest() []*fieldCount {
 
 // getValues answers GET /logs/fields/{path}/values.
 func (s *server) getValues(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseSearch(r.URL.RawQuery, windowParameters, time.Now())
+	q, err := parseSearch(r.URL.RawQuery, countParameters, time.Now())
 	if err != nil {
 		return err
 	}
@@ -164,64 +173,95 @@ func (s *server) getValues(w http.ResponseWriter, r *http.Request) error {
 	return s.respondCached(w, r, "/logs/fields/values", q, s.store.valuesAnswer)
 }
 
+// numberOf returns the number that a value is, or that its text is.
+func numberOf(v *fastjson.Value) (float64, bool) {
+	var text string
+	switch v.Type() {
+	case fastjson.TypeNumber:
+		text = string(v.MarshalTo(nil))
+	case fastjson.TypeString:
+		if text = string(v.GetStringBytes()); !language.IsNumber(text) {
+			return 0, false
+		}
+	default:
+		return 0, false
+	}
+	n, err := strconv.ParseFloat(text, 64)
+	return n, err == nil
+}
+
+// valueCount is how many records have a value.
+type valueCount struct {
+	Value json.RawMessage `json:"value"`
+	Count int             `json:"count"`
+	Cut   bool            `json:"cut,omitempty"`
+
+	key string
+}
+
 // valuesAnswer returns the answer to GET /logs/fields/{path}/values: the commonest strings, numbers, trues and falses of a
-// field in the newest records of the window. If a value is too long for a query to ask for, the answer has only its beginning.
+// field in a sample of the search's records. If a value is too long for a query to ask for, the answer has only its beginning.
 // The hashes of such values tell those apart that begin the same.
 func (s *store) valuesAnswer(ctx context.Context, q *search) ([]byte, error) {
-	var out []byte
-	sampled := int64(0)
-	q.indexed = s.indexed(ctx)
-	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		newest, err := newestOf(ctx, tx, q, sampleValues)
-		if err != nil {
-			return err
-		}
-		arrived, err := arrivedSpans(ctx, tx, newest)
-		if err != nil {
-			return err
-		}
-		st := valuesStatement(newest, arrived)
-		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
-		if err != nil {
-			return err
-		}
-		var (
-			value string
-			cut   bool
-			n     int64
-		)
-		_, err = pgx.ForEachRow(rows, []any{&sampled, &value, &cut, &n}, func() error {
-			if len(out) > 0 {
-				out = append(out, ',')
-			}
-			out = append(append(out, `{"value":`...), value...)
-			out = strconv.AppendInt(append(out, `,"count":`...), n, 10)
-			if cut {
-				out = append(out, `,"cut":true`...)
-			}
-			out = append(out, '}')
-			return nil
-		})
-		return err
-	})
+	records, isAll, err := s.sample(ctx, q, sampleValues, func(st *statement) string { return valuesSQL(st, q.groupBy) })
 	if err != nil {
 		return nil, err
 	}
-	name, _ := json.Marshal(language.FormatField(q.groupBy)) // a text always has a JSON form
-	head := `{"path":` + string(name) + `,"sampled":` + strconv.FormatInt(sampled, 10) + `,"values":[`
-	return append(append([]byte(head), out...), "]}\n"...), nil
+	counts := make(map[string]*valueCount)
+	var numbers []float64
+	var parser fastjson.Parser
+	for _, body := range records {
+		values, err := parser.ParseBytes(body)
+		if err != nil {
+			return nil, err
+		}
+		seen := make(map[string]bool) // a value counts once for a record
+		for _, v := range values.GetArray() {
+			key := string(v.MarshalTo(nil))
+			if seen[key] {
+				continue
+			}
+			seen[key] = true
+			c := counts[key]
+			if c == nil {
+				c = &valueCount{Value: json.RawMessage(key), key: key}
+				if cut := v.GetArray(); cut != nil {
+					c.Value, c.Cut = cut[0].MarshalTo(nil), true
+				}
+				counts[key] = c
+			}
+			c.Count++
+			if n, isNumber := numberOf(v); isNumber {
+				numbers = append(numbers, n)
+			}
+		}
+	}
+	list := slices.SortedFunc(maps.Values(counts), func(a, b *valueCount) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), strings.Compare(string(a.Value), string(b.Value)), strings.Compare(a.key, b.key))
+	})
+	if list == nil {
+		list = []*valueCount{}
+	}
+	answer, err := json.Marshal(struct {
+		Path     string        `json:"path"`
+		Sampled  int           `json:"sampled"`
+		Values   []*valueCount `json:"values"`
+		Distinct int           `json:"distinct"`
+		Numbers  *distribution `json:"numbers,omitempty"`
+		Complete bool          `json:"complete"`
+	}{language.FormatField(q.groupBy), len(records), list[:min(len(list), maxValues)], len(list), distributionOf(numbers), isAll})
+	return append(answer, '\n'), err
 }
 
-// valuesStatement returns the statement behind valuesAnswer.
-func valuesStatement(q *search, arrived spans) *statement {
-	st := new(statement)
-	st.sql.WriteString("WITH sample AS MATERIALIZED (SELECT data FROM ")
-	st.found(q, arrived)
-	st.sql.WriteString(" ORDER BY at DESC LIMIT " + st.args.Add(sampleValues) + ")")
-	fmt.Fprintf(&st.sql, ` SELECT (SELECT count(*) FROM sample), (CASE WHEN cut THEN to_jsonb(left(v #>> '{}', %s)) ELSE v END)::text COLLATE "C" AS value, cut, count(*)
-		FROM (SELECT v, octet_length(v #>> '{}') > %s AS cut FROM sample, jsonb_path_query(data, %s) AS v
-			WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean')) AS found
-		GROUP BY 2, 3, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END ORDER BY 4 DESC, 2, CASE WHEN cut THEN sha256(convert_to(v #>> '{}', 'UTF8')) END LIMIT %s`,
-		st.args.Add(cutCharacters), st.args.Add(groupBytes), st.args.Add(language.ValuesPath(q.groupBy)), st.args.Add(maxValues))
-	return st
+// valuesSQL returns the values of a field as SQL, the text of a JSON array. In place of a value that is too long it has an array of the
+// value's beginning and its hash. Numbers have no zeros at their end, so that equal ones are the same.
+func valuesSQL(st *statement, path []string) string {
+	var selects []string
+	for _, way := range language.Ways(path) {
+		selects = append(selects, "SELECT * FROM jsonb_path_query(data, "+st.args.Add(language.ValuesPath(way))+")")
+	}
+	return fmt.Sprintf(`coalesce((SELECT jsonb_agg(CASE WHEN octet_length(v #>> '{}') > %s THEN jsonb_build_array(left(v #>> '{}', %s), encode(sha256(convert_to(v #>> '{}', 'UTF8')), 'hex'))
+		WHEN jsonb_typeof(v) = 'number' THEN to_jsonb(trim_scale((v #>> '{}')::numeric)) ELSE v END)
+		FROM (%s) AS found (v) WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean')), '[]')::text`,
+		st.args.Add(groupBytes), st.args.Add(cutCharacters), strings.Join(selects, " UNION ALL "))
 }

@@ -1,11 +1,13 @@
 package query
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"millrace/internal/frame"
@@ -38,7 +40,7 @@ func (s *server) getTail(w http.ResponseWriter, r *http.Request) error {
 	if s.distributed.Load() {
 		return &failure{http.StatusNotImplemented, "the database is distributed by Citus, where new rows can't be followed: search instead"}
 	}
-	stream := newEventStream(w)
+	stream := newEventStream(w, strings.Contains(r.Header.Get("Accept"), ndjson))
 	if r.Method == http.MethodHead {
 		stream.begin()
 		return nil
@@ -61,7 +63,7 @@ func (s *server) getTail(w http.ResponseWriter, r *http.Request) error {
 // sendEvents sends a follower what it missed since a place, unless that is nil, and then what becomes visible. It returns
 // when the stream has ended.
 func (s *server) sendEvents(r *http.Request, f *tail.Follower, q language.Query, from *tail.Place, stream *eventStream) error {
-	if err := stream.send([]byte(": following\n\n")); err != nil {
+	if err := stream.beat("", "following"); err != nil {
 		return err
 	}
 	if from != nil {
@@ -82,7 +84,7 @@ func (s *server) sendEvents(r *http.Request, f *tail.Follower, q language.Query,
 		case <-beat.C:
 			place := s.tail.Place() // read before IsIdle looks at what waits
 			if f.IsIdle() && place != "" {
-				if err := stream.send([]byte("id: " + place + "\n: heartbeat\n\n")); err != nil {
+				if err := stream.beat(place, "heartbeat"); err != nil {
 					return err
 				}
 			}
@@ -108,7 +110,7 @@ func (s *server) sendEvents(r *http.Request, f *tail.Follower, q language.Query,
 func catchUp(ctx context.Context, f *tail.Follower, q language.Query, from *tail.Place, stream *eventStream) error {
 	missed, err := f.CatchUp(ctx, q, from, func(row tail.Row) error { return stream.add(encodeEvent(row)) })
 	if errors.Is(err, tail.ErrTooLongAgo) || errors.Is(err, tail.ErrOtherDatabase) {
-		return stream.send([]byte(`event: missed` + "\n" + `data: {"missed":null,"reason":"` + err.Error() + `"}` + "\n\n"))
+		return stream.send(stream.notice("missed", `{"missed":null,"reason":"`+err.Error()+`"}`))
 	}
 	if err != nil {
 		return err
@@ -131,19 +133,27 @@ func encodeEvent(r tail.Row) []byte {
 type eventStream struct {
 	w        http.ResponseWriter
 	control  *http.ResponseController
+	isLines  bool   // lines of JSON in place of events
 	gathered []byte // for one write
 }
 
+// ndjson is the content type of lines of JSON.
+const ndjson = "application/x-ndjson"
+
 // newEventStream returns a stream whose request has no deadline any more.
-func newEventStream(w http.ResponseWriter) *eventStream {
+func newEventStream(w http.ResponseWriter, isLines bool) *eventStream {
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Time{})
-	return &eventStream{w: w, control: control}
+	return &eventStream{w: w, control: control, isLines: isLines}
 }
 
 // begin sends the header.
 func (s *eventStream) begin() {
 	s.w.Header().Set("Content-Type", "text/event-stream")
+	if s.isLines {
+		s.w.Header().Set("Content-Type", ndjson)
+	}
+	s.w.Header().Add("Vary", "Accept")
 	s.w.Header().Set("Cache-Control", "no-store")
 	s.w.Header().Set("X-Accel-Buffering", "no") // nginx would keep events back
 	s.w.WriteHeader(http.StatusOK)
@@ -158,8 +168,33 @@ func (s *eventStream) send(text []byte) error {
 	return s.control.Flush()
 }
 
+// beat sends what says only that the stream is there. A place is where to go on; lines have no places.
+func (s *eventStream) beat(place, comment string) error {
+	switch {
+	case s.isLines:
+		return s.send([]byte{'\n'})
+	case place != "":
+		return s.send([]byte("id: " + place + "\n: " + comment + "\n\n"))
+	}
+	return s.send([]byte(": " + comment + "\n\n"))
+}
+
+// notice returns what is sent of something that is no record.
+func (s *eventStream) notice(event, data string) []byte {
+	if s.isLines {
+		return []byte(data + "\n")
+	}
+	return []byte("event: " + event + "\ndata: " + data + "\n\n")
+}
+
 // add gathers an event, and sends what is gathered once there is enough of it.
 func (s *eventStream) add(event []byte) error {
+	if s.isLines {
+		// Its data is one line of JSON. A notice is one already.
+		if _, data, found := bytes.Cut(event, []byte("\ndata: ")); found {
+			event = data[:len(data)-1] // one line break of two
+		}
+	}
 	if s.gathered = append(s.gathered, event...); len(s.gathered) < followChunk {
 		return nil
 	}
@@ -171,7 +206,7 @@ func (s *eventStream) addMissed(rows int64) error {
 	if rows == 0 {
 		return nil
 	}
-	return s.add(fmt.Appendf(nil, "event: missed\ndata: {\"missed\":%d}\n\n", rows))
+	return s.add(s.notice("missed", fmt.Sprintf(`{"missed":%d}`, rows)))
 }
 
 // flush sends what is gathered.
@@ -186,5 +221,8 @@ func (s *eventStream) flush() error {
 
 // end sends the event that tells why the stream ends.
 func (s *eventStream) end(why string) error {
-	return s.send([]byte(`event: end` + "\n" + `data: {"reason":"` + why + `"}` + "\n\n"))
+	if s.isLines {
+		return s.send(s.notice("end", `{"end":"`+why+`"}`))
+	}
+	return s.send(s.notice("end", `{"reason":"`+why+`"}`))
 }

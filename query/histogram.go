@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"millrace/internal/pg"
 	"millrace/internal/rfc3339"
 	"millrace/query/language"
 )
@@ -93,6 +94,7 @@ type bucket struct {
 	Count   int64   `json:"c"`
 	Groups  []group `json:"g,omitempty"` // the largest, with the field's values
 	Missing int64   `json:"n,omitempty"` // records without the field
+	partial bool    // only its newest part is counted
 }
 
 // group is how many records have a value.
@@ -101,19 +103,22 @@ type group struct {
 	Count int64  `json:"c"`
 }
 
+// bucketStart returns the beginning of the bucket that a row found is in, as SQL.
+func bucketStart(q *search, s *statement) string {
+	if areEven(q.edges, q.interval) {
+		return fmt.Sprintf("date_bin(%s::bigint * interval '1 millisecond', at, %s)", s.args.Add(q.interval), s.args.Add(time.UnixMilli(q.edges[0])))
+	}
+	starts := make([]time.Time, len(q.edges)-1)
+	for i := range starts {
+		starts[i] = time.UnixMilli(q.edges[i])
+	}
+	return fmt.Sprintf("(%[1]s::timestamptz[])[width_bucket(at, %[1]s::timestamptz[])]", s.args.Add(starts))
+}
+
 // histogramStatement returns the statement that counts by bucket and, if a field is asked for, by the largest groups of each.
 func histogramStatement(q *search, arrived spans) *statement {
 	s := new(statement)
-	var start string
-	if areEven(q.edges, q.interval) {
-		start = fmt.Sprintf("date_bin(%s::bigint * interval '1 millisecond', at, %s)", s.args.Add(q.interval), s.args.Add(time.UnixMilli(q.edges[0])))
-	} else {
-		starts := make([]time.Time, len(q.edges)-1)
-		for i := range starts {
-			starts[i] = time.UnixMilli(q.edges[i])
-		}
-		start = fmt.Sprintf("(%[1]s::timestamptz[])[width_bucket(at, %[1]s::timestamptz[])]", s.args.Add(starts))
-	}
+	start := bucketStart(q, s)
 	if q.groupBy == nil {
 		fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, false, NULL::text, count(*) FROM (SELECT %s AS start FROM ", start)
 		s.found(q, arrived)
@@ -127,8 +132,8 @@ func histogramStatement(q *search, arrived spans) *statement {
 	fmt.Fprintf(&s.sql, "SELECT (extract(epoch FROM start) * 1000)::bigint, value IS NULL, "+
 		"(CASE WHEN rank <= %s AND bytes <= %s AND octet_length(value) <= %s THEN value END) COLLATE \"C\" AS kept, sum(n)::bigint "+
 		"FROM (SELECT start, value, n, row_number() OVER largest AS rank, sum(octet_length(value)) OVER largest AS bytes "+
-		"FROM (SELECT start, value, count(*) AS n FROM (SELECT %s AS start, left(data #>> %s, %[3]s + 1) AS value FROM ",
-		most, s.args.Add(bucketBytes), longest, start, s.args.Add(q.groupBy))
+		"FROM (SELECT start, value, count(*) AS n FROM (SELECT %s AS start, left(%s #>> '{}', %[3]s + 1) AS value FROM ",
+		most, s.args.Add(bucketBytes), longest, start, value(q.groupBy, &s.args))
 	s.found(q, arrived)
 	fmt.Fprintf(&s.sql, ") AS rows GROUP BY start, value) AS groups WINDOW largest AS (PARTITION BY start "+
 		"ORDER BY value IS NOT NULL, octet_length(value) > %s, n DESC, value COLLATE \"C\" ROWS UNBOUNDED PRECEDING)) AS ranked "+
@@ -138,34 +143,66 @@ func histogramStatement(q *search, arrived spans) *statement {
 
 // buckets returns the buckets of a window that have rows, by their beginning.
 func (s *store) buckets(ctx context.Context, q *search) (map[int64]*bucket, error) {
-	all := make(map[int64]*bucket)
-	err := s.readSearch(ctx, q, func(ctx context.Context, tx pgx.Tx, arrived spans) error {
-		st := histogramStatement(q, arrived)
-		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
-		if err != nil {
-			return err
-		}
-		var (
-			start, n int64
-			missing  bool
-			value    *string
-		)
-		_, err = pgx.ForEachRow(rows, []any{&start, &missing, &value, &n}, func() error {
-			b := all[start]
-			if b == nil {
-				b = new(bucket)
-				all[start] = b
-			}
-			b.Count += n
-			switch {
-			case value != nil:
-				b.Groups = append(b.Groups, group{*value, n})
-			case missing:
-				b.Missing = n
-			}
-			return nil
-		})
+	var all map[int64]*bucket
+	err := s.readSearch(ctx, q, func(ctx context.Context, tx pgx.Tx, arrived spans) (err error) {
+		all, err = readBuckets(ctx, tx, q, arrived)
 		return err
+	})
+	return all, err
+}
+
+// bucketWithin counts the newest part of a bucket, as much as a budget allows.
+func (s *store) bucketWithin(ctx context.Context, q *search) (*bucket, progress, error) {
+	sum := new(bucket)
+	counts := make(map[string]int64)
+	p, err := s.walk(ctx, q, func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (rows int, enough bool, err error) {
+		all, err := readBuckets(ctx, tx, slice, arrived)
+		if err != nil {
+			return 0, false, err
+		}
+		for _, b := range all {
+			sum.Count += b.Count
+			rows += int(b.Count)
+			sum.Missing += b.Missing
+			for _, g := range b.Groups {
+				counts[g.Value] += g.Count
+			}
+		}
+		return rows, false, nil
+	})
+	for _, value := range slices.Sorted(maps.Keys(counts)) {
+		sum.Groups = append(sum.Groups, group{value, counts[value]})
+	}
+	return sum, p, err
+}
+
+// readBuckets reads the buckets of a search that have rows, by their beginning.
+func readBuckets(ctx context.Context, tx pgx.Tx, q *search, arrived spans) (map[int64]*bucket, error) {
+	all := make(map[int64]*bucket)
+	st := histogramStatement(q, arrived)
+	rows, err := tx.Query(ctx, st.sql.String(), st.args...)
+	if err != nil {
+		return nil, err
+	}
+	var (
+		start, n int64
+		missing  bool
+		value    *string
+	)
+	_, err = pgx.ForEachRow(rows, []any{&start, &missing, &value, &n}, func() error {
+		b := all[start]
+		if b == nil {
+			b = new(bucket)
+			all[start] = b
+		}
+		b.Count += n
+		switch {
+		case value != nil:
+			b.Groups = append(b.Groups, group{*value, n})
+		case missing:
+			b.Missing = n
+		}
+		return nil
 	})
 	return all, err
 }
@@ -209,7 +246,7 @@ func (s *server) getHistogram(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.respond(w, func() ([]byte, string, error) { return s.histogramAnswer(r.Context(), q) })
+	return s.respond(w, r, func() ([]byte, string, error) { return s.histogramAnswer(r.Context(), q) })
 }
 
 // histogramAnswer returns the answer to GET /logs/histogram. Buckets that are closed and whole come out of the cache, or go
@@ -218,6 +255,10 @@ func (s *server) histogramAnswer(ctx context.Context, q *search) (body []byte, c
 	buckets, keys, cacheResult, err := s.cachedBuckets(ctx, q)
 	if err != nil {
 		return nil, bypass, err
+	}
+	if q.budget > 0 {
+		reached, err := s.countWithin(ctx, q, buckets, keys)
+		return renderHistogram(q, buckets, &reached), cacheResult, err
 	}
 	for i := 0; i < len(buckets); {
 		if buckets[i] != nil {
@@ -229,14 +270,75 @@ func (s *server) histogramAnswer(ctx context.Context, q *search) (body []byte, c
 		for end < len(buckets) && buckets[end] == nil && (keys[i] == "") == (keys[end] == "") {
 			end++
 		}
-		stretch := *q
-		stretch.from, stretch.to, stretch.edges = max(q.from, q.edges[i]), min(q.to, q.edges[end]), q.edges[i:end+1]
-		if err := s.countStretch(ctx, &stretch, buckets[i:end], keys[i:end]); err != nil {
+		if err := s.countStretch(ctx, q.stretch(i, end), buckets[i:end], keys[i:end]); err != nil {
 			return nil, cacheResult, err
 		}
 		i = end
 	}
-	return renderHistogram(q, buckets), cacheResult, nil
+	return renderHistogram(q, buckets, nil), cacheResult, nil
+}
+
+// stretch returns the search of some of a histogram's buckets.
+func (s *search) stretch(from, to int) *search {
+	part := *s
+	part.from, part.to, part.edges = max(s.from, s.edges[from]), min(s.to, s.edges[to]), s.edges[from:to+1]
+	return &part
+}
+
+// countWithin counts the buckets that are nil, the newest first, until the search's budget is used up. It leaves the others nil. It does not
+// share a count with others, whose budgets are other ones.
+func (s *server) countWithin(ctx context.Context, q *search, buckets []*bucket, keys []string) (p progress, err error) {
+	ctx, within := s.store.withinBudget(ctx, q)
+	defer within.end()
+	p.reached = q.to
+	most := 1 // buckets of the next count
+	for end := len(buckets); end > 0; {
+		if buckets[end-1] != nil {
+			end--
+			p.reached = max(q.from, q.edges[end])
+			continue
+		}
+		from := end - 1
+		for from > 0 && end-from < most && buckets[from-1] == nil && (keys[from-1] == "") == (keys[end-1] == "") {
+			from--
+		}
+		began := time.Now()
+		left := within.deadline.Sub(began)
+		if left < leastLeft {
+			return p, nil
+		}
+		stretch := q.stretch(from, end)
+		stretch.deadline = began.Add(left / 2)
+		err := s.compute(ctx, stretch, buckets[from:end], keys[from:end])
+		if pg.CodeOf(err) == pg.QueryCanceled {
+			// Even one bucket may take too long. Then as much of the newest as there is time for is counted.
+			last := q.stretch(end-1, end)
+			last.deadline = within.deadline
+			var reached progress
+			if buckets[end-1], reached, err = s.store.bucketWithin(ctx, last); err != nil {
+				return p, within.passOver(err)
+			}
+			if reached.slices == 0 {
+				buckets[end-1] = nil
+				return p, nil
+			}
+			if p.reached = reached.reached; !reached.complete {
+				buckets[end-1].partial = true
+				return p, nil
+			}
+			most, end = 1, end-1
+			continue
+		}
+		if err != nil {
+			return p, within.passOver(err)
+		}
+		p.reached = max(q.from, q.edges[from])
+		took := max(time.Since(began), time.Millisecond)
+		most = min(max(int(float64(end-from)*float64(time.Until(within.deadline))/4/float64(took)), 1), growth*(end-from))
+		end = from
+	}
+	p.complete = true
+	return p, nil
 }
 
 // cachedBuckets returns the buckets of a window, nil where the cache does not have them, and their keys in the cache, empty
@@ -248,8 +350,10 @@ func (s *server) cachedBuckets(ctx context.Context, q *search) (buckets []*bucke
 		return buckets, keys, bypass, nil
 	}
 	// This must come before anything is looked up or counted: respondCached has the reason.
-	until, g, hours, err := s.store.lateChanges(ctx, q)
-	if err != nil {
+	asking, within := s.store.withinBudget(ctx, q)
+	until, g, hours, err := s.store.lateChanges(asking, q)
+	within.end()
+	if err = within.passOver(err); err != nil {
 		return nil, nil, bypass, err
 	}
 	var wanted []string
@@ -299,39 +403,41 @@ func countStretches(buckets []*bucket) (n int) {
 
 // countStretch counts the buckets of one stretch. It puts them into the cache if they have keys.
 func (s *server) countStretch(ctx context.Context, q *search, into []*bucket, keys []string) error {
-	compute := func(ctx context.Context) ([]*bucket, error) {
-		found, err := s.store.buckets(ctx, q)
-		if err != nil {
-			return nil, err
-		}
-		all := make([]*bucket, len(into))
-		for i := range all {
-			if all[i] = found[q.edges[i]]; all[i] == nil {
-				all[i] = new(bucket)
-			}
-		}
-		if keys[0] != "" {
-			s.cache.setMany(ctx, keys, all)
-		}
-		return all, nil
-	}
 	if keys[0] == "" {
-		all, err := compute(ctx)
-		copy(into, all)
-		return err
+		return s.compute(ctx, q, into, keys)
 	}
 	// The flight's key is made of all keys, because a late change shows only in the keys of its own hour.
-	v, err := s.cache.share(ctx, strings.Join(keys, " "), func(ctx context.Context) (any, error) { return compute(ctx) })
+	v, err := s.cache.share(ctx, strings.Join(keys, " "), func(ctx context.Context) (any, error) {
+		all := make([]*bucket, len(into))
+		return all, s.compute(ctx, q, all, keys)
+	})
 	if err == nil {
 		copy(into, v.([]*bucket))
 	}
 	return err
 }
 
-// renderHistogram returns the answer with the buckets of a histogram.
-func renderHistogram(q *search, buckets []*bucket) []byte {
+// compute counts the buckets of one stretch, and puts them into the cache if they have keys.
+func (s *server) compute(ctx context.Context, q *search, into []*bucket, keys []string) error {
+	found, err := s.store.buckets(ctx, q)
+	if err != nil {
+		return err
+	}
+	for i := range into {
+		if into[i] = found[q.edges[i]]; into[i] == nil {
+			into[i] = new(bucket)
+		}
+	}
+	if keys[0] != "" {
+		s.cache.setMany(ctx, keys, into)
+	}
+	return nil
+}
+
+// renderHistogram returns the answer with the buckets of a histogram. reached is how far a search with a budget came, or nil.
+func renderHistogram(q *search, buckets []*bucket, reached *progress) []byte {
 	// Buckets ahead of now are shown only if they have rows.
-	for len(buckets) > q.shownBuckets && buckets[len(buckets)-1].Count == 0 {
+	for len(buckets) > q.shownBuckets && (buckets[len(buckets)-1] == nil || buckets[len(buckets)-1].Count == 0) {
 		buckets = buckets[:len(buckets)-1]
 	}
 	top := topValues(buckets)
@@ -344,9 +450,16 @@ func renderHistogram(q *search, buckets []*bucket) []byte {
 		out = append(out, `{"start":"`...)
 		out = appendEdge(out, q.edges[i])
 		out = append(out, `","count":`...)
+		if b == nil { // the budget was used up before
+			out = append(out, "null}"...)
+			continue
+		}
 		out = strconv.AppendInt(out, b.Count, 10)
 		if q.groupBy != nil {
 			out = appendGroups(out, b, top)
+		}
+		if b.partial {
+			out = append(out, `,"partial":true`...)
 		}
 		out = append(out, '}')
 	}
@@ -354,6 +467,9 @@ func renderHistogram(q *search, buckets []*bucket) []byte {
 	if len(buckets) > 0 {
 		out = append(out, `,"end":"`...)
 		out = append(appendEdge(out, q.edges[len(buckets)]), '"')
+	}
+	if reached != nil {
+		out = appendProgress(out, *reached)
 	}
 	return append(out, "}\n"...)
 }
@@ -375,6 +491,9 @@ func topValues(buckets []*bucket) (top []topValue) {
 	totals := make(map[string]int64)
 	bucketsWith := make(map[string]int) // by value
 	for _, b := range buckets {
+		if b == nil {
+			continue
+		}
 		for _, g := range b.Groups {
 			totals[g.Value] += g.Count
 			bucketsWith[g.Value]++

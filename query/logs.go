@@ -21,14 +21,22 @@ func (s *server) getLogs(w http.ResponseWriter, r *http.Request) error {
 
 // logsAnswer returns the answer to GET /logs.
 func (s *store) logsAnswer(ctx context.Context, q *search) ([]byte, error) {
-	out := []byte(`{"logs":[`)
-	rows := 0
-	next, err := s.pageRows(ctx, q, func(r row) error {
-		if rows++; rows > 1 {
+	const head = `{"logs":[`
+	out := []byte(head)
+	var ends []int // of the rows in out
+	next, reached, err := s.pageRows(ctx, q, func(r row) error {
+		if len(ends) > 0 {
 			out = append(out, ',')
 		}
 		out = r.appendJSON(out)
+		ends = append(ends, len(out))
 		return nil
+	}, func(rows int) {
+		ends = ends[:len(ends)-rows]
+		out = out[:len(head)]
+		if len(ends) > 0 {
+			out = out[:ends[len(ends)-1]]
+		}
 	})
 	if err != nil {
 		return nil, err
@@ -41,12 +49,18 @@ func (s *store) logsAnswer(ctx context.Context, q *search) ([]byte, error) {
 	} else {
 		out = append(out, "null"...)
 	}
+	if len(ends) == 0 && reached.complete && q.after == nil {
+		out = s.appendHints(ctx, out, q)
+	}
+	if q.budget > 0 {
+		out = appendProgress(out, reached)
+	}
 	return append(out, "}\n"...), nil
 }
 
 // getCount answers GET /logs/count.
 func (s *server) getCount(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseSearch(r.URL.RawQuery, windowParameters, time.Now())
+	q, err := parseSearch(r.URL.RawQuery, countParameters, time.Now())
 	if err != nil {
 		return err
 	}
@@ -55,11 +69,38 @@ func (s *server) getCount(w http.ResponseWriter, r *http.Request) error {
 
 // countAnswer returns the answer to GET /logs/count.
 func (s *store) countAnswer(ctx context.Context, q *search) ([]byte, error) {
+	if q.budget > 0 {
+		return s.partialCountAnswer(ctx, q)
+	}
 	n, err := s.countRows(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	return append(strconv.AppendInt([]byte(`{"count":`), n, 10), "}\n"...), nil
+	out := strconv.AppendInt([]byte(`{"count":`), n, 10)
+	if n == 0 {
+		out = s.appendHints(ctx, out, q)
+	}
+	return append(out, "}\n"...), nil
+}
+
+// partialCountAnswer returns the answer to GET /logs/count within a budget: the count of the newest part of the window.
+func (s *store) partialCountAnswer(ctx context.Context, q *search) ([]byte, error) {
+	total := int64(0)
+	reached, err := s.walk(ctx, q, func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (rows int, enough bool, err error) {
+		st := countStatement(slice, arrived)
+		var n int64
+		err = tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&n)
+		total += n
+		return int(n), false, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := strconv.AppendInt([]byte(`{"count":`), total, 10)
+	if total == 0 && reached.complete {
+		out = s.appendHints(ctx, out, q)
+	}
+	return append(appendProgress(out, reached), "}\n"...), nil
 }
 
 // getLog answers GET /logs/{id}.
@@ -78,10 +119,10 @@ func (s *server) getLog(w http.ResponseWriter, r *http.Request) error {
 	defer leave()
 	found, err := s.store.rowByID(r.Context(), id)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return &failure{http.StatusNotFound, "no log has the id " + id.String()}
+		return noSuchLog(id)
 	}
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, append(found.appendJSON(nil), '\n'))
+	return s.writeJSON(w, r, append(found.appendJSON(nil), '\n'))
 }

@@ -15,5 +15,5 @@ func (s *server) getOpenAPI(w http.ResponseWriter, r *http.Request) error {
 	if _, err := parseParameters(r.URL.RawQuery, nil); err != nil {
 		return err
 	}
-	return writeJSON(w, openAPI)
+	return s.writeJSON(w, r, openAPI)
 }

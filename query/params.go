@@ -1,6 +1,7 @@
 package query
 
 import (
+	"fmt"
 	"maps"
 	"math"
 	"net/url"
@@ -44,6 +45,8 @@ type search struct {
 	clock            clock  // whose times the bounds and the order are
 	filter           language.Query
 	indexed          language.Indexed // see store.indexed
+	budget           time.Duration    // how long the search may take before it answers with what it has; 0: until the end
+	deadline         time.Time        // when the budget is used up; zero: there is none
 
 	// For a page. An export has an order too.
 	limit     int
@@ -60,10 +63,15 @@ type search struct {
 // The parameters that the routes take.
 var (
 	windowParameters    = []string{"from", "to", "clock", "q"}
-	pageParameters      = append(slices.Clone(windowParameters), "limit", "order", "cursor")
-	exportParameters    = append(slices.Clone(windowParameters), "order")
-	histogramParameters = append(slices.Clone(windowParameters), "interval", "by", "tz")
+	countParameters     = append(slices.Clone(windowParameters), "budget")
+	pageParameters      = append(slices.Clone(windowParameters), "limit", "order", "cursor", "budget")
+	exportParameters    = append(slices.Clone(windowParameters), "order", "format", "fields", "limit")
+	histogramParameters = append(slices.Clone(windowParameters), "interval", "by", "tz", "budget")
 	tailParameters      = []string{"q"}
+	statsParameters     = append(slices.Clone(windowParameters), "by", "calc", "every", "tz", "order", "limit", "having", "budget")
+	sqlParameters       = append(slices.Clone(windowParameters), "limit", "order")
+	patternParameters   = append(slices.Clone(windowParameters), "field", "vs", "limit", "budget")
+	contextParameters   = []string{"before", "after", "clock", "q", "budget"}
 )
 
 // parseSearch returns the search that a URL's query asks of a route, which takes the parameters takes. Its errors are *failure.
@@ -76,16 +84,8 @@ func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error
 	if err := s.window(p["from"], p["to"], now); err != nil {
 		return nil, err
 	}
-	switch c := clock(p["clock"]); c {
-	case "":
-		s.clock = byTime
-	case byTime, byArrival:
-		s.clock = c
-	default:
-		return nil, refused("clock", p["clock"], "time or inserted_at")
-	}
-	if s.filter, err = language.Parse(p["q"]); err != nil {
-		return nil, badRequest("q: %v", err)
+	if err := s.what(p, now); err != nil {
+		return nil, err
 	}
 	if text := p["by"]; text != "" {
 		if s.groupBy, err = language.ParseField(text); err != nil {
@@ -119,12 +119,35 @@ func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error
 	return s, nil
 }
 
+// what sets what is looked for, by which clock, and how long that may take.
+func (s *search) what(p map[string]string, now time.Time) error {
+	switch c := clock(p["clock"]); c {
+	case "":
+		s.clock = byTime
+	case byTime, byArrival:
+		s.clock = c
+	default:
+		return refused("clock", p["clock"], "time or inserted_at")
+	}
+	var err error
+	if s.filter, err = language.ParseAt(p["q"], now); err != nil {
+		return badRequest("q: %v", err)
+	}
+	if text := p["budget"]; text != "" {
+		if s.budget, err = time.ParseDuration(text); err != nil || s.budget < leastBudget || s.budget > mostBudget {
+			return refused("budget", text, fmt.Sprintf("a duration such as 500ms or 3s, from %v to %v", leastBudget, mostBudget))
+		}
+		s.deadline = now.Add(s.budget)
+	}
+	return nil
+}
+
 // window sets the bounds of the window. from and to are the parameters, empty if not given.
 func (s *search) window(from, to string, now time.Time) error {
 	start, end := instant{}, instant{ms: now.Add(clockAhead).UnixMilli()}
 	ok := true
 	if to != "" {
-		if end, ok = parseTime(to, now); !ok {
+		if end, ok = parseTime(to, true, now); !ok {
 			return refused("to", to, timeForms)
 		}
 		start.ms = end.ms - defaultSpan.Milliseconds()
@@ -132,7 +155,7 @@ func (s *search) window(from, to string, now time.Time) error {
 		start.ms = now.Add(-defaultSpan).UnixMilli()
 	}
 	if from != "" {
-		if start, ok = parseTime(from, now); !ok {
+		if start, ok = parseTime(from, false, now); !ok {
 			return refused("from", from, timeForms)
 		}
 	}

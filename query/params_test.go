@@ -55,7 +55,7 @@ var badParameters = []struct {
 	{"from=now&from=now", []string{"from: given 2 times"}},
 	{"from=yesterday", []string{`from: got "yesterday"`, "RFC 3339"}},
 	{"to=tomorrow", []string{`to: got "tomorrow"`, "RFC 3339"}},
-	{"from=now%2B1h", []string{`from: got "now+1h"`, "now-15m"}},
+	{"from=now%2Bh", []string{`from: got "now+h"`, "now-1h30m"}},
 	{"from=now&to=now-1m", []string{`from: got "now"`, "not after to"}},
 	{"from=2026-03-04T13:00:00.001Z", []string{"from: ", "not after to", "2026-03-04T13:00:00.000Z"}},
 	{"limit=0", []string{`limit: got "0"`, "from 1 to 1000"}},

@@ -66,6 +66,7 @@ func Run(ctx context.Context, c Config) error {
 	working.Go(func() { follow.Run(work) })
 	s := &server{
 		store: store, cache: cache, tail: follow, maxFollowers: c.Followers, distributed: distributed, keys: allowed, origins: origins, metrics: m, log: log, places: places,
+		compressor:  newCompressor(),
 		exports:     make(chan struct{}, max(1, c.Connections/4)),
 		requestTime: c.Timeout + storeSlack + writeTime,
 		timeText:    fmt.Sprint(c.Timeout),

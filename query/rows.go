@@ -14,7 +14,6 @@ import (
 	"millrace/internal/eventtime"
 	"millrace/internal/frame"
 	"millrace/query/language"
-	"millrace/query/tail"
 )
 
 // pageBytes ends a page early. When its rows have this much data, the next row begins another page. 1000 records of the usual
@@ -65,40 +64,35 @@ func appendTime(out []byte, at time.Time) []byte {
 	return at.UTC().AppendFormat(out, format)
 }
 
-// pageRows calls give with the rows of a page. It returns the position behind the last of them, or nil if no more rows
-// follow. A row's data is good until give returns.
-//
-// The rows are looked for in slices of the window, so that the newest are found without a look at all others. No index has the rows
-// in their order.
-func (s *store) pageRows(ctx context.Context, q *search, give func(row) error) (next *position, err error) {
+// pageRows calls give with the rows of a page. It returns how far it came, and the position behind the last row, or nil if no more rows
+// follow. A row's data is good until give returns. If a slice is tried again, its rows come again: takeBack is called with how many were
+// given that don't count.
+func (s *store) pageRows(ctx context.Context, q *search, give func(row) error, takeBack func(rows int)) (next *position, reached progress, err error) {
 	p := rowsPage{limit: q.limit, bytes: pageBytes, give: give}
 	if q.after != nil {
 		p.end = *q.after
 	}
-	q.indexed = s.indexed(ctx)
-	err = s.readFor(ctx, s.timeout, func(ctx context.Context, tx pgx.Tx) error {
-		for slices := newSlicer(q, time.Now()); ; {
-			slice, ok := slices.next()
-			if !ok {
-				return nil
-			}
-			arrived, err := arrivedSpans(ctx, tx, slice)
-			if err != nil {
-				return err
-			}
-			left := p.limit
-			if err := p.read(ctx, tx, slice, arrived); err != nil || p.isFull {
-				return err
-			}
-			if err := slices.advance(ctx, tx, slice, left-p.limit); err != nil {
-				return err
-			}
+	reached, err = s.walk(ctx, q, func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (rows int, enough bool, err error) {
+		before := p
+		if err = p.read(ctx, tx, slice, arrived); err != nil {
+			takeBack(before.limit - p.limit)
+			p = before
 		}
+		return before.limit - p.limit, p.isFull, err
 	})
-	if err != nil || !p.isFull {
-		return nil, err
+	switch {
+	case err != nil:
+		return nil, reached, err
+	case p.isFull:
+		reached.reached = p.end.at.UnixMilli()
+		return &p.end, reached, nil
+	case !reached.complete && reached.slices == 0 && q.after != nil: // no further than the page before
+		return q.after, reached, nil
+	case !reached.complete:
+		behind := q.behind(reached.reached)
+		return &behind, reached, nil
 	}
-	return &p.end, nil
+	return nil, reached, nil
 }
 
 // rowsPage is a page that is being filled.
@@ -155,6 +149,7 @@ func (s *store) exportRows(ctx context.Context, q *search, timeout time.Duration
 		if _, err := tx.Exec(ctx, exportMemory); err != nil {
 			return err
 		}
+		left := q.limit // of the rows; meaningless without a limit
 		for slices := newSlicer(q, time.Now()); ; {
 			slice, ok := slices.next()
 			if !ok {
@@ -164,11 +159,17 @@ func (s *store) exportRows(ctx context.Context, q *search, timeout time.Duration
 			if err != nil {
 				return err
 			}
-			n, err := exportSlice(ctx, tx, slice, arrived, give)
-			if err == nil {
-				err = slices.exported(ctx, tx, slice, n)
+			if q.limit > 0 {
+				slice.limit = left
 			}
+			n, err := exportSlice(ctx, tx, slice, arrived, give)
 			if err != nil {
+				return err
+			}
+			if left -= n; q.limit > 0 && left == 0 {
+				return nil
+			}
+			if err := slices.exported(ctx, tx, slice, n); err != nil {
 				return err
 			}
 		}
@@ -263,6 +264,9 @@ func exportStatement(q *search, arrived spans) *statement {
 		direction = ""
 	}
 	s.sql.WriteString(" ORDER BY at" + direction + ", id" + direction)
+	if q.limit > 0 {
+		s.sql.WriteString(" LIMIT " + s.args.Add(q.limit))
+	}
 	return s
 }
 
@@ -286,7 +290,7 @@ func existsStatement(q *search, arrived spans) *statement {
 // byIDStatement selects the time and the data of one row. The id's time leads to one partition, and there to the rows of one millisecond.
 func byIDStatement(id uuid.UUID) *statement {
 	s := new(statement)
-	fmt.Fprintf(&s.sql, "SELECT %s, data::text FROM logs WHERE inserted_at = %s AND id = %s LIMIT 1", tail.TimeSQL, s.args.Add(frame.Time(id)), s.args.Add([16]byte(id)))
+	fmt.Fprintf(&s.sql, "SELECT %s, data::text FROM logs WHERE inserted_at = %s AND id = %s LIMIT 1", language.TimeSQL, s.args.Add(frame.Time(id)), s.args.Add([16]byte(id)))
 	return s
 }
 
@@ -304,7 +308,7 @@ const (
 func (s *statement) found(q *search, arrived spans) {
 	filter := q.filter.SQL(&s.args, q.indexed)
 	if q.clock == byArrival {
-		s.sql.WriteString("(SELECT id, " + tail.TimeSQL + " AS time, inserted_at, inserted_at AS at, data FROM logs")
+		s.sql.WriteString("(SELECT id, " + language.TimeSQL + " AS time, inserted_at, inserted_at AS at, data FROM logs")
 		s.where(q, "inserted_at")
 		s.sql.WriteString(" AND (" + filter + ")) AS found")
 		return
@@ -345,12 +349,12 @@ func (s *statement) where(q *search, column string) {
 }
 
 // bounds returns the bounds of a search's rows: the window's, or a cursor's if that is narrower. upperOp compares a time with to.
-func (q *search) bounds() (from, to time.Time, upperOp string) {
-	from, to, upperOp = time.UnixMilli(q.from), time.UnixMilli(q.to), "<"
-	if q.after != nil && q.ascending {
-		from = q.after.at
-	} else if q.after != nil {
-		to, upperOp = q.after.at, "<="
+func (s *search) bounds() (from, to time.Time, upperOp string) {
+	from, to, upperOp = time.UnixMilli(s.from), time.UnixMilli(s.to), "<"
+	if s.after != nil && s.ascending {
+		from = s.after.at
+	} else if s.after != nil {
+		to, upperOp = s.after.at, "<="
 	}
 	return from, to, upperOp
 }

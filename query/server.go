@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"mime"
 	"net/http"
 	"path"
 	"runtime/debug"
@@ -40,6 +42,8 @@ type server struct {
 	maxFollowers int
 	distributed  *atomic.Bool // Citus keeps the rows on other servers, whose transaction ids the tail can't follow
 
+	compressor *compressor
+
 	keys     *keys.File
 	origins  origins
 	metrics  *metrics
@@ -57,7 +61,37 @@ type server struct {
 	working       *sync.WaitGroup // goroutines that requests start and the service waits for
 }
 
-// endpoint is a route that takes GET and HEAD.
+// formBytes is the longest form that a POST may have. The longest query is far shorter.
+const formBytes = 64 << 10
+
+// formTime is how long a client may take to send a form.
+const formTime = 10 * time.Second
+
+// takeForm makes a GET of a POST whose body has the parameters, as a form of a web page sends them. So a query may be longer than a proxy
+// lets a URL be.
+func (s *server) takeForm(w http.ResponseWriter, r *http.Request) error {
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/x-www-form-urlencoded" {
+		return &failure{http.StatusUnsupportedMediaType, fmt.Sprintf("a POST takes its parameters as application/x-www-form-urlencoded; got %.64q", r.Header.Get("Content-Type"))}
+	}
+	// An error means that the connection takes no deadline: it is broken, or not one of net/http's.
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(formTime))
+	body, err := io.ReadAll(io.LimitReader(r.Body, formBytes+1))
+	if err != nil {
+		return &failure{http.StatusRequestTimeout, "the body did not come within " + formTime.String()}
+	}
+	_ = control.SetReadDeadline(time.Now().Add(s.requestTime)) // the connection is read on, and ends the request with its deadline
+	if len(body) > formBytes {
+		return &failure{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", formBytes)}
+	}
+	if r.URL.RawQuery != "" && len(body) > 0 {
+		r.URL.RawQuery += "&"
+	}
+	r.URL.RawQuery += string(body)
+	return nil
+}
+
+// endpoint is a route that takes GET and HEAD, and POST if it takes parameters.
 type endpoint struct {
 	route  string
 	takes  []string // parameters
@@ -68,13 +102,17 @@ type endpoint struct {
 func (s *server) endpoints() []endpoint {
 	return []endpoint{
 		{"/logs", pageParameters, s.getLogs},
-		{"/logs/count", windowParameters, s.getCount},
+		{"/logs/count", countParameters, s.getCount},
 		{"/logs/histogram", histogramParameters, s.getHistogram},
-		{"/logs/fields", windowParameters, s.getFields},
-		{"/logs/fields/{path}/values", windowParameters, s.getValues},
+		{"/logs/stats", statsParameters, s.getStats},
+		{"/logs/patterns", patternParameters, s.getPatterns},
+		{"/logs/sql", sqlParameters, s.getSQL},
+		{"/logs/fields", countParameters, s.getFields},
+		{"/logs/fields/{path}/values", countParameters, s.getValues},
 		{"/logs/tail", tailParameters, s.getTail},
 		{"/logs/export", exportParameters, s.getExport},
 		{"/logs/{id}", nil, s.getLog},
+		{"/logs/{id}/context", contextParameters, s.getContext},
 		{"/openapi.json", nil, s.getOpenAPI},
 	}
 }
@@ -85,7 +123,9 @@ func (s *server) handler(ready *service.Ready) http.Handler {
 	service.Handle(mux, ready, s.metrics.registry)
 	// The methods are checked here, because the mux can't hold "/logs/count" for any method beside "GET /logs/{id}".
 	notAllowed := func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Allow", "GET, HEAD")
+		if w.Header().Get("Allow") == "" {
+			w.Header().Set("Allow", "GET, HEAD")
+		}
 		s.answerFailure(w, r, &failure{http.StatusMethodNotAllowed, fmt.Sprintf("%.16q is not allowed here; allowed is GET", r.Method)})
 	}
 	mux.HandleFunc("/health", notAllowed)
@@ -93,9 +133,19 @@ func (s *server) handler(ready *service.Ready) http.Handler {
 	mux.HandleFunc("/ready", notAllowed)
 	add := func(e endpoint) {
 		mux.HandleFunc(e.route, func(w http.ResponseWriter, r *http.Request) {
-			if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			if r.Method == http.MethodPost && len(e.takes) > 0 {
+				if err := s.takeForm(w, r); err != nil {
+					s.answerFailure(w, r, err)
+					return
+				}
+			} else if r.Method != http.MethodGet && r.Method != http.MethodHead {
+				if len(e.takes) > 0 {
+					w.Header().Set("Allow", "GET, HEAD, POST")
+				}
 				notAllowed(w, r)
-			} else if err := e.handle(w, r); err != nil {
+				return
+			}
+			if err := e.handle(w, r); err != nil {
 				s.answerFailure(w, r, err)
 			}
 		})
@@ -215,7 +265,7 @@ func keyOf(r *http.Request) *keys.Key {
 
 // respond takes a place and answers with the body that produce returns. The header X-Cache and a metric show what the cache did for
 // it.
-func (s *server) respond(w http.ResponseWriter, produce func() (body []byte, cacheResult string, err error)) error {
+func (s *server) respond(w http.ResponseWriter, r *http.Request, produce func() (body []byte, cacheResult string, err error)) error {
 	leave, err := s.takePlace()
 	if err != nil {
 		return err
@@ -227,12 +277,12 @@ func (s *server) respond(w http.ResponseWriter, produce func() (body []byte, cac
 	}
 	s.metrics.cache.WithLabelValues(cacheResult).Inc()
 	w.Header().Set("X-Cache", cacheResult)
-	return writeJSON(w, body)
+	return s.writeJSON(w, r, body)
 }
 
 // respondCached responds with what compute returns for q. It comes out of the cache if the window is closed.
 func (s *server) respondCached(w http.ResponseWriter, r *http.Request, route string, q *search, compute func(context.Context, *search) ([]byte, error)) error {
-	return s.respond(w, func() ([]byte, string, error) {
+	return s.respond(w, r, func() ([]byte, string, error) {
 		ctx := r.Context()
 		computeAnswer := func(ctx context.Context) ([]byte, error) { return compute(ctx, q) }
 		// This machine's clock only spares the database a question. If it is wrong, an answer may do without the cache, and no
@@ -241,9 +291,14 @@ func (s *server) respondCached(w http.ResponseWriter, r *http.Request, route str
 			// The generation is read before the answer is looked up or computed. If rows change in between, the answer has
 			// the change and is kept under the old key, which nobody asks for again. In the other order, an answer without
 			// the change could be kept under the new key.
-			closed, g, err := s.store.isClosed(ctx, q)
-			if err != nil {
+			asking, within := s.store.withinBudget(ctx, q)
+			closed, g, err := s.store.isClosed(asking, q)
+			within.end()
+			if err = within.passOver(err); err != nil {
 				return nil, bypass, err
+			}
+			if closed && q.budget > 0 {
+				return s.cache.getOrTry(ctx, cacheKey(route+" within a budget", q, g), computeAnswer)
 			}
 			if closed {
 				return s.cache.getOrCompute(ctx, cacheKey(route, q, g), computeAnswer)
@@ -265,11 +320,8 @@ func (s *server) takePlace() (leave func(), err error) {
 }
 
 // writeJSON answers with a body of JSON.
-func writeJSON(w http.ResponseWriter, body []byte) error {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	_, _ = w.Write(body) // the client may be gone: nobody is left to tell
-	return nil
+func (s *server) writeJSON(w http.ResponseWriter, r *http.Request, body []byte) error {
+	return s.compressor.write(w, r, "application/json", body)
 }
 
 // statusRecorder remembers the status of what was answered.

@@ -24,9 +24,10 @@ type slicer struct {
 	rest   search // what is left of the window
 	length int64  // of the next slice, in milliseconds
 	end    bool
-	now    int64 // Unix milliseconds
-	found  int   // rows in the slices so far
-	gaps   int   // that were skipped
+	now    int64  // Unix milliseconds
+	before search // what rest was before the last slice
+	found  int    // rows in the slices so far
+	gaps   int    // that were skipped
 }
 
 // newSlicer returns a slicer. now need not be exact.
@@ -39,6 +40,7 @@ func (s *slicer) next() (*search, bool) {
 	if s.end {
 		return nil, false
 	}
+	s.before = s.rest
 	slice := s.rest
 	switch {
 	case s.rest.ascending:
@@ -72,11 +74,16 @@ func (s *slicer) grow() { s.length = min(s.length*growth, 1<<50) }
 // slices are cheaper than a look for each gap.
 const manyGaps = 3
 
-// advance chooses the next slice, behind one in which so many rows were found. If that one is part of a gap, in which there are no rows at all,
-// the next one begins behind the gap and is short again: it may be the end of millions of rows.
+// advance chooses the next slice, behind one in which so many rows were found.
 func (s *slicer) advance(ctx context.Context, tx pgx.Tx, slice *search, rows int) error {
-	s.found += rows
 	s.grow()
+	return s.passGap(ctx, tx, slice, rows)
+}
+
+// passGap moves behind a gap, in which there are no rows at all, if the last slice is part of one. The slice behind it is short: it may be the
+// end of millions of rows.
+func (s *slicer) passGap(ctx context.Context, tx pgx.Tx, slice *search, rows int) error {
+	s.found += rows
 	if rows > 0 || s.end || s.gaps >= manyGaps+s.found/1000 {
 		return nil
 	}
@@ -92,8 +99,13 @@ func (s *slicer) advance(ctx context.Context, tx pgx.Tx, slice *search, rows int
 }
 
 // skipGap moves to the next rows, however far away they are. It asks a few cheap questions: it cuts what is left as always until a part has
-// rows, and then that part in halves.
-func (s *slicer) skipGap(ctx context.Context, tx pgx.Tx) error {
+// rows, and then that part in halves. If it fails, it has moved over nothing that it had not seen to be empty.
+func (s *slicer) skipGap(ctx context.Context, tx pgx.Tx) (err error) {
+	defer func() {
+		if err != nil {
+			s.rest, s.end = s.before, false
+		}
+	}()
 	for {
 		part, ok := s.next()
 		if !ok {
@@ -162,32 +174,4 @@ func (s *slicer) exported(ctx context.Context, tx pgx.Tx, slice *search, rows in
 		s.length = max(s.length/4, 1)
 	}
 	return nil
-}
-
-// newestOf returns a search of the end of q's window that has q's newest rows, at least so many, or all that q has.
-func newestOf(ctx context.Context, tx pgx.Tx, q *search, atLeast int64) (*search, error) {
-	newest := *q
-	newest.ascending = false
-	var total int64
-	for slices := newSlicer(&newest, time.Now()); total < atLeast; {
-		slice, ok := slices.next()
-		if !ok {
-			return q, nil
-		}
-		arrived, err := arrivedSpans(ctx, tx, slice)
-		if err != nil {
-			return nil, err
-		}
-		st := countStatement(slice, arrived)
-		var n int64
-		if err := tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&n); err != nil {
-			return nil, err
-		}
-		total += n
-		newest.from = slice.from
-		if err := slices.advance(ctx, tx, slice, int(n)); err != nil {
-			return nil, err
-		}
-	}
-	return &newest, nil
 }

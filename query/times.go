@@ -6,10 +6,11 @@ import (
 	"time"
 
 	"millrace/internal/rfc3339"
+	"millrace/query/language"
 )
 
 // timeForms is what a time parameter takes, for refusals.
-const timeForms = "RFC 3339, Unix seconds or milliseconds, now, or now-15m (units s m h d w)"
+const timeForms = "RFC 3339, a day such as 2026-03-04, Unix seconds or milliseconds, now, now-1h30m (units s m h d w), or now/d"
 
 // secondsBelow tells Unix seconds from milliseconds: a smaller number is seconds. As seconds it is in the year 5138, as
 // milliseconds in 1973.
@@ -27,12 +28,21 @@ type instant struct {
 	text     string // the same for every way to write an absolute time; a relative one as it was written
 }
 
-// parseTime returns the instant that a parameter gives. A time between two milliseconds becomes the later one. inserted_at is in
-// whole milliseconds, so the same rows lie before either.
-func parseTime(s string, now time.Time) (t instant, ok bool) {
-	if rest, found := strings.CutPrefix(s, "now"); found {
-		ago, ok := parseAgo(rest)
-		return instant{ms: now.Add(-ago).UnixMilli(), relative: true, text: s}, ok
+// parseTime returns the instant that a parameter gives: of a day, or of another time that has a length, its end if isEnd. A time between
+// two milliseconds becomes the later one. inserted_at is in whole milliseconds, so the same rows lie before either.
+func parseTime(s string, isEnd bool, now time.Time) (t instant, ok bool) {
+	if isNow := strings.HasPrefix(s, "now"); isNow || len(s) == len(time.DateOnly) {
+		if at, length, ok := language.ParseTime(s, now); ok {
+			if isEnd {
+				at = at.Add(length)
+			}
+			if isNow {
+				return instant{ms: at.UnixMilli(), relative: true, text: s}, true
+			}
+			return absoluteInstant(at.UnixMilli())
+		} else if isNow {
+			return t, false
+		}
 	}
 	if n, isNumber := parseDigits(s); isNumber {
 		if n < secondsBelow {
@@ -59,23 +69,6 @@ func parseTime(s string, now time.Time) (t instant, ok bool) {
 // absoluteInstant returns the instant of a time in Unix milliseconds. ok is false if RFC 3339 can't write it.
 func absoluteInstant(ms int64) (t instant, ok bool) {
 	return instant{ms: ms, text: strconv.FormatInt(ms, 10)}, rfc3339.Earliest <= ms && ms <= rfc3339.Latest
-}
-
-// parseAgo returns how long before now a time is. s is what follows now: nothing, or -, digits and a unit, at most 100 years.
-func parseAgo(s string) (time.Duration, bool) {
-	if s == "" {
-		return 0, true
-	}
-	if len(s) < len("-1s") || s[0] != '-' {
-		return 0, false
-	}
-	unit, known := units[s[len(s)-1]]
-	n, isNumber := parseDigits(s[1 : len(s)-1])
-	const most = 100 * 365 * 24 * time.Hour
-	if !known || !isNumber || n > int64(most/unit) {
-		return 0, false
-	}
-	return time.Duration(n) * unit, true
 }
 
 // parseDigits returns the number that s writes in digits and nothing else: no sign, no underscores.

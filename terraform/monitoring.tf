@@ -28,7 +28,7 @@ locals {
     grafana = {
       image = local.compose.grafana.image
       env = merge(
-        { for name, value in local.compose.grafana.environment : name => value if !can(regex("PASSWORD", name)) },
+        { for name, value in local.compose.grafana.environment : name => value if value != null && !can(regex("PASSWORD", name)) },
         { GF_SECURITY_ADMIN_PASSWORD__FILE = "/run/secrets/admin" },
       )
       secrets    = { grafana = "/run/secrets/admin", reader = "/run/secrets/reader" }

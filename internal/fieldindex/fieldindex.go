@@ -2,8 +2,8 @@
 // query service writes conditions that they serve.
 //
 // An index has a hash of the member's value, so it takes values of any length, and is small where many records have the same value.
-// PostgreSQL's own index of hashes gets slow there. Arrays on the way to the member all have the hash of an empty array: a search reads
-// those records too, and looks into them.
+// PostgreSQL's own index of hashes gets slow there. Records with an array on the way to the member, or with several members that the field
+// may mean, all have the hash of an empty array: a search reads those records too, and looks into them.
 package fieldindex
 
 import (
@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -81,6 +82,52 @@ func cutName(s string) (name, rest string, ok bool) {
 	return "", "", false
 }
 
+// mostLoose is the most dots of which all may be parts of names, in any combination. If there are more, those up to a place may be, or
+// those from it on, and of more than mostPlaces all or none.
+const (
+	mostLoose  = 3
+	mostPlaces = 8
+)
+
+// Ways returns the members that a field may mean, each by the names on the way to it: first with each name as a member's, then with
+// neighbours joined to one name, as in {"user.id":1}. isLoose reports whether the dot before the name i may be a part of a name.
+func Ways(names []string, isLoose func(i int) bool) [][]string {
+	var loose []int
+	for i := 1; i < len(names); i++ {
+		if isLoose(i) {
+			loose = append(loose, i)
+		}
+	}
+	ways := [][]string{names}
+	join := func(at func(i int) bool) {
+		way := []string{names[0]}
+		for i, name := range names[1:] {
+			if isLoose(i+1) && at(i+1) {
+				way[len(way)-1] += "." + name
+			} else {
+				way = append(way, name)
+			}
+		}
+		ways = append(ways, way)
+	}
+	switch {
+	case len(loose) <= mostLoose:
+		for set := 1; set < 1<<len(loose); set++ {
+			join(func(i int) bool { return set&(1<<slices.Index(loose, i)) != 0 })
+		}
+	case len(loose) > mostPlaces:
+		join(func(int) bool { return true })
+	default:
+		for k, place := range loose {
+			join(func(i int) bool { return i >= place })
+			if k < len(loose)-1 {
+				join(func(i int) bool { return i <= place })
+			}
+		}
+	}
+	return ways
+}
+
 // Infix is what stands in an index's name between the partition's name and the field's hash.
 const Infix = "_field_"
 
@@ -93,11 +140,24 @@ func Suffix(path []string) string {
 
 // Expression returns the expression on the column data, a bigint, that the field's indexes are on.
 func Expression(path []string) string {
-	var isArray []string
-	for i := range path {
-		isArray = append(isArray, "jsonb_typeof("+member(path[:i+1])+") = 'array'")
+	var members, isSpecial []string
+	seen := make(map[string]bool)
+	for _, way := range Ways(path, func(int) bool { return true }) {
+		for i := range way {
+			if m := member(way[:i+1]); !seen[m] {
+				seen[m] = true
+				isSpecial = append(isSpecial, "jsonb_typeof("+m+") = 'array'")
+			}
+		}
+		members = append(members, member(way))
 	}
-	return fmt.Sprintf("jsonb_hash_extended(CASE WHEN %s THEN '[]'::jsonb ELSE %s END, 0)", strings.Join(isArray, " OR "), member(path))
+	one := members[0]
+	if len(members) > 1 {
+		all := strings.Join(members, ", ")
+		isSpecial = append(isSpecial, "num_nonnulls("+all+") > 1")
+		one = "coalesce(" + all + ")"
+	}
+	return fmt.Sprintf("jsonb_hash_extended(CASE WHEN %s THEN '[]'::jsonb ELSE %s END, 0)", strings.Join(isSpecial, " OR "), one)
 }
 
 // Condition returns a condition that holds for all records whose member at the path is one of the values, or may be. An index of the

@@ -1,10 +1,13 @@
 package language
 
 import (
+	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/google/uuid"
 	"github.com/valyala/fastjson"
 )
 
@@ -13,6 +16,10 @@ type Matcher func(*Record) bool
 
 // Record is a record as matchers look at it. One goroutine at a time may use it. It may be used again for another record.
 type Record struct {
+	// The columns of the record's row, for tests of them.
+	ID               uuid.UUID
+	Time, InsertedAt time.Time
+
 	parser fastjson.Parser
 	root   *fastjson.Value
 	folded []string // the record's texts, folded
@@ -69,12 +76,14 @@ func compile(n node) Matcher {
 			return n.typed && v.Type().String() == n.value // the types of true, false and null have these names
 		})
 	case exists:
-		return func(r *Record) bool { return anyAt(r.root, n.path, func(*fastjson.Value) bool { return true }) }
-	case text:
-		p := make(pattern, len(n.pattern))
-		for i, part := range n.pattern {
-			p[i] = fold(part)
+		ways := n.path.ways()
+		return func(r *Record) bool {
+			return slices.ContainsFunc(ways, func(way []string) bool {
+				return anyAt(r.root, way, func(*fastjson.Value) bool { return true })
+			})
 		}
+	case text:
+		p := n.pattern.folded()
 		return func(r *Record) bool {
 			for _, s := range r.texts() {
 				if p.isIn(s) {
@@ -88,10 +97,57 @@ func compile(n node) Matcher {
 			s, ok := textOf(v)
 			return ok && n.pattern.isWhole(s)
 		})
+	case contains:
+		p := n.pattern.folded()
+		return matchAt(n.path, func(v *fastjson.Value) bool {
+			s, ok := textOf(v)
+			return ok && p.isIn(fold(s))
+		})
+	case same:
+		value := fold(n.value)
+		return matchAt(n.path, func(v *fastjson.Value) bool {
+			s, ok := textOf(v)
+			return ok && fold(s) == value
+		})
+	case matching:
+		return matchAt(n.path, func(v *fastjson.Value) bool {
+			s, ok := textOf(v)
+			return ok && n.matches.MatchString(s)
+		})
+	case network:
+		return matchAt(n.path, func(v *fastjson.Value) bool {
+			if v.Type() != fastjson.TypeString {
+				return false
+			}
+			s := string(v.GetStringBytes())
+			return s == n.word || n.has(s)
+		})
 	case within:
 		return matchAt(n.path, n.holds)
+	case column:
+		return func(r *Record) bool {
+			at := r.column(n.name)
+			return (n.low.kind == open || n.low.admits(at.Compare(n.low.at))) && (n.high.kind == open || n.high.admits(-at.Compare(n.high.at)))
+		}
+	case moment:
+		inData := compile(equals{path: firmPath(n.name), value: n.word})
+		return func(r *Record) bool {
+			at := r.column(n.name)
+			return !at.Before(n.from) && at.Before(n.to) || inData(r)
+		}
+	case identity:
+		inData := compile(equals{path: firmPath("id"), value: n.word})
+		return func(r *Record) bool { return r.ID == n.id || inData(r) }
 	}
 	panic("language: no matcher for " + n.String())
+}
+
+// column returns the time in a column of the record's row.
+func (r *Record) column(name string) time.Time {
+	if name == "time" {
+		return r.Time
+	}
+	return r.InsertedAt
 }
 
 // compileEach returns the matchers of nodes.
@@ -152,41 +208,6 @@ func (n equals) scalars() []scalar {
 	return all
 }
 
-// anyAt reports whether f returns true for one of the values at a path. It calls f no more after that.
-func anyAt(v *fastjson.Value, path []string, f func(*fastjson.Value) bool) bool {
-	if len(path) == 0 {
-		return f(v)
-	}
-	switch v.Type() {
-	case fastjson.TypeObject:
-		member := v.GetObject().Get(path[0])
-		return member != nil && anyAt(member, path[1:], f)
-	case fastjson.TypeArray:
-		for _, e := range v.GetArray() {
-			if e.Type() == fastjson.TypeObject && anyAt(e, path, f) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// matchAt returns the matcher that is true when f is true for a value at the path, or for a member of an array there.
-func matchAt(path []string, f func(*fastjson.Value) bool) Matcher {
-	member := func(v *fastjson.Value) bool {
-		if v.Type() != fastjson.TypeArray {
-			return f(v)
-		}
-		for _, e := range v.GetArray() {
-			if f(e) {
-				return true
-			}
-		}
-		return false
-	}
-	return func(r *Record) bool { return anyAt(r.root, path, member) }
-}
-
 // numberOf returns the number that v is.
 func numberOf(v *fastjson.Value) decimal {
 	var buffer [32]byte
@@ -207,10 +228,19 @@ func textOf(v *fastjson.Value) (text string, ok bool) {
 // holds reports whether a value lies between the bounds.
 func (n within) holds(v *fastjson.Value) bool {
 	if n.low.kind == numeric || n.high.kind == numeric {
-		if v.Type() != fastjson.TypeNumber {
+		var d decimal
+		switch v.Type() {
+		case fastjson.TypeNumber:
+			d = numberOf(v)
+		case fastjson.TypeString:
+			s := string(v.GetStringBytes())
+			if !isNumberText(s) {
+				return false
+			}
+			d = parseDecimal(s)
+		default:
 			return false
 		}
-		d := numberOf(v)
 		return (n.low.kind == open || n.low.admits(d.compare(n.low.number))) &&
 			(n.high.kind == open || n.high.admits(-d.compare(n.high.number)))
 	}
@@ -270,6 +300,15 @@ func foldRune(r rune) rune {
 		return foldRune(least)
 	}
 	return least
+}
+
+// folded returns the pattern with its parts folded.
+func (p pattern) folded() pattern {
+	folded := make(pattern, len(p))
+	for i, part := range p {
+		folded[i] = fold(part)
+	}
+	return folded
 }
 
 // isIn reports whether the pattern's parts are in s, one after another.

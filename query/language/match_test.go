@@ -5,11 +5,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"millrace/internal/fieldindex"
@@ -28,6 +32,8 @@ func (g generator) name() string {
 var values = []string{
 	"", "error", "Error", "ERROR", "5", "500", "-5", "0.5", "true", "null", "connection reset", "CONNECTION RESET by peer", "reset",
 	"Größe", "GRÖSSE", "GRÖßE", "ſtop", "STOP", "Kelvin", "kelvin", "100%", "a_b", "axb", `C:\temp`, `back\\slash`, `say "x"`, "tab\tnew\nline", "\x01", "ünïcode 😀", "a.b*c",
+	"10.1.2.3", "10.0.0.0/8", "255.255.255.255", "010.1.2.3", "10.1.2", "fe80::1", "FE80::1%eth0", "::", "::ffff:10.1.2.3", "1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7::", "1::2::3", "2001:db8::/32",
+	"1e3", "+5", " 5", "5 ", "05", "1e1000", "1e-5", "-0.0", "NaN", "first line\nsecond error", "error-17", "x\u00e4y", "018f0000-0000-7000-8000-000000000003", "2026-03-04T12:00:00.000003Z",
 	"$.a", `"; DROP`, "'; DROP TABLE logs; --", "[a-z]+", "(x)", "x{2}", "\u2028", "\u0085", "İ", "ı",
 	"2026-03-04T12:00:00Z", "2026-03-04T13:00:00+01:00", "2026-03-04T12:00:00.1234567Z", "2026-03-04T12:00:00.123456Z", "2026-02-30T00:00:00Z", "2024-02-29T00:00:00Z",
 	"2100-02-29T00:00:00Z", "2000-02-29T23:59:59.999999999-15:59", "0001-01-01T00:00:00+10:00", "9999-12-31T23:59:59-15:00", "0000-01-01T00:00:00Z",
@@ -69,12 +75,13 @@ func (g generator) object(depth int) map[string]any {
 	return o
 }
 
-func (g generator) path() []string {
-	path := []string{g.name()}
-	for g.IntN(3) == 0 {
-		path = append(path, g.name())
+func (g generator) path() path {
+	var p path
+	for len(p.names) == 0 || g.IntN(3) == 0 {
+		name := g.name()
+		p.names, p.firm = append(p.names, name), append(p.firm, name == "" || g.IntN(3) == 0)
 	}
-	return path
+	return p
 }
 
 func (g generator) word() string { return values[g.IntN(len(values))] }
@@ -134,7 +141,44 @@ func (g generator) node(depth int) node {
 			return not{g.node(depth + 1)}
 		}
 	}
-	switch g.IntN(6) {
+	switch g.IntN(13) {
+	case 6:
+		if p := g.pattern(); strings.Join(p, "") != "" && p[0] != "" && p[len(p)-1] != "" {
+			return contains{g.signedPath(), p}
+		}
+	case 7:
+		return same{g.path(), g.word()}
+	case 8, 9:
+		re, fold := g.pick(regexes...), g.IntN(2) == 0
+		matches, forPostgres, err := parseRegex(re, fold)
+		if err != nil {
+			panic(re)
+		}
+		return matching{g.path(), re, fold, matches, forPostgres}
+	case 10:
+		word := g.pick("10.0.0.0/8", "10.1.2.3/32", "0.0.0.0/0", "fe80::/10", "::/0", "::ffff:10.0.0.0/104", "2001:db8::/32", "::1/128")
+		return network{g.path(), netip.MustParsePrefix(word).Masked(), word}
+	case 11:
+		n := column{name: g.pick("time", "inserted_at")}
+		one := func() bound {
+			return bound{kind: temporal, inclusive: g.IntN(2) == 0, at: rowTime(g.IntN(400))}
+		}
+		switch g.IntN(3) {
+		case 0:
+			n.low = one()
+		case 1:
+			n.high = one()
+		default:
+			n.low, n.high = one(), one()
+		}
+		return n
+	case 12:
+		if g.IntN(2) == 0 {
+			id := rowID(g.IntN(400))
+			return identity{id, id.String()}
+		}
+		at := rowTime(g.IntN(400))
+		return moment{g.pick("time", "inserted_at"), at.Format(microsFormat), at, at.Add(time.Microsecond)}
 	case 0:
 		return exists{g.path()}
 	case 1:
@@ -158,6 +202,26 @@ func (g generator) node(depth int) node {
 	return equals{path: g.path(), value: g.word()}
 }
 
+// signedPath returns a path that a sign can stand behind.
+func (g generator) signedPath() path {
+	for {
+		if p := g.path(); p.firm[0] || unicode.IsLetter([]rune(p.names[0])[0]) {
+			return p
+		}
+	}
+}
+
+var regexes = []string{
+	"err", "^err", "or$", "^error$", "e.*r", "[a-z]+", "[^a-z]", "^[A-Z_]+$", `\d+`, `\D`, `\s`, `\S+ \S+`, `\w+\b`, `\berror\b`, `\Br`, "(err|reset)", "^(5|500)$", "^-?[0-9]+(\\.[0-9]+)?$", "x{2}", "(a|b){0,3}c?",
+	"", "a?", "(^|x)e", "$^", `^$`, `\x{e9}`, "[\\]\\[^-]", `[\s\S]{3}`, "(?s)line.second", "line.second", "(?m)^second", "(?m)line$", `\n`, `\t`, "[\x01-\x1f]", "gr(ö|o)ße", "[ß-ü]", "K", "ſ", "😀", `\.`, `\$\.a`, `a\/b`, "(?i)ERROR", "(?:ab)*?", "^.{1,5}$", `[[:alpha:]]`, `\Q$.a\E`, "(a*)*", "(a|)+x", "()",
+}
+
+// The columns of the rows.
+func rowTime(n int) time.Time { return time.Date(2026, 3, 4, 12, 0, 0, n*1000, time.UTC) }
+func rowID(n int) uuid.UUID {
+	return uuid.MustParse(fmt.Sprintf("018f0000-0000-7000-8000-%012x", n))
+}
+
 // TestSQLAndMatchersAgree compares PostgreSQL with the matchers over generated records and queries.
 func TestSQLAndMatchersAgree(t *testing.T) {
 	ctx := context.Background()
@@ -173,7 +237,7 @@ func TestSQLAndMatchersAgree(t *testing.T) {
 	g := generator{rand.New(rand.NewPCG(seed, 0))}
 
 	const records, queries = 400, 1500
-	exec("CREATE TABLE logs (n int, data jsonb)")
+	exec("CREATE TABLE logs (n int, data jsonb, id uuid, time timestamptz, inserted_at timestamptz)")
 	docs := make([]string, records)
 	for i := range docs {
 		b, err := json.Marshal(g.object(0))
@@ -182,7 +246,11 @@ func TestSQLAndMatchersAgree(t *testing.T) {
 		}
 		docs[i] = string(b)
 	}
-	exec("INSERT INTO logs SELECT ordinality, doc::jsonb FROM unnest($1::text[]) WITH ORDINALITY AS t (doc)", docs)
+	// Every fifth row has no time of its own.
+	exec(`INSERT INTO logs SELECT n, doc::jsonb, ('018f0000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid,
+		CASE WHEN n % 5 = 0 THEN '1970-01-01 00:00:00+00' ELSE '2026-03-04 12:00:00+00'::timestamptz + n * interval '1 us' END,
+		'2026-03-04 12:00:00.000007+00'::timestamptz + n * interval '1 us'
+		FROM unnest($1::text[]) WITH ORDINALITY AS t (doc, n)`, docs)
 	exec("CREATE INDEX ON logs USING gin (data jsonb_path_ops)")
 	indexed := Indexed{{"a"}, {"a", "b"}, {`q"u`}, {`\`, "a.b"}}
 	for _, path := range indexed {
@@ -216,7 +284,7 @@ func TestSQLAndMatchersAgree(t *testing.T) {
 		if g.IntN(2) == 0 {
 			known = indexed
 		}
-		condition := Query{n}.SQL(&args, known)
+		condition := Query{root: n}.SQL(&args, known)
 		rows, err := conn.Query(ctx, "SELECT n FROM logs WHERE "+condition+" ORDER BY n", append([]any{pgx.QueryExecModeDescribeExec}, args...)...)
 		if err != nil {
 			t.Fatalf("%s: %v", n, err)
@@ -229,6 +297,10 @@ func TestSQLAndMatchersAgree(t *testing.T) {
 		want := []int{}
 		var r Record
 		for k, doc := range stored {
+			r.ID, r.Time, r.InsertedAt = rowID(k+1), rowTime(k+1), rowTime(k+8)
+			if (k+1)%5 == 0 {
+				r.Time = r.InsertedAt
+			}
 			if err := r.Read([]byte(doc)); err != nil {
 				t.Fatal(err)
 			}
@@ -245,7 +317,7 @@ func TestSQLAndMatchersAgree(t *testing.T) {
 		}
 	}
 	t.Logf("queries that found some records and not all: %v", found)
-	for _, kind := range []string{"all", "either", "not", "text", "equals", "exists", "like", "within"} {
+	for _, kind := range []string{"all", "either", "not", "text", "equals", "exists", "like", "within", "contains", "same", "matching", "network", "column", "moment", "identity"} {
 		if found["language."+kind] == 0 {
 			t.Errorf("no query of the kind %s told records apart", kind)
 		}

@@ -2,10 +2,14 @@ package language
 
 import (
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/google/uuid"
 )
 
 // syntaxError is what is wrong with a query.
@@ -18,8 +22,11 @@ func (e *syntaxError) Error() string { return e.message }
 
 // Parse returns the query that q writes. An error tells what is wrong and at which character. The time that Parse takes grows no
 // faster than the query's length.
-func Parse(q string) (Query, error) {
-	p := parser{input: q}
+func Parse(q string) (Query, error) { return ParseAt(q, time.Now()) }
+
+// ParseAt does what Parse does, at a time that now stands for.
+func ParseAt(q string, now time.Time) (Query, error) {
+	p := parser{input: q, now: now}
 	if len(q) > MaxBytes {
 		return Query{}, p.fail(MaxBytes, "got %d bytes, takes at most %d (up to the character at %d)", len(q), MaxBytes)
 	}
@@ -27,13 +34,17 @@ func Parse(q string) (Query, error) {
 		return Query{}, err
 	}
 	if p.skipSpace(); p.offset == len(q) {
-		return Query{all{}}, nil
+		return Query{root: all{}}, nil
 	}
 	n, err := p.parseOr(nil, 0)
 	if err == nil && p.offset < len(q) {
 		err = p.unexpected()
 	}
-	return Query{n}, err
+	query := Query{root: n, input: q, tests: p.read}
+	if p.relative {
+		query.text = q
+	}
+	return query, err
 }
 
 // ParseField returns the names on the way to the member that s, a field as a query has it, stands for. It fails if s is more than
@@ -46,11 +57,11 @@ func ParseField(s string) ([]string, error) {
 	if len(s) > MaxBytes {
 		return nil, p.fail(0, "got %d bytes, takes at most %d, at %d", len(s), MaxBytes)
 	}
-	path, err := p.parsePath()
+	path, err := p.parsePath(nameEnd)
 	if err == nil && p.offset < len(s) {
 		err = p.unexpected()
 	}
-	return path, err
+	return path.names, err
 }
 
 // parser reads a query from left to right. Its methods take what stands at offset, and move offset behind that.
@@ -58,6 +69,11 @@ type parser struct {
 	input  string
 	offset int // of the next byte
 	tests  int
+
+	now      time.Time
+	relative bool // a time counts from now
+
+	read []test // see Query
 
 	afterGroup int // the offset after the last group and its white space
 }
@@ -98,7 +114,7 @@ func (p *parser) skipSpace() {
 // unexpected returns the refusal of what comes next. Something must come.
 func (p *parser) unexpected() error {
 	for _, operator := range []string{"AND", "OR", "NOT"} {
-		if p.atOperator(operator) {
+		if p.atCapitals(operator) {
 			return p.fail(p.offset, "unexpected %s at %d", operator)
 		}
 	}
@@ -108,14 +124,46 @@ func (p *parser) unexpected() error {
 	return p.fail(p.offset, "unexpected %q at %d", p.peek())
 }
 
-// atOperator reports whether an operator comes next: as a whole word, and not as the name of a field.
-func (p *parser) atOperator(name string) bool {
+// atCapitals reports whether an operator in capitals comes next: as a whole word, and not as the name of a field.
+func (p *parser) atCapitals(name string) bool {
 	rest, found := strings.CutPrefix(p.input[p.offset:], name)
-	if !found {
-		return false
-	}
+	return found && endsWord(rest)
+}
+
+// endsWord reports whether a word ends before rest.
+func endsWord(rest string) bool {
 	r, _ := utf8.DecodeRuneInString(rest)
 	return rest == "" || unicode.IsSpace(r) || r == '(' || r == ')'
+}
+
+// operator returns how many bytes of an operator come next, 0 if none does. name is it in capitals, sign its sign. In small letters and as
+// a sign it counts only if something to look for follows.
+func (p *parser) operator(name, sign string) int {
+	if p.atCapitals(name) {
+		return len(name)
+	}
+	rest := p.input[p.offset:]
+	n := len(name)
+	switch {
+	case len(rest) > n && strings.EqualFold(rest[:n], name) && endsWord(rest[n:]):
+	case sign != "" && strings.HasPrefix(rest, sign) && endsWord(rest[len(sign):]):
+		n = len(sign)
+	default:
+		return 0
+	}
+	next := parser{input: p.input, offset: p.offset + n}
+	if next.skipSpace(); next.offset == len(p.input) || next.peek() == ')' || next.atCapitals("AND") || next.atCapitals("OR") {
+		return 0
+	}
+	return n
+}
+
+// atOr reports whether OR, || or, within field:( … ), a comma comes next, and returns how many bytes that has.
+func (p *parser) atOr(inField bool) int {
+	if inField && p.peek() == ',' {
+		return 1
+	}
+	return p.operator("OR", "||")
 }
 
 // skip takes n bytes and the white space after them.
@@ -128,7 +176,7 @@ func (p *parser) skip(n int) {
 // depth is how many parentheses and negations are around the rule.
 
 // parseOr takes what OR joins, the operator that binds weakest, and the white space after it.
-func (p *parser) parseOr(field []string, depth int) (node, error) {
+func (p *parser) parseOr(field *path, depth int) (node, error) {
 	nodes := either{}
 	for {
 		n, err := p.parseAnd(field, depth)
@@ -140,10 +188,11 @@ func (p *parser) parseOr(field []string, depth int) (node, error) {
 		} else {
 			nodes = append(nodes, n)
 		}
-		if !p.atOperator("OR") {
+		length := p.atOr(field != nil)
+		if length == 0 {
 			break
 		}
-		p.skip(len("OR"))
+		p.skip(length)
 	}
 	if len(nodes) == 1 {
 		return nodes[0], nil
@@ -152,7 +201,7 @@ func (p *parser) parseOr(field []string, depth int) (node, error) {
 }
 
 // parseAnd takes what AND joins, in words or side by side.
-func (p *parser) parseAnd(field []string, depth int) (node, error) {
+func (p *parser) parseAnd(field *path, depth int) (node, error) {
 	nodes := all{}
 	for {
 		n, err := p.parseNot(field, depth)
@@ -164,11 +213,11 @@ func (p *parser) parseAnd(field []string, depth int) (node, error) {
 		} else {
 			nodes = append(nodes, n)
 		}
-		if p.atOperator("AND") {
-			p.skip(len("AND"))
+		if length := p.operator("AND", "&&"); length > 0 {
+			p.skip(length)
 			continue
 		}
-		if p.offset == len(p.input) || p.peek() == ')' || p.atOperator("OR") {
+		if p.offset == len(p.input) || p.peek() == ')' || p.atOr(field != nil) > 0 {
 			break
 		}
 	}
@@ -179,18 +228,18 @@ func (p *parser) parseAnd(field []string, depth int) (node, error) {
 }
 
 // parseNot takes a test, a negation or a group, and the white space after it.
-func (p *parser) parseNot(field []string, depth int) (node, error) {
+func (p *parser) parseNot(field *path, depth int) (node, error) {
 	start := p.offset
 	switch {
 	case p.offset == len(p.input):
 		return nil, p.fail(p.offset, "something to look for is missing at %d")
 	case depth == maxNesting:
 		return nil, p.fail(p.offset, "nested deeper than %d at %d", maxNesting)
-	case p.atOperator("NOT"), p.peek() == '-':
-		if p.peek() == '-' {
+	case p.operator("NOT", "") > 0, p.peek() == '-', p.peek() == '!':
+		if c := p.peek(); c == '-' || c == '!' {
 			p.offset++
 			if p.offset == len(p.input) || unicode.IsSpace(p.peek()) {
-				return nil, p.fail(p.offset, "after - something to look for is missing at %d")
+				return nil, p.fail(p.offset, "after %c something to look for is missing at %d", c)
 			}
 		} else {
 			p.skip(len("NOT"))
@@ -202,7 +251,7 @@ func (p *parser) parseNot(field []string, depth int) (node, error) {
 		return not{n}, err
 	case p.peek() == '(':
 		return p.parseGroup(field, depth+1)
-	case p.peek() == ')', p.atOperator("AND"), p.atOperator("OR"):
+	case p.peek() == ')', p.atCapitals("AND"), p.atCapitals("OR"):
 		return nil, p.unexpected()
 	}
 	if p.tests++; p.tests > maxTests {
@@ -212,15 +261,18 @@ func (p *parser) parseNot(field []string, depth int) (node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.offset < len(p.input) && p.peek() != ')' && !unicode.IsSpace(p.peek()) && p.offset != p.afterGroup {
+	if c := p.peek(); p.offset < len(p.input) && c != ')' && !unicode.IsSpace(c) && p.offset != p.afterGroup && (field == nil || c != ',') {
 		return nil, p.unexpected()
+	}
+	if field == nil && p.offset != p.afterGroup {
+		p.read = append(p.read, test{start, p.offset, n})
 	}
 	p.skipSpace()
 	return n, nil
 }
 
 // parseGroup takes what stands in parentheses, and the white space after them.
-func (p *parser) parseGroup(field []string, depth int) (node, error) {
+func (p *parser) parseGroup(field *path, depth int) (node, error) {
 	start := p.offset
 	p.skip(1)
 	n, err := p.parseOr(field, depth)
@@ -236,14 +288,17 @@ func (p *parser) parseGroup(field []string, depth int) (node, error) {
 }
 
 // parseTest takes a field and what is asked of it, or a text. Within field:( … ) it takes what is asked of field.
-func (p *parser) parseTest(field []string, depth int) (node, error) {
+func (p *parser) parseTest(field *path, depth int) (node, error) {
 	if field != nil {
-		return p.parseValue(field)
+		return p.parseValue(*field, true)
+	}
+	if n, err := p.parseSigned(depth); n != nil || err != nil {
+		return n, err
 	}
 	if !p.atField() {
 		return p.parseText()
 	}
-	path, err := p.parsePath()
+	path, err := p.parsePath(nameEnd)
 	if err != nil {
 		return nil, err
 	}
@@ -251,16 +306,90 @@ func (p *parser) parseTest(field []string, depth int) (node, error) {
 		return nil, p.unexpected()
 	}
 	p.offset++
+	return p.parseAsked(path, depth)
+}
+
+// parseAsked takes what is asked of a field: a value, or a group of them.
+func (p *parser) parseAsked(path path, depth int) (node, error) {
 	switch {
 	case p.offset == len(p.input) || unicode.IsSpace(p.peek()):
 		return nil, p.fail(p.offset, "a value is missing at %d")
 	case p.peek() != '(':
-		return p.parseValue(path)
+		return p.parseValue(path, false)
 	case depth == maxNesting:
 		return nil, p.fail(p.offset, "nested deeper than %d at %d", maxNesting)
 	}
 	p.tests--
-	return p.parseGroup(path, depth+1)
+	return p.parseGroup(&path, depth+1)
+}
+
+// signs are what may stand behind a field in place of a colon, the longer ones first.
+var signs = []string{"!=", "!~", "==", "=~", ">=", "<=", "=", "~", ">", "<"}
+
+// parseSigned takes a field with a sign behind it and what is asked of it. It returns nil, and takes nothing, if that is not what comes
+// next: then the sign is part of a text.
+func (p *parser) parseSigned(depth int) (node, error) {
+	start, tests := p.offset, p.tests
+	none := func() (node, error) {
+		p.offset, p.tests = start, tests
+		return nil, nil
+	}
+	if c := p.peek(); c != '"' && c != '_' && c != '@' && !unicode.IsLetter(c) {
+		return none()
+	}
+	path, err := p.parsePath(signedNameEnd)
+	if err != nil {
+		return none()
+	}
+	sign := ""
+	for _, s := range signs {
+		if strings.HasPrefix(p.input[p.offset:], s) {
+			sign = s
+			break
+		}
+	}
+	p.offset += len(sign)
+	c := p.peek()
+	if sign == "" || p.offset == len(p.input) || unicode.IsSpace(c) || strings.ContainsRune("=!<>~)]}", c) {
+		return none()
+	}
+	var n node
+	switch sign {
+	case ">", ">=", "<", "<=":
+		p.offset -= len(sign)
+		if n, err = p.parseComparison(path); err != nil {
+			return none()
+		}
+		return n, nil
+	case "~", "=~", "!~":
+		if c == '/' {
+			n, err = p.parseValue(path, false)
+		} else {
+			n, err = p.parseContains(path)
+		}
+	default:
+		if c == '[' || c == '{' {
+			return none()
+		}
+		n, err = p.parseAsked(path, depth)
+	}
+	if err == nil && sign[0] == '!' {
+		n = not{n}
+	}
+	return n, err
+}
+
+// parseContains takes a text that a field is to hold.
+func (p *parser) parseContains(path path) (node, error) {
+	start := p.offset
+	words, err := p.parseTextWord()
+	if err != nil {
+		return nil, err
+	}
+	if len(words) == 1 && words[0] == "" {
+		return exists{path}, nil
+	}
+	return contains{path, words}, p.checkPattern(start, words)
 }
 
 // atField reports whether a field comes next: a colon stands before the end of the word.
@@ -285,36 +414,44 @@ func (p *parser) atField() bool {
 	return false
 }
 
-// parsePath takes a field, the names with dots between them.
-func (p *parser) parsePath() ([]string, error) {
+// What ends a name, apart from white space: before a colon, and before a sign.
+const (
+	nameEnd       = `":.()`
+	signedNameEnd = `":.(),=!<>~[]{}*?&;|'` + "`"
+)
+
+// parsePath takes a field, the names with dots between them. stop is what ends a name.
+func (p *parser) parsePath(stop string) (path, error) {
 	start := p.offset
-	var path []string
+	var way path
 	for {
 		var name string
-		if p.peek() == '"' {
+		quoted := p.peek() == '"'
+		if quoted {
 			var err error
 			if name, err = p.parseQuoted(); err != nil {
-				return nil, err
+				return path{}, err
 			}
 		} else {
 			at := p.offset
-			word, _, err := p.parseWord(`":.()`)
+			word, _, err := p.parseWord(stop)
 			if err != nil {
-				return nil, err
+				return path{}, err
 			}
 			switch {
 			case len(word) > 1:
-				return nil, p.fail(at, `a field's name has no wildcards, at %d; put it in quotes to mean the character itself`)
+				return path{}, p.fail(at, `a field's name has no wildcards, at %d; put it in quotes to mean the character itself`)
 			case p.offset == at:
-				return nil, p.fail(p.offset, "a field's name is missing at %d")
+				return path{}, p.fail(p.offset, "a field's name is missing at %d")
 			}
 			name = word[0]
 		}
-		if path = append(path, name); len(path) > maxNames {
-			return nil, p.fail(start, "a field of more than %d names at %d", maxNames)
+		way.names, way.firm = append(way.names, name), append(way.firm, quoted)
+		if len(way.names) > maxNames {
+			return path{}, p.fail(start, "a field of more than %d names at %d", maxNames)
 		}
 		if p.peek() != '.' {
-			return path, nil
+			return way, nil
 		}
 		p.offset++
 	}
@@ -323,33 +460,36 @@ func (p *parser) parsePath() ([]string, error) {
 // parseText takes a word or a phrase.
 func (p *parser) parseText() (node, error) {
 	start := p.offset
-	var words pattern
+	if strings.ContainsRune("<>=~[]{}", p.peek()) {
+		return nil, p.fail(p.offset, "unexpected %c at %d; put the text in quotes to mean the character itself", p.peek())
+	}
+	words, err := p.parseTextWord()
+	if err != nil {
+		return nil, err
+	}
+	if len(words) == 1 && words[0] == "" {
+		return all{}, nil
+	}
+	return text{words}, p.checkPattern(start, words)
+}
+
+// parseTextWord takes a word or a phrase that is to be found anywhere in a value. So a wildcard at either end changes nothing, and is left
+// out.
+func (p *parser) parseTextWord() (words pattern, err error) {
 	if p.peek() == '"' {
 		phrase, err := p.parseQuoted()
-		if err != nil {
-			return nil, err
-		}
-		words = pattern{phrase}
-	} else {
-		if strings.ContainsRune("!<>=~[]{}", p.peek()) {
-			return nil, p.fail(p.offset, "unexpected %c at %d; put the text in quotes to mean the character itself", p.peek())
-		}
-		var err error
-		if words, _, err = p.parseWord(`"()`); err != nil {
-			return nil, err
-		}
+		return pattern{phrase}, err
 	}
-	// A text is found anywhere in a value, so a wildcard at either end changes nothing.
+	if words, _, err = p.parseWord(`"()`); err != nil {
+		return nil, err
+	}
 	for len(words) > 1 && words[0] == "" {
 		words = words[1:]
 	}
 	for len(words) > 1 && words[len(words)-1] == "" {
 		words = words[:len(words)-1]
 	}
-	if len(words) == 1 && words[0] == "" {
-		return all{}, nil
-	}
-	return text{words}, p.checkPattern(start, words)
+	return words, nil
 }
 
 // checkPattern refuses a pattern that costs too much.
@@ -367,43 +507,42 @@ func (p *parser) checkPattern(start int, words pattern) error {
 	return nil
 }
 
-// parseValue takes what is asked of a field, if no parentheses follow.
-func (p *parser) parseValue(path []string) (node, error) {
+// parseValue takes what is asked of a field, if no parentheses follow. inGroup says that it stands in parentheses, where a comma ends a
+// word.
+func (p *parser) parseValue(path path, inGroup bool) (node, error) {
 	start := p.offset
+	stop := `"()`
+	if inGroup {
+		stop += ","
+	}
 	switch c := p.peek(); c {
 	case '"':
 		s, err := p.parseQuoted()
-		return equals{path: path, value: s}, err
+		return p.equal(path, s, false), err
 	case '<', '>':
-		p.offset++
-		inclusive := p.peek() == '='
-		if inclusive {
-			p.offset++
-		}
-		at := p.offset
-		b, err := p.parseBound(`"()`)
-		if err != nil {
-			return nil, err
-		}
-		if b.kind == open {
-			return nil, p.fail(at, "a number or a time is missing at %d")
-		}
-		b.inclusive = inclusive
-		if c == '<' {
-			return within{path: path, high: b}, nil
-		}
-		return within{path: path, low: b}, nil
+		return p.parseComparison(path)
 	case '[', '{':
 		return p.parseInterval(path)
-	case '=', '!', '~', ']', '}':
+	case '=', '!', '~', ']', '}', ',':
 		return nil, p.fail(start, "unexpected %c at %d; put the value in quotes to mean the character itself", c)
+	case '/':
+		if n, err := p.parseRegex(path, inGroup); n != nil || err != nil {
+			return n, err
+		}
+	case 'i':
+		if strings.HasPrefix(p.input[p.offset:], "i(") {
+			return p.parseSame(path)
+		}
 	}
-	words, plain, err := p.parseWord(`"()`)
+	words, plain, err := p.parseWord(stop)
 	if err != nil {
 		return nil, err
 	}
 	if len(words) == 1 {
-		return equals{path: path, value: words[0], typed: plain && isTyped(words[0])}, nil
+		if prefix, err := netip.ParsePrefix(words[0]); err == nil && plain {
+			return network{path, prefix.Masked(), words[0]}, nil
+		}
+		return p.equal(path, words[0], plain), nil
 	}
 	if strings.Join(words, "") == "" {
 		return exists{path}, nil
@@ -411,73 +550,222 @@ func (p *parser) parseValue(path []string) (node, error) {
 	return like{path, words}, p.checkPattern(start, words)
 }
 
+// equal returns the test that a field is a value. plain says that the value is a word without anything to quote.
+func (p *parser) equal(path path, value string, plain bool) node {
+	switch {
+	case path.isColumn("id"):
+		if id, err := uuid.Parse(value); err == nil && len(value) == len(id.String()) {
+			return identity{id, strings.ToLower(value)}
+		}
+	case path.isColumn("time"), path.isColumn("inserted_at"):
+		at, length, ok := ParseTime(value, p.now)
+		if !ok {
+			break
+		}
+		to := at.Add(max(length, time.Microsecond))
+		if strings.HasPrefix(value, "now") {
+			p.relative = true
+			return column{path.names[0], bound{kind: temporal, inclusive: true, at: at}, bound{kind: temporal, at: to}}
+		}
+		return moment{path.names[0], value, at, to}
+	}
+	return equals{path: path, value: value, typed: plain && isTyped(value)}
+}
+
+// parseSame takes i( … ), a value in any case.
+func (p *parser) parseSame(path path) (node, error) {
+	start := p.offset
+	p.skip(len("i("))
+	var value string
+	if p.peek() == '"' {
+		var err error
+		if value, err = p.parseQuoted(); err != nil {
+			return nil, err
+		}
+	} else {
+		at := p.offset
+		words, _, err := p.parseWord(`"()`)
+		if err != nil {
+			return nil, err
+		}
+		if len(words) > 1 {
+			return nil, p.fail(at, `i( ) takes no wildcards, at %d; put the value in quotes to mean the character itself`)
+		}
+		value = words[0]
+	}
+	if p.skipSpace(); p.peek() != ')' {
+		return nil, p.fail(start, "no ) for the i( at %d")
+	}
+	p.offset++
+	return same{path, value}, p.checkPattern(start, pattern{value})
+}
+
+// parseRegex takes a regular expression between slashes. It returns nil if that is not what comes next.
+func (p *parser) parseRegex(path path, inGroup bool) (node, error) {
+	start := p.offset
+	rest := p.input[p.offset:]
+	hasSpace, hasSlash := false, false
+	for i := 1; i < len(rest); i++ {
+		c, n := utf8.DecodeRuneInString(rest[i:])
+		switch {
+		case c == '\\':
+			i++
+			continue
+		case c != '/':
+			hasSpace = hasSpace || unicode.IsSpace(c)
+			i += n - 1
+			continue
+		}
+		end := rest[i+1:]
+		fold := strings.HasPrefix(end, "i")
+		end = strings.TrimPrefix(end, "i")
+		if !endsWord(end) && !(inGroup && strings.HasPrefix(end, ",")) {
+			hasSlash = true
+			continue
+		}
+		if hasSpace && hasSlash {
+			return nil, nil // two paths, more likely
+		}
+		re := rest[1:i]
+		if re == "" {
+			return nil, nil
+		}
+		matches, forPostgres, err := parseRegex(re, fold)
+		if err != nil {
+			return nil, p.fail(start, "%v, in the regular expression at %d; put the value in quotes to mean the text", err)
+		}
+		p.offset = len(p.input) - len(end)
+		return matching{path, re, fold, matches, forPostgres}, nil
+	}
+	return nil, nil
+}
+
+// parseComparison takes > >= < or <= and a bound.
+func (p *parser) parseComparison(path path) (node, error) {
+	c := p.input[p.offset]
+	p.offset++
+	inclusive := p.peek() == '='
+	if inclusive {
+		p.offset++
+	}
+	at := p.offset
+	b, length, err := p.parseBound(path, `"(),`)
+	if err != nil {
+		return nil, err
+	}
+	if b.kind == open {
+		return nil, p.fail(at, "a number or a time is missing at %d")
+	}
+	b.inclusive = inclusive
+	if c == '<' {
+		return between(path, bound{}, b.end(length)), nil
+	}
+	return between(path, b.start(length), bound{}), nil
+}
+
+// start returns the lower bound that begins a range, of which the bound is a time that has a length.
+func (b bound) start(length time.Duration) bound {
+	if length > 0 && !b.inclusive {
+		b.at, b.inclusive = b.at.Add(length), true
+	}
+	return b
+}
+
+// end returns the upper bound that ends a range, of which the bound is a time that has a length.
+func (b bound) end(length time.Duration) bound {
+	if length > 0 && b.inclusive {
+		b.at, b.inclusive = b.at.Add(length), false
+	}
+	return b
+}
+
+// between returns the test that a field, or the column of that name, lies between bounds.
+func between(path path, low, high bound) node {
+	if path.isColumn("time") || path.isColumn("inserted_at") {
+		return column{path.names[0], low, high}
+	}
+	return within{path, low, high}
+}
+
 // parseInterval takes [a TO b], with { or } in place of a bracket too.
-func (p *parser) parseInterval(path []string) (node, error) {
-	n := within{path: path}
+func (p *parser) parseInterval(path path) (node, error) {
 	start := p.offset
 	inclusive := p.peek() == '['
 	p.skip(1)
-	var err error
-	if n.low, err = p.parseBound(`"()[]{}`); err != nil {
+	low, length, err := p.parseBound(path, `"()[]{}`)
+	if err != nil {
 		return nil, err
 	}
-	n.low.inclusive = inclusive && n.low.kind != open
+	low.inclusive = inclusive && low.kind != open
+	low = low.start(length)
 	p.skipSpace()
-	if !strings.HasPrefix(p.input[p.offset:], "TO") {
+	if len(p.input)-p.offset < len("TO") || !strings.EqualFold(p.input[p.offset:p.offset+len("TO")], "TO") {
 		return nil, p.fail(p.offset, "TO is missing at %d, as in [1 TO 5]")
 	}
 	p.skip(len("TO"))
 	at := p.offset
-	if n.high, err = p.parseBound(`"()[]{}`); err != nil {
+	high, length, err := p.parseBound(path, `"()[]{}`)
+	if err != nil {
 		return nil, err
 	}
 	p.skipSpace()
 	switch c := p.peek(); c {
 	case ']', '}':
-		n.high.inclusive = c == ']' && n.high.kind != open
+		high.inclusive = c == ']' && high.kind != open
 		p.offset++
 	default:
 		return nil, p.fail(start, "no ] or } for the %c at %d", p.input[start])
 	}
+	high = high.end(length)
 	switch {
-	case n.low.kind == open && n.high.kind == open:
+	case low.kind == open && high.kind == open:
 		return nil, p.fail(start, "a range without ends at %d; field:* asks whether the field is there")
-	case n.low.kind != open && n.high.kind != open && n.low.kind != n.high.kind:
+	case low.kind != open && high.kind != open && low.kind != high.kind:
 		return nil, p.fail(at, "a range from a number to a time, or the other way, at %d")
 	}
-	return n, nil
+	return between(path, low, high), nil
 }
 
-// parseBound takes the end of a range, up to white space or one of stop.
-func (p *parser) parseBound(stop string) (b bound, err error) {
+// parseBound takes the end of a range, up to white space or one of stop. length is that of a time, such as a day's. A number is a time of
+// a column.
+func (p *parser) parseBound(path path, stop string) (b bound, length time.Duration, err error) {
 	start := p.offset
 	var s string
 	if p.peek() == '"' {
 		if s, err = p.parseQuoted(); err != nil {
-			return b, err
+			return b, 0, err
 		}
 	} else {
 		words, _, err := p.parseWord(stop)
 		if err != nil {
-			return b, err
+			return b, 0, err
 		}
 		if len(words) == 2 && words[0] == "" && words[1] == "" {
-			return b, nil
+			return b, 0, nil
 		}
 		if len(words) == 1 {
 			s = words[0]
 		}
 	}
+	isColumn := path.isColumn("time") || path.isColumn("inserted_at")
 	if isNumber(s) {
 		if !isStorable(s) {
-			return b, p.fail(start, "no record can hold the number at %d")
+			return b, 0, p.fail(start, "no record can hold the number at %d")
 		}
-		return bound{kind: numeric, number: parseDecimal(s)}, nil
+		if isColumn {
+			at, ok := parseUnixTime(s)
+			if !ok {
+				return b, 0, p.fail(start, "not a Unix time at %d")
+			}
+			return bound{kind: temporal, at: at}, 0, nil
+		}
+		return bound{kind: numeric, number: parseDecimal(s)}, 0, nil
 	}
-	if at, ok := parseInstant(s); ok && 0 <= at.Year() && at.Year() <= 9999 {
-		return bound{kind: temporal, at: at}, nil
+	if at, length, ok := ParseTime(s, p.now); ok {
+		p.relative = p.relative || strings.HasPrefix(s, "now")
+		return bound{kind: temporal, at: at}, length, nil
 	}
-	return b, p.fail(start, "not a number or a time (RFC 3339, such as 2026-03-04T12:00:00Z) at %d")
+	return b, 0, p.fail(start, "not a number or a time (such as 2026-03-04T12:00:00Z, 2026-03-04 or now-1h) at %d")
 }
 
 // parseWord takes characters up to white space or one of stop. It returns the parts between the wildcards, and reports whether the

@@ -6,9 +6,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+
+	"millrace/internal/eventtime"
 )
 
 // queries and their normal forms.
@@ -19,20 +22,21 @@ var queries = []struct{ q, want string }{
 	{"level:error", `"level":"error"`},
 	{"  level:error   service:checkout ", `"level":"error" "service":"checkout"`},
 	{"level:error AND service:checkout", `"level":"error" "service":"checkout"`},
-	{"http.request.method:GET", `"http"."request"."method":"GET"`},
+	{"http.request.method:GET", `http.request.method:"GET"`},
+	{`"http"."request".method:GET`, `"http"."request"."method":"GET"`},
 	{`msg:"connection reset"`, `"msg":"connection reset"`},
 	{`msg:""`, `"msg":""`},
 	{`msg:"a \"b\" \\ \/ \n\té 😀"`, `"msg":"a \"b\" \\ / ` + "\n\t" + `é 😀"`},
 	{`"a.b":1`, `"a.b":1`},
 	{`a\.b:1`, `"a.b":1`},
-	{`a\:b.c:1`, `"a:b"."c":1`},
+	{`a\:b.c:1`, `a\:b.c:1`},
 	{`a."b c:d".e:x`, `"a"."b c:d"."e":"x"`},
 	{`"":x`, `"":"x"`},
 	{"größe:überall", `"größe":"überall"`},
 	{"at:12:30:00 url:http://h/p?a=b&c=[d]", `"at":"12:30:00" "url":"http://h/p?a=b&c=[d]"`},
 	{`path:C:\temp`, `"path":"C:\\temp"`},
 	{`path:C:\\temp`, `"path":"C:\\temp"`},
-	{"NOT:1 OR:2 AND.x:3", `"NOT":1 "OR":2 "AND"."x":3`},
+	{"NOT:1 OR:2 AND.x:3", `"NOT":1 "OR":2 AND.x:3`},
 	{"a:-5 b:--5 c:x-y d-e:1", `"a":-5 "b":"--5" "c":"x-y" "d-e":1`},
 	{`a:\5 b:\-5 c:"5" d:5.0`, `"a":"\\5" "b":"-5" "c":"5" "d":5.0`},
 	{"a:\U0001f600", "\"a\":\"\U0001f600\""},
@@ -41,7 +45,37 @@ var queries = []struct{ q, want string }{
 	{`"connection reset" example.com`, `"connection reset" "example.com"`},
 	{"conn*reset *x* **", `conn*reset "x"`},
 	{`100\% 2\*2 a\ b*c`, `"100%" "2*2" a\ b*c`},
-	{"and or not", `"and" "or" "not"`},
+	{"and or not", `"and" OR "not"`},
+	{"and", `"and"`},
+	{"not", `"not"`},
+	{"salt and", `"salt" "and"`},
+	{"salt and pepper Or sugar", `("salt" "pepper") OR "sugar"`},
+	{"(a or) not b", `"a" "or" -"b"`},
+	{"a && b || c", `("a" "b") OR "c"`},
+	{"a&&b a || b||", `("a&&b" "a") OR "b||"`},
+	{"!a:1 !(b c)", `-"a":1 -("b" "c")`},
+	{"status=500 status!=404", `"status":500 -"status":404`},
+	{"status==500", `"status":500`},
+	{"status>400 status<=499", `"status":>400 "status":<=499`},
+	{"level=(error, warn)", `"level":"error" OR "level":"warn"`},
+	{"service:(a,b)", `"service":"a" OR "service":"b"`},
+	{"a=b=c d=e:f", `"a":"b=c" "d":"e:f"`},
+	{"a= a=>5 x->y 10=5 YWJj== ?a=b", `"a=" "a=>5" "x->y" "10=5" "YWJj==" "?a=b"`},
+	{`message~timeout message~"a b" message!~x*y`, `"message"~"timeout" "message"~"a b" -"message"~x*y`},
+	{"a.b~x", `a.b~"x"`},
+	{"a~*", `"a":*`},
+	{"message:/re(set|fused)/ message:/x y/i path=~/^a/", `"message":/re(set|fused)/ "message":/x y/i "path":/^a/`},
+	{`path:/healthz path:/a/b path:/a/b c/`, `"path":"/healthz" "path":"/a/b" "path":"/a/b" "c/"`},
+	{`path:/a\/b/ path:(/a/, /b/i)`, `"path":/a\/b/ ("path":/a/ OR "path":/b/i)`},
+	{"level:i(error) level:i(\"a b\") level:i( x )", `"level":i("error") "level":i("a b") "level":i("x")`},
+	{"client.ip:10.1.0.0/16 ip:fe80::/10 ip:10.1.0.0/99", `client.ip:10.1.0.0/16 "ip":fe80::/10 "ip":"10.1.0.0/99"`},
+	{"at:>2026-03-04 at:<=2026-03-04", `"at":>=2026-03-05T00:00:00.000000Z "at":<2026-03-05T00:00:00.000000Z`},
+	{"at:[2026-03-04 to 2026-03-05]", `"at":[2026-03-04T00:00:00.000000Z TO 2026-03-06T00:00:00.000000Z}`},
+	{"time:>now-1h30m inserted_at:<now", `time:>2026-03-04T10:30:05.000000Z inserted_at:<2026-03-04T12:00:05.000000Z`},
+	{"time:now/d inserted_at:2026-03-04", `time:[2026-03-04T00:00:00.000000Z TO 2026-03-05T00:00:00.000000Z} inserted_at:2026-03-04`},
+	{"time:2026-03-04T12:00:00Z time:x time:>1772625600", `time:2026-03-04T12:00:00Z "time":"x" time:>2026-03-04T12:00:00.000000Z`},
+	{`"time":>1772625600 "id":018f0000-0000-7000-8000-000000000001`, `"time":>1772625600 "id":"018f0000-0000-7000-8000-000000000001"`},
+	{"id:018F0000-0000-7000-8000-000000000001 id:7", `id:018f0000-0000-7000-8000-000000000001 "id":7`},
 	{"-a:1", `-"a":1`},
 	{"NOT a:1", `-"a":1`},
 	{"NOT NOT a:1", `"a":1`},
@@ -71,7 +105,7 @@ var queries = []struct{ q, want string }{
 
 func TestQueriesHaveANormalForm(t *testing.T) {
 	for _, tt := range queries {
-		got, err := Parse(tt.q)
+		got, err := ParseAt(tt.q, time.Date(2026, 3, 4, 12, 0, 5, 0, time.UTC))
 		if err != nil {
 			t.Errorf("Parse(%q): %v", tt.q, err)
 			continue
@@ -134,7 +168,7 @@ var badQueries = []struct{ q, want string }{
 	{"a:x\xff", "not UTF-8 at 4"},
 	{"- a:1", "something to look for is missing at 2"},
 	{"a:1 -", "something to look for is missing at 6"},
-	{"!a", "unexpected ! at 1"},
+	{"! a", "after ! something to look for is missing at 2"},
 	{"AND a:1", "unexpected AND at 1"},
 	{"a:1 OR", "something to look for is missing at 7"},
 	{"a:1 OR OR b:1", "unexpected OR at 8"},
@@ -146,15 +180,15 @@ var badQueries = []struct{ q, want string }{
 	{"a:!x", "unexpected ! at 3; put the value in quotes"},
 	{"a:~x", "unexpected ~ at 3; put the value in quotes"},
 	{"a:]x", "unexpected ] at 3; put the value in quotes"},
-	{"status:>", "not a number or a time (RFC 3339, such as 2026-03-04T12:00:00Z) at 9"},
-	{"status:>x", "not a number or a time (RFC 3339, such as 2026-03-04T12:00:00Z) at 9"},
+	{"status:>", "not a number or a time (such as 2026-03-04T12:00:00Z, 2026-03-04 or now-1h) at 9"},
+	{"status:>x", "not a number or a time (such as 2026-03-04T12:00:00Z, 2026-03-04 or now-1h) at 9"},
 	{"status:>*", "a number or a time is missing at 9"},
-	{"status:>5*", "not a number or a time (RFC 3339, such as 2026-03-04T12:00:00Z) at 9"},
-	{"at:>2026-02-30T00:00:00Z", "not a number or a time (RFC 3339, such as 2026-03-04T12:00:00Z) at 5"},
+	{"status:>5*", "not a number or a time (such as 2026-03-04T12:00:00Z, 2026-03-04 or now-1h) at 9"},
+	{"at:>2026-02-30T00:00:00Z", "not a number or a time (such as 2026-03-04T12:00:00Z, 2026-03-04 or now-1h) at 5"},
 	{"at:>0000-01-01T00:00:00+15:00", "not a number or a time"},
 	{"a:>1e999999", "no record can hold the number at 4"},
 	{"a:[1", "TO is missing at 5"},
-	{"a:[1 TO", "not a number or a time (RFC 3339, such as 2026-03-04T12:00:00Z) at 8"},
+	{"a:[1 TO", "not a number or a time (such as 2026-03-04T12:00:00Z, 2026-03-04 or now-1h) at 8"},
 	{"a:[1 TO 5", "no ] or } for the [ at 3"},
 	{"a:{1 5]", "TO is missing at 6"},
 	{"a:[* TO *]", "a range without ends at 3"},
@@ -191,11 +225,12 @@ func TestEqualityAsksTheIndex(t *testing.T) {
 		{"a:x", "data @> $1 OR data @> $2", []any{`{"a":"x"}`, `{"a":["x"]}`}},
 		{`a:"5"`, "data @> $1 OR data @> $2", []any{`{"a":"5"}`, `{"a":["5"]}`}},
 		{"a:null", "data @> $1 OR data @> $2 OR data @> $3 OR data @> $4", []any{`{"a":"null"}`, `{"a":["null"]}`, `{"a":null}`, `{"a":[null]}`}},
-		{`a.b:"it's \"x\\"`, "data @> $1 OR data @> $2 OR data @> $3 OR data @> $4",
+		{`"a"."b":"it's \"x\\"`, "data @> $1 OR data @> $2 OR data @> $3 OR data @> $4",
 			[]any{`{"a":{"b":"it's \"x\\"}}`, `{"a":[{"b":"it's \"x\\"}]}`, `{"a":{"b":["it's \"x\\"]}}`, `{"a":[{"b":["it's \"x\\"]}]}`}},
-		{"a.b:5", "data @@ $1", []any{`$."a"."b" == "5" || $."a"."b" == 5`}},
-		{`a.b."c\"$":"x\\"`, "data @@ $1", []any{`$."a"."b"."c\"$" == "x\\"`}},
-		{strings.Repeat("a.", 127) + "a:x", "data @@ $1", []any{"$" + strings.Repeat(`."a"`, 128) + ` == "x"`}},
+		{`"a".b:5`, "data @@ $1", []any{`$."a"."b" == "5" || $."a"."b" == 5`}},
+		{"a.b:x", "data @@ $1", []any{`$."a"."b" == "x" || $."a.b" == "x"`}},
+		{`a."b"."c\"$":"x\\"`, "data @@ $1", []any{`$."a"."b"."c\"$" == "x\\"`}},
+		{strings.Repeat("a.", 127) + "a:x", "data @@ $1", []any{"$" + strings.Repeat(`."a"`, 128) + ` == "x" || $."` + strings.Repeat("a.", 127) + `a" == "x"`}},
 		{"a:1e131072", "data @> $1 OR data @> $2", []any{`{"a":"1e131072"}`, `{"a":["1e131072"]}`}}, // numeric can't hold it, so no record does
 		{"a:1e-99999999999999", "data @> $1 OR data @> $2", []any{`{"a":"1e-99999999999999"}`, `{"a":["1e-99999999999999"]}`}},
 	}
@@ -213,7 +248,7 @@ func TestEqualityAsksTheIndex(t *testing.T) {
 }
 
 // ours are the string constants that statements may hold.
-var ours = []string{"'string'", "'number'", "'boolean'", "'{}'", "'" + isInstant + "'",
+var ours = []string{"'" + numberText + "'", eventtime.NoTimeSQL, "'string'", "'number'", "'boolean'", "'{}'", "'" + isInstant + "'",
 	`'strict $.** ? (@.type() == "number" || @.type() == "boolean")'`}
 
 func FuzzQ(f *testing.F) {

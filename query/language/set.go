@@ -28,7 +28,7 @@ type Entry[V any] struct {
 
 // setField is a field that some queries require a value of.
 type setField[V any] struct {
-	path    []string
+	path    path
 	byValue map[scalar][]*Entry[V]
 }
 
@@ -48,7 +48,7 @@ func (s *Set[V]) Entry(q Query) *Entry[V] {
 		s.others[e] = struct{}{}
 		return e
 	}
-	path := field(e.required.path)
+	path := e.required.path.String()
 	if s.byField[path] == nil {
 		s.byField[path] = &setField[V]{e.required.path, make(map[scalar][]*Entry[V])}
 	}
@@ -65,7 +65,7 @@ func (s *Set[V]) Remove(e *Entry[V]) {
 	if e.required == nil {
 		return
 	}
-	path := field(e.required.path)
+	path := e.required.path.String()
 	f := s.byField[path]
 	for _, value := range e.required.scalars() {
 		rest := slices.DeleteFunc(f.byValue[value], func(other *Entry[V]) bool { return other == e })

@@ -15,7 +15,7 @@ func TestASetFindsEveryQueryThatARecordSatisfies(t *testing.T) {
 	var all Set[int]
 	queries := make(map[*Entry[int]]Query)
 	for range 600 {
-		n := Query{g.node(2)}
+		n := Query{root: g.node(2)}
 		queries[all.Entry(n)] = n
 	}
 	for _, q := range []string{"a:1", "a:1.0 b:x", `a:"1"`, "a:true", "a:null", "a.b:1 -c:2", "a:1 a:2"} {

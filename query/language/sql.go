@@ -9,6 +9,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"millrace/internal/eventtime"
 	"millrace/internal/fieldindex"
 )
 
@@ -68,14 +69,30 @@ func (w *conditionWriter) node(n node) {
 	case equals:
 		w.equals(n)
 	case exists:
-		w.predicate("exists(" + jsonPath(n.path) + ")")
+		w.predicate(n.path, func(way string) string { return "exists(" + way + ")" })
 	case text:
 		w.text(n.pattern)
 	case like:
-		fmt.Fprintf(&w.sql, "EXISTS (SELECT FROM jsonb_path_query(data, %s) AS v WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean') AND v #>> '{}' LIKE %s)",
-			w.args.Add(ValuesPath(n.path)), w.args.Add(likePattern(n.pattern)))
+		w.anyValue(n.path, "jsonb_typeof(v) IN ('string', 'number', 'boolean') AND v #>> '{}' LIKE "+w.args.Add(likePattern(n.pattern)))
+	case contains:
+		w.matches(n.path, foldRegexp(n.pattern), n.pattern.mayBeInNumbers())
+	case same:
+		w.matches(n.path, `\A`+foldRegexp(pattern{n.value})+`\Z`, pattern{n.value}.mayBeInNumbers())
+	case matching:
+		w.matches(n.path, n.forPostgres, true)
+	case network:
+		w.network(n)
 	case within:
 		w.within(n)
+	case column:
+		w.between(columns[n.name], n.low, n.high)
+	case moment:
+		w.equals(equals{path: firmPath(n.name), value: n.word})
+		w.sql.WriteString(" OR ")
+		w.between(columns[n.name], bound{kind: temporal, inclusive: true, at: n.from}, bound{kind: temporal, at: n.to})
+	case identity:
+		w.equals(equals{path: firmPath("id"), value: n.word})
+		w.sql.WriteString(" OR id = " + w.args.Add([16]byte(n.id)))
 	default:
 		panic(fmt.Sprintf("language: no SQL for %T", n))
 	}
@@ -88,9 +105,64 @@ func (w *conditionWriter) operand(n node) {
 	w.sql.WriteByte(')')
 }
 
-// predicate adds a jsonpath predicate. A GIN index (jsonb_path_ops) serves it as far as it is made of ==.
-func (w *conditionWriter) predicate(path string) {
-	w.sql.WriteString("data @@ " + w.args.Add(path))
+// predicate adds a jsonpath predicate that one of the ways to a member satisfies. A GIN index (jsonb_path_ops) serves it as far as it is
+// made of ==.
+func (w *conditionWriter) predicate(p path, of func(way string) string) {
+	var parts []string
+	for _, way := range p.ways() {
+		parts = append(parts, of(jsonPath(way)))
+	}
+	w.sql.WriteString("data @@ " + w.args.Add(strings.Join(parts, " || ")))
+}
+
+// anyValue adds the condition that a condition on v holds for a value at the path, or for a member of an array there.
+func (w *conditionWriter) anyValue(p path, condition string) {
+	for i, way := range p.ways() {
+		if i > 0 {
+			w.sql.WriteString(" OR ")
+		}
+		fmt.Fprintf(&w.sql, "EXISTS (SELECT FROM jsonb_path_query(data, %s) AS v WHERE %s)", w.args.Add(ValuesPath(way)), condition)
+	}
+}
+
+// matches adds the condition that a regular expression matches a value at the path. inNumbers says that it may match a number's text, true
+// or false.
+func (w *conditionWriter) matches(p path, re string, inNumbers bool) {
+	w.predicate(p, func(way string) string {
+		return "exists(" + way + ` ? (@.type() == "string" && @ like_regex ` + jsonString(re) + ` flag "s"))`
+	})
+	if inNumbers {
+		w.sql.WriteString(" OR ")
+		w.anyValue(p, "jsonb_typeof(v) IN ('number', 'boolean') AND v #>> '{}' ~ "+w.args.Add(re))
+	}
+}
+
+// network adds the condition that the member at a path is an address of a network, or its word.
+func (w *conditionWriter) network(n network) {
+	w.equals(equals{path: n.path, value: n.word})
+	w.sql.WriteString(" OR ")
+	// CASE keeps the cast from texts that are no addresses.
+	w.anyValue(n.path, fmt.Sprintf("CASE WHEN jsonb_typeof(v) = 'string' AND v #>> '{}' ~ %s THEN (v #>> '{}')::inet <<= %s::inet END",
+		w.args.Add(n.isAddress()), w.args.Add(n.prefix.String())))
+}
+
+// columns are the columns with times, as SQL.
+var columns = map[string]string{"time": "(" + TimeSQL + ")", "inserted_at": "inserted_at"}
+
+// TimeSQL is a row's time. A row that has none of its own counts as if its event had happened when it came.
+const TimeSQL = "CASE WHEN time = " + eventtime.NoTimeSQL + " THEN inserted_at ELSE time END"
+
+// between adds the condition that a time lies between two bounds. One of them may be open.
+func (w *conditionWriter) between(at string, low, high bound) {
+	if low.kind != open {
+		w.sql.WriteString(at + " " + operator(">", low) + " " + w.args.Add(low.at))
+	}
+	if low.kind != open && high.kind != open {
+		w.sql.WriteString(" AND ")
+	}
+	if high.kind != open {
+		w.sql.WriteString(at + " " + operator("<", high) + " " + w.args.Add(high.at))
+	}
 }
 
 // mostDocuments is the most documents that a test of equality makes, to ask whether the record contains one of them. If it takes
@@ -104,28 +176,38 @@ func (w *conditionWriter) equals(n equals) {
 	if n.typed && (!isNumber(n.value) || isStorable(n.value)) {
 		readings = append(readings, n.value)
 	}
-	if slices.ContainsFunc(w.indexed, func(path []string) bool { return slices.Equal(path, n.path) }) {
+	if slices.ContainsFunc(w.indexed, func(names []string) bool { return slices.Equal(names, n.path.names) }) {
 		values := make([]string, len(readings))
 		for i, value := range readings {
 			values[i] = w.args.Add(value) + "::jsonb"
 		}
-		w.sql.WriteString(fieldindex.Condition(n.path, values) + " AND (")
+		w.sql.WriteString(fieldindex.Condition(n.path.names, values) + " AND (")
 		defer w.sql.WriteByte(')')
 	}
-	if len(n.path) < mostDocuments && len(readings)<<len(n.path) <= mostDocuments { // first: a long path would shift to nothing
-		for i, doc := range containments(n.path, readings) {
-			if i > 0 {
-				w.sql.WriteString(" OR ")
-			}
-			w.sql.WriteString("data @> " + w.args.Add(doc))
+	var docs []string
+	for _, way := range n.path.ways() {
+		if len(way) >= mostDocuments || len(docs)+len(readings)<<len(way) > mostDocuments { // first: a long path would shift to nothing
+			docs = nil
+			break
 		}
+		docs = append(docs, containments(way, readings)...)
+	}
+	if docs == nil {
+		w.predicate(n.path, func(way string) string {
+			tests := make([]string, len(readings))
+			for i, value := range readings {
+				tests[i] = way + " == " + value
+			}
+			return strings.Join(tests, " || ")
+		})
 		return
 	}
-	path := jsonPath(n.path)
-	for i, value := range readings {
-		readings[i] = path + " == " + value
+	for i, doc := range docs {
+		if i > 0 {
+			w.sql.WriteString(" OR ")
+		}
+		w.sql.WriteString("data @> " + w.args.Add(doc))
 	}
-	w.predicate(strings.Join(readings, " || "))
 }
 
 // containments returns documents with and without an array at each step. A record contains one of them if its member at the
@@ -167,31 +249,44 @@ func (w *conditionWriter) text(p pattern) {
 
 // within adds the condition that the member at a path lies between two bounds.
 func (w *conditionWriter) within(n within) {
-	path := jsonPath(n.path)
 	if n.low.kind == numeric || n.high.kind == numeric {
-		test := `@.type() == "number"`
+		test := ""
+		exact := "(v #>> '{}')::numeric"
+		var tests []string
 		if n.low.kind != open {
 			test += " && @ " + operator(">", n.low) + " " + n.low.number.String()
+			tests = append(tests, exact+" "+operator(">", n.low)+" "+w.args.Add(n.low.number.String())+"::numeric")
 		}
 		if n.high.kind != open {
 			test += " && @ " + operator("<", n.high) + " " + n.high.number.String()
+			tests = append(tests, exact+" "+operator("<", n.high)+" "+w.args.Add(n.high.number.String())+"::numeric")
 		}
-		w.predicate("exists(" + path + " ? (" + test + "))")
+		w.predicate(n.path, func(way string) string { return `exists(` + way + ` ? (@.type() == "number"` + test + `))` })
+		// Few records have numbers in strings, and those cost more.
+		w.sql.WriteString(" OR (")
+		w.predicate(n.path, func(way string) string {
+			return `exists(` + way + ` ? (@.type() == "string" && @ like_regex "^-?[0-9]"))`
+		})
+		w.sql.WriteString(" AND (")
+		w.anyValue(n.path, fmt.Sprintf("CASE WHEN jsonb_typeof(v) = 'string' AND %s THEN %s END", IsNumberSQL("v #>> '{}'"), strings.Join(tests, " AND ")))
+		w.sql.WriteString("))")
 		return
 	}
-	// OFFSET 0 keeps the planner from writing the cast out for each bound.
-	fmt.Fprintf(&w.sql, "EXISTS (SELECT FROM (SELECT CASE WHEN jsonb_typeof(v) = 'string' AND v #>> '{}' ~ '%s' THEN %s END AS at FROM jsonb_path_query(data, %s) AS v OFFSET 0) AS times WHERE ",
-		isInstant, instantOf, w.args.Add(ValuesPath(n.path)))
-	if n.low.kind != open {
-		w.sql.WriteString("at " + operator(">", n.low) + " " + w.args.Add(n.low.at))
+	for i, way := range n.path.ways() {
+		if i > 0 {
+			w.sql.WriteString(" OR ")
+		}
+		// OFFSET 0 keeps the planner from writing the cast out for each bound.
+		fmt.Fprintf(&w.sql, "EXISTS (SELECT FROM (SELECT CASE WHEN jsonb_typeof(v) = 'string' AND v #>> '{}' ~ '%s' THEN %s END AS at FROM jsonb_path_query(data, %s) AS v OFFSET 0) AS times WHERE ",
+			isInstant, instantOf, w.args.Add(ValuesPath(way)))
+		w.between("at", n.low, n.high)
+		w.sql.WriteString(")")
 	}
-	if n.low.kind != open && n.high.kind != open {
-		w.sql.WriteString(" AND ")
-	}
-	if n.high.kind != open {
-		w.sql.WriteString("at " + operator("<", n.high) + " " + w.args.Add(n.high.at))
-	}
-	w.sql.WriteString(")")
+}
+
+// IsNumberSQL returns the condition that a text, as SQL, is a JSON number that comparisons take.
+func IsNumberSQL(text string) string {
+	return fmt.Sprintf("octet_length(%[1]s) <= %[2]d AND %[1]s ~ '%[3]s'", text, maxNumberText, numberText)
 }
 
 // isInstant matches what parseInstant takes: days that the months have, leap years. instantOf never fails on that.

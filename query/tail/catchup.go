@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"millrace/internal/frame"
 	"millrace/query/language"
 )
 
@@ -95,7 +96,7 @@ func (c *catchUp) run(ctx context.Context, find *finder, q language.Query) error
 		return err
 	}
 	args := language.Args{find.oldest, edge}
-	sql := "SELECT id, xmin::text::bigint, " + TimeSQL + ", data::text FROM logs WHERE inserted_at >= $2" + newSQL + " AND (" + q.SQL(&args, nil) + ") ORDER BY id"
+	sql := "SELECT id, xmin::text::bigint, " + language.TimeSQL + ", data::text FROM logs WHERE inserted_at >= $2" + newSQL + " AND (" + q.SQL(&args, nil) + ") ORDER BY id"
 	return find.rows(ctx, c.giver(c.lacking(recent)), sql, args...)
 }
 
@@ -114,6 +115,7 @@ func (c *catchUp) giver(segments []segment) giveFunc {
 		if !c.from.lacks(r.id, r.writer) {
 			return nil
 		}
+		c.record.ID, c.record.Time, c.record.InsertedAt = r.id, r.time, frame.Time(r.id)
 		if err := c.record.Read(r.data); err != nil {
 			return err
 		}

@@ -16,7 +16,7 @@ import (
 const deadLettersWatched = 10_000
 
 const (
-	sweepSQL       = `SELECT id, xmin::text::bigint, ` + TimeSQL + `, data::text FROM logs WHERE inserted_at >= $3` + newSQL + unseenSQL + ` ORDER BY id`
+	sweepSQL       = `SELECT id, xmin::text::bigint, ` + language.TimeSQL + `, data::text FROM logs WHERE inserted_at >= $3` + newSQL + unseenSQL + ` ORDER BY id`
 	deadLettersSQL = `SELECT record_id FROM dead_letters WHERE record_id IS NOT NULL ORDER BY dead_at DESC LIMIT $1`
 )
 

@@ -10,8 +10,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"millrace/internal/eventtime"
 	"millrace/internal/frame"
+	"millrace/query/language"
 )
 
 const (
@@ -34,7 +34,7 @@ const (
 	ledgerSQL = `SELECT id, records, xmin::text::bigint FROM ledger WHERE id >= $3 AND id < $4` + newSQL + unseenSQL + ` ORDER BY id`
 	hoursSQL  = `SELECT DISTINCT hour FROM late_changes WHERE hour > $3` + newSQL + unseenSQL
 
-	recordsSQL = `SELECT id, xmin::text::bigint, ` + TimeSQL + `, data::text FROM logs WHERE inserted_at >= $2 AND inserted_at <= $3` + newSQL + ` ORDER BY id`
+	recordsSQL = `SELECT id, xmin::text::bigint, ` + language.TimeSQL + `, data::text FROM logs WHERE inserted_at >= $2 AND inserted_at <= $3` + newSQL + ` ORDER BY id`
 )
 
 // segment is a row of the ledger, or a single record in the place of one.
@@ -157,9 +157,6 @@ type foundRow struct {
 
 // giveFunc takes a row. The row's data is good until it returns.
 type giveFunc func(foundRow) error
-
-// TimeSQL is a row's time. A row that has none of its own counts as if its event had happened when it came.
-const TimeSQL = "CASE WHEN time = " + eventtime.NoTimeSQL + " THEN inserted_at ELSE time END"
 
 // rows calls give with the rows of a statement that selects id, xmin, the time and data.
 func (f *finder) rows(ctx context.Context, give giveFunc, sql string, args ...any) error {

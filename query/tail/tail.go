@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"millrace/internal/frame"
 	"millrace/query/language"
 )
 
@@ -175,6 +176,7 @@ func (t *Tail) reached(s *snapshot) {
 // giveOut gives a row to the followers whose query it satisfies. lastPoll is the number of the last poll that did not show
 // it.
 func (t *Tail) giveOut(r *language.Record, row Row, lastPoll int64) error {
+	r.ID, r.Time, r.InsertedAt = row.ID, row.Time, frame.Time(row.ID)
 	if err := r.Read(row.Data); err != nil {
 		return fmt.Errorf("record %s: %w", row.ID, err)
 	}
