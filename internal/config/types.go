@@ -78,6 +78,8 @@ var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[ManagementURLs](): func(s string) (any, error) { return parseManagementURLs(s) },
 	reflect.TypeFor[PostgresURL]():    parseSecret[postgreSQL],
 	reflect.TypeFor[RedisURL]():       parseSecret[redisCache],
+	reflect.TypeFor[QueryURL]():       parseSecret[queryURL],
+	reflect.TypeFor[APIKey]():         parseSecret[apiKey],
 	reflect.TypeFor[FieldNames]():     func(s string) (any, error) { return parseFieldNames(s) },
 	reflect.TypeFor[FieldPaths]():     func(s string) (any, error) { return parseFieldPaths(s) },
 	reflect.TypeFor[TimeZone]():       func(s string) (any, error) { return parseTimeZone(s) },
