@@ -48,6 +48,8 @@ func init() {
 		{"api", "", "the HTTP intake: /log, OTLP, _bulk, Loki, HEC", "", []any{api.Config{}}, runAPI},
 		{"worker", "", "moves frames from RabbitMQ into PostgreSQL", "", []any{worker.Config{}}, runWorker},
 		{"query", "", "answers searches", "", []any{query.Config{}}, runQuery},
+		{"logs", "[-f] [-n N] [--since T] [-C N] [-o text|json|csv] [Q]", "searches and follows the logs of a query service", logsHelp, []any{clientSettings{}}, searchLogs},
+		{"stats", "[--by F,…] [--calc F,…] [--every T] [-o text|json|csv] [Q]", "figures of the logs of a query service", statsHelp, []any{clientSettings{}}, searchStats},
 		{"migrate", "up | down | status | roles", "the database schema", migrateHelp, []any{databaseSettings{}}, migrate},
 		{"dead", "list | show ID | replay [ID…] | drop ID…|--all", "records and messages that could not be stored", deadHelp, []any{databaseSettings{}, replaySettings{}}, deadLetters},
 		{"keys", "new NAME --scope write,read [--rate N [--burst N]]", "API keys", keysHelp, nil, newKey},
@@ -110,14 +112,15 @@ type commandEnded int
 func (c commandEnded) Error() string { return fmt.Sprintf("the command ended with status %d", int(c)) }
 
 // exitStatus prints err on standard error and returns the status to exit with: that of a command run by millrace stack, 2
-// for a command line that is not understood, else 1.
+// for a command line that is not understood and for a search that failed, else 1.
 func exitStatus(err error) int {
 	var usage usageError
+	var search searchError
 	if status, ok := err.(commandEnded); ok || err == nil {
 		return int(status)
 	}
 	fmt.Fprintln(os.Stderr, "millrace:", err)
-	if errors.As(err, &usage) {
+	if errors.As(err, &usage) || errors.As(err, &search) {
 		return 2
 	}
 	return 1

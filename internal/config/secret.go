@@ -34,6 +34,8 @@ type (
 	management struct{}
 	postgreSQL struct{}
 	redisCache struct{}
+	queryURL   struct{}
+	apiKey     struct{}
 )
 
 type (
@@ -54,6 +56,12 @@ type (
 
 	// RedisURL is a redis, rediss or unix URL.
 	RedisURL = Secret[redisCache]
+
+	// QueryURL is the http or https URL of a query service, with user and password if a proxy before it asks for them.
+	QueryURL = Secret[queryURL]
+
+	// APIKey is the key that a client shows to a service.
+	APIKey = Secret[apiKey]
 )
 
 // Takes returns a description of the kind, for refusals and help texts.
@@ -139,6 +147,9 @@ func (postgreSQL) takes() string {
 	return "a PostgreSQL URL such as postgres://user:password@host:5432/database"
 }
 
+func (queryURL) takes() string { return "an http:// or https:// URL such as http://localhost:8081" }
+func (apiKey) takes() string   { return "an API key, as printed by millrace keys new" }
+
 // Brokers returns the URLs in a string, separated by commas. It does not check them.
 func Brokers(urls string) (list BrokerURLs) {
 	for u := range strings.SplitSeq(urls, ",") {
@@ -221,6 +232,28 @@ func (k management) check(value string) error {
 		return errors.New("there is no user:password@ before the host")
 	}
 	return u.checkParameters(nil, nil)
+}
+
+func (queryURL) check(value string) error {
+	u, err := parseURL(value, "http://", "https://")
+	if err != nil {
+		return err
+	}
+	if err := u.requireHost(); err != nil {
+		return err
+	}
+	return u.checkParameters(nil, nil)
+}
+
+// check takes what a header of HTTP can have behind "Bearer" (RFC 6750, section 2.1).
+func (apiKey) check(value string) error {
+	isOther := func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-._~+/=", r))
+	}
+	if strings.ContainsFunc(value, isOther) {
+		return errors.New("holds a character that no API key has, such as a space or the end of a line")
+	}
+	return nil
 }
 
 func (k redisCache) check(value string) error {

@@ -87,6 +87,8 @@ var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[PostgresURL]():    parseSecret[postgreSQL],
 	reflect.TypeFor[RedisURL]():       parseSecret[redisCache],
 	reflect.TypeFor[Intakes]():        func(s string) (any, error) { return parseIntakes(s) },
+	reflect.TypeFor[QueryURL]():       parseSecret[queryURL],
+	reflect.TypeFor[APIKey]():         parseSecret[apiKey],
 	reflect.TypeFor[FieldNames]():     func(s string) (any, error) { return parseFieldNames(s) },
 	reflect.TypeFor[FieldPaths]():     func(s string) (any, error) { return parseFieldPaths(s) },
 	reflect.TypeFor[TimeZone]():       func(s string) (any, error) { return parseTimeZone(s) },
