@@ -11,7 +11,7 @@ GOBUILD     := CGO_ENABLED=0 go build $(TAGS) -trimpath -ldflags "-X main.versio
 APT         := .ci/apt.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newer bench chaos chaos-newer fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest watch watchers up down logs smoke terraform install balancer pooler
+.PHONY: help run test test-newer shippers clients bench chaos chaos-newer fuzz lint build clean servers compiler browser screenshots bench-compare sweep profile loadtest watch watchers up down logs smoke terraform install balancer pooler
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test-newer: ## the tests that talk to servers, on RabbitMQ 4, PostgreSQL 17 and 
 
 test: build servers compiler browser watchers balancer pooler ## all tests, on private servers, with the race detector
 	bin/millrace stack -- go test $(TAGS) -race -count=1 -timeout 40m ./...
+
+shippers: build servers clients ## real clients of other protocols through lost answers, a restart, a bad record; also those that take minutes
+	MILLRACE_SLOW_CLIENTS=1 bin/millrace stack -- go test -count=1 -v -timeout 20m -run '^TestClients' ./deploy
 
 # It keeps what it sees in .millrace. The credentials come from millrace run, which leaves them there.
 watch: watchers ## Prometheus on http://127.0.0.1:9090 that watches make run, which runs beside it
@@ -185,6 +188,10 @@ browser:
 watchers:
 	$(call install,$$(command -v promtool >/dev/null && command -v prometheus >/dev/null || echo prometheus) \
 		$$(command -v prometheus-postgres-exporter >/dev/null || echo prometheus-postgres-exporter),the tests of what watches Millrace are skipped)
+
+# Programs that send by other protocols. Each is got in its own way, and the tests of one that can't be had are skipped.
+clients:
+	deploy/shippers/clients/install.sh bin/shippers
 
 balancer:
 	$(call install,$$(command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || echo haproxy),the test of the balancer is skipped)
