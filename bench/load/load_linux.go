@@ -71,8 +71,11 @@ func (r Result) Quantile(q float64) time.Duration {
 }
 
 // Post returns a POST request with a body, as it goes over the wire.
-func Post(path string, body []byte) []byte {
-	return fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: millrace\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
+func Post(path string, body []byte) []byte { return PostAs(path, "application/json", body) }
+
+// PostAs returns a POST request with a body of a type.
+func PostAs(path, contentType string, body []byte) []byte {
+	return fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: millrace\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s", path, contentType, len(body), body)
 }
 
 // Dial opens so many connections to a TCP address. Each run sends the requests in turn.
