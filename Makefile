@@ -23,7 +23,7 @@ run: build servers ## everything on this machine, data in .millrace; Ctrl-C stop
 test-newer: ## the tests that talk to servers, on RabbitMQ 4, PostgreSQL 17 and Redis 8 (Debian 13 in a folder); as root or with sudo
 	.ci/newer.sh
 
-test: build servers compiler browser watchers balancer pooler ## all tests, on private servers, with the race detector
+test: build servers compiler browser watchers balancer pooler clients ## all tests, on private servers, with the race detector
 	bin/millrace stack -- go test $(TAGS) -race -count=1 -timeout 40m ./...
 
 shippers: build servers clients ## real clients of other protocols through lost answers, a restart, a bad record; also those that take minutes

@@ -22,7 +22,7 @@ go_clients() {
 	local sources=(go.mod go.sum */*.go)
 	fresh "$to/.go" "${sources[@]}" && return
 	echo "Building the clients in Go"
-	go build -trimpath -ldflags "-s -w" -o "$to/" ./otlp ./bulk || { without Go "go build fails"; return; }
+	timeout 600 go build -trimpath -ldflags "-s -w" -o "$to/" ./otlp ./bulk || { without Go "go build fails"; return; }
 	sha256sum "${sources[@]}" >"$to/.go"
 }
 
@@ -33,7 +33,7 @@ node_clients() {
 	cp node/send.mjs node/package.json node/package-lock.json node/.npmrc "$to/.node/"
 	fresh "$to/.node/.installed" node/package-lock.json && return
 	echo "Installing the clients of Node"
-	(cd "$to/.node" && timeout 900 npm ci --ignore-scripts --silent) || { without Node "npm ci fails"; return; }
+	(cd "$to/.node" && timeout 180 npm ci --ignore-scripts --silent) || { without Node "npm ci fails"; return; }
 	sha256sum node/package-lock.json >"$to/.node/.installed"
 }
 
