@@ -26,8 +26,9 @@ test-newer: ## the tests that talk to servers, on RabbitMQ 4, PostgreSQL 17 and 
 test: build servers compiler browser watchers balancer pooler clients ## all tests, on private servers, with the race detector
 	bin/millrace stack -- go test $(TAGS) -race -count=1 -timeout 40m ./...
 
+shippers: export MILLRACE_SLOW_CLIENTS := yes
 shippers: build servers clients ## real clients of other protocols through lost answers, a restart, a bad record; also those that take minutes
-	MILLRACE_SLOW_CLIENTS=1 bin/millrace stack -- go test -count=1 -v -timeout 20m -run '^TestClients' ./deploy
+	bin/millrace stack -- go test -count=1 -v -timeout 20m -run '^TestClients' ./deploy
 
 # It keeps what it sees in .millrace. The credentials come from millrace run, which leaves them there.
 watch: watchers ## Prometheus on http://127.0.0.1:9090 that watches make run, which runs beside it
@@ -46,7 +47,8 @@ bench: build servers ## how fast Millrace is here, each figure beside its ceilin
 	@go test -c -o bin/bench.test ./bench; go test -c -o bin/api.test ./api; go build -o bin/report ./bench/report
 	@bin/millrace stack -- bash -euc 'run() { $(LIMIT) 10m "../bin/$$1.test" -test.run NONE -test.bench "^Benchmark($$2)\$$" -test.benchtime $$3; }; cd bench; \
 		run bench "Scan|Frame" 25x; \
-		run bench "Accept.*|Slowloris" 20x; \
+		run bench "Accept(One|Early|Batch)|Slowloris" 20x; \
+		run bench AcceptDoor 10x; \
 		(cd ../api; run api Publish 15x); \
 		run bench "Drain|EndToEnd|Export" 8x; \
 		run bench "Visible|Tail" 300x; \

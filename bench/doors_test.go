@@ -183,6 +183,26 @@ func (d door) allocations(b *testing.B, body []byte, n int) float64 {
 	return 0
 }
 
+// cost is the processor time that a server takes. It says more than records a second where others use the machine, too.
+type cost struct{ seconds, records float64 }
+
+// of runs a client of a server, and adds what that costs the server.
+func (c *cost) of(b *testing.B, s *server, batch int, run func() load.Result) load.Result {
+	b.Helper()
+	before, ok := readStat(s.pid)
+	r := run()
+	after, ok2 := readStat(s.pid)
+	if !ok || !ok2 {
+		b.Fatal("the server has ended")
+	}
+	c.seconds += after.seconds - before.seconds
+	c.records += float64(batch * r.Answers())
+	return r
+}
+
+// each returns the nanoseconds of a record.
+func (c *cost) each() float64 { return c.seconds / c.records * 1e9 }
+
 // BenchmarkAcceptDoor posts batches of 500 records by other protocols. The ceiling is the same API that takes the same records by
 // /log/batch.
 func BenchmarkAcceptDoor(b *testing.B) {
@@ -203,13 +223,17 @@ func BenchmarkAcceptDoor(b *testing.B) {
 			product, native := api.dial(b, connections, requests...), api.dial(b, connections, own...)
 			waitReady(b, product)
 			t := ceiling.NewTurns("records/s")
+			var cost, ownCost cost
 			for b.Loop() {
 				q.purge(b)
-				p := run(b, product, ceiling.Round)
+				p := cost.of(b, api, batch, func() load.Result { return run(b, product, ceiling.Round) })
 				q.purge(b)
-				t.Add(batch*p.Rate(), batch*run(b, native, ceiling.Round).Rate())
+				o := ownCost.of(b, api, batch, func() load.Result { return run(b, native, ceiling.Round) })
+				t.Add(batch*p.Rate(), batch*o.Rate())
 				t.Also("p99-ms", ms(p.Quantile(.99)))
 			}
+			t.Also("api-ns/record", cost.each())
+			t.Also("ceiling-api-ns/record", ownCost.each())
 			t.Also("allocs/record", allocations)
 			t.Report(b)
 		})

@@ -95,6 +95,8 @@ func clients() []client {
 		{name: "winston-loki", start: node("winston-loki"), regroups: true, answers: script{"ok", "lose"}, slow: true},
 		{name: "winston-http", start: node("winston-http"), gives: true, refuses: true},
 		{name: "splunk-logging", start: node("splunk-logging"), gives: true},
+		// It reads all lines at once, and sends them in one request.
+		{name: "collector", start: collector, daemon: true, answers: script{"lose", "503", "late", "429", "lose"}},
 		{name: "syslog-ng", start: syslogNG, daemon: true},
 		{name: "rsyslog", start: rsyslog, daemon: true, regroups: true},
 	}
@@ -137,6 +139,41 @@ func debian(program string, args ...string) (cmd *exec.Cmd, root string, err err
 	cmd = exec.Command(program, args...)
 	cmd.Env = []string{"LD_LIBRARY_PATH=" + strings.Join(libraries, ":")}
 	return cmd, root, nil
+}
+
+// collector returns the command of an OpenTelemetry Collector that reads a file and sends OTLP.
+func collector(to destination) (*exec.Cmd, error) {
+	path, err := filepath.Abs(clientPrograms + "/collector")
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(path); err != nil {
+		return nil, err
+	}
+	configuration := fmt.Sprintf(`receivers:
+  file_log:
+    include: [%q]
+    start_at: beginning
+    poll_interval: 100ms
+    operators:
+      - type: json_parser
+        parse_to: body
+        timestamp: {parse_from: body.time, layout_type: gotime, layout: "2006-01-02T15:04:05.000Z07:00"}
+        severity: {parse_from: body.level}
+exporters:
+  otlp_http:
+    endpoint: %q
+    headers: {X-API-Key: %q}
+    retry_on_failure: {initial_interval: 100ms, max_interval: 1s}
+service:
+  pipelines:
+    logs: {receivers: [file_log], exporters: [otlp_http]}
+`, to.lines, to.url, to.key)
+	file := filepath.Join(to.dir, "collector.yaml")
+	if err := os.WriteFile(file, []byte(configuration), 0o600); err != nil {
+		return nil, err
+	}
+	return exec.Command(path, "--config", "file:"+file), nil
 }
 
 // syslogNG returns the command of syslog-ng, with its destination of Elasticsearch.

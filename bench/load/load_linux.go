@@ -277,6 +277,9 @@ func parse(answer []byte) (status int, whole bool, err error) {
 		return 0, false, fmt.Errorf("not an HTTP answer: %q", head)
 	}
 	_, rest, ok := bytes.Cut(head, []byte("\r\nContent-Length: "))
+	if !ok && status == 204 { // it has no body
+		return status, true, nil
+	}
 	if !ok {
 		return 0, false, fmt.Errorf("an answer without Content-Length: %q", head)
 	}

@@ -19,11 +19,21 @@ fresh() {
 }
 
 go_clients() {
-	local sources=(go.mod go.sum */*.go)
+	local sources=(go.mod go.sum lines/*.go otlp/*.go bulk/*.go)
 	fresh "$to/.go" "${sources[@]}" && return
 	echo "Building the clients in Go"
 	timeout 600 go build -trimpath -ldflags "-s -w" -o "$to/" ./otlp ./bulk || { without Go "go build fails"; return; }
 	sha256sum "${sources[@]}" >"$to/.go"
+}
+
+# The Collector takes minutes to build, so it is built where it is asked for.
+collector_client() {
+	[ -n "${MILLRACE_SLOW_CLIENTS:-}" ] || return 0
+	local sources=(collector/go.mod collector/go.sum collector/*.go)
+	fresh "$to/.collector" "${sources[@]}" && return
+	echo "Building the OpenTelemetry Collector, in some minutes"
+	go -C collector build -trimpath -ldflags "-s -w" -o "$to/" . || { without "the Collector" "go build fails"; return; }
+	sha256sum "${sources[@]}" >"$to/.collector"
 }
 
 # The folder's name begins with a dot so that go ./... passes by what some packages of npm bring.
@@ -61,3 +71,4 @@ debian_clients() {
 go_clients
 node_clients
 debian_clients
+collector_client
