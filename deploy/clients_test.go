@@ -95,7 +95,7 @@ func clients() []client {
 		{name: "winston-loki", start: node("winston-loki"), regroups: true, answers: script{"ok", "lose"}, slow: true},
 		{name: "winston-http", start: node("winston-http"), gives: true, refuses: true},
 		{name: "splunk-logging", start: node("splunk-logging"), gives: true},
-		// It reads all lines at once, and sends them in one request.
+		// It may read all lines at once, and send them in one request.
 		{name: "collector", start: collector, daemon: true, answers: script{"lose", "503", "late", "429", "lose"}},
 		{name: "syslog-ng", start: syslogNG, daemon: true},
 		{name: "rsyslog", start: rsyslog, daemon: true, regroups: true},
@@ -165,6 +165,7 @@ exporters:
     endpoint: %q
     headers: {X-API-Key: %q}
     retry_on_failure: {initial_interval: 100ms, max_interval: 1s}
+    sending_queue: {num_consumers: 1}
 service:
   pipelines:
     logs: {receivers: [file_log], exporters: [otlp_http]}
@@ -370,7 +371,7 @@ func (s *clientStack) send(t *testing.T, c client, scenario, url string, records
 	to := destination{url: url, key: s.secret, pace: pace, dir: t.TempDir()}
 	to.lines = filepath.Join(to.dir, "app.ndjson")
 	r := &sending{app: c.name + "-" + scenario, base: time.Now().Add(-time.Hour).Truncate(time.Second).Add(123 * time.Millisecond).UTC()}
-	var lines bytes.Buffer
+	var lines [][]byte
 	for n := range records {
 		message := fmt.Sprintf("line %d", n)
 		if n == bad {
@@ -381,10 +382,26 @@ func (s *clientStack) send(t *testing.T, c client, scenario, url string, records
 		if err != nil {
 			t.Fatal(err)
 		}
-		lines.Write(append(line, '\n'))
+		lines = append(lines, append(line, '\n'))
 	}
-	if err := os.WriteFile(to.lines, lines.Bytes(), 0o600); err != nil {
+	file, err := os.Create(to.lines)
+	if err != nil {
 		t.Fatal(err)
+	}
+	// A program reads the file and paces itself. A daemon follows it while it grows.
+	grow := func(pace time.Duration) {
+		for _, line := range lines {
+			if _, err := file.Write(line); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(pace)
+		}
+		if err := file.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if !c.daemon {
+		grow(0)
 	}
 	cmd, err := c.start(to)
 	if err != nil {
@@ -401,6 +418,11 @@ func (s *clientStack) send(t *testing.T, c client, scenario, url string, records
 		r.err = cmd.Wait()
 		close(r.ended)
 	}()
+	if c.daemon {
+		var grown sync.WaitGroup
+		grown.Go(func() { grow(pace) })
+		t.Cleanup(grown.Wait)
+	}
 	t.Cleanup(func() {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // it may have ended
 		<-r.ended

@@ -59,7 +59,7 @@ const clients = {
   'winston-elasticsearch': async () => {
     const { ElasticsearchTransport } = await import('winston-elasticsearch')
     const transport = new ElasticsearchTransport({
-      clientOpts: { node: url, auth: { apiKey: key } }, index: 'app', flushInterval: 100, retryLimit: 20,
+      clientOpts: { node: url, auth: { apiKey: key } }, index: 'app', flushInterval: 100, retryLimit: 1000,
       transformer: ({ level, message, meta }) => ({ '@timestamp': meta.time, level, message, app: meta.app, n: meta.n })
     })
     return winston(transport, async () => { while (transport.bulkWriter.running) await sleep(50) })
