@@ -62,7 +62,9 @@ const clients = {
       clientOpts: { node: url, auth: { apiKey: key } }, index: 'app', flushInterval: 100, retryLimit: 1000,
       transformer: ({ level, message, meta }) => ({ '@timestamp': meta.time, level, message, app: meta.app, n: meta.n })
     })
-    return winston(transport, async () => { while (transport.bulkWriter.running) await sleep(50) })
+    const writer = transport.bulkWriter
+    // It stops running while it waits for the server, with records in hand.
+    return winston(transport, async () => { while (writer.running || writer.bulk.length > 0 || !writer.esConnection) await sleep(50) })
   },
 
   'winston-loki': async () => {
