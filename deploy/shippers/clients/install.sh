@@ -20,20 +20,20 @@ fresh() {
 
 go_clients() {
 	local sources=(go.mod go.sum lines/*.go otlp/*.go bulk/*.go)
-	fresh "$to/.go" "${sources[@]}" && return
+	fresh "$to/go.stamp" "${sources[@]}" && return
 	echo "Building the clients in Go"
 	timeout 600 go build -trimpath -ldflags "-s -w" -o "$to/" ./otlp ./bulk || { without Go "go build fails"; return; }
-	sha256sum "${sources[@]}" >"$to/.go"
+	sha256sum "${sources[@]}" >"$to/go.stamp"
 }
 
 # The Collector takes minutes to build, so it is built where it is asked for.
 collector_client() {
 	[ -n "${MILLRACE_SLOW_CLIENTS:-}" ] || return 0
 	local sources=(collector/go.mod collector/go.sum collector/*.go)
-	fresh "$to/.collector" "${sources[@]}" && return
+	fresh "$to/collector.stamp" "${sources[@]}" && return
 	echo "Building the OpenTelemetry Collector, in some minutes"
 	go -C collector build -trimpath -ldflags "-s -w" -o "$to/" . || { without "the Collector" "go build fails"; return; }
-	sha256sum "${sources[@]}" >"$to/.collector"
+	sha256sum "${sources[@]}" >"$to/collector.stamp"
 }
 
 # The folder's name begins with a dot so that go ./... passes by what some packages of npm bring.
