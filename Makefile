@@ -11,7 +11,7 @@ GOBUILD     := CGO_ENABLED=0 go build $(TAGS) -trimpath -ldflags "-X main.versio
 APT         := .ci/apt.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newer bench chaos chaos-newer fuzz lint build clean servers compiler browser screenshots bench-compare answers sweep profile loadtest watch watchers up down logs smoke terraform install balancer pooler
+.PHONY: help run test test-newer shippers clients bench chaos chaos-newer fuzz lint build clean servers compiler browser screenshots bench-compare answers sweep profile loadtest watch watchers up down logs smoke terraform install balancer pooler
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ test-newer: ## the tests that talk to servers, on RabbitMQ 4, PostgreSQL 17 and 
 
 test: build servers compiler browser watchers balancer pooler ## all tests, on private servers, with the race detector
 	bin/millrace stack -- go test $(TAGS) -race -count=1 -timeout 40m ./...
+
+shippers: export MILLRACE_SLOW_CLIENTS := yes
+shippers: build servers clients ## real clients of other protocols through lost answers, a restart, a bad record; also those that take minutes
+	bin/millrace stack -- go test -count=1 -v -timeout 20m -run '^TestClients' ./deploy
 
 # It keeps what it sees in .millrace. The credentials come from millrace run, which leaves them there.
 watch: watchers ## Prometheus on http://127.0.0.1:9090 that watches make run, which runs beside it
@@ -43,7 +47,8 @@ bench: build servers ## how fast Millrace is here, each figure beside its ceilin
 	@go test -c -o bin/bench.test ./bench; go test -c -o bin/api.test ./api; go build -o bin/report ./bench/report
 	@bin/millrace stack -- bash -euc 'run() { $(LIMIT) 10m "../bin/$$1.test" -test.run NONE -test.bench "^Benchmark($$2)\$$" -test.benchtime $$3; }; cd bench; \
 		run bench "Scan|Frame" 25x; \
-		run bench "Accept.*|Slowloris" 20x; \
+		run bench "Accept(One|Early|Batch)|Slowloris" 20x; \
+		run bench AcceptDoor 10x; \
 		(cd ../api; run api Publish 15x); \
 		run bench "Drain|EndToEnd|Export" 8x; \
 		run bench "Visible|Tail" 300x; \
@@ -189,6 +194,10 @@ browser:
 watchers:
 	$(call install,$$(command -v promtool >/dev/null && command -v prometheus >/dev/null || echo prometheus) \
 		$$(command -v prometheus-postgres-exporter >/dev/null || echo prometheus-postgres-exporter),the tests of what watches Millrace are skipped)
+
+# Programs that send by other protocols. Each is got in its own way, and the tests of one that can't be had are skipped.
+clients:
+	deploy/shippers/clients/install.sh bin/shippers
 
 balancer:
 	$(call install,$$(command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || echo haproxy),the test of the balancer is skipped)

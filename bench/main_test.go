@@ -109,6 +109,7 @@ func runNothing() error {
 // server is a child process that listens.
 type server struct {
 	addr string
+	pid  int
 	stop func(testing.TB) // ends it and waits; may be called again
 }
 
@@ -147,7 +148,7 @@ func startServer(b testing.TB, role string, input any, env ...string) *server {
 	if err != nil {
 		b.Fatalf("%s does not listen: %v", role, err)
 	}
-	return &server{strings.TrimSpace(line), stop}
+	return &server{strings.TrimSpace(line), cmd.Process.Pid, stop}
 }
 
 // dial opens connections to s that are closed with the benchmark.

@@ -71,8 +71,11 @@ func (r Result) Quantile(q float64) time.Duration {
 }
 
 // Post returns a POST request with a body, as it goes over the wire.
-func Post(path string, body []byte) []byte {
-	return fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: millrace\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
+func Post(path string, body []byte) []byte { return PostAs(path, "application/json", body) }
+
+// PostAs returns a POST request with a body of a type.
+func PostAs(path, contentType string, body []byte) []byte {
+	return fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: millrace\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s", path, contentType, len(body), body)
 }
 
 // Dial opens so many connections to a TCP address. Each run sends the requests in turn.
@@ -274,6 +277,9 @@ func parse(answer []byte) (status int, whole bool, err error) {
 		return 0, false, fmt.Errorf("not an HTTP answer: %q", head)
 	}
 	_, rest, ok := bytes.Cut(head, []byte("\r\nContent-Length: "))
+	if !ok && status == 204 { // it has no body
+		return status, true, nil
+	}
 	if !ok {
 		return 0, false, fmt.Errorf("an answer without Content-Length: %q", head)
 	}

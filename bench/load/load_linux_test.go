@@ -19,3 +19,19 @@ func TestAQuantileIsOfTheNearestRank(t *testing.T) {
 		}
 	}
 }
+
+func TestAnAnswerWithoutABodyIsWhole(t *testing.T) {
+	for answer, want := range map[string]bool{
+		"HTTP/1.1 204 No Content\r\nDate: x\r\n\r\n":     true,
+		"HTTP/1.1 204 No Content\r\nDate: x\r\n":         false,
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nx":  false,
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nxy": true,
+	} {
+		if _, whole, err := parse([]byte(answer)); err != nil || whole != want {
+			t.Errorf("%q: got %v, %v, want %v", answer, whole, err, want)
+		}
+	}
+	if _, _, err := parse([]byte("HTTP/1.1 200 OK\r\n\r\n")); err == nil {
+		t.Error("a 200 of unknown length is no error")
+	}
+}

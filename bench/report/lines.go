@@ -29,6 +29,7 @@ const (
 	onlyS2       = "s2 alone, into a buffer that is there"
 	readyMade    = "a publisher of ready-made compressed 64 KiB frames"
 	onlyAnswers  = "a fasthttp handler that only answers 202"
+	ownBatch     = "the same records by `/log/batch`"
 	withoutEarly = "the same API without them"
 	onlyCopy     = "two sessions of `pgx.CopyFrom`, alone on the machine"
 )
@@ -50,6 +51,12 @@ var lines = slices.Concat([]line{
 	{"AcceptEarly/connections=64", "early answers, 64 connections", withoutEarly, []string{"p99-ms"}, false},
 	{"AcceptEarly/connections=256", "early answers, 256 connections", withoutEarly, []string{"p99-ms"}, false},
 	{"AcceptBatch", "batches of 500, confirmed", readyMade, []string{"p99-ms", "load-cores"}, true},
+	{"AcceptDoor/otlp-protobuf", "batches of 500 by OTLP, protobuf", ownBatch, []string{"p99-ms", "allocs/record", "api-ns/record"}, true},
+	{"AcceptDoor/otlp-json", "batches of 500 by OTLP, JSON", ownBatch, []string{"p99-ms", "allocs/record", "api-ns/record"}, false},
+	{"AcceptDoor/bulk", "batches of 500 by Elasticsearch's `_bulk`", ownBatch, []string{"p99-ms", "allocs/record", "api-ns/record"}, true},
+	{"AcceptDoor/loki-protobuf", "batches of 500 by Loki's push, protobuf", ownBatch, []string{"p99-ms", "allocs/record", "api-ns/record"}, true},
+	{"AcceptDoor/loki-json", "batches of 500 by Loki's push, JSON", ownBatch, []string{"p99-ms", "allocs/record", "api-ns/record"}, false},
+	{"AcceptDoor/hec", "batches of 500 by Splunk's HEC", ownBatch, []string{"p99-ms", "allocs/record", "api-ns/record"}, false},
 	{"Slowloris", "one record a request, beside 200 connections that send a byte a second", "the same API without them", nil, false},
 	{"Drain/streams=1", "backlog stored, one stream", "one session of `pgx.CopyFrom` from memory", []string{"psql-rows/s", "resident-MiB"}, false},
 	{"Drain/streams=2", "backlog stored, two streams", "two sessions of `pgx.CopyFrom` from memory", []string{"psql-rows/s", "resident-MiB"}, true},
@@ -80,6 +87,7 @@ var words = map[string]string{
 	"resident-MiB":       "# MiB resident",
 	"psql-rows/s":        "psql `\\copy` # rows/s",
 	"ns/record":          "# ns a record",
+	"api-ns/record":      "# ns of the API's processors a record",
 	"allocs/record":      "# allocations a record",
 	"fastjson-MB/s":      "fastjson # MB/s",
 	"encoding/json-MB/s": "encoding/json # MB/s",

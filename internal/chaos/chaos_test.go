@@ -244,6 +244,11 @@ var plants = map[string]plant{
 		plan:  []Step{{Fault: "Redis: flushed", Target: "redis"}},
 		want:  otherRecord,
 	},
+	"no key is made from what a shipper sends": {
+		edits: []Edit{{"api/server.go", `		base = s.keyOfBody(key, request, text, records, time.Now())`, `		_ = request`}},
+		plan:  []Step{{Fault: "client-api: reset in place of a shipper's 200", Target: clientAPI, Hold: 5 * time.Second}},
+		want:  doubled,
+	},
 	"the base of the ids is the key itself": {
 		edits: []Edit{{"internal/frame/id.go", `	copy(base[8:], sum[2:])
 `, `	copy(base[8:], sum[2:])

@@ -2,7 +2,8 @@
 //
 // A run starts private servers, two APIs, two workers and a query service as processes of their own, with a proxy on
 // every connection between them. Clients post at a steady rate, send again under the same Idempotency-Key until they
-// hear a 2xx, and note what was acked. Meanwhile faults from a seeded schedule strike one after another, now and then
+// hear a 2xx, and note what was acked. Some of them are shippers, which speak other protocols and send the same bytes again
+// without a key. Meanwhile faults from a seeded schedule strike one after another, now and then
 // two at once. In the end all faults are healed and the queues are empty. Then what PostgreSQL has is compared with the
 // notes. All that was acked must be there, once, as it was sent and under the id that was answered, and nothing else.
 // The dead letters must be those that were poisoned on purpose.

@@ -162,6 +162,7 @@ func (s *system) faults(o Options, l *load) []fault {
 	none := func(*rand.Rand) int { return 0 }
 	wire("reset in the middle of a request", clientAPI, up, "POST /log", some(600))
 	wire("reset in place of a 202", clientAPI, down, "HTTP/1.1 202", none)
+	wire("reset in place of a shipper's 200", clientAPI, down, "HTTP/1.1 200", none)
 	wire("reset in the middle of a frame published", apiBroker, up, amqpType, some(400))
 	wire("reset in place of a confirm", apiBroker, down, amqpAck, none)
 	wire("reset in the middle of a frame delivered", workerBroker, down, amqpType, some(400))

@@ -49,7 +49,8 @@ type sent struct {
 	keyed bool
 	acked bool
 	tries []try
-	seen  []uint64 // bits: records found in logs
+	seen  []uint64  // bits: records found in logs
+	date  time.Time // of a shipper's request: the newest time in it, once it is known
 }
 
 // load posts requests and notes what became of them.
@@ -161,7 +162,7 @@ func (l *load) deliver(client, number int) {
 			l.report(wrongAnswer, "client %d, request %d: got %d %s, want %d, or 408, 429 or 503 with Retry-After%s",
 				client, number, answer.status, answer.body, s.want(), l.history(r))
 			return
-		case !s.keyed:
+		case !s.keyed && s.door == native:
 			return // it may be stored all the same, and a second try would be another request
 		}
 		select {
@@ -178,6 +179,9 @@ func (l *load) deliver(client, number int) {
 
 // want returns the status of the answer that acks the request.
 func (s shape) want() int {
+	if s.door != native {
+		return s.door.want()
+	}
 	if s.bad >= 0 {
 		return http.StatusMultiStatus
 	}
@@ -219,6 +223,7 @@ func (l *load) post(api int, path string, body []byte, s shape, r *sent) (a answ
 	if s.keyed {
 		req.Header.Set("Idempotency-Key", r.key.String())
 	}
+	s.door.header(req.Header)
 	resp, err := l.http.Do(req)
 	if err != nil {
 		return a, pause, err
@@ -234,6 +239,15 @@ func (l *load) post(api int, path string, body []byte, s shape, r *sent) (a answ
 
 // settle checks an answer that acks a request, and notes that the request was acked and under which ids.
 func (l *load) settle(client, number int, s shape, r *sent, a answer) {
+	if s.door != native {
+		l.mu.Lock()
+		r.acked = true
+		l.mu.Unlock()
+		if bad := s.door.settle(s, a); bad != "" {
+			l.report(wrongAnswer, "client %d, request %d: %s in %d %.200s%s", client, number, bad, a.status, a.body, l.history(r))
+		}
+		return
+	}
 	var got struct {
 		ID                 uuid.UUID
 		IDs                []uuid.UUID

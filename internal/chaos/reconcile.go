@@ -197,6 +197,12 @@ func (r *run) check(id uuid.UUID, came, at time.Time, text string, want []byte) 
 	if q.base != uuid.Nil && id != s.id(q.base, record) {
 		r.mismatch(otherID, "record %d of client %d, request %d is %s, want %s%s", record, client, number, id, s.id(q.base, record), r.historyOf(q))
 	}
+	if s.door != native && q.date.IsZero() {
+		q.date = r.load.newestTime(client, number, s)
+	}
+	if s.door != native && !came.Equal(q.date) {
+		r.mismatch(misdated, "record %d of client %d, request %d is dated %s, want %s, the newest time in it%s", record, client, number, came, q.date, r.historyOf(q))
+	}
 	if !came.Equal(frame.Time(id)) {
 		r.mismatch(otherRecord, "%s has inserted_at %s", id, came)
 	}

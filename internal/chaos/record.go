@@ -29,6 +29,7 @@ type shape struct {
 	keyed    bool
 	ids      bool // asks for the ids
 	encoding string
+	door     door
 	form     form
 }
 
@@ -87,11 +88,17 @@ func (m *maker) shape(client, number int) shape {
 		return shape{records: 1 + rng.IntN(4), bad: -1, keyed: true, form: typedFrame}
 	}
 	s := shape{records: 1, bad: -1, keyed: rng.IntN(10) > 0, encoding: []string{"", "", "gzip", "zstd"}[rng.IntN(4)]}
+	if s.door = doorOf(client); s.door != native {
+		s.keyed = false // the API makes the key
+		if s.door == lokiProtobuf {
+			s.encoding = "" // it has one of its own
+		}
+	}
 	switch {
 	case rng.IntN(2) == 0:
-		s.single = true
+		s.single = s.door == native
 		return s
-	case !s.keyed:
+	case !s.keyed && s.door == native:
 		s.records = 1 + rng.IntN(min(2*m.batch, 20)) // one segment, so that its ids follow each other
 		s.ids = true
 	case rng.IntN(45) == 0: // several segments
@@ -100,8 +107,11 @@ func (m *maker) shape(client, number int) shape {
 		s.records = 1 + rng.IntN(2*m.batch)
 	}
 	s.ids = s.ids || rng.IntN(4) == 0
-	if s.records > 1 && rng.IntN(8) == 0 {
+	if s.records > 1 && rng.IntN(8) == 0 && s.door.refuses() {
 		s.bad = rng.IntN(s.records)
+		if s.door != native {
+			s.bad = max(s.bad, 1) // see doorTime
+		}
 	}
 	return s
 }
@@ -124,23 +134,36 @@ func (s shape) id(base uuid.UUID, i int) uuid.UUID {
 
 // appendRecord appends a record in the form that PostgreSQL writes jsonb in.
 func (m *maker) appendRecord(b []byte, client, number, record int, bad bool) []byte {
+	b = m.appendFields(b, client, number, record, bad)
+	door := doorOf(client)
+	if at, has := m.time(client, number, record); has {
+		b = door.appendStoredTime(b, at)
+	}
+	if door != native {
+		b = append(b, `, "`+door.field()+`": "`+source+`"`...)
+	}
+	return append(b, '}')
+}
+
+// appendFields appends what a record has besides its time, without the bracket that ends it.
+func (m *maker) appendFields(b []byte, client, number, record int, bad bool) []byte {
 	b = fmt.Appendf(b, `{"c": %d, "i": %d, "n": %d, "pad": "`, client, record, number)
 	if bad {
 		b = append(b, `\u0000`...)
 	}
+	b = append(b, m.pad(client, number, record)...)
+	return append(b, '"')
+}
+
+// pad returns the text of a record, which needs no escapes.
+func (m *maker) pad(client, number, record int) string {
 	h := m.hash(client, number, record)
 	size := 20 + int(h>>56)
 	if h>>40&63 == 0 {
 		size += 3000
 	}
 	at := int(h >> 20 % uint64(len(m.pads)-size))
-	b = append(b, m.pads[at:at+size]...)
-	b = append(b, '"')
-	if at, has := m.time(client, number, record); has {
-		b = append(b, `, "time": `...)
-		b = strconv.AppendInt(b, at.UnixMilli(), 10)
-	}
-	return append(b, '}')
+	return m.pads[at : at+size]
 }
 
 // hash chooses what is in a record. It is a multiplicative hash: a generator for each record would cost more than all else.
@@ -151,6 +174,9 @@ func (m *maker) hash(client, number, record int) uint64 {
 // time returns the time that a record tells, and reports whether it tells one. Most are of the run's time. Some come late, some are from a
 // backfill of a year, and some are of a client whose clock is days ahead.
 func (m *maker) time(client, number, record int) (at time.Time, has bool) {
+	if doorOf(client) != native {
+		return m.doorTime(client, number, record)
+	}
 	h := m.hash(client, number, record) * 0xff51afd7ed558ccd
 	within := func(span time.Duration) time.Duration { return time.Duration(h>>8) % span }
 	switch p := h & 127; {
@@ -194,15 +220,23 @@ func parseRecord(text string) (client, number, record int, ok bool) {
 // body returns the path and the encoded body of a request.
 func (m *maker) body(client, number int, s shape) (path string, body []byte, err error) {
 	var b []byte
-	for i := range s.records {
-		b = m.appendRecord(b, client, number, i, i == s.bad)
-		b = append(b, '\n')
-	}
-	path = "/log/batch"
-	if s.single {
+	switch {
+	case s.door != native:
+		if path, b, err = m.doorBody(client, number, s); err != nil {
+			return "", nil, err
+		}
+	case s.single:
 		path = "/log"
-	} else if s.ids {
-		path += "?ids=true"
+	case s.ids:
+		path = "/log/batch?ids=true"
+	default:
+		path = "/log/batch"
+	}
+	if s.door == native {
+		for i := range s.records {
+			b = m.appendRecord(b, client, number, i, i == s.bad)
+			b = append(b, '\n')
+		}
 	}
 	var out bytes.Buffer
 	switch s.encoding {

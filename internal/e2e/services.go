@@ -59,18 +59,25 @@ func RunWorker(t *testing.T, b config.Broker, log *slog.Logger, settings map[str
 // RunAPI runs an API on a broker, with settings by their names, until the test ends. It returns when the API is ready.
 func RunAPI(t *testing.T, b config.Broker, settings map[string]string) (addr string) {
 	t.Helper()
-	settings["RABBITMQ_URL"], settings["API_ADDR"] = string(b.URLs[0]), "127.0.0.1:0"
+	addr, _ = StartAPI(t, b, "127.0.0.1:0", settings)
+	return addr
+}
+
+// StartAPI does what RunAPI does, at an address of the caller's choice, and returns a function that ends the API before the test does.
+func StartAPI(t *testing.T, b config.Broker, at string, settings map[string]string) (addr string, stop func()) {
+	t.Helper()
+	settings["RABBITMQ_URL"], settings["API_ADDR"] = string(b.URLs[0]), at
 	var c api.Config
 	if err := config.LoadFrom(settings, &c); err != nil {
 		t.Fatal(err)
 	}
 	c.Broker, c.Log = b, slog.New(slog.DiscardHandler)
-	addr, _ = runHere(t, "api", func(ctx context.Context, onListen func(net.Addr)) error {
+	addr, stop = runHere(t, "api", func(ctx context.Context, onListen func(net.Addr)) error {
 		c.OnListen = onListen
 		return api.Run(ctx, c)
 	})
 	testenv.AwaitReady(t, addr)
-	return addr
+	return addr, stop
 }
 
 // RunQuery runs a query service on a database until the test ends.
