@@ -119,7 +119,7 @@ func (s *store) widen(ctx context.Context, q *search, edges []int64, visit func(
 			return p, nil
 		}
 		times := float64(time.Until(within.deadline)) * 0.6 / float64(max(time.Since(began), time.Millisecond))
-		if times < 1.5 {
+		if times < min(1.5, float64(q.to-q.from)/float64(q.to-end.from)) {
 			return p, nil
 		}
 		length = int64(float64(q.to-end.from) * min(times, growth))
