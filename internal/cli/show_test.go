@@ -129,7 +129,7 @@ func FuzzTheTextOfARecordIsOneLineWithoutCommands(f *testing.F) {
 		if printable(line) != line {
 			t.Errorf("%q becomes %q", data, line)
 		}
-		if escaped := printableJSON(data); !json.Valid(escaped) && bytes.IndexAny(data, "\t\r\n") < 0 {
+		if escaped := printableJSON(data); !json.Valid(escaped) && !bytes.ContainsAny(data, "\t\r\n") {
 			t.Errorf("%q becomes %q, which is no JSON", data, escaped)
 		}
 	})
