@@ -30,6 +30,8 @@ var commandsThatRead = map[string][]string{
 	"TLS_CERT_FILE":      {"api", "query", "run"},
 	"TLS_KEY_FILE":       {"api", "query", "run"},
 	"TLS_CLIENT_CA_FILE": {"api", "query", "run"},
+	"QUERY_URL":          {"logs", "stats"},
+	"API_KEY":            {"logs", "stats"},
 }
 
 // unreachable returns settings that every command takes, for servers that nobody can reach.
@@ -111,6 +113,11 @@ func TestARefusedSettingIsNamedAndItsSecretIsNot(t *testing.T) {
 		{"CORS_ORIGINS", "https://user:hush@h", "without user and password"},
 		{"API_ADDR", "amqp://user:hush@h/", "takes host:port"},
 		{"LOG_LEVEL", "postgres://user:hush@h/d", "takes debug, info"},
+		{"QUERY_URL", "ftp://user:hush@h/", "http://"},
+		{"QUERY_URL", "http://user:hush/hush@h", `"/", which must be written %2F`},
+		{"QUERY_URL", "http://user:hush@h:hush", "port"},
+		{"API_KEY", "mr_hush hush", "key"},
+		{"API_KEY", pem, "key"},
 		{"TLS_CERT_FILE", pem, "name of a file"},
 		{"TLS_KEY_FILE", pem, "name of a file"},
 		{"TLS_CLIENT_CA_FILE", pem, "name of a file"},
