@@ -1,10 +1,6 @@
 package api
 
 import (
-	"bufio"
-	"bytes"
-	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -89,23 +85,12 @@ func TestOTLPAndLokiAreAnsweredAsTheirClientsExpect(t *testing.T) {
 // sendAs sends a body of a type and an encoding, each of which may be empty. It returns the answer and its body.
 func (a *fuzzedAPI) sendAs(t *testing.T, method, path, content, encoding, body string) (*http.Response, string) {
 	t.Helper()
-	head := "X-API-Key: " + a.secret + "\r\n"
+	fields := "X-API-Key: " + a.secret
 	if content != "" {
-		head += "Content-Type: " + content + "\r\n"
+		fields += "\r\nContent-Type: " + content
 	}
 	if encoding != "" {
-		head += "Content-Encoding: " + encoding + "\r\n"
+		fields += "\r\nContent-Encoding: " + encoding
 	}
-	wire := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n%s", method, path, head, len(body), body)
-	conn := &written{in: bytes.NewReader([]byte(wire))}
-	_ = a.ServeConn(conn) // it says why the connection ended; the answer has been written
-	resp, err := http.ReadResponse(bufio.NewReader(&conn.out), &http.Request{Method: method})
-	if err != nil {
-		t.Fatalf("%s %s: %v", method, path, err)
-	}
-	answer, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatalf("%s %s: %v", method, path, err)
-	}
-	return resp, string(answer)
+	return a.ask(t, method, path, fields, body)
 }

@@ -70,13 +70,13 @@ func TestShippersGetTheAnswersOfTheirProtocol(t *testing.T) {
 	}
 }
 
-// ask sends a request with one more field of its header, which may be empty, and returns the answer and its body.
-func (a *fuzzedAPI) ask(t *testing.T, method, path, field, body string) (*http.Response, string) {
+// ask sends a request with more fields of its header, or "", and returns the answer and its body.
+func (a *fuzzedAPI) ask(t *testing.T, method, path, fields, body string) (*http.Response, string) {
 	t.Helper()
-	if field != "" {
-		field += "\r\n"
+	if fields != "" {
+		fields += "\r\n"
 	}
-	wire := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: logs.example:8080\r\n%sContent-Length: %d\r\n\r\n%s", method, path, field, len(body), body)
+	wire := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: logs.example:8080\r\n%sContent-Length: %d\r\n\r\n%s", method, path, fields, len(body), body)
 	conn := &written{in: bytes.NewReader([]byte(wire))}
 	_ = a.ServeConn(conn) // it says why the connection ended; the answer has been written
 	resp, err := http.ReadResponse(bufio.NewReader(&conn.out), &http.Request{Method: method})
