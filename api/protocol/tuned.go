@@ -59,8 +59,8 @@ func (t tuned) split(body []byte, records *record.List) *scan.Error {
 	if format := scan.ForeignFormat(body); format != "" {
 		return &scan.Error{Reason: scan.Format, Msg: format}
 	}
-	// What browsers send has this type, though it is JSON.
-	if !t.options.NoParse && beginsJSON(body) && records.Split(body) == nil && records.Rejected == 0 {
+	// What browsers send has this type, though it is JSON. So has what fetch sends unless it is told a type.
+	if !t.options.NoParse && beginsJSON(body) && records.Split(body) == nil && records.RejectedBy[scan.Syntax]+records.RejectedBy[scan.NotObject] == 0 {
 		return nil
 	}
 	return t.lines(body, records)
