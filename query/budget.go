@@ -32,15 +32,18 @@ type progress struct {
 }
 
 // walk calls visit with slices of a window, one behind the other in the search's order, until visit has enough, all are visited, or the
-// search's budget is used up. visit returns how many rows it found, too. Without a budget each statement may take the usual time, and one that takes longer is an error. Within a
+// search's budget is used up. visit returns how many rows it found, too. fences says whether slices may be
+// fenced: that is for few rows, since PostgreSQL does not read them in several processes then. Without a budget each statement may take the usual time, and one that takes longer is an error. Within a
 // budget it may take half of what is left; then nothing of its slice counts, and a shorter one is tried.
 //
 // The rows are looked for in slices, so that the newest are found without a look at all others. No index has the rows in their order.
-func (s *store) walk(ctx context.Context, q *search, visit func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (rows int, enough bool, err error)) (p progress, err error) {
+func (s *store) walk(ctx context.Context, q *search, fences bool, visit func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (rows int, enough bool, err error)) (p progress, err error) {
 	ctx, within := s.withinBudget(ctx, q)
 	defer within.end()
 	q.indexed = s.indexed(ctx)
 	w := walker{slices: newSlicer(q, time.Now()), visit: visit}
+	w.slices.fences = fences && !q.usesIndexed()
+	w.slices.fence(true)
 	p.reached = w.slices.begin()
 	if q.after != nil {
 		p.reached = q.after.at.UnixMilli()
@@ -203,6 +206,7 @@ func (w *walker) walk(ctx context.Context, tx pgx.Tx, p *progress) error {
 		w.isOut = false
 		p.reached = w.slices.begin()
 		p.slices++
+		w.slices.fence(rows > 0)
 		if w.deadline.IsZero() {
 			w.slices.grow()
 		} else {

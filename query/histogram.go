@@ -155,7 +155,7 @@ func (s *store) buckets(ctx context.Context, q *search) (map[int64]*bucket, erro
 func (s *store) bucketWithin(ctx context.Context, q *search) (*bucket, progress, error) {
 	sum := new(bucket)
 	counts := make(map[string]int64)
-	p, err := s.walk(ctx, q, func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (rows int, enough bool, err error) {
+	p, err := s.walk(ctx, q, false, func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (rows int, enough bool, err error) {
 		all, err := readBuckets(ctx, tx, slice, arrived)
 		if err != nil {
 			return 0, false, err

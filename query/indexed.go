@@ -42,3 +42,9 @@ func (s *store) indexed(ctx context.Context) language.Indexed {
 	f.fields, f.readAt = fields, time.Now()
 	return fields
 }
+
+// usesIndexed reports whether the filter looks a field up in an index of INDEX_FIELDS.
+func (s *search) usesIndexed() bool {
+	var without, with language.Args
+	return s.filter.SQL(&without, nil) != s.filter.SQL(&with, s.indexed)
+}

@@ -45,6 +45,7 @@ type search struct {
 	clock            clock  // whose times the bounds and the order are
 	filter           language.Query
 	indexed          language.Indexed // see store.indexed
+	fenced           bool             // the rows of the window are read, whatever index the filter has; see slicer.fences
 	budget           time.Duration    // how long the search may take before it answers with what it has; 0: until the end
 	deadline         time.Time        // when the budget is used up; zero: there is none
 

@@ -230,7 +230,7 @@ func (s *store) patternsAnswer(ctx context.Context, q *patternSearch) ([]byte, e
 // patterns counts the messages of a window by their patterns.
 func (s *store) patterns(ctx context.Context, q *search, fields [][]string) (*patterns, progress, error) {
 	all := newPatterns()
-	p, err := s.walk(ctx, q, func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (found int, enough bool, err error) {
+	p, err := s.walk(ctx, q, false, func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (found int, enough bool, err error) {
 		part := newPatterns() // which counts only if all of the slice is read
 		st := messagesStatement(slice, arrived, fields)
 		rows, err := tx.Query(ctx, st.sql.String(), st.args...)

@@ -72,7 +72,7 @@ func (s *store) pageRows(ctx context.Context, q *search, give func(row) error, t
 	if q.after != nil {
 		p.end = *q.after
 	}
-	reached, err = s.walk(ctx, q, func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (rows int, enough bool, err error) {
+	reached, err = s.walk(ctx, q, true, func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (rows int, enough bool, err error) {
 		before := p
 		if err = p.read(ctx, tx, slice, arrived); err != nil {
 			takeBack(before.limit - p.limit)
@@ -307,17 +307,21 @@ const (
 // By time these are three selects, because an index serves each: the prompt rows, the late ones, and those that have no time.
 func (s *statement) found(q *search, arrived spans) {
 	filter := q.filter.SQL(&s.args, q.indexed)
+	table, filtered := "logs", " AND ("+filter+")"
+	if q.fenced {
+		table, filtered = "(SELECT id, time, inserted_at, data FROM logs", " OFFSET 0) AS logs WHERE ("+filter+")"
+	}
 	if q.clock == byArrival {
-		s.sql.WriteString("(SELECT id, " + language.TimeSQL + " AS time, inserted_at, inserted_at AS at, data FROM logs")
+		s.sql.WriteString("(SELECT id, " + language.TimeSQL + " AS time, inserted_at, inserted_at AS at, data FROM " + table)
 		s.where(q, "inserted_at")
-		s.sql.WriteString(" AND (" + filter + ")) AS found")
+		s.sql.WriteString(filtered + ") AS found")
 		return
 	}
 	from, to, upperOp := q.bounds()
-	s.sql.WriteString("(SELECT id, time, inserted_at, time AS at, data FROM logs")
+	s.sql.WriteString("(SELECT id, time, inserted_at, time AS at, data FROM " + table)
 	s.where(q, "time")
 	fmt.Fprintf(&s.sql, " AND %s AND inserted_at >= %s AND inserted_at %s %s", promptSQL, s.args.Add(from), upperOp, s.args.Add(to.Add(promptness)))
-	s.sql.WriteString(" AND (" + filter + ") UNION ALL SELECT id, time, inserted_at, time, data FROM logs")
+	s.sql.WriteString(filtered + " UNION ALL SELECT id, time, inserted_at, time, data FROM logs")
 	s.where(q, "time")
 	s.sql.WriteString(" AND time <> " + eventtime.NoTimeSQL + " AND " + eventtime.LateSQL + " AND (")
 	for i, span := range arrived {

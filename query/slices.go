@@ -28,6 +28,7 @@ type slicer struct {
 	before search // what rest was before the last slice
 	found  int    // rows in the slices so far
 	gaps   int    // that were skipped
+	fences bool   // whether slices may be fenced, see fence
 }
 
 // newSlicer returns a slicer. now need not be exact.
@@ -66,6 +67,11 @@ func (s *slicer) next() (*search, bool) {
 	s.rest.after = nil // the next slices begin behind it
 	return &slice, true
 }
+
+// fence chooses how the next slice is read. While rows are found, what is looked for is common: then the rows of a short slice are read, which lie
+// beside each other. Else an index on data may find it sooner. PostgreSQL can't tell: it takes the rows of a slice for scattered, and reads an
+// index for a million matches in its place.
+func (s *slicer) fence(found bool) { s.rest.fenced = s.fences && found }
 
 // grow makes the next slice longer.
 func (s *slicer) grow() { s.length = min(s.length*growth, 1<<50) }
@@ -145,6 +151,7 @@ func (s *slicer) skipGap(ctx context.Context, tx pgx.Tx) (err error) {
 			s.rest.to = part.to
 		}
 		s.length, s.end = firstSlice.Milliseconds(), false
+		s.fence(true)
 		return nil
 	}
 }
@@ -153,7 +160,7 @@ func (s *slicer) skipGap(ctx context.Context, tx pgx.Tx) (err error) {
 // from its beginning than look into an index. It may not, because there may be none for millions of rows.
 func holdsRows(ctx context.Context, tx pgx.Tx, q *search, arrived spans) (holds bool, err error) {
 	all := *q
-	all.filter, all.after = language.Query{}, nil
+	all.filter, all.fenced, all.after = language.Query{}, false, nil
 	st := existsStatement(&all, arrived)
 	var batch pgx.Batch
 	batch.Queue("SET LOCAL enable_seqscan = off")

@@ -3,10 +3,12 @@ package query
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"millrace/internal/testenv"
+	"millrace/query/language"
 )
 
 // TestTheSliceBehindAGapIsShort: a minute has a thousand rows a second, and hours around it have none.
@@ -125,5 +127,52 @@ func TestAnExportSkipsEveryGap(t *testing.T) {
 	}
 	if most := (2 * time.Minute).Milliseconds(); longest > most || rows != bursts*601 {
 		t.Errorf("%d rows, and the longest slice with rows has %d ms, want %d and at most %d", rows, longest, bursts*601, most)
+	}
+}
+
+// TestACommonValueIsReadFromTheWindow reads from the plans that the index on data is left alone as long as rows are found.
+func TestACommonValueIsReadFromTheWindow(t *testing.T) {
+	ctx := context.Background()
+	db := testenv.Connect(t, testenv.Schema(t))
+	day := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	for _, sql := range []string{
+		"SELECT millrace_add_partition('logs', 'logs_20260301', '2026-03-01', '2026-03-02')",
+		`INSERT INTO logs (id, inserted_at, time, data) SELECT gen_random_uuid(), at, at - interval '1 s', '{"level":"error"}'
+			FROM generate_series('2026-03-01'::timestamptz, '2026-03-01 01:00', interval '100 ms') at`,
+		"CREATE INDEX logs_20260301_data_idx ON logs_20260301 USING gin (data jsonb_path_ops)",
+		"VACUUM ANALYZE logs", "SET enable_seqscan = off",
+	} {
+		if _, err := db.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tx, err := db.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(ctx)
+	filter, err := language.Parse("level:error")
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices := newSlicer(&search{from: day.UnixMilli(), to: day.Add(time.Hour).UnixMilli(), clock: byTime, filter: filter, limit: 100}, time.Now())
+	slices.fences = true
+	for _, found := range []bool{true, false} {
+		slices.fence(found)
+		slice, ok := slices.next()
+		if !ok {
+			t.Fatal("no slice")
+		}
+		arrived, err := arrivedSpans(ctx, tx, slice)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan := explain(t, db, pageStatement(slice, arrived, 101, pageBytes))
+		if got := strings.Contains(plan, "_came_brin"); !got {
+			t.Errorf("found %t: the index on inserted_at is not used:\n%s", found, plan)
+		}
+		if fenced := !strings.Contains(plan, "Bitmap Index Scan on logs_20260301_data_idx"); found && !fenced {
+			t.Errorf("the index on data is used:\n%s", plan)
+		}
 	}
 }
