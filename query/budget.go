@@ -32,9 +32,9 @@ type progress struct {
 }
 
 // walk calls visit with slices of a window, one behind the other in the search's order, until visit has enough, all are visited, or the
-// search's budget is used up. visit returns how many rows it found, too. fences says whether slices may be
-// fenced: that is for few rows, since PostgreSQL does not read them in several processes then. Without a budget each statement may take the usual time, and one that takes longer is an error. Within a
-// budget it may take half of what is left; then nothing of its slice counts, and a shorter one is tried.
+// search's budget is used up. visit returns how many rows it found, too. Without a budget each statement may take the usual time, and one
+// that takes longer is an error. Within a budget it may take half of what is left; then nothing of its slice counts, and a shorter one is
+// tried. fences says whether slices may be fenced: that is for few rows, since PostgreSQL does not read them in several processes then.
 //
 // The rows are looked for in slices, so that the newest are found without a look at all others. No index has the rows in their order.
 func (s *store) walk(ctx context.Context, q *search, fences bool, visit func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (rows int, enough bool, err error)) (p progress, err error) {
