@@ -109,49 +109,56 @@ func (r *Rule) At(record []byte, came int64) (micros int64, result Result) {
 func (r *Rule) Find(record []byte) (micros int64, result Result) {
 	result = Absent
 	best, bestMicros := len(r.fields), int64(0) // the first field of those that hold a time
-	for i := skipSpace(record, 0); ; {          // at the object's brace, or at a comma
+	r.eachField(record, func(field, from, to int) (goOn bool) {
+		micros, is := r.parseValue(record[from:to])
+		switch {
+		case is != Own:
+			if result != NoZone {
+				result = is
+			}
+		case field < best:
+			best, bestMicros = field, micros
+		}
+		return best > 0
+	})
+	if best < len(r.fields) {
+		return bestMicros, Own
+	}
+	return 0, result
+}
+
+// eachField calls visit with the fields that a record has at its top level, in their order in the record, until visit returns false: which of
+// r.fields it is, and from where to where its value goes. A value that is cut off goes to the end of the record.
+func (r *Rule) eachField(record []byte, visit func(field, from, to int) (goOn bool)) {
+	for i := skipSpace(record, 0); ; { // at the object's brace, or at a comma
 		keyAt := i + 1
 		if keyAt < len(record) && record[keyAt] != '"' {
 			keyAt = skipSpace(record, keyAt)
 		}
 		if keyAt >= len(record) || record[keyAt] != '"' {
-			break
+			return
 		}
 		keyEnd, escaped := stringEnd(record, keyAt+1)
 		valueAt := keyEnd + 2 // between them is the colon
 		if valueAt >= len(record) {
-			break
+			return
 		}
 		if record[valueAt] <= ' ' || record[keyEnd+1] != ':' {
 			valueAt = skipSpace(record, skipSpace(record, keyEnd+1)+1)
 		}
 		i = skipValue(record, valueAt)
 		if n := keyEnd - keyAt - 1; escaped || n <= MaxFieldBytes && r.lengths>>n&1 != 0 {
-			if field := r.field(record[keyAt:keyEnd+1], escaped); field >= 0 {
-				micros, is := r.parseValue(record[min(valueAt, i):i])
-				switch {
-				case is != Own:
-					if result != NoZone {
-						result = is
-					}
-				case field == 0:
-					return micros, Own
-				case field < best:
-					best, bestMicros = field, micros
-				}
+			if field := r.field(record[keyAt:keyEnd+1], escaped); field >= 0 && !visit(field, min(valueAt, i), i) {
+				return
 			}
 		}
 		if i < len(record) && record[i] <= ' ' {
 			i = skipSpace(record, i)
 		}
 		if i >= len(record) || record[i] != ',' {
-			break
+			return
 		}
 	}
-	if best < len(r.fields) {
-		return bestMicros, Own
-	}
-	return 0, result
 }
 
 // longestLead is the length of the longest value that Lead returns. Times are shorter.
@@ -170,38 +177,15 @@ func (r *Rule) Lead(record []byte) (key string, value []byte) {
 		return "", nil
 	}
 	other := len(r.fields)
-	for i := skipSpace(record, 0); ; { // as in Find
-		keyAt := i + 1
-		if keyAt < len(record) && record[keyAt] != '"' {
-			keyAt = skipSpace(record, keyAt)
+	r.eachField(record, func(field, from, to int) (goOn bool) {
+		switch {
+		case field > 0:
+			other = min(other, field)
+		case value == nil && to < len(record): // a value that ends with the record has no end of its own
+			value = record[from:to]
 		}
-		if keyAt >= len(record) || record[keyAt] != '"' {
-			break
-		}
-		keyEnd, escaped := stringEnd(record, keyAt+1)
-		valueAt := keyEnd + 2
-		if valueAt >= len(record) {
-			break
-		}
-		if record[valueAt] <= ' ' || record[keyEnd+1] != ':' {
-			valueAt = skipSpace(record, skipSpace(record, keyEnd+1)+1)
-		}
-		i = skipValue(record, valueAt)
-		if n := keyEnd - keyAt - 1; escaped || n <= MaxFieldBytes && r.lengths>>n&1 != 0 {
-			switch field := r.field(record[keyAt:keyEnd+1], escaped); {
-			case field > 0:
-				other = min(other, field)
-			case field == 0 && value == nil && i < len(record): // a value that ends with the record has no end of its own
-				value = record[min(valueAt, i):i]
-			}
-		}
-		if i < len(record) && record[i] <= ' ' {
-			i = skipSpace(record, i)
-		}
-		if i >= len(record) || record[i] != ',' {
-			break
-		}
-	}
+		return true
+	})
 	if other == len(r.fields) || !canLead(value) {
 		return "", nil
 	}
