@@ -204,7 +204,6 @@ func (w *walker) walk(ctx context.Context, tx pgx.Tx, p *progress) error {
 			return err
 		}
 		w.isOut = false
-		p.reached = w.slices.begin()
 		p.slices++
 		w.slices.fence(rows > 0)
 		if w.deadline.IsZero() {
@@ -212,10 +211,11 @@ func (w *walker) walk(ctx context.Context, tx pgx.Tx, p *progress) error {
 		} else {
 			w.slices.fitTime(time.Since(began), time.Until(w.deadline))
 		}
-		if err := w.slices.passGap(ctx, tx, slice, rows); err != nil {
+		err = w.slices.passGap(ctx, tx, slice, arrived, rows)
+		p.reached = w.slices.begin()
+		if err != nil {
 			return err
 		}
-		p.reached = w.slices.begin()
 	}
 }
 

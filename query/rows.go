@@ -169,7 +169,7 @@ func (s *store) exportRows(ctx context.Context, q *search, timeout time.Duration
 			if left -= n; q.limit > 0 && left == 0 {
 				return nil
 			}
-			if err := slices.exported(ctx, tx, slice, n); err != nil {
+			if err := slices.exported(ctx, tx, slice, arrived, n); err != nil {
 				return err
 			}
 		}

@@ -80,22 +80,12 @@ func (s *slicer) grow() { s.length = min(s.length*growth, 1<<50) }
 // slices are cheaper than a look for each gap.
 const manyGaps = 3
 
-// advance chooses the next slice, behind one in which so many rows were found.
-func (s *slicer) advance(ctx context.Context, tx pgx.Tx, slice *search, rows int) error {
-	s.grow()
-	return s.passGap(ctx, tx, slice, rows)
-}
-
-// passGap moves behind a gap, in which there are no rows at all, if the last slice is part of one. The slice behind it is short: it may be the
-// end of millions of rows.
-func (s *slicer) passGap(ctx context.Context, tx pgx.Tx, slice *search, rows int) error {
+// passGap moves behind a gap, in which there are no rows at all, if the last slice is part of one. arrived are the spans of that slice, and rows is
+// how many rows were found in it. The slice behind the gap is short: it may be the end of millions of rows.
+func (s *slicer) passGap(ctx context.Context, tx pgx.Tx, slice *search, arrived spans, rows int) error {
 	s.found += rows
 	if rows > 0 || s.end || s.gaps >= manyGaps+s.found/1000 {
 		return nil
-	}
-	arrived, err := arrivedSpans(ctx, tx, slice)
-	if err != nil {
-		return err
 	}
 	if holds, err := holdsRows(ctx, tx, slice, arrived); err != nil || holds {
 		return err
@@ -170,15 +160,14 @@ func holdsRows(ctx context.Context, tx pgx.Tx, q *search, arrived spans) (holds 
 }
 
 // exported chooses the next slice of an export, behind one that had so many rows: a longer one, a shorter one, or one behind a gap.
-func (s *slicer) exported(ctx context.Context, tx pgx.Tx, slice *search, rows int) error {
-	s.found += rows
+func (s *slicer) exported(ctx context.Context, tx pgx.Tx, slice *search, arrived spans, rows int) error {
 	switch {
 	case rows == 0:
-		return s.advance(ctx, tx, slice, 0)
+		s.grow()
 	case rows < fewRows:
 		s.length = min(2*s.length, 1<<50)
 	case rows > manyRows:
 		s.length = max(s.length/4, 1)
 	}
-	return nil
+	return s.passGap(ctx, tx, slice, arrived, rows)
 }

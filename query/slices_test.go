@@ -51,7 +51,8 @@ func TestTheSliceBehindAGapIsShort(t *testing.T) {
 					if err := tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&rows); err != nil {
 						t.Fatal(err)
 					}
-					if err := slices.advance(ctx, tx, slice, rows); err != nil {
+					slices.grow()
+					if err := slices.passGap(ctx, tx, slice, arrived, rows); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -79,7 +80,12 @@ func TestAWindowWithoutRowsEnds(t *testing.T) {
 	if !ok {
 		t.Fatal("no slice")
 	}
-	if err := slices.advance(ctx, tx, slice, 0); err != nil {
+	arrived, err := arrivedSpans(ctx, tx, slice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.grow()
+	if err := slices.passGap(ctx, tx, slice, arrived, 0); err != nil {
 		t.Fatal(err)
 	}
 	if slice, ok := slices.next(); ok {
@@ -115,7 +121,7 @@ func TestAnExportSkipsEveryGap(t *testing.T) {
 		}
 		n, err := exportSlice(ctx, tx, slice, arrived, func(row) error { return nil })
 		if err == nil {
-			err = slices.exported(ctx, tx, slice, n)
+			err = slices.exported(ctx, tx, slice, arrived, n)
 		}
 		if err != nil {
 			t.Fatal(err)
