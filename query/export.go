@@ -67,12 +67,8 @@ func parseExport(rawQuery string, now time.Time) (*exportSearch, error) {
 	default:
 		return nil, refused("format", p["format"], "ndjson or csv")
 	}
-	if text := p["limit"]; text != "" {
-		n, ok := parseDigits(text)
-		if !ok || n < 1 || n > mostExported {
-			return nil, refused("limit", text, "a whole number from 1 to "+strconv.Itoa(mostExported))
-		}
-		e.limit = int(n)
+	if err := readLimit(&e.limit, p["limit"], mostExported); err != nil {
+		return nil, err
 	}
 	names := splitList(p["fields"])
 	if p["fields"] == "" {

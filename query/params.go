@@ -75,6 +75,19 @@ var (
 	contextParameters   = []string{"before", "after", "clock", "q", "budget"}
 )
 
+// readLimit sets limit to the parameter of that name, if there is one. Its errors are *failure.
+func readLimit(limit *int, text string, most int) error {
+	if text == "" {
+		return nil
+	}
+	n, ok := parseDigits(text)
+	if !ok || n < 1 || n > int64(most) {
+		return refused("limit", text, "a whole number from 1 to "+strconv.Itoa(most))
+	}
+	*limit = int(n)
+	return nil
+}
+
 // parseSearch returns the search that a URL's query asks of a route, which takes the parameters takes. Its errors are *failure.
 func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error) {
 	p, err := parseParameters(rawQuery, takes)
@@ -98,12 +111,8 @@ func parseSearch(rawQuery string, takes []string, now time.Time) (*search, error
 			return nil, err
 		}
 	}
-	if text := p["limit"]; text != "" {
-		n, ok := parseDigits(text)
-		if !ok || n < 1 || n > maxLimit {
-			return nil, refused("limit", text, "a whole number from 1 to "+strconv.Itoa(maxLimit))
-		}
-		s.limit = int(n)
+	if err := readLimit(&s.limit, p["limit"], maxLimit); err != nil {
+		return nil, err
 	}
 	switch p["order"] {
 	case "", "desc":

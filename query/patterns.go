@@ -66,12 +66,8 @@ func parsePatterns(rawQuery string, now time.Time) (*patternSearch, error) {
 		}
 		s.fields = [][]string{field}
 	}
-	if text := p["limit"]; text != "" {
-		n, ok := parseDigits(text)
-		if !ok || n < 1 || n > maxPatterns {
-			return nil, refused("limit", text, "a whole number from 1 to "+strconv.Itoa(maxPatterns))
-		}
-		s.most = int(n)
+	if err := readLimit(&s.most, p["limit"], maxPatterns); err != nil {
+		return nil, err
 	}
 	if p["vs"] != "" {
 		before := s.search

@@ -308,12 +308,8 @@ func parseStats(rawQuery string, now time.Time) (*stats, error) {
 	} else if p["tz"] != "" {
 		return nil, badRequest("tz: takes effect with every alone")
 	}
-	if text := p["limit"]; text != "" {
-		n, ok := parseDigits(text)
-		if !ok || n < 1 || n > maxGroups {
-			return nil, refused("limit", text, "a whole number from 1 to "+strconv.Itoa(maxGroups))
-		}
-		st.limit = int(n)
+	if err := readLimit(&st.limit, p["limit"], maxGroups); err != nil {
+		return nil, err
 	}
 	if p["having"] != "" {
 		if st.having, err = parseHaving(p["having"]); err != nil {
