@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -93,7 +94,8 @@ func greetWhenReady(ctx context.Context, w io.Writer, addrs *addresses, stack *l
 			}
 		}
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	var greeting bytes.Buffer // written as one, so that no line of the log falls between its lines
+	t := tabwriter.NewWriter(&greeting, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "\nMillrace is running. Search and follow the logs at %s/\n", addrs.url("query"))
 	fmt.Fprintf(t, "  api\t%s\tPOST /log, POST /log/batch\n", addrs.url("api"))
 	fmt.Fprintf(t, "  query\t%s\tGET /logs, GET /logs/{id}, GET /logs/count\n", addrs.url("query"))
@@ -110,7 +112,8 @@ func greetWhenReady(ctx context.Context, w io.Writer, addrs *addresses, stack *l
 	fmt.Fprintf(t, "\nSend a log:  curl -X POST -d '{\"level\":\"info\",\"message\":\"hello\"}' %s/log\n", addrs.url("api"))
 	fmt.Fprintf(t, "See it:      curl %s/logs\n", addrs.url("query"))
 	fmt.Fprintln(t, "Ctrl-C stops everything.")
-	_ = t.Flush() // standard output may be closed; the services run all the same
+	_ = t.Flush()                    // a buffer takes everything
+	_, _ = w.Write(greeting.Bytes()) // standard output may be closed; the services run all the same
 	return true
 }
 
