@@ -1,0 +1,212 @@
+package archive
+
+import (
+	"bytes"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// The functions here take JSON as PostgreSQL writes a jsonb value: ", " between members, ": " behind a name, no other space between
+// tokens. What is written otherwise makes them return nonsense or -1, never fail in another way: each record is put together again and
+// compared before it counts.
+
+// stringEnd returns the index behind the string that begins at i, and whether it has escapes. It returns -1 if there is none.
+func stringEnd(b []byte, i int) (end int, escaped bool) {
+	if i >= len(b) || b[i] != '"' {
+		return -1, false
+	}
+	for i++; ; {
+		n := bytes.IndexByte(b[i:], '"')
+		if n < 0 {
+			return -1, false
+		}
+		backslash := bytes.IndexByte(b[i:i+n], '\\')
+		if backslash < 0 {
+			return i + n + 1, escaped
+		}
+		escaped = true
+		if i += backslash + 2; i > len(b) {
+			return -1, false
+		}
+	}
+}
+
+// valueEnd returns the index behind the value that begins at i, and -1 if there is none.
+func valueEnd(b []byte, i int) int {
+	if i >= len(b) {
+		return -1
+	}
+	switch b[i] {
+	case '"':
+		end, _ := stringEnd(b, i)
+		return end
+	case '{', '[':
+		depth := 0
+		for i < len(b) {
+			switch b[i] {
+			case '"':
+				if i, _ = stringEnd(b, i); i < 0 {
+					return -1
+				}
+				continue
+			case '{', '[':
+				depth++
+			case '}', ']':
+				if depth--; depth == 0 {
+					return i + 1
+				}
+			}
+			i++
+		}
+		return -1
+	}
+	start := i
+	for i < len(b) && b[i] != ',' && b[i] != '}' && b[i] != ']' {
+		i++
+	}
+	if i == start {
+		return -1
+	}
+	return i
+}
+
+// member is a name and a value of an object, as they are written.
+type member struct {
+	key            []byte // with its quotes
+	keyEscaped     bool
+	value          []byte
+	valueEscaped   bool // a string with escapes
+	next           int  // where the next member begins, or the closing brace is
+	start, valueAt int
+}
+
+// memberAt reads the member that begins at i, behind a brace or a comma with its space. ok is false at the closing brace, and where there
+// is none.
+func memberAt(b []byte, i int) (m member, ok bool) {
+	end, escaped := stringEnd(b, i)
+	if end < 0 || end+2 >= len(b) || b[end] != ':' {
+		return member{}, false
+	}
+	m.start, m.key, m.keyEscaped, m.valueAt = i, b[i:end], escaped, end+2
+	if b[m.valueAt] == '"' {
+		end, m.valueEscaped = stringEnd(b, m.valueAt)
+	} else {
+		end = valueEnd(b, m.valueAt)
+	}
+	if end < 0 {
+		return member{}, false
+	}
+	m.value, m.next = b[m.valueAt:end], end
+	if m.next+1 < len(b) && b[m.next] == ',' {
+		m.next += 2
+	}
+	return m, true
+}
+
+// unescape appends the text of a JSON string without its quotes. It reports whether the string is one.
+func unescape(dst, s []byte) ([]byte, bool) {
+	for i := 0; i < len(s); i++ {
+		if s[i] != '\\' {
+			dst = append(dst, s[i])
+			continue
+		}
+		if i++; i == len(s) {
+			return dst, false
+		}
+		switch c := s[i]; c {
+		case '"', '\\', '/':
+			dst = append(dst, c)
+		case 'b':
+			dst = append(dst, '\b')
+		case 'f':
+			dst = append(dst, '\f')
+		case 'n':
+			dst = append(dst, '\n')
+		case 'r':
+			dst = append(dst, '\r')
+		case 't':
+			dst = append(dst, '\t')
+		case 'u':
+			r, ok := hexRune(s, i+1)
+			if !ok {
+				return dst, false
+			}
+			i += 4
+			if utf16.IsSurrogate(r) {
+				if i+2 >= len(s) || s[i+1] != '\\' || s[i+2] != 'u' {
+					return dst, false
+				}
+				low, ok := hexRune(s, i+3)
+				if r = utf16.DecodeRune(r, low); !ok || r == utf8.RuneError {
+					return dst, false
+				}
+				i += 6
+			}
+			dst = utf8.AppendRune(dst, r)
+		default:
+			return dst, false
+		}
+	}
+	return dst, true
+}
+
+func hexRune(s []byte, i int) (r rune, ok bool) {
+	if i+4 > len(s) {
+		return 0, false
+	}
+	for _, c := range s[i : i+4] {
+		switch {
+		case '0' <= c && c <= '9':
+			c -= '0'
+		case 'a' <= c && c <= 'f':
+			c -= 'a' - 10
+		case 'A' <= c && c <= 'F':
+			c -= 'A' - 10
+		default:
+			return 0, false
+		}
+		r = r<<4 | rune(c)
+	}
+	return r, true
+}
+
+const hexDigits = "0123456789abcdef"
+
+// AppendString appends a string as PostgreSQL writes it in JSON.
+func AppendString(b, s []byte) []byte {
+	b = append(b, '"')
+	start := 0
+	for i, c := range s {
+		if c >= ' ' && c != '"' && c != '\\' {
+			continue
+		}
+		b = append(b, s[start:i]...)
+		start = i + 1
+		switch c {
+		case '"', '\\':
+			b = append(b, '\\', c)
+		case '\b':
+			b = append(b, '\\', 'b')
+		case '\f':
+			b = append(b, '\\', 'f')
+		case '\n':
+			b = append(b, '\\', 'n')
+		case '\r':
+			b = append(b, '\\', 'r')
+		case '\t':
+			b = append(b, '\\', 't')
+		default:
+			b = append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+		}
+	}
+	b = append(b, s[start:]...)
+	return append(b, '"')
+}
+
+// isBefore reports whether jsonb has one name of an object before another: the shorter one first, then by bytes.
+func isBefore(a, b []byte) bool {
+	if len(a) != len(b) {
+		return len(a) < len(b)
+	}
+	return bytes.Compare(a, b) < 0
+}
