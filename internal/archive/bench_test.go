@@ -2,7 +2,9 @@ package archive_test
 
 import (
 	"bytes"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -25,10 +27,13 @@ func BenchmarkCopy(b *testing.B) {
 			var out bytes.Buffer
 			var summary archive.Summary
 			var file *archive.File
-			perSecond := func(b *testing.B) {
+			// The processor's time says more than the clock's where other programs run.
+			perSecond := func(b *testing.B, before time.Duration) {
 				b.ReportMetric(float64(len(rows))*float64(b.N)/b.Elapsed().Seconds(), "records/s")
+				b.ReportMetric(float64(len(rows))*float64(b.N)/(processorTime()-before).Seconds(), "records/cpu-s")
 			}
 			b.Run("write", func(b *testing.B) {
+				before := processorTime()
 				for b.Loop() {
 					out.Reset()
 					w := archive.NewWriter(&out, archive.NewRegistry(nil))
@@ -41,12 +46,13 @@ func BenchmarkCopy(b *testing.B) {
 						b.Fatal(err)
 					}
 				}
-				perSecond(b)
+				perSecond(b, before)
 				b.ReportMetric(float64(summary.Bytes)/float64(len(rows)), "B/record")
 				b.ReportMetric(float64(len(text))/float64(len(rows)), "NDJSON-B/record")
 				b.ReportMetric(float64(ndjson)/float64(len(rows)), "zstd-B/record")
 			})
 			b.Run("verify", func(b *testing.B) {
+				before := processorTime()
 				for b.Loop() {
 					if file, err = archive.Open(bytes.NewReader(out.Bytes()), summary.Bytes, summary.TailBytes); err != nil {
 						b.Fatal(err)
@@ -55,7 +61,7 @@ func BenchmarkCopy(b *testing.B) {
 						b.Fatal(err)
 					}
 				}
-				perSecond(b)
+				perSecond(b, before)
 			})
 			rests := 0
 			for _, g := range file.Groups {
@@ -67,4 +73,13 @@ func BenchmarkCopy(b *testing.B) {
 			}
 		})
 	}
+}
+
+// processorTime returns how long this program has computed.
+func processorTime() time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		panic(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }

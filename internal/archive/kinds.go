@@ -172,9 +172,9 @@ func parseInteger(text []byte) (int64, bool) {
 	return v, true
 }
 
-// parseTime returns the time of a text, and reports whether a column of the kind and form gives back the same text for it: RFC 3339 in UTC
+// ParseTime returns the time of a text, and reports whether a column of the kind and form gives back the same text for it: RFC 3339 in UTC
 // with "T" and "Z".
-func parseTime(text []byte, kind Kind, form Form) (int64, bool) {
+func ParseTime(text []byte, kind Kind, form Form) (int64, bool) {
 	const whole = len("2006-01-02T15:04:05")
 	n := len(text)
 	if n <= whole || text[n-1] != 'Z' || text[4] != '-' || text[7] != '-' || text[10] != 'T' || text[13] != ':' || text[16] != ':' {

@@ -128,7 +128,7 @@ func (s *sampled) value(m member) {
 	case c == '"':
 		text := m.value[1 : len(m.value)-1]
 		digits := max(0, len(text)-len("2006-01-02T15:04:05.Z"))
-		if _, ok := parseTime(text, Nanos, Form(min(digits, 9))); ok && !m.valueEscaped {
+		if _, ok := ParseTime(text, Nanos, Form(min(digits, 9))); ok && !m.valueEscaped {
 			s.kinds[Micros]++
 			s.digits[digits]++
 			if digits == 0 || text[len(text)-2] != '0' {

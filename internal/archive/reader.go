@@ -243,9 +243,13 @@ func (g *Group) texts(ctx context.Context, leaf int, rows Bits, test TextTest, o
 				data, offsets := distinct.ByteArray()
 				verdicts = make([]bool, d.Len())
 				some := false
-				for i := range verdicts {
-					verdicts[i] = test.Match(data[offsets[i]:offsets[i+1]])
-					some = some || verdicts[i]
+				if test.Search != nil {
+					test.Search(data, offsets, func(i int) { verdicts[i], some = true, true })
+				} else {
+					for i := range verdicts {
+						verdicts[i] = test.Match(data[offsets[i]:offsets[i+1]])
+						some = some || verdicts[i]
+					}
 				}
 				if !some && g.isDictionaryOnly(leaf) {
 					return false, nil

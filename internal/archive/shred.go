@@ -291,7 +291,7 @@ func (s *shredder) take(column int, m member) bool {
 		if first != '"' || m.valueEscaped {
 			return false
 		}
-		n, ok := parseTime(m.value[1:len(m.value)-1], c.Kind, c.Form)
+		n, ok := ParseTime(m.value[1:len(m.value)-1], c.Kind, c.Form)
 		if !ok {
 			return false
 		}

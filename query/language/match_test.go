@@ -16,6 +16,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"millrace/internal/archive"
+	"millrace/internal/archive/archivetest"
 	"millrace/internal/fieldindex"
 	"millrace/internal/testenv"
 )
@@ -222,7 +224,8 @@ func rowID(n int) uuid.UUID {
 	return uuid.MustParse(fmt.Sprintf("018f0000-0000-7000-8000-%012x", n))
 }
 
-// TestSQLAndMatchersAgree compares PostgreSQL with the matchers over generated records and queries.
+// TestSQLAndMatchersAgree compares PostgreSQL with the matchers over generated records and queries, and the columns of the archive with
+// both.
 func TestSQLAndMatchersAgree(t *testing.T) {
 	ctx := context.Background()
 	conn := testenv.Connect(t, testenv.Database(t))
@@ -266,6 +269,20 @@ func TestSQLAndMatchersAgree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
+	var archived []archive.Row
+	for k, doc := range stored {
+		row := archive.Row{ID: rowID(k + 1), Time: rowTime(k + 1).UnixMicro(), InsertedAt: rowTime(k + 8).UnixMicro(), Data: []byte(doc)}
+		if (k+1)%5 == 0 {
+			row.Time = archive.NoTime
+		}
+		archived = append(archived, row)
+	}
+	file, _, _ := archivetest.File(t, archive.NewRegistry(g.columnKinds()), func(add func(*archive.Row)) {
+		for i := range archived {
+			add(&archived[i])
+		}
+	})
 
 	found := make(map[string]int)
 	for i := range queries {
@@ -312,6 +329,7 @@ func TestSQLAndMatchersAgree(t *testing.T) {
 			k := firstDifference(want, got)
 			t.Fatalf("%s\n%s\n%q\nmatcher and PostgreSQL (-matcher +PostgreSQL):\n%srecord %d: %s", n, condition, args, diff, k, stored[k-1])
 		}
+		checkColumns(t, file, archived, n, everyRow)
 		if len(got) > 0 && len(got) < records {
 			found[fmt.Sprintf("%T", n)]++
 		}

@@ -96,13 +96,15 @@ type Rows struct {
 	rng *rand.Rand
 	n   int
 	id  [16]byte
+	at  int64 // when the event of the last record happened, Unix microseconds
 	row archive.Row
 }
 
 // NewRows returns a maker of rows that are the same for the same seed.
 func NewRows(seed uint64) *Rows { return &Rows{rng: rand.New(rand.NewPCG(seed, 0))} }
 
-// Row returns the next row, with the record as its data. It is good until the next call.
+// Row returns the next row, with the record as its data. Four in five records of Service have their time. The row is good until the next
+// call.
 func (r *Rows) Row(record []byte) *archive.Row {
 	came := start + int64(r.n/250)*250_000
 	if r.n%250 == 0 {
@@ -111,10 +113,11 @@ func (r *Rows) Row(record []byte) *archive.Row {
 	}
 	binary.BigEndian.PutUint64(r.id[8:], binary.BigEndian.Uint64(r.id[8:])+1)
 	r.n++
-	r.row = archive.Row{ID: r.id, InsertedAt: came, Time: came - r.rng.Int64N(2_000_000), Data: record}
+	r.row = archive.Row{ID: r.id, InsertedAt: came, Time: r.at, Data: record}
 	if r.n%5 == 0 {
 		r.row.Time = archive.NoTime
 	}
+	r.at = archive.NoTime
 	return &r.row
 }
 
@@ -127,10 +130,10 @@ func (r *Rows) Service(b []byte) []byte {
 	if rng.IntN(1000) == 7 {
 		message = fmt.Sprintf("user:%d: read tcp: Connection reset by peer", rng.IntN(100_000))
 	}
-	at := time.UnixMicro(start + int64(r.n)*1000 - rng.Int64N(1000)).UTC()
+	r.at = start + int64(r.n)*1000 - rng.Int64N(2_000_000)
 	return fmt.Appendf(b, `{"host": "web-%02d", "http": {"path": "/api/v1/%s/%d", "method": "%s", "status": %d}, "level": "%s", "message": "%s", "service": "%s", "trace_id": "%016x%016x", "timestamp": "%s", "duration_ms": %s}`,
 		rng.IntN(20), pick("orders", "users", "items"), rng.IntN(25_000), pick("GET", "POST"), 200+rng.IntN(4)*100, pick("info", "info", "info", "warn", "error"), message,
-		pick("checkout", "cart", "search", "auth"), rng.Uint64(), rng.Uint64(), at.Format("2006-01-02T15:04:05.000000Z"),
+		pick("checkout", "cart", "search", "auth"), rng.Uint64(), rng.Uint64(), time.UnixMicro(r.at).UTC().Format("2006-01-02T15:04:05.000000Z"),
 		strings.TrimSuffix(strings.TrimRight(fmt.Sprintf("%.3f", rng.ExpFloat64()*40), "0"), "."))
 }
 
