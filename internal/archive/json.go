@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/valyala/fastjson"
 )
 
 // The functions here take JSON as PostgreSQL writes a jsonb value: ", " between members, ": " behind a name, no other space between
@@ -209,4 +211,35 @@ func isBefore(a, b []byte) bool {
 		return len(a) < len(b)
 	}
 	return bytes.Compare(a, b) < 0
+}
+
+// AppendValue appends a value as PostgreSQL writes it in JSON. It must have been read from JSON that PostgreSQL wrote: names keep their
+// order.
+func AppendValue(b []byte, v *fastjson.Value) []byte {
+	switch v.Type() {
+	case fastjson.TypeObject:
+		b = append(b, '{')
+		first := true
+		v.GetObject().Visit(func(name []byte, v *fastjson.Value) {
+			if !first {
+				b = append(b, ", "...)
+			}
+			first = false
+			b = append(AppendString(b, name), ": "...)
+			b = AppendValue(b, v)
+		})
+		return append(b, '}')
+	case fastjson.TypeArray:
+		b = append(b, '[')
+		for i, e := range v.GetArray() {
+			if i > 0 {
+				b = append(b, ", "...)
+			}
+			b = AppendValue(b, e)
+		}
+		return append(b, ']')
+	case fastjson.TypeString:
+		return AppendString(b, v.GetStringBytes())
+	}
+	return v.MarshalTo(b)
 }

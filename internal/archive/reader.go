@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/parquet-go/parquet-go"
@@ -548,39 +549,71 @@ func (g *Group) Times(ctx context.Context, axis Axis, times []int64) ([]int64, e
 	return times, err
 }
 
-// Codes returns the distinct texts of a column of texts, and for each row the number of its text, -1 if it has none.
-func (g *Group) Codes(ctx context.Context, column int) (texts []string, codes []int32, err error) {
+// Values returns the distinct values of a column as texts, and for each row the number of its value, -1 if it has none. Two numbers may
+// have the same text.
+func (g *Group) Values(ctx context.Context, column int) (texts []string, codes []int32, err error) {
+	c := &g.File.Columns[column]
+	var text func(p parquet.Page) func(i int) string
+	var b []byte
+	switch c.Kind {
+	case Text:
+		text = func(p parquet.Page) func(i int) string {
+			values := p.Data()
+			data, offsets := values.ByteArray()
+			return func(i int) string { return string(data[offsets[i]:offsets[i+1]]) }
+		}
+	case Double:
+		text = func(p parquet.Page) func(i int) string {
+			values := doublesOf(p)
+			return func(i int) string { b = AppendDouble(b[:0], values[i], c.Form); return string(b) }
+		}
+	case Bool:
+		text = func(p parquet.Page) func(i int) string {
+			values := p.Data()
+			packed := values.Boolean()
+			return func(i int) string { return [2]string{"false", "true"}[packed[i>>3]>>(i&7)&1] }
+		}
+	case Integer:
+		text = func(p parquet.Page) func(i int) string {
+			values := intsOf(p)
+			return func(i int) string { return strconv.FormatInt(values[i], 10) }
+		}
+	default:
+		text = func(p parquet.Page) func(i int) string {
+			values := intsOf(p)
+			return func(i int) string { b = AppendTime(b[:0], values[i], c.Kind, c.Form); return string(b) }
+		}
+	}
 	codes = make([]int32, 0, g.Rows)
 	var known map[string]int32 // of pages without the dictionary
 	hasDictionary := false
 	err = g.pages(ctx, g.File.leaves[column], nil, func(row int, p parquet.Page) (bool, error) {
-		values := p.Data()
 		var ofValues []int32
 		if d := p.Dictionary(); d != nil {
 			if !hasDictionary {
 				hasDictionary = true
-				distinct := d.Page().Data()
-				data, offsets := distinct.ByteArray()
+				at := text(d.Page())
 				for i := range d.Len() {
-					texts = append(texts, string(data[offsets[i]:offsets[i+1]]))
+					texts = append(texts, at(i))
 				}
 			}
+			values := p.Data()
 			ofValues = values.Int32()
-		} else if p.NumNulls() < p.NumValues() {
+		} else if n := int(p.NumValues() - p.NumNulls()); n > 0 {
 			if known == nil {
 				known = make(map[string]int32)
 				for i, text := range texts {
 					known[text] = int32(i)
 				}
 			}
-			data, offsets := values.ByteArray()
-			for i := range len(offsets) - 1 {
-				text := data[offsets[i]:offsets[i+1]]
-				code, ok := known[string(text)]
+			at := text(p)
+			for i := range n {
+				value := at(i)
+				code, ok := known[value]
 				if !ok {
 					code = int32(len(texts))
-					texts = append(texts, string(text))
-					known[texts[code]] = code
+					texts = append(texts, value)
+					known[value] = code
 				}
 				ofValues = append(ofValues, code)
 			}

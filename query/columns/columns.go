@@ -1,0 +1,468 @@
+// Package columns answers searches from files of the archive: counts, histograms, the latest rows, all rows. The answers are those that
+// PostgreSQL gives for the same rows, exactly.
+//
+// A Search starts goroutines for the row groups that it reads at once, and waits for them. It may be used by many goroutines.
+package columns
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/valyala/fastjson"
+	"golang.org/x/sync/errgroup"
+
+	"millrace/internal/archive"
+	"millrace/query/language"
+)
+
+// Search is what is looked for, and where.
+type Search struct {
+	Files    []*archive.File // no row is in two of them
+	Query    language.Query
+	Axis     archive.Axis
+	From, To int64 // the window on the axis, without To, in Unix microseconds
+	// Groups is how many row groups are read at once. Each takes some 10 MB.
+	Groups int
+}
+
+// groups returns the row groups that have rows in the window.
+func (s *Search) groups() (groups []*archive.Group) {
+	for _, f := range s.Files {
+		for i := range f.Groups {
+			if first, last := f.Groups[i].Bounds(s.Axis); last >= s.From && first < s.To {
+				groups = append(groups, f.Group(i))
+			}
+		}
+	}
+	return groups
+}
+
+// found returns the rows of a group that satisfy the search. times are those of all rows, or nil where they were not needed.
+func (s *Search) found(ctx context.Context, selector *language.Selector, g *archive.Group) (rows archive.Bits, times []int64, err error) {
+	rows = archive.AllBits(g.Rows)
+	if first, last := g.Bounds(s.Axis); first < s.From || last >= s.To {
+		if times, err = g.Times(ctx, s.Axis, nil); err != nil {
+			return nil, nil, err
+		}
+		rows = archive.NewBits(g.Rows)
+		for row, at := range times {
+			if s.From <= at && at < s.To {
+				rows.Set(row)
+			}
+		}
+	}
+	rows, err = selector.Select(ctx, g, rows)
+	return rows, times, err
+}
+
+// each calls f with the row groups of the window, several at once.
+func (s *Search) each(ctx context.Context, f func(ctx context.Context, selector *language.Selector, g *archive.Group) error) error {
+	selector := s.Query.Selector()
+	work, working := errgroup.WithContext(ctx)
+	work.SetLimit(max(1, s.Groups))
+	for _, g := range s.groups() {
+		if working.Err() != nil {
+			break
+		}
+		work.Go(func() error { return f(working, selector, g) })
+	}
+	if err := work.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// Count returns how many rows are found.
+func (s *Search) Count(ctx context.Context) (n int64, err error) {
+	var mu sync.Mutex
+	err = s.each(ctx, func(ctx context.Context, selector *language.Selector, g *archive.Group) error {
+		rows, _, err := s.found(ctx, selector, g)
+		mu.Lock()
+		defer mu.Unlock()
+		n += int64(rows.Count())
+		return err
+	})
+	return n, err
+}
+
+// Bucket is what a histogram has of a stretch of time.
+type Bucket struct {
+	Count   int64
+	Missing int64            // rows that have no value of the field, or null
+	Values  map[string]int64 // how many rows have a value of the field, by its text
+}
+
+// Histogram counts the rows by bucket, and by the value of a field if by is not nil. edges are the beginnings of the buckets and the end
+// of the last one, in order; the window must lie between the first and the last.
+func (s *Search) Histogram(ctx context.Context, edges []int64, by []string) ([]Bucket, error) {
+	buckets := make([]Bucket, len(edges)-1)
+	var mu sync.Mutex
+	err := s.each(ctx, func(ctx context.Context, selector *language.Selector, g *archive.Group) error {
+		rows, times, err := s.found(ctx, selector, g)
+		if err != nil || rows.IsEmpty() {
+			return err
+		}
+		first, last := g.Bounds(s.Axis)
+		low, high := bucketOf(edges, max(first, s.From)), bucketOf(edges, min(last, s.To-1))
+		var values fieldValues
+		if by != nil {
+			if values, err = readField(ctx, g, by, rows); err != nil {
+				return err
+			}
+		}
+		if low == high {
+			b := count(rows, values)
+			mu.Lock()
+			defer mu.Unlock()
+			buckets[low].add(b)
+			return nil
+		}
+		if times == nil {
+			if times, err = g.Times(ctx, s.Axis, nil); err != nil {
+				return err
+			}
+		}
+		parts := split(rows, times, edges[low:high+2], values)
+		mu.Lock()
+		defer mu.Unlock()
+		for i, b := range parts {
+			buckets[low+i].add(b)
+		}
+		return nil
+	})
+	return buckets, err
+}
+
+// bucketOf returns the bucket that a time is in.
+func bucketOf(edges []int64, at int64) int {
+	i, found := slices.BinarySearch(edges, at)
+	if !found {
+		i--
+	}
+	return min(max(i, 0), len(edges)-2)
+}
+
+// add adds the counts of another bucket.
+func (b *Bucket) add(other Bucket) {
+	b.Count += other.Count
+	b.Missing += other.Missing
+	if b.Values == nil {
+		b.Values = other.Values
+		return
+	}
+	for value, n := range other.Values {
+		b.Values[value] += n
+	}
+}
+
+// count returns the bucket of all rows.
+func count(rows archive.Bits, values fieldValues) Bucket {
+	if values.codes == nil {
+		return Bucket{Count: int64(rows.Count())}
+	}
+	counts := make([]int64, len(values.texts)+1)
+	rows.Each(func(row int) { counts[values.codes[row]+1]++ })
+	return values.bucket(counts)
+}
+
+// split returns the buckets of rows.
+func split(rows archive.Bits, times []int64, edges []int64, values fieldValues) []Bucket {
+	n := len(values.texts) + 1
+	counts := make([][]int64, len(edges)-1)
+	current := 0
+	rows.Each(func(row int) {
+		at := times[row]
+		if at < edges[current] || at >= edges[current+1] { // rows come nearly in the order of their times
+			current = bucketOf(edges, at)
+		}
+		if counts[current] == nil {
+			counts[current] = make([]int64, n)
+		}
+		code := int32(-1)
+		if values.codes != nil {
+			code = values.codes[row]
+		}
+		counts[current][code+1]++
+	})
+	buckets := make([]Bucket, len(counts))
+	for i, c := range counts {
+		switch {
+		case c == nil:
+		case values.codes == nil:
+			buckets[i].Count = c[0]
+		default:
+			buckets[i] = values.bucket(c)
+		}
+	}
+	return buckets
+}
+
+// fieldValues are the values of a field in a row group.
+type fieldValues struct {
+	texts []string
+	codes []int32 // by row: the number of its text, -1 if it has none; nil: no field is asked for
+}
+
+// bucket returns the bucket of counts by code, the first of which is that of no value.
+func (v fieldValues) bucket(counts []int64) Bucket {
+	b := Bucket{Missing: counts[0], Count: counts[0], Values: make(map[string]int64)}
+	for i, n := range counts[1:] {
+		if n > 0 {
+			b.Values[v.texts[i]] += n
+			b.Count += n
+		}
+	}
+	return b
+}
+
+// readField returns the values of a field in rows of a group, as PostgreSQL's #> finds them: of several members that the field may mean,
+// the first that is there.
+func readField(ctx context.Context, g *archive.Group, field []string, rows archive.Bits) (fieldValues, error) {
+	ways := language.Ways(field)
+	for _, c := range g.File.Columns {
+		for _, way := range ways {
+			if len(way) < len(c.Path) && slices.Equal(way, c.Path[:len(way)]) {
+				return readFieldOfRecords(ctx, g, ways, rows) // the value may be an object, parts of which are in columns
+			}
+		}
+	}
+	v := fieldValues{}
+	var decided archive.Bits // rows that an earlier way has a member for
+	known := make(map[string]int32)
+	codeOf := func(text string) int32 {
+		code, ok := known[text]
+		if !ok {
+			code = int32(len(v.texts))
+			v.texts = append(v.texts, text)
+			known[text] = code
+		}
+		return code
+	}
+	for _, way := range ways {
+		column := slices.IndexFunc(g.File.Columns, func(c archive.Column) bool { return slices.Equal(c.Path, way) })
+		if column >= 0 && !g.IsEmpty(column) {
+			texts, codes, err := g.Values(ctx, column)
+			if err != nil {
+				return v, err
+			}
+			if v.codes == nil && len(known) == 0 {
+				v.texts, v.codes = texts, codes
+				for i, text := range texts {
+					known[text] = int32(i)
+				}
+			} else {
+				recoded := make([]int32, len(texts))
+				for i, text := range texts {
+					recoded[i] = codeOf(text)
+				}
+				for row, code := range codes {
+					if code >= 0 && !decided.Has(row) {
+						v.codes[row] = recoded[code]
+					}
+				}
+			}
+			if decided == nil {
+				decided = archive.NewBits(g.Rows)
+			}
+			for row, code := range codes {
+				if code >= 0 {
+					decided.Set(row)
+				}
+			}
+		}
+		if v.codes == nil {
+			v.codes = slices.Repeat([]int32{-1}, g.Rows)
+			decided = archive.NewBits(g.Rows)
+		}
+		if !mayBeInRests(g, way) {
+			continue
+		}
+		var parser fastjson.Parser
+		if err := g.Rests(ctx, rows, func(row int, rest []byte) error {
+			if decided.Has(row) {
+				return nil
+			}
+			root, err := parser.ParseBytes(rest)
+			if err != nil {
+				return err
+			}
+			text, isText, isThere := textAt(root, way)
+			if isThere {
+				decided.Set(row)
+			}
+			if isText {
+				v.codes[row] = codeOf(text)
+			}
+			return nil
+		}); err != nil {
+			return v, err
+		}
+	}
+	return v, nil
+}
+
+// mayBeInRests reports whether a rest of the group may have a value at a way. A name that is a number also stands for a member of an
+// array.
+func mayBeInRests(g *archive.Group, way []string) bool {
+	for i, name := range way {
+		if _, err := strconv.Atoi(name); err == nil {
+			return g.RestRows > 0 && (i == 0 || g.MayHaveInRests(way[:i]))
+		}
+	}
+	return g.MayHaveInRests(way)
+}
+
+// readFieldOfRecords does what readField does by putting the records together.
+func readFieldOfRecords(ctx context.Context, g *archive.Group, ways [][]string, rows archive.Bits) (fieldValues, error) {
+	v := fieldValues{codes: slices.Repeat([]int32{-1}, g.Rows)}
+	known := make(map[string]int32)
+	var parser fastjson.Parser
+	row := -1
+	err := g.Records(ctx, rows, func(r *archive.Row) error {
+		row = rows.Next(row + 1)
+		root, err := parser.ParseBytes(r.Data)
+		if err != nil {
+			return err
+		}
+		for _, way := range ways {
+			text, isText, isThere := textAt(root, way)
+			if isText {
+				code, ok := known[text]
+				if !ok {
+					code = int32(len(v.texts))
+					v.texts = append(v.texts, text)
+					known[text] = code
+				}
+				v.codes[row] = code
+			}
+			if isThere {
+				break
+			}
+		}
+		return nil
+	})
+	return v, err
+}
+
+// textAt returns the text of the value at a way, as #>> does, and reports whether it has one and whether a value is there. null is a
+// value without a text.
+func textAt(v *fastjson.Value, way []string) (text string, isText, isThere bool) {
+	for _, name := range way {
+		switch v.Type() {
+		case fastjson.TypeObject:
+			v = v.GetObject().Get(name)
+		case fastjson.TypeArray:
+			members := v.GetArray()
+			i, err := strconv.Atoi(name)
+			if i < 0 {
+				i += len(members)
+			}
+			if v = nil; err == nil && 0 <= i && i < len(members) {
+				v = members[i]
+			}
+		default:
+			v = nil
+		}
+		if v == nil {
+			return "", false, false
+		}
+	}
+	switch v.Type() {
+	case fastjson.TypeNull:
+		return "", false, true
+	case fastjson.TypeString:
+		return string(v.GetStringBytes()), true, true
+	}
+	return string(archive.AppendValue(nil, v)), true, true
+}
+
+// Row is a row that was found.
+type Row struct {
+	archive.Row
+	At int64 // its time on the search's axis
+}
+
+// compareRows orders rows by time, then by id.
+func compareRows(a, b *Row) int {
+	return cmp.Or(cmp.Compare(a.At, b.At), bytes.Compare(a.ID[:], b.ID[:]))
+}
+
+// Latest returns the last n rows that are found, the last one first.
+func (s *Search) Latest(ctx context.Context, n int) ([]*Row, error) {
+	groups := s.groups()
+	slices.SortFunc(groups, func(a, b *archive.Group) int {
+		_, aLast := a.Bounds(s.Axis)
+		_, bLast := b.Bounds(s.Axis)
+		return cmp.Compare(bLast, aLast)
+	})
+	selector := s.Query.Selector()
+	var latest []*Row
+	for _, g := range groups {
+		if _, last := g.Bounds(s.Axis); len(latest) == n && last < latest[n-1].At {
+			break // so are all groups behind it
+		}
+		rows, times, err := s.found(ctx, selector, g)
+		if err != nil {
+			return nil, err
+		}
+		if rows.IsEmpty() {
+			continue
+		}
+		if times == nil {
+			if times, err = g.Times(ctx, s.Axis, nil); err != nil {
+				return nil, err
+			}
+		}
+		chosen := lastOf(rows, times, n)
+		row := -1
+		if err := g.Records(ctx, chosen, func(r *archive.Row) error {
+			row = chosen.Next(row + 1)
+			copied := &Row{Row: *r, At: times[row]}
+			copied.Data = bytes.Clone(r.Data)
+			latest = append(latest, copied)
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+		slices.SortFunc(latest, func(a, b *Row) int { return compareRows(b, a) })
+		latest = latest[:min(n, len(latest))]
+	}
+	return latest, nil
+}
+
+// lastOf returns the n rows of a set that are last by time, and those that have the same time as the first of them.
+func lastOf(rows archive.Bits, times []int64, n int) archive.Bits {
+	at := make([]int64, 0, n)
+	rows.Each(func(row int) { at = append(at, times[row]) })
+	if len(at) <= n {
+		return rows
+	}
+	slices.Sort(at)
+	least := at[len(at)-n]
+	chosen := archive.NewBits(len(times))
+	rows.Each(func(row int) {
+		if times[row] >= least {
+			chosen.Set(row)
+		}
+	})
+	return chosen
+}
+
+// Each calls f with all rows that are found, row group by row group in the order of the files. The row is f's until it returns.
+func (s *Search) Each(ctx context.Context, f func(r *archive.Row) error) error {
+	selector := s.Query.Selector()
+	for _, g := range s.groups() {
+		rows, _, err := s.found(ctx, selector, g)
+		if err != nil {
+			return err
+		}
+		if err := g.Records(ctx, rows, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
