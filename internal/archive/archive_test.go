@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"testing"
+	"time"
 
 	"millrace/internal/archive"
 	"millrace/internal/archive/archivetest"
@@ -92,6 +93,40 @@ func TestEveryRecordIsGivenBackByteForByte(t *testing.T) {
 		}
 		if n, err := f.Verify(t.Context()); err != nil || n != len(want) {
 			t.Errorf("verify: %d rows, %v; want %d", n, err, len(want))
+		}
+	}
+}
+
+// TestTimesAreThoseOfTheCalendar compares the times of columns with those of package time.
+func TestTimesAreThoseOfTheCalendar(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 7))
+	for range 20_000 {
+		at := time.Unix(rng.Int64N(253402300800+62167219200)-62167219200, rng.Int64N(1e9)).UTC()
+		for _, format := range []struct {
+			layout string
+			kind   archive.Kind
+			form   archive.Form
+		}{
+			{"2006-01-02T15:04:05Z", archive.Micros, 0}, {"2006-01-02T15:04:05.000Z", archive.Micros, 3}, {"2006-01-02T15:04:05.000000Z", archive.Micros, 6},
+			{"2006-01-02T15:04:05.999999Z", archive.Micros, archive.Trimmed}, {"2006-01-02T15:04:05.000000000Z", archive.Nanos, 9}, {"2006-01-02T15:04:05.999999999Z", archive.Nanos, archive.Trimmed},
+		} {
+			text := at.Format(format.layout)
+			of, err := time.Parse(time.RFC3339Nano, text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := of.UnixMicro()
+			if format.kind == archive.Nanos {
+				if want = of.UnixNano(); at.Year() < 1700 || at.Year() > 2200 {
+					continue
+				}
+			}
+			if got, ok := archive.ParseTime([]byte(text), format.kind, format.form); !ok || got != want {
+				t.Fatalf("%s: got %d, %t, want %d", text, got, ok, want)
+			}
+			if got := string(archive.AppendTime(nil, want, format.kind, format.form)); got != text {
+				t.Fatalf("%d: got %s, want %s", want, got, text)
+			}
 		}
 	}
 }

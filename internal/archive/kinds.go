@@ -3,7 +3,6 @@ package archive
 import (
 	"math"
 	"strconv"
-	"time"
 )
 
 // Kind is what a column holds.
@@ -260,7 +259,7 @@ func floorDiv(a, b int64) int64 {
 	return q
 }
 
-// AppendTime appends the text of a time in a column.
+// AppendTime appends the text of a time in a column, of a year from 0 to 9999.
 func AppendTime(b []byte, v int64, kind Kind, form Form) []byte {
 	unit := 6
 	if kind == Nanos {
@@ -270,13 +269,13 @@ func AppendTime(b []byte, v int64, kind Kind, form Form) []byte {
 	fraction := v - seconds*pow10[unit]
 	days := floorDiv(seconds, 86400)
 	ofDay := seconds - days*86400
-	year, month, day := time.Unix(days*86400, 0).UTC().Date()
-	b = appendDigits(b, int64(year), 4)
-	b = appendDigits(append(b, '-'), int64(month), 2)
-	b = appendDigits(append(b, '-'), int64(day), 2)
-	b = appendDigits(append(b, 'T'), ofDay/3600, 2)
-	b = appendDigits(append(b, ':'), ofDay/60%60, 2)
-	b = appendDigits(append(b, ':'), ofDay%60, 2)
+	year, month, day := dateOf(days)
+	b = append(appendTwo(appendTwo(b, year/100), year%100), '-')
+	b = append(appendTwo(b, month), '-')
+	b = append(appendTwo(b, day), 'T')
+	b = append(appendTwo(b, ofDay/3600), ':')
+	b = append(appendTwo(b, ofDay/60%60), ':')
+	b = appendTwo(b, ofDay%60)
 	digits := int(form)
 	if form == Trimmed {
 		digits = unit
@@ -291,6 +290,29 @@ func AppendTime(b []byte, v int64, kind Kind, form Form) []byte {
 		b = appendDigits(append(b, '.'), fraction, digits)
 	}
 	return append(b, 'Z')
+}
+
+// dateOf returns the day that lies some days after 1970-01-01; see daysSince1970. The year must be from 0 to 9999.
+func dateOf(days int64) (year, month, day int64) {
+	days += 719468
+	era := floorDiv(days, 146097)
+	ofEra := days - era*146097
+	yearOfEra := (ofEra - ofEra/1460 + ofEra/36524 - ofEra/146096) / 365
+	ofYear := ofEra - (365*yearOfEra + yearOfEra/4 - yearOfEra/100)
+	fromMarch := (5*ofYear + 2) / 153
+	year, month, day = yearOfEra+era*400, (fromMarch+2)%12+1, ofYear-(153*fromMarch+2)/5+1
+	if month <= 2 {
+		year++
+	}
+	return year, month, day
+}
+
+const twoDigits = "0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849" +
+	"5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899"
+
+func appendTwo(b []byte, n int64) []byte {
+	i := 2 * (uint64(n) % 100)
+	return append(b, twoDigits[i], twoDigits[i+1])
 }
 
 func appendDigits(b []byte, n int64, digits int) []byte {

@@ -115,10 +115,10 @@ func (s *Search) Histogram(ctx context.Context, edges []int64, by []string) ([]B
 			}
 		}
 		if low == high {
-			b := count(rows, values)
+			counts := count(rows, values)
 			mu.Lock()
 			defer mu.Unlock()
-			buckets[low].add(b)
+			buckets[low].add(counts, values)
 			return nil
 		}
 		if times == nil {
@@ -129,8 +129,10 @@ func (s *Search) Histogram(ctx context.Context, edges []int64, by []string) ([]B
 		parts := split(rows, times, edges[low:high+2], values)
 		mu.Lock()
 		defer mu.Unlock()
-		for i, b := range parts {
-			buckets[low+i].add(b)
+		for i, counts := range parts {
+			if counts != nil {
+				buckets[low+i].add(counts, values)
+			}
 		}
 		return nil
 	})
@@ -146,31 +148,37 @@ func bucketOf(edges []int64, at int64) int {
 	return min(max(i, 0), len(edges)-2)
 }
 
-// add adds the counts of another bucket.
-func (b *Bucket) add(other Bucket) {
-	b.Count += other.Count
-	b.Missing += other.Missing
-	if b.Values == nil {
-		b.Values = other.Values
+// add adds counts by code, the first of which is that of no value.
+func (b *Bucket) add(counts []int64, values fieldValues) {
+	if values.codes == nil {
+		b.Count += counts[0]
 		return
 	}
-	for value, n := range other.Values {
-		b.Values[value] += n
+	b.Count += counts[0]
+	b.Missing += counts[0]
+	if b.Values == nil {
+		b.Values = make(map[string]int64)
+	}
+	for i, n := range counts[1:] {
+		if n > 0 {
+			b.Values[values.texts[i]] += n
+			b.Count += n
+		}
 	}
 }
 
-// count returns the bucket of all rows.
-func count(rows archive.Bits, values fieldValues) Bucket {
+// count returns the counts of all rows by code, the first of which is that of no value.
+func count(rows archive.Bits, values fieldValues) []int64 {
 	if values.codes == nil {
-		return Bucket{Count: int64(rows.Count())}
+		return []int64{int64(rows.Count())}
 	}
 	counts := make([]int64, len(values.texts)+1)
 	rows.Each(func(row int) { counts[values.codes[row]+1]++ })
-	return values.bucket(counts)
+	return counts
 }
 
-// split returns the buckets of rows.
-func split(rows archive.Bits, times []int64, edges []int64, values fieldValues) []Bucket {
+// split returns the counts by bucket and by code. A bucket without rows has none.
+func split(rows archive.Bits, times []int64, edges []int64, values fieldValues) [][]int64 {
 	n := len(values.texts) + 1
 	counts := make([][]int64, len(edges)-1)
 	current := 0
@@ -188,35 +196,13 @@ func split(rows archive.Bits, times []int64, edges []int64, values fieldValues) 
 		}
 		counts[current][code+1]++
 	})
-	buckets := make([]Bucket, len(counts))
-	for i, c := range counts {
-		switch {
-		case c == nil:
-		case values.codes == nil:
-			buckets[i].Count = c[0]
-		default:
-			buckets[i] = values.bucket(c)
-		}
-	}
-	return buckets
+	return counts
 }
 
 // fieldValues are the values of a field in a row group.
 type fieldValues struct {
 	texts []string
 	codes []int32 // by row: the number of its text, -1 if it has none; nil: no field is asked for
-}
-
-// bucket returns the bucket of counts by code, the first of which is that of no value.
-func (v fieldValues) bucket(counts []int64) Bucket {
-	b := Bucket{Missing: counts[0], Count: counts[0], Values: make(map[string]int64)}
-	for i, n := range counts[1:] {
-		if n > 0 {
-			b.Values[v.texts[i]] += n
-			b.Count += n
-		}
-	}
-	return b
 }
 
 // readField returns the values of a field in rows of a group, as PostgreSQL's #> finds them: of several members that the field may mean,
@@ -231,9 +217,15 @@ func readField(ctx context.Context, g *archive.Group, field []string, rows archi
 		}
 	}
 	v := fieldValues{}
-	var decided archive.Bits // rows that an earlier way has a member for
-	known := make(map[string]int32)
+	var decided archive.Bits   // rows that an earlier way has a member for
+	var known map[string]int32 // texts by their number, once there are others than those of one column
 	codeOf := func(text string) int32 {
+		if known == nil {
+			known = make(map[string]int32)
+			for i, text := range v.texts {
+				known[text] = int32(i)
+			}
+		}
 		code, ok := known[text]
 		if !ok {
 			code = int32(len(v.texts))
@@ -249,11 +241,8 @@ func readField(ctx context.Context, g *archive.Group, field []string, rows archi
 			if err != nil {
 				return v, err
 			}
-			if v.codes == nil && len(known) == 0 {
+			if v.codes == nil {
 				v.texts, v.codes = texts, codes
-				for i, text := range texts {
-					known[text] = int32(i)
-				}
 			} else {
 				recoded := make([]int32, len(texts))
 				for i, text := range texts {

@@ -284,7 +284,12 @@ func newValueTest(n node) *valueTest {
 	case like:
 		t.ways, t.effort, t.numberAsText = n.path.ways(), 6, n.pattern.mayBeInNumbers()
 		t.needs = n.pattern
-		t.text = func(s []byte) bool { return n.pattern.isWhole(string(s)) }
+		parts := bytesOf(n.pattern)
+		first, last := parts[0], parts[len(parts)-1]
+		t.text = func(s []byte) bool {
+			return len(s) >= len(first)+len(last) && bytes.HasPrefix(s, first) && bytes.HasSuffix(s, last) &&
+				hasParts(s[len(first):len(s)-len(last)], parts[1:len(parts)-1])
+		}
 	case matching:
 		t.ways, t.effort, t.numberAsText = n.path.ways(), 40, true
 		t.text = n.matches.Match
@@ -317,22 +322,10 @@ func (t *valueTest) contains(p pattern) {
 	p = p.folded()
 	t.needs = p
 	t.text = func(s []byte) bool { return isInFolded(p, s) }
-	parts := make([][]byte, len(p))
-	for i, part := range p {
-		parts[i] = []byte(part)
-	}
-	t.folded = func(s []byte) bool {
-		for _, part := range parts {
-			i := bytes.Index(s, part)
-			if i < 0 {
-				return false
-			}
-			s = s[i+len(part):]
-		}
-		return true
-	}
+	parts := bytesOf(p)
+	t.folded = func(s []byte) bool { return hasParts(s, parts) }
 	if !slices.ContainsFunc(p, func(part string) bool { return !isASCII(part) }) {
-		t.search = func(data []byte, offsets []uint32, hit func(int)) { searchFolded(p, data, offsets, hit) }
+		t.search = func(data []byte, offsets []uint32, hit func(int)) { searchFolded(parts, data, offsets, hit) }
 	}
 }
 
@@ -731,16 +724,42 @@ func isFolded(s []byte, folded string) bool {
 // isInFolded reports whether the parts of a folded pattern are in a text, in any case.
 func isInFolded(p pattern, s []byte) bool { return p.isIn(fold(string(s))) }
 
-// searchFolded finds the texts that a folded pattern is in, in any case. The pattern is of ASCII. The texts lie side by side, see
-// archive.TextTest. The first of the pattern's parts is looked for in all of them at once.
-func searchFolded(p pattern, data []byte, offsets []uint32, hit func(int)) {
+// bytesOf returns the parts of a pattern as bytes.
+func bytesOf(p pattern) [][]byte {
+	parts := make([][]byte, len(p))
+	for i, part := range p {
+		parts[i] = []byte(part)
+	}
+	return parts
+}
+
+// hasParts reports whether parts are in a text, one after another.
+func hasParts(s []byte, parts [][]byte) bool {
+	for _, part := range parts {
+		i := bytes.Index(s, part)
+		if i < 0 {
+			return false
+		}
+		s = s[i+len(part):]
+	}
+	return true
+}
+
+// searchFolded finds the texts that have parts in them, one after another, in any case. The parts are of ASCII, in small letters. The
+// texts lie side by side, see archive.TextTest. The longest part is looked for in all of them at once.
+func searchFolded(parts [][]byte, data []byte, offsets []uint32, hit func(int)) {
 	n := len(offsets) - 1
 	if n <= 0 {
 		return
 	}
-	start, end := offsets[0], offsets[n]
-	data = data[start:end]
-	if p[0] == "" || foldsToASCII(data) {
+	start := offsets[0]
+	data = data[start:offsets[n]]
+	longest := slices.MaxFunc(parts, func(a, b []byte) int { return cmp.Compare(len(a), len(b)) })
+	if len(longest) == 0 || foldsToASCII(data) {
+		p := make(pattern, len(parts))
+		for i, part := range parts {
+			p[i] = string(part)
+		}
 		for i := range n {
 			if isInFolded(p, data[offsets[i]-start:offsets[i+1]-start]) {
 				hit(i)
@@ -751,9 +770,9 @@ func searchFolded(p pattern, data []byte, offsets []uint32, hit func(int)) {
 	buffer := lowerBuffers.Get().(*[]byte)
 	defer lowerBuffers.Put(buffer)
 	*buffer = appendLower((*buffer)[:0], data)
-	lower, first := *buffer, []byte(p[0])
+	lower := *buffer
 	for at, i := 0, 0; ; {
-		found := bytes.Index(lower[at:], first)
+		found := bytes.Index(lower[at:], longest)
 		if found < 0 {
 			return
 		}
@@ -762,11 +781,11 @@ func searchFolded(p pattern, data []byte, offsets []uint32, hit func(int)) {
 			i++
 		}
 		textEnd := int(offsets[i+1] - start)
-		if at+len(first) > textEnd {
+		if at+len(longest) > textEnd {
 			at++ // from one text into the next
 			continue
 		}
-		if len(p) == 1 || p[1:].isIn(string(lower[at+len(first):textEnd])) {
+		if len(parts) == 1 || hasParts(lower[offsets[i]-start:textEnd], parts) {
 			hit(i)
 		}
 		at = textEnd
