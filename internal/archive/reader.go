@@ -560,7 +560,12 @@ func (g *Group) Values(ctx context.Context, column int) (texts []string, codes [
 		text = func(p parquet.Page) func(i int) string {
 			values := p.Data()
 			data, offsets := values.ByteArray()
-			return func(i int) string { return string(data[offsets[i]:offsets[i+1]]) }
+			if p.Dictionary() != nil || len(offsets) == 0 {
+				return func(i int) string { return string(data[offsets[i]:offsets[i+1]]) }
+			}
+			start := offsets[0]
+			all := string(data[start:offsets[len(offsets)-1]]) // one piece of memory for all of them
+			return func(i int) string { return all[offsets[i]-start : offsets[i+1]-start] }
 		}
 	case Double:
 		text = func(p parquet.Page) func(i int) string {

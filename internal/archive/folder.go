@@ -1,0 +1,132 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Store keeps files by their names, which have slashes between their parts. Many goroutines may use one at once.
+type Store interface {
+	// Create makes a file of what write writes. The file is there, whole and durable, when Create has returned nil, and else not.
+	Create(ctx context.Context, name string, write func(w io.Writer) error) error
+	// Open opens a file. Its error is fs.ErrNotExist if there is none.
+	Open(ctx context.Context, name string) (Object, error)
+	// Delete removes a file. It is no error if there is none.
+	Delete(ctx context.Context, name string) error
+}
+
+// Object is a file that is open.
+type Object interface {
+	io.ReaderAt
+	io.Closer
+	Size() int64
+}
+
+// Folder is a store in a folder of this machine.
+type Folder string
+
+// unfinished ends the names of files that are being written. No name of a file ends so.
+const unfinished = ".unfinished"
+
+// path returns where a file is.
+func (f Folder) path(name string) (string, error) {
+	if !fs.ValidPath(name) || name == "." || strings.HasSuffix(name, unfinished) {
+		return "", fmt.Errorf("%q is no name of a file", name)
+	}
+	return filepath.Join(string(f), filepath.FromSlash(name)), nil
+}
+
+// Create is that of Store.
+func (f Folder) Create(ctx context.Context, name string, write func(w io.Writer) error) (err error) {
+	path, err := f.path(name)
+	if err != nil {
+		return err
+	}
+	folder := filepath.Dir(path)
+	if err := os.MkdirAll(folder, 0o750); err != nil {
+		return err
+	}
+	file, err := os.OpenFile(path+unfinished, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(path+unfinished))
+		}
+	}()
+	if err := errors.Join(writeSynced(file, write), file.Close()); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := os.Rename(path+unfinished, path); err != nil {
+		return err
+	}
+	for at := folder; ; at = filepath.Dir(at) { // folders that are new too
+		if err := syncFolder(at); err != nil {
+			return err
+		}
+		if at == filepath.Clean(string(f)) || at == filepath.Dir(at) {
+			return nil
+		}
+	}
+}
+
+func writeSynced(file *os.File, write func(w io.Writer) error) error {
+	if err := write(file); err != nil {
+		return err
+	}
+	return file.Sync()
+}
+
+func syncFolder(path string) error {
+	folder, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
+}
+
+// Open is that of Store.
+func (f Folder) Open(_ context.Context, name string) (Object, error) {
+	path, err := f.path(name)
+	if err != nil {
+		return nil, err
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return localObject{file, info.Size()}, nil
+}
+
+// Delete is that of Store.
+func (f Folder) Delete(_ context.Context, name string) error {
+	path, err := f.path(name)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+type localObject struct {
+	*os.File
+	size int64
+}
+
+func (o localObject) Size() int64 { return o.size }
