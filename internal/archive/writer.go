@@ -41,8 +41,6 @@ const (
 	dictionaryBytes = 1 << 20
 	// bloomBits is the bits a value takes in a Bloom filter: 1 % of the values that are not there seem to be.
 	bloomBits = 10
-	// sampleRows is about how many rows of the first group the columns are decided by.
-	sampleRows = 16 << 10
 	// batchRows is how many values are handed over at once.
 	batchRows = 1024
 )
@@ -142,8 +140,8 @@ func (w *Writer) Close() (Summary, error) {
 func (w *Writer) open() error {
 	var s sample
 	ends := append(w.starts[min(1, len(w.starts)):], len(w.data))
-	for i := 0; i < len(w.starts); i += 1 + len(w.starts)/sampleRows {
-		s.add(w.data[w.starts[i]:ends[i]])
+	for i, start := range w.starts {
+		s.add(w.data[start:ends[i]])
 	}
 	columns := s.columns(w.registry)
 	w.summary.Columns = columns
