@@ -19,6 +19,8 @@ BEGIN
     GRANT INSERT ON late_hours TO millrace_writer;
     GRANT INSERT, SELECT, UPDATE ON last_stream TO millrace_writer;
     GRANT SELECT ON schema_migrations TO millrace_writer;
+    -- Where another user has migrated: rows are copied to the archive by the tables' owner.
+    GRANT SELECT, INSERT, UPDATE, DELETE ON archive_fields, archive_ranges, archive_files TO millrace_owner;
     -- Again: a dump that is restored without privileges lets everybody call it.
     REVOKE ALL ON FUNCTION millrace_add_partition(regclass, text, text, text) FROM PUBLIC;
     GRANT EXECUTE ON FUNCTION millrace_add_partition(regclass, text, text, text) TO millrace_writer;
@@ -29,5 +31,6 @@ BEGIN
 
     -- The query service reads the records. Of dead letters it reads all but what is in them.
     GRANT SELECT ON logs, ledger, late_changes, late_times, late_hours, settings, schema_migrations TO millrace_reader;
+    GRANT SELECT ON archive_fields, archive_ranges, archive_files TO millrace_reader;
     GRANT SELECT (id, dead_at, reason, record_id, queue) ON dead_letters TO millrace_reader;
 END $$;

@@ -21,21 +21,21 @@ type Entry struct {
 	Summary
 }
 
-// Copy writes rows to files of a store, and reads each file back before it counts. name returns the name of the n-th file, from 0 on. It
-// must be one that no other call uses. If Copy fails, it removes what it wrote, as far as it can: files that nobody has published are in no
+// Copy writes rows to files of a store, and reads each file back before it counts. name returns the name of the n-th file, from 0 on, just
+// before the file is begun. It must be one that no other call uses. If Copy fails, it removes what it wrote, as far as it can: files that nobody has published are in no
 // answer. It holds a row group in memory, whatever the number of rows. The registry gets the columns that are new: they must be kept before
 // the files are published.
-func Copy(ctx context.Context, store Store, name func(n int) string, registry *Registry, rows iter.Seq2[*Row, error]) (entries []Entry, err error) {
+func Copy(ctx context.Context, store Store, name func(n int) (string, error), registry *Registry, rows iter.Seq2[*Row, error]) (entries []Entry, err error) {
 	next, stop := iter.Pull2(rows)
 	defer stop()
-	begun := 0
+	var begun []string
 	defer func() {
 		if err == nil {
 			return
 		}
 		cleanup := context.WithoutCancel(ctx)
-		for n := range begun {
-			err = errors.Join(err, store.Delete(cleanup, name(n)))
+		for _, file := range begun {
+			err = errors.Join(err, store.Delete(cleanup, file))
 		}
 		entries = nil
 	}()
@@ -44,8 +44,11 @@ func Copy(ctx context.Context, store Store, name func(n int) string, registry *R
 		if err != nil {
 			return nil, err
 		}
-		file := name(begun)
-		begun++
+		file, err := name(len(begun))
+		if err != nil {
+			return nil, err
+		}
+		begun = append(begun, file)
 		var summary Summary
 		if err := store.Create(ctx, file, func(out io.Writer) (err error) {
 			w := NewWriter(out, registry)

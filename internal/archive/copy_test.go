@@ -45,7 +45,9 @@ func files(t *testing.T, folder string) (all []string) {
 	return all
 }
 
-func named(n int) string { return fmt.Sprintf("v1/logs/date=2026-11-23/hour=09/%d.parquet", n) }
+func named(n int) (string, error) {
+	return fmt.Sprintf("v1/logs/date=2026-11-23/hour=09/%d.parquet", n), nil
+}
 
 func TestACopyIsAllRowsInVerifiedFiles(t *testing.T) {
 	store := archive.Folder(t.TempDir())

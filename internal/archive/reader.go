@@ -454,8 +454,31 @@ func (g *Group) MayHaveTextInRests(text string) bool {
 	return g.RestRows > 0 && g.RestSet.admitsEscaped(text)
 }
 
-// Rests calls f with the rests of the rows of a set.
-func (g *Group) Rests(ctx context.Context, rows Bits, f func(row int, rest []byte) error) error {
+// RestPage is rests side by side: the i-th is Data[Offsets[i]:Offsets[i+1]]. It is good until the function that got it returns.
+type RestPage struct {
+	Data    []byte
+	Offsets []uint32
+
+	row  int
+	rows []int32 // of the rests, counted from row; nil: each row has one
+}
+
+// Len returns how many rests there are.
+func (p *RestPage) Len() int { return max(0, len(p.Offsets)-1) }
+
+// Rest returns the i-th rest.
+func (p *RestPage) Rest(i int) []byte { return p.Data[p.Offsets[i]:p.Offsets[i+1]] }
+
+// Row returns the row of the i-th rest.
+func (p *RestPage) Row(i int) int {
+	if p.rows == nil {
+		return p.row + i
+	}
+	return p.row + int(p.rows[i])
+}
+
+// RestPages calls f with the rests of rows, among them those of a set, which may be nil for all rows.
+func (g *Group) RestPages(ctx context.Context, rows Bits, f func(p *RestPage) error) error {
 	if g.RestRows == 0 {
 		return nil
 	}
@@ -464,21 +487,28 @@ func (g *Group) Rests(ctx context.Context, rows Bits, f func(row int, rest []byt
 		if p.NumNulls() == p.NumValues() {
 			return true, nil
 		}
-		buffer = rowsOf(p, buffer)
+		rests := RestPage{row: row}
+		if p.NumNulls() > 0 {
+			buffer = rowsOf(p, buffer)
+			rests.rows = buffer
+		}
 		values := p.Data()
-		data, offsets := values.ByteArray()
-		for i := range len(offsets) - 1 {
-			at := row + i
-			if p.NumNulls() > 0 {
-				at = row + int(buffer[i])
-			}
-			if rows == nil || rows.Has(at) {
-				if err := f(at, data[offsets[i]:offsets[i+1]]); err != nil {
-					return false, err
+		rests.Data, rests.Offsets = values.ByteArray()
+		return true, f(&rests)
+	})
+}
+
+// Rests calls f with the rests of the rows of a set.
+func (g *Group) Rests(ctx context.Context, rows Bits, f func(row int, rest []byte) error) error {
+	return g.RestPages(ctx, rows, func(p *RestPage) error {
+		for i := range p.Len() {
+			if row := p.Row(i); rows == nil || rows.Has(row) {
+				if err := f(row, p.Rest(i)); err != nil {
+					return err
 				}
 			}
 		}
-		return true, nil
+		return nil
 	})
 }
 

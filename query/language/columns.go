@@ -592,86 +592,97 @@ func (g *groupSearch) readRests() error {
 		hints[i] = newRestHint(t)
 	}
 	var r Record
-	var folded []byte
-	return g.Rests(g.ctx, g.all, func(row int, rest []byte) error {
-		hasRead, hasFolded := false, false
-		for i, t := range tests {
-			if !hints[i].any && !hints[i].mayBeAt(rest) {
+	var asked []uint64 // by rest of the page: the tests that it is worth reading for, a bit each; all from the 64th on share one
+	return g.RestPages(g.ctx, g.all, func(p *archive.RestPage) error {
+		asked = slices.Grow(asked[:0], p.Len())[:p.Len()]
+		clear(asked)
+		for i := range hints {
+			hints[i].find(p, func(rest int) { asked[rest] |= 1 << min(i, 63) })
+		}
+		for rest, of := range asked {
+			row := p.Row(rest)
+			if of == 0 || !g.all.Has(row) {
 				continue
 			}
-			if hints[i].any {
-				if !hasFolded {
-					folded, hasFolded = appendLower(folded[:0], rest), true
-				}
-				if !hints[i].mayBeIn(folded) {
-					continue
-				}
+			if err := r.Read(p.Rest(rest)); err != nil {
+				return err
 			}
-			if !hasRead {
-				if err := r.Read(rest); err != nil {
-					return err
+			for i, t := range tests {
+				if of>>min(i, 63)&1 == 1 && t.match(&r) {
+					g.inRests[t.number].Set(row)
 				}
-				hasRead = true
-			}
-			if t.match(&r) {
-				g.inRests[t.number].Set(row)
 			}
 		}
 		return nil
 	})
 }
 
-// restHint tells of a rest's JSON whether it is worth reading for a test.
+// restHint finds rests whose JSON is worth reading for a test: all that satisfy it, and not many others.
 type restHint struct {
-	any   bool
-	keys  [][][]byte // by way: the names on it, as JSON has them
-	parts [][]byte   // ASCII in small letters
+	keys  [][]byte // one of these is in the rest: names as JSON has them
+	parts [][]byte // these are in the rest one after another, in any case: ASCII in small letters
 }
 
-func newRestHint(t *valueTest) restHint {
-	h := restHint{any: t.any}
+func newRestHint(t *valueTest) (h restHint) {
 	for _, way := range t.ways {
-		var keys [][]byte
+		var longest []byte
 		for _, name := range way {
-			keys = append(keys, append(archive.AppendString(nil, []byte(name)), ':'))
+			if key := append(archive.AppendString(nil, []byte(name)), ':'); len(key) > len(longest) {
+				longest = key
+			}
 		}
-		h.keys = append(h.keys, keys)
+		h.keys = append(h.keys, longest)
 	}
 	if t.any {
+		// The first of them that JSON writes in no other way.
 		for _, need := range t.needs {
-			// What JSON escapes, or other signs may stand for, is not looked for.
-			if isASCII(need) && !strings.ContainsFunc(need, func(r rune) bool { return r < ' ' || r == '"' || r == '\\' || r == 's' || r == 'k' }) {
-				h.parts = append(h.parts, []byte(need))
+			if need != "" && isASCII(need) && !strings.ContainsFunc(need, func(r rune) bool { return r < ' ' || r == '"' || r == '\\' }) {
+				h.parts = [][]byte{[]byte(need)}
+				break
 			}
 		}
 	}
 	return h
 }
 
-// mayBeAt reports whether the names of a way are in a rest.
-func (h *restHint) mayBeAt(rest []byte) bool {
-	for _, keys := range h.keys {
-		found := true
-		for _, key := range keys {
-			if found = bytes.Contains(rest, key); !found {
-				break
-			}
+// find calls hit with the rests, by their place in the page.
+func (h *restHint) find(p *archive.RestPage, hit func(rest int)) {
+	switch {
+	case h.parts != nil:
+		searchFolded(h.parts, p.Data, p.Offsets, hit)
+	case h.keys != nil:
+		for _, key := range h.keys {
+			searchBytes(key, p.Data, p.Offsets, hit)
 		}
-		if found {
-			return true
+	default:
+		for i := range p.Len() {
+			hit(i)
 		}
 	}
-	return false
 }
 
-// mayBeIn reports whether what is needed is in a rest, which is in small letters.
-func (h *restHint) mayBeIn(rest []byte) bool {
-	for _, part := range h.parts {
-		if !bytes.Contains(rest, part) {
-			return false
-		}
+// searchBytes finds the texts that have a part in them, see archive.TextTest.
+func searchBytes(part, data []byte, offsets []uint32, hit func(int)) {
+	if len(offsets) < 2 {
+		return
 	}
-	return true
+	end := int(offsets[len(offsets)-1])
+	for at, i := int(offsets[0]), 0; ; {
+		found := bytes.Index(data[at:end], part)
+		if found < 0 {
+			return
+		}
+		at += found
+		for int(offsets[i+1]) <= at { // ends, as the part has a byte at least
+			i++
+		}
+		if at+len(part) > int(offsets[i+1]) {
+			at++ // from one text into the next
+			continue
+		}
+		hit(i)
+		at = int(offsets[i+1])
+	}
 }
 
 func isASCII[T string | []byte](s T) bool {
