@@ -524,7 +524,11 @@ func (t *valueTest) inTimes(g *groupSearch, i int, c *archive.Column, among, out
 	if t.isTime {
 		first, last := t.first, t.last
 		if c.Kind == archive.Nanos { // a time counts to the microsecond
-			first, last = max(first, math.MinInt64/1000)*1000, min(last, math.MaxInt64/1000-1)*1000+999
+			const least, greatest = math.MinInt64 / 1000, math.MaxInt64/1000 - 1
+			if first > greatest || last < least {
+				return nil
+			}
+			first, last = max(first, least)*1000, min(last, greatest)*1000+999
 		}
 		if least, greatest, ok := g.IntBounds(i); ok && (greatest < first || last < least) {
 			return nil

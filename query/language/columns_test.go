@@ -149,3 +149,56 @@ func TestColumnsAndMatchersAgreeOnServices(t *testing.T) {
 		checkColumns(t, f, rows, parsed.node(), everyRow)
 	}
 }
+
+// TestColumnsAndMatchersAgreeAtTheEdges asks for values beside those that columns have: between two doubles, between two integers, within
+// a microsecond.
+func TestColumnsAndMatchersAgreeAtTheEdges(t *testing.T) {
+	bounds := map[string][]string{
+		"n": {"0.1", "0.1000000000000000055", "0.09999999999999999", "0.3", "0.30000000000000001", "1e-400", "-1e-400", "0", "1e400", "-1e400", "123456789012345", "123456789012344.9999", "1.7976931348623157e308"},
+		"i": {"123456789012345678", "123456789012345677.5", "123456789012345678.5", "-123456789012345678", "-123456789012345678.5", "9223372036854775807", "9223372036854775808", "-9223372036854775808", "-9223372036854775809", "1e400", "-1e400", "0", "0.5"},
+		"t": {"2026-03-04T12:00:00.123456Z", "2026-03-04T12:00:00.123457Z", "2026-03-04T12:00:00.123456789Z", "2026-03-04T13:00:00.123456+01:00", "1969-12-31T23:59:59.999999Z", "1970-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"},
+		"m": {"2026-03-04T12:00:00.123Z", "2026-03-04T12:00:00.123001Z", "2026-03-04T12:00:00.122999Z", "9999-12-31T23:59:59.999Z", "0000-01-01T00:00:00Z"},
+	}
+	values := map[string][]any{
+		"n": {json.Number("0.1"), json.Number("0.3"), json.Number("0"), json.Number("123456789012345"), json.Number("-0.1"), json.Number("5")},
+		"i": {json.Number("123456789012345678"), json.Number("123456789012345677"), json.Number("-123456789012345678"), json.Number("0"), json.Number("1")},
+		"t": {"2026-03-04T12:00:00.123456789Z", "2026-03-04T12:00:00.123456000Z", "2026-03-04T12:00:00.123457000Z", "2026-03-04T12:00:00.123455999Z", "1969-12-31T23:59:59.999999999Z", "1970-01-01T00:00:00.000000000Z"},
+		"m": {"2026-03-04T12:00:00.123Z", "2026-03-04T12:00:00.122Z", "0000-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z"},
+	}
+	var rows []archive.Row
+	for i := range 6 {
+		record := make(map[string]any)
+		for name, all := range values {
+			record[name] = all[i%len(all)]
+		}
+		rows = append(rows, archive.Row{ID: rowID(i), InsertedAt: rowTime(i).UnixMicro(), Data: archivetest.JSONB(nil, record)})
+	}
+	kinds := map[string]archive.Kind{"n": archive.Double, "i": archive.Integer, "t": archive.Nanos, "m": archive.Micros}
+	f, _, _ := archivetest.File(t, archive.NewRegistry(kinds), func(add func(*archive.Row)) {
+		for i := range rows {
+			add(&rows[i])
+		}
+	})
+	if f.Groups[0].RestRows > 0 || len(f.Columns) != len(kinds) {
+		t.Fatalf("%d rows have a rest, and the columns are %v: this test is one of columns", f.Groups[0].RestRows, f.Columns)
+	}
+	for name, all := range bounds {
+		var queries []string
+		for _, bound := range all {
+			for _, operator := range []string{">", ">=", "<", "<="} {
+				queries = append(queries, name+":"+operator+bound)
+			}
+			queries = append(queries, name+":"+bound, name+`:"`+bound+`"`)
+			for _, other := range all {
+				queries = append(queries, name+":["+bound+" TO "+other+"}")
+			}
+		}
+		for _, q := range queries {
+			parsed, err := Parse(q)
+			if err != nil {
+				t.Fatalf("%s: %v", q, err)
+			}
+			checkColumns(t, f, rows, parsed.node(), everyRow)
+		}
+	}
+}
