@@ -291,7 +291,7 @@ func (g *Group) texts(ctx context.Context, leaf int, rows Bits, test TextTest, o
 // isDictionaryOnly reports whether all pages of a column have the dictionary.
 func (g *Group) isDictionaryOnly(leaf int) bool {
 	for _, s := range g.File.file.Metadata().RowGroups[g.index].Columns[leaf].MetaData.EncodingStats {
-		if s.PageType != format.DictionaryPage && s.Encoding != format.RLEDictionary && s.Encoding != format.PlainDictionary {
+		if s.PageType != format.DictionaryPage && s.Encoding != format.RLEDictionary {
 			return false
 		}
 	}
