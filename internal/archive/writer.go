@@ -33,9 +33,9 @@ func (r *Row) at() int64 {
 const (
 	// GroupRows is the most rows of a row group: measured, 16 thousand to a million make files of about the same size.
 	GroupRows = 64 << 10
-	// groupBytes is the most bytes of records in a row group. A Writer holds some three times as much: the records of the first group, the
+	// GroupBytes is the most bytes of records in a row group. A Writer holds some three times as much: the records of the first group, the
 	// columns, the pages. With records of 328 bytes (21 MiB a group) a copy took 137 MB, the garbage collector's share included.
-	groupBytes = 32 << 20
+	GroupBytes = 32 << 20
 	// pageBytes is the size of a page before compression.
 	pageBytes = 256 << 10
 	// dictionaryBytes is the largest dictionary. A column with more goes on without one.
@@ -111,7 +111,7 @@ func (w *Writer) Add(r *Row) error {
 	} else {
 		w.shred.add(r.Data)
 	}
-	if len(w.rows) == GroupRows || w.bytes >= groupBytes {
+	if len(w.rows) == GroupRows || w.bytes >= GroupBytes {
 		return w.flush()
 	}
 	return nil

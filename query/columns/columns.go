@@ -8,12 +8,13 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"sync"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/valyala/fastjson"
-	"golang.org/x/sync/errgroup"
 
 	"millrace/internal/archive"
 	"millrace/query/language"
@@ -27,7 +28,20 @@ type Search struct {
 	From, To int64 // the window on the axis, without To, in Unix microseconds
 	// Groups is how many row groups are read at once. Each takes some 10 MB.
 	Groups int
+	// Places, if it is not nil, has a place for each row group that all searches together read at once.
+	Places chan struct{}
+	// MostValues and MostText bound how many values a histogram tells apart, and their bytes together. If there are more, it fails with
+	// ErrManyValues. 0: no bound.
+	MostValues, MostText int
+	// LongestValue is the length of the longest value that a histogram tells apart. Longer ones only count. 0: no bound.
+	LongestValue int
+	// Parts and Part say which values a histogram tells apart: those of one of so many parts that they are divided into. Others only
+	// count. So each answer needs less memory. 0: all values.
+	Parts, Part uint64
 }
+
+// ErrManyValues is the error of a histogram with more values than it may have.
+var ErrManyValues = errors.New("too many values")
 
 // groups returns the row groups that have rows in the window.
 func (s *Search) groups() (groups []*archive.Group) {
@@ -55,6 +69,9 @@ func (s *Search) found(ctx context.Context, selector *language.Selector, g *arch
 			}
 		}
 	}
+	if rows.IsEmpty() {
+		return rows, times, nil
+	}
 	rows, err = selector.Select(ctx, g, rows)
 	return rows, times, err
 }
@@ -62,18 +79,8 @@ func (s *Search) found(ctx context.Context, selector *language.Selector, g *arch
 // each calls f with the row groups of the window, several at once.
 func (s *Search) each(ctx context.Context, f func(ctx context.Context, selector *language.Selector, g *archive.Group) error) error {
 	selector := s.Query.Selector()
-	work, working := errgroup.WithContext(ctx)
-	work.SetLimit(max(1, s.Groups))
-	for _, g := range s.groups() {
-		if working.Err() != nil {
-			break
-		}
-		work.Go(func() error { return f(working, selector, g) })
-	}
-	if err := work.Wait(); err != nil {
-		return err
-	}
-	return ctx.Err()
+	groups := s.groups()
+	return s.eachOf(ctx, groups, func(ctx context.Context, i int) error { return f(ctx, selector, groups[i]) })
 }
 
 // Count returns how many rows are found.
@@ -101,6 +108,7 @@ type Bucket struct {
 func (s *Search) Histogram(ctx context.Context, edges []int64, by []string) ([]Bucket, error) {
 	buckets := make([]Bucket, len(edges)-1)
 	var mu sync.Mutex
+	var held heldValues
 	err := s.each(ctx, func(ctx context.Context, selector *language.Selector, g *archive.Group) error {
 		rows, times, err := s.found(ctx, selector, g)
 		if err != nil || rows.IsEmpty() {
@@ -118,8 +126,7 @@ func (s *Search) Histogram(ctx context.Context, edges []int64, by []string) ([]B
 			counts := count(rows, values)
 			mu.Lock()
 			defer mu.Unlock()
-			buckets[low].add(counts, values)
-			return nil
+			return s.add(&held, &buckets[low], counts, values)
 		}
 		if times == nil {
 			if times, err = g.Times(ctx, s.Axis, nil); err != nil {
@@ -130,8 +137,11 @@ func (s *Search) Histogram(ctx context.Context, edges []int64, by []string) ([]B
 		mu.Lock()
 		defer mu.Unlock()
 		for i, counts := range parts {
-			if counts != nil {
-				buckets[low+i].add(counts, values)
+			if counts == nil {
+				continue
+			}
+			if err := s.add(&held, &buckets[low+i], counts, values); err != nil {
+				return err
 			}
 		}
 		return nil
@@ -148,23 +158,40 @@ func bucketOf(edges []int64, at int64) int {
 	return min(max(i, 0), len(edges)-2)
 }
 
-// add adds counts by code, the first of which is that of no value.
-func (b *Bucket) add(counts []int64, values fieldValues) {
-	if values.codes == nil {
-		b.Count += counts[0]
-		return
-	}
+// heldValues is how many values a histogram holds.
+type heldValues struct{ values, text int }
+
+// add adds counts by code to a bucket. The first is that of no value.
+func (s *Search) add(held *heldValues, b *Bucket, counts []int64, values fieldValues) error {
 	b.Count += counts[0]
+	if values.codes == nil {
+		return nil
+	}
 	b.Missing += counts[0]
 	if b.Values == nil {
 		b.Values = make(map[string]int64)
 	}
 	for i, n := range counts[1:] {
-		if n > 0 {
-			b.Values[values.texts[i]] += n
-			b.Count += n
+		if n == 0 {
+			continue
+		}
+		b.Count += n
+		text := values.texts[i]
+		if s.LongestValue > 0 && len(text) > s.LongestValue || s.Parts > 1 && xxhash.Sum64String(text)%s.Parts != s.Part {
+			continue
+		}
+		before := len(b.Values)
+		b.Values[text] += n
+		if len(b.Values) == before {
+			continue
+		}
+		held.values++
+		held.text += len(text)
+		if s.MostValues > 0 && held.values > s.MostValues || s.MostText > 0 && held.text > s.MostText {
+			return ErrManyValues
 		}
 	}
+	return nil
 }
 
 // count returns the counts of all rows by code, the first of which is that of no value.
