@@ -9,12 +9,15 @@ CREATE TABLE archive_fields (
 
 -- The ranges whose rows are all in files, as far as they were there when they were copied. changes is the sum of late_changes over the
 -- range's hours at that moment: while it is that sum still, the files have the range's rows, all of them and no others. Else rows have
--- come or gone since, and the table logs has the answer until the range is copied again.
+-- come or gone since. Then the table logs has the answer until the range is copied again. If files_only is true, logs has at most the
+-- rows that came later, and the answer is what the files and logs have together, each id once.
 CREATE TABLE archive_ranges (
     from_at      timestamptz PRIMARY KEY,
     to_at        timestamptz NOT NULL CHECK (from_at < to_at),
     generation   int         NOT NULL,
     changes      bigint      NOT NULL,
+    files_only   boolean     NOT NULL DEFAULT false, -- retention drops the rows, or has dropped them
+    kept_until   timestamptz NOT NULL DEFAULT '-infinity', -- retention leaves the rows until then: somebody has restored them
     published_at timestamptz NOT NULL DEFAULT now()
 );
 
@@ -42,3 +45,10 @@ CREATE INDEX archive_files_came_idx ON archive_files USING gist (tstzrange(first
 CREATE INDEX archive_files_time_idx ON archive_files USING gist (tstzrange(first_time, last_time, '[]')) WHERE state = 'published';
 CREATE INDEX archive_files_range_idx ON archive_files (from_at);
 CREATE INDEX archive_files_left_idx ON archive_files (state_at) WHERE state <> 'published';
+
+-- Refuses rows for a partition that is about to be detached: they would go with it. The error is the one of a row that no partition takes.
+CREATE FUNCTION millrace_refuse_row() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the partition % takes no more rows, it is about to be detached', TG_TABLE_NAME
+        USING ERRCODE = 'check_violation', SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME;
+END $$;
