@@ -69,18 +69,49 @@ func (s spans) merge(most int) spans {
 	return merged
 }
 
-// readSearch does what read does. It tells f which spans of inserted_at the search's rows lie in.
-func (s *store) readSearch(ctx context.Context, q *search, f func(context.Context, pgx.Tx, spans) error) error {
+// without returns the parts of the spans that are in none of the others, which are in order.
+func (s spans) without(others spans) (rest spans) {
+	for _, one := range s {
+		i, _ := slices.BinarySearchFunc(others, one.from, func(o span, from time.Time) int { // the first that ends behind it
+			if o.to.After(from) {
+				return 1
+			}
+			return -1
+		})
+		for ; i < len(others) && others[i].from.Before(one.to); i++ {
+			if others[i].from.After(one.from) {
+				rest = append(rest, span{one.from, others[i].from})
+			}
+			one.from = others[i].to
+		}
+		if one.from.Before(one.to) {
+			rest = append(rest, one)
+		}
+	}
+	return rest
+}
+
+// readPart calls f with what a transaction's snapshot has of a search's window.
+func (s *store) readPart(ctx context.Context, q *search, f func(context.Context, *part) error) error {
+	return s.readWindow(ctx, q, s.part, f)
+}
+
+// readLogs does what readPart does. But with files it has only what logs does not have.
+func (s *store) readLogs(ctx context.Context, q *search, f func(context.Context, *part) error) error {
+	return s.readWindow(ctx, q, s.logsPart, f)
+}
+
+func (s *store) readWindow(ctx context.Context, q *search, of func(context.Context, pgx.Tx, *search, time.Time) (*part, error), f func(context.Context, *part) error) error {
 	q.indexed = s.indexed(ctx)
 	timeout := s.timeout
 	if !q.deadline.IsZero() {
 		timeout = min(timeout, max(time.Until(q.deadline), time.Millisecond))
 	}
 	return s.readFor(ctx, timeout, func(ctx context.Context, tx pgx.Tx) error {
-		arrived, err := arrivedSpans(ctx, tx, q)
+		p, err := of(ctx, tx, q, time.Now().Add(timeout))
 		if err != nil {
 			return err
 		}
-		return f(ctx, tx, arrived)
+		return f(ctx, p)
 	})
 }

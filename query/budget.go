@@ -37,11 +37,11 @@ type progress struct {
 // tried. fences says whether slices may be fenced: that is for few rows, since PostgreSQL does not read them in several processes then.
 //
 // The rows are looked for in slices, so that the newest are found without a look at all others. No index has the rows in their order.
-func (s *store) walk(ctx context.Context, q *search, fences bool, visit func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (rows int, enough bool, err error)) (p progress, err error) {
+func (s *store) walk(ctx context.Context, q *search, fences bool, visit func(ctx context.Context, of *part) (rows int, enough bool, err error)) (p progress, err error) {
 	ctx, within := s.withinBudget(ctx, q)
 	defer within.end()
 	q.indexed = s.indexed(ctx)
-	w := walker{slices: newSlicer(q, time.Now()), visit: visit}
+	w := walker{store: s, slices: newSlicer(q, time.Now()), visit: visit}
 	w.slices.fences = fences && !q.usesIndexed()
 	w.slices.fence(true)
 	p.reached = w.slices.begin()
@@ -61,8 +61,8 @@ func (s *store) walk(ctx context.Context, q *search, fences bool, visit func(ctx
 			return p, nil
 		}
 		err = s.readFor(ctx, left, func(ctx context.Context, tx pgx.Tx) error { return w.walk(ctx, tx, &p) })
-		if pg.CodeOf(err) != pg.QueryCanceled {
-			return p, within.passOver(err)
+		if !isOutOfTime(err) {
+			return p, p.passOver(within.passOver(err))
 		}
 		if w.isOut {
 			w.isOut = false
@@ -76,7 +76,7 @@ func (s *store) walk(ctx context.Context, q *search, fences bool, visit func(ctx
 // Each end costs anew, but each is several times as long as the one before.
 //
 // Ends begin at one of the edges, if there are any and the end is that long.
-func (s *store) widen(ctx context.Context, q *search, edges []int64, visit func(ctx context.Context, tx pgx.Tx, end *search, arrived spans) error) (p progress, err error) {
+func (s *store) widen(ctx context.Context, q *search, edges []int64, visit func(ctx context.Context, of *part) error) (p progress, err error) {
 	ctx, within := s.withinBudget(ctx, q)
 	defer within.end()
 	q.indexed = s.indexed(ctx)
@@ -101,17 +101,17 @@ func (s *store) widen(ctx context.Context, q *search, edges []int64, visit func(
 			end.deadline = began.Add(left / 2) // so that a shorter one can be tried
 		}
 		err := s.readFor(ctx, time.Until(end.deadline), func(ctx context.Context, tx pgx.Tx) error {
-			arrived, err := arrivedSpans(ctx, tx, &end)
+			of, err := s.logsPart(ctx, tx, &end, end.deadline)
 			if err != nil {
 				return err
 			}
-			return visit(ctx, tx, &end, arrived)
+			return visit(ctx, of)
 		})
 		switch {
-		case pg.CodeOf(err) == pg.QueryCanceled && p.slices == 0:
+		case isOutOfTime(err) && p.slices == 0:
 			length = max(length/8, leastSlice)
 			continue
-		case pg.CodeOf(err) == pg.QueryCanceled:
+		case isOutOfTime(err):
 			return p, nil
 		case err != nil:
 			return p, within.passOver(err)
@@ -159,6 +159,20 @@ func (b budgeted) passOver(err error) error {
 	return err
 }
 
+// passOver returns an error, unless it is that a file of the archive can't be read and some of the window was searched before.
+func (p *progress) passOver(err error) error {
+	var failed *rangeFailure
+	if p.slices > 0 && errors.As(err, &failed) {
+		return nil
+	}
+	return err
+}
+
+// isOutOfTime reports whether a read took longer than it was given.
+func isOutOfTime(err error) bool {
+	return pg.CodeOf(err) == pg.QueryCanceled || errors.Is(err, errOutOfTime)
+}
+
 // setTimeout has the next statements end by a deadline, if there is one.
 func setTimeout(ctx context.Context, tx pgx.Tx, deadline time.Time) error {
 	if deadline.IsZero() {
@@ -171,7 +185,8 @@ func setTimeout(ctx context.Context, tx pgx.Tx, deadline time.Time) error {
 // walker is a walk over slices.
 type walker struct {
 	slices   *slicer
-	visit    func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (rows int, enough bool, err error)
+	store    *store
+	visit    func(ctx context.Context, of *part) (rows int, enough bool, err error)
 	deadline time.Time // when the budget is used up; zero: there is none
 	isOut    bool      // a slice was begun and is not yet searched
 }
@@ -180,12 +195,14 @@ type walker struct {
 func (w *walker) walk(ctx context.Context, tx pgx.Tx, p *progress) error {
 	for {
 		began := time.Now()
+		end := began.Add(w.store.timeout)
 		if !w.deadline.IsZero() {
 			left := w.deadline.Sub(began)
 			if left < leastLeft {
 				return nil
 			}
-			if err := setTimeout(ctx, tx, began.Add(left/2)); err != nil {
+			end = began.Add(left / 2)
+			if err := setTimeout(ctx, tx, end); err != nil {
 				return err
 			}
 		}
@@ -195,11 +212,11 @@ func (w *walker) walk(ctx context.Context, tx pgx.Tx, p *progress) error {
 			return nil
 		}
 		w.isOut = true
-		arrived, err := arrivedSpans(ctx, tx, slice)
+		of, err := w.store.part(ctx, tx, slice, end)
 		if err != nil {
 			return err
 		}
-		rows, enough, err := w.visit(ctx, tx, slice, arrived)
+		rows, enough, err := w.visit(ctx, of)
 		if err != nil || enough {
 			return err
 		}
@@ -211,7 +228,7 @@ func (w *walker) walk(ctx context.Context, tx pgx.Tx, p *progress) error {
 		} else {
 			w.slices.fitTime(time.Since(began), time.Until(w.deadline))
 		}
-		err = w.slices.passGap(ctx, tx, slice, arrived, rows)
+		err = w.slices.passGap(ctx, of, rows)
 		p.reached = w.slices.begin()
 		if err != nil {
 			return err

@@ -93,7 +93,7 @@ func cacheKey(route string, q *search, g generation) string {
 	}
 	h := sha256.New()
 	// The answer holds a cursor, and the cursor depends on the text of the bounds. %q keeps the parts apart.
-	fmt.Fprintf(h, "%s %d %d %d %d %d %s %q %q %q %d %t %s %q", route, g.schema, g.created.UnixMicro(), g.late,
+	fmt.Fprintf(h, "%s %d %d %d %t %d %d %s %q %q %q %d %t %s %q", route, g.schema, g.created.UnixMicro(), g.late, g.files,
 		q.from, q.to, q.clock, q.fromText, q.toText, q.filter.String(), q.limit, q.ascending, after, q.groupBy)
 	return cachePrefix + hex.EncodeToString(h.Sum(nil))
 }

@@ -21,6 +21,8 @@ type Config struct {
 	Connections int                `env:"QUERY_CONNECTIONS" envDefault:"8" min:"1" max:"1000" help:"Most database connections for queries; eight times as many requests are taken at once."`
 	CacheTTL    time.Duration      `env:"CACHE_TTL" envDefault:"10m" min:"1s" max:"720h" help:"How long Redis keeps an answer."`
 
+	ArchiveURL string `env:"ARCHIVE_URL" help:"Where the archive keeps its files."`
+
 	ExportTime time.Duration `env:"EXPORT_TIMEOUT" envDefault:"1h" min:"10ms" max:"24h" help:"Longest time an export may take."`
 	Followers  int           `env:"TAIL_FOLLOWERS" envDefault:"1000" min:"1" max:"100000" help:"Most clients that follow the tail at once; up to 4 MiB of records wait for each."`
 	Origins    string        `env:"CORS_ORIGINS" help:"Origins such as https://grafana.example.com whose pages may read answers, separated by commas; * is all; empty: none but the service's own."`

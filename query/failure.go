@@ -61,9 +61,14 @@ func (s *server) failureOf(err error) *failure {
 		connErr *pgconn.ConnectError
 	)
 	tooLong := &failure{http.StatusGatewayTimeout, "the query took longer than " + s.timeText + "; narrow the time range"}
+	var alone *rangeFailure
 	switch {
 	case errors.As(err, &f):
 		return f
+	case errors.As(err, &alone):
+		return &failure{http.StatusServiceUnavailable, "the archive can't be read for the range " + rangeText(alone.file.from, alone.file.to)}
+	case errors.Is(err, errOutOfTime):
+		return tooLong
 	case errors.Is(err, errBusy):
 		return &failure{http.StatusServiceUnavailable, "all database connections are in use"}
 	case errors.As(err, &connErr), errors.Is(err, errBroken):

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"millrace/query/language"
 )
 
@@ -48,13 +46,16 @@ func (s *store) hints(ctx context.Context, q *search) (found []hint) {
 	}
 	counts := make([]int64, len(alternatives))
 	total := int64(0)
-	err := s.readSearch(ctx, &window, func(ctx context.Context, tx pgx.Tx, arrived spans) error {
-		st := hintStatement(&window, alternatives, arrived)
+	err := s.readLogs(ctx, &window, func(ctx context.Context, of *part) error {
+		if len(of.files.files) > 0 {
+			return errEnough // a count of what logs has would tell of a part of the window
+		}
+		st := hintStatement(of.search, alternatives, of.arrived)
 		into := []any{&total}
 		for i := range counts {
 			into = append(into, &counts[i])
 		}
-		return tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(into...)
+		return of.tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(into...)
 	})
 	if err != nil {
 		return nil

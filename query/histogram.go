@@ -14,7 +14,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"millrace/internal/pg"
 	"millrace/internal/rfc3339"
 	"millrace/query/language"
 )
@@ -144,8 +143,8 @@ func histogramStatement(q *search, arrived spans) *statement {
 // buckets returns the buckets of a window that have rows, by their beginning.
 func (s *store) buckets(ctx context.Context, q *search) (map[int64]*bucket, error) {
 	var all map[int64]*bucket
-	err := s.readSearch(ctx, q, func(ctx context.Context, tx pgx.Tx, arrived spans) (err error) {
-		all, err = readBuckets(ctx, tx, q, arrived)
+	err := s.readPart(ctx, q, func(ctx context.Context, of *part) (err error) {
+		all, err = of.buckets(ctx)
 		return err
 	})
 	return all, err
@@ -155,8 +154,8 @@ func (s *store) buckets(ctx context.Context, q *search) (map[int64]*bucket, erro
 func (s *store) bucketWithin(ctx context.Context, q *search) (*bucket, progress, error) {
 	sum := new(bucket)
 	counts := make(map[string]int64)
-	p, err := s.walk(ctx, q, false, func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (rows int, enough bool, err error) {
-		all, err := readBuckets(ctx, tx, slice, arrived)
+	p, err := s.walk(ctx, q, false, func(ctx context.Context, of *part) (rows int, enough bool, err error) {
+		all, err := of.buckets(ctx)
 		if err != nil {
 			return 0, false, err
 		}
@@ -176,10 +175,26 @@ func (s *store) bucketWithin(ctx context.Context, q *search) (*bucket, progress,
 	return sum, p, err
 }
 
-// readBuckets reads the buckets of a search that have rows, by their beginning.
-func readBuckets(ctx context.Context, tx pgx.Tx, q *search, arrived spans) (map[int64]*bucket, error) {
+// allGroupsStatement does what histogramStatement does with a field, but has all groups that are asked for, in no order.
+func allGroupsStatement(q *search, arrived spans, ask groupsAsked) *statement {
+	s := new(statement)
+	start, longest := bucketStart(q, s), s.args.Add(groupBytes)
+	asked := "octet_length(value) <= " + longest
+	if ask.parts > 1 {
+		asked += fmt.Sprintf(" AND get_byte(sha256(convert_to(value, 'UTF8')), 0) %% %s = %s", s.args.Add(ask.parts), s.args.Add(ask.part))
+	}
+	fmt.Fprintf(&s.sql, `SELECT (extract(epoch FROM start) * 1000)::bigint, value IS NULL, (CASE WHEN %s THEN value END) COLLATE "C" AS kept, count(*) `+
+		`FROM (SELECT %s AS start, left(%s #>> '{}', %s + 1) AS value FROM `, asked, start, value(q.groupBy, &s.args), longest)
+	s.found(q, arrived)
+	s.sql.WriteString(") AS rows GROUP BY 1, 2, 3")
+	return s
+}
+
+// readBuckets reads the buckets that a statement selects, by their beginning. If all groups of other rows are to be added, there may be
+// mostGroups.
+func readBuckets(ctx context.Context, tx pgx.Tx, st *statement, ask groupsAsked) (map[int64]*bucket, error) {
 	all := make(map[int64]*bucket)
-	st := histogramStatement(q, arrived)
+	groups, bytes := 0, 0
 	rows, err := tx.Query(ctx, st.sql.String(), st.args...)
 	if err != nil {
 		return nil, err
@@ -199,6 +214,9 @@ func readBuckets(ctx context.Context, tx pgx.Tx, q *search, arrived spans) (map[
 		switch {
 		case value != nil:
 			b.Groups = append(b.Groups, group{*value, n})
+			if groups, bytes = groups+1, bytes+len(*value); ask.isPart && (groups > mostGroups || bytes > mostGroupBytes) {
+				return errManyGroups
+			}
 		case missing:
 			b.Missing = n
 		}
@@ -237,6 +255,7 @@ func (s *store) lateChanges(ctx context.Context, q *search) (until int64, g gene
 		})
 		return tx.SendBatch(ctx, b).Close()
 	})
+	g.files = s.files != nil
 	return until, g, hours, err
 }
 
@@ -310,7 +329,7 @@ func (s *server) countWithin(ctx context.Context, q *search, buckets []*bucket, 
 		stretch := q.stretch(from, end)
 		stretch.deadline = began.Add(left / 2)
 		err := s.compute(ctx, stretch, buckets[from:end], keys[from:end])
-		if pg.CodeOf(err) == pg.QueryCanceled {
+		if isOutOfTime(err) {
 			// Even one bucket may take too long. Then as much of the newest as there is time for is counted.
 			last := q.stretch(end-1, end)
 			last.deadline = within.deadline
@@ -330,8 +349,9 @@ func (s *server) countWithin(ctx context.Context, q *search, buckets []*bucket, 
 			continue
 		}
 		if err != nil {
-			return p, within.passOver(err)
+			return p, p.passOver(within.passOver(err))
 		}
+		p.slices++
 		p.reached = max(q.from, q.edges[from])
 		took := max(time.Since(began), time.Millisecond)
 		most = min(max(int(float64(end-from)*float64(time.Until(within.deadline))/4/float64(took)), 1), growth*(end-from))

@@ -86,10 +86,8 @@ func (s *store) countAnswer(ctx context.Context, q *search) ([]byte, error) {
 // partialCountAnswer returns the answer to GET /logs/count within a budget: the count of the newest part of the window.
 func (s *store) partialCountAnswer(ctx context.Context, q *search) ([]byte, error) {
 	total := int64(0)
-	reached, err := s.walk(ctx, q, false, func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (rows int, enough bool, err error) {
-		st := countStatement(slice, arrived)
-		var n int64
-		err = tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&n)
+	reached, err := s.walk(ctx, q, false, func(ctx context.Context, of *part) (rows int, enough bool, err error) {
+		n, err := of.count(ctx)
 		total += n
 		return int(n), false, err
 	})

@@ -48,6 +48,8 @@ type search struct {
 	fenced           bool             // the rows of the window are read, whatever index the filter has; see slicer.fences
 	budget           time.Duration    // how long the search may take before it answers with what it has; 0: until the end
 	deadline         time.Time        // when the budget is used up; zero: there is none
+	brought          *broughtRows     // rows that statements find beside those in logs
+	archived         spans            // of inserted_at: rows that files of the archive have, and that logs is not asked for
 
 	// For a page. An export has an order too.
 	limit     int

@@ -14,7 +14,10 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/valyala/fastjson"
 
+	"millrace/internal/archive"
+	"millrace/query/columns"
 	"millrace/query/language"
 )
 
@@ -226,32 +229,75 @@ func (s *store) patternsAnswer(ctx context.Context, q *patternSearch) ([]byte, e
 // patterns counts the messages of a window by their patterns.
 func (s *store) patterns(ctx context.Context, q *search, fields [][]string) (*patterns, progress, error) {
 	all := newPatterns()
-	p, err := s.walk(ctx, q, false, func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (found int, enough bool, err error) {
+	p, err := s.walk(ctx, q, false, func(ctx context.Context, of *part) (found int, enough bool, err error) {
 		part := newPatterns() // which counts only if all of the slice is read
-		st := messagesStatement(slice, arrived, fields)
-		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
-		if err != nil {
-			return 0, false, err
-		}
-		var (
-			field   *int
-			message *string
-		)
-		_, err = pgx.ForEachRow(rows, []any{&field, &message}, func() error {
-			found++
-			if field == nil {
-				part.missing++
-			} else {
-				part.count(fields, *field, *message)
+		for _, s := range of.sources {
+			if err = s.messages(ctx, fields, func(field int, message string) {
+				found++
+				if field < 0 {
+					part.missing++
+				} else {
+					part.count(fields, field, message)
+				}
+			}); err != nil {
+				return found, false, err
 			}
-			return nil
-		})
-		if err == nil {
-			all.add(part)
 		}
-		return found, false, err
+		all.add(part)
+		return found, false, nil
 	})
 	return all, p, err
+}
+
+func (s *tableSource) messages(ctx context.Context, fields [][]string, give func(field int, message string)) error {
+	st := messagesStatement(s.search, s.arrived, fields)
+	rows, err := s.tx.Query(ctx, st.sql.String(), st.args...)
+	if err != nil {
+		return err
+	}
+	var (
+		field   *int
+		message *string
+	)
+	_, err = pgx.ForEachRow(rows, []any{&field, &message}, func() error {
+		if field == nil {
+			give(-1, "")
+		} else {
+			give(*field, *message)
+		}
+		return nil
+	})
+	return err
+}
+
+func (s *filesSource) messages(ctx context.Context, fields [][]string, give func(field int, message string)) error {
+	ways := make([][][]string, len(fields))
+	for i, path := range fields {
+		ways[i] = language.Ways(path)
+	}
+	var parser fastjson.Parser
+	return s.each(ctx, s.columns(), func(ctx context.Context, of *columns.Search) error {
+		return of.Each(ctx, func(r *archive.Row) error {
+			record, err := parser.ParseBytes(r.Data)
+			if err != nil {
+				return err
+			}
+			for i := range ways {
+				v := columns.Member(record, ways[i])
+				if v == nil || v.Type() != fastjson.TypeString && v.Type() != fastjson.TypeNumber {
+					continue
+				}
+				text := columns.Text(v)
+				if utf8.RuneCountInString(text) > messageCharacters+1 {
+					text = string([]rune(text)[:messageCharacters+1])
+				}
+				give(i, text)
+				return nil
+			}
+			give(-1, "")
+			return nil
+		})
+	})
 }
 
 // messagesStatement selects the messages of a window, each with the number of its field, or nulls.

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"millrace/internal/eventtime"
 	"millrace/internal/frame"
@@ -72,9 +72,9 @@ func (s *store) pageRows(ctx context.Context, q *search, give func(row) error, t
 	if q.after != nil {
 		p.end = *q.after
 	}
-	reached, err = s.walk(ctx, q, true, func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (rows int, enough bool, err error) {
+	reached, err = s.walk(ctx, q, true, func(ctx context.Context, of *part) (rows int, enough bool, err error) {
 		before := p
-		if err = p.read(ctx, tx, slice, arrived); err != nil {
+		if err = p.read(ctx, of); err != nil {
 			takeBack(before.limit - p.limit)
 			p = before
 		}
@@ -105,23 +105,14 @@ type rowsPage struct {
 }
 
 // read reads the rows of a slice into the page.
-func (p *rowsPage) read(ctx context.Context, tx pgx.Tx, q *search, arrived spans) error {
-	st := pageStatement(q, arrived, p.limit+1, p.bytes)
-	rows, err := tx.Query(ctx, st.sql.String(), st.args...)
-	if err != nil {
-		return err
-	}
-	var (
-		r    row
-		data pgtype.DriverBytes // no copy
-	)
-	_, err = pgx.ForEachRow(rows, []any{(*[16]byte)(&r.id), &r.time, &r.insertedAt, &data}, func() error {
-		if p.isFull {
-			return nil // another row without its data
+func (p *rowsPage) read(ctx context.Context, of *part) error {
+	for r, err := range of.page(ctx, p.limit+1, p.bytes) {
+		if err != nil {
+			return err
 		}
-		at := r.at(q.clock)
+		at := r.at(of.search.clock)
 		isSame := p.end.id == r.id && p.end.at.Equal(at)
-		if p.limit == 0 || data == nil { // the first row of the next page
+		if p.limit == 0 || p.bytes <= 0 || r.data == nil { // the first row of the next page
 			p.isFull = true
 			if !isSame {
 				p.end.given = 0
@@ -133,11 +124,12 @@ func (p *rowsPage) read(ctx context.Context, tx pgx.Tx, q *search, arrived spans
 		}
 		p.end.given++
 		p.limit--
-		p.bytes -= len(data)
-		r.data = data
-		return p.give(r)
-	})
-	return err
+		p.bytes -= len(r.data)
+		if err := p.give(r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // exportRows calls give with all rows of a window, in order. It may take as long as timeout. A row's data is good until
@@ -149,27 +141,28 @@ func (s *store) exportRows(ctx context.Context, q *search, timeout time.Duration
 		if _, err := tx.Exec(ctx, exportMemory); err != nil {
 			return err
 		}
+		deadline := time.Now().Add(timeout)
 		left := q.limit // of the rows; meaningless without a limit
 		for slices := newSlicer(q, time.Now()); ; {
 			slice, ok := slices.next()
 			if !ok {
 				return nil
 			}
-			arrived, err := arrivedSpans(ctx, tx, slice)
-			if err != nil {
-				return err
-			}
 			if q.limit > 0 {
 				slice.limit = left
 			}
-			n, err := exportSlice(ctx, tx, slice, arrived, give)
+			of, err := s.part(ctx, tx, slice, deadline)
+			if err != nil {
+				return err
+			}
+			n, err := exportPart(ctx, of, give)
 			if err != nil {
 				return err
 			}
 			if left -= n; q.limit > 0 && left == 0 {
 				return nil
 			}
-			if err := slices.exported(ctx, tx, slice, arrived, n); err != nil {
+			if err := slices.exported(ctx, of, n); err != nil {
 				return err
 			}
 		}
@@ -179,34 +172,54 @@ func (s *store) exportRows(ctx context.Context, q *search, timeout time.Duration
 // exportMemory has the rows of a slice sorted in memory.
 const exportMemory = "SET LOCAL work_mem = '64MB'"
 
-// exportSlice calls give with the rows of a slice, and returns how many they are.
-func exportSlice(ctx context.Context, tx pgx.Tx, q *search, arrived spans, give func(row) error) (n int, err error) {
-	st := exportStatement(q, arrived)
-	rows, err := tx.Query(ctx, st.sql.String(), st.args...)
-	if err != nil {
-		return 0, err
-	}
-	defer rows.Close()
-	var r row
-	for rows.Next() {
-		raw := rows.RawValues()
-		if err := rows.Scan(nil, &r.time, &r.insertedAt, nil); err != nil {
+// exportPart calls give with the rows of a part, as many as its search's limit, and returns how many they are.
+func exportPart(ctx context.Context, of *part, give func(row) error) (n int, err error) {
+	for r, err := range of.all(ctx) {
+		if err != nil {
 			return n, err
 		}
-		r.id, r.data = uuid.UUID(raw[0]), raw[3]
 		if err := give(r); err != nil {
 			return n, err
 		}
-		n++
+		if n++; n == of.search.limit {
+			break
+		}
 	}
-	return n, rows.Err()
+	return n, nil
+}
+
+// rowsOf returns the rows of a statement that selects their id, time, inserted_at and data. A row's data is good until the next row.
+func rowsOf(ctx context.Context, tx pgx.Tx, st *statement) iter.Seq2[row, error] {
+	return func(yield func(row, error) bool) {
+		rows, err := tx.Query(ctx, st.sql.String(), st.args...)
+		if err != nil {
+			yield(row{}, err)
+			return
+		}
+		defer rows.Close()
+		var r row
+		for rows.Next() {
+			raw := rows.RawValues()
+			if err := rows.Scan(nil, &r.time, &r.insertedAt, nil); err != nil {
+				yield(row{}, err)
+				return
+			}
+			r.id, r.data = uuid.UUID(raw[0]), raw[3]
+			if !yield(r, nil) {
+				return
+			}
+		}
+		if err := rows.Err(); err != nil {
+			yield(row{}, err)
+		}
+	}
 }
 
 // countRows returns how many rows a window has.
 func (s *store) countRows(ctx context.Context, q *search) (n int64, err error) {
-	err = s.readSearch(ctx, q, func(ctx context.Context, tx pgx.Tx, arrived spans) error {
-		st := countStatement(q, arrived)
-		return tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&n)
+	err = s.readPart(ctx, q, func(ctx context.Context, of *part) (err error) {
+		n, err = of.count(ctx)
+		return err
 	})
 	return n, err
 }
@@ -216,15 +229,34 @@ func (s *store) countRows(ctx context.Context, q *search) (n int64, err error) {
 func (s *store) rowByID(ctx context.Context, id uuid.UUID) (found row, err error) {
 	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
 		for _, id := range []uuid.UUID{id, frame.BaseOfKey(id)} {
-			st := byIDStatement(id)
-			found = row{id: id, insertedAt: frame.Time(id)}
-			err = tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&found.time, &found.data)
+			found, err = s.rowIn(ctx, tx, id)
 			if !errors.Is(err, pgx.ErrNoRows) {
 				break
 			}
 		}
 		return err
 	})
+	return found, err
+}
+
+// rowIn returns the row with an id, or pgx.ErrNoRows. Its time is the id's.
+func (s *store) rowIn(ctx context.Context, tx pgx.Tx, id uuid.UUID) (row, error) {
+	if s.files == nil {
+		return rowOfTable(ctx, tx, id)
+	}
+	at := frame.Time(id).UnixMilli()
+	of, err := s.logsPart(ctx, tx, &search{from: at, to: at + 1, clock: byArrival}, time.Now().Add(s.timeout))
+	if err != nil {
+		return row{}, err
+	}
+	return of.byID(ctx, id)
+}
+
+// rowOfTable returns the row of logs with an id, or pgx.ErrNoRows.
+func rowOfTable(ctx context.Context, tx pgx.Tx, id uuid.UUID) (found row, err error) {
+	st := byIDStatement(id)
+	found = row{id: id, insertedAt: frame.Time(id)}
+	err = tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&found.time, &found.data)
 	return found, err
 }
 
@@ -278,6 +310,13 @@ func countStatement(q *search, arrived spans) *statement {
 	return s
 }
 
+// givenStatement counts the rows with the time and the id of the search's cursor.
+func givenStatement(q *search, arrived spans) *statement {
+	s := countStatement(q, arrived)
+	fmt.Fprintf(&s.sql, " WHERE at = %s AND id = %s", s.args.Add(q.after.at), s.args.Add([16]byte(q.after.id)))
+	return s
+}
+
 // existsStatement asks whether a window has rows.
 func existsStatement(q *search, arrived spans) *statement {
 	s := new(statement)
@@ -302,7 +341,7 @@ const (
 )
 
 // found adds the rows that a search finds, as a table "found" with the columns id, time, inserted_at, data, and at, which is the time by
-// the search's clock. arrived are the spans of inserted_at that readSearch has found.
+// the search's clock. arrived are the spans of inserted_at that arrivedSpans has found.
 //
 // By time these are three selects, because an index serves each: the prompt rows, the late ones, and those that have no time.
 func (s *statement) found(q *search, arrived spans) {
@@ -314,25 +353,64 @@ func (s *statement) found(q *search, arrived spans) {
 	if q.clock == byArrival {
 		s.sql.WriteString("(SELECT id, " + language.TimeSQL + " AS time, inserted_at, inserted_at AS at, data FROM " + table)
 		s.where(q, "inserted_at")
-		s.sql.WriteString(filtered + ") AS found")
+		s.outside(q, 0)
+		s.sql.WriteString(filtered)
+		s.brought(q)
+		s.sql.WriteString(") AS found")
 		return
 	}
 	from, to, upperOp := q.bounds()
 	s.sql.WriteString("(SELECT id, time, inserted_at, time AS at, data FROM " + table)
 	s.where(q, "time")
 	fmt.Fprintf(&s.sql, " AND %s AND inserted_at >= %s AND inserted_at %s %s", promptSQL, s.args.Add(from), upperOp, s.args.Add(to.Add(promptness)))
+	s.outside(q, promptness)
 	s.sql.WriteString(filtered + " UNION ALL SELECT id, time, inserted_at, time, data FROM logs")
 	s.where(q, "time")
-	s.sql.WriteString(" AND time <> " + eventtime.NoTimeSQL + " AND " + eventtime.LateSQL + " AND (")
-	for i, span := range arrived {
+	s.sql.WriteString(" AND time <> " + eventtime.NoTimeSQL + " AND " + eventtime.LateSQL + "")
+	s.came(arrived)
+	s.sql.WriteString(" AND (" + filter + ") UNION ALL SELECT id, inserted_at, inserted_at, inserted_at, data FROM logs")
+	s.where(q, "inserted_at")
+	s.outside(q, 0)
+	s.sql.WriteString(" AND time = " + eventtime.NoTimeSQL + " AND " + eventtime.LateSQL + " AND (" + filter + ")")
+	s.brought(q)
+	s.sql.WriteString(") AS found")
+}
+
+// brought adds the rows that were brought from the archive.
+func (s *statement) brought(q *search) {
+	if b := q.brought; b != nil {
+		fmt.Fprintf(&s.sql, " UNION ALL SELECT id, time, inserted_at, at, data::jsonb FROM unnest(%s::uuid[], %s::timestamptz[], %s::timestamptz[], %s::timestamptz[], %s::text[]) AS brought (id, time, inserted_at, at, data)",
+			s.args.Add(b.ids), s.args.Add(b.times), s.args.Add(b.cames), s.args.Add(b.ats), s.args.Add(b.data))
+	}
+}
+
+// came adds the condition that inserted_at is in one of the spans.
+func (s *statement) came(in spans) {
+	if len(in) == 0 {
+		s.sql.WriteString(" AND false")
+		return
+	}
+	s.sql.WriteString(" AND (")
+	for i, span := range in {
 		if i > 0 {
 			s.sql.WriteString(" OR ")
 		}
 		fmt.Fprintf(&s.sql, "inserted_at >= %s AND inserted_at < %s", s.args.Add(span.from), s.args.Add(span.to))
 	}
-	s.sql.WriteString(") AND (" + filter + ") UNION ALL SELECT id, inserted_at, inserted_at, inserted_at, data FROM logs")
-	s.where(q, "inserted_at")
-	s.sql.WriteString(" AND time = " + eventtime.NoTimeSQL + " AND " + eventtime.LateSQL + " AND (" + filter + ")) AS found")
+	s.sql.WriteString(")")
+}
+
+// outside adds the condition that inserted_at is in none of the spans that are read from the archive. It is in the search's bounds already, or
+// up to beyond after them. The condition names what is left of those, because PostgreSQL leaves partitions out by that.
+func (s *statement) outside(q *search, beyond time.Duration) {
+	if len(q.archived) == 0 {
+		return
+	}
+	from, to, _ := q.bounds()
+	all := spans{{from, to.Add(beyond + time.Microsecond)}}
+	if left := all.without(q.archived); len(left) != 1 || left[0] != all[0] {
+		s.came(left)
+	}
 }
 
 // where adds a WHERE clause with a search's window and cursor on a column. Each bound, a cursor's too, is a condition of its own: on

@@ -9,8 +9,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
-
-	"millrace/internal/pg"
 )
 
 const (
@@ -53,7 +51,7 @@ func (s *store) sample(ctx context.Context, q *search, most int, body func(*stat
 				break
 			}
 			err := s.takeSample(ctx, p, left/time.Duration(len(parts)-i), max(1, (most-total)/(len(parts)-i)), max(1, (pageBytes-bytes)/(len(parts)-i)), body)
-			if pg.CodeOf(err) == pg.QueryCanceled {
+			if isOutOfTime(err) {
 				isAll, cut = false, err
 				continue
 			}
@@ -111,14 +109,17 @@ func divide(q *search, n int) (parts []samplePart) {
 // takeSample takes some records of a part, with so many bytes and one more record at most.
 func (s *store) takeSample(ctx context.Context, p *samplePart, timeout time.Duration, rows, bytes int, body func(*statement) string) error {
 	return s.readFor(ctx, max(timeout, leastLeft), func(ctx context.Context, tx pgx.Tx) error {
-		arrived, err := arrivedSpans(ctx, tx, &p.search)
+		of, err := s.part(ctx, tx, &p.search, time.Now().Add(timeout))
 		if err != nil {
+			return err
+		}
+		if err := of.bring(ctx, rows+1); err != nil {
 			return err
 		}
 		st := new(statement)
 		fmt.Fprintf(&st.sql, "SELECT CASE WHEN total - octet_length(body) < %s THEN body END FROM (SELECT body, sum(octet_length(body)) OVER (ROWS UNBOUNDED PRECEDING) AS total FROM (SELECT %s AS body FROM ",
 			st.args.Add(bytes), body(st))
-		st.found(&p.search, arrived)
+		st.found(of.search, of.arrived)
 		fmt.Fprintf(&st.sql, " LIMIT %s) AS sample) AS sums", st.args.Add(rows+1))
 		found, err := tx.Query(ctx, st.sql.String(), st.args...)
 		if err != nil {

@@ -80,23 +80,23 @@ func (s *slicer) grow() { s.length = min(s.length*growth, 1<<50) }
 // slices are cheaper than a look for each gap.
 const manyGaps = 3
 
-// passGap moves behind a gap, in which there are no rows at all, if the last slice is part of one. arrived are the spans of that slice, and rows is
-// how many rows were found in it. The slice behind the gap is short: it may be the end of millions of rows.
-func (s *slicer) passGap(ctx context.Context, tx pgx.Tx, slice *search, arrived spans, rows int) error {
+// passGap moves behind a gap, in which there are no rows at all, if the last slice is part of one. of is that slice, and rows is how many rows
+// were found in it. The slice behind the gap is short: it may be the end of millions of rows.
+func (s *slicer) passGap(ctx context.Context, of *part, rows int) error {
 	s.found += rows
 	if rows > 0 || s.end || s.gaps >= manyGaps+s.found/1000 {
 		return nil
 	}
-	if holds, err := holdsRows(ctx, tx, slice, arrived); err != nil || holds {
+	if may, err := of.mayHaveRows(ctx); err != nil || may {
 		return err
 	}
 	s.gaps++
-	return s.skipGap(ctx, tx)
+	return s.skipGap(ctx, of)
 }
 
 // skipGap moves to the next rows, however far away they are. It asks a few cheap questions: it cuts what is left as always until a part has
 // rows, and then that part in halves. If it fails, it has moved over nothing that it had not seen to be empty.
-func (s *slicer) skipGap(ctx context.Context, tx pgx.Tx) (err error) {
+func (s *slicer) skipGap(ctx context.Context, last *part) (err error) {
 	defer func() {
 		if err != nil {
 			s.rest, s.end = s.before, false
@@ -107,11 +107,11 @@ func (s *slicer) skipGap(ctx context.Context, tx pgx.Tx) (err error) {
 		if !ok {
 			return nil
 		}
-		arrived, err := arrivedSpans(ctx, tx, part)
+		of, err := last.store.part(ctx, last.tx, part, last.deadline)
 		if err != nil {
 			return err
 		}
-		holds, err := holdsRows(ctx, tx, part, arrived)
+		holds, err := of.mayHaveRows(ctx)
 		if err != nil {
 			return err
 		}
@@ -127,7 +127,7 @@ func (s *slicer) skipGap(ctx context.Context, tx pgx.Tx) (err error) {
 			} else {
 				near.from, far.to = middle, middle
 			}
-			if holds, err = holdsRows(ctx, tx, &near, arrived); err != nil {
+			if holds, err = of.of(&near).mayHaveRows(ctx); err != nil {
 				return err
 			}
 			part = &far
@@ -160,7 +160,7 @@ func holdsRows(ctx context.Context, tx pgx.Tx, q *search, arrived spans) (holds 
 }
 
 // exported chooses the next slice of an export, behind one that had so many rows: a longer one, a shorter one, or one behind a gap.
-func (s *slicer) exported(ctx context.Context, tx pgx.Tx, slice *search, arrived spans, rows int) error {
+func (s *slicer) exported(ctx context.Context, of *part, rows int) error {
 	switch {
 	case rows == 0:
 		s.grow()
@@ -169,5 +169,5 @@ func (s *slicer) exported(ctx context.Context, tx pgx.Tx, slice *search, arrived
 	case rows > manyRows:
 		s.length = max(s.length/4, 1)
 	}
-	return s.passGap(ctx, tx, slice, arrived, rows)
+	return s.passGap(ctx, of, rows)
 }

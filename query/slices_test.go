@@ -43,16 +43,17 @@ func TestTheSliceBehindAGapIsShort(t *testing.T) {
 					if !ok {
 						t.Fatal("no slice has rows")
 					}
-					arrived, err := arrivedSpans(ctx, tx, slice)
+					of, err := new(store).part(ctx, tx, slice, time.Time{})
 					if err != nil {
 						t.Fatal(err)
 					}
-					st := countStatement(slice, arrived)
-					if err := tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&rows); err != nil {
+					n, err := of.count(ctx)
+					if err != nil {
 						t.Fatal(err)
 					}
+					rows = int(n)
 					slices.grow()
-					if err := slices.passGap(ctx, tx, slice, arrived, rows); err != nil {
+					if err := slices.passGap(ctx, of, rows); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -80,12 +81,12 @@ func TestAWindowWithoutRowsEnds(t *testing.T) {
 	if !ok {
 		t.Fatal("no slice")
 	}
-	arrived, err := arrivedSpans(ctx, tx, slice)
+	of, err := new(store).part(ctx, tx, slice, time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	slices.grow()
-	if err := slices.passGap(ctx, tx, slice, arrived, 0); err != nil {
+	if err := slices.passGap(ctx, of, 0); err != nil {
 		t.Fatal(err)
 	}
 	if slice, ok := slices.next(); ok {
@@ -115,13 +116,13 @@ func TestAnExportSkipsEveryGap(t *testing.T) {
 		if !ok {
 			break
 		}
-		arrived, err := arrivedSpans(ctx, tx, slice)
+		of, err := new(store).part(ctx, tx, slice, time.Time{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		n, err := exportSlice(ctx, tx, slice, arrived, func(row) error { return nil })
+		n, err := exportPart(ctx, of, func(row) error { return nil })
 		if err == nil {
-			err = slices.exported(ctx, tx, slice, arrived, n)
+			err = slices.exported(ctx, of, n)
 		}
 		if err != nil {
 			t.Fatal(err)

@@ -11,7 +11,6 @@ import (
 	"unicode"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 )
 
 // getSQL answers GET /logs/sql: the statement that finds the rows of a search, as text for psql.
@@ -26,8 +25,17 @@ func (s *server) getSQL(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer leave()
 	var text string
-	err = s.store.readSearch(r.Context(), q, func(_ context.Context, _ pgx.Tx, arrived spans) error {
-		text = rowsStatement(q, arrived).pasted()
+	err = s.store.readLogs(r.Context(), q, func(ctx context.Context, of *part) error {
+		for _, file := range of.files.files {
+			if alone := rangeText(file.from, file.to); !strings.Contains(text, alone) {
+				text += "-- not in this table, but in files of the archive alone: rows that came from " + alone + "\n"
+			}
+		}
+		arrived, err := arrivedSpans(ctx, of.tx, q)
+		if err != nil {
+			return err
+		}
+		text += rowsStatement(q, arrived).pasted()
 		return nil
 	})
 	if err != nil {

@@ -386,8 +386,8 @@ func (t *statsTable) csv() []byte {
 // those, by buckets where a series is asked for, and for all others together.
 func (s *store) stats(ctx context.Context, st *stats) (table *statsTable, err error) {
 	if st.budget == 0 {
-		err := s.readSearch(ctx, &st.search, func(ctx context.Context, tx pgx.Tx, arrived spans) (err error) {
-			table, err = st.read(ctx, tx, arrived)
+		err := s.readLogs(ctx, &st.search, func(ctx context.Context, of *part) (err error) {
+			table, err = st.read(ctx, of)
 			return err
 		})
 		return table, err
@@ -397,10 +397,8 @@ func (s *store) stats(ctx context.Context, st *stats) (table *statsTable, err er
 	if st.series {
 		edges = st.edges
 	}
-	reached, err := s.widen(ctx, &st.search, edges, func(ctx context.Context, tx pgx.Tx, end *search, arrived spans) error {
-		part := *st
-		part.search = *end
-		t, err := part.read(ctx, tx, arrived)
+	reached, err := s.widen(ctx, &st.search, edges, func(ctx context.Context, of *part) error {
+		t, err := st.read(ctx, of)
 		if err == nil {
 			table = t
 		}
@@ -425,8 +423,16 @@ func (st *stats) emptyTable() *statsTable {
 	return table
 }
 
-// read computes the table of the search's window. Its statements end by the search's deadline, if it has one.
-func (st *stats) read(ctx context.Context, tx pgx.Tx, arrived spans) (*statsTable, error) {
+// read computes the table of a part of the search's window. Its statements end by the search's deadline, if it has one.
+func (st *stats) read(ctx context.Context, of *part) (*statsTable, error) {
+	if err := of.bring(ctx, 0); err != nil {
+		return nil, err
+	}
+	tx, arrived := of.tx, of.arrived
+	whole := st
+	st = new(stats)
+	*st = *whole
+	st.search = *of.search
 	table := st.emptyTable()
 	if st.series && st.from >= st.to {
 		return table, nil // there is no bucket

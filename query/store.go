@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -11,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"millrace/internal/archive"
 	"millrace/internal/config"
 	"millrace/internal/pg"
 )
@@ -35,6 +37,7 @@ var (
 type store struct {
 	pool    *pgxpool.Pool
 	timeout time.Duration
+	files   *files // of the archive; nil: there is none
 	indexedFields
 }
 
@@ -63,13 +66,38 @@ func newStore(c Config) (*store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("POSTGRES_URL: %w", err)
 	}
-	return &store{pool: pool, timeout: c.Timeout}, nil
+	s := &store{pool: pool, timeout: c.Timeout}
+	if c.ArchiveURL != "" {
+		archived, err := openArchive(c.ArchiveURL)
+		if err != nil {
+			pool.Close()
+			return nil, fmt.Errorf("ARCHIVE_URL: %w", err)
+		}
+		s.files = newFiles(archived)
+	}
+	return s, nil
+}
+
+// openArchive returns the store of a file URL.
+func openArchive(location string) (archive.Store, error) {
+	u, err := url.Parse(location)
+	if err != nil || u.Scheme != "file" || u.Host != "" || u.Path == "" {
+		return nil, fmt.Errorf("got %.64q, takes a URL such as file:///var/lib/millrace/archive", location)
+	}
+	return archive.Folder(u.Path), nil
 }
 
 // readOnly returns the options of a read's transaction. Compiling a statement for each partition (jit) takes longer than it
 // saves, because most of the time is spent in jsonb's functions. All statements see the same rows.
-func readOnly(timeout time.Duration) pgx.TxOptions {
-	return pgx.TxOptions{BeginQuery: fmt.Sprintf("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off; SET LOCAL statement_timeout = %d", timeout.Milliseconds())}
+//
+// With an archive the table is locked before the snapshot is taken, so that no partition leaves it whose rows the snapshot counts on: whether
+// rows are in logs or in files is read from the snapshot, and detaching a partition heeds locks, but no snapshots.
+func (s *store) readOnly(timeout time.Duration) pgx.TxOptions {
+	begin := fmt.Sprintf("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off; SET LOCAL statement_timeout = %d", timeout.Milliseconds())
+	if s.files != nil {
+		begin += "; LOCK TABLE ONLY logs IN ACCESS SHARE MODE"
+	}
+	return pgx.TxOptions{BeginQuery: begin}
 }
 
 // connect opens a connection of its own, beside the pool.
@@ -83,8 +111,13 @@ func (s *store) name() string {
 	return c.Host + "/" + c.Database
 }
 
-// close closes the connections after the reads under way.
-func (s *store) close() { s.pool.Close() }
+// close closes the connections after the reads under way, then the files.
+func (s *store) close() {
+	s.pool.Close()
+	if s.files != nil {
+		s.files.close()
+	}
+}
 
 // read runs f in a read-only transaction with the statement timeout.
 func (s *store) read(ctx context.Context, f func(context.Context, pgx.Tx) error) error {
@@ -127,7 +160,7 @@ func (s *store) beginRead(ctx context.Context, timeout time.Duration) (*pgxpool.
 		}
 		return nil, nil, err
 	}
-	tx, err := conn.BeginTx(ctx, readOnly(timeout))
+	tx, err := conn.BeginTx(ctx, s.readOnly(timeout))
 	if err != nil {
 		if conn.Conn().IsClosed() {
 			err = fmt.Errorf("%w: %w", errBroken, err)
@@ -187,6 +220,7 @@ type generation struct {
 	schema  int       // version of the schema
 	created time.Time // when this database's schema was made, which tells databases apart
 	late    int64     // how many times rows appeared or vanished late in the window's hours
+	files   bool      // there is an archive, which may have rows that logs has not
 }
 
 // changesSQL returns the rows that tell in which hours of a clock rows appeared or vanished late. A row without a time of its own may be
@@ -213,5 +247,6 @@ func (s *store) isClosed(ctx context.Context, q *search) (closed bool, g generat
 	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		return tx.QueryRow(ctx, sql, time.UnixMilli(q.from), time.UnixMilli(q.to)).Scan(&closed, &g.late, &g.schema, &g.created)
 	})
+	g.files = s.files != nil
 	return closed, g, err
 }

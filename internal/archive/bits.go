@@ -18,6 +18,9 @@ func AllBits(rows int) Bits {
 // Set adds a row.
 func (b Bits) Set(row int) { b[row>>6] |= 1 << (row & 63) }
 
+// Remove removes a row.
+func (b Bits) Remove(row int) { b[row>>6] &^= 1 << (row & 63) }
+
 // Has reports whether a row is in the set.
 func (b Bits) Has(row int) bool { return b[row>>6]>>(row&63)&1 == 1 }
 

@@ -512,6 +512,21 @@ func (g *Group) Rests(ctx context.Context, rows Bits, f func(row int, rest []byt
 	})
 }
 
+// EachID calls f with each row and its id.
+func (g *Group) EachID(ctx context.Context, f func(row int, id [16]byte)) error {
+	return g.pages(ctx, g.File.id, nil, func(row int, p parquet.Page) (bool, error) {
+		values := p.Data()
+		data, size := values.FixedLenByteArray()
+		if size != 16 {
+			return false, fmt.Errorf("%w: ids of %d bytes", ErrCorrupt, size)
+		}
+		for i := 0; i+size <= len(data); i += size {
+			f(row+i/size, [16]byte(data[i:]))
+		}
+		return true, nil
+	})
+}
+
 // IDs adds the row of an id to out.
 func (g *Group) IDs(ctx context.Context, id [16]byte, out Bits) error {
 	if bytes.Compare(id[:], g.MinID) < 0 || bytes.Compare(id[:], g.MaxID) > 0 {

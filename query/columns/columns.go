@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"sync"
 
-	"github.com/cespare/xxhash/v2"
 	"github.com/valyala/fastjson"
 
 	"millrace/internal/archive"
@@ -28,16 +27,15 @@ type Search struct {
 	From, To int64 // the window on the axis, without To, in Unix microseconds
 	// Groups is how many row groups are read at once. Each takes some 10 MB.
 	Groups int
+	// Without are ids whose rows count as not there, in order.
+	Without [][16]byte
 	// Places, if it is not nil, has a place for each row group that all searches together read at once.
 	Places chan struct{}
 	// MostValues and MostText bound how many values a histogram tells apart, and their bytes together. If there are more, it fails with
 	// ErrManyValues. 0: no bound.
 	MostValues, MostText int
-	// LongestValue is the length of the longest value that a histogram tells apart. Longer ones only count. 0: no bound.
-	LongestValue int
-	// Parts and Part say which values a histogram tells apart: those of one of so many parts that they are divided into. Others only
-	// count. So each answer needs less memory. 0: all values.
-	Parts, Part uint64
+	// Keeps, if it is not nil, tells which values a histogram tells apart. Others only count.
+	Keeps func(value string) bool
 }
 
 // ErrManyValues is the error of a histogram with more values than it may have.
@@ -69,12 +67,30 @@ func (s *Search) found(ctx context.Context, selector *language.Selector, g *arch
 			}
 		}
 	}
+	if err := s.leaveOut(ctx, g, rows); err != nil {
+		return nil, nil, err
+	}
 	if rows.IsEmpty() {
 		return rows, times, nil
 	}
 	rows, err = selector.Select(ctx, g, rows)
 	return rows, times, err
 }
+
+// leaveOut removes the rows of the ids in Without.
+func (s *Search) leaveOut(ctx context.Context, g *archive.Group, rows archive.Bits) error {
+	begin, _ := slices.BinarySearchFunc(s.Without, g.MinID, func(id [16]byte, least []byte) int { return bytes.Compare(id[:], least) })
+	if begin == len(s.Without) || bytes.Compare(s.Without[begin][:], g.MaxID) > 0 {
+		return nil
+	}
+	return g.EachID(ctx, func(row int, id [16]byte) {
+		if _, found := slices.BinarySearchFunc(s.Without, id, compareIDs); found {
+			rows.Remove(row)
+		}
+	})
+}
+
+func compareIDs(a, b [16]byte) int { return bytes.Compare(a[:], b[:]) }
 
 // each calls f with the row groups of the window, several at once.
 func (s *Search) each(ctx context.Context, f func(ctx context.Context, selector *language.Selector, g *archive.Group) error) error {
@@ -177,7 +193,7 @@ func (s *Search) add(held *heldValues, b *Bucket, counts []int64, values fieldVa
 		}
 		b.Count += n
 		text := values.texts[i]
-		if s.LongestValue > 0 && len(text) > s.LongestValue || s.Parts > 1 && xxhash.Sum64String(text)%s.Parts != s.Part {
+		if s.Keeps != nil && !s.Keeps(text) {
 			continue
 		}
 		before := len(b.Values)
@@ -364,9 +380,37 @@ func readFieldOfRecords(ctx context.Context, g *archive.Group, ways [][]string, 
 	return v, err
 }
 
+// Member returns the value that a field has in a record, as PostgreSQL's #> finds it: of several ways that the field may mean, the first at
+// which a value is. It returns nil if there is none.
+func Member(record *fastjson.Value, ways [][]string) *fastjson.Value {
+	for _, way := range ways {
+		if v := valueAt(record, way); v != nil {
+			return v
+		}
+	}
+	return nil
+}
+
+// Text returns the text of a value that is not null, as PostgreSQL's #>> does.
+func Text(v *fastjson.Value) string {
+	if v.Type() == fastjson.TypeString {
+		return string(v.GetStringBytes())
+	}
+	return string(archive.AppendValue(nil, v))
+}
+
 // textAt returns the text of the value at a way, as #>> does, and reports whether it has one and whether a value is there. null is a
 // value without a text.
-func textAt(v *fastjson.Value, way []string) (text string, isText, isThere bool) {
+func textAt(record *fastjson.Value, way []string) (text string, isText, isThere bool) {
+	v := valueAt(record, way)
+	if v == nil || v.Type() == fastjson.TypeNull {
+		return "", false, v != nil
+	}
+	return Text(v), true, true
+}
+
+// valueAt returns the value at a way, or nil.
+func valueAt(v *fastjson.Value, way []string) *fastjson.Value {
 	for _, name := range way {
 		switch v.Type() {
 		case fastjson.TypeObject:
@@ -384,16 +428,10 @@ func textAt(v *fastjson.Value, way []string) (text string, isText, isThere bool)
 			v = nil
 		}
 		if v == nil {
-			return "", false, false
+			return nil
 		}
 	}
-	switch v.Type() {
-	case fastjson.TypeNull:
-		return "", false, true
-	case fastjson.TypeString:
-		return string(v.GetStringBytes()), true, true
-	}
-	return string(archive.AppendValue(nil, v)), true, true
+	return v
 }
 
 // Row is a row that was found.
@@ -471,12 +509,22 @@ func lastOf(rows archive.Bits, times []int64, n int) archive.Bits {
 // Each calls f with all rows that are found, row group by row group in the order of the files. The row is f's until it returns.
 func (s *Search) Each(ctx context.Context, f func(r *archive.Row) error) error {
 	selector := s.Query.Selector()
+	var failed error
 	for _, g := range s.groups() {
-		rows, _, err := s.found(ctx, selector, g)
-		if err != nil {
-			return err
-		}
-		if err := g.Records(ctx, rows, f); err != nil {
+		err := s.eachOf(ctx, []*archive.Group{g}, func(ctx context.Context, _ int) error {
+			rows, _, err := s.found(ctx, selector, g)
+			if err != nil {
+				return err
+			}
+			return g.Records(ctx, rows, func(r *archive.Row) error {
+				failed = f(r)
+				return failed
+			})
+		})
+		switch {
+		case failed != nil:
+			return failed
+		case err != nil:
 			return err
 		}
 	}
