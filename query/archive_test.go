@@ -1,0 +1,324 @@
+package query
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/archive"
+	"millrace/internal/archive/archivetest"
+	"millrace/internal/config"
+	"millrace/internal/eventtime"
+	"millrace/internal/frame"
+	"millrace/internal/pg"
+	"millrace/internal/testenv"
+	partitions "millrace/worker/partition"
+)
+
+// archiveFixture has the same rows in two databases. Those of one are copied to an archive, and some leave its table.
+type archiveFixture struct {
+	t        testing.TB
+	rng      *rand.Rand
+	maker    *archivetest.Rows
+	folder   string
+	url      config.PostgresURL
+	plainURL config.PostgresURL
+	db       *pgx.Conn // of the archive
+	plainDB  *pgx.Conn
+	set      *partitions.Set
+	archiver *partitions.Archiver
+
+	open time.Time // when the open hour begins
+	ids  []uuid.UUID
+	n    int
+
+	answered map[int]int // answers by status
+	found    int         // that have rows, or count some
+}
+
+func newArchiveFixture(t testing.TB) *archiveFixture {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv("MILLRACE_TEST_SEED"); text != "" {
+		seed, _ = strconv.ParseUint(text, 10, 64)
+	}
+	t.Logf("seed %d", seed)
+	f := &archiveFixture{
+		t: t, rng: rand.New(rand.NewPCG(seed, 1)), maker: archivetest.NewRows(seed), folder: t.TempDir(), url: testenv.Schema(t), plainURL: testenv.Schema(t),
+		set: partitions.New(time.Hour), open: time.Now().UTC().Truncate(time.Hour), answered: make(map[int]int),
+	}
+	f.db, f.plainDB = testenv.Connect(t, f.url), testenv.Connect(t, f.plainURL)
+	link := func() pg.Link {
+		conn := testenv.Connect(t, f.url)
+		testenv.Exec(t, conn, "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET lock_timeout = '10s'")
+		return pg.NewLink(func(context.Context) (*pgx.Conn, error) { return conn, nil }, nil)
+	}
+	f.archiver = &partitions.Archiver{
+		Link: link(), Source: link(), Partitions: f.set, Store: archive.Folder(f.folder), After: 5 * time.Minute,
+		Calm: func(context.Context) bool { return true }, Log: slog.New(slog.DiscardHandler), Now: time.Now,
+	}
+	return f
+}
+
+// hour returns the beginning of an hour that lies so many before the open one.
+func (f *archiveFixture) hour(ago int) time.Time {
+	return f.open.Add(-time.Duration(ago) * time.Hour)
+}
+
+// archiveURL returns the setting ARCHIVE_URL.
+func (f *archiveFixture) archiveURL() string {
+	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(f.folder)}).String()
+}
+
+func (f *archiveFixture) exec(sql string, args ...any) {
+	f.t.Helper()
+	testenv.Exec(f.t, f.db, sql, args...)
+}
+
+// put stores rows in an hour in both databases. Late rows are noted, as the worker does it.
+func (f *archiveFixture) put(ago, rows int, late bool) {
+	f.t.Helper()
+	hour := f.hour(ago)
+	room := min(time.Hour, time.Since(hour)-2*time.Minute)
+	delays := []time.Duration{0, time.Millisecond, time.Second, 10*time.Second - time.Microsecond, 10 * time.Second, 11 * time.Second, 40 * time.Minute, time.Hour, 90 * time.Minute, 5 * time.Hour, -time.Second, -30 * time.Minute, -2 * time.Hour}
+	set := map[*pgx.Conn]*partitions.Set{f.db: f.set, f.plainDB: partitions.New(time.Hour)}
+	batches := map[*pgx.Conn]*pgx.Batch{f.db: {}, f.plainDB: {}}
+	at := hour
+	for range rows {
+		if f.rng.IntN(3) > 0 { // several rows share a millisecond
+			at = hour.Add(time.Duration(f.rng.Int64N(int64(room)))).Truncate(time.Millisecond)
+		}
+		f.n++
+		id := idAt(at, f.n)
+		f.ids = append(f.ids, id)
+		when := time.Unix(0, 0)
+		if f.rng.IntN(5) > 0 {
+			when = at.Add(-delays[f.rng.IntN(len(delays))])
+		}
+		data := f.maker.Service(nil)
+		if f.rng.IntN(3) == 0 {
+			data = f.maker.Messy()
+		}
+		for _, b := range batches {
+			b.Queue("INSERT INTO logs (id, inserted_at, time, data) VALUES ($1, $2, $3, $4)", [16]byte(id), frame.Time(id), when, string(data))
+			if when.Unix() != 0 && at.Sub(when).Abs() > eventtime.Near {
+				b.Queue("INSERT INTO late_hours VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", when.Truncate(time.Hour), hour, hour.Add(time.Hour))
+			}
+			if late {
+				eventTime := when
+				if when.Unix() == 0 {
+					eventTime = at
+				}
+				b.Queue("INSERT INTO late_times (hour) VALUES ($1) ON CONFLICT (hour, slot) DO UPDATE SET changes = late_times.changes + 1", eventTime.Truncate(time.Hour))
+			}
+		}
+	}
+	for conn, b := range batches {
+		if err := set[conn].EnsureLogs(f.t.Context(), conn, hour); err != nil {
+			f.t.Fatal(err)
+		}
+		if late {
+			b.Queue("INSERT INTO late_changes (hour) VALUES ($1) ON CONFLICT (hour, slot) DO UPDATE SET changes = late_changes.changes + 1", hour)
+		}
+		if err := conn.SendBatch(f.t.Context(), b).Close(); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+}
+
+// archive copies and publishes what is closed.
+func (f *archiveFixture) archive() {
+	f.t.Helper()
+	if err := f.archiver.Round(f.t.Context()); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// drop drops an hour's partition. The files have its rows.
+func (f *archiveFixture) drop(ago int) {
+	f.t.Helper()
+	f.leave(ago)
+	var name string
+	if err := f.db.QueryRow(f.t.Context(), "SELECT tableoid::regclass::text FROM logs WHERE inserted_at >= $1 AND inserted_at < $2 LIMIT 1", f.hour(ago), f.hour(ago-1)).Scan(&name); err != nil {
+		f.t.Fatal(err)
+	}
+	f.exec("DROP TABLE " + name)
+	f.set.MarkStale()
+	f.exec("INSERT INTO late_changes (hour) VALUES ($1) ON CONFLICT (hour, slot) DO UPDATE SET changes = late_changes.changes + 1", f.hour(ago))
+	f.exec("UPDATE archive_ranges SET changes = changes + 1 WHERE from_at = $1", f.hour(ago))
+}
+
+// leave notes that the rows of an hour are about to leave the table.
+func (f *archiveFixture) leave(ago int) {
+	f.exec("UPDATE archive_ranges SET files_only = true WHERE from_at = $1", f.hour(ago))
+}
+
+// unpublish takes the files of an hour back.
+func (f *archiveFixture) unpublish(ago int) {
+	f.exec("DELETE FROM archive_ranges WHERE from_at = $1", f.hour(ago))
+	f.exec("UPDATE archive_files SET state = 'superseded' WHERE from_at = $1", f.hour(ago))
+}
+
+// archiveQueries are searches with all kinds of conditions.
+var archiveQueries = []string{
+	"", "level:error", `"connection reset"`, "checkout", "-level:info http.status:>=400", "tags:blue", "labels:*", "duration_ms:unknown OR level:7", "nosuch:x",
+	"http.path:*orders*", "duration_ms:>=100.5", "duration_ms:<1", "404", "true", "user*51", "message:/user:[0-9]5/", "-labels:*", "trace_id:a*", "level:(warn OR error) service:cart", "http:*",
+	"time:>=now-4h", "inserted_at:<now-3h", "error:null", `host:"web-03"`,
+}
+
+// question returns a random request about a window. Its answer must not depend on where the rows are.
+func (f *archiveFixture) question() string {
+	rng := f.rng
+	end := f.open.Add(time.Hour)
+	at := func() time.Time {
+		return end.Add(-time.Duration(rng.Int64N(int64(13 * time.Hour)))).Truncate(time.Millisecond)
+	}
+	from, to := at(), at()
+	switch rng.IntN(4) {
+	case 0:
+		from, to = f.open.Add(-24*time.Hour), end
+	case 1: // whole hours, so that caches are met again
+		from, to = f.hour(1+rng.IntN(8)), f.hour(0)
+	}
+	if from.After(to) {
+		from, to = to, from
+	}
+	q := archiveQueries[rng.IntN(len(archiveQueries))]
+	if rng.IntN(6) == 0 {
+		q = "\"" + []string{"retries", "user:5", "pool after 2", "Reset", "api/v1"}[rng.IntN(5)] + "\""
+	}
+	params := []string{"q", q, "from", from.Format(timeFormat), "to", to.Format(timeFormat), "clock", []string{"time", "inserted_at"}[rng.IntN(2)]}
+	if rng.IntN(4) == 0 {
+		params = append(params, "budget", "60s")
+	}
+	by := []string{"level", "service", "http.status", "duration_ms", "tags", "labels", "http", "error", "nosuch", "message", "trace_id"}[rng.IntN(11)]
+	switch rng.IntN(9) {
+	case 0, 1:
+		return with("/logs/count", params...)
+	case 2:
+		return with("/logs/histogram", append(params, "interval", []string{"auto", "5m", "1h", "7m", "1d"}[rng.IntN(5)])...)
+	case 3, 4:
+		return with("/logs/histogram", append(params, "interval", []string{"auto", "20m", "1h", "1d"}[rng.IntN(4)], "by", by)...)
+	case 5:
+		return with("/logs/patterns", append(params, "limit", "1000")...)
+	case 6:
+		params = slices.DeleteFunc(params, func(s string) bool { return s == "budget" || s == "60s" })
+		return with("/logs/export", append(params, "order", []string{"asc", "desc"}[rng.IntN(2)], "limit", strconv.Itoa(1+rng.IntN(3000)))...)
+	case 7:
+		if len(f.ids) > 0 && rng.IntN(2) == 0 {
+			id := f.ids[rng.IntN(len(f.ids))].String()
+			if rng.IntN(2) == 0 {
+				return "/logs/" + id
+			}
+			return with("/logs/"+id+"/context", "q", q, "before", strconv.Itoa(rng.IntN(40)), "after", strconv.Itoa(rng.IntN(40)), "clock", []string{"time", "inserted_at"}[rng.IntN(2)])
+		}
+		params = slices.DeleteFunc(params, func(s string) bool { return s == "budget" || s == "60s" })
+		return with("/logs/stats", append(params, "by", []string{"level", "service"}[rng.IntN(2)], "calc", "count,sum(duration_ms),max(message),p95(duration_ms),uniq(host),first(trace_id)")...)
+	}
+	return with("/logs", append(params, "order", []string{"asc", "desc"}[rng.IntN(2)], "limit", strconv.Itoa(1+rng.IntN(400)))...)
+}
+
+var (
+	hintsMember  = regexp.MustCompile(`,"hints":\[.*?\]([,}])`)
+	sampleMember = regexp.MustCompile(`"sample":"(?:[^"\\]|\\.)*"`)
+)
+
+// normal returns an answer without what may differ: hints, and which of a pattern's messages is shown.
+func normal(body string) string {
+	return sampleMember.ReplaceAllString(hintsMember.ReplaceAllString(body, "$1"), "")
+}
+
+// compare asks two services the same, page by page.
+func (f *archiveFixture) compare(stage, path string, plain, archived *client) {
+	f.t.Helper()
+	for pages := 0; ; pages++ {
+		want, got := plain.get(path), archived.get(path)
+		f.answered[want.status]++
+		if !strings.Contains(want.body, `"count":0`) && !strings.Contains(want.body, `"logs":[]`) {
+			f.found++
+		}
+		if want.status != got.status || normal(want.body) != normal(got.body) {
+			f.t.Fatalf("%s: GET %s, page %d (%s): got %d:\n%.3000s\nwant %d:\n%.3000s", stage, path, pages, got.header.Get("X-Cache"), got.status, got.body, want.status, want.body)
+		}
+		var page struct{ Next *string }
+		if !strings.HasPrefix(path, "/logs?") || json.Unmarshal([]byte(want.body), &page) != nil || page.Next == nil {
+			return
+		}
+		u, err := url.Parse(path)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		v := u.Query()
+		v.Set("cursor", *page.Next)
+		path = "/logs?" + v.Encode()
+	}
+}
+
+// TestAnswersAreTheSameWhereverTheRowsAre compares a service that reads an archive with one that has all rows in its table, while ranges are published, get late
+// rows, are published again, and leave the table.
+func TestAnswersAreTheSameWhereverTheRowsAre(t *testing.T) {
+	f := newArchiveFixture(t)
+	plain := start(t, map[string]string{"POSTGRES_URL": string(f.plainURL)})
+	uncached := start(t, map[string]string{"POSTGRES_URL": string(f.url), "ARCHIVE_URL": f.archiveURL()})
+	cached := start(t, map[string]string{"POSTGRES_URL": string(f.url), "ARCHIVE_URL": f.archiveURL(), "REDIS_URL": string(testenv.Redis(t))})
+
+	rows := 400
+	var pool []string
+	stage := func(name string, change func()) {
+		t.Helper()
+		change()
+		for range 40 {
+			path := f.question()
+			pool = append(pool, path)
+			f.compare(name, path, plain, uncached)
+		}
+		for range 30 {
+			f.compare(name+", cached", pool[f.rng.IntN(len(pool))], plain, cached)
+		}
+	}
+	stage("everything is in the table", func() {
+		for ago := range 9 {
+			f.put(ago, rows, false)
+		}
+		for _, conn := range []*pgx.Conn{f.db, f.plainDB} {
+			testenv.Exec(t, conn, "ANALYZE logs")
+		}
+	})
+	stage("closed hours are published", f.archive)
+	if n := testenv.Count(t, f.db, "SELECT count(*) FROM archive_ranges"); n < 7 {
+		t.Fatalf("%d ranges are published", n)
+	}
+	stage("late rows", func() { f.put(2, 20, true); f.put(3, 20, true) })
+	stage("an hour is published again", func() {
+		f.exec("UPDATE archive_ranges SET changes = 1 WHERE from_at = $1", f.hour(99)) // none
+		f.archive()
+		f.put(2, 10, true)
+	})
+	stage("hours have left the table", func() { f.drop(4); f.drop(5) })
+	stage("late rows of an hour that has left", func() { f.put(5, 15, true) })
+	stage("an hour is about to leave and gets rows", func() { f.leave(6); f.put(6, 15, true) })
+	stage("an hour is not published", func() { f.unpublish(7) })
+	stage("everything is published again", func() {
+		// The copy of an hour that has left would have the late rows alone: a worker adds those to the files.
+		f.exec("DELETE FROM archive_ranges WHERE from_at <> $1 AND from_at <> $2", f.hour(4), f.hour(5))
+		f.exec("UPDATE archive_files SET state = 'superseded' WHERE from_at <> $1 AND from_at <> $2", f.hour(4), f.hour(5))
+	})
+	t.Logf("%d rows, %d questions, answers by status %v, %d with rows", f.n, len(pool), f.answered, f.found)
+	if f.answered[http.StatusOK] < len(pool) || f.found < len(pool)/2 {
+		t.Errorf("few of the answers tell anything")
+	}
+}
