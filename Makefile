@@ -11,7 +11,7 @@ GOBUILD     := CGO_ENABLED=0 go build $(TAGS) -trimpath -ldflags "-X main.versio
 APT         := .ci/apt.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newer shippers clients bench chaos chaos-newer fuzz lint build clean servers compiler browser screenshots bench-compare answers sweep profile loadtest watch watchers up down logs smoke terraform install balancer pooler
+.PHONY: help run test test-newer shippers clients bench chaos chaos-newer fuzz lint build clean servers compiler browser screenshots bench-compare answers archive sweep profile loadtest watch watchers up down logs smoke terraform install balancer pooler
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ sweep: build servers ## how speed and latency change with sizes and settings, in
 ROWS ?= 1000000
 answers: build servers ## twenty searches of ROWS (1,000,000) rows of a day, with a budget and without: how long each takes
 	@bin/millrace stack -- go test $(TAGS) -v -count=1 -timeout 0 -run 'TestAnswers$$' ./bench -answers $(ROWS)
+
+archive: build servers ## searches of ROWS (1,000,000) rows of a day in closed partitions, from an archive and from PostgreSQL
+	@bin/millrace stack -- go test $(TAGS) -v -count=1 -timeout 0 -run 'TestArchive$$' ./bench -archive $(ROWS)
 
 # The options, with their defaults: go run ./internal/chaos/run -help. A seed replays its schedule.
 SEED ?= 0

@@ -129,18 +129,20 @@ func fillDay(t testing.TB, db config.PostgresURL, now time.Time, rows int) (trac
 	for day := now.Add(-24 * time.Hour).Truncate(24 * time.Hour); day.Before(now); day = day.Add(24 * time.Hour) {
 		exec("SELECT millrace_add_partition('logs', $1, $2, $3)", "logs_"+day.Format("20060102"), day.Format(time.RFC3339), day.Add(24*time.Hour).Format(time.RFC3339))
 	}
-	const insert = `INSERT INTO logs (id, inserted_at, time, data) SELECT
-			(lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7' || substr(md5(n::text), 1, 3) || '8' || substr(md5(n::text), 4, 15))::uuid,
-			at, at - n % 3000 * interval '1 ms', jsonb_build_object('level', (ARRAY['info','info','info','warn','error'])[1 + n % 5], 'service', (ARRAY['checkout','cart','search','auth'])[1 + n % 4],
-			'trace_id', md5(n::text), 'http', jsonb_build_object('method', 'GET', 'path', '/api/v1/orders/' || n, 'status', 200 + n % 4 * 100), 'duration_ms', n % 977 * 0.125,
-			'client', jsonb_build_object('ip', '10.' || n % 256 || '.' || n / 256 % 256 || '.1'),
-			'message', CASE WHEN n % 100000 = 77 THEN 'zebra in the pool' WHEN n % 1000 = 7 THEN 'Connection reset by peer' ELSE 'request served from the upstream pool after one retry with a warm cache' END)
-		FROM (SELECT n, date_trunc('milliseconds', $1::timestamptz + (n - $3::bigint) * ($2::timestamptz - $1) / $4::bigint) AS at FROM generate_series($3::bigint, $3::bigint + $4::bigint - 1) AS n) AS rows`
-	exec(insert, now.Add(-24*time.Hour), now.Add(-time.Hour), 0, rows/2)
-	exec(insert, now.Add(-time.Hour), now, rows/2, rows-rows/2)
+	exec(insertDay, now.Add(-24*time.Hour), now.Add(-time.Hour), 0, rows/2)
+	exec(insertDay, now.Add(-time.Hour), now, rows/2, rows-rows/2)
 	exec("VACUUM ANALYZE logs")
 	if err := conn.QueryRow(context.Background(), "SELECT md5($1::text)", fmt.Sprint(cmp.Or(rows/100, 1))).Scan(&trace); err != nil {
 		t.Fatal(err)
 	}
 	return trace
 }
+
+// insertDay stores $4 rows from $1 to $2, whose numbers begin with $3.
+const insertDay = `INSERT INTO logs (id, inserted_at, time, data) SELECT
+			(lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7' || substr(md5(n::text), 1, 3) || '8' || substr(md5(n::text), 4, 15))::uuid,
+			at, at - n % 3000 * interval '1 ms', jsonb_build_object('level', (ARRAY['info','info','info','warn','error'])[1 + n % 5], 'service', (ARRAY['checkout','cart','search','auth'])[1 + n % 4],
+			'trace_id', md5(n::text), 'http', jsonb_build_object('method', 'GET', 'path', '/api/v1/orders/' || n, 'status', 200 + n % 4 * 100), 'duration_ms', n % 977 * 0.125,
+			'client', jsonb_build_object('ip', '10.' || n % 256 || '.' || n / 256 % 256 || '.1'),
+			'message', CASE WHEN n % 100000 = 77 THEN 'zebra in the pool' WHEN n % 1000 = 7 THEN 'Connection reset by peer' ELSE 'request served from the upstream pool after one retry with a warm cache' END)
+		FROM (SELECT n, date_trunc('milliseconds', $1::timestamptz + (n - $3::bigint) * ($2::timestamptz - $1) / $4::bigint) AS at FROM generate_series($3::bigint, $3::bigint + $4::bigint - 1) AS n) AS rows`
