@@ -123,7 +123,7 @@ func (f *files) use(file archiveFile) *openFile {
 		f.bytes += tailFactor * file.tail
 		f.opening.Go(func() { // the one who asks may leave meanwhile
 			defer close(o.ready)
-			o.file, o.object, o.err = f.read(file)
+			o.file, o.object, o.err = f.openFile(file)
 		})
 	}
 	if o.place != nil {
@@ -134,8 +134,8 @@ func (f *files) use(file archiveFile) *openFile {
 	return o
 }
 
-// read opens a file.
-func (f *files) read(file archiveFile) (*archive.File, archive.Object, error) {
+// openFile opens a file.
+func (f *files) openFile(file archiveFile) (*archive.File, archive.Object, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), openTime)
 	defer cancel()
 	object, err := f.store.Open(ctx, file.name)
@@ -248,17 +248,56 @@ func catalogSQL(c clock) string {
 	FROM ranges r LEFT JOIN files f USING (from_at) ORDER BY r.from_at, f.first_at, f.name`, first, last)
 }
 
+// catalog is what the archive has, as a transaction's snapshot tells it, of a window and around it. A walk over slices keeps it.
+type catalog struct {
+	window, arrived span // that were looked up
+	archived
+}
+
+// lookAhead is how far a walk's catalog reaches beyond a slice at least.
+const lookAhead = 24 * time.Hour
+
 // lookUp returns what the archive has of a window, in the snapshot of tx. arrived are the spans of inserted_at that the window's rows may lie
-// in. With logsFirst that is only what logs does not have.
-func (f *files) lookUp(ctx context.Context, tx pgx.Tx, q *search, arrived spans, logsFirst bool) (found archived, err error) {
+// in. With logsFirst that is only what logs does not have. known, if it is not nil, is what was looked up before in this transaction and
+// for this walk. It is replaced if the window is not in it.
+func (f *files) lookUp(ctx context.Context, tx pgx.Tx, q *search, arrived spans, logsFirst bool, known *catalog) (found archived, err error) {
 	from, to, upperOp := q.bounds()
 	if upperOp == "<=" {
 		to = to.Add(time.Microsecond)
 	}
-	if len(arrived) == 0 {
-		arrived = spans{{from, to}}
+	window := span{from, maxTime(from, to)}
+	came := window
+	if len(arrived) > 0 {
+		came = span{arrived[0].from, arrived[len(arrived)-1].to}
 	}
-	rows, err := tx.Query(ctx, catalogSQL(q.clock), arrived[0].from, arrived[len(arrived)-1].to, from, maxTime(from, to))
+	if known == nil {
+		return f.read(ctx, tx, q.clock, window, came, logsFirst)
+	}
+	if !known.window.contains(window) || !known.arrived.contains(came) {
+		ahead := max(lookAhead, growth*min(window.to.Sub(window.from), 3650*24*time.Hour))
+		if q.ascending {
+			window.to, came.to = window.to.Add(ahead), came.to.Add(ahead)
+		} else {
+			window.from, came.from = window.from.Add(-ahead), came.from.Add(-ahead)
+		}
+		if known.archived, err = f.read(ctx, tx, q.clock, window, came, logsFirst); err != nil {
+			return found, err
+		}
+		known.window, known.arrived = window, came
+	}
+	found = known.archived
+	found.files = within(found.files, from.UnixMicro(), to.UnixMicro())
+	return found, nil
+}
+
+// contains reports whether another span is in the span.
+func (s span) contains(other span) bool {
+	return s.from.Before(s.to) && !other.from.Before(s.from) && !other.to.After(s.to)
+}
+
+// read reads the catalog: what it has of a window, and of the rows that arrived in a span.
+func (f *files) read(ctx context.Context, tx pgx.Tx, c clock, window, arrived span, logsFirst bool) (found archived, err error) {
+	rows, err := tx.Query(ctx, catalogSQL(c), arrived.from, arrived.to, window.from, window.to)
 	if err != nil {
 		return found, err
 	}

@@ -61,6 +61,14 @@ func (s *store) walk(ctx context.Context, q *search, fences bool, visit func(ctx
 			return p, nil
 		}
 		err = s.readFor(ctx, left, func(ctx context.Context, tx pgx.Tx) error { return w.walk(ctx, tx, &p) })
+		var failed *rangeFailure
+		if errors.As(err, &failed) && w.isOut && w.slices.narrow(failed.file) {
+			w.isOut, w.failed = false, err
+			continue
+		}
+		if err == nil && p.slices == 0 {
+			err = w.failed
+		}
 		if !isOutOfTime(err) {
 			return p, p.passOver(within.passOver(err))
 		}
@@ -189,10 +197,12 @@ type walker struct {
 	visit    func(ctx context.Context, of *part) (rows int, enough bool, err error)
 	deadline time.Time // when the budget is used up; zero: there is none
 	isOut    bool      // a slice was begun and is not yet searched
+	failed   error     // why the window was narrowed
 }
 
 // walk visits slices in one transaction.
 func (w *walker) walk(ctx context.Context, tx pgx.Tx, p *progress) error {
+	var known catalog
 	for {
 		began := time.Now()
 		end := began.Add(w.store.timeout)
@@ -208,11 +218,11 @@ func (w *walker) walk(ctx context.Context, tx pgx.Tx, p *progress) error {
 		}
 		slice, ok := w.slices.next()
 		if !ok {
-			p.complete = true
+			p.complete = w.failed == nil
 			return nil
 		}
 		w.isOut = true
-		of, err := w.store.part(ctx, tx, slice, end)
+		of, err := w.store.slice(ctx, tx, slice, end, &known)
 		if err != nil {
 			return err
 		}
@@ -234,6 +244,27 @@ func (w *walker) walk(ctx context.Context, tx pgx.Tx, p *progress) error {
 			return err
 		}
 	}
+}
+
+// narrow takes the last slice back, and ends the window where a file's rows begin. It reports whether the window is narrower now.
+func (s *slicer) narrow(file archiveFile) bool {
+	s.rest, s.end = s.before, false
+	if s.rest.ascending {
+		end := floor(file.first, 1000) / 1000
+		if end >= s.rest.to {
+			return false
+		}
+		s.rest.to = max(end, s.rest.from)
+		s.end = s.rest.to == s.rest.from
+		return true
+	}
+	end := floor(file.last, 1000)/1000 + 1
+	if end <= s.rest.from {
+		return false
+	}
+	s.rest.from = min(end, s.rest.to)
+	s.end = s.rest.to == s.rest.from
+	return true
 }
 
 // shrink takes the last slice back, and makes it shorter.

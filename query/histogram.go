@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -311,6 +312,7 @@ func (s *server) countWithin(ctx context.Context, q *search, buckets []*bucket, 
 	defer within.end()
 	p.reached = q.to
 	most := 1 // buckets of the next count
+	hasFailed := false
 	for end := len(buckets); end > 0; {
 		if buckets[end-1] != nil {
 			end--
@@ -348,13 +350,19 @@ func (s *server) countWithin(ctx context.Context, q *search, buckets []*bucket, 
 			most, end = 1, end-1
 			continue
 		}
+		if failed := new(rangeFailure); errors.As(err, &failed) && end-from > 1 {
+			most, hasFailed = 1, true // up to the bucket that needs the range
+			continue
+		}
 		if err != nil {
 			return p, p.passOver(within.passOver(err))
 		}
 		p.slices++
 		p.reached = max(q.from, q.edges[from])
 		took := max(time.Since(began), time.Millisecond)
-		most = min(max(int(float64(end-from)*float64(time.Until(within.deadline))/4/float64(took)), 1), growth*(end-from))
+		if !hasFailed {
+			most = min(max(int(float64(end-from)*float64(time.Until(within.deadline))/4/float64(took)), 1), growth*(end-from))
+		}
 		end = from
 	}
 	p.complete = true

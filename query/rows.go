@@ -142,6 +142,7 @@ func (s *store) exportRows(ctx context.Context, q *search, timeout time.Duration
 			return err
 		}
 		deadline := time.Now().Add(timeout)
+		var known catalog
 		left := q.limit // of the rows; meaningless without a limit
 		for slices := newSlicer(q, time.Now()); ; {
 			slice, ok := slices.next()
@@ -151,7 +152,7 @@ func (s *store) exportRows(ctx context.Context, q *search, timeout time.Duration
 			if q.limit > 0 {
 				slice.limit = left
 			}
-			of, err := s.part(ctx, tx, slice, deadline)
+			of, err := s.slice(ctx, tx, slice, deadline, &known)
 			if err != nil {
 				return err
 			}

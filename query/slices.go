@@ -107,7 +107,7 @@ func (s *slicer) skipGap(ctx context.Context, last *part) (err error) {
 		if !ok {
 			return nil
 		}
-		of, err := last.store.part(ctx, last.tx, part, last.deadline)
+		of, err := last.store.slice(ctx, last.tx, part, last.deadline, last.known)
 		if err != nil {
 			return err
 		}

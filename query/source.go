@@ -72,26 +72,32 @@ type part struct {
 	files   archived
 	// deadline is when reading files must end; zero: never.
 	deadline time.Time
+	known    *catalog // of the walk that it is a slice of, or nil
 	sources  []source
 }
 
 // part returns what a transaction's snapshot has of a search's window. Files must be read by the deadline.
 func (s *store) part(ctx context.Context, tx pgx.Tx, q *search, deadline time.Time) (*part, error) {
-	return s.partOf(ctx, tx, q, deadline, false)
+	return s.partOf(ctx, tx, q, deadline, false, nil)
+}
+
+// slice does what part does for a slice of a walk. known is empty for the first slice in a transaction.
+func (s *store) slice(ctx context.Context, tx pgx.Tx, q *search, deadline time.Time, known *catalog) (*part, error) {
+	return s.partOf(ctx, tx, q, deadline, false, known)
 }
 
 // logsPart does what part does. But with files it has only what logs does not have.
 func (s *store) logsPart(ctx context.Context, tx pgx.Tx, q *search, deadline time.Time) (*part, error) {
-	return s.partOf(ctx, tx, q, deadline, true)
+	return s.partOf(ctx, tx, q, deadline, true, nil)
 }
 
-func (s *store) partOf(ctx context.Context, tx pgx.Tx, q *search, deadline time.Time, logsFirst bool) (p *part, err error) {
-	p = &part{store: s, tx: tx, deadline: deadline}
+func (s *store) partOf(ctx context.Context, tx pgx.Tx, q *search, deadline time.Time, logsFirst bool, known *catalog) (p *part, err error) {
+	p = &part{store: s, tx: tx, deadline: deadline, known: known}
 	if p.arrived, err = arrivedSpans(ctx, tx, q); err != nil {
 		return nil, err
 	}
 	if s.files != nil {
-		if p.files, err = s.files.lookUp(ctx, tx, q, p.arrived, logsFirst); err != nil {
+		if p.files, err = s.files.lookUp(ctx, tx, q, p.arrived, logsFirst, known); err != nil {
 			return nil, err
 		}
 	}
@@ -503,8 +509,12 @@ func (s *filesSource) mayHaveRows(ctx context.Context) (may bool, err error) {
 		}
 		return nil
 	})
-	if errors.Is(err, errEnough) {
+	var failed *rangeFailure
+	switch {
+	case errors.Is(err, errEnough):
 		err = nil
+	case errors.As(err, &failed): // whoever needs its rows will see
+		may, err = true, nil
 	}
 	return may, err
 }
