@@ -235,6 +235,7 @@ func (w *walker) walk(ctx context.Context, tx pgx.Tx, p *progress) error {
 		w.slices.fence(rows > 0)
 		if w.deadline.IsZero() {
 			w.slices.grow()
+			w.slices.reach(of)
 		} else {
 			w.slices.fitTime(time.Since(began), time.Until(w.deadline))
 		}

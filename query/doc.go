@@ -14,6 +14,9 @@
 //   - Memory is bounded, by the number of requests at once and by the bytes of a page (limits in server.go and rows.go).
 //     Beyond the bound a request gets 429 at once.
 //
+//   - With an archive each row is in an answer once, from the table or from a file, whatever the worker moves meanwhile. A file that can't be
+//     read costs the requests that need it.
+//
 //   - The cache is never wrong and never needed. It keeps only answers about a closed window. The key of an answer holds how
 //     many times rows appeared or vanished late in the window's hours. A Redis that is absent, slow or dying costs time, but no
 //     answer.
@@ -28,7 +31,8 @@
 //
 // The way of a request is the order of the files: server.go with cors.go (who may ask), params.go with times.go and
 // cursor.go (what is asked; the package language reads q), cache.go, then the endpoint: logs.go, context.go, histogram.go with buckets.go,
-// stats.go, patterns.go, fields.go with sample.go, sql.go, export.go, follow.go. They read rows through rows.go, budget.go and store.go. The package tail gives rows to followers.
+// stats.go, patterns.go, fields.go with sample.go, sql.go, export.go, follow.go. They read rows through source.go, which puts together what the table has (rows.go) and what files of the archive
+// have (archive.go, the package columns), and through budget.go and store.go. The package tail gives rows to followers.
 // failure.go makes answers of errors.
 //
 // Goroutines: Run starts one that watches the database, one that watches the keys, and the tail's reader. cache.share starts

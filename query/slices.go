@@ -76,6 +76,10 @@ func (s *slicer) fence(found bool) { s.rest.fenced = s.fences && found }
 // grow makes the next slice longer.
 func (s *slicer) grow() { s.length = min(s.length*growth, 1<<50) }
 
+// reach makes the next slice reach as far as files alone have the rows, if they have those of the last one. Files need no slices: their rows come in
+// order, and not more of them are read than are needed.
+func (s *slicer) reach(last *part) { s.length = max(s.length, last.filesBeyond()) }
+
 // manyGaps is how many gaps are looked for in a search, and one more with each thousand of its rows. Where rows are few and far between, longer
 // slices are cheaper than a look for each gap.
 const manyGaps = 3
@@ -169,5 +173,6 @@ func (s *slicer) exported(ctx context.Context, of *part, rows int) error {
 	case rows > manyRows:
 		s.length = max(s.length/4, 1)
 	}
+	s.reach(of)
 	return s.passGap(ctx, of, rows)
 }

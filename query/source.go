@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"millrace/internal/archive"
+	"millrace/internal/eventtime"
 	"millrace/query/columns"
 )
 
@@ -121,6 +122,30 @@ func (p *part) of(q *search) *part {
 		same.sources = append(same.sources, &filesSource{files: p.store.files, search: &of, found: p.files, deadline: p.deadline})
 	}
 	return &same
+}
+
+// filesBeyond returns for how many milliseconds beyond the window, in the search's order, all rows are in files, if those of the window are.
+func (p *part) filesBeyond() int64 {
+	if len(p.sources) != 1 {
+		return 0
+	}
+	if _, are := p.sources[0].(*filesSource); !are {
+		return 0
+	}
+	near := time.Duration(0)
+	if p.search.clock == byTime {
+		near = eventtime.Near // rows of a window may have come so long before it or after it; see arrivedSpans
+	}
+	from, to := time.UnixMilli(p.search.from).Add(-near), time.UnixMilli(p.search.to).Add(near)
+	for _, r := range p.files.ranges {
+		switch {
+		case p.search.ascending && !r.from.After(to) && !to.After(r.to):
+			return r.to.Sub(to).Milliseconds()
+		case !p.search.ascending && !r.from.After(from) && !from.After(r.to):
+			return from.Sub(r.from).Milliseconds()
+		}
+	}
+	return 0
 }
 
 // count returns how many rows are found.
