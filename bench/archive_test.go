@@ -45,6 +45,8 @@ var archiveQuestions = []struct {
 	{"one trace, by its field", "/logs", []string{"q", "trace_id:TRACE"}},
 	{"one trace, as a word", "/logs", []string{"q", "TRACE"}},
 	{"patterns of errors", "/logs/patterns", []string{"q", "level:error"}},
+	{"figures of a phrase", "/logs/stats", []string{"q", `"connection reset by peer"`, "by", "service", "calc", "count,p95(duration_ms)"}},
+	{"figures of all rows", "/logs/stats", []string{"by", "service", "calc", "count,p95(duration_ms)"}},
 	{"export of all rows", "/logs/export", nil},
 }
 

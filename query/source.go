@@ -119,9 +119,42 @@ func (p *part) of(q *search) *part {
 		same.sources = append(same.sources, &tableSource{p.tx, &of, p.arrived})
 	}
 	if len(p.files.files) > 0 {
-		same.sources = append(same.sources, &filesSource{files: p.store.files, search: &of, found: p.files, deadline: p.deadline})
+		same.sources = append(same.sources, same.ofFiles())
 	}
 	return &same
+}
+
+// ofFiles returns the source of the rows in files.
+func (p *part) ofFiles() *filesSource {
+	return &filesSource{files: p.store.files, search: p.search, found: p.files, deadline: p.deadline}
+}
+
+// broughtPart returns what a transaction's snapshot has of a search's window, for a statement that computes with all rows found. If files have few of them, it brings
+// those: columns find them sooner than PostgreSQL does. Else it takes them from logs as far as they are there.
+func (s *store) broughtPart(ctx context.Context, tx pgx.Tx, q *search, deadline time.Time) (*part, error) {
+	if s.files != nil {
+		p, err := s.part(ctx, tx, q, deadline)
+		if err != nil || len(p.files.files) == 0 {
+			return p, err
+		}
+		n, err := p.ofFiles().count(ctx)
+		if err == nil && n <= mostBrought {
+			err = p.bring(ctx, 0)
+			if err == nil {
+				return p, nil
+			}
+		}
+		var unread *rangeFailure
+		var tooMany *failure
+		if err != nil && !errors.As(err, &unread) && !errors.As(err, &tooMany) {
+			return nil, err
+		}
+	}
+	p, err := s.logsPart(ctx, tx, q, deadline)
+	if err == nil {
+		err = p.bring(ctx, 0)
+	}
+	return p, err
 }
 
 // filesBeyond returns for how many milliseconds beyond the window, in the search's order, all rows are in files, if those of the window are.
@@ -282,7 +315,7 @@ func (p *part) bring(ctx context.Context, most int) error {
 	}
 	var b broughtRows
 	bytes := 0
-	s := &filesSource{files: p.store.files, search: p.search, found: p.files, deadline: p.deadline}
+	s := p.ofFiles()
 	err := s.each(ctx, s.columns(), func(ctx context.Context, of *columns.Search) error {
 		return of.Each(ctx, func(r *archive.Row) error {
 			found := rowOfFile(&columns.Row{Row: *r})
@@ -588,11 +621,14 @@ func (s *filesSource) buckets(ctx context.Context, ask groupsAsked) (map[int64]*
 func (s *filesSource) largest(ctx context.Context, edges []int64, all map[int64]*bucket) error {
 	some := make(map[int64]*bucket)
 	err := s.addBuckets(ctx, edges, groupsAsked{}, some)
-	if middle := len(edges) / 2; errors.Is(err, errManyGroups) && len(edges) > 2 {
-		if err := s.largest(ctx, edges[:middle+1], all); err != nil {
-			return err
+	if n := len(edges) - 1; errors.Is(err, errManyGroups) && n > 1 {
+		few := (n + 15) / 16
+		for from := 0; from < n; from += few {
+			if err := s.largest(ctx, edges[from:min(from+few, n)+1], all); err != nil {
+				return err
+			}
 		}
-		return s.largest(ctx, edges[middle:], all)
+		return nil
 	}
 	for parts := 16; errors.Is(err, errManyGroups) && parts <= mostParts; parts *= 16 {
 		clear(some)
@@ -640,10 +676,18 @@ func (s *filesSource) addBuckets(ctx context.Context, edges []int64, ask groupsA
 			}
 			start := edges[i]
 			if all[start] == nil {
-				all[start], counts[start] = new(bucket), make(map[string]int64)
+				all[start] = new(bucket)
 			}
 			all[start].Count += b.Count
 			all[start].Missing += b.Missing
+			if counts[start] == nil {
+				counts[start] = b.Values
+				values += len(b.Values)
+				for value := range b.Values {
+					bytes += len(value)
+				}
+				continue
+			}
 			for value, n := range b.Values {
 				if _, known := counts[start][value]; !known {
 					values, bytes = values+1, bytes+len(value)

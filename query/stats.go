@@ -386,7 +386,7 @@ func (t *statsTable) csv() []byte {
 // those, by buckets where a series is asked for, and for all others together.
 func (s *store) stats(ctx context.Context, st *stats) (table *statsTable, err error) {
 	if st.budget == 0 {
-		err := s.readLogs(ctx, &st.search, func(ctx context.Context, of *part) (err error) {
+		err := s.readWindow(ctx, &st.search, s.broughtPart, func(ctx context.Context, of *part) (err error) {
 			table, err = st.read(ctx, of)
 			return err
 		})
@@ -425,9 +425,6 @@ func (st *stats) emptyTable() *statsTable {
 
 // read computes the table of a part of the search's window. Its statements end by the search's deadline, if it has one.
 func (st *stats) read(ctx context.Context, of *part) (*statsTable, error) {
-	if err := of.bring(ctx, 0); err != nil {
-		return nil, err
-	}
 	tx, arrived := of.tx, of.arrived
 	whole := st
 	st = new(stats)

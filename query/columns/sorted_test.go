@@ -5,13 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"millrace/internal/archive"
+	"millrace/internal/archive/archivetest"
 	"millrace/query/columns"
 )
 
@@ -104,5 +107,81 @@ func TestSortedRowsEndWithTheirContext(t *testing.T) {
 	cancel()
 	if err := s.Sorted(ctx, columns.Order{}, func(*columns.Row) error { return nil }); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want that it is cancelled", err)
+	}
+}
+
+// endingReader ends a context at one of its reads, and counts those that follow.
+type endingReader struct {
+	io.ReaderAt
+	end   func()
+	left  atomic.Int64
+	after atomic.Int64
+}
+
+func (r *endingReader) ReadAt(b []byte, at int64) (int, error) {
+	switch left := r.left.Add(-1); {
+	case left == 0:
+		r.end()
+	case left < 0:
+		r.after.Add(1)
+	}
+	return r.ReaderAt.ReadAt(b, at)
+}
+
+func TestASearchThatHasEndedReadsNextToNothingMore(t *testing.T) {
+	registry := archive.NewRegistry(nil)
+	maker := archivetest.NewRows(9)
+	var readers []*endingReader
+	var files []*archive.File
+	for range 3 {
+		_, summary, file := archivetest.File(t, registry, func(add func(*archive.Row)) {
+			for range 5000 {
+				add(maker.Row(maker.Messy()))
+			}
+		})
+		r := &endingReader{ReaderAt: bytes.NewReader(file)}
+		of, err := archive.Open(r, summary.Bytes, summary.TailBytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		readers, files = append(readers, r), append(files, of)
+	}
+	const groups = 2
+	s := &columns.Search{Files: files, Query: parse(t, `"no text has this 0" OR retries`), From: math.MinInt64, To: math.MaxInt64, Groups: groups}
+	for name, search := range map[string]func(ctx context.Context) error{
+		"count": func(ctx context.Context) error { _, err := s.Count(ctx); return err },
+		"histogram": func(ctx context.Context) error {
+			_, err := s.Histogram(ctx, []int64{math.MinInt64, math.MaxInt64}, []string{"trace_id"})
+			return err
+		},
+		"rows": func(ctx context.Context) error {
+			return s.Sorted(ctx, columns.Order{Descending: true}, func(*columns.Row) error { return nil })
+		},
+	} {
+		for at := int64(1); ; at++ {
+			ctx, cancel := context.WithCancel(t.Context())
+			for _, r := range readers {
+				r.end = cancel
+				r.left.Store(at)
+				r.after.Store(0)
+			}
+			err := search(ctx)
+			cancel()
+			ended, after := false, int64(0)
+			for _, r := range readers {
+				ended = ended || r.left.Load() <= 0
+				after = max(after, r.after.Load())
+			}
+			if !ended {
+				if err != nil || at < 3 {
+					t.Errorf("%s: %d reads, %v", name, at, err)
+				}
+				break
+			}
+			// A page that is being read may take a few.
+			if err != nil && !errors.Is(err, context.Canceled) || after > 4*groups {
+				t.Errorf("%s ended at read %d: %v, and a file was read %d times more, want %d at most", name, at, err, after, 4*groups)
+			}
+		}
 	}
 }
