@@ -406,3 +406,74 @@ func (o *countingObject) Close() error {
 	o.store.closed++
 	return o.Object.Close()
 }
+
+// TestPagesEndByTheirBytesWhereverTheRowsAre has records of which six fill a page.
+func TestPagesEndByTheirBytesWhereverTheRowsAre(t *testing.T) {
+	f := newArchiveFixture(t)
+	for ago := range 4 {
+		f.put(ago, 6, false)
+	}
+	for _, conn := range []*pgx.Conn{f.db, f.plainDB} {
+		testenv.Exec(t, conn, "UPDATE logs SET data = jsonb_build_object('n', id, 'long', repeat(md5(id::text), 22000))")
+	}
+	f.archive()
+	f.drop(3)
+	plain := start(t, map[string]string{"POSTGRES_URL": string(f.plainURL)})
+	archived := start(t, map[string]string{"POSTGRES_URL": string(f.url), "ARCHIVE_URL": f.archiveURL()})
+	for _, order := range []string{"asc", "desc"} {
+		for _, clock := range []string{"time", "inserted_at"} {
+			for _, limit := range []string{"1000", "6"} {
+				f.compare("large records", with("/logs", "from", f.hour(9).Format(timeFormat), "to", f.hour(-3).Format(timeFormat), "order", order, "clock", clock, "limit", limit), plain, archived)
+			}
+		}
+	}
+}
+
+// TestRowsOfOneTimeAndIDComeOnceEach has rows of a foreign writer: some share their id and their time and came at different times, so that they
+// lie in several files and in the table.
+func TestRowsOfOneTimeAndIDComeOnceEach(t *testing.T) {
+	f := newArchiveFixture(t)
+	when := f.hour(3).Add(time.Minute)
+	id := idAt(when, 1)
+	want := make(map[string]bool)
+	insert := func(ago, n int) {
+		data := fmt.Sprintf(`{"foreign": %d}`, 10*ago+n)
+		want[data] = true
+		f.exec("INSERT INTO logs (id, inserted_at, time, data) VALUES ($1, $2, $3, $4)", [16]byte(id), f.hour(ago).Add(time.Duration(n)*time.Second), when, data)
+		f.exec("INSERT INTO late_hours VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", when.Truncate(time.Hour), f.hour(ago), f.hour(ago-1))
+	}
+	for ago := range 7 {
+		f.put(ago, 3, false)
+		insert(ago, 0)
+	}
+	f.archive()
+	f.drop(4)
+	f.unpublish(2)
+	for n := 1; n < 4; n++ {
+		insert(0, n)
+		insert(2, n)
+	}
+	s := start(t, map[string]string{"POSTGRES_URL": string(f.url), "ARCHIVE_URL": f.archiveURL()})
+	for _, order := range []string{"asc", "desc"} {
+		for _, limit := range []string{"1", "2", "3", "7", "100"} {
+			got := make(map[string]bool)
+			n := 0
+			path := with("/logs", "q", "foreign:*", "from", f.hour(9).Format(timeFormat), "to", f.hour(-2).Format(timeFormat), "order", order, "limit", limit)
+			for cursor := ""; n <= len(want); {
+				var page logsPage
+				s.ok(path+"&cursor="+cursor, &page)
+				for _, l := range page.Logs {
+					got[string(l.Data)] = true
+					n++
+				}
+				if page.Next == nil {
+					break
+				}
+				cursor = *page.Next
+			}
+			if n != len(want) || len(got) != len(want) {
+				t.Errorf("%s, pages of %s: got %d rows, %d of them once, want %d", order, limit, n, len(got), len(want))
+			}
+		}
+	}
+}

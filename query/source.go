@@ -28,8 +28,8 @@ type source interface {
 	count(ctx context.Context) (int64, error)
 	// buckets returns the buckets that have rows, by their beginning.
 	buckets(ctx context.Context, ask groupsAsked) (map[int64]*bucket, error)
-	// page returns the first rows found in the search's order, from its cursor on: at most so many, and when those before a row have so many
-	// bytes of data, that row is the last, or comes without its data.
+	// page returns the first rows found in the search's order, from its cursor on, at most so many. A row that has so many bytes of data before
+	// it is the last, or those from it on come without their data.
 	page(ctx context.Context, rows, bytes int) iter.Seq2[row, error]
 	// all returns all rows found, in the search's order. A row's data is good until the next row.
 	all(ctx context.Context) iter.Seq2[row, error]
@@ -743,7 +743,8 @@ func (s *filesSource) sorted(ctx context.Context, rows, bytes int) iter.Seq2[row
 	slices.Sort(edges)
 	edges = slices.Compact(edges)
 	return func(yield func(row, error) bool) {
-		for done, n := 0, 1; done < len(edges)-1; done, n = done+n, min(2*n, filesAtOnce) {
+		isLast := false // by the order
+		for done, n := 0, 1; done < len(edges)-1 && !isLast; done, n = done+n, min(2*n, filesAtOnce) {
 			from, to := done, min(done+n, len(edges)-1)
 			if order.Descending {
 				from, to = len(edges)-1-to, len(edges)-1-done
@@ -757,6 +758,7 @@ func (s *filesSource) sorted(ctx context.Context, rows, bytes int) iter.Seq2[row
 			err := s.with(ctx, &step, some, func(ctx context.Context, of *columns.Search) error {
 				return of.Sorted(ctx, order, func(r *columns.Row) error {
 					if rows > 0 {
+						isLast = order.Limit == 1 || order.Bytes <= 0
 						order.Limit--
 						order.Bytes -= len(r.Data)
 					}
@@ -775,9 +777,6 @@ func (s *filesSource) sorted(ctx context.Context, rows, bytes int) iter.Seq2[row
 			}
 			if err != nil {
 				yield(row{}, err)
-				return
-			}
-			if rows > 0 && (order.Limit == 0 || order.Bytes <= 0) {
 				return
 			}
 		}

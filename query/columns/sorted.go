@@ -26,9 +26,16 @@ type Place struct {
 type Order struct {
 	Descending bool
 	After      *Place // the place that rows come after; nil: all come
-	// Limit is how many rows come at most, and Bytes how much data they may have: the row that makes it more is the last. If Limit is 0,
-	// all rows come.
+	// Limit is how many rows come at most. The first row that has Bytes of data or more before it is the last. If Limit is 0, all rows come.
 	Limit, Bytes int
+}
+
+// take notes that a row has come, and reports whether it is the last.
+func (o *Order) take(r *Row) (isLast bool) {
+	isLast = o.Limit == 1 || o.Bytes <= 0
+	o.Limit--
+	o.Bytes -= len(r.Data)
+	return isLast
 }
 
 const (
@@ -249,13 +256,14 @@ func (w *sorter) giveSome(ctx context.Context, found []foundRows) (isEnough bool
 		}
 		kept = append(kept, rows...)
 		slices.SortFunc(kept, w.compare)
-		size := 0
+		size, isLast := 0, false
 		for n, r := range kept {
-			if n == w.order.Limit || size >= w.order.Bytes {
+			if n == w.order.Limit || isLast {
 				clear(kept[n:])
 				kept = kept[:n]
 				break
 			}
+			isLast = size >= w.order.Bytes
 			size += len(r.Data)
 		}
 	}
@@ -263,10 +271,9 @@ func (w *sorter) giveSome(ctx context.Context, found []foundRows) (isEnough bool
 		if err := w.give(r); err != nil {
 			return false, err
 		}
-		w.order.Limit--
-		w.order.Bytes -= len(r.Data)
+		isEnough = w.order.take(r)
 	}
-	return w.order.Limit == 0 || w.order.Bytes <= 0, nil
+	return isEnough, nil
 }
 
 // spans returns spans of times, first and last, that all rows lie in, in the order in which they are to come. The rows of each have about
