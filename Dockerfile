@@ -9,7 +9,7 @@ COPY . .
 ARG VERSION=dev
 ARG TARGETOS=linux
 ARG TARGETARCH
-RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o millrace .
+RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o millrace . && mkdir /archive
 
 FROM scratch
 ARG VERSION=dev
@@ -19,6 +19,8 @@ LABEL org.opencontainers.image.title="Millrace" \
 # For TLS to servers whose certificates public authorities have signed.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /src/millrace /usr/bin/millrace
+# A volume that is new takes its owner from here.
+COPY --from=build --chown=65532:65532 /archive /var/lib/millrace/archive
 # Nobody's number. A container has no other user, and nothing in it is for writing.
 USER 65532:65532
 # Where keys and certificates are mounted; .env is read here.

@@ -29,6 +29,10 @@ type Config struct {
 	IndexFields       config.FieldPaths  `env:"INDEX_FIELDS" help:"Fields such as trace_id,user.id whose values are looked up in an index in all partitions, also the open one; built and dropped in the background."`
 	IndexClosed       bool               `env:"INDEX_CLOSED_PARTITIONS" envDefault:"true" help:"Build a GIN index on partitions that no longer grow."`
 
+	config.Archive
+	ArchiveAfter     time.Duration `env:"ARCHIVE_AFTER" envDefault:"10m" min:"5m" help:"Time from the end of a partition to its copy in the archive."`
+	ArchiveRetention time.Duration `env:"ARCHIVE_RETENTION" min:"0s" help:"Age at which files of the archive are deleted, such as 365d; empty: they are kept."`
+
 	config.EventTime
 
 	// Log takes the worker's log; nil is standard error.

@@ -7,6 +7,7 @@ import (
 
 	"millrace/internal/eventtime"
 	"millrace/internal/scan"
+	"millrace/worker/partition"
 )
 
 // metrics are the worker's own. Rows are counted when the answer to a commit arrives. If a commit's answer is lost, its rows count as
@@ -96,4 +97,27 @@ func newMetrics(r prometheus.Registerer, ahead func() time.Duration, interval ti
 	}
 	m.retries.WithLabelValues(connectionLabel)
 	return m
+}
+
+// newArchiveMetrics registers the metrics of copying to the archive.
+func newArchiveMetrics(r prometheus.Registerer) *partition.ArchiveMetrics {
+	gauge := func(name, help string) prometheus.Gauge {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "millrace", Name: name, Help: help + "; of the worker that leads."})
+		r.MustRegister(g)
+		return g
+	}
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: "millrace", Name: name, Help: help})
+		r.MustRegister(c)
+		return c
+	}
+	return &partition.ArchiveMetrics{
+		BehindSeconds: gauge("archive_behind_seconds", "Time since the oldest rows that are not in the archive should have been there"),
+		BehindRows:    gauge("archive_behind_rows", "Rows of closed partitions that are due to be copied, as PostgreSQL estimates"),
+		Files:         gauge("archive_files", "Files of the archive that searches read"),
+		FileBytes:     gauge("archive_file_bytes", "Size of the files of the archive that searches read"),
+		Failures:      counter("archive_failures_total", "Partitions that could not be copied to the archive; each is tried again a minute later."),
+		Rows:          counter("archive_rows_total", "Rows copied to the archive."),
+		Bytes:         counter("archive_bytes_total", "Bytes of files written to the archive and verified."),
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"millrace/internal/archive"
 	"millrace/internal/broker"
 	"millrace/internal/config"
 	"millrace/internal/pg"
@@ -45,8 +46,13 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return fmt.Errorf("TIME_FIELDS: %w", err)
 	}
+	files, err := openArchive(ctx, c)
+	if err != nil {
+		return err
+	}
 	registry := service.NewRegistry()
 	parts := partition.New(c.PartitionInterval)
+	parts.Files = files
 	m := newMetrics(registry, func() time.Duration { return parts.Ahead(time.Now()) }, c.PartitionInterval)
 	policies := policy.New(policy.Options{Broker: c.Broker, Log: log, Registry: registry})
 	var ready service.Ready
@@ -122,7 +128,8 @@ func Run(ctx context.Context, c Config) error {
 	}
 	working.Go(func() { parked.run(ctx) })
 	k := &partition.Keeper{
-		Link: ownerLink(), Partitions: parts, Retention: c.Retention, Remember: partition.LedgerKeep, TimeRule: noteOf(c.EventTime), Log: log, Now: time.Now, Due: m.due,
+		Link: ownerLink(), Partitions: parts, Retention: c.Retention, Archived: files != nil, ArchiveRetention: c.ArchiveRetention,
+		Remember: partition.LedgerKeep, TimeRule: noteOf(c.EventTime), Log: log, Now: time.Now, Due: m.due,
 	}
 	working.Go(func() { k.Run(ctx) })
 	summaries := &summarizer{link: writerLink(), parts: parts, log: log}
@@ -131,6 +138,13 @@ func Run(ctx context.Context, c Config) error {
 	working.Go(func() { r.run(ctx) })
 	x := &partition.Indexer{Closed: c.IndexClosed, Fields: c.IndexFields.Paths(), Link: ownerLink(), Partitions: parts, Retention: c.Retention, Calm: busy.calm, Log: log, Now: time.Now}
 	working.Go(func() { x.Run(ctx) })
+	if files != nil {
+		archiver := &partition.Archiver{
+			Link: ownerLink(), Source: ownerLink(), Partitions: parts, Store: files, After: c.ArchiveAfter, Retention: c.ArchiveRetention,
+			Calm: busy.calm, Log: log, Now: time.Now, Metrics: newArchiveMetrics(registry),
+		}
+		working.Go(func() { archiver.Run(ctx) })
+	}
 	working.Go(func() { policies.Run(ctx) }) // it warns, and nothing waits for it
 	log.Info("worker is up", "address", ln.Addr().String(), "streams", c.Streams, "queues", topology.Shards())
 
@@ -148,6 +162,21 @@ func Run(ctx context.Context, c Config) error {
 	}
 	log.Info("worker has stopped")
 	return err
+}
+
+// openArchive returns the archive's store, nil if there is none. It fails if the store can never take a file; one that is away may come back.
+func openArchive(ctx context.Context, c Config) (archive.Store, error) {
+	if c.ArchiveURL == "" {
+		return nil, nil
+	}
+	store, err := archive.OpenStore(c.ArchiveURL)
+	if err != nil {
+		return nil, err
+	}
+	if folder, ok := store.(archive.Folder); ok {
+		return store, archive.CheckWritable(ctx, folder)
+	}
+	return store, nil
 }
 
 // adminAnswerTime is how long a client of the admin server may take to receive its answer.

@@ -11,23 +11,6 @@ import (
 	"strings"
 )
 
-// Store keeps files by their names, which have slashes between their parts. Many goroutines may use one at once.
-type Store interface {
-	// Create makes a file of what write writes. The file is there, whole and durable, when Create has returned nil, and else not.
-	Create(ctx context.Context, name string, write func(w io.Writer) error) error
-	// Open opens a file. Its error is fs.ErrNotExist if there is none.
-	Open(ctx context.Context, name string) (Object, error)
-	// Delete removes a file. It is no error if there is none.
-	Delete(ctx context.Context, name string) error
-}
-
-// Object is a file that is open.
-type Object interface {
-	io.ReaderAt
-	io.Closer
-	Size() int64
-}
-
 // Folder is a store in a folder of this machine.
 type Folder string
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -19,7 +21,8 @@ import (
 
 const runHelp = `Starts private PostgreSQL, RabbitMQ and Redis from the servers installed here, brings the schema up,
 runs api, worker and query, says where each is, and stops all of it in order on SIGINT or SIGTERM.
-A server whose URL is set in the environment is used instead of a private one.
+A server whose URL is set in the environment is used instead of a private one. The archive is the folder archive in D, unless
+ARCHIVE_URL is set.
 
   --dir D       where the private servers keep their data (default .millrace); it is kept between runs
   --brokers N   RabbitMQ as a cluster of 3 or 5 nodes (default 1); a folder keeps its number
@@ -56,6 +59,12 @@ func runAll(ctx context.Context, args []string) error {
 		name, value, _ := strings.Cut(kv, "=")
 		environ[name] = value
 	}
+	if environ["ARCHIVE_URL"] == "" {
+		environ["ARCHIVE_URL"], err = archiveFolder(*dir)
+		if err != nil {
+			return errors.Join(err, stopStack(stack, s.api.ShutdownTimeout))
+		}
+	}
 	if err = s.load(environ); err == nil {
 		err = migrateUp(ctx, log, s.worker)
 	}
@@ -63,6 +72,15 @@ func runAll(ctx context.Context, args []string) error {
 		err = runServices(ctx, log, s, stack, *dir, environ)
 	}
 	return errors.Join(err, stopStack(stack, s.api.ShutdownTimeout))
+}
+
+// archiveFolder returns the URL of the archive's folder in a folder.
+func archiveFolder(dir string) (string, error) {
+	path, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(filepath.Join(path, "archive"))}).String(), nil
 }
 
 // settings are the settings of all three services.

@@ -92,6 +92,7 @@ var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[FieldNames]():     func(s string) (any, error) { return parseFieldNames(s) },
 	reflect.TypeFor[FieldPaths]():     func(s string) (any, error) { return parseFieldPaths(s) },
 	reflect.TypeFor[TimeZone]():       func(s string) (any, error) { return parseTimeZone(s) },
+	reflect.TypeFor[ArchiveURL]():     parseSecret[archiveStore],
 	reflect.TypeFor[Version]():        func(s string) (any, error) { return parseVersion(s) },
 }
 

@@ -30,8 +30,9 @@ const (
 )
 
 // Archiver copies closed partitions of logs to files of the archive, the oldest first, and publishes them. Of all workers one copies at a
-// time. A partition in which rows have come or gone since its copy is copied anew, and the new files take the place of the old ones in one
-// transaction. Until then they are out of date, and archive_ranges tells that to searches.
+// time. A range in which rows have come or gone since its copy is copied anew, and the new files take the place of the old ones in one
+// transaction. Until then they are out of date, and archive_ranges tells that to searches. If retention has dropped the rows of a range, the
+// rows that came later go into further files of it.
 //
 // A crash at any point leaves at most files that are not published. Each is noted before it is begun, and a later round deletes it.
 type Archiver struct {
@@ -40,11 +41,14 @@ type Archiver struct {
 	Partitions *Set
 	Store      archive.Store
 	After      time.Duration              // from a partition's end to its copy; leastArchiveAfter at least
+	Retention  time.Duration              // age at which files are deleted; zero: they are kept
 	Calm       func(context.Context) bool // reports whether the streams leave room for a copy
 	Log        *slog.Logger
 	Now        func() time.Time
+	Metrics    *ArchiveMetrics // may be nil
 
 	leader leader
+	late   map[time.Time]time.Time // by the beginning of a range whose files lack late rows: since when that is known
 }
 
 // Run works until ctx is done. It owns the links.
@@ -64,40 +68,122 @@ func (a *Archiver) Round(ctx context.Context) error {
 		return err
 	}
 	var failed []error
-	if err := a.deleteLeft(ctx, conn); err != nil {
-		failed = append(failed, fmt.Errorf("delete what is out of use: %w", err))
+	step := func(name string, err error) {
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", name, err))
+		}
 	}
+	step("delete what is out of use", a.deleteLeft(ctx, conn))
+	step("retention of the archive", a.expire(ctx, conn, now))
 	all, err := list(ctx, conn, a.Partitions.logs)
 	if err != nil {
 		return errors.Join(append(failed, err)...)
 	}
+	a.Metrics.reportBehind(ctx, conn, a, all, now)
 	for _, p := range all {
-		if p.pending || p.marked() || p.to.Add(max(a.After, leastArchiveAfter)).After(now) || !a.Partitions.logs.ownName(p.name) {
+		if !a.isDue(p, now) || !a.Calm(ctx) && now.Before(p.to.Add(closedAfter)) {
 			continue
 		}
-		if !a.Calm(ctx) && now.Before(p.to.Add(closedAfter)) {
-			continue
+		err := a.archivePartition(ctx, conn, p)
+		if err != nil && ctx.Err() == nil {
+			a.Metrics.countFailure()
 		}
-		if err := a.archive(ctx, conn, p); err != nil {
-			failed = append(failed, fmt.Errorf("archive %s: %w", p.name, err))
-		}
+		step("archive "+p.name, err)
 		if conn.IsClosed() || ctx.Err() != nil {
 			break
 		}
 	}
+	if !conn.IsClosed() {
+		a.Metrics.reportBehind(ctx, conn, a, all, now)
+		a.Metrics.reportFiles(ctx, conn)
+	}
 	return errors.Join(failed...)
+}
+
+// isDue reports whether a partition is to be in the archive: it has been closed for long enough, it is not being dropped, and its files would
+// be kept.
+func (a *Archiver) isDue(p partition, now time.Time) bool {
+	return !p.pending && !p.marked() && !p.from.IsZero() && a.Partitions.logs.ownName(p.name) &&
+		!p.to.Add(max(a.After, leastArchiveAfter)).After(now) && !expired(p.to, a.Retention, now)
+}
+
+// expired reports whether the archive's retention has passed since a time. Zero keeps all.
+func expired(to time.Time, retention time.Duration, now time.Time) bool {
+	return retention > 0 && !to.After(now.Add(-retention))
 }
 
 // changesSQL is the sum of the changes that were noted for a range: $1 to $2.
 const changesSQL = `SELECT coalesce(sum(changes), 0)::bigint FROM late_changes
 	WHERE hour > $1::timestamptz - interval '1 hour' AND hour < $2 OR hour = '-infinity'`
 
-// archive copies a partition, unless its copy is up to date.
-func (a *Archiver) archive(ctx context.Context, conn *pgx.Conn, p partition) (err error) {
-	generation, upToDate, err := published(ctx, conn, p)
-	if err != nil || upToDate {
+// archivedRange is a row of archive_ranges, or a range that is to be one: then its generation is 0.
+type archivedRange struct {
+	timeRange
+	generation int
+	upToDate   bool // the files have all of its rows
+	filesOnly  bool // logs has at most rows that came later
+	keptUntil  time.Time
+}
+
+const rangesSQL = `SELECT from_at, to_at, generation, files_only, CASE WHEN isfinite(kept_until) THEN kept_until ELSE '1970-01-01' END,
+	changes = (SELECT coalesce(sum(l.changes), 0) FROM late_changes l WHERE l.hour > r.from_at - interval '1 hour' AND l.hour < r.to_at OR l.hour = '-infinity')
+	FROM archive_ranges r WHERE from_at < $2 AND to_at > $1 ORDER BY from_at`
+
+const forUpdate = " FOR UPDATE OF r"
+
+// archivedRanges returns the ranges in the archive that have a part of r, in order. lock may be forUpdate.
+func archivedRanges(ctx context.Context, conn *pgx.Conn, r timeRange, lock string) ([]archivedRange, error) {
+	rows, err := conn.Query(ctx, rangesSQL+lock, r.from, r.to)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (a archivedRange, err error) {
+		err = row.Scan(&a.from, &a.to, &a.generation, &a.filesOnly, &a.keptUntil, &a.upToDate)
+		a.from, a.to = a.from.UTC(), a.to.UTC()
+		return a, err
+	})
+}
+
+// gaps returns the parts of r that none of the ranges has. The ranges are in order.
+func gaps(r timeRange, ranges []archivedRange) (missing []timeRange) {
+	at := r.from
+	for _, a := range ranges {
+		if a.from.After(at) {
+			missing = append(missing, timeRange{at, a.from})
+		}
+		if a.to.After(at) {
+			at = a.to
+		}
+	}
+	if at.Before(r.to) {
+		missing = append(missing, timeRange{at, r.to})
+	}
+	return missing
+}
+
+// archivePartition copies the ranges of a partition whose copies are not up to date. A partition is one range as a rule. One that was made for
+// late rows after others had been dropped may have parts of several.
+func (a *Archiver) archivePartition(ctx context.Context, conn *pgx.Conn, p partition) error {
+	ranges, err := archivedRanges(ctx, conn, p.timeRange, "")
+	if err != nil {
 		return err
 	}
+	for _, missing := range gaps(p.timeRange, ranges) {
+		ranges = append(ranges, archivedRange{timeRange: missing})
+	}
+	for _, r := range ranges {
+		if r.upToDate {
+			continue
+		}
+		if err := a.archive(ctx, conn, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// archive copies the rows that logs has of a range. If files alone have the others, it leaves those files, and leaves out what is in them.
+func (a *Archiver) archive(ctx context.Context, conn *pgx.Conn, r archivedRange) (err error) {
 	registry, err := readRegistry(ctx, conn)
 	if err != nil {
 		return err
@@ -116,53 +202,47 @@ func (a *Archiver) archive(ctx context.Context, conn *pgx.Conn, p partition) (er
 	if err != nil {
 		return err
 	}
+	// Before the snapshot is taken: no partition is detached between the two.
+	if _, err := tx.Exec(ctx, "LOCK TABLE ONLY logs IN ACCESS SHARE MODE"); err != nil {
+		return err
+	}
 	// In the snapshot of the rows: what is noted later is a change that they do not have.
 	var changes int64
-	if err := tx.QueryRow(ctx, changesSQL, p.from, p.to).Scan(&changes); err != nil {
+	if err := tx.QueryRow(ctx, changesSQL, r.from, r.to).Scan(&changes); err != nil {
 		return err
+	}
+	rows := rangeRows(ctx, tx, r.timeRange)
+	if r.filesOnly {
+		files, err := PublishedFiles(ctx, conn, r.from, r.to)
+		if err != nil {
+			return err
+		}
+		rows = withoutRows(ctx, rows, a.Store, files)
 	}
 	id := uuid.New()
 	name := func(n int) (string, error) {
-		from := p.from.UTC()
-		name := fmt.Sprintf("v1/logs/date=%s/hour=%s/%s-%d-%s-%d.parquet", from.Format(time.DateOnly), from.Format("15"), from.Format("20060102T150405Z"), generation+1, id, n)
-		_, err := conn.Exec(ctx, "INSERT INTO archive_files (name, from_at, to_at, generation) VALUES ($1, $2, $3, $4)", name, p.from, p.to, generation+1)
+		name := fmt.Sprintf("v1/logs/date=%s/hour=%s/%s-%d-%s-%d.parquet", r.from.Format(time.DateOnly), r.from.Format("15"), r.from.Format("20060102T150405Z"), r.generation+1, id, n)
+		_, err := conn.Exec(ctx, "INSERT INTO archive_files (name, from_at, to_at, generation) VALUES ($1, $2, $3, $4)", name, r.from, r.to, r.generation+1)
 		return name, err
 	}
-	entries, err := archive.Copy(ctx, a.Store, name, registry, partitionRows(ctx, tx, p))
+	entries, err := archive.Copy(ctx, a.Store, name, registry, rows)
 	if err != nil {
 		return err
 	}
 	if err := tx.Commit(ctx); err != nil {
 		return err
 	}
-	if err := publish(ctx, conn, p, generation, changes, registry, entries); err != nil {
+	if err := publish(ctx, conn, r, changes, registry, entries); err != nil {
 		return fmt.Errorf("publish: %w", err)
 	}
-	rows, bytes := 0, int64(0)
+	n, bytes := 0, int64(0)
 	for _, e := range entries {
-		rows, bytes = rows+e.Rows, bytes+e.Bytes
+		n, bytes = n+e.Rows, bytes+e.Bytes
 	}
-	a.Log.Info("archived a closed partition", "table", p.name, "rows", rows, "bytes", bytes, "files", len(entries), "generation", generation+1,
+	a.Metrics.countCopy(n, bytes)
+	a.Log.Info("archived a range of closed partitions", "from", r.from, "to", r.to, "rows", n, "bytes", bytes, "files", len(entries), "generation", r.generation+1,
 		"took", time.Since(began).Round(time.Millisecond))
 	return nil
-}
-
-// published returns the generation of a partition's copy, 0 if there is none, and reports whether it has all of the partition's rows.
-func published(ctx context.Context, conn *pgx.Conn, p partition) (generation int, upToDate bool, err error) {
-	var known, changes int64
-	err = conn.QueryRow(ctx, "SELECT generation, changes, ("+changesSQL+") FROM archive_ranges WHERE from_at = $1 AND to_at = $2", p.from, p.to).Scan(&generation, &known, &changes)
-	switch {
-	case err == nil:
-		return generation, known == changes, nil
-	case !errors.Is(err, pgx.ErrNoRows):
-		return 0, false, err
-	}
-	// A range that was copied before and has other bounds has rows that are in no partition any more.
-	var others int
-	if err = conn.QueryRow(ctx, "SELECT count(*) FROM archive_ranges WHERE from_at < $2 AND to_at > $1", p.from, p.to).Scan(&others); err != nil || others == 0 {
-		return 0, false, err
-	}
-	return 0, false, fmt.Errorf("%d ranges of other bounds are archived", others)
 }
 
 func readRegistry(ctx context.Context, conn *pgx.Conn) (*archive.Registry, error) {
@@ -183,8 +263,8 @@ func readRegistry(ctx context.Context, conn *pgx.Conn) (*archive.Registry, error
 	return archive.NewRegistry(known), err
 }
 
-// publish makes the files those of the partition's range, in one transaction. The files of before are superseded.
-func publish(ctx context.Context, conn *pgx.Conn, p partition, generation int, changes int64, registry *archive.Registry, entries []archive.Entry) error {
+// publish makes the files those of a range, in one transaction. The files of before are superseded, unless they alone have their rows.
+func publish(ctx context.Context, conn *pgx.Conn, r archivedRange, changes int64, registry *archive.Registry, entries []archive.Entry) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		var names, kinds []string
 		for name, kind := range registry.Kinds() {
@@ -203,15 +283,18 @@ func publish(ctx context.Context, conn *pgx.Conn, p partition, generation int, c
 		}
 		tag, err := tx.Exec(ctx, `INSERT INTO archive_ranges (from_at, to_at, generation, changes) VALUES ($1, $2, $3, $4)
 			ON CONFLICT (from_at) DO UPDATE SET generation = excluded.generation, changes = excluded.changes, published_at = now()
-			WHERE archive_ranges.to_at = excluded.to_at AND archive_ranges.generation = excluded.generation - 1`, p.from, p.to, generation+1, changes)
+			WHERE archive_ranges.to_at = excluded.to_at AND archive_ranges.generation = excluded.generation - 1 AND archive_ranges.files_only = $5`,
+			r.from, r.to, r.generation+1, changes, r.filesOnly)
 		if err != nil {
 			return err
 		}
 		if tag.RowsAffected() != 1 {
 			return errors.New("another copy was published meanwhile")
 		}
-		if _, err := tx.Exec(ctx, "UPDATE archive_files SET state = 'superseded', state_at = now() WHERE from_at = $1 AND state = 'published'", p.from); err != nil {
-			return err
+		if !r.filesOnly {
+			if err := supersede(ctx, tx, r.timeRange); err != nil {
+				return err
+			}
 		}
 		for _, e := range entries {
 			first, last := e.Groups[0], e.Groups[0]
@@ -240,13 +323,20 @@ func publish(ctx context.Context, conn *pgx.Conn, p partition, generation int, c
 	})
 }
 
+// supersede takes the files of a range out of searches. They are deleted later.
+func supersede(ctx context.Context, tx pgx.Tx, r timeRange) error {
+	_, err := tx.Exec(ctx, "UPDATE archive_files SET state = 'superseded', state_at = now() WHERE from_at = $1 AND state = 'published'", r.from)
+	return err
+}
+
 // sinceUnix is from 1970 to 2000, in microseconds. PostgreSQL counts from 2000.
 const sinceUnix = 946_684_800_000_000
 
-// partitionRows returns the rows of a partition in the order in which they came.
-func partitionRows(ctx context.Context, tx pgx.Tx, p partition) iter.Seq2[*archive.Row, error] {
+// rangeRows returns the rows that logs has of a range, in the order in which they came.
+func rangeRows(ctx context.Context, tx pgx.Tx, r timeRange) iter.Seq2[*archive.Row, error] {
 	return func(yield func(*archive.Row, error) bool) {
-		rows, err := tx.Query(ctx, "SELECT id, inserted_at, time, data::text FROM ONLY "+p.quoted()+" ORDER BY inserted_at, id", pgx.QueryResultFormats{pgx.BinaryFormatCode})
+		rows, err := tx.Query(ctx, "SELECT id, inserted_at, time, data::text FROM logs WHERE inserted_at >= $1 AND inserted_at < $2 ORDER BY inserted_at, id",
+			pgx.QueryResultFormats{pgx.BinaryFormatCode}, r.from, r.to)
 		if err != nil {
 			yield(nil, err)
 			return

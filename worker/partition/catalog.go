@@ -16,6 +16,7 @@ type partition struct {
 	timeRange
 	name    string
 	pending bool   // a detach was begun and not finished
+	closing bool   // it refuses rows, because it is about to be detached
 	comment string // see dropMark
 }
 
@@ -33,6 +34,7 @@ func (p partition) quoted() string { return pgx.Identifier{p.name}.Sanitize() }
 
 const listSQL = `
 SELECT c.relname, coalesce(pg_get_expr(c.relpartbound, c.oid), ''), i.inhdetachpending,
+       EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgname = '` + refusal + `'),
        coalesce(obj_description(c.oid, 'pg_class'), '')
 FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = $1::text::regclass`
@@ -48,7 +50,7 @@ func list(ctx context.Context, conn *pgx.Conn, t table) ([]partition, error) {
 	var all []partition
 	var p partition
 	var bounds string
-	_, err = pgx.ForEachRow(rows, []any{&p.name, &bounds, &p.pending, &p.comment}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&p.name, &bounds, &p.pending, &p.closing, &p.comment}, func() error {
 		m := boundsPattern.FindStringSubmatch(bounds)
 		if m == nil {
 			return nil // DEFAULT, or dropped this instant

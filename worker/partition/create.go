@@ -2,6 +2,7 @@ package partition
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -23,6 +24,9 @@ type obstacle struct{ error }
 
 func (e obstacle) Unwrap() error { return e.error }
 
+// closingError says that a partition refuses rows until it is detached. That passes, as a lock does.
+type closingError struct{ error }
+
 // IsObstacle reports whether err is the database's refusal of one partition. It may make others.
 func IsObstacle(err error) bool {
 	switch pg.CodeOf(err) {
@@ -37,7 +41,7 @@ func IsObstacle(err error) bool {
 // lockedForLong reports whether somebody else's lock is the cause of err, and locks have kept partitions from being made for longer
 // than LockPatience. It must be told every result of create.
 func (s *Set) lockedForLong(err error) bool {
-	locked := pg.CodeOf(err) == pg.LockNotAvailable
+	locked := pg.CodeOf(err) == pg.LockNotAvailable || errors.As(err, new(closingError))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !locked {
@@ -66,6 +70,9 @@ func create(ctx context.Context, conn *pgx.Conn, t table, at time.Time) (timeRan
 		}
 		for _, p := range existing {
 			if p.contains(at) {
+				if p.closing {
+					return closingError{fmt.Errorf("partition %s is about to be detached", p.name)}
+				}
 				if p.pending {
 					return obstacle{fmt.Errorf("partition %s is being detached", p.name)}
 				}

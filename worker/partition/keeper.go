@@ -19,11 +19,15 @@ type Keeper struct {
 	Link       pg.Link // as the user who owns the tables
 	Partitions *Set
 	Retention  time.Duration // age at which partitions of logs are dropped; zero: they are kept
-	Remember   time.Duration // how long the ledger remembers a segment, from the end of its partition; see LedgerKeep
-	TimeRule   string        // what the table settings has under that name, for replays; empty: it is left as it is
-	Log        *slog.Logger
-	Now        func() time.Time
-	Due        *prometheus.GaugeVec // by table, how many partitions are left for later rounds to drop; may be nil
+	// Archived says that there is an archive: partitions that it does not have are not dropped, unless they are older than ArchiveRetention,
+	// zero for never.
+	Archived         bool
+	ArchiveRetention time.Duration
+	Remember         time.Duration // how long the ledger remembers a segment, from the end of its partition; see LedgerKeep
+	TimeRule         string        // what the table settings has under that name, for replays; empty: it is left as it is
+	Log              *slog.Logger
+	Now              func() time.Time
+	Due              *prometheus.GaugeVec // by table, how many partitions are left for later rounds to drop; may be nil
 
 	leader     leader
 	toldNoLead bool // the log has said that the user does not own the tables

@@ -10,7 +10,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"millrace/internal/eventtime"
 	"millrace/internal/frame"
 )
 
@@ -68,7 +67,7 @@ func (k *Keeper) dropExpired(ctx context.Context, conn *pgx.Conn, now time.Time)
 		if isNoted && (noted == 0 || k.Retention < noted) {
 			most = math.MaxInt
 		}
-		if err := k.dropOld(ctx, conn, k.Partitions.logs, now.Add(-k.Retention), most); err != nil {
+		if err := k.dropOld(ctx, conn, k.Partitions.logs, now, k.Retention, most); err != nil {
 			return err
 		}
 	}
@@ -88,12 +87,13 @@ func (k *Keeper) dropForgotten(ctx context.Context, conn *pgx.Conn, now time.Tim
 	case frame.Time(youngest).Before(now):
 		now = frame.Time(youngest)
 	}
-	return k.dropOld(ctx, conn, k.Partitions.ledger, now.Add(-k.Remember), mostDrops)
+	return k.dropOld(ctx, conn, k.Partitions.ledger, now, k.Remember, mostDrops)
 }
 
-// dropOld detaches and drops the partitions that ended before a time, at most so many and the oldest first. It also finishes what an
+// dropOld detaches and drops the partitions that ended longer ago than they are kept, at most so many and the oldest first. It also finishes what an
 // earlier round or leader has begun.
-func (k *Keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before time.Time, most int) error {
+func (k *Keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, now time.Time, keep time.Duration, most int) error {
+	before := now.Add(-keep)
 	all, err := list(ctx, conn, t)
 	if err != nil {
 		return err
@@ -109,6 +109,16 @@ func (k *Keeper) dropOld(ctx context.Context, conn *pgx.Conn, t table, before ti
 		case p.pending && p.marked():
 			err = detach(ctx, conn, t, p, "FINALIZE")
 		case t.due(p, before) && most > 0:
+			if t.name == "logs" {
+				var obstacle string
+				if obstacle, err = k.release(ctx, conn, p, now); err != nil {
+					break
+				}
+				if obstacle != "" {
+					k.Log.Info("a partition is not dropped yet", "table", p.name, "because", obstacle)
+					continue
+				}
+			}
 			most--
 			err = markAndDetach(ctx, conn, t, p, concurrently)
 		case p.marked() && !p.pending && p.to.After(before):
@@ -151,9 +161,8 @@ func markAndDetach(ctx context.Context, conn *pgx.Conn, t table, p partition, co
 			return fmt.Errorf("note what the ledger forgets: %w", err)
 		}
 	}
-	mark := dropMark + p.from.Format(time.RFC3339) + "/" + p.to.Format(time.RFC3339)
-	if _, err := conn.Exec(ctx, "COMMENT ON TABLE "+p.quoted()+" IS '"+mark+"'"); err != nil {
-		return fmt.Errorf("mark %s: %w", p.name, err)
+	if err := mark(ctx, conn, p); err != nil {
+		return err
 	}
 	if !concurrently {
 		return detachPlainly(ctx, conn, t, p)
@@ -164,7 +173,14 @@ func markAndDetach(ctx context.Context, conn *pgx.Conn, t table, p partition, co
 // unmark takes the mark from a partition that is too young to be dropped: retention was shorter when it was marked. With the mark it
 // would be dropped if somebody detached it.
 func unmark(ctx context.Context, conn *pgx.Conn, p partition) error {
-	if _, err := conn.Exec(ctx, "COMMENT ON TABLE "+p.quoted()+" IS NULL"); err != nil {
+	sql := "COMMENT ON TABLE " + p.quoted() + " IS NULL"
+	if p.closing { // it takes rows again
+		sql = "SET LOCAL lock_timeout = '2s'; DROP TRIGGER " + refusal + " ON " + p.quoted() + "; " + sql
+	}
+	if err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, sql)
+		return err
+	}); err != nil {
 		return fmt.Errorf("unmark %s: %w", p.name, err)
 	}
 	return nil
@@ -225,21 +241,18 @@ func (k *Keeper) dropDetached(ctx context.Context, conn *pgx.Conn, t table, befo
 			continue
 		}
 		from, to, _ := strings.Cut(strings.TrimPrefix(o.Comment, dropMark), "/")
-		if end, err := time.Parse(time.RFC3339, to); err != nil || end.After(before) {
+		end, err := time.Parse(time.RFC3339, to)
+		if err != nil || end.After(before) {
 			k.Log.Warn("a detached partition is marked to be dropped and too young for that; it is left alone", "table", o.Name, "mark", o.Comment)
 			continue
 		}
-		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 			if t.name == "logs" {
-				hours := "SELECT generate_series(date_trunc('hour', $1::text::timestamptz), $2::text::timestamptz - interval '1 us', interval '1 hour')"
-				if _, err := tx.Exec(ctx, NoteChangesSQL(hours), from, to); err != nil {
+				r := timeRange{to: end}
+				if r.from, err = time.Parse(time.RFC3339, from); err != nil {
 					return err
 				}
-				// Times near inserted_at may lie in the hours around the range. late_hours has the others; rows that were in a default
-				// partition before are noted there under parts of the range.
-				const times = `SELECT generate_series(date_trunc('hour', $1::text::timestamptz - $3::interval), $2::text::timestamptz + $3::interval, interval '1 hour')
-					UNION SELECT hour FROM late_hours WHERE from_at < $2::text::timestamptz AND to_at > $1::text::timestamptz ORDER BY 1`
-				if _, err := tx.Exec(ctx, NoteTimesSQL(times), from, to, eventtime.Near); err != nil {
+				if err := noteLoss(ctx, tx, r); err != nil {
 					return err
 				}
 			}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"millrace/internal/archive"
 	"millrace/internal/frame"
 )
 
@@ -20,6 +21,9 @@ type Set struct {
 	// LockPatience is how long late records, and their batches with them, wait for a lock that somebody holds on the tables. After
 	// that they are misplaced. New sets it to 30 s: a schema change takes seconds, and what takes longer must not stop new records.
 	LockPatience time.Duration
+
+	// Files has the files of the archive; nil if there is none. It is set before the set is used.
+	Files archive.Store
 
 	logs, ledger table
 
@@ -145,11 +149,11 @@ func (s *Set) refresh(ctx context.Context, conn *pgx.Conn, t table) error {
 	return nil
 }
 
-// learn makes the partitions that the catalog has the known ones, except those that are being detached: they take no rows.
+// learn makes the partitions that the catalog has the known ones, except those that are being detached or are about to be: they take no rows.
 func (s *Set) learn(t table, all []partition) {
 	var known []timeRange
 	for _, e := range all {
-		if !e.pending {
+		if !e.pending && !e.closing {
 			known = append(known, e.timeRange)
 		}
 	}
