@@ -141,7 +141,7 @@ func TestADamagedFileNeverMakesAWrongAnswer(t *testing.T) {
 		if err := os.WriteFile(path, damaged, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		store, err := newStore(Config{Postgres: f.url, Connections: 2, Timeout: 30 * time.Second, ArchiveURL: f.archiveURL()})
+		store, err := newStore(Config{Postgres: f.url, Connections: 2, Timeout: 30 * time.Second, Archive: config.Archive{ArchiveURL: config.ArchiveURL(f.archiveURL())}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -331,7 +331,7 @@ func (f *archiveFixture) leaveAndDetach(keeper *pgx.Conn, ago int) {
 		"UPDATE archive_ranges SET changes = changes + 1 WHERE from_at = '"+f.hour(ago).Format(time.RFC3339)+"'; COMMIT"); err != nil {
 		f.t.Fatal(err)
 	}
-	f.set.MarkStale()
+	f.made[f.db][ago] = false
 }
 
 // TestASearchOpensTheFilesOfItsWindowAlone also holds that the ends of files are kept within a bound.
@@ -343,7 +343,7 @@ func TestASearchOpensTheFilesOfItsWindowAlone(t *testing.T) {
 	f.exec("UPDATE logs SET time = inserted_at - interval '3 s'") // of no hour but its own, nearly
 	f.exec("DELETE FROM logs WHERE inserted_at - date_trunc('hour', inserted_at) < interval '3 s'")
 	f.archive()
-	store, err := newStore(Config{Postgres: config.PostgresURL(f.url), Connections: 2, Timeout: 30 * time.Second, ArchiveURL: f.archiveURL()})
+	store, err := newStore(Config{Postgres: config.PostgresURL(f.url), Connections: 2, Timeout: 30 * time.Second, Archive: config.Archive{ArchiveURL: config.ArchiveURL(f.archiveURL())}})
 	if err != nil {
 		t.Fatal(err)
 	}

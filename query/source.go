@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
 	"net/http"
 	"slices"
@@ -220,13 +221,66 @@ func (p *part) buckets(ctx context.Context) (map[int64]*bucket, error) {
 		return nil, nil
 	case len(p.sources) == 1:
 		return p.sources[0].buckets(ctx, groupsAsked{})
+	case p.search.groupBy == nil:
+		return p.addBuckets(ctx, 1)
 	}
-	for parts := 1; ; parts *= 16 {
-		all, err := p.addBuckets(ctx, parts)
-		if !errors.Is(err, errManyGroups) || parts == mostParts {
-			return all, err
+	// The groups of a bucket that has rows in both must all be known. Of the others, which most are, the largest do.
+	stretches, err := p.stretches(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[int64]*bucket)
+	for _, stretch := range stretches {
+		of := p.of(p.search.stretch(stretch.from, stretch.to))
+		var some map[int64]*bucket
+		if stretch.inLogs {
+			for parts := 1; ; parts *= 16 {
+				if some, err = of.addBuckets(ctx, parts); !errors.Is(err, errManyGroups) || parts == mostParts {
+					break
+				}
+			}
+		} else {
+			some, err = of.ofFiles().buckets(ctx, groupsAsked{})
+		}
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(all, some)
+	}
+	return all, nil
+}
+
+// stretch is a stretch of a histogram's buckets.
+type stretch struct {
+	from, to int  // the number of the first one, and of the one behind the last
+	inLogs   bool // logs may have rows of them
+}
+
+// stretches returns the stretches of buckets that logs has rows of, and those between them.
+func (p *part) stretches(ctx context.Context) (all []stretch, err error) {
+	plain := *p.search
+	plain.groupBy = nil
+	counts, err := (&tableSource{p.tx, &plain, p.arrived}).buckets(ctx, groupsAsked{})
+	if err != nil {
+		return nil, err
+	}
+	for i, edge := range p.search.edges[:len(p.search.edges)-1] {
+		is := counts[edge] != nil
+		if n := len(all); n > 0 && all[n-1].inLogs == is {
+			all[n-1].to = i + 1
+		} else {
+			all = append(all, stretch{i, i + 1, is})
 		}
 	}
+	for i := 1; len(all) > maxStretches && i < len(all)-1; { // each costs a few statements
+		if all[i].inLogs {
+			i++
+			continue
+		}
+		all[i-1].to = all[i+1].to
+		all = slices.Delete(all, i, i+2)
+	}
+	return all, nil
 }
 
 // addBuckets adds the buckets of all sources. The values are divided into so many parts, one of which is counted at once.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -68,23 +67,14 @@ func newStore(c Config) (*store, error) {
 	}
 	s := &store{pool: pool, timeout: c.Timeout}
 	if c.ArchiveURL != "" {
-		archived, err := openArchive(c.ArchiveURL)
+		archived, err := archive.OpenStore(c.ArchiveURL)
 		if err != nil {
 			pool.Close()
-			return nil, fmt.Errorf("ARCHIVE_URL: %w", err)
+			return nil, err
 		}
 		s.files = newFiles(archived)
 	}
 	return s, nil
-}
-
-// openArchive returns the store of a file URL.
-func openArchive(location string) (archive.Store, error) {
-	u, err := url.Parse(location)
-	if err != nil || u.Scheme != "file" || u.Host != "" || u.Path == "" {
-		return nil, fmt.Errorf("got %.64q, takes a URL such as file:///var/lib/millrace/archive", location)
-	}
-	return archive.Folder(u.Path), nil
 }
 
 // readOnly returns the options of a read's transaction. Compiling a statement for each partition (jit) takes longer than it
