@@ -154,4 +154,6 @@ func TestArchive(t *testing.T) {
 		median := func(i int) float64 { return ms(times[i][len(times[i])/2]) }
 		fmt.Printf("| %s: `%s` | %.1f ms | %.1f ms |\n", question.what, strings.TrimSuffix(question.path+"?"+strings.Join(question.pairs, " "), "?"), median(0), median(1))
 	}
+	resident := func(s *server) float64 { return s.metrics(t)["process_resident_memory_bytes"] / (1 << 20) }
+	fmt.Printf("\nResident afterwards: %.0f MiB with the archive, %.0f MiB without.\n", resident(archived), resident(table))
 }

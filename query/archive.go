@@ -34,6 +34,7 @@ const (
 type files struct {
 	store  archive.Store
 	places chan struct{} // one for each row group that is read at once
+	failed func(error)   // is told of each file that could not be read; nil: nobody is
 
 	mu      sync.Mutex
 	open    map[string]*openFile
@@ -100,7 +101,7 @@ func (f *files) take(ctx context.Context, wanted []archiveFile) (taken []*openFi
 				return working.Err()
 			}
 			if o.err != nil {
-				return &rangeFailure{file, o.err}
+				return f.failure(file, o.err)
 			}
 			return nil
 		})
@@ -209,6 +210,15 @@ func (e *rangeFailure) Error() string {
 }
 
 func (e *rangeFailure) Unwrap() error { return e.err }
+
+// failure returns the failure of a file, and tells of it.
+func (f *files) failure(file archiveFile, err error) error {
+	failure := &rangeFailure{file, err}
+	if f.failed != nil {
+		f.failed(failure)
+	}
+	return failure
+}
 
 // rangeText writes a range of inserted_at.
 func rangeText(from, to time.Time) string {

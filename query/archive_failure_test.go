@@ -65,6 +65,9 @@ func TestAFileThatIsGoneCostsTheRequestsThatNeedItAlone(t *testing.T) {
 			t.Errorf("GET %s: got %d rows, want 200", path, count.Count)
 		}
 	}
+	if m := s.get("/metrics").body; strings.Contains(m, "millrace_query_archive_failures_total 0\n") {
+		t.Error("the failures are not counted")
+	}
 	// The rows of the newer hours come, and what is missing is said.
 	var page struct {
 		logsPage

@@ -15,6 +15,8 @@ type metrics struct {
 
 	followers prometheus.Gauge
 	missed    prometheus.Counter
+
+	archiveFailures prometheus.Counter
 }
 
 // newMetrics returns the metrics, registered. Each request under way holds one of places. ready knows whether the database can
@@ -48,6 +50,10 @@ func newMetrics(places chan struct{}, ready *service.Ready) *metrics {
 	for _, result := range []string{hit, miss, bypass} {
 		m.cache.WithLabelValues(result) // a series from the start, so that a rate is right from the first hit
 	}
+	m.archiveFailures = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "millrace_query_archive_failures_total",
+		Help: "Reads of the archive's files that failed: the file is away or damaged, or the store can't be reached.",
+	})
 	inflight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "millrace_query_inflight_requests",
 		Help: "Queries under way, waiting ones included.",
@@ -56,6 +62,6 @@ func newMetrics(places chan struct{}, ready *service.Ready) *metrics {
 		Name: "millrace_database_connected",
 		Help: "1 while PostgreSQL answers and has the schema.",
 	}, func() float64 { return ready.Holds(databaseCondition) })
-	m.registry.MustRegister(m.requests, m.seconds, m.cache, inflight, m.followers, m.missed, database)
+	m.registry.MustRegister(m.requests, m.seconds, m.cache, inflight, m.followers, m.missed, m.archiveFailures, database)
 	return m
 }

@@ -60,6 +60,12 @@ func Run(ctx context.Context, c Config) error {
 	defer context.AfterFunc(ctx, func() { ready.Set("service", "shutting down") })()
 
 	m := newMetrics(places, &ready)
+	if store.files != nil {
+		store.files.failed = func(err error) {
+			m.archiveFailures.Inc()
+			log.Error("the archive can't be read", "error", err)
+		}
+	}
 	follow := tail.New(tail.Options{
 		Connect: store.connect, Read: store.read, Encode: encodeEvent, MaxFollowers: c.Followers, Followers: m.followers, Missed: m.missed, Log: log,
 	})

@@ -362,7 +362,7 @@ type broughtRows struct {
 }
 
 // bring has statements of the part's search find the rows of files, too: the first of them that come, most at most, or all of them if most is 0.
-// It fails if those are too many.
+// It fails if those are too many. The part's sources must not be used any more: statements have the rows of all.
 func (p *part) bring(ctx context.Context, most int) error {
 	if len(p.files.files) == 0 {
 		return nil
@@ -577,7 +577,7 @@ func (s *filesSource) with(ctx context.Context, of *columns.Search, wanted []arc
 	if errors.As(err, &failed) && !errors.Is(err, columns.ErrManyValues) && ctx.Err() == nil {
 		for _, o := range taken {
 			if o.file == failed.File {
-				return &rangeFailure{o.archiveFile, failed.Err}
+				return s.files.failure(o.archiveFile, failed.Err)
 			}
 		}
 	}
