@@ -132,13 +132,13 @@ func (p *patterns) add(part *patterns) {
 	}
 }
 
-// count counts a message of one of the fields.
-func (p *patterns) count(fields [][]string, field int, message string) {
+// count counts a message of one of the fields that so many records have.
+func (p *patterns) count(fields [][]string, field int, message string, n int64) {
 	p.builder.build(message)
 	c := p.counts[patternKey{field, string(p.builder.buf)}]
 	switch {
 	case c != nil:
-		c.Count++
+		c.Count += n
 	case len(p.counts) < patternsKept:
 		sample := message
 		if utf8.RuneCountInString(sample) > sampleCharacters {
@@ -146,9 +146,9 @@ func (p *patterns) count(fields [][]string, field int, message string) {
 		}
 		sample = strings.Clone(sample) // the message is longer
 		parts := p.builder.parts()
-		p.counts[patternKey{field, string(p.builder.buf)}] = &patternCount{Pattern: strings.Join(parts, "*"), Q: language.Wildcards(fields[field], parts), Count: 1, Sample: sample}
+		p.counts[patternKey{field, string(p.builder.buf)}] = &patternCount{Pattern: strings.Join(parts, "*"), Q: language.Wildcards(fields[field], parts), Count: n, Sample: sample}
 	default:
-		p.other++
+		p.other += n
 	}
 }
 
@@ -232,12 +232,12 @@ func (s *store) patterns(ctx context.Context, q *search, fields [][]string) (*pa
 	p, err := s.walk(ctx, q, false, func(ctx context.Context, of *part) (found int, enough bool, err error) {
 		part := newPatterns() // which counts only if all of the slice is read
 		for _, s := range of.sources {
-			if err = s.messages(ctx, fields, func(field int, message string) {
-				found++
+			if err = s.messages(ctx, fields, func(field int, message string, n int64) {
+				found += int(n)
 				if field < 0 {
-					part.missing++
+					part.missing += n
 				} else {
-					part.count(fields, field, message)
+					part.count(fields, field, message, n)
 				}
 			}); err != nil {
 				return found, false, err
@@ -249,7 +249,7 @@ func (s *store) patterns(ctx context.Context, q *search, fields [][]string) (*pa
 	return all, p, err
 }
 
-func (s *tableSource) messages(ctx context.Context, fields [][]string, give func(field int, message string)) error {
+func (s *tableSource) messages(ctx context.Context, fields [][]string, give func(field int, message string, n int64)) error {
 	st := messagesStatement(s.search, s.arrived, fields)
 	rows, err := s.tx.Query(ctx, st.sql.String(), st.args...)
 	if err != nil {
@@ -261,40 +261,42 @@ func (s *tableSource) messages(ctx context.Context, fields [][]string, give func
 	)
 	_, err = pgx.ForEachRow(rows, []any{&field, &message}, func() error {
 		if field == nil {
-			give(-1, "")
+			give(-1, "", 1)
 		} else {
-			give(*field, *message)
+			give(*field, *message, 1)
 		}
 		return nil
 	})
 	return err
 }
 
-func (s *filesSource) messages(ctx context.Context, fields [][]string, give func(field int, message string)) error {
+func (s *filesSource) messages(ctx context.Context, fields [][]string, give func(field int, message string, n int64)) error {
 	ways := make([][][]string, len(fields))
 	for i, path := range fields {
 		ways[i] = language.Ways(path)
 	}
+	cut := func(text string) string {
+		if utf8.RuneCountInString(text) > messageCharacters+1 {
+			return string([]rune(text)[:messageCharacters+1])
+		}
+		return text
+	}
 	var parser fastjson.Parser
 	return s.each(ctx, s.columns(), func(ctx context.Context, of *columns.Search) error {
-		return of.Each(ctx, func(r *archive.Row) error {
+		// Most records have their message in the first field, and in a column.
+		return of.Texts(ctx, ways[0][0], func(text string, n int64) { give(0, cut(text), n) }, func(r *archive.Row) error {
 			record, err := parser.ParseBytes(r.Data)
 			if err != nil {
 				return err
 			}
 			for i := range ways {
 				v := columns.Member(record, ways[i])
-				if v == nil || v.Type() != fastjson.TypeString && v.Type() != fastjson.TypeNumber {
-					continue
+				if v != nil && (v.Type() == fastjson.TypeString || v.Type() == fastjson.TypeNumber) {
+					give(i, cut(columns.Text(v)), 1)
+					return nil
 				}
-				text := columns.Text(v)
-				if utf8.RuneCountInString(text) > messageCharacters+1 {
-					text = string([]rune(text)[:messageCharacters+1])
-				}
-				give(i, text)
-				return nil
 			}
-			give(-1, "")
+			give(-1, "", 1)
 			return nil
 		})
 	})

@@ -36,8 +36,9 @@ type source interface {
 	all(ctx context.Context) iter.Seq2[row, error]
 	// byID returns the row with an id, and pgx.ErrNoRows if there is none.
 	byID(ctx context.Context, id uuid.UUID) (row, error)
-	// messages calls give with the message of each row: the first of some fields that is a text or a number, and its number; -1 if there is none.
-	messages(ctx context.Context, fields [][]string, give func(field int, message string)) error
+	// messages calls give with the messages of rows: the first of some fields that is a text or a number, and its number; -1 if there is none. So many
+	// rows have the message.
+	messages(ctx context.Context, fields [][]string, give func(field int, message string, n int64)) error
 	// mayHaveRows reports whether the window may have rows, whatever is looked for.
 	mayHaveRows(ctx context.Context) (bool, error)
 }

@@ -445,65 +445,41 @@ func compareRows(a, b *Row) int {
 	return cmp.Or(cmp.Compare(a.At, b.At), bytes.Compare(a.ID[:], b.ID[:]))
 }
 
-// Latest returns the last n rows that are found, the last one first.
-func (s *Search) Latest(ctx context.Context, n int) ([]*Row, error) {
-	groups := s.groups()
-	slices.SortFunc(groups, func(a, b *archive.Group) int {
-		_, aLast := a.Bounds(s.Axis)
-		_, bLast := b.Bounds(s.Axis)
-		return cmp.Compare(bLast, aLast)
-	})
-	selector := s.Query.Selector()
-	var latest []*Row
-	for _, g := range groups {
-		if _, last := g.Bounds(s.Axis); len(latest) == n && last < latest[n-1].At {
-			break // so are all groups behind it
+// Texts calls give with the texts and numbers that a column has at a path in the rows found, and how many rows of a row group have each. It calls
+// other with the rows for which no column has such a value. Row groups are read side by side, but the calls come one after the other. A row and its data are other's until it
+// returns.
+func (s *Search) Texts(ctx context.Context, path []string, give func(text string, n int64), other func(r *archive.Row) error) error {
+	var mu sync.Mutex
+	return s.each(ctx, func(ctx context.Context, selector *language.Selector, g *archive.Group) error {
+		rows, _, err := s.found(ctx, selector, g)
+		if err != nil || rows.IsEmpty() {
+			return err
 		}
-		rows, times, err := s.found(ctx, selector, g)
-		if err != nil {
-			return nil, err
-		}
-		if rows.IsEmpty() {
-			continue
-		}
-		if times == nil {
-			if times, err = g.Times(ctx, s.Axis, nil); err != nil {
-				return nil, err
+		var texts []string
+		var counts []int64
+		column := slices.IndexFunc(g.File.Columns, func(c archive.Column) bool { return c.Kind != archive.Bool && slices.Equal(c.Path, path) })
+		if column >= 0 && !g.IsEmpty(column) {
+			var codes []int32
+			if texts, codes, err = g.Values(ctx, column); err != nil {
+				return err
+			}
+			counts = make([]int64, len(texts))
+			for row, code := range codes {
+				if code >= 0 && rows.Has(row) {
+					counts[code]++
+					rows.Remove(row)
+				}
 			}
 		}
-		chosen := lastOf(rows, times, n)
-		row := -1
-		if err := g.Records(ctx, chosen, func(r *archive.Row) error {
-			row = chosen.Next(row + 1)
-			copied := &Row{Row: *r, At: times[row]}
-			copied.Data = bytes.Clone(r.Data)
-			latest = append(latest, copied)
-			return nil
-		}); err != nil {
-			return nil, err
+		mu.Lock()
+		defer mu.Unlock()
+		for i, n := range counts {
+			if n > 0 {
+				give(texts[i], n)
+			}
 		}
-		slices.SortFunc(latest, func(a, b *Row) int { return compareRows(b, a) })
-		latest = latest[:min(n, len(latest))]
-	}
-	return latest, nil
-}
-
-// lastOf returns the n rows of a set that are last by time, and those that have the same time as the first of them.
-func lastOf(rows archive.Bits, times []int64, n int) archive.Bits {
-	at := make([]int64, 0, n)
-	rows.Each(func(row int) { at = append(at, times[row]) })
-	if len(at) <= n {
-		return rows
-	}
-	slices.Sort(at)
-	least := at[len(at)-n]
-	chosen := archive.NewBits(len(times))
-	rows.Each(func(row int) {
-		if times[row] >= least {
-			chosen.Set(row)
-		}
+		return g.Records(ctx, rows, other)
 	})
-	return chosen
 }
 
 // Each calls f with all rows that are found, row group by row group in the order of the files. The row is f's until it returns.
