@@ -166,10 +166,7 @@ func Run(ctx context.Context, c Config) error {
 
 // openArchive returns the archive's store, nil if there is none. It fails if the store can never take a file; one that is away may come back.
 func openArchive(ctx context.Context, c Config) (archive.Store, error) {
-	if c.ArchiveURL == "" {
-		return nil, nil
-	}
-	store, err := archive.OpenStore(c.ArchiveURL)
+	store, err := archive.OpenStoreIfSet(c.ArchiveURL)
 	if err != nil {
 		return nil, err
 	}
