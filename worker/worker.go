@@ -55,6 +55,7 @@ func Run(ctx context.Context, c Config) error {
 	parts.Files = files
 	m := newMetrics(registry, func() time.Duration { return parts.Ahead(time.Now()) }, c.PartitionInterval)
 	policies := policy.New(policy.Options{Broker: c.Broker, Log: log, Registry: registry})
+	archiveMetrics := newArchiveMetrics(registry)
 	var ready service.Ready
 	postgres := &condition{name: "postgres", ready: &ready, log: log, gauge: m.database}
 	rabbitmq := &condition{name: "rabbitmq", ready: &ready, log: log, gauge: m.connected}
@@ -141,7 +142,7 @@ func Run(ctx context.Context, c Config) error {
 	if files != nil {
 		archiver := &partition.Archiver{
 			Link: ownerLink(), Source: ownerLink(), Partitions: parts, Store: files, After: c.ArchiveAfter, Retention: c.ArchiveRetention,
-			Calm: busy.calm, Log: log, Now: time.Now, Metrics: newArchiveMetrics(registry),
+			Calm: busy.calm, Log: log, Now: time.Now, Metrics: archiveMetrics,
 		}
 		working.Go(func() { archiver.Run(ctx) })
 	}
