@@ -2,3 +2,4 @@
 DROP TABLE archive_files, archive_ranges, archive_fields;
 -- With the triggers of partitions that were about to be detached.
 DROP FUNCTION millrace_refuse_row() CASCADE;
+DROP FUNCTION millrace_same_record(jsonb, bytea);

@@ -52,3 +52,11 @@ BEGIN
     RAISE EXCEPTION 'the partition % takes no more rows, it is about to be detached', TG_TABLE_NAME
         USING ERRCODE = 'check_violation', SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME;
 END $$;
+
+-- Reports whether a record is the one that PostgreSQL has as jsonb. What is no jsonb is equal to none.
+CREATE FUNCTION millrace_same_record(stored jsonb, record bytea) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN stored = convert_from(record, 'UTF8')::jsonb;
+EXCEPTION WHEN OTHERS THEN
+    RETURN false;
+END $$;

@@ -12,7 +12,7 @@ BEGIN
     GRANT INSERT, SELECT (id, inserted_at) ON logs TO millrace_writer;
     GRANT INSERT, SELECT ON ledger TO millrace_writer;
     GRANT INSERT, SELECT (id, record_id) ON dead_letters TO millrace_writer;
-    GRANT SELECT ON settings TO millrace_writer;
+    GRANT SELECT ON settings, archive_ranges, archive_files TO millrace_writer;
     -- Where another user has migrated: the keeper works as the tables' owner.
     GRANT SELECT, INSERT, UPDATE ON settings TO millrace_owner;
     GRANT INSERT, SELECT, UPDATE (changes) ON late_changes, late_times TO millrace_writer;

@@ -25,7 +25,7 @@ const (
 	knownSQL = `SELECT place, in_logs, in_letters FROM millrace_known_records('logs', $1, $2, $3)`
 )
 
-// lookUp returns the segments whose ids neither rows nor dead letters have. All of them are so old that the ledger may have forgotten
+// lookUp returns the segments whose ids neither rows, nor files of the archive, nor dead letters have. All of them are so old that the ledger may have forgotten
 // them. lookUp accounts for the other segments. Such a segment was stored before, say in a frame whose acknowledgement was lost a
 // week before the worker runs again. Or its ids stand for other records.
 func (t *transaction) lookUp(ctx context.Context, segments []segment) ([]segment, error) {
@@ -41,8 +41,20 @@ func (t *transaction) lookUp(ctx context.Context, segments []segment) ([]segment
 		return nil, err
 	}
 	taken, err := pgx.CollectRows(rows, pgx.RowTo[[16]byte])
-	if err != nil || len(taken) == 0 {
-		return segments, err
+	if err != nil {
+		return nil, err
+	}
+	// After logs: what logs has no longer, published files have.
+	if segments, err = t.lookUpInArchive(ctx, segments); err != nil {
+		return nil, fmt.Errorf("look into the archive: %w", err)
+	}
+	for _, s := range segments {
+		if t.archived.hasAny(s) && !slices.Contains(taken, [16]byte(s.Base)) {
+			taken = append(taken, [16]byte(s.Base))
+		}
+	}
+	if len(taken) == 0 {
+		return segments, nil
 	}
 	var unknown []segment
 	doubtful := make(map[uuid.UUID]segment)
@@ -71,6 +83,9 @@ func (t *transaction) compare(ctx context.Context, s segment) error {
 	t.watchdog.moved()
 	each := s.each()
 	known, err := knownRecords(ctx, t.conn, each)
+	if err == nil {
+		err = t.archived.compare(ctx, t.conn, each, known)
+	}
 	if err != nil {
 		return err
 	}
@@ -96,7 +111,7 @@ func (t *transaction) compare(ctx context.Context, s segment) error {
 }
 
 // knownRecord is what rows and dead letters tell about a record's id: nil if none has it, true if an equal record has it, false if
-// only other records have it.
+// only other records have it. A row may be in logs or in a file of the archive.
 type knownRecord struct{ inLogs, inLetters *bool }
 
 // takenBy reports whether an equal record has the record's id (true), or only other records have it (false).

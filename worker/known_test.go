@@ -285,7 +285,7 @@ func TestWhatIsOlderThanRetentionIsNotReplayed(t *testing.T) {
 			if c.noted != "" {
 				exec(t, db, "INSERT INTO settings VALUES ('retention', $1)", c.noted)
 			}
-			done, err := ReplayDeadWithin(ctx, db, nil, c.here)
+			done, err := ReplayDeadWithin(ctx, db, nil, c.here, nil)
 			if err != nil || len(done) != 4 {
 				t.Fatalf("got %+v, %v", done, err)
 			}

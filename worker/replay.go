@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"millrace/internal/archive"
 	"millrace/internal/eventtime"
 	"millrace/internal/frame"
 	"millrace/internal/scan"
@@ -57,12 +58,12 @@ type Replayed struct {
 // has noted: they would be dropped at once. The error is about the replay as a whole. Afterwards the connection's session has the
 // time zone UTC.
 func ReplayDead(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID) ([]Replayed, error) {
-	return ReplayDeadWithin(ctx, conn, ids, 0)
+	return ReplayDeadWithin(ctx, conn, ids, 0, nil)
 }
 
 // ReplayDeadWithin does what ReplayDead does, with a retention that the caller knows of; zero is none. The shorter of that and the noted one counts:
-// a letter that stays can be replayed later, but a row that is dropped is gone.
-func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, retention time.Duration) ([]Replayed, error) {
+// a letter that stays can be replayed later, but a row that is dropped is gone. files has those of the archive; nil if there is none.
+func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, retention time.Duration, files archive.Store) ([]Replayed, error) {
 	if _, err := conn.Exec(ctx, "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'"); err != nil {
 		return nil, fmt.Errorf("replay: %w", err)
 	}
@@ -79,7 +80,7 @@ func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, rete
 			ids = append(ids, id)
 		}
 	}
-	keep, err := knownRetention(ctx, conn, retention)
+	keep, err := knownRetention(ctx, conn, retention, files != nil)
 	if err != nil {
 		return nil, fmt.Errorf("replay: %w", err)
 	}
@@ -89,6 +90,7 @@ func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, rete
 	}
 	// If there is no partition for a record, one of a day is made, whatever PARTITION_INTERVAL is.
 	parts := partition.New(24 * time.Hour)
+	parts.Files = files
 	done := make([]Replayed, 0, len(ids))
 	for _, id := range ids {
 		r := Replayed{ID: id}
@@ -121,9 +123,18 @@ type keeping struct {
 	now       time.Time
 }
 
-// knownRetention returns the shorter of two retentions: the caller's and the one that the keeper has noted.
-func knownRetention(ctx context.Context, conn *pgx.Conn, retention time.Duration) (keeping, error) {
+// knownRetention returns the shorter of two retentions: the caller's and the one that the keeper has noted. With an archive, rows that are
+// dropped are in files, and the retention is the archive's.
+func knownRetention(ctx context.Context, conn *pgx.Conn, retention time.Duration, archived bool) (keeping, error) {
 	k := keeping{retention: retention, from: "RETENTION here"}
+	if archived {
+		noted, err := partition.NotedArchiveRetention(ctx, conn)
+		if err == nil {
+			err = conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&k.now)
+		}
+		k.retention, k.from = noted, "ARCHIVE_RETENTION of the worker"
+		return k, err
+	}
 	noted, _, err := partition.NotedRetention(ctx, conn)
 	if err == nil {
 		err = conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&k.now)
@@ -175,6 +186,9 @@ func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partition.Set, rul
 		known, err := knownRecords(ctx, conn, []segment{record})
 		if err != nil {
 			return err
+		}
+		if err := inArchive(ctx, conn, parts.Files, record, known); err != nil {
+			return fmt.Errorf("look into the archive: %w", err)
 		}
 		if equal := known[0].inLogs; equal != nil {
 			if !*equal {

@@ -103,6 +103,7 @@ type transaction struct {
 	letters  []DeadLetter                      // to be inserted
 	apart    map[uuid.UUID]partition.Misplaced // segments that become dead letters, because they have no partition
 	careful  bool                              // search for bad records (bisect.go)
+	archived archivedData                      // of the segments that the ledger may have forgotten
 	doubtful bool                              // a refusal may be about the table; if the table takes an empty record, it is about a record
 	watchdog watchdog
 }

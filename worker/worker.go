@@ -55,6 +55,7 @@ func Run(ctx context.Context, c Config) error {
 	parts.Files = files
 	m := newMetrics(registry, func() time.Duration { return parts.Ahead(time.Now()) }, c.PartitionInterval)
 	policies := policy.New(policy.Options{Broker: c.Broker, Log: log, Registry: registry})
+	archiveMetrics := newArchiveMetrics(registry)
 	var ready service.Ready
 	postgres := &condition{name: "postgres", ready: &ready, log: log, gauge: m.database}
 	rabbitmq := &condition{name: "rabbitmq", ready: &ready, log: log, gauge: m.connected}
@@ -141,7 +142,7 @@ func Run(ctx context.Context, c Config) error {
 	if files != nil {
 		archiver := &partition.Archiver{
 			Link: ownerLink(), Source: ownerLink(), Partitions: parts, Store: files, After: c.ArchiveAfter, Retention: c.ArchiveRetention,
-			Calm: busy.calm, Log: log, Now: time.Now, Metrics: newArchiveMetrics(registry),
+			Calm: busy.calm, Log: log, Now: time.Now, Metrics: archiveMetrics,
 		}
 		working.Go(func() { archiver.Run(ctx) })
 	}
@@ -166,10 +167,7 @@ func Run(ctx context.Context, c Config) error {
 
 // openArchive returns the archive's store, nil if there is none. It fails if the store can never take a file; one that is away may come back.
 func openArchive(ctx context.Context, c Config) (archive.Store, error) {
-	if c.ArchiveURL == "" {
-		return nil, nil
-	}
-	store, err := archive.OpenStore(c.ArchiveURL)
+	store, err := archive.OpenStoreIfSet(c.ArchiveURL)
 	if err != nil {
 		return nil, err
 	}

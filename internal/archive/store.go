@@ -43,6 +43,14 @@ func OpenStore(url config.ArchiveURL) (Store, error) {
 	return Folder(location), nil
 }
 
+// OpenStoreIfSet does what OpenStore does. It returns nil for an empty URL.
+func OpenStoreIfSet(url config.ArchiveURL) (Store, error) {
+	if url == "" {
+		return nil, nil
+	}
+	return OpenStore(url)
+}
+
 // CheckWritable returns an error if no file can be written to the store.
 func CheckWritable(ctx context.Context, store Store) error {
 	const name = "v1/writable"

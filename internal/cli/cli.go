@@ -52,6 +52,7 @@ func init() {
 		{"stats", "[--by F,…] [--calc F,…] [--every T] [-o text|json|csv] [Q]", "figures of the logs of a query service", statsHelp, []any{clientSettings{}}, searchStats},
 		{"migrate", "up | down | status | roles", "the database schema", migrateHelp, []any{databaseSettings{}}, migrate},
 		{"dead", "list | show ID | replay [ID…] | drop ID…|--all", "records and messages that could not be stored", deadHelp, []any{databaseSettings{}, replaySettings{}}, deadLetters},
+		{"archive", "ls | verify | manifest [RANGE] | restore RANGE [--keep D]", "the archive of closed partitions", archiveHelp, []any{databaseSettings{}, archiveSettings{}}, runArchive},
 		{"keys", "new NAME --scope write,read [--rate N [--burst N]]", "API keys", keysHelp, nil, newKey},
 		{"health", "[URL]", "whether the services of this machine are alive", healthHelp, nil, health},
 		{"version", "", "the version of this program", "", nil, printVersion},

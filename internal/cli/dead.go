@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"millrace/internal/archive"
 	"millrace/internal/config"
 	"millrace/worker"
 )
@@ -23,6 +24,7 @@ const deadHelp = `  list            the youngest hundred, with the reason
 // replaySettings are the worker's settings that a replay must know.
 type replaySettings struct {
 	Keep time.Duration `env:"RETENTION" min:"0s" help:"Age at which the worker drops records; empty: what the worker has noted."`
+	config.Archive
 }
 
 // deadLetters runs millrace dead.
@@ -75,7 +77,11 @@ func deadLetters(ctx context.Context, args []string) error {
 		if err := config.Load(&r); err != nil {
 			return err
 		}
-		replayed, err := worker.ReplayDeadWithin(ctx, conn, ids, r.Keep)
+		files, err := archive.OpenStoreIfSet(r.ArchiveURL)
+		if err != nil {
+			return err
+		}
+		replayed, err := worker.ReplayDeadWithin(ctx, conn, ids, r.Keep, files)
 		left := 0
 		for _, r := range replayed {
 			if r.Err != nil {

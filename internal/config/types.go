@@ -111,6 +111,9 @@ func parseBytes(s string) (Bytes, error) {
 	return Bytes(n), err
 }
 
+// ParseDuration reads a duration as settings have it.
+func ParseDuration(s string) (time.Duration, error) { return parseDuration(s) }
+
 // parseDuration is time.ParseDuration with two more units: d is 24 hours, and w is 7 days. A duration with one of them
 // can't be negative.
 func parseDuration(s string) (time.Duration, error) {

@@ -73,6 +73,8 @@ func (a *Archiver) Round(ctx context.Context) error {
 			failed = append(failed, fmt.Errorf("%s: %w", name, err))
 		}
 	}
+	_, err = conn.Exec(ctx, noteSQL, "archive_retention", a.Retention.String())
+	step("note", err)
 	step("delete what is out of use", a.deleteLeft(ctx, conn))
 	step("retention of the archive", a.expire(ctx, conn, now))
 	all, err := list(ctx, conn, a.Partitions.logs)

@@ -396,3 +396,47 @@ func TestACrashAtAnyPointOfACopyLeavesNoTraceInAnswers(t *testing.T) {
 	a.round(t, a.archiver.Round)
 	want(t, a.db, 0, "SELECT count(*) FROM archive_files WHERE state <> 'published'")
 }
+
+func TestARestoredRangeIsInLogsOnceAndKept(t *testing.T) {
+	a := newArchivedTest(t)
+	exec(t, a.db, "UPDATE logs SET time = inserted_at - interval '5 hours' WHERE id = (SELECT id FROM logs ORDER BY inserted_at LIMIT 1)")
+	before := make(map[[16]byte]archive.Row)
+	a.round(t, a.archiver.Round)
+	maps.Copy(before, archived(t, a.db, a.store))
+	a.round(t, a.keeper.Round)
+	putLate(t, a.db, a.parts, a.open.Add(-7*time.Hour+9*time.Minute)) // not in a file yet
+	maps.Copy(a.rows, allIDs(t, a.db))
+	conn := workerConn(t, a.url)
+	restore := func(want ...int64) {
+		t.Helper()
+		ranges, err := ArchivedRanges(t.Context(), conn, a.open.Add(-8*time.Hour), a.open.Add(-5*time.Hour))
+		if err != nil || len(ranges) != len(want) {
+			t.Fatalf("got %d ranges, %v", len(ranges), err)
+		}
+		for i, r := range ranges {
+			if rows, err := Restore(t.Context(), conn, a.store, r, 24*time.Hour); err != nil || rows != want[i] {
+				t.Fatalf("restore: got %d rows, %v, want %d", rows, err, want[i])
+			}
+			wantAnswer(t, a.db, a.store, a.rows)
+		}
+	}
+	restore(40, 40)
+	want(t, a.db, 81, oldRows)
+	want(t, a.db, 1, "SELECT count(*) FROM late_hours WHERE hour < from_at - interval '4 hours'")
+	restore(0, 0) // they are there
+	for range 2 {
+		a.round(t, a.keeper.Round)
+		a.round(t, a.archiver.Round)
+	}
+	want(t, a.db, 81, oldRows)
+	compareArchive(t, a.db, a.store, a.open)
+	exec(t, a.db, "UPDATE archive_ranges SET kept_until = now()")
+	a.round(t, a.keeper.Round)
+	want(t, a.db, 0, oldRows)
+	after := archived(t, a.db, a.store)
+	for id, r := range before {
+		if string(after[id].Data) != string(r.Data) || after[id].InsertedAt != r.InsertedAt || after[id].Time != r.Time {
+			t.Errorf("the row %x was %+v and is %+v", id, r, after[id])
+		}
+	}
+}

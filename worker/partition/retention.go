@@ -40,8 +40,18 @@ const (
 
 // NotedRetention returns the retention that the keeper went by last, and reports whether one was noted. Zero means that rows are kept.
 func NotedRetention(ctx context.Context, conn *pgx.Conn) (time.Duration, bool, error) {
+	return notedDuration(ctx, conn, "retention")
+}
+
+// NotedArchiveRetention returns the retention that the worker who copies to the archive went by last. Zero means that files are kept.
+func NotedArchiveRetention(ctx context.Context, conn *pgx.Conn) (time.Duration, error) {
+	d, _, err := notedDuration(ctx, conn, "archive_retention")
+	return d, err
+}
+
+func notedDuration(ctx context.Context, conn *pgx.Conn, name string) (time.Duration, bool, error) {
 	var text string
-	err := conn.QueryRow(ctx, "SELECT value FROM settings WHERE name = 'retention'").Scan(&text)
+	err := conn.QueryRow(ctx, "SELECT value FROM settings WHERE name = $1", name).Scan(&text)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, false, nil
 	}
@@ -50,7 +60,7 @@ func NotedRetention(ctx context.Context, conn *pgx.Conn) (time.Duration, bool, e
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil {
-		return 0, false, fmt.Errorf("settings: retention: %w", err)
+		return 0, false, fmt.Errorf("settings: %s: %w", name, err)
 	}
 	return d, true, nil
 }
