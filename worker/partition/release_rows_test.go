@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"math/rand/v2"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 
 	"millrace/internal/archive"
 	"millrace/internal/config"
+	"millrace/internal/frame"
 	"millrace/internal/pg"
 	"millrace/internal/testenv"
 )
@@ -439,4 +442,89 @@ func TestARestoredRangeIsInLogsOnceAndKept(t *testing.T) {
 			t.Errorf("the row %x was %+v and is %+v", id, r, after[id])
 		}
 	}
+}
+
+// TestAReaderFindsEveryRowOnceWhileRowsComeAndGo stores late rows, copies, drops and reads at the same time. A reader finds each row whose
+// transaction had been committed before it began.
+func TestAReaderFindsEveryRowOnceWhileRowsComeAndGo(t *testing.T) {
+	a := newArchivedTest(t)
+	writer, reader := workerConn(t, a.url), workerConn(t, a.url)
+	var mu sync.Mutex // guards stored
+	stored := maps.Clone(a.rows)
+	done := make(chan struct{})
+	var working sync.WaitGroup
+	working.Go(func() {
+		defer close(done)
+		rng := rand.New(rand.NewPCG(1, 2))
+		for range 150 {
+			at := a.open.Add(-7*time.Hour + time.Duration(rng.IntN(3*60))*time.Minute)
+			for {
+				base := frame.BaseAt(at)
+				err := a.parts.EnsureLogs(t.Context(), writer, at)
+				if err == nil {
+					err = pgx.BeginFunc(t.Context(), writer, func(tx pgx.Tx) error {
+						if _, err := tx.Exec(t.Context(), "INSERT INTO logs (id, inserted_at, data) VALUES ($1, $2, '{}')", [16]byte(base), frame.Time(base)); err != nil {
+							return err
+						}
+						_, err := tx.Exec(t.Context(), NoteChangesSQL("SELECT date_trunc('hour', $1::timestamptz)"), at)
+						return err
+					})
+				}
+				if err == nil {
+					mu.Lock()
+					stored[base] = true
+					mu.Unlock()
+					break
+				}
+				if !errors.As(err, new(closingError)) && !errors.As(err, new(obstacle)) && !pg.IsUnrouted(err) && pg.CodeOf(err) != pg.UndefinedTable {
+					t.Errorf("store a late row: %v", err)
+					return
+				}
+				a.parts.MarkStale() // its partition is going
+			}
+		}
+	})
+	for _, round := range []func(context.Context) error{a.archiver.Round, a.keeper.Round} {
+		working.Go(func() {
+			for running := true; running; {
+				select {
+				case <-done:
+					running = false
+				default:
+				}
+				if err := round(t.Context()); err != nil && pg.CodeOf(err) != pg.LockNotAvailable && pg.CodeOf(err) != pg.QueryCanceled {
+					t.Errorf("a round: %v", err)
+				}
+			}
+		})
+	}
+	defer working.Wait()
+	reads := 0
+	for running := true; running; reads++ {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+		mu.Lock()
+		before := maps.Clone(stored)
+		mu.Unlock()
+		got := answer(t, reader, a.store)
+		for id := range before {
+			if !got[id] {
+				t.Fatalf("the row %x is missing in answer %d", id, reads)
+			}
+		}
+	}
+	working.Wait()
+	if t.Failed() {
+		return
+	}
+	a.rows = stored
+	a.round(t, a.archiver.Round)
+	for range 2 {
+		a.round(t, a.keeper.Round)
+	}
+	want(t, a.db, 0, oldRows)
+	t.Logf("%d answers, %d copies, %d further rows", reads, count(t, a.db, "SELECT sum(generation) FROM archive_ranges"), len(stored)-121)
 }
