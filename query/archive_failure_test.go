@@ -480,3 +480,12 @@ func TestRowsOfOneTimeAndIDComeOnceEach(t *testing.T) {
 		}
 	}
 }
+
+func TestAnArchiveNeedsItsTables(t *testing.T) {
+	f := newArchiveFixture(t)
+	s := start(t, map[string]string{"POSTGRES_URL": string(f.url), "ARCHIVE_URL": f.archiveURL()})
+	f.exec("DROP TABLE archive_files, archive_ranges, archive_fields")
+	if r := s.get("/logs/count"); r.status != http.StatusServiceUnavailable || !strings.Contains(r.body, errOldSchema.Error()) {
+		t.Errorf("got %d, %s, want 503 with %q", r.status, r.body, errOldSchema)
+	}
+}

@@ -78,7 +78,11 @@ func (s *server) failureOf(err error) *failure {
 		case pg.QueryCanceled: // by the timeout
 			return tooLong
 		case pg.UndefinedTable:
-			return &failure{http.StatusServiceUnavailable, errNoSchema.Error()}
+			fault := s.store.schemaFault()
+			if fault == nil {
+				fault = errNoSchema
+			}
+			return &failure{http.StatusServiceUnavailable, fault.Error()}
 		case pg.UndefinedColumn: // no column's name comes from a client
 			if fault := s.store.schemaFault(); fault != nil {
 				return &failure{http.StatusServiceUnavailable, fault.Error()}

@@ -166,6 +166,7 @@ type schema struct {
 	hasTables  bool // the tables are there
 	hasColumns bool // logs has the columns that every version of it has had
 	hasTimes   bool // logs has the column time
+	hasArchive bool // the archive's tables are there
 	hasCitus   bool // Citus is installed
 }
 
@@ -189,8 +190,8 @@ func lookAtSchema(ctx context.Context, db interface {
 	const sql = `SELECT to_regclass('logs') IS NOT NULL AND to_regclass('late_changes') IS NOT NULL,
 		(SELECT count(*) = 3 FROM pg_attribute WHERE attrelid = to_regclass('logs') AND attname IN ('id', 'inserted_at', 'data') AND NOT attisdropped),
 		(SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('logs') AND attname = 'time' AND NOT attisdropped)),
-		to_regclass('pg_dist_partition') IS NOT NULL`
-	err = db.QueryRow(ctx, sql).Scan(&f.hasTables, &f.hasColumns, &f.hasTimes, &f.hasCitus)
+		to_regclass('archive_ranges') IS NOT NULL, to_regclass('pg_dist_partition') IS NOT NULL`
+	err = db.QueryRow(ctx, sql).Scan(&f.hasTables, &f.hasColumns, &f.hasTimes, &f.hasArchive, &f.hasCitus)
 	return f, err
 }
 
@@ -202,7 +203,10 @@ func (s *store) schemaFault() error {
 	if err != nil {
 		return nil
 	}
-	return found.fault()
+	if fault := found.fault(); fault != nil || s.files == nil || found.hasArchive {
+		return fault
+	}
+	return errOldSchema
 }
 
 // generation identifies a state of a closed window: it changes when rows appear or vanish late.
