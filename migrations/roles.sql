@@ -33,7 +33,8 @@ BEGIN
 
     FOR t IN
         SELECT c.oid FROM pg_class c
-        WHERE c.oid = ANY (ARRAY['logs', 'ledger', 'dead_letters', 'late_changes', 'late_times', 'late_hours', 'settings', 'last_stream', 'schema_migrations']::regclass[])
+        WHERE c.oid = ANY (ARRAY['logs', 'ledger', 'dead_letters', 'late_changes', 'late_times', 'late_hours', 'settings', 'last_stream', 'schema_migrations',
+            'archive_fields', 'archive_ranges', 'archive_files']::regclass[])
            OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent IN ('logs'::regclass, 'ledger'::regclass))
            -- detached by retention, and to be dropped by the owner
            OR c.relkind = 'r' AND obj_description(c.oid, 'pg_class') LIKE 'millrace: to be dropped, %'
@@ -43,4 +44,6 @@ BEGIN
     ALTER FUNCTION millrace_add_partition(regclass, text, text, text) OWNER TO millrace_owner;
     ALTER FUNCTION millrace_summarize(regclass, text[], boolean) OWNER TO millrace_owner;
     ALTER FUNCTION millrace_known_records(regclass, uuid[], timestamptz[], bytea[]) OWNER TO millrace_owner;
+    ALTER FUNCTION millrace_refuse_row() OWNER TO millrace_owner;
+    ALTER FUNCTION millrace_same_record(jsonb, bytea) OWNER TO millrace_owner;
 END $$;

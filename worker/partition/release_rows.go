@@ -37,7 +37,10 @@ func (k *Keeper) release(ctx context.Context, conn *pgx.Conn, p partition, now t
 		return "", nil
 	}
 	if required && (len(gaps(p.timeRange, ranges)) > 0 || !upToDate(ranges)) {
-		return "the archive does not have all of its rows yet", nil
+		if p.marked() { // rows have come since; the archiver leaves out what is marked
+			err = unmark(ctx, conn, p)
+		}
+		return "the archive does not have all of its rows yet", err
 	}
 	if !p.marked() || !filesOnly(ranges) {
 		if obstacle, err = k.leaveToFiles(ctx, conn, p); err != nil || obstacle != "" {
