@@ -87,9 +87,7 @@ func (s *store) countAnswer(ctx context.Context, q *search) ([]byte, error) {
 func (s *store) partialCountAnswer(ctx context.Context, q *search) ([]byte, error) {
 	total := int64(0)
 	reached, err := s.walk(ctx, q, false, func(ctx context.Context, tx pgx.Tx, slice *search, arrived spans) (rows int, enough bool, err error) {
-		st := countStatement(slice, arrived)
-		var n int64
-		err = tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&n)
+		n, err := countOf(ctx, tx, countStatement(slice, arrived))
 		total += n
 		return int(n), false, err
 	})

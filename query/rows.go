@@ -205,10 +205,19 @@ func exportSlice(ctx context.Context, tx pgx.Tx, q *search, arrived spans, give 
 // countRows returns how many rows a window has.
 func (s *store) countRows(ctx context.Context, q *search) (n int64, err error) {
 	err = s.readSearch(ctx, q, func(ctx context.Context, tx pgx.Tx, arrived spans) error {
-		st := countStatement(q, arrived)
-		return tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&n)
+		n, err = countOf(ctx, tx, countStatement(q, arrived))
+		return err
 	})
 	return n, err
+}
+
+// countOf returns the number that a statement selects. PostgreSQL may send it and fail then, for example because the time is over: such a
+// number is none.
+func countOf(ctx context.Context, tx pgx.Tx, st *statement) (n int64, err error) {
+	if err = tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&n); err != nil {
+		return 0, err
+	}
+	return n, nil
 }
 
 // rowByID returns the row with an id, or pgx.ErrNoRows. An id that no row has may be a client's key: then it returns the
