@@ -9,7 +9,7 @@ COPY . .
 ARG VERSION=dev
 ARG TARGETOS=linux
 ARG TARGETARCH
-RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o millrace . && mkdir /archive
+RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o millrace . && mkdir archive
 
 FROM scratch
 ARG VERSION=dev
@@ -20,7 +20,7 @@ LABEL org.opencontainers.image.title="Millrace" \
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /src/millrace /usr/bin/millrace
 # A volume that is new takes its owner from here.
-COPY --from=build --chown=65532:65532 /archive /var/lib/millrace/archive
+COPY --from=build --chown=65532:65532 /src/archive /var/lib/millrace/archive
 # Nobody's number. A container has no other user, and nothing in it is for writing.
 USER 65532:65532
 # Where keys and certificates are mounted; .env is read here.

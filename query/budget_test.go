@@ -1,6 +1,7 @@
 package query
 
 import (
+	"context"
 	"encoding/json"
 	"net/url"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"millrace/internal/pg"
 	"millrace/internal/testenv"
 )
 
@@ -112,6 +114,20 @@ func TestWhatABudgetLeavesOutIsFoundByGoingOn(t *testing.T) {
 
 // TestStatsWithinABudgetAreThoseOfTheirPartOfTheWindow compares what a budget left time for with the same part of the window, asked for
 // without one.
+// TestANumberBeforeAnErrorIsNone: the time of a statement may be over when PostgreSQL has sent its only row. Then the slice is counted again.
+func TestANumberBeforeAnErrorIsNone(t *testing.T) {
+	tx, err := testenv.Connect(t, testenv.Database(t)).Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	st := new(statement)
+	st.sql.WriteString("SELECT 5::bigint UNION ALL SELECT 1 / (0 * random()::int)")
+	if n, err := countOf(t.Context(), tx, st); n != 0 || pg.CodeOf(err) != "22012" {
+		t.Errorf("got %d, %v, want 0 and the division by zero", n, err)
+	}
+}
+
 func TestStatsWithinABudgetAreThoseOfTheirPartOfTheWindow(t *testing.T) {
 	f := newFixture(t, map[string]string{"QUERY_TIMEOUT": "5m"})
 	now := time.Now().UTC().Truncate(time.Hour)

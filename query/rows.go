@@ -225,6 +225,15 @@ func (s *store) countRows(ctx context.Context, q *search) (n int64, err error) {
 	return n, err
 }
 
+// countOf returns the number that a statement selects. PostgreSQL may send it and fail then, for example because the time is over: such a
+// number is none.
+func countOf(ctx context.Context, tx pgx.Tx, st *statement) (n int64, err error) {
+	if err = tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&n); err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
 // rowByID returns the row with an id, or pgx.ErrNoRows. An id that no row has may be a client's key: then it returns the
 // first row under that key.
 func (s *store) rowByID(ctx context.Context, id uuid.UUID) (found row, err error) {

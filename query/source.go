@@ -493,9 +493,7 @@ type tableSource struct {
 }
 
 func (s *tableSource) count(ctx context.Context) (n int64, err error) {
-	st := countStatement(s.search, s.arrived)
-	err = s.tx.QueryRow(ctx, st.sql.String(), st.args...).Scan(&n)
-	return n, err
+	return countOf(ctx, s.tx, countStatement(s.search, s.arrived))
 }
 
 func (s *tableSource) mayHaveRows(ctx context.Context) (bool, error) {

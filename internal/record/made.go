@@ -1,6 +1,10 @@
 package record
 
-import "millrace/internal/scan"
+import (
+	"unsafe"
+
+	"millrace/internal/scan"
+)
 
 // Len returns how many bytes of the record are written.
 func (w *Writer) Len() int { return len(w.b) }
@@ -48,4 +52,43 @@ func (w *Writer) Open(key string) {
 func (w *Writer) Close() {
 	w.b = append(w.b, '}')
 	w.depth--
+}
+
+// CloseAll ends all objects that Open began.
+func (w *Writer) CloseAll() {
+	for w.depth > 1 {
+		w.Close()
+	}
+}
+
+// Key writes the key of a member. The member's value must be written next, by a method that takes a key too, which it does not write.
+func (w *Writer) Key(key string) {
+	w.key(key)
+	w.hasKey = true
+}
+
+// Head is what stands between two values: the ends of objects, the beginnings of others, and a key.
+type Head struct {
+	text  string
+	top   int // where in text the key of a top-level member begins, or -1
+	depth int // how many containers are open behind it
+}
+
+// Head returns what was written behind a value that ended at from, and ends with Key. Its text is appended to buf, and must stay as
+// it is.
+func (w *Writer) Head(buf *[]byte, from int) Head {
+	start := len(*buf)
+	*buf = append(*buf, w.b[from:]...)
+	text := (*buf)[start:]
+	return Head{text: unsafe.String(unsafe.SliceData(text), len(text)), top: max(w.topKey-from, -1), depth: w.depth}
+}
+
+// Again writes what Head has returned for another record. It must follow the same value, or none as there. The member's value must be
+// written next, as after Key.
+func (w *Writer) Again(h Head) {
+	if h.top >= 0 {
+		w.topKey = len(w.b) + h.top
+	}
+	w.b = append(w.b, h.text...)
+	w.depth, w.hasKey = h.depth, true
 }

@@ -21,6 +21,7 @@ type Writer struct {
 	keepDeep  bool
 	repaired  bool // something was replaced
 	unchecked bool // b holds JSON that was not made here
+	hasKey    bool // the key of the member that is written next is there already
 
 	topKey  int         // where the key of the current top-level member begins
 	changed []int       // where the keys of those begin under which something was replaced, if repaired
@@ -181,6 +182,10 @@ func (w *Writer) comma() {
 }
 
 func (w *Writer) key(key string) {
+	if w.hasKey {
+		w.hasKey = false
+		return
+	}
 	w.comma()
 	if w.depth == 1 {
 		w.topKey = len(w.b)

@@ -95,6 +95,8 @@ type Encoder interface {
 //
 // Most records have no conflicts. Their members are written in the order in which they came, and next has found that this may be
 // done. The other records are put together in a tree.
+//
+// Most records also have the keys of the record before. While they do, nothing is looked for: a shape knows how they are written.
 type Mapper struct {
 	records  *record.List
 	config   Config
@@ -110,6 +112,8 @@ type Mapper struct {
 	paths         paths
 	basePaths     paths // those of the shared members
 	path          path  // of the record's last member
+	shape         shape // of an earlier record
+	alike         bool  // the record has had the shape's keys so far; then paths, path and where its members stand are not known
 	timeAt        int   // index of the member that is the protocol's time, or -1
 	hasTime       bool  // the record has a field time of another source
 
@@ -144,6 +148,7 @@ func New(records *record.List, c Config, keepText bool) *Mapper {
 	m := pool.Get().(*Mapper)
 	m.records, m.config, m.keepText = records, c, keepText
 	m.spent, m.most = 0, math.MaxInt
+	m.shape.forget()
 	m.BeginShared()
 	m.EndShared()
 	return m
@@ -179,6 +184,7 @@ func (m *Mapper) Free() {
 		m.members = nil
 	}
 	clear(m.members)
+	m.shape.release()
 	for _, b := range []*[]byte{&m.buf, &m.sharedBuf, &m.sharedJSON} {
 		if cap(*b) > maxKeptBytes {
 			*b = nil
@@ -195,7 +201,7 @@ func (m *Mapper) Free() {
 // BeginShared begins what all records from the next Begin on share. It has less priority than what is added to a record itself.
 func (m *Mapper) BeginShared() {
 	m.members, m.sharedBuf, m.sharedJSON = m.members[:0], m.sharedBuf[:0], m.sharedJSON[:0]
-	m.inShared, m.inTree, m.tooMany, m.budget = true, true, false, mostSearched
+	m.inShared, m.inTree, m.tooMany, m.alike, m.budget = true, true, false, false, mostSearched
 }
 
 // EndShared ends what BeginShared began.
@@ -217,14 +223,20 @@ func (m *Mapper) EndShared() {
 	}
 	// The place of the protocol's time is taken; see addPath.
 	m.basePaths.full = !m.basePaths.add(hashOf(TimeField)) || m.basePaths.full
+	if m.shape.shared != m.shared || !m.shape.base.equal(&m.basePaths) {
+		m.shape.forget()
+	}
 }
 
 // Begin begins a record.
 func (m *Mapper) Begin() {
 	m.members = m.members[:m.shared]
-	m.paths.copy(&m.basePaths)
-	m.inTree, m.tooMany = m.paths.full || m.alwaysInTree, m.sharedTooMany
-	m.path, m.timeAt, m.hasTime = path{}, -1, false
+	m.inTree, m.tooMany = m.basePaths.full || m.alwaysInTree, m.sharedTooMany
+	m.timeAt, m.hasTime = -1, false
+	if m.alike = len(m.shape.members) > 0 && !m.inTree; !m.alike {
+		m.path = path{}
+		m.paths.copy(&m.basePaths)
+	}
 	m.own, m.check, m.budget, m.buf = "", false, mostSearched, m.buf[:0]
 }
 
@@ -303,11 +315,9 @@ func (m *Mapper) Time(s Source, nanos int64) {
 		return
 	}
 	m.inTree = m.inTree || m.timeAt >= 0
-	m.timeAt = len(m.members)
-	inTree := m.inTree
-	m.inTree = true // the path is there already, for this member
-	m.next(s, kindTime, TimeField).number = uint64(nanos)
-	m.inTree = inTree
+	v := m.add(s, kindTime, TimeField, true) // the path is there already, for this member
+	m.timeAt = len(m.members) - 1
+	v.number = uint64(nanos)
 }
 
 // Message adds the text of the record: its own fields if it is a JSON object, else its message.
@@ -319,6 +329,9 @@ func (m *Mapper) Message(text string) {
 
 // End completes the record and reports whether it was accepted. at is its offset in the body.
 func (m *Mapper) End(at int) bool {
+	if m.alike && m.timeAt != m.shape.timeAt {
+		m.notAlike(len(m.members))
+	}
 	if m.inTree && !m.tooMany && !m.Full() {
 		m.record.reset()
 		m.addOwn()
@@ -345,6 +358,15 @@ func (m *Mapper) addToTree(t *tree, members []member) {
 
 // next adds a member, whose value the caller sets.
 func (m *Mapper) next(s Source, k kind, key string) *member {
+	v := m.add(s, k, key, false)
+	if !m.alike && !m.inTree && !m.tooMany {
+		m.follow(v)
+	}
+	return v
+}
+
+// add is next without a look for the member's path. isTime tells whether the member is the protocol's time.
+func (m *Mapper) add(s Source, k kind, key string, isTime bool) *member {
 	n := len(m.members)
 	if n >= MostMembers {
 		m.tooMany = true
@@ -356,8 +378,8 @@ func (m *Mapper) next(s Source, k kind, key string) *member {
 	m.members = m.members[:n+1]
 	v := &m.members[n]
 	*v = member{key: key, source: s, kind: k}
-	if !m.inTree {
-		m.follow(v)
+	if m.alike {
+		m.compare(v, n, isTime)
 	}
 	return v
 }
@@ -468,6 +490,10 @@ func (p *paths) add(hash uint32) bool {
 	return true
 }
 
+func (p *paths) equal(o *paths) bool {
+	return p.n == o.n && p.mask == o.mask && p.full == o.full && slices.Equal(p.hashes[:p.n], o.hashes[:o.n])
+}
+
 // write writes the record. What has the time comes first, because the worker looks for it.
 func (m *Mapper) write(w *record.Writer) {
 	if m.inTree {
@@ -480,16 +506,31 @@ func (m *Mapper) write(w *record.Writer) {
 
 // writeInOrder writes a record whose members may be written in the order in which they came.
 func (m *Mapper) writeInOrder(w *record.Writer) {
+	if m.alike {
+		m.writeAlike(w)
+		m.writeShared(w)
+		return
+	}
+	learns := m.shape.begin(m)
 	if m.timeAt >= 0 {
+		from := w.Len()
+		w.Key(TimeField)
+		if learns {
+			m.shape.time = w.Head(&m.shape.buf, from)
+		}
 		m.writeValue(w, TimeField, &m.members[m.timeAt])
 	}
 	m.writeOwn(w)
 	before := path{}
 	for i := m.shared; i < len(m.members); i++ {
+		v := &m.members[i]
 		if i == m.timeAt {
+			if learns {
+				m.shape.add(v, true, record.Head{})
+			}
 			continue
 		}
-		v := &m.members[i]
+		from := w.Len()
 		for at := int(v.common); at < before.last; at += strings.IndexByte(before.key[at:], '.') + 1 {
 			w.Close()
 		}
@@ -499,11 +540,16 @@ func (m *Mapper) writeInOrder(w *record.Writer) {
 			w.Open(v.key[at:end])
 			at = end + 1
 		}
-		m.writeValue(w, v.key[last:], v)
+		w.Key(v.key[last:])
+		if learns {
+			m.shape.add(v, false, w.Head(&m.shape.buf, from))
+		}
+		m.writeValue(w, v.key, v)
 		before = path{v.key, last}
 	}
-	for range strings.Count(before.key[:before.last], ".") {
-		w.Close()
+	w.CloseAll()
+	if learns && w.Repaired() {
+		m.shape.forget() // perhaps a key was
 	}
 	m.writeShared(w)
 }

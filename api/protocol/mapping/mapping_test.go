@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -294,6 +295,102 @@ type added struct {
 	source Source
 	key    string
 	number int64
+}
+
+// TestARecordIsTheSameBehindOthers makes records one behind the other, and each alone. Most differ little from the one before.
+func TestARecordIsTheSameBehindOthers(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	keys := []string{"a", "b", "a.b", "a.b.c", "a.c", "c.d.e.f", "time", "@timestamp", "a.time", "b\xff", "x.\xff.y", "long.name.of.a.field", "labels", "", "a..b"}
+	texts := []string{"text", "", "a\x00b", `quote"`, `{"a":1,"time":"t"}`, `{}`, "\xff"}
+	type step func(m *Mapper)
+	newStep := func() step {
+		s, key, text, number := Source(random.IntN(5)), keys[random.IntN(len(keys))], texts[random.IntN(len(texts))], random.Int64N(1e6)
+		if s == Outer {
+			s = attributes
+		}
+		switch random.IntN(9) {
+		case 0:
+			return func(m *Mapper) { m.Time(service, number) }
+		case 1:
+			return func(m *Mapper) { m.Stamp(s, key, number) }
+		case 2:
+			return func(m *Mapper) { m.Encoded(s, key, text, uint64(number)) }
+		case 3:
+			return func(m *Mapper) { m.JSON(s, key, `{"u":"\u0000"}`) }
+		case 4, 5:
+			return func(m *Mapper) { m.Int(s, key, number) }
+		default:
+			return func(m *Mapper) { m.String(s, key, text) }
+		}
+	}
+	type record struct {
+		shared, steps []step
+	}
+	lines := func(records ...record) string {
+		l := newList()
+		l.Begin()
+		m := New(l, config, false)
+		for i, r := range records {
+			if i == 0 || !sameSteps(r.shared, records[i-1].shared) {
+				m.BeginShared()
+				for _, add := range r.shared {
+					add(m)
+				}
+				m.EndShared()
+			}
+			m.Begin()
+			for _, add := range r.steps {
+				add(m)
+			}
+			m.End(0)
+		}
+		m.Free()
+		l.End()
+		if len(l.Errors) > 0 {
+			t.Fatal(l.Errors)
+		}
+		return string(l.NDJSON)
+	}
+	for range 20_000 {
+		var r record
+		for range random.IntN(3) {
+			r.shared = append(r.shared, newStep())
+		}
+		if random.IntN(2) == 0 {
+			text := texts[random.IntN(len(texts))]
+			r.steps = append(r.steps, func(m *Mapper) { m.Message(text) })
+		}
+		for range 1 + random.IntN(8) {
+			r.steps = append(r.steps, newStep())
+		}
+		all, alone := []record{r}, lines(r)
+		for range 1 + random.IntN(6) {
+			r.steps = slices.Clone(r.steps)
+			switch i := random.IntN(len(r.steps)); random.IntN(7) {
+			case 0:
+				r.steps = append(r.steps, newStep())
+			case 1:
+				r.steps = r.steps[:i+1]
+			case 2:
+				if i > 0 { // a text comes first
+					r.steps[i] = newStep()
+				}
+			case 3:
+				slices.Reverse(r.steps[i+1:])
+			case 4:
+				r.shared = []step{newStep()}
+			}
+			all, alone = append(all, r), alone+lines(r)
+		}
+		if together := lines(all...); together != alone {
+			t.Fatalf("together\n%s\nalone\n%s", together, alone)
+		}
+	}
+}
+
+// sameSteps reports whether a and b are the same slice.
+func sameSteps[T any](a, b []T) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
 // TestEveryValueIsInTheRecord adds random values and looks for each.

@@ -75,9 +75,10 @@ func (c *clock) format(nanos int64) []byte {
 	b := c.text[:secondBytes] // nanoseconds reach from 1677 to 2262
 	if fraction > 0 {
 		var digits [9]byte
+		rest := uint32(fraction) // which is divided faster
 		for i := len(digits) - 1; i >= 0; i-- {
-			digits[i] = byte('0' + fraction%10)
-			fraction /= 10
+			digits[i] = byte('0' + rest%10)
+			rest /= 10
 		}
 		n := len(digits)
 		for digits[n-1] == '0' {

@@ -21,6 +21,9 @@ func (m *Mapper) Fields(text string) bool {
 	if !ok {
 		return false
 	}
+	if m.alike {
+		m.notAlike(len(m.members))
+	}
 	logged, n := "", m.paths.n
 	for c := (cursor{s: object}); c.next(); {
 		key := c.key()
