@@ -100,6 +100,12 @@ func TestWhatABudgetLeavesOutIsFoundByGoingOn(t *testing.T) {
 		if b.Count == nil {
 			continue
 		}
+		if start.Before(part.SearchedTo) { // its newest part is counted
+			if *b.Count > *whole.Buckets[i].Count {
+				t.Errorf("a part of the bucket of %s has %d, all of it %d", b.Start, *b.Count, *whole.Buckets[i].Count)
+			}
+			continue
+		}
 		reached++
 		a, _ := json.Marshal(whole.Buckets[i])
 		if b, _ := json.Marshal(b); string(a) != string(b) {
