@@ -10,6 +10,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"millrace/api/protocol/mapping"
+	"millrace/internal/jsontext"
 	"millrace/internal/record"
 	"millrace/internal/scan"
 )
@@ -515,7 +516,7 @@ func (e *hecEvents) text(quoted []byte) string {
 	}
 	from := len(e.buf)
 	e.buf = append(e.buf, inner[:slash]...)
-	e.buf = appendUnescaped(e.buf, inner[slash:])
+	e.buf = jsontext.AppendUnescaped(e.buf, inner[slash:])
 	return stringOf(e.buf[from:])
 }
 

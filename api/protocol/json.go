@@ -6,6 +6,7 @@ import (
 	json "github.com/goccy/go-json"
 
 	"millrace/api/protocol/mapping"
+	"millrace/internal/jsontext"
 )
 
 // These functions walk over JSON that may be anything. They find where its parts are, and check no more than they need.
@@ -24,63 +25,6 @@ var bom = []byte("\xef\xbb\xbf")
 // SkipBOM returns a body without the byte-order mark that it may begin with.
 func SkipBOM(body []byte) []byte { return bytes.TrimPrefix(body, bom) }
 
-// stringEnd returns the offset behind the string that begins at b[i], -1 if it does not end.
-func stringEnd(b []byte, i int) int {
-	i++
-	for start := i; ; {
-		n := bytes.IndexByte(b[i:], '"')
-		if n < 0 {
-			return -1
-		}
-		i += n + 1
-		slashes := 0
-		for at := i - 2; at >= start && b[at] == '\\'; at-- {
-			slashes++
-		}
-		if slashes%2 == 0 {
-			return i
-		}
-	}
-}
-
-// valueEnd returns the offset behind the value that begins at b[i], -1 if it does not end. A value that is no container and no
-// string ends before white space and what may follow a value.
-func valueEnd(b []byte, i int) int {
-	if i >= len(b) {
-		return -1
-	}
-	switch b[i] {
-	case '"':
-		return stringEnd(b, i)
-	case '{', '[':
-		for depth := 0; i < len(b); {
-			switch b[i] {
-			case '"':
-				if i = stringEnd(b, i); i < 0 {
-					return -1
-				}
-				continue
-			case '{', '[':
-				depth++
-			case '}', ']':
-				if depth--; depth == 0 {
-					return i + 1
-				}
-			}
-			i++
-		}
-		return -1
-	}
-	start := i
-	for i < len(b) && b[i] > ' ' && b[i] != ',' && b[i] != '}' && b[i] != ']' {
-		i++
-	}
-	if i == start {
-		return -1
-	}
-	return i
-}
-
 // member is a member of an object. Its key has its quotes.
 type member struct{ key, value []byte }
 
@@ -95,7 +39,7 @@ func appendMembers(dst []member, b []byte) ([]member, bool) {
 		return dst, i == len(b)-1
 	}
 	for i < len(b) && b[i] == '"' {
-		keyEnd := stringEnd(b, i)
+		keyEnd := jsontext.StringEnd(b, i)
 		if keyEnd < 0 {
 			return dst, false
 		}
@@ -104,7 +48,7 @@ func appendMembers(dst []member, b []byte) ([]member, bool) {
 			return dst, false
 		}
 		at = skipSpace(b, at+1)
-		end := valueEnd(b, at)
+		end := jsontext.ValueEnd(b, at)
 		if end < 0 {
 			return dst, false
 		}

@@ -3,9 +3,8 @@ package protocol
 import (
 	"bytes"
 	"strconv"
-	"unicode/utf16"
-	"unicode/utf8"
 
+	"millrace/internal/jsontext"
 	"millrace/internal/scan"
 )
 
@@ -105,7 +104,7 @@ func (r *jsonReader) members(member func(key []byte)) {
 	for {
 		key, escaped := r.text()
 		if escaped {
-			key = appendUnescaped(nil, key)
+			key = jsontext.AppendUnescaped(nil, key)
 		}
 		r.want(':')
 		if r.err != nil {
@@ -179,7 +178,7 @@ func (r *jsonReader) scalar() (value []byte, isString bool) {
 	}
 	value, escaped := r.text()
 	if escaped {
-		value = appendUnescaped(nil, value)
+		value = jsontext.AppendUnescaped(nil, value)
 	}
 	return value, true
 }
@@ -288,88 +287,4 @@ func isJSONNumber(w []byte) bool {
 		}
 	}
 	return i == len(w)
-}
-
-// notUTF8 stands for what text can't hold, such as half of a surrogate pair. What takes the text replaces it and says so.
-const notUTF8 = 0xff
-
-// appendUnescaped appends what a JSON string says, given without its quotes. It takes any bytes: a backslash that begins no escape
-// stands for itself.
-func appendUnescaped(dst, raw []byte) []byte {
-	for i := 0; i < len(raw); {
-		from := i
-		for i < len(raw) && raw[i] != '\\' {
-			i++
-		}
-		if dst = append(dst, raw[from:i]...); i+1 >= len(raw) {
-			return append(dst, raw[i:]...)
-		}
-		c := raw[i+1]
-		i += 2
-		switch c {
-		case '"', '\\', '/':
-			dst = append(dst, c)
-		case 'b':
-			dst = append(dst, '\b')
-		case 'f':
-			dst = append(dst, '\f')
-		case 'n':
-			dst = append(dst, '\n')
-		case 'r':
-			dst = append(dst, '\r')
-		case 't':
-			dst = append(dst, '\t')
-		case 'u':
-			one, ok := hex4(raw[i:])
-			if !ok {
-				dst = append(dst, '\\', 'u')
-				continue
-			}
-			i += 4
-			if !utf16.IsSurrogate(one) {
-				dst = utf8.AppendRune(dst, one)
-				continue
-			}
-			two := rune(0)
-			if len(raw)-i >= 6 && raw[i] == '\\' && raw[i+1] == 'u' {
-				two, _ = hex4(raw[i+2:])
-			}
-			if both := utf16.DecodeRune(one, two); both != utf8.RuneError {
-				dst = utf8.AppendRune(dst, both)
-				i += 6
-			} else {
-				dst = append(dst, notUTF8)
-			}
-		default:
-			dst = append(dst, '\\', c)
-		}
-	}
-	return dst
-}
-
-// hex4 returns the number that four hexadecimal digits at the beginning of b are.
-func hex4(b []byte) (rune, bool) {
-	if len(b) < 4 {
-		return 0, false
-	}
-	n := rune(0)
-	for _, c := range b[:4] {
-		digit := unhex(c)
-		if digit < 0 {
-			return 0, false
-		}
-		n = n<<4 | rune(digit)
-	}
-	return n, true
-}
-
-// unhex returns the value of a hexadecimal digit, -1 if c is none.
-func unhex(c byte) int {
-	switch {
-	case c-'0' <= 9:
-		return int(c - '0')
-	case (c|0x20)-'a' <= 5:
-		return int((c|0x20)-'a') + 10
-	}
-	return -1
 }

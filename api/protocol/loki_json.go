@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"millrace/api/protocol/mapping"
+	"millrace/internal/jsontext"
 	"millrace/internal/scan"
 )
 
@@ -136,7 +137,7 @@ func (d *lokiDecoder) scalarIn(buf *[]byte) (value string, isString bool) {
 		return stringOf(raw), true
 	}
 	from := len(*buf)
-	*buf = appendUnescaped(*buf, raw)
+	*buf = jsontext.AppendUnescaped(*buf, raw)
 	return stringOf((*buf)[from:]), true
 }
 

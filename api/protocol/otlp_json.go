@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"millrace/internal/jsontext"
 	"millrace/internal/scan"
 )
 
@@ -210,7 +211,7 @@ func (t *otlpTranslator) appendText(field uint64, raw []byte, escaped bool) {
 		return
 	}
 	at := t.begin(field)
-	t.out = appendUnescaped(t.out, raw)
+	t.out = jsontext.AppendUnescaped(t.out, raw)
 	t.finish(at)
 }
 
@@ -263,14 +264,14 @@ func appendHex(b []byte, field uint64, digits []byte) []byte {
 		return b
 	}
 	for _, c := range digits {
-		if unhex(c) < 0 {
+		if jsontext.Unhex(c) < 0 {
 			return b
 		}
 	}
 	b = appendVarint(b, wireTag(field, wireBytes))
 	b = appendVarint(b, uint64(len(digits)/2))
 	for i := 0; i < len(digits); i += 2 {
-		b = append(b, byte(unhex(digits[i])<<4|unhex(digits[i+1])))
+		b = append(b, byte(jsontext.Unhex(digits[i])<<4|jsontext.Unhex(digits[i+1])))
 	}
 	return b
 }

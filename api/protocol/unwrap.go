@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"millrace/internal/jsontext"
 	"millrace/internal/record"
 	"millrace/internal/scan"
 )
@@ -47,7 +48,7 @@ func unwrap(records *record.List, body []byte, name string) *scan.Error {
 			break
 		}
 		found = true
-		end := valueEnd(body, i)
+		end := jsontext.ValueEnd(body, i)
 		if c := body[i]; end < 0 || c != '{' && c != '[' {
 			records.End()
 			err := (&record.List{Limits: records.Limits}).Single(body[i:]) // which says what is wrong
@@ -76,7 +77,7 @@ func unwrap(records *record.List, body []byte, name string) *scan.Error {
 // each calls f for each element of an array, with its offset.
 func (*unwrapper) each(array []byte, f func(element []byte, at int)) {
 	for i := skipSpace(array, 1); i < len(array) && array[i] != ']'; {
-		end := valueEnd(array, i)
+		end := jsontext.ValueEnd(array, i)
 		if end < 0 {
 			f(array[i:len(array)-1], i) // no JSON, which is refused
 			return

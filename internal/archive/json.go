@@ -2,10 +2,10 @@ package archive
 
 import (
 	"bytes"
-	"unicode/utf16"
-	"unicode/utf8"
 
 	"github.com/valyala/fastjson"
+
+	"millrace/internal/jsontext"
 )
 
 // The functions here take JSON as PostgreSQL writes a jsonb value: ", " between members, ": " behind a name, no other space between
@@ -17,59 +17,10 @@ func stringEnd(b []byte, i int) (end int, escaped bool) {
 	if i >= len(b) || b[i] != '"' {
 		return -1, false
 	}
-	for i++; ; {
-		n := bytes.IndexByte(b[i:], '"')
-		if n < 0 {
-			return -1, false
-		}
-		backslash := bytes.IndexByte(b[i:i+n], '\\')
-		if backslash < 0 {
-			return i + n + 1, escaped
-		}
-		escaped = true
-		if i += backslash + 2; i > len(b) {
-			return -1, false
-		}
+	if end = jsontext.StringEnd(b, i); end < 0 {
+		return -1, false
 	}
-}
-
-// valueEnd returns the index behind the value that begins at i, and -1 if there is none.
-func valueEnd(b []byte, i int) int {
-	if i >= len(b) {
-		return -1
-	}
-	switch b[i] {
-	case '"':
-		end, _ := stringEnd(b, i)
-		return end
-	case '{', '[':
-		depth := 0
-		for i < len(b) {
-			switch b[i] {
-			case '"':
-				if i, _ = stringEnd(b, i); i < 0 {
-					return -1
-				}
-				continue
-			case '{', '[':
-				depth++
-			case '}', ']':
-				if depth--; depth == 0 {
-					return i + 1
-				}
-			}
-			i++
-		}
-		return -1
-	}
-	start := i
-	for i < len(b) && b[i] != ',' && b[i] != '}' && b[i] != ']' {
-		i++
-	}
-	if i == start {
-		return -1
-	}
-	return i
+	return end, bytes.IndexByte(b[i:end], '\\') >= 0
 }
 
 // member is a name and a value of an object, as they are written.
@@ -93,7 +44,7 @@ func memberAt(b []byte, i int) (m member, ok bool) {
 	if b[m.valueAt] == '"' {
 		end, m.valueEscaped = stringEnd(b, m.valueAt)
 	} else {
-		end = valueEnd(b, m.valueAt)
+		end = jsontext.ValueEnd(b, m.valueAt)
 	}
 	if end < 0 {
 		return member{}, false
@@ -103,73 +54,6 @@ func memberAt(b []byte, i int) (m member, ok bool) {
 		m.next += 2
 	}
 	return m, true
-}
-
-// unescape appends the text of a JSON string without its quotes. It reports whether the string is one.
-func unescape(dst, s []byte) ([]byte, bool) {
-	for i := 0; i < len(s); i++ {
-		if s[i] != '\\' {
-			dst = append(dst, s[i])
-			continue
-		}
-		if i++; i == len(s) {
-			return dst, false
-		}
-		switch c := s[i]; c {
-		case '"', '\\', '/':
-			dst = append(dst, c)
-		case 'b':
-			dst = append(dst, '\b')
-		case 'f':
-			dst = append(dst, '\f')
-		case 'n':
-			dst = append(dst, '\n')
-		case 'r':
-			dst = append(dst, '\r')
-		case 't':
-			dst = append(dst, '\t')
-		case 'u':
-			r, ok := hexRune(s, i+1)
-			if !ok {
-				return dst, false
-			}
-			i += 4
-			if utf16.IsSurrogate(r) {
-				if i+2 >= len(s) || s[i+1] != '\\' || s[i+2] != 'u' {
-					return dst, false
-				}
-				low, ok := hexRune(s, i+3)
-				if r = utf16.DecodeRune(r, low); !ok || r == utf8.RuneError {
-					return dst, false
-				}
-				i += 6
-			}
-			dst = utf8.AppendRune(dst, r)
-		default:
-			return dst, false
-		}
-	}
-	return dst, true
-}
-
-func hexRune(s []byte, i int) (r rune, ok bool) {
-	if i+4 > len(s) {
-		return 0, false
-	}
-	for _, c := range s[i : i+4] {
-		switch {
-		case '0' <= c && c <= '9':
-			c -= '0'
-		case 'a' <= c && c <= 'f':
-			c -= 'a' - 10
-		case 'A' <= c && c <= 'F':
-			c -= 'A' - 10
-		default:
-			return 0, false
-		}
-		r = r<<4 | rune(c)
-	}
-	return r, true
 }
 
 const hexDigits = "0123456789abcdef"

@@ -6,6 +6,8 @@ import (
 	"hash"
 
 	"github.com/cespare/xxhash/v2"
+
+	"millrace/internal/jsontext"
 )
 
 // formatVersion is the version of the files. A reader refuses the files of a later one.
@@ -158,7 +160,7 @@ func (f pathFilter) addValue(value []byte, h uint64) {
 			i = m.next
 			name := m.key[1 : len(m.key)-1]
 			if m.keyEscaped {
-				name, _ = unescape(nil, name)
+				name = jsontext.AppendUnescaped(nil, name)
 			}
 			at := stepPath(h, name)
 			f.add(at)
@@ -166,7 +168,7 @@ func (f pathFilter) addValue(value []byte, h uint64) {
 		}
 	case '[':
 		for i := 1; ; {
-			end := valueEnd(value, i)
+			end := jsontext.ValueEnd(value, i)
 			if end < 0 {
 				return
 			}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"millrace/internal/jsontext"
 )
 
 const (
@@ -111,12 +113,11 @@ func (s *sample) object(tree *sampleTree, data []byte, path []string) {
 		i = m.next
 		at := tree.members[string(m.key)]
 		if at == nil {
-			name, ok := unescape(nil, m.key[1:len(m.key)-1])
-			if !ok || s.paths == maxSampled || len(path) == maxNames {
+			if s.paths == maxSampled || len(path) == maxNames {
 				continue
 			}
 			s.paths++
-			at = &sampled{path: append(slices.Clip(slices.Clone(path)), string(name))}
+			at = &sampled{path: append(slices.Clip(slices.Clone(path)), string(jsontext.AppendUnescaped(nil, m.key[1:len(m.key)-1])))}
 			at.name = strings.Join(at.path, ".")
 			if tree.members == nil {
 				tree.members = make(map[string]*sampled)

@@ -6,6 +6,8 @@ import (
 	"strconv"
 
 	"github.com/cespare/xxhash/v2"
+
+	"millrace/internal/jsontext"
 )
 
 func hash64(b []byte) uint64 { return xxhash.Sum64(b) }
@@ -253,12 +255,8 @@ func (s *shredder) take(column int, m member) bool {
 		text := m.value[1 : len(m.value)-1]
 		if m.valueEscaped {
 			before := len(v.text)
-			var ok bool
-			if v.text, ok = unescape(v.text, text); ok {
-				s.scratch = AppendString(s.scratch[:0], v.text[before:])
-				ok = bytes.Equal(s.scratch, m.value)
-			}
-			if !ok {
+			v.text = jsontext.AppendUnescaped(v.text, text)
+			if s.scratch = AppendString(s.scratch[:0], v.text[before:]); !bytes.Equal(s.scratch, m.value) {
 				v.text = v.text[:before]
 				return false
 			}
@@ -357,7 +355,7 @@ func (r *rebuilder) members(b []byte, t *tree, row int, rest []byte) ([]byte, bo
 		}
 		i = next.next
 		if name = next.key[1 : len(next.key)-1]; next.keyEscaped {
-			name, _ = unescape(nil, name)
+			name = jsontext.AppendUnescaped(nil, name)
 		}
 	}
 	advance()
