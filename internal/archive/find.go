@@ -101,20 +101,16 @@ func (g *Group) RowsOf(ctx context.Context, ranges [][2][16]byte) (rows Bits, er
 		return exact || at > 0 && bytes.Compare(near[at-1][1][:], id) >= 0
 	}
 	err = g.pages(ctx, g.File.id, pages, func(row int, p parquet.Page) (bool, error) {
-		values := p.Data()
-		data, size := values.FixedLenByteArray()
-		if size != 16 {
-			return false, fmt.Errorf("%w: ids of %d bytes", ErrCorrupt, size)
-		}
-		for i := 0; i+size <= len(data); i += size {
-			if has(data[i : i+size]) {
+		ids, err := idsOf(p)
+		for i := 0; i+16 <= len(ids); i += 16 {
+			if has(ids[i : i+16]) {
 				if rows == nil {
 					rows = NewBits(g.Rows)
 				}
-				rows.Set(row + i/size)
+				rows.Set(row + i/16)
 			}
 		}
-		return true, nil
+		return true, err
 	})
 	return rows, err
 }

@@ -1,7 +1,6 @@
 package archive
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -189,26 +188,62 @@ func (g *Group) pages(ctx context.Context, leaf int, rows Bits, f func(row int, 
 	return nil
 }
 
-// rowsOf returns the rows, counted from the page's first, of the page's values, which leave out nulls. It returns nil if there is no null.
-func rowsOf(p parquet.Page, buffer []int32) []int32 {
-	if p.NumNulls() == 0 {
-		return nil
-	}
-	buffer = buffer[:0]
-	for i, level := range p.DefinitionLevels() {
-		if level > 0 {
-			buffer = append(buffer, int32(i))
-		}
-	}
-	return buffer
+// places tells which rows the values of a page have. Nulls are no values.
+type places struct {
+	row  int     // the page's first
+	rows []int32 // of the values, counted from row; nil: each row has one
 }
 
-// setter returns a function that adds the row of the i-th value of a page to a set.
-func setter(row int, rows []int32, out Bits) func(i int) {
+// placesOf returns those of a page that begins with a row. They use the memory of buffer.
+func placesOf(row int, p parquet.Page, buffer *[]int32) places {
+	if p.NumNulls() == 0 {
+		return places{row: row}
+	}
+	rows := (*buffer)[:0]
+	for i, level := range p.DefinitionLevels() {
+		if level > 0 {
+			rows = append(rows, int32(i))
+		}
+	}
+	*buffer = rows
+	return places{row, rows}
+}
+
+// Row returns the row of the i-th value.
+func (p *places) Row(i int) int {
+	if p.rows == nil {
+		return p.row + i
+	}
+	return p.row + int(p.rows[i])
+}
+
+// setter returns a function that adds the row of the i-th value to a set.
+func (p *places) setter(out Bits) func(i int) {
+	row, rows := p.row, p.rows
 	if rows == nil {
 		return func(i int) { out.Set(row + i) }
 	}
 	return func(i int) { out.Set(row + int(rows[i])) }
+}
+
+// setByCodes calls set with the values of a page whose code in the dictionary satisfies a test.
+func setByCodes(p parquet.Page, verdicts []bool, set func(i int)) {
+	values := p.Data()
+	for i, code := range values.Int32() {
+		if verdicts[code] {
+			set(i)
+		}
+	}
+}
+
+// idsOf returns the ids of a page, 16 bytes each.
+func idsOf(p parquet.Page) ([]byte, error) {
+	values := p.Data()
+	data, size := values.FixedLenByteArray()
+	if size != 16 {
+		return nil, fmt.Errorf("%w: ids of %d bytes", ErrCorrupt, size)
+	}
+	return data, nil
 }
 
 // TextTest is a test of texts.
@@ -232,12 +267,8 @@ func (g *Group) texts(ctx context.Context, leaf int, rows Bits, test TextTest, o
 		if p.NumNulls() == p.NumValues() {
 			return true, nil
 		}
-		set := setter(row, nil, out)
-		if p.NumNulls() > 0 {
-			buffer = rowsOf(p, buffer)
-			set = setter(row, buffer, out)
-		}
-		values := p.Data()
+		at := placesOf(row, p, &buffer)
+		set := at.setter(out)
 		if d := p.Dictionary(); d != nil {
 			if verdicts == nil {
 				distinct := d.Page().Data()
@@ -256,13 +287,10 @@ func (g *Group) texts(ctx context.Context, leaf int, rows Bits, test TextTest, o
 					return false, nil
 				}
 			}
-			for i, code := range values.Int32() {
-				if verdicts[code] {
-					set(i)
-				}
-			}
+			setByCodes(p, verdicts, set)
 			return true, nil
 		}
+		values := p.Data()
 		data, offsets := values.ByteArray()
 		switch {
 		case test.Search != nil:
@@ -275,12 +303,8 @@ func (g *Group) texts(ctx context.Context, leaf int, rows Bits, test TextTest, o
 			}
 		default:
 			for i := range len(offsets) - 1 {
-				at := row + i
-				if p.NumNulls() > 0 {
-					at = row + int(buffer[i])
-				}
-				if rows.Has(at) && test.Match(data[offsets[i]:offsets[i+1]]) {
-					out.Set(at)
+				if rows.Has(at.Row(i)) && test.Match(data[offsets[i]:offsets[i+1]]) {
+					set(i)
 				}
 			}
 		}
@@ -306,23 +330,15 @@ func numbers[V int64 | float64](g *Group, ctx context.Context, leaf int, rows Bi
 		if p.NumNulls() == p.NumValues() {
 			return true, nil
 		}
-		set := setter(row, nil, out)
-		if p.NumNulls() > 0 {
-			buffer = rowsOf(p, buffer)
-			set = setter(row, buffer, out)
-		}
+		at := placesOf(row, p, &buffer)
+		set := at.setter(out)
 		if d := p.Dictionary(); d != nil {
 			if verdicts == nil {
 				for _, v := range of(d.Page()) {
 					verdicts = append(verdicts, match(v))
 				}
 			}
-			values := p.Data()
-			for i, code := range values.Int32() {
-				if verdicts[code] {
-					set(i)
-				}
-			}
+			setByCodes(p, verdicts, set)
 			return true, nil
 		}
 		for i, v := range of(p) {
@@ -352,11 +368,8 @@ func (g *Group) Bools(ctx context.Context, column int, rows Bits, match func(boo
 	is := [2]bool{match(false), match(true)}
 	var buffer []int32
 	return g.pages(ctx, g.File.leaves[column], nil, func(row int, p parquet.Page) (bool, error) {
-		set := setter(row, nil, out)
-		if p.NumNulls() > 0 {
-			buffer = rowsOf(p, buffer)
-			set = setter(row, buffer, out)
-		}
+		at := placesOf(row, p, &buffer)
+		set := at.setter(out)
 		values := p.Data()
 		packed := values.Boolean()
 		for i := range int(p.NumValues() - p.NumNulls()) {
@@ -459,8 +472,7 @@ type RestPage struct {
 	Data    []byte
 	Offsets []uint32
 
-	row  int
-	rows []int32 // of the rests, counted from row; nil: each row has one
+	places
 }
 
 // Len returns how many rests there are.
@@ -468,14 +480,6 @@ func (p *RestPage) Len() int { return max(0, len(p.Offsets)-1) }
 
 // Rest returns the i-th rest.
 func (p *RestPage) Rest(i int) []byte { return p.Data[p.Offsets[i]:p.Offsets[i+1]] }
-
-// Row returns the row of the i-th rest.
-func (p *RestPage) Row(i int) int {
-	if p.rows == nil {
-		return p.row + i
-	}
-	return p.row + int(p.rows[i])
-}
 
 // RestPages calls f with the rests of rows, among them those of a set, which may be nil for all rows.
 func (g *Group) RestPages(ctx context.Context, rows Bits, f func(p *RestPage) error) error {
@@ -487,11 +491,7 @@ func (g *Group) RestPages(ctx context.Context, rows Bits, f func(p *RestPage) er
 		if p.NumNulls() == p.NumValues() {
 			return true, nil
 		}
-		rests := RestPage{row: row}
-		if p.NumNulls() > 0 {
-			buffer = rowsOf(p, buffer)
-			rests.rows = buffer
-		}
+		rests := RestPage{places: placesOf(row, p, &buffer)}
 		values := p.Data()
 		rests.Data, rests.Offsets = values.ByteArray()
 		return true, f(&rests)
@@ -515,35 +515,11 @@ func (g *Group) Rests(ctx context.Context, rows Bits, f func(row int, rest []byt
 // EachID calls f with each row and its id.
 func (g *Group) EachID(ctx context.Context, f func(row int, id [16]byte)) error {
 	return g.pages(ctx, g.File.id, nil, func(row int, p parquet.Page) (bool, error) {
-		values := p.Data()
-		data, size := values.FixedLenByteArray()
-		if size != 16 {
-			return false, fmt.Errorf("%w: ids of %d bytes", ErrCorrupt, size)
+		ids, err := idsOf(p)
+		for i := 0; i+16 <= len(ids); i += 16 {
+			f(row+i/16, [16]byte(ids[i:]))
 		}
-		for i := 0; i+size <= len(data); i += size {
-			f(row+i/size, [16]byte(data[i:]))
-		}
-		return true, nil
-	})
-}
-
-// IDs adds the row of an id to out.
-func (g *Group) IDs(ctx context.Context, id [16]byte, out Bits) error {
-	if bytes.Compare(id[:], g.MinID) < 0 || bytes.Compare(id[:], g.MaxID) > 0 {
-		return nil
-	}
-	return g.pages(ctx, g.File.id, nil, func(row int, p parquet.Page) (bool, error) {
-		values := p.Data()
-		data, size := values.FixedLenByteArray()
-		if size != len(id) {
-			return false, fmt.Errorf("%w: ids of %d bytes", ErrCorrupt, size)
-		}
-		for i := 0; i+size <= len(data); i += size {
-			if bytes.Equal(data[i:i+size], id[:]) {
-				out.Set(row + i/size)
-			}
-		}
-		return true, nil
+		return true, err
 	})
 }
 
@@ -585,9 +561,9 @@ func (g *Group) Times(ctx context.Context, axis Axis, times []int64) ([]int64, e
 			copy(times[row:], intsOf(p))
 			return true, nil
 		}
-		buffer = rowsOf(p, buffer)
+		at := placesOf(row, p, &buffer)
 		for i, v := range intsOf(p) {
-			times[row+int(buffer[i])] = v
+			times[at.Row(i)] = v
 		}
 		return true, nil
 	})

@@ -20,10 +20,9 @@ func (g *Group) Records(ctx context.Context, rows Bits, f func(r *Row) error) er
 	rest := vector{}
 	vectors := make([]vector, len(g.File.Columns))
 	if err := g.pages(ctx, g.File.id, rows, func(row int, p parquet.Page) (bool, error) {
-		values := p.Data()
-		data, size := values.FixedLenByteArray()
-		if size != 16 {
-			return false, fmt.Errorf("%w: ids of %d bytes", ErrCorrupt, size)
+		data, err := idsOf(p)
+		if err != nil {
+			return false, err
 		}
 		for len(ids)/16 < len(chosen) && int(chosen[len(ids)/16]) < row+int(p.NumRows()) {
 			at := 16 * (int(chosen[len(ids)/16]) - row)

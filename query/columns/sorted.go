@@ -344,7 +344,7 @@ func (s *Search) ByID(ctx context.Context, id [16]byte, came int64) (found *Row,
 	var groups []*archive.Group
 	for _, f := range s.Files {
 		for i := range f.Groups {
-			if g := &f.Groups[i]; g.MinCame <= came && came <= g.MaxCame && bytes.Compare(g.MinID, id[:]) <= 0 && bytes.Compare(g.MaxID, id[:]) >= 0 {
+			if g := &f.Groups[i]; g.MinCame <= came && came <= g.MaxCame {
 				groups = append(groups, f.Group(i))
 			}
 		}
@@ -354,8 +354,8 @@ func (s *Search) ByID(ctx context.Context, id [16]byte, came int64) (found *Row,
 			break
 		}
 		if err := s.eachOf(ctx, groups[i:i+1], func(ctx context.Context, _ int) error {
-			rows := archive.NewBits(groups[i].Rows)
-			if err := groups[i].IDs(ctx, id, rows); err != nil {
+			rows, err := groups[i].RowsOf(ctx, [][2][16]byte{{id, id}})
+			if rows == nil || err != nil {
 				return err
 			}
 			return groups[i].Records(ctx, rows, func(r *archive.Row) error {

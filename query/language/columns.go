@@ -216,9 +216,12 @@ func (g *groupSearch) between(axis archive.Axis, first, last int64, among archiv
 }
 
 func (s idTest) rows(g *groupSearch, among archive.Bits) (archive.Bits, error) {
-	out := archive.NewBits(g.Rows)
-	if err := g.IDs(g.ctx, s, out); err != nil {
+	out, err := g.RowsOf(g.ctx, [][2][16]byte{{s, s}})
+	if err != nil {
 		return nil, err
+	}
+	if out == nil {
+		return archive.NewBits(g.Rows), nil
 	}
 	out.And(among)
 	return out, nil
