@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -505,44 +503,6 @@ func (s *localServer) thaw() time.Duration {
 var errDown = errors.New("the server does not run")
 
 func (s *localServer) url() string { return s.address(s.port) }
-
-// freePort returns a port of the loopback interface that nobody uses. If the kernel tells which ports it gives to connections, the
-// port lies below those, so that a server that is down for a moment finds it free again. Somebody may take the port before the
-// server does: see portTries.
-func freePort() (int, error) {
-	const lowest, tries = 20000, 50
-	if end := firstEphemeral(); end > lowest+tries {
-		for range tries {
-			port := lowest + rand.IntN(end-lowest)
-			if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-				return port, l.Close()
-			}
-		}
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close() // taken by a server next
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
-
-// FreeAddress returns a loopback address with a port from freePort, for a process that must have the same address after a restart.
-func FreeAddress() (string, error) {
-	port, err := freePort()
-	return fmt.Sprintf("127.0.0.1:%d", port), err
-}
-
-// firstEphemeral returns the first of the ports that Linux gives to connections, or 0 if nothing tells it.
-func firstEphemeral() int {
-	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
-	if err != nil {
-		return 0
-	}
-	first := 0
-	_, _ = fmt.Sscan(string(text), &first) // or it stays 0
-	return first
-}
 
 // pause waits for d, or until ctx ends.
 func pause(ctx context.Context, d time.Duration) {

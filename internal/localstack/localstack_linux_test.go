@@ -942,3 +942,13 @@ func TestPortsAreNotThoseOfConnections(t *testing.T) {
 		_ = ln.Close()
 	}
 }
+
+func TestAPortIsGivenOnce(t *testing.T) {
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reserve(port) {
+		t.Errorf("port %d was given and can be reserved again: two processes could get it", port)
+	}
+}
