@@ -139,18 +139,7 @@ func (f *files) use(file archiveFile) *openFile {
 func (f *files) openFile(file archiveFile) (*archive.File, archive.Object, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), openTime)
 	defer cancel()
-	object, err := f.store.Open(ctx, file.name)
-	if err != nil {
-		return nil, nil, err
-	}
-	if object.Size() != file.bytes {
-		return nil, nil, errors.Join(fmt.Errorf("%w: %d bytes, %d were written", archive.ErrCorrupt, object.Size(), file.bytes), object.Close())
-	}
-	of, err := archive.Open(object, file.bytes, file.tail)
-	if err != nil {
-		return nil, nil, errors.Join(err, object.Close())
-	}
-	return of, object, nil
+	return archive.OpenStored(ctx, f.store, archive.Stored{Name: file.name, Bytes: file.bytes, TailBytes: file.tail})
 }
 
 // give takes a file back.
@@ -251,11 +240,10 @@ func catalogSQL(c clock) string {
 		UNION SELECT from_at, to_at, changes, files_only FROM archive_ranges WHERE from_at IN (SELECT from_at FROM files)
 	)
 	SELECT r.from_at, r.to_at, r.files_only,
-		r.changes = (SELECT coalesce(sum(l.changes), 0) FROM late_changes l WHERE l.hour > r.from_at - interval '1 hour' AND l.hour < r.to_at)
-			+ (SELECT coalesce(sum(l.changes), 0) FROM late_changes l WHERE l.hour = '-infinity'),
+		r.changes = %[3]s,
 		f.name, f.bytes, f.tail_bytes, (extract(epoch FROM f.first) * 1000000)::bigint, (extract(epoch FROM f.last) * 1000000)::bigint,
 		(extract(epoch FROM f.first_at) * 1000000)::bigint
-	FROM ranges r LEFT JOIN files f USING (from_at) ORDER BY r.from_at, f.first_at, f.name`, first, last)
+	FROM ranges r LEFT JOIN files f USING (from_at) ORDER BY r.from_at, f.first_at, f.name`, first, last, archive.ChangesSQL("r.from_at", "r.to_at"))
 }
 
 // catalog is what the archive has, as a transaction's snapshot tells it, of a window and around it. A walk over slices keeps it.

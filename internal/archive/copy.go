@@ -79,18 +79,11 @@ func Copy(ctx context.Context, store Store, name func(n int) (string, error), re
 
 // verifyStored reads a file and compares it with what was written: the rows of each group by the hash that the writer made of them.
 func verifyStored(ctx context.Context, store Store, name string, summary Summary) (err error) {
-	object, err := store.Open(ctx, name)
+	f, object, err := OpenStored(ctx, store, Stored{Name: name, Bytes: summary.Bytes, TailBytes: summary.TailBytes})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, object.Close()) }()
-	if object.Size() != summary.Bytes {
-		return fmt.Errorf("%w: %d bytes, %d were written", ErrCorrupt, object.Size(), summary.Bytes)
-	}
-	f, err := Open(object, summary.Bytes, summary.TailBytes)
-	if err != nil {
-		return err
-	}
 	if len(f.Groups) != len(summary.Groups) {
 		return fmt.Errorf("%w: %d row groups, %d were written", ErrCorrupt, len(f.Groups), len(summary.Groups))
 	}

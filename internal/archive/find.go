@@ -12,20 +12,23 @@ import (
 
 // Stored is a file as the catalog has it.
 type Stored struct {
-	Name            string
-	TailBytes       int64
-	FirstID, LastID [16]byte
+	Name             string
+	Bytes, TailBytes int64
+	FirstID, LastID  [16]byte
 }
 
-// OpenStored opens a file of a store. The caller closes the object.
+// OpenStored opens a file of a store. It fails if the file has another length than was written. The caller closes the object.
 func OpenStored(ctx context.Context, store Store, s Stored) (*File, Object, error) {
 	object, err := store.Open(ctx, s.Name)
 	if err != nil {
 		return nil, nil, err
 	}
-	f, err := Open(object, object.Size(), s.TailBytes)
+	if object.Size() != s.Bytes {
+		return nil, nil, errors.Join(fmt.Errorf("%w: %d bytes, %d were written", ErrCorrupt, object.Size(), s.Bytes), object.Close())
+	}
+	f, err := Open(object, s.Bytes, s.TailBytes)
 	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("%s: %w", s.Name, err), object.Close())
+		return nil, nil, errors.Join(err, object.Close())
 	}
 	return f, object, nil
 }

@@ -114,10 +114,6 @@ func expired(to time.Time, retention time.Duration, now time.Time) bool {
 	return retention > 0 && !to.After(now.Add(-retention))
 }
 
-// changesSQL is the sum of the changes that were noted for a range: $1 to $2.
-const changesSQL = `SELECT coalesce(sum(changes), 0)::bigint FROM late_changes
-	WHERE hour > $1::timestamptz - interval '1 hour' AND hour < $2 OR hour = '-infinity'`
-
 // archivedRange is a row of archive_ranges, or a range that is to be one: then its generation is 0.
 type archivedRange struct {
 	timeRange
@@ -127,9 +123,8 @@ type archivedRange struct {
 	keptUntil  time.Time
 }
 
-const rangesSQL = `SELECT from_at, to_at, generation, files_only, CASE WHEN isfinite(kept_until) THEN kept_until ELSE '1970-01-01' END,
-	changes = (SELECT coalesce(sum(l.changes), 0) FROM late_changes l WHERE l.hour > r.from_at - interval '1 hour' AND l.hour < r.to_at OR l.hour = '-infinity')
-	FROM archive_ranges r WHERE from_at < $2 AND to_at > $1 ORDER BY from_at`
+var rangesSQL = `SELECT from_at, to_at, generation, files_only, CASE WHEN isfinite(kept_until) THEN kept_until ELSE '1970-01-01' END,
+	changes = ` + archive.ChangesSQL("r.from_at", "r.to_at") + ` FROM archive_ranges r WHERE from_at < $2 AND to_at > $1 ORDER BY from_at`
 
 const forUpdate = " FOR UPDATE OF r"
 
@@ -210,7 +205,7 @@ func (a *Archiver) archive(ctx context.Context, conn *pgx.Conn, r archivedRange)
 	}
 	// In the snapshot of the rows: what is noted later is a change that they do not have.
 	var changes int64
-	if err := tx.QueryRow(ctx, changesSQL, r.from, r.to).Scan(&changes); err != nil {
+	if err := tx.QueryRow(ctx, "SELECT "+archive.ChangesSQL("$1::timestamptz", "$2::timestamptz"), r.from, r.to).Scan(&changes); err != nil {
 		return err
 	}
 	rows := rangeRows(ctx, tx, r.timeRange)
@@ -223,7 +218,7 @@ func (a *Archiver) archive(ctx context.Context, conn *pgx.Conn, r archivedRange)
 	}
 	id := uuid.New()
 	name := func(n int) (string, error) {
-		name := fmt.Sprintf("v1/logs/date=%s/hour=%s/%s-%d-%s-%d.parquet", r.from.Format(time.DateOnly), r.from.Format("15"), r.from.Format("20060102T150405Z"), r.generation+1, id, n)
+		name := archive.FileName(r.from, r.generation+1, id, n)
 		_, err := conn.Exec(ctx, "INSERT INTO archive_files (name, from_at, to_at, generation) VALUES ($1, $2, $3, $4)", name, r.from, r.to, r.generation+1)
 		return name, err
 	}
@@ -299,21 +294,11 @@ func publish(ctx context.Context, conn *pgx.Conn, r archivedRange, changes int64
 			}
 		}
 		for _, e := range entries {
-			first, last := e.Groups[0], e.Groups[0]
-			for _, g := range e.Groups[1:] {
-				if string(g.MinID) < string(first.MinID) {
-					first.MinID = g.MinID
-				}
-				if string(g.MaxID) > string(last.MaxID) {
-					last.MaxID = g.MaxID
-				}
-				first.MinCame, last.MaxCame = min(first.MinCame, g.MinCame), max(last.MaxCame, g.MaxCame)
-				first.MinTime, last.MaxTime = min(first.MinTime, g.MinTime), max(last.MaxTime, g.MaxTime)
-			}
+			bounds := e.Bounds()
 			tag, err := tx.Exec(ctx, `UPDATE archive_files SET state = 'published', state_at = now(), rows = $2, bytes = $3, tail_bytes = $4, first_id = $5, last_id = $6,
 				first_at = $7, last_at = $8, first_time = $9, last_time = $10 WHERE name = $1 AND state = 'writing'`,
-				e.Name, e.Rows, e.Bytes, e.TailBytes, [16]byte(first.MinID), [16]byte(last.MaxID),
-				time.UnixMicro(first.MinCame), time.UnixMicro(last.MaxCame), time.UnixMicro(first.MinTime), time.UnixMicro(last.MaxTime))
+				e.Name, e.Rows, e.Bytes, e.TailBytes, [16]byte(bounds.MinID), [16]byte(bounds.MaxID),
+				time.UnixMicro(bounds.MinCame), time.UnixMicro(bounds.MaxCame), time.UnixMicro(bounds.MinTime), time.UnixMicro(bounds.MaxTime))
 			if err != nil {
 				return err
 			}

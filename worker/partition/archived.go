@@ -13,15 +13,18 @@ import (
 
 // PublishedFiles returns the files of the archive that may have rows that came from one time to another, both included.
 func PublishedFiles(ctx context.Context, conn *pgx.Conn, first, last time.Time) ([]archive.Stored, error) {
-	rows, err := conn.Query(ctx, `SELECT name, tail_bytes, first_id, last_id FROM archive_files
-		WHERE state = 'published' AND tstzrange(first_at, last_at, '[]') && tstzrange($1, $2, '[]') ORDER BY name`, first, last)
+	return published(ctx, conn, "tstzrange(first_at, last_at, '[]') && tstzrange($1, $2, '[]')", first, last)
+}
+
+// published returns the published files for which a condition holds.
+func published(ctx context.Context, db interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}, condition string, args ...any) ([]archive.Stored, error) {
+	rows, err := db.Query(ctx, "SELECT name, bytes, tail_bytes, first_id, last_id FROM archive_files WHERE state = 'published' AND "+condition+" ORDER BY name", args...)
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (s archive.Stored, err error) {
-		err = row.Scan(&s.Name, &s.TailBytes, &s.FirstID, &s.LastID)
-		return s, err
-	})
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[archive.Stored])
 }
 
 // lookRows is how many rows are looked for in files at once.

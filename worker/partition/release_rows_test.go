@@ -65,11 +65,7 @@ func answer(t *testing.T, conn *pgx.Conn, store archive.Store) map[[16]byte]bool
 			if !a.upToDate && !a.filesOnly {
 				continue
 			}
-			rows, err := tx.Query(ctx, "SELECT name, tail_bytes, first_id, last_id FROM archive_files WHERE state = 'published' AND from_at = $1", a.from)
-			if err != nil {
-				return err
-			}
-			files, err := pgx.CollectRows(rows, pgx.RowToStructByPos[archive.Stored])
+			files, err := published(ctx, tx, "from_at = $1", a.from)
 			if err != nil {
 				return err
 			}

@@ -113,11 +113,7 @@ func copyBack(ctx context.Context, tx pgx.Tx, store archive.Store, r timeRange) 
 	for _, id := range ids {
 		has[id] = true
 	}
-	listed, err := tx.Query(ctx, "SELECT name, tail_bytes, first_id, last_id FROM archive_files WHERE from_at = $1 AND state = 'published' ORDER BY name", r.from)
-	if err != nil {
-		return 0, err
-	}
-	files, err := pgx.CollectRows(listed, pgx.RowToStructByPos[archive.Stored])
+	files, err := published(ctx, tx, "from_at = $1", r.from)
 	if err != nil {
 		return 0, err
 	}

@@ -44,7 +44,7 @@ func Publish(tb testing.TB, db *pgx.Conn, store archive.Store, from, to time.Tim
 		}
 		part := uuid.New()
 		entries, err := archive.Copy(ctx, store, func(n int) (string, error) {
-			return fmt.Sprintf("v1/logs/date=%s/hour=%s/%s-%d-%s-%d.parquet", from.UTC().Format(time.DateOnly), from.UTC().Format("15"), from.UTC().Format("20060102T150405Z"), generation, part, n), nil
+			return archive.FileName(from, generation, part, n), nil
 		}, registry, func(yield func(*archive.Row, error) bool) {
 			var row archive.Row
 			var came, when time.Time
@@ -67,7 +67,7 @@ func Publish(tb testing.TB, db *pgx.Conn, store archive.Store, from, to time.Tim
 			}
 		}
 		if _, err := tx.Exec(ctx, `INSERT INTO archive_ranges (from_at, to_at, generation, changes)
-			SELECT $1, $2, $3, coalesce(sum(changes), 0) FROM late_changes WHERE hour > $1::timestamptz - interval '1 hour' AND hour < $2 OR hour = '-infinity'
+			VALUES ($1, $2, $3, `+archive.ChangesSQL("$1::timestamptz", "$2::timestamptz")+`)
 			ON CONFLICT (from_at) DO UPDATE SET generation = excluded.generation, changes = excluded.changes`, from, to, generation); err != nil {
 			return err
 		}
@@ -77,10 +77,7 @@ func Publish(tb testing.TB, db *pgx.Conn, store archive.Store, from, to time.Tim
 			}
 		}
 		for _, e := range entries {
-			b := e.Groups[0]
-			for _, g := range e.Groups[1:] {
-				b.MinCame, b.MaxCame, b.MinTime, b.MaxTime = min(b.MinCame, g.MinCame), max(b.MaxCame, g.MaxCame), min(b.MinTime, g.MinTime), max(b.MaxTime, g.MaxTime)
-			}
+			b := e.Bounds()
 			if _, err := tx.Exec(ctx, `INSERT INTO archive_files (name, from_at, to_at, generation, state, rows, bytes, tail_bytes, first_at, last_at, first_time, last_time)
 				VALUES ($1, $2, $3, $4, 'published', $5, $6, $7, $8, $9, $10, $11)`, e.Name, from, to, generation, e.Rows, e.Bytes, e.TailBytes,
 				time.UnixMicro(b.MinCame), time.UnixMicro(b.MaxCame), time.UnixMicro(b.MinTime), time.UnixMicro(b.MaxTime)); err != nil {
