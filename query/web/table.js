@@ -80,8 +80,7 @@ export function tablePanel({ onchange, onnarrow, fieldNames }) {
       input.placeholder = takes === 'query' ? 'a search: level:error' : 'a field';
       if (takes === 'field') input.setAttribute('list', 'number-names');
       else input.removeAttribute('list');
-      if (takes && !input.value) input.focus();
-      else submit();
+      if (!takes || input.value) submit(); // else what it is of is still missing
     });
     input.addEventListener('change', submit);
     return h('span', { class: 'figure' }, select, of, input, !isOnly && h('button', {
@@ -95,7 +94,8 @@ export function tablePanel({ onchange, onnarrow, fieldNames }) {
 
   function drawForm() {
     const wanted = split(state.calc);
-    $('figure-list').replaceChildren(...wanted.map((calc) => part(calc, wanted.length === 1)));
+    // What says the same already keeps the focus, and a figure that is not ready yet.
+    if (draft().filter(isReady).join(',') !== wanted.join(',')) $('figure-list').replaceChildren(...wanted.map((calc) => part(calc, wanted.length === 1)));
     $('group').value = state.group;
     for (const button of $('every').children) button.setAttribute('aria-pressed', String(button.value === state.every));
     const names = fieldNames();
