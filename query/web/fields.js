@@ -6,7 +6,12 @@ import { count } from './chart.js';
 
 const filterFrom = 12; // fields: fewer need no box to find one in
 const valueShown = 200; // characters
-const budget = '3s';
+
+// sample asks for a sample within a budget, and if nothing came of that within a longer one.
+async function sample(ask) {
+  const found = await ask('3s');
+  return found.sampled || found.complete ? found : ask('30s');
+}
 
 // figure writes a number of a distribution, as short as it may be.
 export const figure = (n) => (Number.isInteger(n) ? count(n) : Number(n.toPrecision(4)).toLocaleString('en-US', { maximumFractionDigits: 6 }));
@@ -120,7 +125,7 @@ export function fieldsPanel({ onfilter, onremove, oncolumn, ontable, onload, col
   function valuesOf(path) {
     if (!values.has(path)) {
       const { signal } = abort;
-      values.set(path, api.values(path, { ...window, q: language.withoutField(query, path), budget }, { signal }).catch((error) => {
+      values.set(path, sample((budget) => api.values(path, { ...window, q: language.withoutField(query, path), budget }, { signal })).catch((error) => {
         values.delete(path);
         throw error;
       }));
@@ -140,12 +145,16 @@ export function fieldsPanel({ onfilter, onremove, oncolumn, ontable, onload, col
       drawActive();
       $('fields').classList.add('old');
       try {
-        const found = await api.fields({ ...search, budget }, { signal: abort.signal });
+        const { signal } = abort;
+        const found = await sample((budget) => api.fields({ ...search, budget }, { signal }));
         known = found.fields;
         sampled = found.sampled;
         $('field-sample').textContent = found.complete ? `exact: of all ${count(sampled)} records` : `of a sample of ${count(sampled)} records`;
         draw();
         onload();
+      } catch (error) {
+        if (error.name !== 'AbortError') $('field-sample').textContent = `not read: ${error.message}`;
+        throw error;
       } finally {
         $('fields').classList.remove('old');
       }

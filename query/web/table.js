@@ -169,7 +169,7 @@ export function tablePanel({ onchange, onnarrow, fieldNames }) {
   }
 
   function drawing(calc, column, { series, times, step, window }) {
-    const width = Math.max(280, $('over').clientWidth);
+    const width = Math.max(280, $('over').clientWidth - 36); // its padding
     const [from, to] = [Math.min(window.from, times[0] ?? window.from), Math.max(window.to, (times.at(-1) ?? 0) + step)];
     const isStacked = state.every === 'bars' && additive.test(calc);
     const valueOf = (one, at) => {
