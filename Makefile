@@ -11,7 +11,7 @@ GOBUILD     := CGO_ENABLED=0 go build $(TAGS) -trimpath -ldflags "-X main.versio
 APT         := .ci/apt.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newer shippers clients bench chaos chaos-newer fuzz lint build clean servers compiler browser screenshots bench-compare answers archive sweep profile loadtest watch watchers up down logs smoke terraform install balancer pooler
+.PHONY: help run test test-newer shippers clients bench chaos chaos-newer fuzz lint build clean servers compiler browser axe screenshots bench-compare answers archive sweep profile loadtest watch watchers up down logs smoke terraform install balancer pooler
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ run: build servers ## everything on this machine, data in .millrace; Ctrl-C stop
 test-newer: ## the tests that talk to servers, on RabbitMQ 4, PostgreSQL 17 and Redis 8 (Debian 13 in a folder); as root or with sudo
 	.ci/newer.sh
 
-test: build servers compiler browser watchers balancer pooler ## all tests, on private servers, with the race detector
+test: build servers compiler browser axe watchers balancer pooler ## all tests, on private servers, with the race detector
 	bin/millrace stack -- go test $(TAGS) -race -count=1 -timeout 40m ./...
 
 shippers: export MILLRACE_SLOW_CLIENTS := yes
@@ -193,6 +193,12 @@ compiler:
 # Not every distribution packages it: Ubuntu has but the snap.
 browser:
 	$(call install,$$(command -v chromium >/dev/null || command -v google-chrome >/dev/null || echo chromium),the page's browser tests are skipped)
+
+# What looks for barriers on the page, from npm. Without it that test is skipped.
+axe:
+	@mkdir -p bin/axe && cp query/axe/package.json query/axe/package-lock.json query/axe/.npmrc bin/axe/ && cd bin/axe && \
+		if [ "$$(cat .installed 2>/dev/null)" != "$$(sha256sum package-lock.json)" ]; then \
+			if timeout 180 npm ci --ignore-scripts --silent 2>/dev/null; then sha256sum package-lock.json >.installed; else echo "npm can't get axe-core (the test for barriers on the page is skipped)"; fi; fi
 
 watchers:
 	$(call install,$$(command -v promtool >/dev/null && command -v prometheus >/dev/null || echo prometheus) \

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -43,6 +44,13 @@ func TestThePage(t *testing.T) {
 		{"the histogram's values are whole, and each finds what it counts", valuesFlow},
 		{"what another clock dated ahead is shown", aheadFlow},
 		{"bars of days are as long as the days", daysFlow},
+		{"a search that takes long shows how far it came, stops and goes on", progressFlow},
+		{"what is found stays when the network is lost, and the page comes back", lostFlow},
+		{"facets are of the search: several values, without one, taken off again", facetsFlow},
+		{"the records around one unfold in place, more at both ends", aroundFlow},
+		{"columns, wrapped lines, hits and colours of terminals", viewFlow},
+		{"spellings of a level are one group", levelsFlow},
+		{"times are typed as people write them", whenFlow},
 	} {
 		t.Run(flow.name, func(t *testing.T) { flow.run(t, browser) })
 	}
@@ -80,7 +88,8 @@ func searchFlow(t *testing.T, browser context.Context) {
 	p.search("ärger (level:error")
 	p.until(errorBar + `.includes("at 7")`)
 	p.is(`document.querySelector("#mirror mark").textContent`, "(")
-	p.is(messages, []string{})
+	p.is(messages, []string{"two"}) // what was found stays, and the page says so
+	p.until(`document.getElementById("problem").checkVisibility() && document.getElementById("problem").innerText.includes("from before")`)
 	p.search(`level:error ) x`)
 	p.until(errorBar + `.includes("at 13")`)
 	p.is(`document.querySelector("#mirror mark").textContent`, ")")
@@ -292,9 +301,10 @@ func completionFlow(t *testing.T, browser context.Context) {
 	p.is(parameter("q"), `service:"web shop"`)
 	// The panel has the same values.
 	eval[chromedp.Void](p, `[...document.querySelectorAll("#field-list summary")].find((e) => e.title === "service").click()`)
-	p.until(`document.querySelectorAll(".values button").length === 2`)
-	eval[chromedp.Void](p, `[...document.querySelectorAll(".values button")].find((e) => e.innerText.includes("api")).click()`)
-	p.is(parameter("q"), `service:"web shop" service:api`)
+	p.until(`document.querySelectorAll(".values .one").length === 2`)
+	eval[chromedp.Void](p, `[...document.querySelectorAll(".values .one")].find((e) => e.innerText.includes("api")).click()`)
+	p.is(parameter("q"), `service:("web shop" OR api)`)
+	p.is(messages, []string{"b", "a"})
 }
 
 func keyFlow(t *testing.T, browser context.Context) {
@@ -310,6 +320,10 @@ func keyFlow(t *testing.T, browser context.Context) {
 	insert(t, f.db, ago(10*time.Minute), 0, doc("info", "for readers", ""))
 	p.open("/?live=1")
 	p.is(`document.getElementById("key-box").open`, true)
+	p.is(`document.activeElement.id`, "key")
+	p.press("\x1b") // leaves no blank page
+	p.until(`document.getElementById("notice").innerText.includes("A key is needed")`)
+	p.click("#notice button")
 	p.is(`document.activeElement.id`, "key")
 	p.press("wrong\r")
 	p.is(`document.querySelector("#key-error:not([hidden])")?.textContent`, "This key is not taken.")
@@ -361,27 +375,62 @@ func markupFlow(t *testing.T, browser context.Context) {
 	p.is("typeof window.pwned + typeof ({}).pwned", "undefinedundefined")
 }
 
-func exportFlow(t *testing.T, browser context.Context) {
-	f, p := pageFixture(t, browser, nil)
-	insert(t, f.db, ago(10*time.Minute), 0, doc("info", "one", ""), doc("error", "two", ""), doc("error", "three", ""))
-	dir := t.TempDir()
-	p.open("/?q=level:error")
-	p.is(messages, []string{"three", "two"})
+// downloads returns the folder that the tab's downloads go to.
+func (p *tab) downloads() string {
+	p.t.Helper()
+	dir := p.t.TempDir()
 	where := cdpbrowser.SetDownloadBehaviorParams{
 		Behavior: cdpbrowser.SetDownloadBehaviorBehaviorAllow, DownloadPath: dir, BrowserContextID: chromedp.FromContext(p.ctx).BrowserContextID,
 	}
 	if _, err := chromedp.CallBrowser(p.ctx, cdpbrowser.SetDownloadBehavior, where); err != nil {
-		t.Fatal(err)
+		p.t.Fatal(err)
 	}
-	p.click("#save")
+	return dir
+}
+
+// download waits for a file whose name has a pattern, and returns its name and text.
+func download(t *testing.T, dir, pattern string) (name, text string) {
+	t.Helper()
 	testenv.Eventually(t, browserWait, "the file is there", func() bool {
-		files, err := filepath.Glob(filepath.Join(dir, "logs*.ndjson"))
+		files, err := filepath.Glob(filepath.Join(dir, pattern))
 		if err != nil || len(files) != 1 {
 			return false
 		}
-		text, err := os.ReadFile(files[0])
-		return err == nil && strings.Count(string(text), "\n") == 2 && strings.Contains(string(text), "three") && !strings.Contains(string(text), "one")
+		body, err := os.ReadFile(files[0])
+		name, text = filepath.Base(files[0]), string(body)
+		return err == nil && strings.HasSuffix(text, "\n")
 	})
+	return name, text
+}
+
+func exportFlow(t *testing.T, browser context.Context) {
+	f, p := pageFixture(t, browser, nil)
+	insert(t, f.db, ago(10*time.Minute), 0, doc("info", "one", ""), doc("error", "two", ""), doc("error", "three", ""))
+	insert(t, f.db, ago(61*time.Minute), 0, doc("error", "of the bar in which the range begins", ""))
+	dir := p.downloads()
+	p.open("/?q=level:error")
+	p.is(messages, []string{"three", "two"})
+	p.is(total, "2")
+	p.click("#save")
+	p.until(`document.getElementById("save-what").innerText.startsWith("2 logs from")`)
+	p.click("#save-form button[type=submit]")
+	name, text := download(t, dir, "logs_level-error_*.ndjson")
+	if strings.Count(text, "\n") != 2 || !strings.Contains(text, "three") || strings.Contains(text, "one") {
+		t.Errorf("%s has\n%s", name, text)
+	}
+	// The same in other tools' words.
+	eval[chromedp.Void](p, `navigator.clipboard.writeText = async (text) => { window.copied = text; }`)
+	p.click("#save")
+	p.click("#copy-sql")
+	p.until(`window.copied?.includes("FROM logs") || window.copied?.startsWith("SELECT")`)
+	p.click("#copy-curl")
+	p.until(`window.copied.startsWith("curl ")`)
+	command := exec.Command("sh", "-c", eval[string](p, "window.copied"))
+	if out, err := command.Output(); err != nil || strings.Count(string(out), "\n") != 2 {
+		t.Errorf("%s: %v\n%s", command, err, out)
+	}
+	p.click("#copy-cli")
+	p.until(`window.copied.includes("millrace logs -n all") && window.copied.endsWith("-- level:error")`)
 }
 
 const legend = `[...document.querySelectorAll("#legend li")].map((e) => e.innerText.replace(/\s+/g, " "))`
@@ -423,7 +472,7 @@ func valuesFlow(t *testing.T, browser context.Context) {
 	eval[chromedp.Void](p, `[...document.querySelectorAll("#field-list summary")].find((e) => e.title === "url").click()`)
 	p.until(`document.querySelectorAll(".values li").length === 6`)
 	p.is(`[...document.querySelectorAll(".values button .name")].map((e) => e.textContent)`, []string{start[:200] + "…", start[:200] + "…", "other", "constructor", "null"})
-	eval[chromedp.Void](p, `document.querySelectorAll(".values button")[1].click()`)
+	eval[chromedp.Void](p, `document.querySelectorAll(".values .one")[1].click()`)
 	p.is(messages, []string{"b", "b"})
 }
 
@@ -469,4 +518,260 @@ func daysFlow(t *testing.T, browser context.Context) {
 	p.open("/?from=2016-12-31t15:59:60.000000001-08:00&to=2017-01-01T01:00:00z")
 	p.is(`document.getElementById("range-name").textContent`, "Sun 1 Jan, 01:00 – 02:00")
 	p.is(total, "0")
+}
+
+// progressFlow has yesterday's partition locked. A search within a budget can't pass it, until it is free.
+func progressFlow(t *testing.T, browser context.Context) {
+	f, p := pageFixture(t, browser, nil)
+	day := time.Date(2026, 10, 20, 0, 0, 0, 0, time.UTC)
+	locked := partition(t, f.db, day)
+	partition(t, f.db, day.Add(24*time.Hour))
+	insert(t, f.db, day.Add(12*time.Hour), 0, doc("error", "the day before", ""))
+	insert(t, f.db, day.Add(36*time.Hour), 0, doc("info", "the day", ""), doc("error", "the same day", ""))
+	tx, err := f.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "LOCK TABLE "+locked+" IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	p.open("/?from=2026-10-20T00:00:00Z&to=2026-10-22T00:00:00Z")
+	p.is(messages, []string{"the same day", "the day"})
+	p.until(`document.getElementById("progress").checkVisibility() && / back to Wed 21 Oct, .*, going on$/.test(document.getElementById("progress-text").textContent)`)
+	p.until(`document.querySelector("#chart .unreached")?.getAttribute("width") > 100`)
+	p.is(total, "2")
+	p.is(`document.getElementById("total-unit").textContent`, "logs so far")
+	p.clickOn(`document.getElementById("progress-stop")`)
+	p.is(`document.getElementById("progress-stop").textContent`, "Continue")
+	p.until(`!document.getElementById("progress-text").textContent.includes("going on")`)
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.is(messages, []string{"the same day", "the day"}) // stopped is stopped
+	p.clickOn(`document.getElementById("progress-stop")`)
+	p.is(messages, []string{"the same day", "the day", "the day before"})
+	p.is(total, "3")
+	p.is(`document.getElementById("total-unit").textContent`, "logs")
+	p.is(legend, []string{"error 2", "info 1"})
+	p.until(`!document.getElementById("progress").checkVisibility() && !document.querySelector("#chart .unreached")`)
+}
+
+func lostFlow(t *testing.T, browser context.Context) {
+	f, p := pageFixture(t, browser, nil)
+	line, base := newWire(t, f.base)
+	p.base = base
+	insert(t, f.db, ago(10*time.Minute), 0, doc("info", "one", ""), doc("error", "two", ""))
+	p.open("/")
+	p.is(messages, []string{"two", "one"})
+	p.is(total, "2")
+	line.cut()
+	p.search("level:error")
+	p.until(`document.getElementById("problem").innerText.includes("can’t be reached")`)
+	p.is(messages, []string{"two", "one"})
+	p.is(total, "2")
+	line.mend()
+	p.is(messages, []string{"two"}) // by itself
+	p.until(`!document.getElementById("problem").checkVisibility()`)
+	p.is(total, "1")
+}
+
+// facet returns the expression of a button of a value in the panel: one, or not.
+func facet(value, class string) string {
+	return fmt.Sprintf(`[...document.querySelectorAll(".values li")].find((e) => e.querySelector(".name")?.textContent === %q)?.querySelector(".%s")`, value, class)
+}
+
+// unfold opens a field in the panel.
+func (p *tab) unfold(field string) {
+	p.t.Helper()
+	p.clickOn(fmt.Sprintf(`[...document.querySelectorAll("#field-list summary")].find((e) => e.title === %q)`, field))
+}
+
+func facetsFlow(t *testing.T, browser context.Context) {
+	f, p := pageFixture(t, browser, nil)
+	var docs []string
+	for i := range 40 {
+		docs = append(docs, doc([]string{"info", "error"}[i%2], strconv.Itoa(i), fmt.Sprintf(`, "service": %q, "ms": %d`, []string{"api", "shop", "auth", "db"}[i/2%4], i+1)))
+	}
+	insert(t, f.db, ago(10*time.Minute), 0, docs...)
+	p.open("/?q=level:error")
+	p.is(total, "20")
+	p.until(`document.getElementById("field-sample").textContent === "exact: of all 20 records"`)
+	p.unfold("service")
+	p.until(`document.querySelectorAll(".values .one").length === 4 && document.querySelector(".inside").innerText.includes("exact, 20 records")`)
+	p.clickOn(facet("api", "one"))
+	p.is(parameter("q"), "level:error service:api")
+	p.is(total, "5")
+	p.until(`document.querySelectorAll(".values .one").length === 4`) // the others are there to be chosen too
+	p.clickOn(facet("db", "one"))
+	p.is(parameter("q"), "level:error service:(api OR db)")
+	p.is(total, "10")
+	p.is(`[...document.querySelectorAll(".values .wanted .name")].map((e) => e.textContent).sort()`, []string{"api", "db"})
+	p.clickOn(facet("api", "one"))
+	p.is(parameter("q"), "level:error service:db")
+	p.clickOn(facet("auth", "not"))
+	p.is(parameter("q"), "level:error service:db -service:auth")
+	p.is(`[...document.querySelectorAll("#active span")].map((e) => e.textContent)`, []string{"level:error", "service:db", "-service:auth"})
+	p.clickOn(`document.querySelectorAll("#active button")[1]`)
+	p.is(parameter("q"), "level:error -service:auth")
+	p.is(total, "15")
+	p.unfold("ms")
+	p.until(`document.querySelector(".numbers")?.innerText.replace(/\s+/g, " ") === "min 2 median 20 p95 37.2 max 40"`)
+	// A sample says that it is one.
+	f.exec(`INSERT INTO logs (id, inserted_at, data) SELECT gen_random_uuid(), $1::timestamptz - n * interval '500 ms', jsonb_build_object('level', 'warn', 'n', n) FROM generate_series(1, 3000) n`, ago(5*time.Minute))
+	p.search("level:warn")
+	p.until(`/^of a sample of [\d,]+ records$/.test(document.getElementById("field-sample").textContent)`)
+}
+
+func aroundFlow(t *testing.T, browser context.Context) {
+	f, p := pageFixture(t, browser, nil)
+	at := ago(30 * time.Minute)
+	var docs []string
+	for i := range 100 { // of one millisecond
+		docs = append(docs, doc("info", fmt.Sprintf("%02d", i), fmt.Sprintf(`, "service": "s%d", "trace_id": "t%d"`, i%2, i%10)))
+	}
+	docs[50] = doc("error", "50", `, "service": "s0", "trace_id": "t0"`)
+	insert(t, f.db, at, 0, docs...)
+	p.open("/?q=level:error")
+	p.is(messages, []string{"50"})
+	p.key("j")
+	p.key("c")
+	want := func(from, to, step int) (list []string) {
+		for i := from; i >= to; i -= step {
+			list = append(list, fmt.Sprintf("%02d", i))
+		}
+		return list
+	}
+	p.is(messages, want(70, 30, 1))
+	p.is(parameter("around"), "all")
+	p.clickOn(`document.querySelector(".context.above > .more")`)
+	p.is(messages, want(90, 30, 1))
+	p.clickOn(`document.querySelector(".context.below > .more")`)
+	p.is(messages, want(90, 10, 1))
+	p.clickOn(`document.querySelector(".context.above > .more")`)
+	p.is(messages, want(99, 10, 1))
+	p.until(`!document.querySelector(".context.above > .more").checkVisibility()`)
+	chip := func(text string) {
+		p.clickOn(`[...document.querySelectorAll(".chip")].find((e) => e.textContent.startsWith("` + text + `"))`)
+	}
+	chip("Same service")
+	p.is(messages, want(90, 10, 2))
+	chip("Same trace")
+	p.is(messages, want(90, 0, 10))
+	// A link to it shows it so, also where the search does not find it.
+	other := newTab(t, browser, f.base)
+	other.open(strings.Replace(eval[string](p, "location.pathname + location.search"), "level:error", "nothing:here", 1))
+	other.is(messages, want(90, 0, 10))
+	chip("Close")
+	p.is(messages, []string{"50"})
+	p.is(parameter("around"), nil)
+}
+
+func viewFlow(t *testing.T, browser context.Context) {
+	f, p := pageFixture(t, browser, nil)
+	insert(t, f.db, ago(10*time.Minute), 0,
+		`{"level": "error", "message": "\u001b[31mred\u001b[0m Timeout of \u001b]0;title\u0007db", "service": "api", "a.b": {"c": 1}, "stack": "E: x\n`+strings.Repeat(`  at f (g.js:1)\n`, 30)+`end"}`,
+		`{"level": "info", "message": "<b>timeout</b> again", "service": "shop", "a": {"b.c": 2}}`)
+	p.open("/?q=timeout")
+	p.is(messages, []string{"<b>timeout</b> again", "red Timeout of db"})
+	p.is(`[...document.querySelectorAll("#rows .message mark")].map((e) => e.textContent)`, []string{"timeout", "Timeout"})
+	p.is(`document.querySelector("#rows .ansi-1").textContent`, "red")
+	p.click("#view")
+	p.click("#ansi")
+	p.is(`document.querySelector("#rows .ansi-1")`, nil)
+	p.is(messages, []string{"<b>timeout</b> again", "red Timeout of db"})
+	eval[chromedp.Void](p, `document.getElementById("column").focus()`)
+	p.write("service, a.b.c, message")
+	p.press("\r")
+	const cells = `[...document.querySelectorAll("#rows .line")].map((line) => [...line.querySelectorAll(".cell")].map((e) => e.textContent))`
+	p.is(cells, [][]string{{"shop", "2", "<b>timeout</b> again"}, {"api", "1", "red Timeout of db"}})
+	p.is(parameter("cols"), "service,a.b.c,message")
+	p.clickOn(`document.querySelectorAll("#column-list .earlier")[2]`)
+	p.is(parameter("cols"), "service,message,a.b.c")
+	p.clickOn(`document.querySelectorAll("#column-list .away")[0]`)
+	p.is(cells, [][]string{{"<b>timeout</b> again", "2"}, {"red Timeout of db", "1"}})
+	p.press("\x1b")
+	eval[chromedp.Void](p, "document.activeElement.blur()")
+	p.key("w")
+	p.is(parameter("wrap"), "1")
+	p.is(`getComputedStyle(document.querySelector("#rows .cell")).whiteSpace`, "pre-wrap")
+	// A stack trace is folded, and this value alone is searched for.
+	p.click("#rows li:last-child .line")
+	p.until(`document.querySelector(".detail")`)
+	const stack = `[...document.querySelectorAll(".leaf")].find((e) => e.querySelector(".key").textContent === "stack")`
+	p.is(stack+`.querySelector(".value").textContent.split("\n").length`, 4)
+	p.clickOn(stack + `.querySelector(".more")`)
+	p.is(stack+`.querySelector(".value").textContent.split("\n").length`, 32)
+	eval[chromedp.Void](p, button("service", "Search for this alone")+".click()")
+	p.is(parameter("q"), "service:api")
+	// What would not fit is said, and not asked for.
+	f.exec(`INSERT INTO logs (id, inserted_at, data) VALUES ($1, $2, jsonb_build_object('message', 'long', 'long', repeat('x', 5000)))`, [16]byte(idAt(ago(9*time.Minute), 0)), ago(9*time.Minute))
+	p.open("/?q=message:long")
+	p.click("#rows .line")
+	p.until(button("long", "This value is too long") + ".disabled")
+}
+
+func levelsFlow(t *testing.T, browser context.Context) {
+	f, p := pageFixture(t, browser, nil)
+	insert(t, f.db, ago(10*time.Minute), 0, doc("error", "a", ""), doc("ERROR", "b", ""), doc("info", "c", ""), `{"level": 50, "msg": "d"}`, `{"level": "Information", "MESSAGE": "e"}`, `{"level": 30, "short_message": "f"}`)
+	p.open("/")
+	p.is(total, "6")
+	p.is(`[...document.querySelectorAll("#legend li")].map((e) => e.innerText.toLowerCase().replace(/\d+ (?=\d)/, "").split(/\s+/).at(-1))`, []string{"3", "3"})
+	p.clickOn(`document.querySelector("#legend button")`)
+	p.is(messages, []string{"d", "b", "a"})
+	eval[chromedp.Void](p, "history.back()")
+	p.is(messages, []string{"f", "e", "d", "c", "b", "a"})
+	// A name with a dot in it is found as a level, too.
+	f.exec("TRUNCATE logs")
+	insert(t, f.db, ago(10*time.Minute), 0, `{"log.level": "error", "message": "a"}`, `{"log.level": "info", "message": "b"}`)
+	p.key("r")
+	p.is(messages, []string{"b", "a"})
+	p.is(`document.getElementById("by").value`, "log.level")
+	p.is(legend, []string{"error 1", "info 1"})
+}
+
+func whenFlow(t *testing.T, browser context.Context) {
+	f, p := pageFixture(t, browser, nil) // in Europe/Berlin
+	day := time.Date(2026, 10, 25, 0, 0, 0, 0, time.UTC)
+	partition(t, f.db, day)
+	// The clocks show 02:30 twice in that night.
+	insert(t, f.db, day.Add(30*time.Minute), 0, doc("info", "first", ""))
+	insert(t, f.db, day.Add(90*time.Minute), 0, doc("info", "second", ""))
+	p.open("/")
+	fill := func(from, to string) {
+		t.Helper()
+		eval[chromedp.Void](p, "document.activeElement.blur()")
+		p.key("d")
+		p.is("document.activeElement.id", "range-from")
+		p.write(from)
+		p.key(kb.Tab)
+		p.is("document.activeElement.id", "range-to")
+		eval[chromedp.Void](p, "document.activeElement.select()")
+		p.write(to)
+	}
+	fill("2026-10-25 02:30", "02:31")
+	p.is(`document.getElementById("range-from-note").textContent`, "Sun 25 Oct, 02:30:00, UTC+2: the clocks show it twice; this is the first")
+	p.is(`document.getElementById("range-to-note").textContent`, "Sun 25 Oct, 02:31:00, UTC+1: the clocks show it twice; this is the second")
+	p.press("\r")
+	p.is(messages, []string{"second", "first"})
+	p.is(`document.getElementById("range-name").textContent`, "Sun 25 Oct, 02:30 (UTC+2) – 02:31 (UTC+1)")
+	p.is(`[...document.querySelectorAll("#rows time")].map((e) => e.title)`, []string{"2026-10-25 02:30:00 (UTC+1)", "2026-10-25 02:30:00 (UTC+2)"})
+	p.key("u")
+	p.is(`[...document.querySelectorAll("#rows time")].map((e) => e.textContent.slice(-12))`, []string{"01:30:00.000", "00:30:00.000"})
+	p.is(parameter("zone"), "utc")
+	fill("2026-10-25T01:00:00.000Z", "soon")
+	p.is(`document.getElementById("range-to").validity.valid`, false)
+	p.press("\r")
+	p.until(`document.getElementById("range-box").matches(":popover-open")`)
+	eval[chromedp.Void](p, `document.getElementById("range-to").select()`)
+	p.write("25/Oct/2026:02:00:00 +0000")
+	p.press("\r")
+	p.is(messages, []string{"second"})
+	// By arrival, which is another time than the event's.
+	f.exec("UPDATE logs SET time = '2026-10-24T12:00:00Z' WHERE data->>'message' = 'second'")
+	p.key("r")
+	p.is(messages, []string{})
+	p.key("d")
+	p.click("#arrival")
+	p.is(messages, []string{"second"})
+	p.is(parameter("clock"), "inserted_at")
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/chromedp/cdproto/input"
 	cdplog "github.com/chromedp/cdproto/log"
@@ -60,6 +61,8 @@ type tab struct {
 	t    testing.TB
 	ctx  context.Context
 	base string
+
+	clicks, keys int // what the reader did
 
 	mu       sync.Mutex
 	problems []string
@@ -163,25 +166,63 @@ func (p *tab) is(expression string, want any) {
 // an element that is gone by then is lost, and so is the id that the browser's protocol has for it.
 func (p *tab) click(selector string) {
 	p.t.Helper()
-	p.until(fmt.Sprintf(`!document.querySelector(".loading") && document.querySelector(%q)?.checkVisibility()`, selector))
+	p.clickOn(fmt.Sprintf("document.querySelector(%q)", selector))
+}
+
+// clickOn is click for the element that an expression returns.
+func (p *tab) clickOn(element string) {
+	p.t.Helper()
+	p.until(fmt.Sprintf(`!document.querySelector(".loading") && (%s)?.checkVisibility()`, element))
 	at := eval[struct{ X, Y float64 }](p, fmt.Sprintf(`(() => {
-		const e = document.querySelector(%q);
+		const e = %s;
 		e.scrollIntoView({ block: "nearest" });
 		const { x, y, width, height } = e.getBoundingClientRect();
 		return { X: x + width / 2, Y: y + height / 2 };
-	})()`, selector))
+	})()`, element))
+	p.clicks++
 	p.do(chromedp.MouseClickXY(at.X, at.Y))
+}
+
+// choose has a list of choices at a value, as two clicks do.
+func (p *tab) choose(id, value string) {
+	p.t.Helper()
+	p.until(fmt.Sprintf("[...document.getElementById(%q).options].some((o) => o.value === %q)", id, value))
+	p.clicks += 2
+	eval[chromedp.Void](p, fmt.Sprintf(`{ const list = document.getElementById(%q); list.value = %q; list.dispatchEvent(new Event("change", { bubbles: true })); }`, id, value))
+}
+
+// write puts a text where the focus is.
+func (p *tab) write(text string) {
+	p.t.Helper()
+	p.keys += utf8.RuneCountInString(text)
+	if _, err := chromedp.Call(p.ctx, input.InsertText, input.InsertTextParams{Text: text}); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// tabTo presses Tab until the focus is on an element for which an expression in e holds.
+func (p *tab) tabTo(expression string) {
+	p.t.Helper()
+	for range 300 {
+		if eval[bool](p, fmt.Sprintf("Boolean(((e) => %s)(document.activeElement))", expression)) {
+			return
+		}
+		p.key(kb.Tab)
+	}
+	p.t.Fatalf("300 times Tab, and the focus is on nothing with %s", expression)
 }
 
 // press types into what has the focus.
 func (p *tab) press(keys string) {
 	p.t.Helper()
+	p.keys += utf8.RuneCountInString(keys)
 	p.do(chromedp.KeyEvent(keys))
 }
 
 // key presses one key as a command: no character comes of it, as none does of a key whose press the page takes.
 func (p *tab) key(name string) {
 	p.t.Helper()
+	p.keys += utf8.RuneCountInString(name)
 	for _, r := range name {
 		for _, event := range kb.Encode(r) {
 			if event.Type == kb.KeyChar {
@@ -201,9 +242,7 @@ func (p *tab) search(query string) {
 	p.do(chromedp.Evaluate[chromedp.Void]("document.activeElement.blur()"))
 	p.key("/")
 	p.is("document.activeElement.id", "q")
-	if _, err := chromedp.Call(p.ctx, input.InsertText, input.InsertTextParams{Text: query}); err != nil {
-		p.t.Fatal(err)
-	}
+	p.write(query)
 	p.press("\r")
 }
 

@@ -2,15 +2,19 @@ package query
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/valyala/fastjson"
@@ -29,7 +33,11 @@ type exportSearch struct {
 	search
 	isCSV   bool
 	columns []exportColumn // nil: the whole record
+	name    string         // of the file that browsers make of it
 }
+
+// maxFileName is how many bytes the name of a file may have, as on the usual file systems.
+const maxFileName = 255
 
 // exportColumn is a column of an export: a column of the row, or a field of the record.
 type exportColumn struct {
@@ -69,6 +77,10 @@ func parseExport(rawQuery string, now time.Time) (*exportSearch, error) {
 	}
 	if err := readLimit(&e.limit, p["limit"], mostExported); err != nil {
 		return nil, err
+	}
+	e.name = cmp.Or(p["name"], map[bool]string{false: "logs.ndjson", true: "logs.csv"}[e.isCSV])
+	if len(e.name) > maxFileName || strings.ContainsFunc(e.name, func(r rune) bool { return r == '/' || r == '\\' || !unicode.IsPrint(r) }) {
+		return nil, refused("name", e.name, fmt.Sprintf("a file's name of at most %d bytes, without slashes and control characters", maxFileName))
 	}
 	names := splitList(p["fields"])
 	if p["fields"] == "" {
@@ -237,7 +249,7 @@ func (s *server) getExport(w http.ResponseWriter, r *http.Request) error {
 		case <-ctx.Done():
 		}
 	})
-	out := newExportAnswer(w, r, q.isCSV)
+	out := newExportAnswer(w, r, q)
 	err = s.store.export(ctx, q, s.exportTimeout, out.write)
 	if err == nil {
 		err = out.finish()
@@ -278,15 +290,14 @@ type exportAnswer struct {
 }
 
 // newExportAnswer returns the answer to a request, which has no deadline any more.
-func newExportAnswer(w http.ResponseWriter, r *http.Request, isCSV bool) *exportAnswer {
+func newExportAnswer(w http.ResponseWriter, r *http.Request, q *exportSearch) *exportAnswer {
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Time{})
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	w.Header().Set("Content-Disposition", `attachment; filename="logs.ndjson"`)
-	if isCSV {
+	if q.isCSV {
 		w.Header().Set("Content-Type", "text/csv; charset=utf-8")
-		w.Header().Set("Content-Disposition", `attachment; filename="logs.csv"`)
 	}
+	w.Header().Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": q.name}))
 	w.Header().Add("Vary", "Accept-Encoding")
 	return &exportAnswer{w: w, control: control, isHead: r.Method == http.MethodHead, takesGzip: accepts(r.Header.Get("Accept-Encoding"), "gzip")}
 }

@@ -9,13 +9,16 @@ import (
 	"io/fs"
 	"net/http"
 	"path"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/klauspost/compress/gzip"
 )
 
-// The web page is the files of web/. They are served as they are and without a key, since they hold nothing but the page.
-// Their addresses have a hash of all files in them. So a browser may keep them for good, and a page never meets modules of
+// The web page is the files of web/. They are served without a key, since they hold nothing but the page, and as they are but for
+// comments and indentation, which are a fifth of the bytes. Lines keep their numbers. Their addresses have a hash of all files in them. So a browser may keep them for good, and a page never meets modules of
 // another version.
 
 // web holds the page. Its modules import each other by relative paths.
@@ -42,11 +45,15 @@ var contentTypes = map[string]string{
 type page struct {
 	version string            // a hash of all files
 	files   map[string][]byte // by name; index.html refers to the others at their addresses
+	zipped  map[string][]byte // the same, in gzip, which every browser takes from every address
 }
+
+// indentation is the white space that a line begins with, and a comment that is the rest of it. No text of the page has lines.
+var indentation = regexp.MustCompile(`(?m)^[ \t]+(?://.*)?$|^[ \t]+|^//.*$`)
 
 // thePage returns the web page, which the first call makes.
 var thePage = sync.OnceValue(func() page {
-	p := page{files: make(map[string][]byte)}
+	p := page{files: make(map[string][]byte), zipped: make(map[string][]byte)}
 	hash := sha256.New()
 	entries, err := fs.ReadDir(web, "web") // sorted
 	if err != nil {
@@ -58,11 +65,26 @@ var thePage = sync.OnceValue(func() page {
 			panic(err)
 		}
 		fmt.Fprintf(hash, "%s %d\n%s", entry.Name(), len(body), body)
-		p.files[entry.Name()] = body
+		p.files[entry.Name()] = indentation.ReplaceAllLiteral(body, nil)
 	}
 	p.version = hex.EncodeToString(hash.Sum(nil)[:8])
 	// Relative, for the sake of a proxy that serves the page under a prefix.
-	p.files["index.html"] = bytes.ReplaceAll(p.files["index.html"], []byte("{{assets}}"), []byte(strings.TrimPrefix(assetsPath, "/")+p.version))
+	assets := strings.TrimPrefix(assetsPath, "/") + p.version
+	// All modules are asked for at once. Else each would wait for the one that imports it.
+	var preload strings.Builder
+	for _, entry := range entries {
+		if name := entry.Name(); path.Ext(name) == ".js" && name != "app.js" && name != "theme.js" {
+			fmt.Fprintf(&preload, "<link rel=\"modulepreload\" href=\"%s/%s\">\n", assets, name)
+		}
+	}
+	p.files["index.html"] = []byte(strings.NewReplacer("{{assets}}", assets, "{{preload}}", preload.String()).Replace(string(p.files["index.html"])))
+	for name, body := range p.files {
+		var b bytes.Buffer
+		zip, _ := gzip.NewWriterLevel(&b, gzip.BestCompression) // the level is one
+		_, _ = zip.Write(body)                                  // a buffer takes everything
+		_ = zip.Close()
+		p.zipped[name] = b.Bytes()
+	}
 	return p
 })
 
@@ -87,7 +109,7 @@ func (p page) asset(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// serve answers with a file.
+// serve answers with a file, compressed if the client takes that.
 func (p page) serve(w http.ResponseWriter, r *http.Request, name string) {
 	h := w.Header()
 	h.Set("Content-Type", contentTypes[path.Ext(name)])
@@ -96,6 +118,12 @@ func (p page) serve(w http.ResponseWriter, r *http.Request, name string) {
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Referrer-Policy", "no-referrer") // searches are in the address
 	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("ETag", `"`+p.version+`"`)
-	http.ServeContent(w, r, name, time.Time{}, bytes.NewReader(p.files[name]))
+	h.Add("Vary", "Accept-Encoding")
+	body, tag := p.files[name], p.version
+	if accepts(r.Header.Get("Accept-Encoding"), "gzip") {
+		h.Set("Content-Encoding", "gzip")
+		body, tag = p.zipped[name], tag+"-gzip"
+	}
+	h.Set("ETag", `"`+tag+`"`)
+	http.ServeContent(w, r, name, time.Time{}, bytes.NewReader(body))
 }

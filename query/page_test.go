@@ -1,11 +1,16 @@
 package query
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"net/http"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/gzip"
 )
 
 // pageClient asks a service that never reaches its database, which the page does not need.
@@ -101,5 +106,86 @@ func TestThePageHasNoInlineCodeAndNoForeignAddress(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// pageBudget is what all files of the page may have together as they are sent, compressed.
+const pageBudget = 60 << 10
+
+func TestThePageIsSmall(t *testing.T) {
+	c := pageClient(t)
+	total := 0
+	for name, body := range thePage().files {
+		path := "/"
+		if name != "index.html" {
+			path = "/assets/" + thePage().version + "/" + name
+		}
+		req, err := http.NewRequestWithContext(t.Context(), "GET", c.base+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept-Encoding", "gzip, deflate, br, zstd") // as browsers do; net/http unpacks only what it asked for itself
+		resp, err := c.http.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.Header.Get("Content-Encoding") != "gzip" {
+			t.Fatalf("%s: %v, Content-Encoding %q", path, err, resp.Header.Get("Content-Encoding"))
+		}
+		total += len(sent)
+		unpacked, err := gzip.NewReader(bytes.NewReader(sent))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if whole, err := io.ReadAll(unpacked); err != nil || !bytes.Equal(whole, body) {
+			t.Errorf("%s: what is sent compressed is not the file (%v)", path, err)
+		}
+	}
+	if total > pageBudget {
+		t.Errorf("the page has %d bytes compressed, more than %d", total, pageBudget)
+	}
+	t.Logf("%d bytes in %d files", total, len(thePage().files))
+}
+
+// Comments and indentation are taken off line by line: a text over several lines would lose what it has of them.
+func TestNoTextOfThePageHasLines(t *testing.T) {
+	entries, err := web.ReadDir("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		body, err := web.ReadFile("web/" + entry.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, line := range strings.Split(string(body), "\n") {
+			if strings.HasSuffix(entry.Name(), ".js") && strings.Count(strings.ReplaceAll(line, "\\`", ""), "`")%2 != 0 {
+				t.Errorf("%s:%d has a text that goes on in the next line", entry.Name(), i+1)
+			}
+		}
+		if got, want := bytes.Count(thePage().files[entry.Name()], []byte("\n")), bytes.Count(body, []byte("\n")); entry.Name() != "index.html" && got != want {
+			t.Errorf("%s is served with %d lines, and has %d", entry.Name(), got, want)
+		}
+	}
+}
+
+// The page finds a record's message where the patterns do.
+func TestThePageAndPatternsKnowTheSameMessages(t *testing.T) {
+	levels, err := web.ReadFile("web/levels.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := regexp.MustCompile(`(?s)const messageFields = \[(.*?)\];`).FindSubmatch(levels)
+	var got, want []string
+	for _, m := range regexp.MustCompile(`'([^']+)'`).FindAllSubmatch(list[1], -1) {
+		got = append(got, string(m[1]))
+	}
+	for _, names := range messageFields {
+		want = append(want, strings.Join(names, "."))
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-patterns.go +levels.js):\n%s", diff)
 	}
 }

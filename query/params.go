@@ -68,7 +68,7 @@ var (
 	windowParameters    = []string{"from", "to", "clock", "q"}
 	countParameters     = append(slices.Clone(windowParameters), "budget")
 	pageParameters      = append(slices.Clone(windowParameters), "limit", "order", "cursor", "budget")
-	exportParameters    = append(slices.Clone(windowParameters), "order", "format", "fields", "limit")
+	exportParameters    = append(slices.Clone(windowParameters), "order", "format", "fields", "limit", "name")
 	histogramParameters = append(slices.Clone(windowParameters), "interval", "by", "tz", "budget")
 	tailParameters      = []string{"q"}
 	statsParameters     = append(slices.Clone(windowParameters), "by", "calc", "every", "tz", "order", "limit", "having", "budget")

@@ -42,7 +42,7 @@ func TestScreenshots(t *testing.T) {
 	open := func(address string) {
 		t.Helper()
 		p.open(address)
-		p.until(`document.querySelector("#legend li") && document.querySelector("#rows .line") && document.querySelector("#field-list summary") && !document.querySelector(".loading")`)
+		p.until(`document.querySelector("#legend li") && document.querySelector("#field-list summary") && !document.querySelector(".loading")`)
 	}
 	fields := func(names string) {
 		t.Helper()
@@ -69,6 +69,21 @@ func TestScreenshots(t *testing.T) {
 	p.until(`document.querySelector(".detail")`)
 	eval[chromedp.Void](p, `document.activeElement.blur()`)
 	p.shoot("dark.png")
+
+	scheme("light")
+	open("/?tab=table&calc=p95(duration_ms),count,share(level:error)&group=service&every=lines&from=now-2h")
+	p.until(`document.querySelectorAll("#over path").length > 4 && !document.querySelector(".loading")`)
+	p.shoot("table.png")
+	open("/?tab=patterns&q=-level:debug&vs=before")
+	p.until(`document.querySelectorAll("#pattern-list li").length > 4 && !document.querySelector(".loading")`)
+	p.shoot("patterns.png")
+	scheme("dark")
+	open("/?q=level:error&order=asc&cols=level,service,http.status,message")
+	p.click("#rows li:nth-child(5) .line")
+	p.key("c")
+	p.until(`document.querySelectorAll(".context .row").length === 40`)
+	eval[chromedp.Void](p, `{ document.activeElement.blur(); document.querySelector(".row.around > .line").scrollIntoView({ block: "center" }); }`)
+	p.shoot("around.png")
 
 	p.do(chromedp.EmulateViewport(390, 844, chromedp.EmulateScale(1.5), chromedp.EmulateMobile, chromedp.EmulateTouch))
 	scheme("light")

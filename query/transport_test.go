@@ -5,6 +5,7 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"io"
+	"mime"
 	"net/http"
 	"net/url"
 	"slices"
@@ -129,6 +130,17 @@ func TestAnExportHasTheColumnsThatAreAskedFor(t *testing.T) {
 	r := f.get(with("/logs/export", append(window, "format", "csv", "fields", `id,time,"time",level,text,http.status`)...))
 	if r.header.Get("Content-Type") != "text/csv; charset=utf-8" || !strings.Contains(r.header.Get("Content-Disposition"), "logs.csv") {
 		t.Errorf("got %v", r.header)
+	}
+	for name, want := range map[string]string{"logs_level-error.csv": "logs_level-error.csv", `a "b" ärger.csv`: `a "b" ärger.csv`} {
+		named := f.get(with("/logs/export", append(window, "name", name)...))
+		if _, got, err := mime.ParseMediaType(named.header.Get("Content-Disposition")); err != nil || got["filename"] != want {
+			t.Errorf("the name %q comes as %q", name, named.header.Get("Content-Disposition"))
+		}
+	}
+	for _, name := range []string{"../x", `a\b`, "a\r\nb: c", strings.Repeat("x", 256)} {
+		if refused := f.get(with("/logs/export", append(window, "name", name)...)); refused.status != 400 || !strings.Contains(refused.body, "name: ") {
+			t.Errorf("the name %.20q: got %d %s", name, refused.status, refused.body)
+		}
 	}
 	lines, err := csv.NewReader(strings.NewReader(r.body)).ReadAll()
 	if err != nil {

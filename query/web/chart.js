@@ -6,10 +6,30 @@ import { known, order } from './levels.js';
 const height = 116;
 const margin = { top: 10, right: 4, bottom: 20, left: 44 };
 const shown = 80; // characters of a value: the rest is in its title
-const palette = 8; // colours in style.css
+export const palette = 10; // colours in style.css, as many as the service tells groups apart
 
 export const count = (n) => n.toLocaleString('en-US');
-const short = new Intl.NumberFormat('en-US', { notation: 'compact', maximumFractionDigits: 1 });
+export const short = new Intl.NumberFormat('en-US', { notation: 'compact', maximumFractionDigits: 1 });
+
+// fold makes one group of the spellings of a level: error, ERROR and 50.
+function fold(groups) {
+  const levels = new Map();
+  return groups.map((group) => {
+    group.level = group.other || group.missing ? '' : known(group.name);
+    group.names = [group.name];
+    return group;
+  }).sort((a, b) => b.total - a.total).filter((group) => {
+    const first = group.level && levels.get(group.level);
+    if (!first) {
+      if (group.level) levels.set(group.level, group);
+      return true;
+    }
+    first.names.push(group.name);
+    first.total += group.total;
+    group.into = first;
+    return false;
+  });
+}
 
 // rank sorts groups: levels by how bad, then others by size, what has no group and what is left over last.
 function rank(groups) {
@@ -27,9 +47,9 @@ function colours(groups) {
 }
 
 // levels returns the round numbers that the grid marks.
-function levels(most) {
+export function levels(most) {
   const size = 10 ** Math.floor(Math.log10(most / 2.5));
-  const step = Math.max(1, [1, 2, 2.5, 5, 10].find((n) => n * size >= most / 2.5) * size);
+  const step = [1, 2, 2.5, 5, 10].find((n) => n * size >= most / 2.5) * size;
   return Array.from({ length: Math.floor(most / step) }, (_, i) => (i + 1) * step);
 }
 
@@ -76,13 +96,17 @@ export function chart({ onzoom, onpick, ispickable }) {
         });
       });
     });
+    const unreached = data.complete ? 0 : Math.max(0, x(Math.min(data.reached, data.to)) - margin.left);
     drawing.shade = s('rect', { class: 'shade', y: margin.top - 4, height: floor - margin.top + 4, width: 0 });
     drawing.hover = s('rect', { class: 'hover', y: margin.top - 4, height: floor - margin.top + 4, width: 0 });
     const graph = s('svg', { width, height, viewBox: `0 0 ${width} ${height}`, 'aria-hidden': 'true' },
-      levels(most).map((n) => s('g', {},
+      s('defs', {}, s('pattern', { id: 'hatch', width: 7, height: 7, patternUnits: 'userSpaceOnUse', patternTransform: 'rotate(45)' }, s('path', { class: 'hatching', d: 'M0 0v7' }))),
+      levels(most).filter((n) => n >= 1).map((n) => s('g', {},
         s('line', { class: 'grid', x1: margin.left, x2: width - margin.right, y1: floor - y(n), y2: floor - y(n) }),
         s('text', { class: 'tick', x: margin.left - 7, y: floor - y(n) + 4, 'text-anchor': 'end' }, short.format(n)))),
-      drawing.hover, bars, drawing.shade,
+      drawing.hover, unreached > 0 && s('rect', {
+        class: 'unreached', fill: 'url(#hatch)', x: margin.left, y: margin.top - 4, width: unreached, height: floor - margin.top + 4,
+      }), bars, drawing.shade,
       s('line', { class: 'axis', x1: margin.left, x2: width - margin.right, y1: floor + 0.5, y2: floor + 0.5 }),
       marks.map(([ms, label]) => s('text', {
         class: 'tick', x: Math.min(x(ms), width), y: height - 4, 'text-anchor': x(ms) > width - 30 ? 'end' : 'middle',
@@ -103,9 +127,10 @@ export function chart({ onzoom, onpick, ispickable }) {
     drawing.hover.setAttribute('width', right - left);
     tip.replaceChildren(
       h('strong', {}, span(bucket.start, bucket.end)),
+      bucket.state && h('p', {}, bucket.state === 'partial' ? 'Counted in part.' : 'Not counted yet.'),
       h('dl', {}, data.groups.filter((group) => bucket.counts.has(group)).map((group) => [
         h('dt', {}, h('i', { class: `dot fill-${group.class}` }), name(group)), h('dd', {}, count(bucket.counts.get(group))),
-      ]), data.groups.length > 1 || !bucket.count ? [h('dt', {}, 'all'), h('dd', {}, count(bucket.count))] : null));
+      ]), bucket.state !== 'unreached' && (data.groups.length > 1 || !bucket.count) ? [h('dt', {}, 'all'), h('dd', {}, count(bucket.count))] : null));
     const beside = right + 10 + tip.offsetWidth > drawing.width ? left - tip.offsetWidth - 10 : right + 10;
     tip.style.left = `${Math.max(0, beside)}px`;
   }
@@ -158,7 +183,8 @@ export function chart({ onzoom, onpick, ispickable }) {
   function list(field) {
     legend.replaceChildren(...data.groups.map((group) => {
       const text = [h('i', { class: `dot fill-${group.class}` }), name(group), h('small', {}, short.format(group.total))];
-      const title = group.name.length > shown ? `${group.name}\n${count(group.total)}` : count(group.total);
+      const names = group.names.length > 1 ? group.names.join(', ') : group.name.length > shown ? group.name : '';
+      const title = [names, count(group.total)].filter(Boolean).join('\n');
       return h('li', {}, field && ispickable(group)
         ? h('button', {
           type: 'button', title: `${title} · click: only these · Shift-click: without these`,
@@ -168,18 +194,30 @@ export function chart({ onzoom, onpick, ispickable }) {
   }
 
   return {
-    // show takes the service's answer; groups are its {name, total, other, missing}.
-    show(histogram, field, groups) {
-      data = histogram;
-      for (const group of groups) group.level = group.other || group.missing ? '' : known(group.name);
-      data.groups = colours(rank(groups));
+    // show takes what api.histogram returns.
+    show(histogram, field) {
+      const groups = histogram.groups.map((group) => ({ ...group }));
+      const whole = new Map(histogram.groups.map((group, i) => [group, groups[i]]));
+      const folded = fold([...groups]);
+      data = {
+        ...histogram,
+        groups: colours(rank(folded)),
+        buckets: histogram.buckets.map((bucket) => {
+          const counts = new Map();
+          for (const [group, n] of bucket.counts) {
+            const mine = whole.get(group).into ?? whole.get(group);
+            counts.set(mine, (counts.get(mine) ?? 0) + n);
+          }
+          return { ...bucket, counts };
+        }),
+      };
       figure.classList.remove('failed');
       $('chart-error').hidden = true;
       list(field);
       draw();
       const peak = data.buckets.reduce((best, bucket) => (bucket.count > (best?.count ?? 0) ? bucket : best), null);
-      figure.setAttribute('aria-label', `Histogram of ${count(data.total)} logs${peak
-        ? `, most of them at ${date(peak.start)} ${clock(peak.start)}` : ''}. Arrow keys walk along the bars, Enter zooms in.`);
+      const most = peak ? `, most of them at ${date(peak.start)} ${clock(peak.start)}` : '';
+      figure.setAttribute('aria-label', `Histogram of ${count(data.total)} logs${most}. Arrow keys walk along the bars, Enter zooms in.`);
     },
     fail(message) {
       figure.classList.add('failed');
@@ -187,6 +225,9 @@ export function chart({ onzoom, onpick, ispickable }) {
       $('chart-error').textContent = message;
       legend.replaceChildren();
     },
+    redraw: draw,
     range: () => data && { from: data.from, to: data.to },
+    // end returns the end of the bars with records ahead of a time, or that time.
+    end: (ms) => data?.buckets.findLast((bucket) => bucket.count && bucket.start >= ms)?.end ?? ms,
   };
 }

@@ -1,5 +1,5 @@
-// The fields that are there: the panel beside the rows, the choices of the histogram, the completions.
-import { $, h, shorten } from './dom.js';
+// The fields of the search: the panel beside the rows, the choices of the histogram, the completions.
+import { $, h, icon, shorten } from './dom.js';
 import * as api from './api.js';
 import * as language from './language.js';
 import { count } from './chart.js';
@@ -7,26 +7,57 @@ import { count } from './chart.js';
 const filterFrom = 12; // fields: fewer need no box to find one in
 const valueShown = 200; // characters
 
-// fieldsPanel calls onfilter(condition). It remembers what it has read for as long as the window stays the same.
-export function fieldsPanel({ onfilter, onload }) {
+// sample asks for a sample within a budget, and if nothing came of that within a longer one.
+async function sample(ask) {
+  const found = await ask('3s');
+  return found.sampled || found.complete ? found : ask('30s');
+}
+
+// figure writes a number of a distribution, as short as it may be.
+export const figure = (n) => (Number.isInteger(n) ? count(n) : Number(n.toPrecision(4)).toLocaleString('en-US', { maximumFractionDigits: 6 }));
+
+// fieldsPanel calls onfilter(how, field, literal), onremove(condition), oncolumn(field) and ontable(field). It remembers what it has
+// read for as long as the search stays the same. columns() are the fields that are columns.
+export function fieldsPanel({ onfilter, onremove, oncolumn, ontable, onload, columns }) {
   const box = $('field-list');
   const find = $('field-find');
   let known = [];
   let sampled = 0;
-  let search = {};
+  let window = {};
+  let query = '';
   let values = new Map(); // path → promise of its values
   let abort = new AbortController();
+  const unfolded = new Set(); // paths
 
   function draw() {
     const wanted = find.value.toLowerCase();
-    find.hidden = known.length < filterFrom;
+    find.hidden = known.length < filterFrom && !wanted;
     box.replaceChildren(...known.filter((field) => field.path.toLowerCase().includes(wanted)).map(line));
     $('field-none').hidden = known.length > 0;
   }
 
-  const line = (field) => h('details', {
-    ontoggle: (event) => event.target.open && fill(event.target, field),
-  }, h('summary', { title: field.path }, h('span', {}, field.path), h('small', {}, share(field.count))));
+  // drawActive shows what the search asks for already.
+  function drawActive() {
+    const active = language.conditions(query);
+    $('active').hidden = !active.length;
+    $('active').replaceChildren(...active.map((condition) => h('li', {},
+      h('span', { title: condition }, condition), h('button', {
+        type: 'button', title: `Take away ${condition}`, 'aria-label': `Take away ${condition}`, onclick: () => onremove(condition),
+      }, icon('close')))));
+  }
+
+  function line(field) {
+    const details = h('details', {
+      ontoggle: () => {
+        if (details.open) {
+          unfolded.add(field.path);
+          fill(details, field);
+        } else unfolded.delete(field.path);
+      },
+    }, h('summary', { title: field.path }, h('span', {}, field.path), h('small', {}, share(field.count))));
+    details.open = unfolded.has(field.path);
+    return details;
+  }
 
   const share = (n) => {
     const part = (100 * n) / Math.max(sampled, 1);
@@ -35,38 +66,66 @@ export function fieldsPanel({ onfilter, onload }) {
 
   async function fill(details, field) {
     const list = h('ol', { class: 'values' }, h('li', { class: 'quietly' }, 'reading…'));
-    details.querySelector('.values')?.remove();
-    details.append(list);
+    const old = details.querySelector('.inside');
+    const inside = h('div', { class: 'inside' }, list);
+    if (old) old.replaceWith(inside);
+    else details.append(inside);
     try {
       const found = await valuesOf(field.path);
-      const most = Math.max(...found.map((value) => value.count));
-      list.replaceChildren(...found.map((value) => item(field, value, most)));
-      if (!found.length) list.append(h('li', { class: 'quietly' }, 'no single values'));
+      const most = Math.max(...found.values.map((value) => value.count));
+      list.replaceChildren(...found.values.map((value) => item(field, value, most)));
+      if (!found.values.length) list.append(h('li', { class: 'quietly' }, 'no single values'));
+      inside.prepend(...[numbers(found.numbers), tools(field)].filter(Boolean));
+      inside.append(h('p', { class: 'quietly' }, about(found)));
     } catch (error) {
       list.replaceChildren(h('li', { class: 'quietly' }, error.message));
     }
   }
 
+  const about = ({ sampled: n, complete, distinct, values: { length } }) =>
+    `${distinct > length ? `${length} of ${count(distinct)} values, ` : ''}${complete ? `exact, ${count(n)} ${n === 1 ? 'record' : 'records'}` : `of a sample of ${count(n)}`}`;
+
+  const numbers = (n) => n && h('dl', { class: 'numbers' },
+    [['min', n.min], ['median', n.p50], ['p95', n.p95], ['max', n.max]].map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, figure(value)))));
+
+  function tools(field) {
+    const isColumn = columns().includes(field.path);
+    return h('p', { class: 'field-tools' },
+      h('button', { type: 'button', class: 'quiet', 'aria-pressed': String(isColumn), onclick: () => oncolumn(field.path) }, isColumn ? 'Not as a column' : 'As a column'),
+      h('button', { type: 'button', class: 'quiet', onclick: () => ontable(field.path) }, 'As a table'));
+  }
+
   function item(field, { value, count: n, cut }, most) {
     const text = cut ? `${value}…` : value === '' ? '""' : String(value);
+    const literal = language.literal(value);
+    const condition = `${field.path}:${literal}`;
+    const { wanted, excluded } = language.values(query, field.path);
     const inside = [
       h('span', { class: 'name' }, shorten(text, valueShown)), h('small', {}, count(n)),
       h('meter', { min: 0, max: most, value: n, 'aria-hidden': 'true' }),
     ];
-    const condition = `${field.path}:${language.literal(value)}`;
     if (cut || !language.fits(condition)) {
-      return h('li', {}, h('span', { title: `${text}\n${count(n)} of the sample · too long to search for` }, inside));
+      return h('li', {}, h('span', { class: 'one', title: `${text}\n${count(n)} records · too long to search for` }, inside));
     }
-    return h('li', {}, h('button', {
-      type: 'button', title: `${condition}\n${count(n)} of the sample · click: only these · Shift-click: without these`,
-      onclick: (event) => onfilter((event.shiftKey ? '-' : '') + condition),
-    }, inside));
+    const [isWanted, isExcluded] = [wanted, excluded].map((list) => list.includes(literal));
+    return h('li', { class: isWanted ? 'wanted' : isExcluded ? 'excluded' : null },
+      h('button', {
+        type: 'button', class: 'one', 'aria-pressed': String(isWanted),
+        title: `${condition}\n${count(n)} records · click: ${isWanted ? 'no longer these' : wanted.length ? 'these too' : 'only these'} · Shift-click: without these`,
+        onclick: (event) => onfilter(event.shiftKey ? 'exclude' : 'toggle', field.path, literal),
+      }, inside),
+      h('button', {
+        type: 'button', class: 'not', 'aria-pressed': String(isExcluded), title: `Without ${condition}`, 'aria-label': `Without ${condition}`,
+        onclick: () => onfilter('exclude', field.path, literal),
+      }, icon('minus')));
   }
 
+  // valuesOf reads the values of a field in the search. What the search asks of that field itself does not count: others of its values
+  // are there to be chosen too.
   function valuesOf(path) {
     if (!values.has(path)) {
       const { signal } = abort;
-      values.set(path, api.values(path, search, { signal }).catch((error) => {
+      values.set(path, sample((budget) => api.values(path, { ...window, q: language.withoutField(query, path), budget }, { signal })).catch((error) => {
         values.delete(path);
         throw error;
       }));
@@ -77,20 +136,32 @@ export function fieldsPanel({ onfilter, onload }) {
   find.addEventListener('input', draw);
 
   return {
-    // load reads the fields of a window anew.
-    async load(window) {
+    // load reads the fields of a search anew.
+    async load(search) {
       abort.abort();
       abort = new AbortController();
-      search = window;
+      ({ q: query, ...window } = search);
       values = new Map();
-      const found = await api.fields(window, { signal: abort.signal });
-      known = found.fields;
-      sampled = found.sampled;
-      draw();
-      onload();
+      drawActive();
+      $('fields').classList.add('old');
+      try {
+        const { signal } = abort;
+        const found = await sample((budget) => api.fields({ ...search, budget }, { signal }));
+        known = found.fields;
+        sampled = found.sampled;
+        $('field-sample').textContent = found.complete ? `exact: of all ${count(sampled)} records` : `of a sample of ${count(sampled)} records`;
+        draw();
+        onload();
+      } catch (error) {
+        if (error.name !== 'AbortError') $('field-sample').textContent = `not read: ${error.message}`;
+        throw error;
+      } finally {
+        $('fields').classList.remove('old');
+      }
     },
-    completions: async (path) => (await valuesOf(path)).filter(({ cut }) => !cut).map(({ value, count: n }) => ({ text: language.literal(value), count: n })),
-    names: () => known.map((field) => ({ text: field.path, count: field.count })),
-    has: (path) => known.some((field) => field.path === path),
+    redraw: draw,
+    completions: async (path) => (await valuesOf(path)).values.filter(({ cut }) => !cut).map(({ value, count: n }) => ({ text: language.literal(value), count: n })),
+    names: () => known.map((field) => ({ text: field.path, count: field.count, isNumber: !!field.numbers })),
+    has: (path) => known.some((field) => field.path === path || field.path === `"${path}"`),
   };
 }

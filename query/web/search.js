@@ -121,7 +121,10 @@ export function searchBox({ onsubmit, fieldNames, valuesOf }) {
 
   return {
     show(query) {
-      if (input.value.trim() !== query) input.value = query;
+      if (input.value.trim() !== query) {
+        input.value = query;
+        close();
+      }
       changed();
     },
     // mark shows the place of an error, a 1-based character, in the query that was sent.
