@@ -202,7 +202,8 @@ axe:
 
 watchers:
 	$(call install,$$(command -v promtool >/dev/null && command -v prometheus >/dev/null || echo prometheus) \
-		$$(command -v prometheus-postgres-exporter >/dev/null || echo prometheus-postgres-exporter),the tests of what watches Millrace are skipped)
+		$$(command -v prometheus-postgres-exporter >/dev/null || echo prometheus-postgres-exporter) \
+		$$(command -v prometheus-alertmanager >/dev/null || echo prometheus-alertmanager),the tests of what watches Millrace are skipped)
 
 # Programs that send by other protocols. Each is got in its own way, and the tests of one that can't be had are skipped.
 clients:

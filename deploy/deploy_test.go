@@ -295,9 +295,13 @@ func askWithKey(t testing.TB, method, url, secret string, body []byte, headers .
 func TestEveryMetricIsDocumented(t *testing.T) {
 	cert, key, notAfter := selfSigned(t)
 	keysFile, secret := newKeysFile(t)
+	searches := filepath.Join(t.TempDir(), "searches.yaml")
+	if err := os.WriteFile(searches, []byte("receivers: [{name: hook, webhook: 'http://127.0.0.1:1'}]\nsearches: [{name: errors, q: level:error, when: count > 0 in 1m, tell: hook}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	addrs := map[string]string{"api": testenv.FreeAddress(t), "worker": testenv.FreeAddress(t), "query": testenv.FreeAddress(t)}
 	env := []string{
-		"RABBITMQ_URL=amqp://127.0.0.1:1/", "POSTGRES_URL=postgres://127.0.0.1:1/d", "KEYS_FILE=" + keysFile, "TLS_CERT_FILE=" + cert, "TLS_KEY_FILE=" + key,
+		"RABBITMQ_URL=amqp://127.0.0.1:1/", "POSTGRES_URL=postgres://127.0.0.1:1/d", "KEYS_FILE=" + keysFile, "TLS_CERT_FILE=" + cert, "TLS_KEY_FILE=" + key, "SEARCHES_FILE=" + searches,
 		"API_ADDR=" + addrs["api"], "WORKER_ADDR=" + addrs["worker"], "QUERY_ADDR=" + addrs["query"],
 	}
 	type metric struct {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -214,9 +215,16 @@ func TestPrometheusAndTheDashboardsSeeMillrace(t *testing.T) {
 	dir := t.TempDir()
 	cert, certKey, _ := selfSigned(t)
 	keysFile, secret := newKeysFile(t)
+	hook := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(hook.Close)
+	searches := filepath.Join(dir, "searches.yaml")
+	text := fmt.Sprintf("receivers: [{name: hook, webhook: %q}]\nsearches: [{name: errors, q: level:error, when: count > 0 in 1m, by: service, every: 1s, delay: 0s, tell: hook}]\n", hook.URL)
+	if err := os.WriteFile(searches, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	api, query, exporter := testenv.FreeAddress(t), testenv.FreeAddress(t), testenv.FreeAddress(t)
 	testenv.StartMillrace(t, dir, append(stack.Env(), "API_ADDR="+api, "QUERY_ADDR="+query, "WORKER_ADDR=127.0.0.1:0",
-		"KEYS_FILE="+keysFile, "TLS_CERT_FILE="+cert, "TLS_KEY_FILE="+certKey, "CONFIRM_TIMEOUT=2s"), "run")
+		"KEYS_FILE="+keysFile, "TLS_CERT_FILE="+cert, "TLS_KEY_FILE="+certKey, "SEARCHES_FILE="+searches, "CONFIRM_TIMEOUT=2s"), "run")
 	testenv.RunProgram(t, []string{"DATA_SOURCE_NAME=" + stack.PostgresURL}, exporterPath, "--web.listen-address="+exporter)
 
 	// The test starts the servers itself, to break them. So millrace run does not list their metrics.

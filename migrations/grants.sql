@@ -33,4 +33,6 @@ BEGIN
     GRANT SELECT ON logs, ledger, late_changes, late_times, late_hours, settings, schema_migrations TO millrace_reader;
     GRANT SELECT ON archive_fields, archive_ranges, archive_files TO millrace_reader;
     GRANT SELECT (id, dead_at, reason, record_id, queue) ON dead_letters TO millrace_reader;
+    -- It keeps the state of searches that alert, and writes nothing else.
+    GRANT SELECT, INSERT, UPDATE, DELETE ON millrace_searches, millrace_search_changes, millrace_search_messages TO millrace_reader;
 END $$;

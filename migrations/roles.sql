@@ -34,7 +34,7 @@ BEGIN
     FOR t IN
         SELECT c.oid FROM pg_class c
         WHERE c.oid = ANY (ARRAY['logs', 'ledger', 'dead_letters', 'late_changes', 'late_times', 'late_hours', 'settings', 'last_stream', 'schema_migrations',
-            'archive_fields', 'archive_ranges', 'archive_files']::regclass[])
+            'archive_fields', 'archive_ranges', 'archive_files', 'millrace_searches', 'millrace_search_changes', 'millrace_search_messages']::regclass[])
            OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent IN ('logs'::regclass, 'ledger'::regclass))
            -- detached by retention, and to be dropped by the owner
            OR c.relkind = 'r' AND obj_description(c.oid, 'pg_class') LIKE 'millrace: to be dropped, %'

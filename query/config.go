@@ -26,6 +26,9 @@ type Config struct {
 	Followers  int           `env:"TAIL_FOLLOWERS" envDefault:"1000" min:"1" max:"100000" help:"Most clients that follow the tail at once; up to 4 MiB of records wait for each."`
 	Origins    string        `env:"CORS_ORIGINS" help:"Origins such as https://grafana.example.com whose pages may read answers, separated by commas; * is all; empty: none but the service's own."`
 
+	Searches         string             `env:"SEARCHES_FILE" is:"file" help:"File (YAML) of searches that are counted and that alert, read again when it changes; empty: there are none."`
+	SearchesPostgres config.PostgresURL `env:"SEARCHES_POSTGRES_URL" help:"PostgreSQL, where the state of the searches in SEARCHES_FILE is kept; empty: POSTGRES_URL, which then must not be a replica."`
+
 	MaxConnections int `env:"QUERY_MAX_CONNECTIONS" envDefault:"2000" min:"1" max:"1000000" help:"Most connections to the query service at once, those that follow the tail included; one more takes the place of an idle one without a key, or is answered 503."`
 
 	// Log is where the service logs; nil makes a logger on standard error from Process.

@@ -17,6 +17,7 @@ type metrics struct {
 	missed    prometheus.Counter
 
 	archiveFailures prometheus.Counter
+	matches         *prometheus.CounterVec
 }
 
 // newMetrics returns the metrics, registered. Each request under way holds one of places. ready knows whether the database can
@@ -54,6 +55,10 @@ func newMetrics(places chan struct{}, ready *service.Ready) *metrics {
 		Name: "millrace_query_archive_failures_total",
 		Help: "Reads of the archive's files that failed: the file is away or damaged, or the store can't be reached.",
 	})
+	m.matches = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "millrace_search_matches_total",
+		Help: "Records stored that a search of SEARCHES_FILE finds. Each query service counts all of them.",
+	}, []string{"search"})
 	inflight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "millrace_query_inflight_requests",
 		Help: "Queries under way, waiting ones included.",
@@ -62,6 +67,6 @@ func newMetrics(places chan struct{}, ready *service.Ready) *metrics {
 		Name: "millrace_database_connected",
 		Help: "1 while PostgreSQL answers and has the schema.",
 	}, func() float64 { return ready.Holds(databaseCondition) })
-	m.registry.MustRegister(m.requests, m.seconds, m.cache, inflight, m.followers, m.missed, m.archiveFailures, database)
+	m.registry.MustRegister(m.requests, m.seconds, m.cache, inflight, m.followers, m.missed, m.archiveFailures, m.matches, database)
 	return m
 }

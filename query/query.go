@@ -1,6 +1,7 @@
 package query
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 
 	"millrace/internal/keys"
 	"millrace/internal/service"
+	"millrace/query/searches"
 	"millrace/query/tail"
 )
 
@@ -78,7 +80,20 @@ func Run(ctx context.Context, c Config) error {
 		timeText:    fmt.Sprint(c.Timeout),
 		stopping:    ctx, working: &working, exportTimeout: c.ExportTime,
 	}
-	if err := errors.Join(allowed.Register(s.metrics.registry), service.RegisterCertificate(s.metrics.registry, c.Access)); err != nil {
+	watched := searches.Open(c.Searches, searchTerms{}, log)
+	if watched != nil {
+		db, err := searches.Connect(cmp.Or(c.SearchesPostgres, c.Postgres))
+		if err != nil {
+			return errors.Join(fmt.Errorf("SEARCHES_POSTGRES_URL: %w", err), ln.Close())
+		}
+		s.searches = searches.NewRunner(watched, db, s, log)
+		counter := &matchCounter{watch: watched, tail: follow, ready: &ready, distributed: distributed, matches: m.matches, log: log}
+		working.Go(func() { watched.Run(work) })
+		working.Go(func() { s.searches.Run(work) })
+		working.Go(func() { counter.run(work) })
+	}
+	if err := errors.Join(watched.Register(s.metrics.registry), s.searches.Register(s.metrics.registry),
+		allowed.Register(s.metrics.registry), service.RegisterCertificate(s.metrics.registry, c.Access)); err != nil {
 		return errors.Join(err, ln.Close())
 	}
 	working.Go(func() { allowed.Watch(work, c.Reload, log) })

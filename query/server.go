@@ -18,6 +18,7 @@ import (
 
 	"millrace/internal/keys"
 	"millrace/internal/service"
+	"millrace/query/searches"
 	"millrace/query/tail"
 )
 
@@ -38,6 +39,8 @@ type server struct {
 	store *store
 	cache *cache
 	tail  *tail.Tail
+
+	searches *searches.Runner // nil: there is no file of searches
 
 	maxFollowers int
 	distributed  *atomic.Bool // Citus keeps the rows on other servers, whose transaction ids the tail can't follow
@@ -113,6 +116,7 @@ func (s *server) endpoints() []endpoint {
 		{"/logs/export", exportParameters, s.getExport},
 		{"/logs/{id}", nil, s.getLog},
 		{"/logs/{id}/context", contextParameters, s.getContext},
+		{"/searches", nil, s.getSearches},
 		{"/openapi.json", nil, s.getOpenAPI},
 	}
 }

@@ -31,7 +31,8 @@ locals {
     { ALLOW_ANONYMOUS = tostring(var.allow_anonymous) },
     var.keys == "" ? {} : { KEYS_FILE = "/etc/millrace/keys" },
   )
-  keys = nonsensitive(var.keys == "") ? {} : { keys = "/etc/millrace/keys" }
+  keys     = nonsensitive(var.keys == "") ? {} : { keys = "/etc/millrace/keys" }
+  searches = nonsensitive(var.searches == "") ? {} : { searches = "/etc/millrace/searches.yaml" }
 
   services = merge(
     {
@@ -58,8 +59,8 @@ locals {
       })
       query = merge(local.millrace, {
         args     = ["query"]
-        env      = merge({ GOMEMLIMIT = local.compose.query.environment.GOMEMLIMIT }, local.millrace.env, local.access)
-        secrets  = merge({ query = "/etc/millrace/.env" }, local.keys)
+        env      = merge({ GOMEMLIMIT = local.compose.query.environment.GOMEMLIMIT }, local.millrace.env, local.access, { for name, file in local.searches : "SEARCHES_FILE" => file })
+        secrets  = merge({ query = "/etc/millrace/.env" }, local.keys, local.searches)
         replicas = var.replicas.query
       })
       # These end when they are done, and run anew with every version. roles fails and tries again until migrate is through.
@@ -82,6 +83,7 @@ locals {
     query     = "POSTGRES_URL='postgres://millrace_reader:${var.passwords.reader}@${local.database}'\nREDIS_URL='redis://:${var.passwords.redis}@redis:6379/0'\n"
     superuser = "POSTGRES_URL='postgres://millrace:${var.passwords.postgres}@${local.database}'\n"
     keys      = var.keys == "" ? "# none\n" : var.keys
+    searches  = var.searches == "" ? "# none\n" : var.searches
     postgres  = var.passwords.postgres
     owner     = var.passwords.owner
     writer    = var.passwords.writer
@@ -109,7 +111,7 @@ locals {
 
   # Who a secret's file belongs to: the user that the program runs as.
   owners = merge(
-    { for name in ["api", "worker", "query", "superuser", "keys"] : name => "65532" },
+    { for name in ["api", "worker", "query", "superuser", "keys", "searches"] : name => "65532" },
     { for name in ["rabbitmq", "cookie", "redis", "postgres", "owner", "writer"] : name => "999" },
     { grafana = "472", monitor = "65534" },
   )

@@ -59,6 +59,17 @@ variable "allow_anonymous" {
   default     = false
 }
 
+variable "searches" {
+  description = "What the file of searches says that are counted and that alert (deploy/ALERTS.md), such as file(\"searches.yaml\"). It is a secret of the swarm, for it may hold receivers' URLs. Empty: there are none."
+  type        = string
+  default     = ""
+  sensitive   = true
+  validation {
+    condition     = var.searches == "" || can(yamldecode(var.searches))
+    error_message = "searches: takes YAML; millrace searches check FILE says more."
+  }
+}
+
 variable "replicas" {
   description = "How many of each service run."
   type = object({

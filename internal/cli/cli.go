@@ -50,6 +50,7 @@ func init() {
 		{"query", "", "answers searches", "", []any{query.Config{}}, runQuery},
 		{"logs", "[-f] [-n N] [--since T] [-C N] [-o text|json|csv] [Q]", "searches and follows the logs of a query service", logsHelp, []any{clientSettings{}}, searchLogs},
 		{"stats", "[--by F,…] [--calc F,…] [--every T] [-o text|json|csv] [Q]", "figures of the logs of a query service", statsHelp, []any{clientSettings{}}, searchStats},
+		{"searches", "check FILE [--now] | test FILE [NAME…] [--from T] [--to T]", "searches that alert: is the file in order, when would it have rung", searchesHelp, []any{clientSettings{}}, runSearches},
 		{"migrate", "up | down | status | roles", "the database schema", migrateHelp, []any{databaseSettings{}}, migrate},
 		{"dead", "list | show ID | replay [ID…] | drop ID…|--all", "records and messages that could not be stored", deadHelp, []any{databaseSettings{}, replaySettings{}}, deadLetters},
 		{"archive", "ls | verify | manifest [RANGE] | restore RANGE [--keep D]", "the archive of closed partitions", archiveHelp, []any{databaseSettings{}, archiveSettings{}}, runArchive},

@@ -36,6 +36,8 @@ type (
 	redisCache struct{}
 	queryURL   struct{}
 	apiKey     struct{}
+	hook       struct{}
+	hookSecret struct{}
 )
 
 type (
@@ -62,6 +64,12 @@ type (
 
 	// APIKey is the key that a client shows to a service.
 	APIKey = Secret[apiKey]
+
+	// HookURL is the http or https URL that messages are posted to. Its path may be a secret too, and is not shown.
+	HookURL = Secret[hook]
+
+	// HookSecret is what messages are signed with.
+	HookSecret = Secret[hookSecret]
 )
 
 // Takes returns a description of the kind, for refusals and help texts.
@@ -86,6 +94,10 @@ func (s Secret[K]) String() string {
 		return "(hidden)"
 	}
 	u := splitURL(string(s))
+	var kind K
+	if _, hidesPath := any(kind).(hook); hidesPath {
+		return u.scheme + "://" + u.hosts
+	}
 	return u.scheme + "://" + u.hosts + u.path
 }
 
@@ -148,7 +160,13 @@ func (postgreSQL) takes() string {
 }
 
 func (queryURL) takes() string { return "an http:// or https:// URL such as http://localhost:8081" }
-func (apiKey) takes() string   { return "an API key, as printed by millrace keys new" }
+func (hook) takes() string {
+	return "an http:// or https:// URL such as https://chat.example.com/hooks/1"
+}
+func (hookSecret) takes() string {
+	return "a secret of 16 to 1024 characters without spaces and ends of lines"
+}
+func (apiKey) takes() string { return "an API key, as printed by millrace keys new" }
 
 // Brokers returns the URLs in a string, separated by commas. It does not check them.
 func Brokers(urls string) (list BrokerURLs) {
@@ -243,6 +261,23 @@ func (queryURL) check(value string) error {
 		return err
 	}
 	return u.checkParameters(nil, nil)
+}
+
+// check takes parameters of any name.
+func (hook) check(value string) error {
+	u, err := parseURL(value, "http://", "https://")
+	if err != nil {
+		return err
+	}
+	return u.requireHost()
+}
+
+// check refuses what is easily guessed, and what an editor may have added.
+func (k hookSecret) check(value string) error {
+	if len(value) < 16 || len(value) > 1024 || strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return errors.New("takes " + k.takes())
+	}
+	return nil
 }
 
 // check takes what a header of HTTP can have behind "Bearer" (RFC 6750, section 2.1).

@@ -38,10 +38,14 @@ type Event struct {
 	lastPoll int64 // the last poll that did not show it
 }
 
+// Counter counts rows.
+type Counter interface{ Inc() }
+
 // Follower holds what waits for one client.
 type Follower struct {
 	tail     *Tail
 	audience *audience
+	counter  Counter       // nil: the follower is sent events
 	ready    chan struct{} // holds one when something waits
 
 	mu     sync.Mutex

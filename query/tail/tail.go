@@ -42,7 +42,8 @@ type Tail struct {
 
 	mu        sync.Mutex
 	audiences language.Set[map[*Follower]bool]
-	followers int
+	followers int           // that are sent events
+	counters  int           // followers that only count
 	started   chan struct{} // closed when the reader has a snapshot to go on from; nil while nobody follows
 }
 
@@ -71,18 +72,7 @@ func (t *Tail) Join(ctx context.Context, q language.Query) (*Follower, error) {
 		return nil, ErrTooManyFollowers
 	}
 	t.followers++
-	f.audience = t.audiences.Entry(q)
-	if f.audience.Value == nil {
-		f.audience.Value = make(map[*Follower]bool)
-	}
-	f.audience.Value[f] = true
-	if t.started == nil {
-		t.started = make(chan struct{})
-		select {
-		case t.wake <- struct{}{}:
-		default:
-		}
-	}
+	t.add(f, q)
 	started := t.started
 	t.mu.Unlock()
 	t.options.Followers.Inc()
@@ -95,15 +85,46 @@ func (t *Tail) Join(ctx context.Context, q language.Query) (*Follower, error) {
 	}
 }
 
+// Count adds a follower that only counts: each row of q that becomes visible is one. It does not wait for the reader's first poll, and does not
+// count towards Options.MaxFollowers. Whoever has called it must call Leave.
+func (t *Tail) Count(q language.Query, c Counter) *Follower {
+	f := &Follower{tail: t, counter: c}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.counters++
+	t.add(f, q)
+	return f
+}
+
+// add adds a follower to those of its query, and wakes the reader if nobody followed. t.mu is locked.
+func (t *Tail) add(f *Follower, q language.Query) {
+	f.audience = t.audiences.Entry(q)
+	if f.audience.Value == nil {
+		f.audience.Value = make(map[*Follower]bool)
+	}
+	f.audience.Value[f] = true
+	if t.started == nil {
+		t.started = make(chan struct{})
+		select {
+		case t.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
 // Leave takes a follower out.
 func (t *Tail) Leave(f *Follower) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(f.audience.Value, f)
-	t.followers--
 	if len(f.audience.Value) == 0 {
 		t.audiences.Remove(f.audience)
 	}
+	if f.counter != nil {
+		t.counters--
+		return
+	}
+	t.followers--
 	t.options.Followers.Dec()
 }
 
@@ -151,7 +172,7 @@ func (t *Tail) follow(ctx context.Context) {
 			return
 		}
 		t.mu.Lock()
-		if t.followers == 0 {
+		if t.followers+t.counters == 0 {
 			t.started = nil
 			t.mu.Unlock()
 			return
@@ -184,10 +205,14 @@ func (t *Tail) giveOut(r *language.Record, row Row, lastPoll int64) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.audiences.Each(r, func(a *audience) {
-		if e == nil {
-			e = &Event{Text: t.options.Encode(row), id: row.ID, lastPoll: lastPoll}
-		}
 		for f := range a.Value {
+			if f.counter != nil {
+				f.counter.Inc()
+				continue
+			}
+			if e == nil {
+				e = &Event{Text: t.options.Encode(row), id: row.ID, lastPoll: lastPoll}
+			}
 			if f.push(e) {
 				t.options.Missed.Inc()
 			}

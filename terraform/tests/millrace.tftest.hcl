@@ -53,6 +53,10 @@ run "defaults" {
     error_message = "the API asks for keys"
   }
   assert {
+    condition     = !contains(keys(docker_service.this["query"].task_spec[0].container_spec[0].env), "SEARCHES_FILE") && !contains(keys(docker_secret.this), "searches")
+    error_message = "no searches by default"
+  }
+  assert {
     condition     = !contains(keys(docker_service.this["worker"].task_spec[0].container_spec[0].env), "AUTO_MIGRATE")
     error_message = "a worker does not give up because migrate is not through"
   }
@@ -147,6 +151,20 @@ run "anonymous" {
   assert {
     condition     = !contains(keys(docker_service.this["api"].task_spec[0].container_spec[0].env), "KEYS_FILE") && !contains(keys(docker_secret.this), "keys")
     error_message = "no keys file"
+  }
+}
+
+run "searches" {
+  variables {
+    searches = "searches:\n  - {name: errors, q: level:error}\n"
+  }
+  assert {
+    condition     = docker_service.this["query"].task_spec[0].container_spec[0].env["SEARCHES_FILE"] == "/etc/millrace/searches.yaml" && contains(keys(docker_secret.this), "searches")
+    error_message = "the query service has the file of searches"
+  }
+  assert {
+    condition     = !contains(keys(docker_service.this["api"].task_spec[0].container_spec[0].env), "SEARCHES_FILE")
+    error_message = "no other service has it"
   }
 }
 

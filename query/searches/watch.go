@@ -1,0 +1,160 @@
+package searches
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// pollPeriod is how often Watch.Run looks at the file. A change is read one look later, so that a file that is being written in place is not
+// read half-written.
+const pollPeriod = 500 * time.Millisecond
+
+// Watch is the file of searches as it is now. A nil Watch has none.
+type Watch struct {
+	name  string
+	terms Terms
+	log   *slog.Logger
+
+	mu     sync.Mutex
+	file   *File     // nil: none was taken yet
+	taken  time.Time // when it was
+	wrong  error     // why the file as it is now is not taken; nil if it is
+	change chan struct{}
+
+	lastRead os.FileInfo // the file as it was when it was read last; nil if there was none
+
+	errors  prometheus.Counter
+	success prometheus.Gauge
+}
+
+// Open reads a file of searches. A mistake in it is logged, and told by Status. An empty name gives a nil Watch.
+func Open(name string, terms Terms, log *slog.Logger) *Watch {
+	if name == "" {
+		return nil
+	}
+	w := &Watch{
+		name: name, terms: terms, log: log, change: make(chan struct{}),
+		errors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "millrace_searches_reload_errors_total",
+			Help: "Times SEARCHES_FILE could not be taken; the searches of before stay.",
+		}),
+		success: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "millrace_searches_last_reload_success",
+			Help: "1 when SEARCHES_FILE could be taken the last time it was read, else 0.",
+		}),
+	}
+	w.reload()
+	return w
+}
+
+// ReadFile returns what a file says. Its error names the file, and is of the type Mistakes within.
+func ReadFile(name string, terms Terms) (*File, error) {
+	file, _, err := readFile(name, terms)
+	return file, err
+}
+
+// readFile does what ReadFile does. It also returns the file as it was before it was read, nil if there was none.
+func readFile(name string, terms Terms) (*File, os.FileInfo, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, nil, fmt.Errorf("SEARCHES_FILE: %w", err)
+	}
+	if !info.Mode().IsRegular() { // a pipe could be read only once, and the next read would never end
+		return nil, info, fmt.Errorf("SEARCHES_FILE %s: not a regular file", name)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, info, fmt.Errorf("SEARCHES_FILE: %w", err)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, info, fmt.Errorf("SEARCHES_FILE: %w", err)
+	}
+	file, err := Parse(text, filepath.Dir(name), terms)
+	if err != nil {
+		return nil, info, fmt.Errorf("SEARCHES_FILE %s: %w", name, err)
+	}
+	return file, info, nil
+}
+
+// reload reads the file again.
+func (w *Watch) reload() {
+	file, info, err := readFile(w.name, w.terms)
+	w.lastRead = info
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.wrong = err
+	if err != nil {
+		w.errors.Inc()
+		w.success.Set(0)
+		if w.file == nil {
+			w.log.Error("there are no searches: the file is not taken", "error", err)
+		} else {
+			w.log.Error("the searches stay as they were", "error", err)
+		}
+		return
+	}
+	w.success.Set(1)
+	w.file, w.taken = file, time.Now()
+	close(w.change)
+	w.change = make(chan struct{})
+	w.log.Info("read the searches", "file", w.name, "searches", len(file.Searches))
+}
+
+// Run reads the file again when it changes, until ctx is done. It logs each reload and why one failed.
+func (w *Watch) Run(ctx context.Context) {
+	tick := time.NewTicker(pollPeriod)
+	defer tick.Stop()
+	changed := false
+	for {
+		select {
+		case <-tick.C:
+			if changed {
+				w.reload()
+			}
+			changed = w.changed() // a change while the file was read counts too
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// changed reports whether the name leads to another file than the one read last, or whether that file was written to or has other permissions.
+func (w *Watch) changed() bool {
+	info, err := os.Stat(w.name)
+	if err != nil || w.lastRead == nil {
+		return (err == nil) != (w.lastRead != nil)
+	}
+	return !os.SameFile(info, w.lastRead) || info.Size() != w.lastRead.Size() || !info.ModTime().Equal(w.lastRead.ModTime()) || info.Mode() != w.lastRead.Mode()
+}
+
+// File returns the file that was taken last, or nil, and a channel that is closed when another one is taken.
+func (w *Watch) File() (*File, <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.file, w.change
+}
+
+// Status returns when the file was taken that is in force, and why the file as it is now is not.
+func (w *Watch) Status() (taken time.Time, wrong error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.taken, w.wrong
+}
+
+// Register adds the metrics of reloads to a service's. For a nil Watch it adds nothing.
+func (w *Watch) Register(r prometheus.Registerer) error {
+	if w == nil {
+		return nil
+	}
+	return errors.Join(r.Register(w.errors), r.Register(w.success))
+}
