@@ -3,8 +3,6 @@ package sockets
 import (
 	"bytes"
 	"errors"
-
-	"millrace/internal/jsontext"
 )
 
 // Framer finds the messages in what comes over one connection.
@@ -132,63 +130,4 @@ func (f *syslogFraming) line(b []byte, ended bool) (message []byte, n int, cut b
 		f.way = lines
 	}
 	return message, n, cut, nil
-}
-
-// gelfFraming is how GELF goes over TCP: a zero byte ends a message. A newline is taken for the end, too, where what is before it is a whole JSON object.
-type gelfFraming struct {
-	most    int
-	scanned int  // how many bytes at the beginning of the next message were looked at
-	tries   int  // how often the message was looked at as a whole
-	isRest  bool // what comes up to the next zero byte is the rest of a message that was cut
-}
-
-// NewGELFFramer returns a Framer of GELF's messages, of at most so many bytes.
-func NewGELFFramer(most int) Framer { return &gelfFraming{most: most} }
-
-// mostTries bounds how often a message is looked at as a whole, so that one of many lines costs time linear in its length.
-const mostTries = 64
-
-// Next implements Framer.
-func (f *gelfFraming) Next(b []byte, ended bool) (message []byte, n int, cut bool, err error) {
-	at := f.scanned
-	for ; at < len(b); at++ {
-		if b[at] == 0 || b[at] == '\n' && !f.isRest && f.isWhole(b[:at]) {
-			break
-		}
-	}
-	switch {
-	case at > f.most:
-		message, n, cut = b[:f.most], f.most, true
-	case at < len(b):
-		message, n = b[:at], at+1
-	case ended && len(b) > 0:
-		message, n = b, len(b)
-	default:
-		f.scanned = at
-		return nil, 0, false, nil
-	}
-	f.scanned, f.tries = 0, 0
-	wasRest := f.isRest
-	f.isRest = cut
-	if wasRest {
-		return nil, n, false, nil
-	}
-	return message, n, cut, nil
-}
-
-// isWhole reports whether a line ends a message: it is blank, or ends a JSON object.
-func (f *gelfFraming) isWhole(b []byte) bool {
-	b = bytes.TrimRight(b, " \r\n\t")
-	if len(b) == 0 {
-		return true
-	}
-	if b[len(b)-1] != '}' || f.tries == mostTries {
-		return false
-	}
-	f.tries++
-	begin := 0
-	for begin < len(b) && (b[begin] == ' ' || b[begin] == '\n' || b[begin] == '\r' || b[begin] == '\t') {
-		begin++
-	}
-	return jsontext.ValueEnd(b, begin) == len(b)
 }

@@ -6,16 +6,14 @@ import (
 
 // Reasons why what came is not taken.
 const (
-	Full        = "full"         // there was no room for a packet, or for the rest of a message
-	Unconfirmed = "unconfirmed"  // messages were not confirmed before the stop
-	Address     = "address"      // the sender's address is not admitted
-	Handshake   = "handshake"    // TLS failed, or took too long
-	Connections = "connections"  // there were too many connections
-	Framing     = "framing"      // what came is no message of the protocol
-	Slow        = "slow"         // a message did not come whole in time
-	TooLong     = "too_long"     // a message was cut
-	Incomplete  = "incomplete"   // chunks of a message did not come
-	Memory      = "chunk_memory" // chunks were thrown out for others
+	Full        = "full"        // there was no room for a packet, or for the rest of a message
+	Unconfirmed = "unconfirmed" // messages were not confirmed before the stop
+	Address     = "address"     // the sender's address is not admitted
+	Handshake   = "handshake"   // TLS failed, or took too long
+	Connections = "connections" // there were too many connections
+	Framing     = "framing"     // what came is no message of the protocol
+	Slow        = "slow"        // a message did not come whole in time
+	TooLong     = "too_long"    // a message was cut
 )
 
 // AllMetrics are the metrics of all sockets.
