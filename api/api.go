@@ -13,6 +13,7 @@ import (
 
 	"millrace/api/front"
 	"millrace/api/publish"
+	"millrace/api/sockets"
 	"millrace/internal/keys"
 	"millrace/internal/policy"
 	"millrace/internal/service"
@@ -78,6 +79,10 @@ func Run(ctx context.Context, c Config) error {
 	p := newPublisher(c, log, publish.NewMetrics(registry), ready)
 	handler := newServer(c, log, p, keyFile, served, m, inflight, ready, registry)
 	handler.derive(c.DeriveKeys.Names(), rule)
+	open, err := handler.openSockets(c, sockets.NewMetrics(registry), log)
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
 	httpServer := handler.http()
 	policies := policy.New(policy.Options{Broker: c.Broker, Log: log, Registry: registry, Canary: true, Interval: c.policyInterval, Report: func(found []policy.Harm) {
 		ready.Set("policies", policy.Sentence(found))
@@ -106,6 +111,9 @@ func Run(ctx context.Context, c Config) error {
 	defer stopServing(nil)
 	var server sync.WaitGroup
 	server.Go(func() { stopServing(httpServer.Serve(connections)) })
+	reading, stopReading := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopReading()
+	server.Go(func() { open.run(reading, flush, stopServing) })
 	log.Info("listening", "address", ln.Addr().String(), "anonymous", keyFile == nil)
 	if c.OnListen != nil {
 		c.OnListen(ln.Addr())
@@ -118,6 +126,9 @@ func Run(ctx context.Context, c Config) error {
 	}
 	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownTimeout)
 	defer cancel()
+	stopReading()
+	stopFlush := context.AfterFunc(deadline, endFlush)
+	defer stopFlush()
 	connections.StopEarly()
 	err = httpServer.ShutdownWithContext(deadline)
 	// Shutdown misses a Serve that has only just begun, so the listener is closed here too.
@@ -130,9 +141,7 @@ func Run(ctx context.Context, c Config) error {
 	server.Wait()
 	connections.Wait()
 	stopPublishing()
-	stopFlush := context.AfterFunc(deadline, endFlush)
 	publisher.Wait()
-	stopFlush()
 	log.Info("stopped")
 	if err := context.Cause(serving); ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
 		return err

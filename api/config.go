@@ -36,6 +36,14 @@ type Config struct {
 	FrameCompression   string         `env:"FRAME_COMPRESSION" envDefault:"s2" oneof:"none s2 zstd" help:"How frames of 1 KiB and more are compressed on their way through RabbitMQ. Workers read all three."`
 	ESVersion          config.Version `env:"ES_VERSION" envDefault:"8.19.0" help:"The version that clients of Elasticsearch are told; some send only to one that is as new as they are."`
 
+	SyslogTCPAddr     config.Address  `env:"SYSLOG_TCP_ADDR" help:"Where syslog is taken over TCP; empty: nowhere."`
+	SyslogTLSAddr     config.Address  `env:"SYSLOG_TLS_ADDR" help:"Where syslog is taken over TLS, with the certificate of TLS_CERT_FILE; empty: nowhere."`
+	SyslogUDPAddr     config.Address  `env:"SYSLOG_UDP_ADDR" help:"Where syslog is taken over UDP; empty: nowhere."`
+	SyslogAllow       config.Networks `env:"SYSLOG_ALLOW" help:"Networks from which syslog is taken; empty: from this machine alone, unless ALLOW_ANONYMOUS or, over TLS, TLS_CLIENT_CA_FILE lets others in."`
+	SyslogZone        config.TimeZone `env:"SYSLOG_TZ" help:"Time zone of syslog's times that are written without one; empty: UTC."`
+	SocketConnections int             `env:"SOCKET_CONNECTIONS" envDefault:"10000" min:"1" max:"1000000" help:"Most connections at once of syslog, of some 16 KiB each; one more takes the place of one that has sent nothing yet, or is closed."`
+	SocketBytes       config.Bytes    `env:"SOCKET_BYTES" envDefault:"32MiB" min:"1MiB" max:"64GiB" help:"Most bytes that connections and packets of syslog hold at once; beyond it connections are not read, and packets are dropped."`
+
 	// Log is where the service logs to; nil is standard error, as the settings say.
 	Log *slog.Logger
 	// OnListen, when set, is called once with the address that the API listens on.
@@ -86,11 +94,15 @@ func (c *Config) bodyLimits() (limits [protocol.Limits]bodyLimit) {
 const connectionBytes = 16 << 10
 
 // MemoryLimit returns the limit in bytes for debug.SetMemoryLimit, for a process that runs the API alone: twice
-// MAX_INFLIGHT_BYTES, and what the connections hold. Without a limit the garbage collector lets garbage grow to as much as is
+// MAX_INFLIGHT_BYTES, and what the connections hold; the same for SOCKET_BYTES where there are sockets. Without a limit the garbage collector lets garbage grow to as much as is
 // in use, on top of the buffers that wait in pools. With 1,000 connections that send batches of 1 MiB, at the default
 // settings, the process took 596 MiB without the limit and at most 427 MiB with it, at the same speed.
 func (c *Config) MemoryLimit() int64 {
-	return 2*int64(c.MaxInflightBytes) + int64(c.MaxConnections)*connectionBytes
+	limit := 2*int64(c.MaxInflightBytes) + int64(c.MaxConnections)*connectionBytes
+	if len(c.sockets()) > 0 {
+		limit += 2*int64(c.SocketBytes) + int64(c.SocketConnections)*connectionBytes
+	}
+	return limit
 }
 
 // Validate returns an error for the first setting that Run would refuse. Besides the bounds of each field it checks the files
@@ -109,6 +121,9 @@ func (c *Config) Validate() error {
 		return err
 	}
 	if _, err := keys.Open(c.KeysFile); err != nil {
+		return err
+	}
+	if err := c.checkSockets(); err != nil {
 		return err
 	}
 	return service.CheckAddress("API_ADDR", c.Addr, c.Access)

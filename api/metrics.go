@@ -17,6 +17,7 @@ import (
 type metrics struct {
 	other       *route // requests to paths that are not served, and those that can't be read
 	unavailable *prometheus.CounterVec
+	intakeOf    func(name string) *intake // the counters of an intake; may be called until the service serves
 }
 
 // route counts the requests of one path. It keeps its series, so that requests need no look-up by labels.
@@ -76,7 +77,7 @@ func newMetrics(r *prometheus.Registry, inflight *inflight, served *endpoints) *
 	m := &metrics{
 		unavailable: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "millrace_api_unavailable_total",
-			Help: "Requests answered 503, by reason.",
+			Help: "Requests answered 503, and tries to publish what came without a request, by reason.",
 		}, []string{"reason"}),
 	}
 	bodies := prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -110,6 +111,7 @@ func newMetrics(r *prometheus.Registry, inflight *inflight, served *endpoints) *
 		}
 		return i
 	}
+	m.intakeOf = intakeOf
 	for _, reason := range unavailableReasons { // at 0 from the start, so that the first one is seen as an increase
 		m.unavailable.WithLabelValues(reason)
 	}

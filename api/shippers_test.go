@@ -49,6 +49,11 @@ func TestShippersGetTheAnswersOfTheirProtocol(t *testing.T) {
 		{"OPTIONS", "/services/collector/event/1.0", "", "", 200, ``}, // Docker's log driver
 		{"OPTIONS", "/services/collector/ack", "", "", 405, ``},
 		{"GET", "/services/collector/health", "", "", 200, `{"text":"HEC is healthy","code":17}`},
+		{"POST", "/api/v2/logs", "DD-API-KEY: " + a.secret, `[{"message":"a"},{"message":"b"}]`, 202, `{}`},
+		{"POST", "/api/v2/logs", "DD-API-KEY: x", `[{"message":"a"}]`, 403, `{"errors":[{"status":"403","title":"Forbidden","detail":"no known API key`},
+		{"GET", "/api/v1/validate", "DD-API-KEY: " + a.secret, ``, 200, `{"valid":true}`},
+		{"POST", "/gelf", key, `{"short_message":"a"}`, 202, ``},
+		{"POST", "/gelf", key, `a`, 400, `{"error":`},
 		{"POST", "/services/collector/ack", splunk, `{"acks":[0]}`, 400, `{"text":"ACK is disabled","code":14}`},
 		{"GET", "/services/collector", splunk, "", 405, `{"text":"GET /services/collector: takes POST","code":405}`},
 		{"POST", "/services/collector", splunk, large, 413, `{"text":"the body is larger`},
@@ -60,7 +65,7 @@ func TestShippersGetTheAnswersOfTheirProtocol(t *testing.T) {
 		if resp.StatusCode != tt.status || !strings.HasPrefix(body, tt.answer) {
 			t.Errorf("%s %s: got %d %.200s, want %d %s", tt.method, tt.path, resp.StatusCode, body, tt.status, tt.answer)
 		}
-		elastic := !strings.HasPrefix(tt.path, "/services") && !strings.Contains(tt.answer, "no such path")
+		elastic := !strings.HasPrefix(tt.path, "/services") && !strings.HasPrefix(tt.path, "/api") && tt.path != "/gelf" && !strings.Contains(tt.answer, "no such path")
 		if got := resp.Header.Get("X-Elastic-Product"); (got == "Elasticsearch") != elastic {
 			t.Errorf("%s %s: X-Elastic-Product is %q", tt.method, tt.path, got)
 		}

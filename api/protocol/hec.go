@@ -299,7 +299,12 @@ type hecEvents struct {
 	event, time, fields []byte
 	rest                []member
 
-	buf     []byte    // strings that had to be made
+	jsonAdder
+}
+
+// jsonAdder adds JSON that a jsonParser has found to records.
+type jsonAdder struct {
+	buf     []byte    // strings that had to be made; emptied for each record
 	scratch scan.Body // values that are looked at alone
 }
 
@@ -477,7 +482,7 @@ func (e *hecEvents) addTime(m *mapping.Mapper) {
 }
 
 // add adds a value, which is JSON as far as the parser sees. What is none after all becomes text.
-func (e *hecEvents) add(m *mapping.Mapper, s mapping.Source, key string, value []byte) {
+func (e *jsonAdder) add(m *mapping.Mapper, s mapping.Source, key string, value []byte) {
 	switch c := value[0]; {
 	case c == '"':
 		m.String(s, key, e.text(value))
@@ -508,7 +513,7 @@ func (e *hecEvents) add(m *mapping.Mapper, s mapping.Source, key string, value [
 
 // text returns what a JSON string says. What jsonb can't hold in a string is left to who writes it: half a surrogate pair becomes a
 // byte that is not UTF-8.
-func (e *hecEvents) text(quoted []byte) string {
+func (e *jsonAdder) text(quoted []byte) string {
 	inner := quoted[1 : len(quoted)-1]
 	slash := bytes.IndexByte(inner, '\\')
 	if slash < 0 {

@@ -28,6 +28,8 @@ func All(s Settings) []Protocol {
 		Elastic{Version: s.ESVersion},
 		Loki{},
 		HEC{},
+		Datadog{},
+		GELF{},
 	}
 }
 

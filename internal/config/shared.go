@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"millrace/internal/eventtime"
-	"millrace/internal/timezone"
 )
 
 // Broker holds the settings of every service that talks to RabbitMQ. All services must agree on those of
@@ -31,11 +30,7 @@ type EventTime struct {
 
 // Rule returns the rule that the settings make. They must have been checked.
 func (c EventTime) Rule() (*eventtime.Rule, error) {
-	var zone *time.Location
-	if c.TimeZone != "" {
-		zone, _ = timezone.Load(string(c.TimeZone))
-	}
-	return eventtime.New(c.TimeFields.names(), zone, c.TimeAhead)
+	return eventtime.New(c.TimeFields.names(), c.TimeZone.Location(), c.TimeAhead)
 }
 
 // Process holds the settings that every service has.

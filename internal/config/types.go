@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"net/netip"
 	"reflect"
 	"strconv"
 	"strings"
@@ -36,6 +37,9 @@ type (
 	// FieldPaths are fields as searches have them, such as trace_id or user.id, separated by commas. It may be empty.
 	FieldPaths string
 
+	// Networks are networks of IP addresses in the form of CIDR, and single addresses, separated by commas. It may be empty.
+	Networks string
+
 	// TimeZone is the name of one of IANA's time zones. It may be empty.
 	TimeZone string
 
@@ -52,7 +56,10 @@ func (FieldNames) Takes() string {
 func (FieldPaths) Takes() string {
 	return fmt.Sprintf("fields as searches have them, such as trace_id,user.id, separated by commas, each once, at most %d", fieldindex.Most)
 }
-func (Intakes) Takes() string  { return "intakes separated by commas such as otlp,loki, or none" }
+func (Intakes) Takes() string { return "intakes separated by commas such as otlp,loki, or none" }
+func (Networks) Takes() string {
+	return "networks separated by commas such as 10.0.0.0/8,192.0.2.7,fd00::/8"
+}
 func (TimeZone) Takes() string { return "the name of a time zone such as Europe/Berlin or UTC" }
 func (Version) Takes() string  { return "a version of three numbers such as 8.19.0" }
 func (Loopback) Takes() string { return "host:port of this machine alone such as 127.0.0.1:6060" }
@@ -91,6 +98,7 @@ var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[APIKey]():         parseSecret[apiKey],
 	reflect.TypeFor[FieldNames]():     func(s string) (any, error) { return parseFieldNames(s) },
 	reflect.TypeFor[FieldPaths]():     func(s string) (any, error) { return parseFieldPaths(s) },
+	reflect.TypeFor[Networks]():       func(s string) (any, error) { return parseNetworks(s) },
 	reflect.TypeFor[TimeZone]():       func(s string) (any, error) { return parseTimeZone(s) },
 	reflect.TypeFor[ArchiveURL]():     parseSecret[archiveStore],
 	reflect.TypeFor[Version]():        func(s string) (any, error) { return parseVersion(s) },
@@ -227,6 +235,54 @@ func (i Intakes) Names() []string {
 		names[i] = strings.TrimSpace(name)
 	}
 	return names
+}
+
+// parseNetworks checks that each is a network, or an address.
+func parseNetworks(s string) (Networks, error) {
+	for _, one := range strings.Split(s, ",") {
+		if _, err := parseNetwork(strings.TrimSpace(one)); err != nil {
+			return "", errNotTaken
+		}
+	}
+	return Networks(s), nil
+}
+
+// parseNetwork returns the network that s is, of one address if s is an address.
+func parseNetwork(s string) (netip.Prefix, error) {
+	if !strings.Contains(s, "/") {
+		addr, err := netip.ParseAddr(s)
+		if err != nil || addr.Zone() != "" {
+			return netip.Prefix{}, errNotTaken
+		}
+		addr = addr.Unmap()
+		return netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	network, err := netip.ParsePrefix(s)
+	if err != nil || network.Addr().Is4In6() {
+		return netip.Prefix{}, errNotTaken
+	}
+	return network.Masked(), nil
+}
+
+// Prefixes returns the networks, nil if there are none.
+func (n Networks) Prefixes() (prefixes []netip.Prefix) {
+	if n == "" {
+		return nil
+	}
+	for _, one := range strings.Split(string(n), ",") {
+		network, _ := parseNetwork(strings.TrimSpace(one)) // it was checked
+		prefixes = append(prefixes, network)
+	}
+	return prefixes
+}
+
+// Location returns the time zone, nil if it is empty.
+func (z TimeZone) Location() *time.Location {
+	if z == "" {
+		return nil
+	}
+	at, _ := timezone.Load(string(z)) // it was checked
+	return at
 }
 
 // parseTimeZone checks that there is such a zone.

@@ -175,7 +175,7 @@ func allow(name string, addr config.Address, access config.Access) (*tls.Config,
 	if access.KeysFile == "" && !access.AllowAnonymous && !addr.Loopback() {
 		return nil, fmt.Errorf("%s: %s is not a loopback address and no keys are asked for: set KEYS_FILE, or ALLOW_ANONYMOUS=true", name, addr)
 	}
-	return tlsConfig(access)
+	return TLSConfig(access)
 }
 
 // listen opens an address that CheckAddress allows, with TLS if access asks for it.
@@ -206,8 +206,8 @@ func Open(name string, addr config.Address, access config.Access, p config.Proce
 	return ln, closeProfiles, nil
 }
 
-// tlsConfig returns the TLS configuration that a asks for, nil if it asks for none.
-func tlsConfig(a config.Access) (*tls.Config, error) {
+// TLSConfig returns the TLS configuration that a asks for, nil if it asks for none.
+func TLSConfig(a config.Access) (*tls.Config, error) {
 	if a.TLSCertFile == "" && a.TLSKeyFile == "" {
 		if a.TLSClientCA != "" {
 			return nil, errors.New("TLS_CLIENT_CA_FILE needs TLS_CERT_FILE and TLS_KEY_FILE")

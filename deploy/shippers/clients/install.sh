@@ -47,16 +47,16 @@ node_clients() {
 	sha256sum node/package-lock.json >"$to/.node/.installed"
 }
 
-# syslog-ng and rsyslog can't both be installed, and each would start.
+# syslog-ng and rsyslog can't both be installed, and each would start; so would nginx.
 debian_clients() {
 	[ -e "$to/.debian/.installed" ] && return
 	command -v apt-get >/dev/null || { without Debian "there is no apt"; return; }
 	local packages part
-	packages=$(for set in "syslog-ng-core syslog-ng-mod-http syslog-ng-scl" "rsyslog rsyslog-elasticsearch"; do
+	packages=$(for set in "syslog-ng-core syslog-ng-mod-http syslog-ng-scl" "rsyslog rsyslog-elasticsearch" "nginx"; do
 		apt-get install --simulate --no-install-recommends $set 2>/dev/null | sed -n 's/^Inst \([^ ]*\).*/\1/p'
 	done | sort -u)
-	[ -n "$packages" ] || { without Debian "apt does not know syslog-ng and rsyslog; apt-get update may help"; return; }
-	echo "Unpacking syslog-ng and rsyslog"
+	[ -n "$packages" ] || { without Debian "apt does not know syslog-ng, rsyslog or nginx; apt-get update may help"; return; }
+	echo "Unpacking syslog-ng, rsyslog and nginx"
 	part=$(mktemp -d "$to/.debian.XXXXXX")
 	(cd "$part" && apt-get download -qq $packages 2>/dev/null) || { rm -rf "$part"; without Debian "apt-get download fails"; return; }
 	for package in "$part"/*.deb; do
