@@ -258,9 +258,10 @@ resource "docker_service" "this" {
     }
   }
   update_config {
-    parallelism    = 1
-    order          = try(each.value.order, "stop-first")
-    failure_action = try(each.value.order, "") == "start-first" ? "rollback" : "pause"
+    parallelism = 1
+    order       = try(each.value.order, "stop-first")
+    # A job ends, which the swarm takes for a failure of its update: a rollback would run the old version.
+    failure_action = try(each.value.job, false) ? "continue" : try(each.value.order, "") == "start-first" ? "rollback" : "pause"
     monitor        = "30s"
   }
   rollback_config {

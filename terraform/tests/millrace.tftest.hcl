@@ -27,6 +27,10 @@ run "defaults" {
     error_message = "two APIs by default"
   }
   assert {
+    condition     = alltrue([for name, s in docker_service.this : contains(["migrate", "roles"], name) == (s.update_config[0].failure_action == "continue")])
+    error_message = "a job that ends is not rolled back"
+  }
+  assert {
     condition     = alltrue([for s in docker_service.this : can(regex("^[1-9][0-9]*:", s.task_spec[0].container_spec[0].user)) && s.task_spec[0].container_spec[0].cap_drop == tolist(["ALL"])])
     error_message = "no service is root, and none has a right of root's"
   }
