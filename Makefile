@@ -11,7 +11,7 @@ GOBUILD     := CGO_ENABLED=0 go build $(TAGS) -trimpath -ldflags "-X main.versio
 APT         := .ci/apt.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newer shippers clients bench chaos chaos-newer fuzz lint build clean servers compiler browser axe screenshots bench-compare answers archive sweep profile loadtest watch watchers up down logs smoke terraform install balancer pooler
+.PHONY: help run test test-newer shippers clients engine engine-stop bench chaos chaos-newer fuzz lint build clean servers compiler browser axe screenshots bench-compare answers archive sweep profile loadtest watch watchers up down logs smoke terraform swarm install balancer pooler
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -135,18 +135,30 @@ fuzz: build servers compiler ## every fuzz target for FUZZTIME (20000x) each, th
 		for name in $$(sed -nE "s/^func (Fuzz[A-Za-z]+)\(.*/\1/p" $$f); do \
 			echo "== $$name ($$f)"; go test -run NONE -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f); done; done'
 
+# On the Docker engine that answers, or else on that of make engine.
+ENGINE := .ci/engine.sh run
+
 up: ## everything in containers (docker-compose.yml), with random passwords in .env; waits until it runs
-	deploy/env.sh
-	VERSION=$(VERSION) docker compose up --detach --build --wait
+	@VERSION=$(VERSION) $(ENGINE) deploy/up.sh
 
 down: ## stop the containers; volumes stay
-	docker compose --profile cluster down
+	@$(ENGINE) docker compose --profile cluster down
 
 logs: ## what the containers write, as they write it
-	docker compose logs --follow --tail 100
+	@$(ENGINE) docker compose logs --follow --tail 100
 
-smoke: ## make up in a project of its own: post, read back, scale, lose a worker; then remove all of it
-	VERSION=$(VERSION) deploy/smoke.sh
+smoke: ## make up in a project of its own: post, read back, scale, KILLS (2) of each container, upgrade; then remove all of it
+	@VERSION=$(VERSION) $(ENGINE) deploy/smoke.sh
+
+# Debian 13's, in namespaces of its own: .ci/engine.sh.
+engine: ## a Docker engine for tests where none answers, with images that stand in for the official ones; as root or with sudo
+	.ci/engine.sh start
+
+engine-stop: ## end the engine that make engine started; .ci/engine.sh remove also removes its images and volumes
+	.ci/engine.sh stop
+
+swarm: terraform ## Terraform's module on a swarm of one: apply, no changes, updates under load, destroy
+	@$(ENGINE) terraform/swarm.sh
 
 terraform: ## check terraform/: format, validate, test with a mocked provider
 	terraform/check.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tests that talk to servers, on those of Debian 13: RabbitMQ 4.0, PostgreSQL 17 and Redis 8. (Debian 12 has 3.10, 15
-# and 7.) The servers are installed into a folder, ~/.cache/millrace/debian-13-…, once and in about a minute; the tests run
-# there, in namespaces of their own. Nothing of the machine is changed but that debootstrap is installed.
+# and 7.) The servers are installed into a folder, once (.ci/debian.sh); the tests run there, in namespaces of their own.
+# Nothing of the machine is changed but that debootstrap is installed.
 #
 #   .ci/newer.sh              what make test-newer runs
 #   .ci/newer.sh PATTERN PACKAGE…   the tests of these packages that match PATTERN
@@ -10,9 +10,6 @@
 # The exit status is 77 where the machine can't do it: no root and no sudo without a password, no apt, no leave to mount.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-
-suite=trixie
-packages=rabbitmq-server,postgresql,redis-server
 
 # Packages whose tests talk to servers, with those below them. internal/chaos builds Millrace itself, and bench measures.
 # What depends most on the servers' versions comes first: with NEWER_SECONDS no package begins after that time.
@@ -26,54 +23,12 @@ cannot() {
 	exit 77
 }
 
-if [ "$(id -u)" = 0 ]; then
-	as_root() { "$@"; }
-elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-	as_root() { sudo -n "$@"; }
-else
-	cannot "root is needed, or sudo that asks for no password, to install Debian 13 into a folder"
-fi
+# shellcheck source=.ci/debian.sh
+. .ci/debian.sh
+as_root true
 as_root unshare --mount --uts --pid --fork true 2>/dev/null || cannot "this machine gives no namespaces (unshare --mount --uts --pid)"
 
-# The key changes with what is in the folder.
-key=$(sha256sum <<<"$suite $packages $(uname -m) 1" | cut -c1-8)
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/millrace
-debian=$cache/debian-13-$key
-
-# mirror prints the address that this machine has Debian's packages from, or nothing where it is not Debian: then
-# debootstrap has its own.
-mirror() {
-	apt-get indextargets --format '$(REPO_URI) $(LABEL) $(CODENAME) $(COMPONENT)' 'Created-By: Packages' |
-		awk '$2 == "Debian" && $3 !~ /-/ && $4 == "main" && $1 ~ /^(https?|file):/ { print $1; exit }'
-}
-
-make_debian() {
-	command -v apt-get >/dev/null || cannot "apt installs Debian 13 into a folder, and is missing"
-	if ! as_root sh -c 'command -v debootstrap' >/dev/null; then
-		echo "Installing debootstrap"
-		as_root apt-get -qq -o DPkg::Lock::Timeout=300 update || cannot "apt-get update fails"
-		as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends \
-			debootstrap debian-archive-keyring || cannot "apt can't install debootstrap"
-	fi
-	local proxy="" script=/usr/share/debootstrap/scripts/$suite part
-	eval "$(apt-config shell proxy Acquire::http::Proxy)"
-	[ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid # an older debootstrap
-	mkdir -p "$cache"
-	part=$(mktemp -d "$cache/debian-13.XXXXXX")
-	echo "Installing Debian 13 with $packages into $debian, once"
-	# Renamed when it is whole, so that what is there is whole.
-	if ! as_root env ${proxy:+http_proxy="$proxy"} debootstrap --variant=minbase --include="$packages" "$suite" "$part" "$(mirror)" "$script" >"$part.log" 2>&1; then
-		tail -n 5 "$part.log" >&2
-		as_root rm -rf --one-file-system "$part" "$part.log"
-		cannot "debootstrap of $suite fails"
-	fi
-	# RabbitMQ 4 looks up the name of this machine, and of every client.
-	as_root sh -euc 'chmod 755 "$1"; rm -f "$1"/var/cache/apt/archives/*.deb; printf "127.0.0.1 localhost millrace\n" >"$1/etc/hosts"' sh "$part"
-	as_root mv --no-target-directory "$part" "$debian" 2>/dev/null || as_root rm -rf --one-file-system "$part" # another one was sooner
-	rm -f "$part.log"
-}
-
-[ -d "$debian" ] || make_debian
+ensure_debian
 
 rm -rf bin/newer
 mkdir -p bin/newer

@@ -14,9 +14,6 @@ locals {
 
   millrace = {
     image      = var.image
-    user       = "65532:65532"
-    read_only  = true
-    cap_drop   = ["ALL"]
     stop_grace = local.compose.api.stop_grace_period
     order      = "start-first"
     env        = merge({ LOG_FORMAT = "json" }, var.settings)
@@ -37,11 +34,11 @@ locals {
   services = merge(
     {
       balancer = {
-        image    = local.compose.balancer.image
-        cap_drop = ["ALL"]
-        order    = "start-first"
-        configs  = { "haproxy.cfg" = "/usr/local/etc/haproxy/haproxy.cfg" }
-        ports    = { 8080 = var.ports.api, 8081 = var.ports.query }
+        image   = local.compose.balancer.image
+        env     = { BALANCER_CONNECTIONS = tostring(var.balancer_connections) }
+        order   = "start-first"
+        configs = { "haproxy.cfg" = "/usr/local/etc/haproxy/haproxy.cfg" }
+        ports   = { 8080 = var.ports.api, 8081 = var.ports.query }
       }
       api = merge(local.millrace, {
         args     = ["api"]
@@ -122,6 +119,15 @@ resource "docker_network" "this" {
   driver     = "overlay"
   attachable = true
   options    = var.encrypt_network ? { encrypted = "true" } : {}
+  lifecycle {
+    # The engine adds an option of its own, which would be a difference at every apply, and a new network for it.
+    ignore_changes       = [options]
+    replace_triggered_by = [terraform_data.network]
+  }
+}
+
+resource "terraform_data" "network" {
+  input = var.encrypt_network
 }
 
 # Secrets and configs can't be changed, only replaced. A config's name ends in a hash of what it holds. A secret's ends
@@ -165,15 +171,16 @@ resource "docker_service" "this" {
 
   task_spec {
     container_spec {
-      image             = each.value.image
-      command           = try(each.value.command, null)
-      args              = try(each.value.args, null)
-      env               = try(each.value.env, {})
-      hostname          = try(each.value.hostname, null)
-      user              = try(each.value.user, null)
-      read_only         = try(each.value.read_only, false)
-      cap_drop          = try(each.value.cap_drop, [])
-      stop_grace_period = try(each.value.stop_grace, "10s")
+      image     = each.value.image
+      command   = try(each.value.command, null)
+      args      = try(each.value.args, null)
+      env       = try(each.value.env, {})
+      hostname  = try(each.value.hostname, null)
+      user      = local.compose[each.key].user
+      read_only = try(local.compose[each.key].read_only, false)
+      cap_drop  = local.compose[each.key].cap_drop
+      # The provider waits as long for a container that it removes, and fails when that has needed all of it.
+      stop_grace_period = try(each.value.stop_grace, "1m")
 
       dynamic "secrets" {
         for_each = try(each.value.secrets, {})
@@ -239,6 +246,7 @@ resource "docker_service" "this" {
     restart_policy {
       condition = try(each.value.job, false) ? "on-failure" : "any"
       delay     = "5s"
+      window    = "0s" # what the engine says where there is nothing: a difference at every apply
     }
     log_driver {
       name    = "json-file"
@@ -252,9 +260,10 @@ resource "docker_service" "this" {
     }
   }
   update_config {
-    parallelism    = 1
-    order          = try(each.value.order, "stop-first")
-    failure_action = try(each.value.order, "") == "start-first" ? "rollback" : "pause"
+    parallelism = 1
+    order       = try(each.value.order, "stop-first")
+    # A job ends, which the swarm takes for a failure of its update: a rollback would run the old version.
+    failure_action = try(each.value.job, false) ? "continue" : try(each.value.order, "") == "start-first" ? "rollback" : "pause"
     monitor        = "30s"
   }
   rollback_config {

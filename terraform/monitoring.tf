@@ -11,13 +11,10 @@ locals {
         { "prometheus.yml" = "/etc/prometheus/prometheus.yml" },
         { for f in local.rules : "rules/${f}" => "/etc/prometheus/rules/${f}" },
       )
-      volumes    = { prometheus = "/prometheus" }
-      stop_grace = "30s"
+      volumes = { prometheus = "/prometheus" }
     }
     postgres-exporter = {
-      image     = local.compose.postgres-exporter.image
-      read_only = true
-      cap_drop  = ["ALL"]
+      image = local.compose.postgres-exporter.image
       env = {
         DATA_SOURCE_URI       = local.compose.postgres-exporter.environment.DATA_SOURCE_URI
         DATA_SOURCE_USER      = local.compose.postgres-exporter.environment.DATA_SOURCE_USER

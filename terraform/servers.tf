@@ -23,7 +23,8 @@ locals {
         secret_uid = "999"
         configs    = { "users.sh" = "/docker-entrypoint-initdb.d/users.sh" }
         volumes    = { postgres = "/var/lib/postgresql" }
-        tmpfs      = { "/dev/shm" = 1073741824 } # as shm_size
+        # /dev/shm as shm_size; the rest is read-only.
+        tmpfs      = { "/dev/shm" = 1073741824, "/tmp" = 67108864, "/var/run/postgresql" = 1048576 }
         stop_grace = local.compose.postgres.stop_grace_period
       }
       redis = {

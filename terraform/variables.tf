@@ -140,8 +140,18 @@ variable "memory" {
   default     = {}
 }
 
+variable "balancer_connections" {
+  description = "Connections that a balancer has at once. Each takes two open files: with fewer than twice as many HAProxy does not start."
+  type        = number
+  default     = 12000
+  validation {
+    condition     = var.balancer_connections >= 100 && floor(var.balancer_connections) == var.balancer_connections
+    error_message = "balancer_connections: a whole number, at least 100."
+  }
+}
+
 variable "encrypt_network" {
-  description = "Encrypt what the hosts send each other (IPsec). Needed unless their network is trusted; costs throughput."
+  description = "Encrypt what the hosts send each other (IPsec). Needed unless their network is trusted; costs throughput. A change makes the network and all services anew."
   type        = bool
   default     = false
 }

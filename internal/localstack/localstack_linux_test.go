@@ -79,8 +79,10 @@ func stop(t testing.TB, s *Stack) {
 	if err := s.Stop(context.Background()); err != nil {
 		t.Errorf("Stop: %v", err)
 	}
-	if left := processesOf(folder(s)); len(left) > 0 {
-		t.Errorf("processes left after Stop: %v", left)
+	if l, ok := s.provider.(*local); ok { // containers have no folder
+		if left := processesOf(l.dir); len(left) > 0 {
+			t.Errorf("processes left after Stop: %v", left)
+		}
 	}
 	select {
 	case err := <-s.Died():

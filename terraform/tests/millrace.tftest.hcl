@@ -27,6 +27,18 @@ run "defaults" {
     error_message = "two APIs by default"
   }
   assert {
+    condition     = alltrue([for name, s in docker_service.this : contains(["migrate", "roles"], name) == (s.update_config[0].failure_action == "continue")])
+    error_message = "a job that ends is not rolled back"
+  }
+  assert {
+    condition     = alltrue([for s in docker_service.this : can(regex("^[1-9][0-9]*:", s.task_spec[0].container_spec[0].user)) && s.task_spec[0].container_spec[0].cap_drop == tolist(["ALL"])])
+    error_message = "no service is root, and none has a right of root's"
+  }
+  assert {
+    condition     = toset([for name, s in docker_service.this : name if !s.task_spec[0].container_spec[0].read_only]) == toset(["rabbitmq", "grafana"])
+    error_message = "the others can't write beside their volumes"
+  }
+  assert {
     condition     = alltrue([for s in docker_service.this : s.task_spec[0].resources[0].limits[0].memory_bytes >= 100000000])
     error_message = "every service has a memory limit"
   }
