@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -96,6 +98,29 @@ func TestAFileOfAnotherSizeIsDamaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := folder.Open(t.Context(), "a", 10); !errors.Is(err, archive.ErrCorrupt) {
+		t.Errorf("got %v, want %v", err, archive.ErrCorrupt)
+	}
+}
+
+func TestAFileWithAnotherBeginningIsDamaged(t *testing.T) {
+	folder := archive.Folder(t.TempDir())
+	stored := copied(t, folder)
+	file, err := os.OpenFile(filepath.Join(string(folder), stored.Name), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.WriteAt([]byte("Q"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, object, err := archive.OpenStored(t.Context(), folder, stored)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer object.Close() // read alone
+	if _, err := f.Verify(t.Context()); !errors.Is(err, archive.ErrCorrupt) {
 		t.Errorf("got %v, want %v", err, archive.ErrCorrupt)
 	}
 }

@@ -55,7 +55,8 @@ func open(ctx context.Context, r RangeReader, size, tail int64) (f *File, err er
 	}
 	reader := &tailReader{r, end, size - tail}
 	own := &ownReader{RangeReader: reader, opening: &boundReader{RangeReader: reader, ctx: ctx}}
-	file, err := parquet.OpenFile(own, size, parquet.ReadBufferSize(readBytes))
+	// The first bytes of a file are not looked at: from a distant store they would take a round trip of their own.
+	file, err := parquet.OpenFile(own, size, parquet.ReadBufferSize(readBytes), parquet.SkipMagicBytes(true))
 	switch {
 	case err != nil && own.opening.failed != nil:
 		return nil, fmt.Errorf("read the end of the file: %w", own.opening.failed)
