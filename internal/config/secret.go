@@ -35,6 +35,7 @@ type (
 	postgreSQL struct{}
 	redisCache struct{}
 	queryURL   struct{}
+	apiURL     struct{}
 	apiKey     struct{}
 )
 
@@ -59,6 +60,9 @@ type (
 
 	// QueryURL is the http or https URL of a query service, with user and password if a proxy before it asks for them.
 	QueryURL = Secret[queryURL]
+
+	// APIURL is the http or https URL of an API, with user and password if a proxy before it asks for them.
+	APIURL = Secret[apiURL]
 
 	// APIKey is the key that a client shows to a service.
 	APIKey = Secret[apiKey]
@@ -148,6 +152,7 @@ func (postgreSQL) takes() string {
 }
 
 func (queryURL) takes() string { return "an http:// or https:// URL such as http://localhost:8081" }
+func (apiURL) takes() string   { return "an http:// or https:// URL such as http://localhost:8080" }
 func (apiKey) takes() string   { return "an API key, as printed by millrace keys new" }
 
 // Brokers returns the URLs in a string, separated by commas. It does not check them.
@@ -244,6 +249,8 @@ func (queryURL) check(value string) error {
 	}
 	return u.checkParameters(nil, nil)
 }
+
+func (apiURL) check(value string) error { return queryURL{}.check(value) }
 
 // check takes what a header of HTTP can have behind "Bearer" (RFC 6750, section 2.1).
 func (apiKey) check(value string) error {
