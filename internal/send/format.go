@@ -11,9 +11,11 @@ import (
 	"github.com/go-logfmt/logfmt"
 
 	"millrace/internal/record"
+	"millrace/internal/syslog"
 )
 
-// member is a member of a record. value is a string, an int64 or a time.Time, or JSON as the type number.
+// member is a member of a record. value is a string, an int64 or a time.Time, JSON as the type number, or a *syslog.Message for the
+// object of what it says beside its text.
 type member struct {
 	key   string
 	value any
@@ -80,6 +82,10 @@ func (f *format) add(list *record.List, line []byte, at time.Time) (parsed, ok b
 				w.Bool(m.key, v)
 			case time.Time:
 				w.Time(m.key, v)
+			case *syslog.Message:
+				w.Open(m.key)
+				v.Write(w)
+				w.Close()
 			}
 		}
 	})
