@@ -43,6 +43,8 @@ ensure_debian() {
 	eval "$(apt-config shell proxy Acquire::http::Proxy)"
 	[ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid # an older debootstrap
 	mkdir -p "$cache"
+	# What an earlier run was cut off in is of no use.
+	as_root find "$cache" -maxdepth 1 -name 'debian-13.??????*' -mmin +60 -exec rm -rf --one-file-system {} +
 	part=$(mktemp -d "$cache/debian-13.XXXXXX")
 	echo "Installing Debian 13 with $packages into $debian, once"
 	# Renamed when it is whole, so that what is there is whole.

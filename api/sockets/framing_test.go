@@ -3,6 +3,7 @@ package sockets
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -64,6 +65,23 @@ func TestMessagesAreFoundInBothFramings(t *testing.T) {
 			if diff := cmp.Diff(tt.want, got); diff != "" || (err != nil) != tt.isError {
 				t.Errorf("%s, in parts of %d: %v (-want +got)\n%s", tt.name, part, err, diff)
 			}
+		}
+	}
+}
+
+// Streams of what frames are made of are cut into the same messages, however they come.
+func TestMessagesDoNotDependOnHowAStreamIsCut(t *testing.T) {
+	const alphabet = "<<>0123456789 \n\nx\r\x00"
+	for range 20_000 {
+		text := make([]byte, rand.IntN(120))
+		for i := range text {
+			text[i] = alphabet[rand.IntN(len(alphabet))]
+		}
+		part := 1 + rand.IntN(20)
+		whole, wholeErr := framed(NewSyslogFramer(20), text, len(text)+1)
+		parts, partsErr := framed(NewSyslogFramer(20), text, part)
+		if diff := cmp.Diff(whole, parts); diff != "" || (wholeErr == nil) != (partsErr == nil) {
+			t.Fatalf("%q in parts of %d: %v, whole: %v (-whole +parts)\n%s", text, part, partsErr, wholeErr, diff)
 		}
 	}
 }

@@ -51,6 +51,7 @@ func init() {
 		{"logs", "[-f] [-n N] [--since T] [-C N] [-o text|json|csv] [Q]", "searches and follows the logs of a query service", logsHelp, []any{clientSettings{}}, searchLogs},
 		{"stats", "[--by F,…] [--calc F,…] [--every T] [-o text|json|csv] [Q]", "figures of the logs of a query service", statsHelp, []any{clientSettings{}}, searchStats},
 		{"searches", "check FILE [--now] | test FILE [NAME…] [--from T] [--to T]", "searches that alert: is the file in order, when would it have rung", searchesHelp, []any{clientSettings{}}, runSearches},
+		{"send", "[-f] [--parse FORMAT] [--refused FILE] [FILE…]", "sends the lines of files, or of standard input, to an API, each once", sendHelp, []any{sendSettings{}}, sendLines},
 		{"migrate", "up | down | status | roles", "the database schema", migrateHelp, []any{databaseSettings{}}, migrate},
 		{"dead", "list | show ID | replay [ID…] | drop ID…|--all", "records and messages that could not be stored", deadHelp, []any{databaseSettings{}, replaySettings{}}, deadLetters},
 		{"archive", "ls | verify | manifest [RANGE] | restore RANGE [--keep D]", "the archive of closed partitions", archiveHelp, []any{databaseSettings{}, archiveSettings{}}, runArchive},
@@ -114,7 +115,7 @@ type commandEnded int
 func (c commandEnded) Error() string { return fmt.Sprintf("the command ended with status %d", int(c)) }
 
 // exitStatus prints err on standard error and returns the status to exit with: that of a command run by millrace stack, 2
-// for a command line that is not understood and for a search that failed, else 1.
+// for a command line that is not understood and for a search or a send that failed, else 1.
 func exitStatus(err error) int {
 	var usage usageError
 	var search searchError

@@ -234,7 +234,7 @@ type logsPage struct {
 	} `json:"hints"`
 }
 
-// searchError is the error for a search that failed. Like grep's, it ends the process with status 2.
+// searchError is the error for a search, or a send, that failed. Like grep's, it ends the process with status 2.
 type searchError struct{ error }
 
 // faultPlace is the end of the service's refusals of a query: the place of the fault in it, counted in characters from 1.

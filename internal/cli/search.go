@@ -80,7 +80,12 @@ var attachedNumber = regexp.MustCompile(`^-[nABC][0-9]+$`)
 
 // parseSearchFlags parses flags that may stand between the words of a query, and returns the query. All behind -- is the query's.
 func parseSearchFlags(flags *flag.FlagSet, args []string) (q string, err error) {
-	var words []string
+	words, err := parseMixedFlags(flags, args)
+	return strings.Join(words, " "), err
+}
+
+// parseMixedFlags parses flags that may stand between other arguments, and returns those. All behind -- is no flag.
+func parseMixedFlags(flags *flag.FlagSet, args []string) (words []string, err error) {
 	for len(args) > 0 {
 		if attachedNumber.MatchString(args[0]) {
 			args = append([]string{args[0][:2], args[0][2:]}, args[1:]...)
@@ -98,7 +103,7 @@ func parseSearchFlags(flags *flag.FlagSet, args []string) (q string, err error) 
 		if name := strings.TrimLeft(args[0], "-"); !strings.Contains(name, "=") && len(args) > 1 {
 			f := flags.Lookup(name)
 			if f == nil && strings.ContainsAny(name, ":\" ") {
-				return "", usagef("%s: a query that begins with - goes behind --", flags.Name())
+				return nil, usagef("%s: a query that begins with - goes behind --", flags.Name())
 			}
 			if b, ok := any(f).(*flag.Flag); ok && b != nil {
 				if isBool, ok := b.Value.(interface{ IsBoolFlag() bool }); !ok || !isBool.IsBoolFlag() {
@@ -107,11 +112,11 @@ func parseSearchFlags(flags *flag.FlagSet, args []string) (q string, err error) 
 			}
 		}
 		if err := parseFlags(flags, args[:n], 0); err != nil {
-			return "", err
+			return nil, err
 		}
 		args = args[n:]
 	}
-	return strings.Join(words, " "), nil
+	return words, nil
 }
 
 // takesOneOf returns an error if a flag has a value that is not among those allowed.

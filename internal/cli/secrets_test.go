@@ -31,7 +31,8 @@ var commandsThatRead = map[string][]string{
 	"TLS_KEY_FILE":       {"api", "query", "run"},
 	"TLS_CLIENT_CA_FILE": {"api", "query", "run"},
 	"QUERY_URL":          {"logs", "stats"},
-	"API_KEY":            {"logs", "stats"},
+	"API_URL":            {"send"},
+	"API_KEY":            {"logs", "stats", "send"},
 }
 
 // unreachable returns settings that every command takes, for servers that nobody can reach.
@@ -116,6 +117,8 @@ func TestARefusedSettingIsNamedAndItsSecretIsNot(t *testing.T) {
 		{"QUERY_URL", "ftp://user:hush@h/", "http://"},
 		{"QUERY_URL", "http://user:hush/hush@h", `"/", which must be written %2F`},
 		{"QUERY_URL", "http://user:hush@h:hush", "port"},
+		{"API_URL", "http://user:hush/hush@h", `"/", which must be written %2F`},
+		{"API_URL", "hush", "http://"},
 		{"API_KEY", "mr_hush hush", "key"},
 		{"API_KEY", pem, "key"},
 		{"TLS_CERT_FILE", pem, "name of a file"},

@@ -35,6 +35,7 @@ type (
 	postgreSQL struct{}
 	redisCache struct{}
 	queryURL   struct{}
+	apiURL     struct{}
 	apiKey     struct{}
 	hook       struct{}
 	hookSecret struct{}
@@ -61,6 +62,9 @@ type (
 
 	// QueryURL is the http or https URL of a query service, with user and password if a proxy before it asks for them.
 	QueryURL = Secret[queryURL]
+
+	// APIURL is the http or https URL of an API, with user and password if a proxy before it asks for them.
+	APIURL = Secret[apiURL]
 
 	// APIKey is the key that a client shows to a service.
 	APIKey = Secret[apiKey]
@@ -166,6 +170,7 @@ func (hook) takes() string {
 func (hookSecret) takes() string {
 	return "a secret of 16 to 1024 characters without spaces and ends of lines"
 }
+func (apiURL) takes() string { return "an http:// or https:// URL such as http://localhost:8080" }
 func (apiKey) takes() string { return "an API key, as printed by millrace keys new" }
 
 // Brokers returns the URLs in a string, separated by commas. It does not check them.
@@ -279,6 +284,8 @@ func (k hookSecret) check(value string) error {
 	}
 	return nil
 }
+
+func (apiURL) check(value string) error { return queryURL{}.check(value) }
 
 // check takes what a header of HTTP can have behind "Bearer" (RFC 6750, section 2.1).
 func (apiKey) check(value string) error {

@@ -95,6 +95,7 @@ var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[RedisURL]():       parseSecret[redisCache],
 	reflect.TypeFor[Intakes]():        func(s string) (any, error) { return parseIntakes(s) },
 	reflect.TypeFor[QueryURL]():       parseSecret[queryURL],
+	reflect.TypeFor[APIURL]():         parseSecret[apiURL],
 	reflect.TypeFor[APIKey]():         parseSecret[apiKey],
 	reflect.TypeFor[FieldNames]():     func(s string) (any, error) { return parseFieldNames(s) },
 	reflect.TypeFor[FieldPaths]():     func(s string) (any, error) { return parseFieldPaths(s) },

@@ -159,10 +159,15 @@ func Cluster(t testing.TB) *localstack.Stack {
 	return private(t, localstack.Options{Need: localstack.Need{RabbitMQ: true}, Brokers: 3})
 }
 
-// Managed returns a RabbitMQ with its management API, as Private does.
+// Managed returns a RabbitMQ with its management API, as Private does. It skips the test where the servers run in
+// containers, which do not publish that API.
 func Managed(t testing.TB) *localstack.Stack {
 	t.Helper()
-	return private(t, localstack.Options{Need: localstack.Need{RabbitMQ: true}, Management: true})
+	stack := private(t, localstack.Options{Need: localstack.Need{RabbitMQ: true}, Management: true})
+	if len(stack.RabbitMQManagement) == 0 {
+		t.Skip("RabbitMQ in a container does not publish its management API")
+	}
+	return stack
 }
 
 // private starts the servers that Private, Cluster and Managed return.

@@ -123,9 +123,6 @@ func (s *Search) window(due, before time.Time) (from, to time.Time) {
 // catchUp is how far a window reaches back at most to what was missed.
 const catchUp = 24 * time.Hour
 
-// isMemory reports whether the condition is about what was seen before.
-func (c *Condition) isMemory() bool { return c.kind != figures }
-
 // statsParameters returns the parameters of GET /logs/stats that compute the groups of a window.
 func (s *Search) statsParameters(from, to time.Time) url.Values {
 	calc := s.Condition.figures

@@ -121,6 +121,8 @@ export async function histogram(search, options, before = null) {
     }
   }
   const buckets = [...starts.values()].sort((a, b) => a.start - b.start);
+  // A window without an end reaches ahead of now; what is empty there is not shown.
+  while (!search.to && buckets.length > 1 && !buckets.at(-1).count && buckets.at(-1).start > now()) buckets.pop();
   return {
     from: buckets[0]?.start,
     to: buckets.at(-1)?.end,
