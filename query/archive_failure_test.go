@@ -390,11 +390,11 @@ type countingStore struct {
 	closed int
 }
 
-func (s *countingStore) Open(ctx context.Context, name string) (archive.Object, error) {
+func (s *countingStore) Open(ctx context.Context, name string, size int64) (archive.Object, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.opened = append(s.opened, name)
-	o, err := s.Store.Open(ctx, name)
+	o, err := s.Store.Open(ctx, name, size)
 	return &countingObject{o, s}, err
 }
 

@@ -19,14 +19,11 @@ type Stored struct {
 
 // OpenStored opens a file of a store. It fails if the file has another length than was written. The caller closes the object.
 func OpenStored(ctx context.Context, store Store, s Stored) (*File, Object, error) {
-	object, err := store.Open(ctx, s.Name)
+	object, err := store.Open(ctx, s.Name, s.Bytes)
 	if err != nil {
 		return nil, nil, err
 	}
-	if object.Size() != s.Bytes {
-		return nil, nil, errors.Join(fmt.Errorf("%w: %d bytes, %d were written", ErrCorrupt, object.Size(), s.Bytes), object.Close())
-	}
-	f, err := Open(object, s.Bytes, s.TailBytes)
+	f, err := open(ctx, object, s.Bytes, s.TailBytes)
 	if err != nil {
 		return nil, nil, errors.Join(err, object.Close())
 	}

@@ -79,7 +79,7 @@ func syncFolder(path string) error {
 }
 
 // Open is that of Store.
-func (f Folder) Open(_ context.Context, name string) (Object, error) {
+func (f Folder) Open(_ context.Context, name string, size int64) (Object, error) {
 	path, err := f.path(name)
 	if err != nil {
 		return nil, err
@@ -92,7 +92,10 @@ func (f Folder) Open(_ context.Context, name string) (Object, error) {
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	return localObject{file, info.Size()}, nil
+	if info.Size() != size {
+		return nil, errors.Join(otherSize(info.Size(), size), file.Close())
+	}
+	return localObject{file}, nil
 }
 
 // Delete is that of Store.
@@ -107,9 +110,20 @@ func (f Folder) Delete(_ context.Context, name string) error {
 	return nil
 }
 
-type localObject struct {
-	*os.File
-	size int64
+// otherSize returns the error for a file that has another size than it was written with.
+func otherSize(has, written int64) error {
+	return fmt.Errorf("%w: %d bytes, %d were written", ErrCorrupt, has, written)
 }
 
-func (o localObject) Size() int64 { return o.size }
+type localObject struct{ file *os.File }
+
+// ReadAt is that of RangeReader.
+func (o localObject) ReadAt(ctx context.Context, b []byte, at int64) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	return o.file.ReadAt(b, at)
+}
+
+// Close is that of Object.
+func (o localObject) Close() error { return o.file.Close() }

@@ -22,8 +22,9 @@ type File struct {
 	Columns []Column
 	Groups  []GroupMarks
 
-	file *parquet.File
-	tree *tree
+	file   *parquet.File
+	reader RangeReader // of the file, and of its end from memory
+	tree   *tree
 	// The places of the columns in the file.
 	id, came, time, rest int
 	leaves               []int // of Columns
@@ -35,17 +36,35 @@ const readBytes = 256 << 10
 // Open reads the end of a file of a size, tail bytes in one piece; see Summary.TailBytes. If tail is less, the rest is read when it is
 // needed.
 func Open(r io.ReaderAt, size, tail int64) (f *File, err error) {
+	return open(context.Background(), plainReader{r}, size, tail)
+}
+
+// plainReader is a reader that does not wait.
+type plainReader struct{ io.ReaderAt }
+
+func (r plainReader) ReadAt(_ context.Context, b []byte, at int64) (int, error) {
+	return r.ReaderAt.ReadAt(b, at)
+}
+
+func open(ctx context.Context, r RangeReader, size, tail int64) (f *File, err error) {
 	defer recoverCorrupt(&err)
 	tail = min(size, tail)
 	end := make([]byte, tail)
-	if _, err := r.ReadAt(end, size-tail); err != nil && !errors.Is(err, io.EOF) {
+	if _, err := r.ReadAt(ctx, end, size-tail); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("read the end of the file: %w", err)
 	}
-	file, err := parquet.OpenFile(&tailReader{r, end, size - tail}, size, parquet.ReadBufferSize(readBytes))
-	if err != nil {
+	reader := &tailReader{r, end, size - tail}
+	own := &ownReader{RangeReader: reader, opening: &boundReader{RangeReader: reader, ctx: ctx}}
+	// The first bytes of a file are not looked at: from a distant store they would take a round trip of their own.
+	file, err := parquet.OpenFile(own, size, parquet.ReadBufferSize(readBytes), parquet.SkipMagicBytes(true))
+	switch {
+	case err != nil && own.opening.failed != nil:
+		return nil, fmt.Errorf("read the end of the file: %w", own.opening.failed)
+	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	f = &File{file: file}
+	own.opening = nil
+	f = &File{file: file, reader: reader}
 	described, _ := file.Lookup(columnsKey)
 	var marks fileMarks
 	if err := json.Unmarshal([]byte(described), &marks); err != nil {
@@ -108,14 +127,14 @@ func recoverCorrupt(err *error) {
 
 // tailReader reads what lies at the end of a file from memory.
 type tailReader struct {
-	io.ReaderAt
+	RangeReader
 	end []byte
 	at  int64
 }
 
-func (r *tailReader) ReadAt(b []byte, at int64) (int, error) {
+func (r *tailReader) ReadAt(ctx context.Context, b []byte, at int64) (int, error) {
 	if at < r.at {
-		return r.ReaderAt.ReadAt(b, at)
+		return r.RangeReader.ReadAt(ctx, b, at)
 	}
 	if at > r.at+int64(len(r.end)) {
 		return 0, io.EOF
@@ -125,6 +144,34 @@ func (r *tailReader) ReadAt(b []byte, at int64) (int, error) {
 		return n, io.EOF
 	}
 	return n, nil
+}
+
+// boundReader reads for one goroutine until a context has ended, and keeps what went wrong.
+type boundReader struct {
+	RangeReader
+	ctx    context.Context
+	failed error
+}
+
+func (r *boundReader) ReadAt(b []byte, at int64) (int, error) {
+	n, err := r.RangeReader.ReadAt(r.ctx, b, at)
+	if err != nil && err != io.EOF {
+		r.failed = err
+	}
+	return n, err
+}
+
+// ownReader is what a parquet.File reads by itself: while it is opened, and later what the end that was kept lacks.
+type ownReader struct {
+	RangeReader
+	opening *boundReader // nil: the file is open
+}
+
+func (r *ownReader) ReadAt(b []byte, at int64) (int, error) {
+	if r.opening != nil {
+		return r.opening.ReadAt(b, at)
+	}
+	return r.RangeReader.ReadAt(context.Background(), b, at)
 }
 
 // Group is a row group that is read.
@@ -147,8 +194,18 @@ const seekRows = 1024
 // pages calls f with pages of a column, in order, and the row that each begins with. They hold all rows of the set, which may be nil for
 // all rows. f returns false to end.
 func (g *Group) pages(ctx context.Context, leaf int, rows Bits, f func(row int, p parquet.Page) (bool, error)) (err error) {
+	reader := &boundReader{RangeReader: g.File.reader, ctx: ctx}
+	defer func() {
+		if err != nil && reader.failed != nil {
+			err = fmt.Errorf("read a page: %w", reader.failed)
+		}
+	}()
 	defer recoverCorrupt(&err)
-	pages := g.chunks[leaf].Pages()
+	chunk, ok := g.chunks[leaf].(*parquet.FileColumnChunk)
+	if !ok {
+		return fmt.Errorf("%w: a column that is in no file", ErrCorrupt)
+	}
+	pages := chunk.PagesFrom(reader)
 	defer pages.Close()
 	for row := 0; row < g.Rows; {
 		if err := ctx.Err(); err != nil {

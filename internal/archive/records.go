@@ -158,9 +158,20 @@ func (g *Group) load(ctx context.Context, leaf int, kind Kind, rows Bits, chosen
 	return err
 }
 
+// parquetMagic begins a Parquet file, and ends it.
+const parquetMagic = "PAR1"
+
 // Verify reads the whole file, puts every record together and compares the rows with those that the Writer was given. It returns how many
 // rows there are.
 func (f *File) Verify(ctx context.Context) (rows int, err error) {
+	// Other programs look at the first bytes, and nothing here does else.
+	begin := make([]byte, len(parquetMagic))
+	if n, err := f.reader.ReadAt(ctx, begin, 0); n < len(begin) {
+		return 0, fmt.Errorf("read the beginning of the file: %w", err)
+	}
+	if string(begin) != parquetMagic {
+		return 0, fmt.Errorf("%w: it begins with %q, want %q", ErrCorrupt, begin, parquetMagic)
+	}
 	for i := range f.Groups {
 		g := f.Group(i)
 		hash := newRowHash()

@@ -15,17 +15,23 @@ import (
 type Store interface {
 	// Create makes a file of what write writes. The file is there, whole and durable, when Create has returned nil, and else not.
 	Create(ctx context.Context, name string, write func(w io.Writer) error) error
-	// Open opens a file. Its error is fs.ErrNotExist if there is none.
-	Open(ctx context.Context, name string) (Object, error)
+	// Open opens a file of a size. Its error is fs.ErrNotExist if there is none, and ErrCorrupt if the file has another size. A store that
+	// does not look for the file yet returns these when the file is read.
+	Open(ctx context.Context, name string, size int64) (Object, error)
 	// Delete removes a file. It is no error if there is none.
 	Delete(ctx context.Context, name string) error
 }
 
-// Object is a file that is open.
+// RangeReader reads parts of a file.
+type RangeReader interface {
+	// ReadAt does what io.ReaderAt says, until ctx has ended. Then it returns soon, with the context's error.
+	ReadAt(ctx context.Context, b []byte, at int64) (int, error)
+}
+
+// Object is a file that is open. Many goroutines may read it at once.
 type Object interface {
-	io.ReaderAt
+	RangeReader
 	io.Closer
-	Size() int64
 }
 
 // OpenStore returns the store that a URL names. It does not look for it: a store may be out of reach for a while.

@@ -25,13 +25,13 @@ func testArchiver(conn, source *pgx.Conn, p *Set, store archive.Store) *Archiver
 // archived reads the rows of the published files.
 func archived(t *testing.T, conn *pgx.Conn, store archive.Store) map[[16]byte]archive.Row {
 	t.Helper()
-	rows, err := conn.Query(t.Context(), "SELECT name, rows, tail_bytes FROM archive_files WHERE state = 'published'")
+	rows, err := conn.Query(t.Context(), "SELECT name, rows, bytes, tail_bytes FROM archive_files WHERE state = 'published'")
 	if err != nil {
 		t.Fatal(err)
 	}
 	type file struct {
-		Name            string
-		Rows, TailBytes int64
+		Name                   string
+		Rows, Bytes, TailBytes int64
 	}
 	files, err := pgx.CollectRows(rows, pgx.RowToStructByPos[file])
 	if err != nil {
@@ -39,15 +39,11 @@ func archived(t *testing.T, conn *pgx.Conn, store archive.Store) map[[16]byte]ar
 	}
 	all := make(map[[16]byte]archive.Row)
 	for _, f := range files {
-		object, err := store.Open(t.Context(), f.Name)
+		of, object, err := archive.OpenStored(t.Context(), store, archive.Stored{Name: f.Name, Bytes: f.Bytes, TailBytes: f.TailBytes})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer object.Close() // read alone
-		of, err := archive.Open(object, object.Size(), f.TailBytes)
-		if err != nil {
-			t.Fatal(err)
-		}
 		before := len(all)
 		for i := range of.Groups {
 			g := of.Group(i)
@@ -158,7 +154,7 @@ func TestClosedPartitionsAreArchivedRowForRow(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(t, db, 2, "SELECT count(*) FROM archive_files")
-	if _, err := store.Open(t.Context(), "v1/given-up"); err == nil {
+	if _, err := store.Open(t.Context(), "v1/given-up", 1); err == nil {
 		t.Error("a file that was given up is still there")
 	}
 	compareArchive(t, db, store, open)

@@ -348,11 +348,11 @@ func (s *brokenStore) Create(ctx context.Context, name string, write func(io.Wri
 	return s.step()
 }
 
-func (s *brokenStore) Open(ctx context.Context, name string) (archive.Object, error) {
+func (s *brokenStore) Open(ctx context.Context, name string, size int64) (archive.Object, error) {
 	if err := s.step(); err != nil {
 		return nil, err
 	}
-	object, err := s.Folder.Open(ctx, name)
+	object, err := s.Folder.Open(ctx, name, size)
 	if err != nil {
 		return nil, err
 	}
