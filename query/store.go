@@ -66,12 +66,12 @@ func newStore(c Config) (*store, error) {
 		return nil, fmt.Errorf("POSTGRES_URL: %w", err)
 	}
 	s := &store{pool: pool, timeout: c.Timeout}
-	if c.ArchiveURL != "" {
-		archived, err := archive.OpenStore(c.ArchiveURL)
-		if err != nil {
-			pool.Close()
-			return nil, err
-		}
+	archived, err := archive.OpenStore(c.Archive, int64(c.ArchiveCache))
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	if archived != nil {
 		s.files = newFiles(archived)
 	}
 	return s, nil

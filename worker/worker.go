@@ -46,7 +46,7 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return fmt.Errorf("TIME_FIELDS: %w", err)
 	}
-	files, err := openArchive(ctx, c)
+	files, err := openArchive(ctx, c, log)
 	if err != nil {
 		return err
 	}
@@ -165,16 +165,27 @@ func Run(ctx context.Context, c Config) error {
 	return err
 }
 
+const (
+	// archiveCacheBytes is how much of a distant archive's files the worker keeps while it reads them: some blocks that it goes through.
+	archiveCacheBytes = 32 << 20
+	// archiveCheckTime is how long a worker waits for the archive's store when it starts.
+	archiveCheckTime = 15 * time.Second
+)
+
 // openArchive returns the archive's store, nil if there is none. It fails if the store can never take a file; one that is away may come back.
-func openArchive(ctx context.Context, c Config) (archive.Store, error) {
-	store, err := archive.OpenStoreIfSet(c.ArchiveURL)
-	if err != nil {
+func openArchive(ctx context.Context, c Config, log *slog.Logger) (archive.Store, error) {
+	store, err := archive.OpenStore(c.Archive, archiveCacheBytes)
+	if err != nil || store == nil {
 		return nil, err
 	}
-	if folder, ok := store.(archive.Folder); ok {
-		return store, archive.CheckWritable(ctx, folder)
+	checking, cancel := context.WithTimeout(ctx, archiveCheckTime)
+	defer cancel()
+	err = archive.CheckWritable(checking, store)
+	if away := new(archive.AwayError); errors.As(err, &away) || checking.Err() != nil {
+		log.Warn("no file can be written to the archive yet", "error", err)
+		return store, ctx.Err()
 	}
-	return store, nil
+	return store, err
 }
 
 // adminAnswerTime is how long a client of the admin server may take to receive its answer.

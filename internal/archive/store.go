@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
+	"time"
 
 	"millrace/internal/config"
+	"millrace/internal/retry"
 )
 
 // Store keeps files by their names, which have slashes between their parts. Many goroutines may use one at once.
@@ -34,30 +37,54 @@ type Object interface {
 	io.Closer
 }
 
-// OpenStore returns the store that a URL names. It does not look for it: a store may be out of reach for a while.
-func OpenStore(url config.ArchiveURL) (Store, error) {
-	if err := url.Check(); err != nil {
-		return nil, fmt.Errorf("ARCHIVE_URL: %w", err)
-	}
-	bucket, location, err := config.SplitArchiveURL(url)
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("ARCHIVE_URL: %w", err)
-	case bucket != "":
-		return nil, errors.New("ARCHIVE_URL: this version keeps files in folders alone (file:///…)")
-	}
-	return Folder(location), nil
-}
-
-// OpenStoreIfSet does what OpenStore does. It returns nil for an empty URL.
-func OpenStoreIfSet(url config.ArchiveURL) (Store, error) {
-	if url == "" {
+// OpenStore returns the store that the settings name, nil if they name none. It does not look for the store, which may be out of reach for
+// a while. cacheBytes is how much of a distant store's files is kept in memory.
+func OpenStore(settings config.Archive, cacheBytes int64) (Store, error) {
+	if settings.ArchiveURL == "" {
 		return nil, nil
 	}
-	return OpenStore(url)
+	place, err := config.PlaceOf(settings.ArchiveURL)
+	if err != nil {
+		return nil, fmt.Errorf("ARCHIVE_URL: %w", err)
+	}
+	if place.Folder != "" {
+		return Folder(place.Folder), nil
+	}
+	bucket, err := OpenBucket(place, settings)
+	if err != nil {
+		return nil, err
+	}
+	return newCachedStore(bucket, cacheBytes), nil
 }
 
-// CheckWritable returns an error if no file can be written to the store.
+// watched is a store that may be away for a while.
+type watched interface {
+	look(ctx context.Context) error
+	current() *AwayError
+}
+
+// Away returns since when a store has been out of reach, and why; nil if it is not.
+func Away(store Store) *AwayError {
+	if w, ok := store.(watched); ok {
+		return w.current()
+	}
+	return nil
+}
+
+// CheckReadable returns an error that says why no file can be read from the store, as far as that is known without reading one. An AwayError
+// may pass by itself. Of a folder nothing is known.
+func CheckReadable(ctx context.Context, store Store) error {
+	w, ok := store.(watched)
+	if !ok {
+		return nil
+	}
+	if err := w.look(ctx); err != nil {
+		return fmt.Errorf("ARCHIVE_URL: %w", err)
+	}
+	return nil
+}
+
+// CheckWritable returns an error if no file can be written to the store. An AwayError may pass by itself.
 func CheckWritable(ctx context.Context, store Store) error {
 	const name = "v1/writable"
 	if err := store.Create(ctx, name, func(w io.Writer) error {
@@ -66,7 +93,34 @@ func CheckWritable(ctx context.Context, store Store) error {
 	}); err != nil {
 		return fmt.Errorf("ARCHIVE_URL: no file can be written: %w", withoutPath(err))
 	}
-	return store.Delete(ctx, name)
+	if err := store.Delete(ctx, name); err != nil {
+		return fmt.Errorf("ARCHIVE_URL: no file can be deleted: %w", err)
+	}
+	return nil
+}
+
+// watchInterval is how often Watch looks at a store.
+const watchInterval = 5 * time.Second
+
+// Watch looks whether a store that is away has come back, until ctx is done, and logs both. It returns at once if the store can't be away.
+func Watch(ctx context.Context, store Store, log *slog.Logger) {
+	w, ok := store.(watched)
+	if !ok {
+		return
+	}
+	var away *AwayError
+	for retry.Sleep(ctx, watchInterval) == nil {
+		now := w.current()
+		if now != nil {
+			if away == nil {
+				log.Warn("the archive's store is away", "since", now.Since, "error", now.Reason)
+			}
+			_ = w.look(ctx) // what it finds is what current says next
+		} else if away != nil {
+			log.Info("the archive's store is back", "after", time.Since(away.Since).Round(time.Second))
+		}
+		away = now
+	}
 }
 
 // withoutPath returns what the system says of a file, with the file's name.
