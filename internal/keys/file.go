@@ -6,23 +6,21 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-)
 
-// pollPeriod is how often Watch looks at the file. A change is read one look later, so that a file that is being
-// written in place is not read half-written.
-const pollPeriod = 500 * time.Millisecond
+	"millrace/internal/hotfile"
+)
 
 // File is the keys that a file lists now. A nil File lets everybody in. Many goroutines may call its methods at
 // once, but only one may call Watch and Reload.
 type File struct {
-	name     string
-	set      atomic.Pointer[Set]
-	lastRead os.FileInfo // the file as it was when it was read last; nil if there was none
+	name string
+	set  atomic.Pointer[Set]
+	file *hotfile.File
 
 	errors  prometheus.Counter
 	success prometheus.Gauge
@@ -35,6 +33,7 @@ func Open(name string) (*File, error) {
 	}
 	f := &File{
 		name: name,
+		file: hotfile.New("KEYS_FILE", name),
 		errors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "millrace_keys_reload_errors_total",
 			Help: "Times KEYS_FILE could not be read again; the keys read before stay.",
@@ -53,20 +52,11 @@ func Open(name string) (*File, error) {
 	return f, nil
 }
 
-// read reads the file. It refuses one that is not regular: a pipe could be read only once, and the next read would
-// never end.
+// read reads the file.
 func (f *File) read() (*Set, error) {
-	info, err := os.Stat(f.name)
-	f.lastRead = info // noted before the content is read, so that a later write is seen as a change
+	text, err := f.file.Read(math.MaxInt64)
 	if err != nil {
-		return nil, fmt.Errorf("KEYS_FILE: %w", err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("KEYS_FILE %s: not a regular file", f.name)
-	}
-	text, err := os.ReadFile(f.name)
-	if err != nil {
-		return nil, fmt.Errorf("KEYS_FILE: %w", err)
+		return nil, err
 	}
 	set, err := Parse(bytes.NewReader(text))
 	if err != nil {
@@ -98,40 +88,13 @@ func (f *File) Watch(ctx context.Context, signals <-chan os.Signal, log *slog.Lo
 	if f == nil {
 		return
 	}
-	reload := func() {
+	f.file.Watch(ctx, signals, func() {
 		if err := f.Reload(); err != nil {
 			log.Error("the keys stay as they were", "error", err)
 			return
 		}
 		log.Info("read the keys again", "file", f.name, "keys", len(f.set.Load().keys))
-	}
-	tick := time.NewTicker(pollPeriod)
-	defer tick.Stop()
-	changed := false
-	for {
-		select {
-		case <-signals:
-			reload()
-			changed = false
-		case <-tick.C:
-			if changed {
-				reload()
-			}
-			changed = f.changed() // a change while the file was read counts too
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// changed reports whether the name leads to another file than the one read last, or whether that file was written
-// to or has other permissions.
-func (f *File) changed() bool {
-	info, err := os.Stat(f.name)
-	if err != nil || f.lastRead == nil {
-		return (err == nil) != (f.lastRead != nil)
-	}
-	return !os.SameFile(info, f.lastRead) || info.Size() != f.lastRead.Size() || !info.ModTime().Equal(f.lastRead.ModTime()) || info.Mode() != f.lastRead.Mode()
+	})
 }
 
 // Set returns the keys as they are now, nil for a nil File.

@@ -4,23 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-)
 
-// pollPeriod is how often Watch.Run looks at the file. A change is read one look later, so that a file that is being written in place is not
-// read half-written.
-const pollPeriod = 500 * time.Millisecond
+	"millrace/internal/hotfile"
+)
 
 // Watch is the file of searches as it is now. A nil Watch has none.
 type Watch struct {
 	name  string
+	hot   *hotfile.File
 	terms Terms
 	log   *slog.Logger
 
@@ -29,8 +26,6 @@ type Watch struct {
 	taken  time.Time // when it was
 	wrong  error     // why the file as it is now is not taken; nil if it is
 	change chan struct{}
-
-	lastRead os.FileInfo // the file as it was when it was read last; nil if there was none
 
 	errors  prometheus.Counter
 	success prometheus.Gauge
@@ -42,7 +37,7 @@ func Open(name string, terms Terms, log *slog.Logger) *Watch {
 		return nil
 	}
 	w := &Watch{
-		name: name, terms: terms, log: log, change: make(chan struct{}),
+		name: name, hot: newHotFile(name), terms: terms, log: log, change: make(chan struct{}),
 		errors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "millrace_searches_reload_errors_total",
 			Help: "Times SEARCHES_FILE could not be taken; the searches of before stay.",
@@ -56,40 +51,29 @@ func Open(name string, terms Terms, log *slog.Logger) *Watch {
 	return w
 }
 
+func newHotFile(name string) *hotfile.File { return hotfile.New("SEARCHES_FILE", name) }
+
 // ReadFile returns what a file says. Its error names the file, and is of the type Mistakes within.
 func ReadFile(name string, terms Terms) (*File, error) {
-	file, _, err := readFile(name, terms)
-	return file, err
+	return readFile(newHotFile(name), name, terms)
 }
 
-// readFile does what ReadFile does. It also returns the file as it was before it was read, nil if there was none.
-func readFile(name string, terms Terms) (*File, os.FileInfo, error) {
-	info, err := os.Stat(name)
+// readFile does what ReadFile does, for a file that may be watched.
+func readFile(hot *hotfile.File, name string, terms Terms) (*File, error) {
+	text, err := hot.Read(maxFileBytes + 1)
 	if err != nil {
-		return nil, nil, fmt.Errorf("SEARCHES_FILE: %w", err)
-	}
-	if !info.Mode().IsRegular() { // a pipe could be read only once, and the next read would never end
-		return nil, info, fmt.Errorf("SEARCHES_FILE %s: not a regular file", name)
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, info, fmt.Errorf("SEARCHES_FILE: %w", err)
-	}
-	text, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
-	if err := errors.Join(err, f.Close()); err != nil {
-		return nil, info, fmt.Errorf("SEARCHES_FILE: %w", err)
+		return nil, err
 	}
 	file, err := Parse(text, filepath.Dir(name), terms)
 	if err != nil {
-		return nil, info, fmt.Errorf("SEARCHES_FILE %s: %w", name, err)
+		return nil, fmt.Errorf("SEARCHES_FILE %s: %w", name, err)
 	}
-	return file, info, nil
+	return file, nil
 }
 
 // reload reads the file again.
 func (w *Watch) reload() {
-	file, info, err := readFile(w.name, w.terms)
-	w.lastRead = info
+	file, err := readFile(w.hot, w.name, w.terms)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.wrong = err
@@ -111,31 +95,7 @@ func (w *Watch) reload() {
 }
 
 // Run reads the file again when it changes, until ctx is done. It logs each reload and why one failed.
-func (w *Watch) Run(ctx context.Context) {
-	tick := time.NewTicker(pollPeriod)
-	defer tick.Stop()
-	changed := false
-	for {
-		select {
-		case <-tick.C:
-			if changed {
-				w.reload()
-			}
-			changed = w.changed() // a change while the file was read counts too
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// changed reports whether the name leads to another file than the one read last, or whether that file was written to or has other permissions.
-func (w *Watch) changed() bool {
-	info, err := os.Stat(w.name)
-	if err != nil || w.lastRead == nil {
-		return (err == nil) != (w.lastRead != nil)
-	}
-	return !os.SameFile(info, w.lastRead) || info.Size() != w.lastRead.Size() || !info.ModTime().Equal(w.lastRead.ModTime()) || info.Mode() != w.lastRead.Mode()
-}
+func (w *Watch) Run(ctx context.Context) { w.hot.Watch(ctx, nil, w.reload) }
 
 // File returns the file that was taken last, or nil, and a channel that is closed when another one is taken.
 func (w *Watch) File() (*File, <-chan struct{}) {
