@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	neturl "net/url"
 	"os"
 	"path/filepath"
@@ -133,11 +132,7 @@ func sendLines(ctx context.Context, args []string) error {
 // isLoopback reports whether a URL leads to this machine.
 func isLoopback(raw config.APIURL) bool {
 	u, err := neturl.Parse(string(raw))
-	if err != nil {
-		return false
-	}
-	ip := net.ParseIP(u.Hostname())
-	return u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
+	return err == nil && config.IsLoopback(u.Hostname())
 }
 
 // positionsFolder returns the folder of the position files that is taken if none is named.

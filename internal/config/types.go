@@ -169,6 +169,11 @@ func (a Address) Loopback() bool {
 	if err != nil {
 		return false
 	}
+	return IsLoopback(host)
+}
+
+// IsLoopback reports whether a host, a name or an IP address, is this machine's loopback interface.
+func IsLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
