@@ -3,6 +3,7 @@ package query
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -159,16 +160,34 @@ func slowest(t *testing.T, p *tab) {
 	}
 }
 
-func slowestByClicks(t *testing.T, p *tab) {
+// tabulate opens the table and has it show a figure of something by groups, by clicks.
+func (p *tab) tabulate(figure, of, group string) {
 	p.click(`#tabs [value="table"]`)
 	p.until(`document.querySelector("#grid tbody tr")`)
 	p.clicks += 2
-	eval[chromedp.Void](p, `{ const list = document.querySelector(".figure select"); list.value = "p95"; list.dispatchEvent(new Event("change")); }`)
+	eval[chromedp.Void](p, `{ const list = document.querySelector(".figure select"); list.value = `+strconv.Quote(figure)+`; list.dispatchEvent(new Event("change")); }`)
 	p.click(".figure input")
-	p.write("duration_ms")
+	p.write(of)
 	p.click("#group")
-	p.write("http.path")
+	p.write(group)
 	p.press("\r")
+}
+
+// tabulateByKeys does what tabulate does, by the keyboard alone. start is the beginning of the figure's name that is typed.
+func (p *tab) tabulateByKeys(start, figure, of, group string) {
+	p.key("2")
+	p.tabTo(`e.getAttribute("aria-label") === "Figure"`)
+	p.press(start)
+	p.is(`document.querySelector(".figure select").value`, figure)
+	p.tabTo(`e.getAttribute("aria-label") === "Of"`)
+	p.write(of)
+	p.tabTo(`e.id === "group"`)
+	p.write(group)
+	p.press("\r")
+}
+
+func slowestByClicks(t *testing.T, p *tab) {
+	p.tabulate("p95", "duration_ms", "http.path")
 	slowest(t, p)
 	p.clickOn(`[...document.querySelectorAll("#every button")].find((e) => e.value === "lines")`)
 	p.until(`document.querySelectorAll("#over path").length === 3 && document.querySelector("#over svg").getAttribute("aria-label").startsWith("p95(duration_ms) over time")`)
@@ -178,15 +197,7 @@ func slowestByClicks(t *testing.T, p *tab) {
 }
 
 func slowestByKeys(t *testing.T, p *tab) {
-	p.key("2")
-	p.tabTo(`e.getAttribute("aria-label") === "Figure"`)
-	p.press("p95")
-	p.is(`document.querySelector(".figure select").value`, "p95")
-	p.tabTo(`e.getAttribute("aria-label") === "Of"`)
-	p.write("duration_ms")
-	p.tabTo(`e.id === "group"`)
-	p.write("http.path")
-	p.press("\r")
+	p.tabulateByKeys("p95", "p95", "duration_ms", "http.path")
 	slowest(t, p)
 	p.tabTo(`e.closest("#grid tbody")`)
 	p.press("\r")
@@ -203,29 +214,14 @@ func rates(t *testing.T, p *tab) {
 }
 
 func rateByClicks(t *testing.T, p *tab) {
-	p.click(`#tabs [value="table"]`)
-	p.until(`document.querySelector("#grid tbody tr")`)
-	p.clicks += 2
-	eval[chromedp.Void](p, `{ const list = document.querySelector(".figure select"); list.value = "share"; list.dispatchEvent(new Event("change")); }`)
-	p.click(".figure input")
-	p.write("level:error")
-	p.click("#group")
-	p.write("service")
-	p.press("\r")
+	p.tabulate("share", "level:error", "service")
 	rates(t, p)
 	p.clickOn(`document.querySelector("#grid thead th button")`) // by service
 	p.is(grid+`.map((row) => row[0])`, []string{"auth", "payments", "shop"})
 }
 
 func rateByKeys(t *testing.T, p *tab) {
-	p.key("2")
-	p.tabTo(`e.getAttribute("aria-label") === "Figure"`)
-	p.press("sh")
-	p.tabTo(`e.getAttribute("aria-label") === "Of"`)
-	p.write("level:error")
-	p.tabTo(`e.id === "group"`)
-	p.write("service")
-	p.press("\r")
+	p.tabulateByKeys("sh", "share", "level:error", "service")
 	rates(t, p)
 }
 
