@@ -1,6 +1,9 @@
 package protocol
 
 import (
+	"github.com/valyala/fasthttp"
+
+	"millrace/api/protocol/mapping"
 	"millrace/internal/record"
 	"millrace/internal/scan"
 )
@@ -37,4 +40,21 @@ func (a *ask) decode(records *record.List, fill func(records *record.List) *scan
 		return UnreadableBody(err)
 	}
 	return nil
+}
+
+// shareQuery has all records share what a query string says in the parameters of some names. add adds one of them to m.
+func shareQuery(m *mapping.Mapper, query []byte, names []string, add func(name, value string)) {
+	if len(query) == 0 {
+		return
+	}
+	args := fasthttp.AcquireArgs() // fasthttp parses what net/url refuses
+	defer fasthttp.ReleaseArgs(args)
+	args.ParseBytes(query)
+	m.BeginShared()
+	for _, name := range names {
+		if v := args.Peek(name); len(v) > 0 {
+			add(name, string(v))
+		}
+	}
+	m.EndShared()
 }

@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/valyala/fasthttp"
-
 	"millrace/api/protocol/mapping"
 	"millrace/internal/record"
 	"millrace/internal/scan"
@@ -119,19 +117,7 @@ func (d *datadogLogs) decodeLines(r Request, body []byte, records *record.List) 
 
 // share has all records share what a query string says of them.
 func (d *datadogLogs) share(m *mapping.Mapper, query []byte) {
-	if len(query) == 0 {
-		return
-	}
-	args := fasthttp.AcquireArgs()
-	defer fasthttp.ReleaseArgs(args)
-	args.ParseBytes(query)
-	m.BeginShared()
-	for _, name := range []string{"hostname", "service", "ddsource", "ddtags"} {
-		if v := args.Peek(name); len(v) > 0 {
-			d.addKnown(m, name, string(v))
-		}
-	}
-	m.EndShared()
+	shareQuery(m, query, []string{"hostname", "service", "ddsource", "ddtags"}, func(name, value string) { d.addKnown(m, name, value) })
 }
 
 // addKnown adds the text of a member that Datadog knows.

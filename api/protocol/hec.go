@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/valyala/fasthttp"
-
 	"millrace/api/protocol/mapping"
 	"millrace/internal/jsontext"
 	"millrace/internal/record"
@@ -256,9 +254,7 @@ func (l *hecLines) Decode(r Request, body []byte, records *record.List) *Refusal
 	return l.fill(records, func(records *record.List) *scan.Error {
 		m := mapping.New(records, hecMapping, l.ask.keepText)
 		defer m.Free()
-		if len(r.Query) > 0 {
-			shareQuery(m, r.Query)
-		}
+		shareQuery(m, r.Query, []string{"host", "source", "sourcetype", "index"}, func(name, value string) { m.String(hecEnvelope, name, value) })
 		lines := lineReader{rest: body}
 		for n := 0; ; n++ {
 			line, at := lines.next()
@@ -275,20 +271,6 @@ func (l *hecLines) Decode(r Request, body []byte, records *record.List) *Refusal
 			}
 		}
 	})
-}
-
-// shareQuery has all records share what a query string says of where they come from.
-func shareQuery(m *mapping.Mapper, query []byte) {
-	args := fasthttp.AcquireArgs() // fasthttp parses what net/url refuses
-	defer fasthttp.ReleaseArgs(args)
-	args.ParseBytes(query)
-	m.BeginShared()
-	for _, name := range []string{"host", "source", "sourcetype", "index"} {
-		if v := args.Peek(name); len(v) > 0 {
-			m.String(hecEnvelope, name, string(v))
-		}
-	}
-	m.EndShared()
 }
 
 // hecEvents is the Exchange of events in their envelopes.
