@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"mime"
-	"net"
 	"net/http"
 	neturl "net/url"
 	"regexp"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"millrace/internal/config"
+	"millrace/internal/httpclient"
 	"millrace/internal/retry"
 )
 
@@ -51,14 +51,7 @@ func newQueryClient() (*queryClient, error) {
 	if err := config.Load(&c.settings); err != nil {
 		return nil, err
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.DialContext = (&net.Dialer{Timeout: connectTime}).DialContext
-	transport.TLSHandshakeTimeout = connectTime
-	c.http = &http.Client{
-		Transport: transport,
-		// A redirect could lead the key to another host.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	c.http, _ = httpclient.New(connectTime)
 	return c, nil
 }
 
@@ -119,10 +112,7 @@ func (c *queryClient) open(ctx context.Context, path string, parameters neturl.V
 
 // unreachable returns the error of a request without an answer. It repeats neither the URL's user nor the query.
 func (c *queryClient) unreachable(err error) error {
-	var inner *neturl.Error
-	if errors.As(err, &inner) {
-		err = inner.Err
-	}
+	err = httpclient.WithoutURL(err)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%s: no answer came in time", c.settings.URL)
 	}

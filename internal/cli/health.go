@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"millrace/internal/config"
+	"millrace/internal/httpclient"
 )
 
 const healthHelp = `Asks URL, or /health of whatever listens at API_ADDR, QUERY_ADDR and WORKER_ADDR, and ends with status 0 when the
@@ -85,11 +86,7 @@ func ask(ctx context.Context, url string) error {
 	case errors.As(err, &op) && op.Op == "remote error": // TLS's own answer: it wants a client certificate
 		return nil
 	case err != nil:
-		var inner *neturl.Error // its text has the user's name
-		if errors.As(err, &inner) {
-			err = inner.Err
-		}
-		return fmt.Errorf("health: %s: %w", withoutUser(req.URL), err)
+		return fmt.Errorf("health: %s: %w", withoutUser(req.URL), httpclient.WithoutURL(err))
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusOK {

@@ -17,6 +17,7 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/config"
+	"millrace/internal/httpclient"
 )
 
 const (
@@ -59,9 +60,7 @@ type management struct {
 
 // newManagement returns the management API of the server that c.URLs leads to.
 func newManagement(c config.Broker) (*management, error) {
-	m := &management{urls: c.Management, topology: broker.NewTopology(c), client: http.Client{Timeout: managementTimeout}}
-	// A redirect may lead to another host, which must not get the password.
-	m.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	m := &management{urls: c.Management, topology: broker.NewTopology(c), client: http.Client{Timeout: managementTimeout, CheckRedirect: httpclient.NoRedirect}}
 	uri, err := config.Parse(c.URLs[0], amqp.ParseURI)
 	if err != nil {
 		return nil, err
@@ -124,11 +123,7 @@ func (m *management) callOne(ctx context.Context, base config.ManagementURL, met
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := m.client.Do(req)
 	if err != nil {
-		var u *url.Error // it holds the URL with user and password
-		if errors.As(err, &u) {
-			err = u.Err
-		}
-		return fmt.Errorf("RabbitMQ's management API at %v: %w", base, err)
+		return fmt.Errorf("RabbitMQ's management API at %v: %w", base, httpclient.WithoutURL(err))
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, managementBytes))

@@ -19,6 +19,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"millrace/internal/config"
+	"millrace/internal/httpclient"
 )
 
 const (
@@ -79,20 +80,14 @@ func newClient(c Config) (*client, error) {
 	if err != nil {
 		return nil, errors.New("API_URL: takes " + c.URL.Takes())
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.DialContext = (&net.Dialer{Timeout: connectTime}).DialContext
-	transport.TLSHandshakeTimeout = connectTime
+	httpClient, transport := httpclient.New(connectTime)
+	httpClient.Timeout = answerTime
 	transport.MaxIdleConnsPerHost = c.Parallel
 	if transport.TLSClientConfig == nil {
 		transport.TLSClientConfig = new(tls.Config)
 	}
 	transport.TLSClientConfig.MinVersion = tls.VersionTLS12
-	out := &client{url: c.URL, key: c.Key, target: u.String(), fields: c.Fields, agent: c.Agent, http: &http.Client{
-		Transport: transport,
-		Timeout:   answerTime,
-		// A redirect could lead the key to another host.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
+	out := &client{url: c.URL, key: c.Key, target: u.String(), fields: c.Fields, agent: c.Agent, http: httpClient}
 	if c.Compress {
 		out.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(c.Parallel), zstd.WithLowerEncoderMem(true))
 	}
@@ -171,10 +166,7 @@ func (c *client) reason(resp *http.Response, a answer) string {
 
 // unanswered returns the error of a request without an answer. It repeats neither the URL's user nor its query.
 func (c *client) unanswered(err error) error {
-	var inner *neturl.Error
-	if errors.As(err, &inner) {
-		err = inner.Err
-	}
+	err = httpclient.WithoutURL(err)
 	var op *net.OpError
 	unsent := errors.As(err, &op) && op.Op == "dial"
 	var certificate *tls.CertificateVerificationError

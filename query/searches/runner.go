@@ -66,12 +66,8 @@ type runnerMetrics struct {
 func NewRunner(w *Watch, db *pgxpool.Pool, answers Answers, log *slog.Logger) *Runner {
 	r := &Runner{
 		watch: w, db: db, answers: answers, log: log,
-		client: &http.Client{
-			Timeout:       sendTimeout,
-			Transport:     newTransport(),
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // it could lead a message to another host
-		},
-		done: make(map[string]time.Time), again: make(map[string]time.Time), working: make(map[string]bool), wakeSenders: make(chan struct{}, 1),
+		client: newClient(),
+		done:   make(map[string]time.Time), again: make(map[string]time.Time), working: make(map[string]bool), wakeSenders: make(chan struct{}, 1),
 		metrics: runnerMetrics{
 			evaluations: prometheus.NewCounterVec(prometheus.CounterOpts{
 				Name: "millrace_search_evaluations_total",

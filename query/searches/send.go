@@ -7,15 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 	"unicode"
 
 	"github.com/jackc/pgx/v5"
 
+	"millrace/internal/httpclient"
 	"millrace/internal/retry"
 )
 
@@ -30,12 +29,12 @@ const (
 	giveUpAfter = 24 * time.Hour
 )
 
-// newTransport returns a transport for messages.
-func newTransport() *http.Transport {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.DialContext = (&net.Dialer{Timeout: sendTimeout / 2}).DialContext
-	t.MaxIdleConnsPerHost = senders
-	return t
+// newClient returns a client for messages.
+func newClient() *http.Client {
+	client, transport := httpclient.New(sendTimeout / 2)
+	client.Timeout = sendTimeout
+	transport.MaxIdleConnsPerHost = senders
+	return client
 }
 
 // sendAll sends messages until ctx is done.
@@ -212,11 +211,7 @@ func (r *Runner) post(ctx context.Context, f *File, m *message) error {
 	}
 	resp, err := r.client.Do(req)
 	if err != nil {
-		var inner *url.Error
-		if errors.As(err, &inner) {
-			err = inner.Err
-		}
-		return err
+		return httpclient.WithoutURL(err)
 	}
 	defer resp.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // the status tells enough
