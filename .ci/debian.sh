@@ -35,9 +35,8 @@ ensure_debian() {
 	command -v apt-get >/dev/null || cannot "apt installs Debian 13 into a folder, and is missing"
 	if ! as_root sh -c 'command -v debootstrap' >/dev/null; then
 		echo "Installing debootstrap"
-		as_root apt-get -qq -o DPkg::Lock::Timeout=300 update || cannot "apt-get update fails"
-		as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends \
-			debootstrap debian-archive-keyring || cannot "apt can't install debootstrap"
+		as_root .ci/apt.sh update || cannot "apt-get update fails"
+		as_root .ci/apt.sh install -y --no-install-recommends debootstrap debian-archive-keyring || cannot "apt can't install debootstrap"
 	fi
 	local proxy="" script=/usr/share/debootstrap/scripts/$suite part
 	eval "$(apt-config shell proxy Acquire::http::Proxy)"
