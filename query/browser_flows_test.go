@@ -575,9 +575,13 @@ func lostFlow(t *testing.T, browser context.Context) {
 	p.is(total, "1")
 }
 
-// facet returns the expression of a button of a value in the panel: one, or not.
-func facet(value, class string) string {
-	return fmt.Sprintf(`[...document.querySelectorAll(".values li")].find((e) => e.querySelector(".name")?.textContent === %q)?.querySelector(".%s")`, value, class)
+// pick clicks a button of a value in the panel, one or not, once the panel is of the search that the page shows: until then it has what was there before,
+// which is about to go.
+func (p *tab) pick(value, class string) {
+	p.t.Helper()
+	button := fmt.Sprintf(`[...document.querySelectorAll(".values li")].find((e) => e.querySelector(".name")?.textContent === %q)?.querySelector(".%s")`, value, class)
+	p.until(`!document.getElementById("fields").classList.contains("old") && ` + button)
+	p.clickOn(button)
 }
 
 // unfold opens a field in the panel.
@@ -598,17 +602,17 @@ func facetsFlow(t *testing.T, browser context.Context) {
 	p.until(`document.getElementById("field-sample").textContent === "exact: of all 20 records"`)
 	p.unfold("service")
 	p.until(`document.querySelectorAll(".values .one").length === 4 && document.querySelector(".inside").innerText.includes("exact, 20 records")`)
-	p.clickOn(facet("api", "one"))
+	p.pick("api", "one")
 	p.is(parameter("q"), "level:error service:api")
 	p.is(total, "5")
 	p.until(`document.querySelectorAll(".values .one").length === 4`) // the others are there to be chosen too
-	p.clickOn(facet("db", "one"))
+	p.pick("db", "one")
 	p.is(parameter("q"), "level:error service:(api OR db)")
 	p.is(total, "10")
 	p.is(`[...document.querySelectorAll(".values .wanted .name")].map((e) => e.textContent).sort()`, []string{"api", "db"})
-	p.clickOn(facet("api", "one"))
+	p.pick("api", "one")
 	p.is(parameter("q"), "level:error service:db")
-	p.clickOn(facet("auth", "not"))
+	p.pick("auth", "not")
 	p.is(parameter("q"), "level:error service:db -service:auth")
 	p.is(`[...document.querySelectorAll("#active span")].map((e) => e.textContent)`, []string{"level:error", "service:db", "-service:auth"})
 	p.clickOn(`document.querySelectorAll("#active button")[1]`)
