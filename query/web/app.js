@@ -118,12 +118,17 @@ function pinned() {
   };
 }
 
+// ask changes the query, and what else is to change with it, if the service takes so long a query.
+function ask(q, change = {}) {
+  if (!language.fits(q)) return toast('The search would be longer than the service takes, 4096 bytes.');
+  go({ q, ...change });
+}
+
 // filter changes what is asked of one field: how is add, toggle, exclude, also or only.
 function filter(how, field, literal) {
   const condition = `${field}:${literal}`;
   const q = how === 'only' ? condition : how === 'also' ? language.also(state.q, condition) : language.withValue(state.q, field, literal, how);
-  if (!language.fits(q)) return toast('The search would be longer than the service takes, 4096 bytes.');
-  go({ q });
+  ask(q);
 }
 
 // narrow asks for a condition in the place of others on its field, or for all but it.
@@ -134,8 +139,7 @@ function narrow(condition, exclude, tab) {
     return !other || other.negative || other.field !== one.field;
   }).join(' ') : state.q;
   const q = exclude && one ? one.values.reduce((q, value) => language.withValue(q, one.field, value, 'exclude'), rest) : language.also(rest, (exclude ? '-' : '') + condition);
-  if (!language.fits(q)) return toast('The search would be longer than the service takes, 4096 bytes.');
-  go({ q, tab });
+  ask(q, { tab });
 }
 
 // around unfolds the records next to one, or folds them up.

@@ -81,7 +81,7 @@ export function anyOf(field, literals) {
 }
 
 // units are the stretches of a query between white space and parentheses at its top: level:error, -(a OR b), OR.
-export function units(query) {
+function units(query) {
   const found = [];
   let depth = 0;
   let open = false;

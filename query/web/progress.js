@@ -62,10 +62,8 @@ export function progressBar() {
         } catch (error) {
           if (signal.aborted) return;
           if (controller.signal.aborted) continue; // stopped: it is asked for again
-          if (!signal.aborted) {
-            parts.delete(name);
-            draw();
-          }
+          parts.delete(name);
+          draw();
           throw error;
         } finally {
           under.delete(controller);

@@ -16,7 +16,7 @@ const csvCell = (value) => {
 const toCSV = (rows) => rows.map((row) => row.map(csvCell).join(',')).join('\r\n') + '\r\n';
 
 // fileName says what a file has: the search and its time, in letters that every system takes.
-export function fileName(what, q, { from, to }, ending) {
+function fileName(what, q, { from, to }, ending) {
   const slug = q.normalize('NFKD').replace(/[^\p{L}\p{N}._-]+/gu, '-').replace(/^[-.]+|-+$/g, '').slice(0, 60);
   const stamp = (ms) => local(ms).slice(0, 16).replace(' ', 'T').replaceAll(':', '');
   const end = isDated(from, to) ? stamp(to) : clock(to, 'm').replace(':', '');

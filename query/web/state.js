@@ -1,6 +1,6 @@
 // What the page shows is in its address, and only there: a link or the back button brings it all back.
 
-export const defaults = {
+const defaults = {
   q: '', from: 'now-1h', to: 'now', clock: '', zone: '', by: '', order: 'desc', live: '',
   tab: '', // rows; table, patterns
   id: '', around: '', // the record that is open, and which records around it
