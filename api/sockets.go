@@ -8,13 +8,13 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-	"time"
 
 	"millrace/api/protocol"
 	"millrace/api/publish"
 	"millrace/api/sockets"
 	"millrace/internal/config"
 	"millrace/internal/record"
+	"millrace/internal/retry"
 	"millrace/internal/scan"
 	"millrace/internal/service"
 )
@@ -50,10 +50,8 @@ func (k *socketSink) Publish(ctx context.Context, records *record.List, bytes in
 			return nil
 		}
 		k.metrics.unavailable.WithLabelValues(unavailableReason(err)).Inc()
-		select {
-		case <-ctx.Done():
+		if retry.Sleep(ctx, retryUpload) != nil {
 			return err
-		case <-time.After(retryUpload):
 		}
 	}
 }

@@ -317,6 +317,12 @@ func (t *stream) dispatch(b *batch) error {
 			return fmt.Errorf("the position can't be noted: %w", err)
 		}
 	}
+	t.launch(b)
+	return nil
+}
+
+// launch sends a batch beside others, and then frees it.
+func (t *stream) launch(b *batch) {
 	t.sending.Go(func() {
 		if err := t.settle(b); err != nil {
 			t.abandon(err)
@@ -326,7 +332,6 @@ func (t *stream) dispatch(b *batch) error {
 		}
 		t.free <- b
 	})
-	return nil
 }
 
 // resume sends the blocks again that an earlier run has left pending, and goes to where it ended.
@@ -367,12 +372,7 @@ func (t *stream) resume(ctx context.Context) error {
 			}
 			continue
 		}
-		t.sending.Go(func() {
-			if err := t.settle(b); err != nil {
-				t.abandon(err)
-			}
-			t.free <- b
-		})
+		t.launch(b)
 	}
 	next := t.position.state.Next
 	if err := t.opened.seek(at, next); err != nil {
@@ -390,11 +390,8 @@ func (t *stream) giveUp(b *batch, reason string) error {
 		first, last := b.line+1, b.line+b.lineEnds
 		return fmt.Errorf("%s: lines %d to %d were sent under the key %s, and it is not known whether they are stored: %s; --unsure FILE puts them into a file and goes on", t.name, first, last, b.key, reason)
 	}
-	for _, at := range b.lines {
-		text, number := b.textAt(int(at))
-		if err := t.unsure.add(t.name, number, reason, text, b.key); err != nil {
-			return err
-		}
+	if err := t.reportUnsure(b, reason); err != nil {
+		return err
 	}
 	t.mu.Lock()
 	t.result.Unsure += int64(len(b.lines))
@@ -429,16 +426,20 @@ func (t *stream) leavePending(b *batch, err error) {
 		return
 	}
 	t.result.Unsure += int64(len(b.lines))
-	if t.unsure == nil {
-		return
+	if err := t.reportUnsure(b, "no answer came: "+err.Error()); err != nil {
+		t.Note("%v", err)
 	}
+}
+
+// reportUnsure writes the lines of a batch to the file of the unsure, if there is one.
+func (t *stream) reportUnsure(b *batch, reason string) error {
 	for _, at := range b.lines {
 		text, number := b.textAt(int(at))
-		if err := t.unsure.add(t.name, number, "no answer came: "+err.Error(), text, b.key); err != nil {
-			t.Note("%v", err)
-			return
+		if err := t.unsure.add(t.name, number, reason, text, b.key); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 // count counts the lines of a batch, and tells which were refused.
