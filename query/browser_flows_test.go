@@ -234,7 +234,8 @@ func addressFlow(t *testing.T, browser context.Context) {
 		other.open(address)
 		other.until(`document.querySelector("#rows li:nth-child(2) .detail") && document.querySelector("#field-list summary") && ` +
 			`!document.querySelector(".loading")`)
-		other.until(`document.querySelector("#legend li")`)
+		// Rows have no innerText before the browser has drawn them.
+		other.until(`document.querySelector("#legend li") && [...document.querySelectorAll("#rows li")].every((e) => e.innerText)`)
 		if diff := cmp.Diff(want, eval[string](other, shown)); diff != "" {
 			t.Errorf("%s (-first +again):\n%s", name, diff)
 		}
