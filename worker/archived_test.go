@@ -31,10 +31,13 @@ func leaveToArchive(t *testing.T, db *pgx.Conn, newConn func() *pgx.Conn, store 
 		t.Fatal(err)
 	}
 	k := &partition.Keeper{Link: link(newConn()), Partitions: parts, Retention: 2 * 24 * time.Hour, Archived: true, Remember: partition.LedgerKeep, Log: quiet, Now: time.Now}
-	if err := k.Round(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	want(t, db, 0, allLogs)
+	// One round need not do: the keeper waits for the end of any transaction in the database that is older than the files' turn.
+	testenv.Eventually(t, time.Minute, "the partitions are dropped", func() bool {
+		if err := k.Round(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return testenv.Count(t, db, allLogs) == 0
+	})
 }
 
 // TestWhatTheLedgerForgotIsLookedForInTheArchive: rows that files alone have are not stored again, and others under their ids are set aside.
