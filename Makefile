@@ -134,10 +134,9 @@ lint: ## formatting, vet and staticcheck
 
 # A count, not a time: a fuzz run that is cut off by its time may fail for that alone.
 FUZZTIME ?= 20000x
+fuzz: export FUZZTIME := $(FUZZTIME)
 fuzz: build servers compiler ## every fuzz target for FUZZTIME (20000x) each, the scanner's against PostgreSQL
-	bin/millrace stack -- bash -euc 'for f in $$(git grep -lE "^func Fuzz" -- "*_test.go"); do \
-		for name in $$(sed -nE "s/^func (Fuzz[A-Za-z]+)\(.*/\1/p" $$f); do \
-			echo "== $$name ($$f)"; go test -run NONE -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f); done; done'
+	bin/millrace stack -- .ci/fuzz.sh
 
 # On the Docker engine that answers, or else on that of make engine.
 ENGINE := .ci/engine.sh run

@@ -4,10 +4,11 @@
 #
 # Bash sources this file. The caller has a function cannot MESSAGE, which ends the script with status 77. Afterwards
 # as_root COMMAND… runs a command as root, $cache is Millrace's cache folder, and $debian is the folder once
-# ensure_debian has run.
+# ensure_debian has run. $debian_seconds is how long debootstrap may take.
 
 suite=trixie
 packages=rabbitmq-server,postgresql,redis-server,docker.io,docker-cli,docker-compose,docker-buildx,iptables,iproute2,haproxy,prometheus,prometheus-postgres-exporter,ca-certificates,curl,wget
+debian_seconds=${debian_seconds:-1800}
 
 if [ "$(id -u)" = 0 ]; then
 	as_root() { "$@"; }
@@ -47,10 +48,10 @@ ensure_debian() {
 	part=$(mktemp -d "$cache/debian-13.XXXXXX")
 	echo "Installing Debian 13 with $packages into $debian, once"
 	# Renamed when it is whole, so that what is there is whole.
-	if ! as_root env ${proxy:+http_proxy="$proxy"} debootstrap --variant=minbase --include="$packages" "$suite" "$part" "$(mirror)" "$script" >"$part.log" 2>&1; then
+	if ! as_root env ${proxy:+http_proxy="$proxy"} timeout --kill-after 10 "$debian_seconds" debootstrap --variant=minbase --include="$packages" "$suite" "$part" "$(mirror)" "$script" >"$part.log" 2>&1; then
 		tail -n 5 "$part.log" >&2
 		as_root rm -rf --one-file-system "$part" "$part.log"
-		cannot "debootstrap of $suite fails"
+		cannot "debootstrap of $suite fails, or takes more than $debian_seconds s"
 	fi
 	# RabbitMQ 4 looks up the name of this machine, and of every client.
 	as_root sh -euc 'chmod 755 "$1"; rm -f "$1"/var/cache/apt/archives/*.deb; printf "127.0.0.1 localhost millrace\n" >"$1/etc/hosts"' sh "$part"
