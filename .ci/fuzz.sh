@@ -18,7 +18,7 @@ while IFS=: read -r file name; do
 			continue
 		fi
 		# As Ctrl-C does: the fuzzer takes leave, and takes no input for a crash.
-		within=(timeout --signal INT --kill-after 10 $left)
+		within=(timeout --signal INT --kill-after 10 "$left")
 	fi
 	echo "== $name in $folder"
 	status=0
