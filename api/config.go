@@ -41,8 +41,12 @@ type Config struct {
 	SyslogUDPAddr     config.Address  `env:"SYSLOG_UDP_ADDR" help:"Where syslog is taken over UDP; empty: nowhere."`
 	SyslogAllow       config.Networks `env:"SYSLOG_ALLOW" help:"Networks from which syslog is taken; empty: from this machine alone, unless ALLOW_ANONYMOUS or, over TLS, TLS_CLIENT_CA_FILE lets others in."`
 	SyslogZone        config.TimeZone `env:"SYSLOG_TZ" help:"Time zone of syslog's times that are written without one; empty: UTC."`
-	SocketConnections int             `env:"SOCKET_CONNECTIONS" envDefault:"10000" min:"1" max:"1000000" help:"Most connections at once of syslog, of some 16 KiB each; one more takes the place of one that has sent nothing yet, or is closed."`
-	SocketBytes       config.Bytes    `env:"SOCKET_BYTES" envDefault:"32MiB" min:"1MiB" max:"64GiB" help:"Most bytes that connections and packets of syslog hold at once; beyond it connections are not read, and packets are dropped."`
+	GELFTCPAddr       config.Address  `env:"GELF_TCP_ADDR" help:"Where GELF is taken over TCP; empty: nowhere. Over HTTP it is taken at API_ADDR, in any case."`
+	GELFTLSAddr       config.Address  `env:"GELF_TLS_ADDR" help:"Where GELF is taken over TLS, with the certificate of TLS_CERT_FILE; empty: nowhere."`
+	GELFUDPAddr       config.Address  `env:"GELF_UDP_ADDR" help:"Where GELF is taken over UDP, in chunks or whole; empty: nowhere."`
+	GELFAllow         config.Networks `env:"GELF_ALLOW" help:"Networks from which GELF is taken over sockets; empty: from this machine alone, unless ALLOW_ANONYMOUS or, over TLS, TLS_CLIENT_CA_FILE lets others in."`
+	SocketConnections int             `env:"SOCKET_CONNECTIONS" envDefault:"10000" min:"1" max:"1000000" help:"Most connections at once of syslog and GELF, of some 16 KiB each; one more takes the place of one that has sent nothing yet, or is closed."`
+	SocketBytes       config.Bytes    `env:"SOCKET_BYTES" envDefault:"32MiB" min:"1MiB" max:"64GiB" help:"Most bytes that connections and packets of syslog and GELF hold at once; beyond it connections are not read, and packets are dropped."`
 
 	// Log is where the service logs to; nil is standard error, as the settings say.
 	Log *slog.Logger

@@ -48,25 +48,54 @@ func (s *server) keyOfBody(key *keys.Key, r protocol.Request, body []byte, recor
 	if newest < now.Add(-maxKeyAge).UnixMilli() || newest > now.Add(maxKeyAhead).UnixMilli() {
 		return nil
 	}
+	parts := [][]byte{nameOf(key), r.Path, r.Query}
+	for _, field := range mapping {
+		parts = append(parts, r.Header.Peek(field))
+	}
+	return baseOf(newest, append(parts, body)...)
+}
+
+// oldestInRequest is how long before a request was made the newest time of its records may be, to be the time of its key.
+const oldestInRequest = maxKeyAge / 2
+
+// keyOfRequest returns the base of the ids of the records of a request that has a name of its client's. It returns nil if it has none after all, or was made at a time that no key
+// may have. The records are a part of it, so that a name that is used twice loses none.
+//
+// The key's time is the newest of the records' own. It stays the same also if the client says another time with each try. Where that is not near the time of the request, it is the
+// request's.
+func (s *server) keyOfRequest(key *keys.Key, r protocol.Request, keyed protocol.Keyed, records *record.List, now time.Time) *uuid.UUID {
+	id, made := keyed.Key()
+	if asked, _ := protocol.DedupeOf(r); id == "" || asked == protocol.DedupeNone || s.times == nil { // it was read without a fault before
+		return nil
+	}
+	at := newestTime(s.times, records.NDJSON)
+	if made > 0 && (at < made-oldestInRequest.Milliseconds() || at > made+maxKeyAhead.Milliseconds()) {
+		at = made
+	}
+	if at < now.Add(-maxKeyAge).UnixMilli() || at > now.Add(maxKeyAhead).UnixMilli() {
+		return nil
+	}
+	return baseOf(at, nameOf(key), r.Path, []byte(id), records.NDJSON)
+}
+
+// nameOf returns the name of a key, nothing for no key.
+func nameOf(key *keys.Key) []byte {
+	if key == nil {
+		return nil
+	}
+	return []byte(key.Name)
+}
+
+// baseOf returns the base of the ids of records under a key that is made of a time, in Unix milliseconds, and of parts.
+func baseOf(at int64, parts ...[]byte) *uuid.UUID {
 	h := sha256.New()
-	write := func(part []byte) {
+	for _, part := range parts {
 		var size [8]byte
 		binary.BigEndian.PutUint64(size[:], uint64(len(part)))
 		h.Write(size[:])
 		h.Write(part)
 	}
-	name := ""
-	if key != nil {
-		name = key.Name
-	}
-	write([]byte(name))
-	write(r.Path)
-	write(r.Query)
-	for _, field := range mapping {
-		write(r.Header.Peek(field))
-	}
-	write(body)
-	base := frame.BaseOfKey(frame.KeyOfContent(newest, [sha256.Size]byte(h.Sum(nil))))
+	base := frame.BaseOfKey(frame.KeyOfContent(at, [sha256.Size]byte(h.Sum(nil))))
 	return &base
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -23,6 +24,7 @@ import (
 	"millrace/internal/keys"
 	"millrace/internal/record"
 	"millrace/internal/scan"
+	"millrace/internal/testenv"
 )
 
 func newRule(t testing.TB) *eventtime.Rule {
@@ -178,6 +180,54 @@ func TestABodyThatIsSentAgainHasTheSameIDs(t *testing.T) {
 	}
 }
 
+// requestNamed is an exchange that says what its request is called, and when it was made.
+type requestNamed struct {
+	protocol.Exchange
+	id   string
+	made time.Time
+}
+
+func (r requestNamed) Key() (string, int64) { return r.id, r.made.UnixMilli() }
+
+func TestARequestWithANameHasTheKeyOfItsRecordsAndName(t *testing.T) {
+	s := &server{times: newRule(t)}
+	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+	base := func(id string, made time.Duration, query, records string) *uuid.UUID {
+		t.Helper()
+		list := &record.List{Limits: scan.Limits{RecordBytes: 1 << 10, PieceBytes: 1 << 10}}
+		if err := list.Split([]byte(records)); err != nil {
+			t.Fatal(err)
+		}
+		return s.keyOfRequest(nil, protocol.Request{Path: []byte("/firehose"), Query: []byte(query), Header: fields{}}, requestNamed{id: id, made: now.Add(made)}, list, now)
+	}
+	timed := `{"time":"` + now.Add(-time.Minute).Format(time.RFC3339Nano) + `"}`
+	first := base("a", -time.Second, "", timed)
+	if first == nil || !frame.Time(*first).Equal(now.Add(-time.Minute)) {
+		t.Fatalf("got %v, want the newest time of the records", first)
+	}
+	if again := base("a", 0, "", timed); again == nil || *again != *first {
+		t.Errorf("with another time of the request: got %v, want %v", again, first)
+	}
+	if plain := base("a", -time.Second, "", `{"a":1}`); plain == nil || !frame.Time(*plain).Equal(now.Add(-time.Second)) {
+		t.Errorf("without times of the records: got %v, want the request's", plain)
+	}
+	if old := base("a", -time.Second, "", `{"time":"2025-01-01T00:00:00Z"}`); old == nil || !frame.Time(*old).Equal(now.Add(-time.Second)) {
+		t.Errorf("with old records: got %v, want the request's time", old)
+	}
+	for name, other := range map[string]*uuid.UUID{"another name": base("b", -time.Second, "", timed), "other records": base("a", -time.Second, "", timed+timed)} {
+		if other == nil || *other == *first {
+			t.Errorf("%s: got %v", name, other)
+		}
+	}
+	for name, none := range map[string]*uuid.UUID{
+		"no name": base("", 0, "", timed), "dedupe=none": base("a", 0, "dedupe=none", timed), "25 h ago": base("a", -25*time.Hour, "", `{}`), "6 minutes ahead": base("a", 6*time.Minute, "", `{}`),
+	} {
+		if none != nil {
+			t.Errorf("%s: got %v, want no key", name, none)
+		}
+	}
+}
+
 func TestAKeyIsTakenInEveryForm(t *testing.T) {
 	a := newFuzzedAPI(t)
 	encoded := func(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
@@ -280,5 +330,44 @@ func BenchmarkAGlanceAtAHeader(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		glance(&h)
+	}
+}
+
+// What Firehose sends again has the same ids, also when it says another time.
+func TestARequestOfFirehoseThatIsSentAgainIsStoredOnce(t *testing.T) {
+	a := startOn(t, testenv.Broker(t, 2), nil)
+	now := time.Now()
+	stored := make(map[uuid.UUID]string)
+	send := func(id string, made time.Time, texts ...string) {
+		t.Helper()
+		var data []string
+		for _, text := range texts {
+			data = append(data, `{"data":"`+base64.StdEncoding.EncodeToString([]byte(text))+`"}`)
+		}
+		body := fmt.Sprintf(`{"requestId":%q,"timestamp":%d,"records":[%s]}`, id, made.UnixMilli(), strings.Join(data, ","))
+		req, err := http.NewRequest("POST", a.url+"/firehose", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Amz-Firehose-Request-Id", id)
+		resp, err := a.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close() // read to its end
+		answer, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != http.StatusOK || !strings.HasPrefix(string(answer), `{"requestId":"`+id+`","timestamp":`) {
+			t.Fatalf("got %d %s, %v", resp.StatusCode, answer, err)
+		}
+		maps.Copy(stored, a.published(t))
+	}
+	timed := fmt.Sprintf(`{"messageType":"DATA_MESSAGE","logGroup":"g","logEvents":[{"id":"1","timestamp":%d,"message":"a"},{"id":"2","timestamp":%d,"message":"b"}]}`, now.UnixMilli(), now.UnixMilli())
+	for i := range 3 {
+		send("timed", now.Add(time.Duration(i)*time.Second), timed) // two records
+		send("plain", now, "c", "d\ne")                             // three
+	}
+	send("another", now, "c", "d\ne") // three more
+	if len(stored) != 8 {
+		t.Errorf("%d records have ids of their own, want 8: %v", len(stored), stored)
 	}
 }

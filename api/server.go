@@ -381,8 +381,8 @@ func (h *heldStream) Close() error {
 // records are confirmed, and how many were accepted. base is the request's key, or nil; if derives is set, one is made from the body.
 func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body *body, exchange protocol.Exchange, key *keys.Key, base *uuid.UUID, derives bool) (answer protocol.Answer, accepted int, bad *refusal) {
 	text := body.bytes()
-	if len(text) > step {
-		defer s.beginScan(len(text))()
+	if _, expands := exchange.(protocol.Expander); expands || len(text) > step {
+		defer s.beginScan(max(len(text), step+1))()
 	}
 	records := s.newRecords()
 	defer s.freeRecords(records)
@@ -408,6 +408,8 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body
 	e.metrics.intake.bytes.Add(float64(len(text)))
 	if derives {
 		base = s.keyOfBody(key, request, text, records, time.Now())
+	} else if keyed, ok := exchange.(protocol.Keyed); ok && base == nil {
+		base = s.keyOfRequest(key, request, keyed, records, time.Now())
 	}
 	// The time is read again: the body may have taken long to come.
 	if wait := key.Take(records.Accepted, time.Now()); wait > 0 {

@@ -84,6 +84,7 @@ type socket struct {
 	allow     string // the name of the setting of networks
 	framer    func(most int) sockets.Framer
 	unpacker  func() sockets.Unpacker
+	chunked   bool // messages may come in several packets, of GELF
 	workers   int
 }
 
@@ -94,6 +95,9 @@ func (c *Config) sockets() (asked []socket) {
 		{setting: "SYSLOG_TCP_ADDR", addr: c.SyslogTCPAddr, transport: "tcp", protocol: syslog, networks: c.SyslogAllow, allow: "SYSLOG_ALLOW", framer: sockets.NewSyslogFramer},
 		{setting: "SYSLOG_TLS_ADDR", addr: c.SyslogTLSAddr, transport: "tls", protocol: syslog, networks: c.SyslogAllow, allow: "SYSLOG_ALLOW", framer: sockets.NewSyslogFramer},
 		{setting: "SYSLOG_UDP_ADDR", addr: c.SyslogUDPAddr, transport: "udp", protocol: syslog, networks: c.SyslogAllow, allow: "SYSLOG_ALLOW", unpacker: sockets.NewSyslogUnpacker, workers: 2},
+		{setting: "GELF_TCP_ADDR", addr: c.GELFTCPAddr, transport: "tcp", protocol: protocol.GELF{}, networks: c.GELFAllow, allow: "GELF_ALLOW", framer: sockets.NewGELFFramer},
+		{setting: "GELF_TLS_ADDR", addr: c.GELFTLSAddr, transport: "tls", protocol: protocol.GELF{}, networks: c.GELFAllow, allow: "GELF_ALLOW", framer: sockets.NewGELFFramer},
+		{setting: "GELF_UDP_ADDR", addr: c.GELFUDPAddr, transport: "udp", protocol: protocol.GELF{}, networks: c.GELFAllow, allow: "GELF_ALLOW", chunked: true, workers: 2},
 	} {
 		if s.addr != "" {
 			asked = append(asked, s)
@@ -142,6 +146,12 @@ func (s *server) openSockets(c Config, m *sockets.AllMetrics, log *slog.Logger) 
 	if tlsConfig, err = service.TLSConfig(c.Access); err != nil {
 		return open, err
 	}
+	packetSockets := 0
+	for _, one := range asked {
+		if one.transport == "udp" {
+			packetSockets++
+		}
+	}
 	budget := sockets.NewBudget(int64(c.SocketBytes))
 	places := service.NewConnections(service.WithinDescriptors("SOCKET_CONNECTIONS", c.SocketConnections, log))
 	for _, one := range asked {
@@ -156,9 +166,13 @@ func (s *server) openSockets(c Config, m *sockets.AllMetrics, log *slog.Logger) 
 			Times:        sockets.DefaultTimes,
 			Framer:       one.framer,
 			Places:       places,
-			QueueBytes:   int(c.SocketBytes / 4),
+			QueueBytes:   int(c.SocketBytes) / 4 / max(1, packetSockets),
 			Unpacker:     one.unpacker,
 			Workers:      one.workers,
+		}
+		if one.chunked {
+			o.Chunks = sockets.NewChunks(o.MessageBytes, int(c.SocketBytes/8), o.Metrics)
+			o.Unpacker = o.Chunks.NewUnpacker
 		}
 		switch one.transport {
 		case "udp":

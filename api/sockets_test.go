@@ -164,6 +164,42 @@ func TestSyslogIsPublishedOverTCPTLSAndUDP(t *testing.T) {
 	}
 }
 
+func TestGELFIsPublishedOverTCPTLSAndUDP(t *testing.T) {
+	ca := newAuthority(t)
+	var c Config
+	a := listenOn(t, testenv.Broker(t, 2), func(s *Config) {
+		s.TLSCertFile, s.TLSKeyFile = ca.issue(t, "server")
+		s.TLSClientCA = ca.file
+		s.GELFTCPAddr, s.GELFTLSAddr, s.GELFUDPAddr = config.Address(testenv.FreeAddress(t)), config.Address(testenv.FreeAddress(t)), config.Address(testenv.FreeAddress(t))
+		c = *s
+	})
+	a.url = "https" + strings.TrimPrefix(a.url, "http")
+	a.client.Transport.(*http.Transport).TLSClientConfig = ca.client(t, true)
+	testenv.Eventually(t, 30*time.Second, "the API is ready", func() bool { return a.get(t, "/ready").status == http.StatusOK })
+	sendTo(t, "tcp", c.GELFTCPAddr, "{\"short_message\":\"one\",\"level\":3}\x00")
+	sendTo(t, "udp", c.GELFUDPAddr, "\x1e\x0fabcdefgh\x01\x02\"two\",\"_a\":2}")
+	sendTo(t, "udp", c.GELFUDPAddr, "\x1e\x0fabcdefgh\x00\x02{\"short_message\":")
+	conn, err := tls.Dial("tcp", string(c.GELFTLSAddr), ca.client(t, true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, "{\"short_message\":\"three\"}\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	all := a.awaitPublished(t, 3)
+	for _, want := range []string{`{"message":"one","level":"error","gelf":{"peer":"127.0.0.1"}}`, `{"message":"two","a":2,"gelf":{"peer":"127.0.0.1"}}`, `{"message":"three","gelf":{"peer":"127.0.0.1"}}`} {
+		if !strings.Contains(all, want) {
+			t.Errorf("there is no %s in\n%s", want, all)
+		}
+	}
+	testenv.Eventually(t, 10*time.Second, "all are counted", func() bool {
+		return strings.Contains(a.get(t, "/metrics").body, `millrace_api_records_accepted_total{intake="gelf"} 3`)
+	})
+}
+
 // While the queue is full, messages wait. None is lost, and none stored twice.
 func TestMessagesWaitWhileTheQueueIsFull(t *testing.T) {
 	broker := testenv.Broker(t, 1)
@@ -215,6 +251,10 @@ func TestASocketThatAllCouldReachIsRefused(t *testing.T) {
 		{map[string]string{"SYSLOG_TCP_ADDR": "127.0.0.1:514", "SYSLOG_ALLOW": "10.0.0.0/33"}, "SYSLOG_ALLOW: got"},
 		{map[string]string{"SYSLOG_TCP_ADDR": "127.0.0.1:514", "SYSLOG_ALLOW": "example.com"}, "SYSLOG_ALLOW: got"},
 		{map[string]string{"SYSLOG_TCP_ADDR": "127.0.0.1"}, "SYSLOG_TCP_ADDR: got"},
+		{map[string]string{"GELF_UDP_ADDR": ":12201"}, "GELF_UDP_ADDR: :12201 is not a loopback address, and all who reach it could send: set GELF_ALLOW, or"},
+		{map[string]string{"GELF_TCP_ADDR": ":12201", "GELF_ALLOW": "10.0.0.0/8"}, ""},
+		{map[string]string{"GELF_TCP_ADDR": ":12201", "SYSLOG_ALLOW": "10.0.0.0/8"}, "GELF_TCP_ADDR: "},
+		{map[string]string{"GELF_TLS_ADDR": "127.0.0.1:12202"}, "GELF_TLS_ADDR needs TLS_CERT_FILE"},
 		{map[string]string{"SYSLOG_TZ": "Mars/Olympus"}, "SYSLOG_TZ: got"},
 		{map[string]string{"SYSLOG_TLS_ADDR": "127.0.0.1:6514"}, "SYSLOG_TLS_ADDR needs TLS_CERT_FILE"},
 		{map[string]string{"SYSLOG_TLS_ADDR": ":6514", "TLS_CERT_FILE": cert, "TLS_KEY_FILE": key}, "TLS_CLIENT_CA_FILE, or ALLOW_ANONYMOUS"},

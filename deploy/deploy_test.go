@@ -303,7 +303,7 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 	env := []string{
 		"RABBITMQ_URL=amqp://127.0.0.1:1/", "POSTGRES_URL=postgres://127.0.0.1:1/d", "KEYS_FILE=" + keysFile, "TLS_CERT_FILE=" + cert, "TLS_KEY_FILE=" + key, "SEARCHES_FILE=" + searches,
 		"API_ADDR=" + addrs["api"], "WORKER_ADDR=" + addrs["worker"], "QUERY_ADDR=" + addrs["query"],
-		"SYSLOG_TCP_ADDR=" + testenv.FreeAddress(t), "SYSLOG_UDP_ADDR=" + testenv.FreeAddress(t),
+		"SYSLOG_TCP_ADDR=" + testenv.FreeAddress(t), "SYSLOG_UDP_ADDR=" + testenv.FreeAddress(t), "GELF_TCP_ADDR=" + testenv.FreeAddress(t), "GELF_UDP_ADDR=" + testenv.FreeAddress(t),
 	}
 	type metric struct {
 		kind, help string

@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"log/slog"
@@ -232,6 +233,52 @@ func TestClientsOfSyslogAreStoredOnce(t *testing.T) {
 			}
 			if timed != records {
 				t.Errorf("%d of %d records have a time near now", timed, records)
+			}
+		})
+	}
+}
+
+// TestDockersLogDriverIsStoredOnce sends by the library of Docker's log driver gelf, over TCP and, compressed and in chunks, over UDP. A tenth of the lines is longer than a packet.
+func TestDockersLogDriverIsStoredOnce(t *testing.T) {
+	program, err := filepath.Abs(clientPrograms + "/gelf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(program); err != nil {
+		t.Skipf("%v: make clients builds it", err)
+	}
+	const records = 200
+	at := testenv.FreeAddress(t)
+	broker, db := testenv.Broker(t, 1), testenv.Schema(t)
+	e2e.RunAPI(t, broker, map[string]string{"GELF_TCP_ADDR": at, "GELF_UDP_ADDR": at})
+	e2e.RunWorker(t, broker, slog.New(slog.DiscardHandler), map[string]string{"POSTGRES_URL": string(db), "WORKER_STREAMS": "1"})
+	file := filepath.Join(t.TempDir(), "lines")
+	var text strings.Builder
+	for n := range records {
+		fmt.Fprintf(&text, "line %d of %d", n, records)
+		for i := 0; n%10 == 0 && i < 500; i++ {
+			fmt.Fprintf(&text, " %x", sha256.Sum256([]byte{byte(n), byte(i), byte(i >> 8)})) // it stays long when it is compressed
+		}
+		text.WriteByte('\n')
+	}
+	writeFile(t, file, text.String())
+	for _, transport := range []string{"tcp", "udp"} {
+		t.Run(transport, func(t *testing.T) {
+			cmd := exec.Command(program, transport, at, transport)
+			cmd.Env = append(os.Environ(), "LOG_FILE="+file, "PACE=1ms")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			conn := testenv.Connect(t, db)
+			const ours = "data->>'container_name' = '%s' AND data->'host'->>'name' = 'node1' AND data->>'level' = 'info' AND data->'gelf'->>'peer' = '127.0.0.1' AND abs(extract(epoch FROM inserted_at - time)) < 3600"
+			testenv.AwaitCount(t, conn, records, "SELECT count(*) FROM logs WHERE "+fmt.Sprintf(ours, transport))
+			var once int
+			query := fmt.Sprintf("SELECT count(DISTINCT md5(data->>'message')) FROM logs WHERE "+ours+" AND data->>'message' LIKE 'line %% of %d%%'", transport, records)
+			if err := conn.QueryRow(t.Context(), query).Scan(&once); err != nil {
+				t.Fatal(err)
+			}
+			if once != records {
+				t.Errorf("%d of %d records are stored once", once, records)
 			}
 		})
 	}

@@ -1,18 +1,22 @@
 package protocol
 
 import (
+	"bytes"
+	"iter"
 	"net/http"
+	"net/netip"
 	"strings"
 
 	"millrace/api/protocol/mapping"
 	"millrace/internal/record"
+	"millrace/internal/scan"
 	"millrace/internal/syslog"
 )
 
-// GELF is Graylog's Extended Log Format over HTTP.
+// GELF is Graylog's Extended Log Format: over HTTP it is a Protocol, over sockets it is Messages.
 type GELF struct{}
 
-// Name implements Protocol.
+// Name implements Protocol and Messages.
 func (GELF) Name() string { return "gelf" }
 
 // Routes implements Protocol.
@@ -26,7 +30,31 @@ func (GELF) Open(r Request) (Exchange, *Refusal) {
 	if bad != nil {
 		return nil, bad
 	}
-	return &gelfMessages{objectRecords{ask: asked, config: mapping.Config{Sources: gelfSources}}}, nil
+	return &gelfMessages{objectRecords: objectRecords{ask: asked, config: mapping.Config{Sources: gelfSources}}}, nil
+}
+
+// Take implements Messages. A message that begins as an object and can't be read, because it was cut or is broken, is kept whole, as text: its sender can't be told.
+// One that does not begin as an object is refused.
+func (GELF) Take(records *record.List, messages iter.Seq[Message]) {
+	records.Limits.Repair = true
+	records.Begin()
+	defer records.End()
+	g := &gelfMessages{objectRecords: objectRecords{config: mapping.Config{Sources: gelfSources}}}
+	g.keep = g.takeText
+	m := mapping.New(records, g.config, false)
+	defer m.Free()
+	for one := range messages {
+		text := bytes.Trim(one.Text, " \t\r\n\x00")
+		if len(text) == 0 {
+			continue
+		}
+		if text[0] != '{' && text[0] != '[' {
+			records.Refuse(scan.Syntax, 0)
+			continue
+		}
+		g.setPeer(one.Peer)
+		g.each(m, text, records, g.take)
+	}
 }
 
 // Refuse implements Protocol.
@@ -41,7 +69,31 @@ const (
 var gelfSources = []mapping.SourceConfig{{Name: "additional", Dotted: true}, {Name: "gelf", Dotted: true}}
 
 // gelfMessages is the Exchange of messages: mostly one, but several are taken as well.
-type gelfMessages struct{ objectRecords }
+type gelfMessages struct {
+	objectRecords
+	peer     netip.Addr // who sent the message over a socket
+	peerText string     // in the form of text; "" over HTTP
+}
+
+// setPeer notes who sent the message.
+func (g *gelfMessages) setPeer(peer netip.Addr) {
+	if peer != g.peer || g.peerText == "" {
+		g.peer, g.peerText = peer, peer.String()
+	}
+}
+
+// addPeer adds who sent the message, if that is known.
+func (g *gelfMessages) addPeer(m *mapping.Mapper) {
+	if g.peerText != "" {
+		m.String(gelfEnvelope, "gelf.peer", g.peerText)
+	}
+}
+
+// takeText makes the record of a text that is no message.
+func (g *gelfMessages) takeText(m *mapping.Mapper, text []byte) {
+	m.String(mapping.Own, mapping.MessageField, stringOf(text))
+	g.addPeer(m)
+}
 
 // Decode implements Exchange.
 func (g *gelfMessages) Decode(_ Request, body []byte, records *record.List) *Refusal {
@@ -74,6 +126,7 @@ func (g *gelfMessages) take(m *mapping.Mapper, members []member) {
 			g.add(m, gelfEnvelope, name, one.value)
 		}
 	}
+	g.addPeer(m)
 }
 
 // addTime adds the time of a message, in seconds. One that is no number stays what it is, for whoever can read it.

@@ -10,6 +10,10 @@ import (
 type objectRecords struct {
 	ask    ask
 	config mapping.Config
+
+	// keep makes a record of a text in which an object can't be read. It may be nil: then such an object is refused, and the next line is read.
+	keep func(m *mapping.Mapper, text []byte)
+
 	jsonAdder
 	members []member // of the current object
 }
@@ -23,35 +27,46 @@ func (o *objectRecords) decode(body []byte, records *record.List, share func(m *
 		m := mapping.New(records, o.config, o.ask.keepText)
 		defer m.Free()
 		share(m)
-		visit := func(key, value []byte) bool {
-			o.members = append(o.members, member{key, value})
-			return len(o.members) <= mapping.MostMembers
+		o.each(m, body, records, take)
+		return nil
+	})
+}
+
+// each makes records of the objects of a text.
+func (o *objectRecords) each(m *mapping.Mapper, text []byte, records *record.List, take func(m *mapping.Mapper, members []member)) {
+	visit := func(key, value []byte) bool {
+		o.members = append(o.members, member{key, value})
+		return len(o.members) <= mapping.MostMembers
+	}
+	p := jsonParser{src: text}
+	for !records.Overflow {
+		if !p.skipBetween() {
+			if len(p.src) == len(text) {
+				return
+			}
+			p.src = text[:lineEnd(text, p.at+1)]
+			continue
 		}
-		p := jsonParser{src: body}
-		for !records.Overflow {
-			if !p.skipBetween() {
-				if len(p.src) == len(body) {
-					return nil
-				}
-				p.src = body[:lineEnd(body, p.at+1)]
-				continue
-			}
-			at := p.at
-			o.members, o.buf = o.members[:0], o.buf[:0]
-			if !p.object(visit) {
-				records.Refuse(scan.Syntax, at)
-				p.at = lineEnd(body, at)
-				p.src = body[:p.at]
-				continue
-			}
+		at := p.at
+		o.members, o.buf = o.members[:0], o.buf[:0]
+		switch {
+		case p.object(visit):
 			if len(o.members) > 0 {
 				m.Begin()
 				take(m, o.members)
 				m.End(at)
 			}
+		case o.keep != nil:
+			m.Begin()
+			o.keep(m, text[at:])
+			m.End(at)
+			return
+		default:
+			records.Refuse(scan.Syntax, at)
+			p.at = lineEnd(text, at)
+			p.src = text[:p.at]
 		}
-		return nil
-	})
+	}
 }
 
 // addMessage adds the value of a message: a string, which may be the text of an object, an object, or anything else.

@@ -85,6 +85,50 @@ func TestMessagesOfGELFBecomeRecords(t *testing.T) {
 	}
 }
 
+func TestMessagesOfGELFOverSocketsBecomeRecords(t *testing.T) {
+	const peer = `"peer":"192.0.2.7"`
+	for _, tt := range []struct {
+		name, in, want string
+		refused        int
+	}{
+		{"Docker's", `{"version":"1.1","host":"node1","short_message":"line","timestamp":1795860000.123,"level":6,"_container_name":"shop","_created":"2026-11-28T09:00:00Z"}` + "\x00",
+			`{"container_name":"shop","created":"2026-11-28T09:00:00Z","gelf":{` + peer + `},"host":{"name":"node1"},"level":"info","message":"line","time":"2026-11-28T10:00:00.123Z"}`, 0},
+		{"Log4j's", `{"version":"1.1","host":"h","timestamp":1795860000.1,"level":3,"_thread":"main","_logger":"a.B","short_message":"x","full_message":"x\n\tat a.B"}`,
+			`{"full_message":"x\n\tat a.B","gelf":{` + peer + `},"host":{"name":"h"},"level":"error","logger":"a.B","message":"x","thread":"main","time":"2026-11-28T10:00:00.1Z"}`, 0},
+		{"one that says who its peer is", `{"short_message":"x","gelf":{"peer":"198.51.100.1"},"_gelf":1}`, `{"_gelf":{"gelf":{"peer":"198.51.100.1"}},"gelf":1,"gelf.peer":"192.0.2.7","message":"x"}`, 0},
+		{"a field that is lost to another", `{"short_message":"x","_level":"c","level":3}`, `{"gelf":{"level":"error"},"gelf.peer":"192.0.2.7","level":"c","message":"x"}`, 0},
+		{"several", `{"short_message":"a"}{"short_message":"b"}`, `{"gelf":{` + peer + `},"message":"a"}` + "\n" + `{"gelf":{` + peer + `},"message":"b"}`, 0},
+		{"one that was cut", `{"short_message":"a`, `{"gelf":{` + peer + `},"message":"{\"short_message\":\"a"}`, 0},
+		{"no object", "GET / HTTP/1.1\r\n", "", 1},
+		{"nothing", " \n\x00", "", 0},
+	} {
+		got := recordsOf(GELF{}, messagesOf(tt.in))
+		if diff := cmp.Diff(tt.want, sortedLines(t, got.NDJSON)); diff != "" || got.Rejected != tt.refused {
+			t.Errorf("%s: %d refused (-want +got)\n%s", tt.name, got.Rejected, diff)
+		}
+	}
+}
+
+// FuzzGELFMessages makes records of anything. Each text that begins as an object is one at least, unless it is empty, and jsonb takes them.
+func FuzzGELFMessages(f *testing.F) {
+	f.Add([]byte(`{"version":"1.1","host":"h","short_message":"{\"a\":1}","timestamp":1795860000.123,"level":6,"_gelf.peer":"x"}`), []byte(`[{"short_message":"a"},{"b":`))
+	f.Add([]byte("{\"short_message\":\"\\ud800\\u0000\xff\"}{}{\x00"), []byte("x"))
+	f.Fuzz(func(t *testing.T, one, two []byte) {
+		records := recordsOf(GELF{}, messagesOf(string(one), string(two)))
+		var object map[string]any
+		if json.Unmarshal(one, &object) == nil && len(object) > 0 && records.Accepted+records.Rejected < 1 {
+			t.Errorf("%q is no record", one)
+		}
+		if records.Accepted == 0 {
+			return
+		}
+		again := record.List{Limits: scan.Limits{RecordBytes: 1 << 20, PieceBytes: 64 << 10}}
+		if err := again.Split(records.NDJSON); err != nil || again.Accepted != records.Accepted || string(again.NDJSON) != string(records.NDJSON) {
+			t.Errorf("the scanner makes of %s %s, %v", records.NDJSON, again.NDJSON, err)
+		}
+	})
+}
+
 // FuzzObjects sends anything to Datadog and GELF. What they accept jsonb takes, and what is an object for encoding/json is a record.
 func FuzzObjects(f *testing.F) {
 	f.Add([]byte(`[{"message":"x","status":"info","timestamp":1795860000123,"hostname":"h","ddtags":"a:b,a:c,d,:,"}]`), "ddtags=a:b&service=x")

@@ -30,6 +30,7 @@ func All(s Settings) []Protocol {
 		HEC{},
 		Datadog{},
 		GELF{},
+		Firehose{},
 	}
 }
 
@@ -124,6 +125,20 @@ type Holder interface {
 
 	// Holds returns about how many bytes it keeps. Decode sets records.Overflow if they are more than records.Limits.TotalBytes.
 	Holds() int
+}
+
+// Expander is an Exchange whose records may take far more memory than its body. Few of them are decoded at once, however short their bodies are.
+type Expander interface {
+	Exchange
+	Expands()
+}
+
+// Keyed is an Exchange whose client says which requests are one that it sends again.
+type Keyed interface {
+	Exchange
+
+	// Key returns what the client calls the request that Decode has read, "" if it has no name, and when the client says that it was made, in Unix milliseconds, 0 if it does not.
+	Key() (id string, at int64)
 }
 
 // Parts is an Exchange whose body may be taken in parts while it comes, if it is long. Each part is published and confirmed,

@@ -37,6 +37,7 @@ type Datagrams struct {
 type packets struct {
 	text []byte
 	each []packet
+	next int // index of the first that is not taken
 }
 
 // packet is one of them.
@@ -79,12 +80,14 @@ func (d *Datagrams) Run(ctx, flush context.Context) error {
 	for range d.o.Workers {
 		workers.Go(func() { d.publish(flush) })
 	}
+	endExpiry := d.o.Chunks.keepTime()
 	err := d.read(ctx)
 	d.mu.Lock()
 	d.ended = true
 	d.arrived.Broadcast()
 	d.mu.Unlock()
 	workers.Wait()
+	endExpiry()
 	return errors.Join(err, d.conn.Close())
 }
 
@@ -164,24 +167,39 @@ func (d *Datagrams) publish(flush context.Context) {
 		d.queue = d.queue[1:]
 		d.mu.Unlock()
 		size := len(p.text) + len(p.each)*perPacket
-		d.take(flush, size, p.messages(unpacker))
+		about := size
+		if d.o.Chunks != nil {
+			about = packetsBytes + d.o.MessageBytes // that is the most, however far they were compressed
+		}
+		for p.next < len(p.each) {
+			d.take(flush, about, p.messages(unpacker))
+		}
+
 		// They count until they are confirmed.
 		d.mu.Lock()
 		d.waiting -= size
 		d.mu.Unlock()
-		p.text, p.each = p.text[:0], p.each[:0]
+		p.text, p.each, p.next = p.text[:0], p.each[:0], 0
 		packetsPool.Put(p)
 	}
 }
 
-// messages are the messages of the packets.
+// messages are the messages of the packets that are not taken yet. When they have come to packetsBytes, the packets behind them are left for another call.
 func (p *packets) messages(unpacker Unpacker) iter.Seq[protocol.Message] {
 	return func(yield func(protocol.Message) bool) {
-		begin := 0
-		for _, one := range p.each {
-			m := protocol.Message{Text: p.text[begin:one.end], Peer: one.peer, Came: one.came}
-			begin = one.end
-			if !unpacker.Unpack(m, yield) {
+		bytes := 0
+		count := func(m protocol.Message) bool {
+			bytes += len(m.Text)
+			return yield(m)
+		}
+		for p.next < len(p.each) && bytes < packetsBytes {
+			begin := 0
+			if p.next > 0 {
+				begin = p.each[p.next-1].end
+			}
+			one := p.each[p.next]
+			p.next++
+			if !unpacker.Unpack(protocol.Message{Text: p.text[begin:one.end], Peer: one.peer, Came: one.came}, count) {
 				return
 			}
 		}

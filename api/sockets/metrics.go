@@ -11,9 +11,10 @@ const (
 	Address     = "address"     // the sender's address is not admitted
 	Handshake   = "handshake"   // TLS failed, or took too long
 	Connections = "connections" // there were too many connections
-	Framing     = "framing"     // what came is no message of the protocol
+	Framing     = "framing"     // what came is no message of the protocol, or no chunk of one
 	Slow        = "slow"        // a message did not come whole in time
-	TooLong     = "too_long"    // a message was cut
+	TooLong     = "too_long"    // a message was cut, or was passed over because its chunks were too many bytes
+	Incomplete  = "incomplete"  // a message's chunks did not all come in time
 )
 
 // AllMetrics are the metrics of all sockets.

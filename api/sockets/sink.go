@@ -59,9 +59,9 @@ type batch struct {
 	log      *slog.Logger
 }
 
-// take publishes the records of messages, of so many bytes. It returns when they are confirmed, or when flush has ended; what is lost then is counted and logged.
-func (b *batch) take(flush context.Context, bytes int, messages iter.Seq[protocol.Message]) {
-	taken, ok := b.budget.forRecords(flush, bytes)
+// take publishes the records of messages, which have about so many bytes. It returns when they are confirmed, or when flush has ended; what is lost then is counted and logged.
+func (b *batch) take(flush context.Context, about int, messages iter.Seq[protocol.Message]) {
+	taken, ok := b.budget.forRecords(flush, about)
 	if !ok {
 		b.lost(messages, flush.Err())
 		return
@@ -69,10 +69,11 @@ func (b *batch) take(flush context.Context, bytes int, messages iter.Seq[protoco
 	defer b.budget.records.Release(taken)
 	records := b.sink.NewRecords()
 	defer b.sink.FreeRecords(records)
-	n := 0
+	n, bytes := 0, 0
 	b.protocol.Take(records, func(yield func(protocol.Message) bool) {
 		for m := range messages {
 			n++
+			bytes += len(m.Text)
 			if !yield(m) {
 				return
 			}

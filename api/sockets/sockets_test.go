@@ -27,9 +27,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // keeper is a Sink that keeps what it is given. While held is locked for writing, nothing is confirmed.
 type keeper struct {
-	mu    sync.Mutex
-	lines []string
-	held  sync.RWMutex
+	mu      sync.Mutex
+	lines   []string
+	largest int // the most bytes of records that came at once
+	held    sync.RWMutex
 }
 
 func (k *keeper) NewRecords() *record.List {
@@ -49,6 +50,10 @@ func (k *keeper) Publish(ctx context.Context, records *record.List, _ int) error
 	defer k.held.RUnlock()
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if len(records.NDJSON) == 0 {
+		return nil // all were refused
+	}
+	k.largest = max(k.largest, len(records.NDJSON))
 	k.lines = append(k.lines, strings.Split(strings.TrimSuffix(string(records.NDJSON), "\n"), "\n")...)
 	return nil
 }

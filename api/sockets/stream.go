@@ -36,6 +36,7 @@ type Options struct {
 	// For Datagrams.
 	QueueBytes int             // most bytes of packets that wait
 	Unpacker   func() Unpacker // makes one for each worker
+	Chunks     *Chunks         // what the Unpackers keep of messages that come in several packets; nil for none
 	Workers    int             // how many goroutines publish: while one waits for a confirm, others make records
 }
 

@@ -3,6 +3,7 @@ module millrace/deploy/shippers/clients
 go 1.26.0
 
 require (
+	github.com/Graylog2/go-gelf v0.0.0-20191017102106-1550ee647df0
 	github.com/elastic/go-elasticsearch/v8 v8.19.7
 	go.opentelemetry.io/otel v1.47.0
 	go.opentelemetry.io/otel/exporters/otlp/otlplog/otlploghttp v0.23.0

@@ -19,10 +19,10 @@ fresh() {
 }
 
 go_clients() {
-	local sources=(go.mod go.sum lines/*.go otlp/*.go bulk/*.go)
+	local sources=(go.mod go.sum lines/*.go otlp/*.go bulk/*.go gelf/*.go)
 	fresh "$to/go.stamp" "${sources[@]}" && return
 	echo "Building the clients in Go"
-	timeout 600 go build -trimpath -ldflags "-s -w" -o "$to/" ./otlp ./bulk || { without Go "go build fails"; return; }
+	timeout 600 go build -trimpath -ldflags "-s -w" -o "$to/" ./otlp ./bulk ./gelf || { without Go "go build fails"; return; }
 	sha256sum "${sources[@]}" >"$to/go.stamp"
 }
 
