@@ -45,7 +45,7 @@ esac
 echo "The engine and the images are there ($SECONDS s)"
 KILLS=1 BROKERS=1 timeout --kill-after 30 $((limit - 30 - SECONDS)) .ci/engine.sh run deploy/smoke.sh 2>&1 | tee bin/containers.log || status=$?
 case $status in
-124 | 137) # whatever hangs there ends by itself, and fails, within two minutes
+124 | 137) # whatever hangs there ends by itself, and fails, within four minutes
 	echo "Containers not tested to the end: $limit s were over in the step $(grep '^== ' bin/containers.log | tail -n 1)" >&2
 	exit 77
 	;;

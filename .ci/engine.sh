@@ -115,6 +115,11 @@ start() {
 			fi
 			sleep 0.2
 		done
+		# All containers are one group, which would get as much of a busy machine's processor time as one process outside.
+		# It gets as much as four do.
+		as_root sh -c '
+			[ ! -e /sys/fs/cgroup/cpu/cpu.shares ] || { mkdir -p /sys/fs/cgroup/cpu/millrace-engine && echo 4096 >/sys/fs/cgroup/cpu/millrace-engine/cpu.shares; }
+			[ ! -e /sys/fs/cgroup/millrace-engine/cpu.weight ] || echo 400 >/sys/fs/cgroup/millrace-engine/cpu.weight' || true
 		echo "Docker engine $(inside docker version --format '{{.Server.Version}}'), socket $socket"
 	fi
 	# The images are built here on Debian 13 itself, without the engine and what no server reads.

@@ -59,9 +59,9 @@ docker rm --force --volumes "$helper" >/dev/null 2>&1 || true
 deploy/up.sh --wait-timeout 600
 docker compose exec -T api /usr/bin/millrace version
 id=$(curl -fsS -d '{"level":"info","message":"smoke"}' "$api/log" | sed -E 's/.*"id":"([^"]+)".*/\1/')
-eventually 30 curl -fsS -o /dev/null "$query/logs/$id"
+eventually curl -fsS -o /dev/null "$query/logs/$id"
 post plain 1 100
-eventually 30 count plain 100
+eventually count plain 100
 
 step "refused before anything starts"
 refuses() { # WORDS COMMAND…: it must fail, and say these words
@@ -95,9 +95,9 @@ spread() { # every API has answered requests
 	docker compose exec -T balancer wget -q -O - http://127.0.0.1:8404/metrics >"$work/balancer"
 	[ "$(grep -cE '^haproxy_server_http_responses_total\{proxy="api-services",server="api[0-9]+",code="2xx"\} [1-9]' "$work/balancer")" = 3 ]
 }
-eventually 60 spread
+eventually spread
 grep -E '^haproxy_server_http_responses_total\{proxy="api-services".*code="2xx"\} [1-9]' "$work/balancer"
-eventually 30 count scaled $posted
+eventually count scaled $posted
 
 step "no container's process is root, none may write beside its volumes, none can gain a right"
 # A shell for containers that have none.
@@ -147,13 +147,13 @@ for round in $(seq "$kills"); do
 	containers | while read -r id service; do
 		before=$(docker inspect --format '{{.RestartCount}}' "$id")
 		docker exec "$helper" bash -c "kill -KILL $(docker inspect --format '{{.State.Pid}}' "$id")" </dev/null
-		eventually 120 healthy "$id" $((before + 1))
+		eventually healthy "$id" $((before + 1))
 		echo "$round $service"
 	done
 done
 counted killed
 docker rm --force --volumes "$helper" >/dev/null
-eventually 60 count killed "$(sql "SELECT count(*) FROM logs WHERE data->>'run' = 'killed'")"
+eventually count killed "$(sql "SELECT count(*) FROM logs WHERE data->>'run' = 'killed'")"
 
 step "another version under load, and back"
 printf 'FROM millrace:smoke\nLABEL next=yes\n' | docker build --quiet --tag millrace:smoke-next - >/dev/null
@@ -170,17 +170,17 @@ targets() {
 	[[ $all == *'"health":"up"'* && $all != *'"health":"down"'* ]]
 }
 docker compose up --detach --wait
-eventually 120 targets
+eventually targets
 curl -fsS $prometheus/api/v1/rules | grep '"alerts"' >/dev/null
-eventually 60 curl -fsS -o /dev/null $grafana/api/health
+eventually curl -fsS -o /dev/null $grafana/api/health
 
 if [ "${BROKERS:-3}" = 3 ]; then
 	step "three brokers"
 	docker compose --profile cluster up --detach --wait
 	members() { [ "$(docker compose exec -T rabbitmq rabbitmq-queues --quiet quorum_status logs.0 2>/dev/null | grep -c 'rabbit@rabbitmq')" -ge 3 ]; }
-	eventually 120 members
+	eventually members
 	docker compose stop rabbitmq-2
 	post cluster 1 100
-	eventually 60 count cluster 100
+	eventually count cluster 100
 fi
 step ok
