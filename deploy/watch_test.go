@@ -224,7 +224,7 @@ func TestPrometheusAndTheDashboardsSeeMillrace(t *testing.T) {
 	}
 	api, query, exporter := testenv.FreeAddress(t), testenv.FreeAddress(t), testenv.FreeAddress(t)
 	testenv.StartMillrace(t, dir, append(stack.Env(), "API_ADDR="+api, "QUERY_ADDR="+query, "WORKER_ADDR=127.0.0.1:0",
-		"KEYS_FILE="+keysFile, "TLS_CERT_FILE="+cert, "TLS_KEY_FILE="+certKey, "SEARCHES_FILE="+searches, "CONFIRM_TIMEOUT=2s"), "run")
+		"KEYS_FILE="+keysFile, "TLS_CERT_FILE="+cert, "TLS_KEY_FILE="+certKey, "SEARCHES_FILE="+searches, "CONFIRM_TIMEOUT=2s", "SYSLOG_UDP_ADDR="+testenv.FreeAddress(t)), "run")
 	testenv.RunProgram(t, []string{"DATA_SOURCE_NAME=" + stack.PostgresURL}, exporterPath, "--web.listen-address="+exporter)
 
 	// The test starts the servers itself, to break them. So millrace run does not list their metrics.
