@@ -79,6 +79,11 @@ func Run(ctx context.Context, c Config) error {
 	p := newPublisher(c, log, publish.NewMetrics(registry), ready)
 	handler := newServer(c, log, p, keyFile, served, m, inflight, ready, registry)
 	handler.derive(c.DeriveKeys.Names(), rule)
+	closeMetrics, err := service.ServeMetrics("API_METRICS_ADDR", c.MetricsAddr, c.Access, handler.reportMux, log)
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	defer closeMetrics() // the last to go, so that a stop can be watched
 	open, err := handler.openSockets(c, sockets.NewMetrics(registry), log)
 	if err != nil {
 		return errors.Join(err, ln.Close())

@@ -22,6 +22,7 @@ type Config struct {
 	config.EventTime
 
 	Addr               config.Address `env:"API_ADDR" envDefault:"127.0.0.1:8080" help:"Where the API listens."`
+	MetricsAddr        config.Address `env:"API_METRICS_ADDR" help:"Where /health, /ready and /metrics of the API are answered as well, without TLS, for probes and scrapes that have no certificate; empty: at API_ADDR alone."`
 	MaxBodyBytes       config.Bytes   `env:"MAX_BODY_BYTES" envDefault:"16MiB" min:"1KiB" max:"1GiB" help:"Largest body of a request, after decoding. NDJSON that is taken while it comes may be longer; for it this is the longest line."`
 	IntakeBodyBytes    config.Bytes   `env:"INTAKE_BODY_BYTES" envDefault:"64MiB" min:"1KiB" max:"1GiB" help:"Largest body of a request in another protocol than Millrace's own, after decoding; it is never more than three quarters of MAX_INFLIGHT_BYTES."`
 	MaxRecordBytes     config.Bytes   `env:"MAX_RECORD_BYTES" envDefault:"1MiB" min:"64B" max:"12MiB" help:"Largest record, without white space between its tokens and with its numbers written out; a frame must stay under the 16 MiB that RabbitMQ 4 takes."`
@@ -128,6 +129,9 @@ func (c *Config) Validate() error {
 		return err
 	}
 	if err := c.checkSockets(); err != nil {
+		return err
+	}
+	if err := service.CheckMetricsAddress("API_METRICS_ADDR", c.MetricsAddr, c.Access); err != nil {
 		return err
 	}
 	return service.CheckAddress("API_ADDR", c.Addr, c.Access)

@@ -60,3 +60,34 @@ func TestReadyMeansThatAConfirmWouldCome(t *testing.T) {
 		t.Errorf("got %d %s, want 202", got.status, got.body)
 	}
 }
+
+// TestProbesNeedNoCertificateAtAnAddressOfTheirOwn has an API that asks its clients for certificates: at API_METRICS_ADDR it tells a
+// kubelet and Prometheus, which have none, how it is, and nothing else.
+func TestProbesNeedNoCertificateAtAnAddressOfTheirOwn(t *testing.T) {
+	ca := newAuthority(t)
+	plain := testenv.FreeAddress(t)
+	a := listenOn(t, testenv.Broker(t, 1), func(c *Config) {
+		c.TLSCertFile, c.TLSKeyFile = ca.issue(t, "server")
+		c.TLSClientCA = ca.file
+		c.MetricsAddr = config.Address(plain)
+	})
+	stranger := &http.Client{Transport: &http.Transport{TLSClientConfig: ca.client(t, false), DisableKeepAlives: true}}
+	if resp, err := stranger.Get("https" + strings.TrimPrefix(a.url, "http") + "/health"); err == nil {
+		resp.Body.Close()
+		t.Errorf("without a certificate API_ADDR answers %d", resp.StatusCode)
+	}
+	status := func(path string) int {
+		resp, err := stranger.Get("http://" + plain + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	testenv.Eventually(t, 30*time.Second, "/ready", func() bool { return status("/ready") == http.StatusOK })
+	for path, want := range map[string]int{"/health": 200, "/metrics": 200, "/log": 404, "/log/batch": 404} {
+		if got := status(path); got != want {
+			t.Errorf("GET %s at API_METRICS_ADDR: got %d, want %d", path, got, want)
+		}
+	}
+}

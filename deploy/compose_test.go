@@ -412,6 +412,7 @@ func TestEverySettingReachesItsService(t *testing.T) {
 		"PPROF_ADDR":   true, // takes only loopback addresses, which nobody outside the container reaches
 		// TLS ends at the balancer.
 		"TLS_CERT_FILE": true, "TLS_KEY_FILE": true, "TLS_CLIENT_CA_FILE": true,
+		"API_METRICS_ADDR": true, "QUERY_METRICS_ADDR": true, // so nobody needs a certificate
 	}
 	env := generated(t)
 	all, services := cli.Settings()

@@ -18,9 +18,12 @@ type Config struct {
 	Postgres    config.PostgresURL `env:"POSTGRES_URL" help:"PostgreSQL; reading from a replica is fine."`
 	Redis       config.RedisURL    `env:"REDIS_URL" help:"Redis, which keeps answers about closed windows; empty: no cache."`
 	Addr        config.Address     `env:"QUERY_ADDR" envDefault:"127.0.0.1:8081" help:"Where the query service listens."`
+	MetricsAddr config.Address     `env:"QUERY_METRICS_ADDR" help:"Where /health, /ready and /metrics of the query service are answered as well, without TLS, for probes and scrapes that have no certificate; empty: at QUERY_ADDR alone."`
 	Timeout     time.Duration      `env:"QUERY_TIMEOUT" envDefault:"10s" min:"10ms" max:"1h" help:"Longest time one statement may take in the database."`
 	Connections int                `env:"QUERY_CONNECTIONS" envDefault:"8" min:"1" max:"1000" help:"Most database connections for queries; eight times as many requests are taken at once."`
 	CacheTTL    time.Duration      `env:"CACHE_TTL" envDefault:"10m" min:"1s" max:"720h" help:"How long Redis keeps an answer."`
+
+	ShutdownDelay time.Duration `env:"SHUTDOWN_DELAY" envDefault:"500ms" min:"0s" max:"5m" help:"How long requests are still taken after /ready has begun to fail, for load balancers to notice; not part of SHUTDOWN_TIMEOUT."`
 
 	ExportTime time.Duration `env:"EXPORT_TIMEOUT" envDefault:"1h" min:"10ms" max:"24h" help:"Longest time an export may take."`
 	Followers  int           `env:"TAIL_FOLLOWERS" envDefault:"1000" min:"1" max:"100000" help:"Most clients that follow the tail at once; up to 4 MiB of records wait for each."`
@@ -50,6 +53,9 @@ func (c *Config) Validate() error {
 		return err
 	}
 	if _, err := keys.Open(c.KeysFile); err != nil {
+		return err
+	}
+	if err := service.CheckMetricsAddress("QUERY_METRICS_ADDR", c.MetricsAddr, c.Access); err != nil {
 		return err
 	}
 	return service.CheckAddress("QUERY_ADDR", c.Addr, c.Access)

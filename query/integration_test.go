@@ -868,7 +868,7 @@ func TestRequestsUnderWayAreAnsweredBeforeTheStop(t *testing.T) {
 	db := testenv.Connect(t, url)
 	f := fixture{&client{t: t}, db, url}
 	var c Config
-	if err := config.LoadFrom(map[string]string{"POSTGRES_URL": string(url), "QUERY_ADDR": "127.0.0.1:0", "LOG_LEVEL": "error"}, &c); err != nil {
+	if err := config.LoadFrom(map[string]string{"POSTGRES_URL": string(url), "QUERY_ADDR": "127.0.0.1:0", "SHUTDOWN_DELAY": "0s", "LOG_LEVEL": "error"}, &c); err != nil {
 		t.Fatal(err)
 	}
 	f.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
@@ -897,5 +897,44 @@ func TestRequestsUnderWayAreAnsweredBeforeTheStop(t *testing.T) {
 	asking.Wait()
 	if err := <-ended; err != nil {
 		t.Errorf("Run returned %v", err)
+	}
+}
+
+// TestLoadBalancersSeeThatItStopsBeforeItDoes holds that /ready fails for SHUTDOWN_DELAY while requests are still answered, and that
+// QUERY_METRICS_ADDR answers to the end.
+func TestLoadBalancersSeeThatItStopsBeforeItDoes(t *testing.T) {
+	url := testenv.Schema(t)
+	plain := testenv.FreeAddress(t)
+	var c Config
+	if err := config.LoadFrom(map[string]string{"POSTGRES_URL": string(url), "QUERY_ADDR": "127.0.0.1:0", "QUERY_METRICS_ADDR": plain, "SHUTDOWN_DELAY": "3s", "LOG_LEVEL": "error"}, &c); err != nil {
+		t.Fatal(err)
+	}
+	f := &client{t: t, http: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
+	running := make(chan string, 1)
+	c.OnListen = func(a net.Addr) { running <- "http://" + a.String() }
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, c) }()
+	f.base = <-running
+	metrics := &client{t: t, base: "http://" + plain, http: f.http}
+	testenv.Eventually(t, 20*time.Second, "it is ready, at both addresses", func() bool { return f.get("/ready").status == 200 && metrics.get("/ready").status == 200 })
+	if r := metrics.get("/metrics"); r.status != 200 || !strings.Contains(r.body, "millrace_ready 1") {
+		t.Errorf("GET /metrics at QUERY_METRICS_ADDR: got %d %.200s", r.status, r.body)
+	}
+	if r := metrics.get("/logs"); r.status != 404 {
+		t.Errorf("GET /logs at QUERY_METRICS_ADDR: got %d, want 404: records are not for those who need no certificate", r.status)
+	}
+
+	stop()
+	testenv.Eventually(t, 20*time.Second, "/ready fails", func() bool { return metrics.get("/ready").status == 503 })
+	if ready, logs := f.get("/ready"), f.get("/logs"); ready.status != 503 || logs.status != 200 {
+		t.Errorf("while load balancers notice: /ready %d, /logs %d, want 503 and 200", ready.status, logs.status)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("Run returned %v", err)
+	}
+	if _, err := f.do(t.Context(), "GET", "/health"); err == nil {
+		t.Error("it answers after its end")
 	}
 }

@@ -35,7 +35,7 @@ type client struct {
 // start runs the service on a free port until the test ends. The settings overlay the defaults.
 func start(t testing.TB, settings map[string]string) *client {
 	t.Helper()
-	environ := map[string]string{"QUERY_ADDR": "127.0.0.1:0", "SHUTDOWN_TIMEOUT": "5s"}
+	environ := map[string]string{"QUERY_ADDR": "127.0.0.1:0", "SHUTDOWN_TIMEOUT": "5s", "SHUTDOWN_DELAY": "0s"}
 	for k, v := range settings {
 		environ[k] = v
 	}

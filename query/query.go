@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"millrace/internal/keys"
 	"millrace/internal/service"
@@ -59,7 +61,14 @@ func Run(ctx context.Context, c Config) error {
 	ready.Set(databaseCondition, notReached)
 	distributed := new(atomic.Bool)
 	working.Go(func() { watch(work, c.Postgres, &ready, distributed, log) })
-	defer context.AfterFunc(ctx, func() { ready.Set("service", "shutting down") })()
+	// serving is done SHUTDOWN_DELAY after ctx: meanwhile load balancers see that /ready fails, and requests are still taken.
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	defer context.AfterFunc(ctx, func() {
+		ready.Set("service", "shutting down")
+		time.Sleep(c.ShutdownDelay)
+		stopServing()
+	})()
 
 	m := newMetrics(places, &ready)
 	if store.files != nil {
@@ -78,7 +87,7 @@ func Run(ctx context.Context, c Config) error {
 		exports:     make(chan struct{}, max(1, c.Connections/4)),
 		requestTime: c.Timeout + storeSlack + writeTime,
 		timeText:    fmt.Sprint(c.Timeout),
-		stopping:    ctx, working: &working, exportTimeout: c.ExportTime,
+		stopping:    serving, working: &working, exportTimeout: c.ExportTime,
 	}
 	watched := searches.Open(c.Searches, searchTerms{}, log)
 	if watched != nil {
@@ -96,12 +105,19 @@ func Run(ctx context.Context, c Config) error {
 		allowed.Register(s.metrics.registry), service.RegisterCertificate(s.metrics.registry, c.Access)); err != nil {
 		return errors.Join(err, ln.Close())
 	}
+	reports := http.NewServeMux()
+	service.Handle(reports, &ready, s.metrics.registry)
+	closeMetrics, err := service.ServeMetrics("QUERY_METRICS_ADDR", c.MetricsAddr, c.Access, reports, log)
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	defer closeMetrics() // the last to go, so that a stop can be watched
 	working.Go(func() { allowed.Watch(work, c.Reload, log) })
 	log.Info("listening", "address", ln.Addr().String(), "database", store.name(), "cache", c.Redis != "")
 	if c.OnListen != nil {
 		c.OnListen(ln.Addr())
 	}
-	err = service.Serve(ctx, ln, s.handler(&ready), service.Options{
+	err = service.Serve(serving, ln, s.handler(reports), service.Options{
 		Grace: c.ShutdownTimeout, MaxConnections: c.MaxConnections, Setting: "QUERY_MAX_CONNECTIONS", Log: log,
 	})
 	if err != nil {

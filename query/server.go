@@ -121,10 +121,12 @@ func (s *server) endpoints() []endpoint {
 	}
 }
 
-// handler returns the service's routes.
-func (s *server) handler(ready *service.Ready) http.Handler {
+// handler returns the service's routes. reports answers /health, /ready and /metrics.
+func (s *server) handler(reports http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	service.Handle(mux, ready, s.metrics.registry)
+	for _, path := range []string{"/health", "/ready", "/metrics"} {
+		mux.Handle("GET "+path, reports)
+	}
 	// The methods are checked here, because the mux can't hold "/logs/count" for any method beside "GET /logs/{id}".
 	notAllowed := func(w http.ResponseWriter, r *http.Request) {
 		if w.Header().Get("Allow") == "" {

@@ -56,7 +56,7 @@ locals {
       })
       query = merge(local.millrace, {
         args     = ["query"]
-        env      = merge({ GOMEMLIMIT = local.compose.query.environment.GOMEMLIMIT }, local.millrace.env, local.access, { for name, file in local.searches : "SEARCHES_FILE" => file })
+        env      = merge({ GOMEMLIMIT = local.compose.query.environment.GOMEMLIMIT, SHUTDOWN_DELAY = "4s" }, local.millrace.env, local.access, { for name, file in local.searches : "SEARCHES_FILE" => file })
         secrets  = merge({ query = "/etc/millrace/.env" }, local.keys, local.searches)
         replicas = var.replicas.query
       })

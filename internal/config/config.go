@@ -35,6 +35,17 @@ import (
 // Setting describes one variable.
 type Setting struct {
 	Name, Default, Takes, Help string
+
+	Field reflect.StructField // its type and tags
+}
+
+// IsSecret reports whether the setting may hold a password, and so is shown nowhere.
+func (s Setting) IsSecret() bool { return isSecret(s.Field) }
+
+// isSecret reports whether a field's values may hold a password.
+func isSecret(f reflect.StructField) bool {
+	_, ok := reflect.Zero(f.Type).Interface().(interface{ Check() error })
+	return ok
 }
 
 // Load fills dst, a pointer to a struct of settings, from the environment and .env. The error names the first setting
@@ -154,6 +165,7 @@ func Describe(config any) []Setting {
 			Default: f.Tag.Get("envDefault"),
 			Takes:   takes(f),
 			Help:    f.Tag.Get("help"),
+			Field:   f,
 		})
 	}
 	return out
@@ -179,7 +191,7 @@ func check(f reflect.StructField, value any, got string) error {
 // refused returns the error for a value that is not taken because of err. If the setting is a Secret, err says what is
 // wrong without repeating the value. The value of another setting may be a secret by mistake, so it goes through Shown.
 func refused(f reflect.StructField, got string, err error) error {
-	if _, ok := reflect.Zero(f.Type).Interface().(interface{ Check() error }); ok {
+	if isSecret(f) {
 		return fmt.Errorf("%s: %w", f.Tag.Get("env"), err)
 	}
 	return fmt.Errorf("%s: got %s, takes %s", f.Tag.Get("env"), Shown(got), takes(f))

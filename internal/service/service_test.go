@@ -194,3 +194,58 @@ func TestProfilesAreServedOnThisMachineAloneAndOnlyWhenAskedFor(t *testing.T) {
 		}
 	}
 }
+
+func TestMetricsHaveAPortOfTheirOwnOnlyWhereItIsAskedFor(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	handler := http.NewServeMux()
+	Handle(handler, new(Ready), NewRegistry())
+	stop, err := ServeMetrics("X_METRICS_ADDR", "", config.Access{}, handler, log)
+	if err != nil {
+		t.Fatalf("without the setting: %v", err)
+	}
+	stop()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for _, c := range []struct {
+		addr   config.Address
+		access config.Access
+		want   string
+	}{
+		{"0.0.0.0:0", config.Access{}, "X_METRICS_ADDR: 0.0.0.0:0 is not a loopback address and no keys are asked for"},
+		{config.Address(taken.Addr().String()), config.Access{}, "X_METRICS_ADDR: listen tcp"},
+	} {
+		if _, err := ServeMetrics("X_METRICS_ADDR", c.addr, c.access, handler, log); err == nil || !strings.HasPrefix(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %s", c.addr, err, c.want)
+		}
+	}
+	for _, access := range []config.Access{{AllowAnonymous: true}, {KeysFile: "keys"}} {
+		if err := CheckMetricsAddress("X_METRICS_ADDR", "0.0.0.0:0", access); err != nil {
+			t.Errorf("%+v: %v", access, err)
+		}
+	}
+
+	var said bytes.Buffer
+	stop, err = ServeMetrics("X_METRICS_ADDR", "127.0.0.1:0", config.Access{}, handler, slog.New(slog.NewTextHandler(&said, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, addr, _ := strings.Cut(strings.TrimSpace(said.String()), "address=")
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for path, want := range map[string]int{"/health": 200, "/ready": 200, "/metrics": 200, "/logs": 404, "/log": 404} {
+		resp, err := client.Get("http://" + addr + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := resp.Body.Close(); err != nil || resp.StatusCode != want {
+			t.Errorf("GET %s: got %d %v, want %d", path, resp.StatusCode, err, want)
+		}
+	}
+	stop()
+	if resp, err := client.Get("http://" + addr + "/health"); err == nil {
+		resp.Body.Close()
+		t.Error("it answers after its end")
+	}
+}
