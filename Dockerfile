@@ -1,7 +1,7 @@
 # One image for all of Millrace's services: docker run millrace api, worker, query, migrate up, …
 # docker build --build-arg VERSION=$(git describe --tags --always) -t millrace .
 
-FROM --platform=$BUILDPLATFORM golang:1.26.8 AS build
+FROM --platform=$BUILDPLATFORM golang:1.26.10 AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download

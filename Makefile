@@ -11,7 +11,7 @@ GOBUILD     := CGO_ENABLED=0 go build $(TAGS) -trimpath -ldflags "-X main.versio
 APT         := .ci/apt.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newer shippers clients engine engine-stop bench chaos chaos-newer fuzz lint build clean servers compiler browser axe screenshots bench-compare answers archive searches sweep profile loadtest watch watchers up down logs smoke terraform swarm install balancer pooler
+.PHONY: help run test test-newer shippers clients engine engine-stop bench chaos chaos-newer fuzz lint build clean servers compiler browser axe screenshots bench-compare answers archive searches sweep profile loadtest watch watchers up down logs smoke scan terraform swarm install balancer pooler
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -130,6 +130,7 @@ lint: ## formatting, vet and staticcheck
 	go tool staticcheck -tags containers ./internal/localstack
 	go mod tidy -diff
 	go -C loadtest/k6 mod tidy -diff
+	go -C deploy/scan mod tidy -diff
 	go mod verify
 
 # A count, not a time: a fuzz run that is cut off by its time may fail for that alone.
@@ -137,6 +138,9 @@ FUZZTIME ?= 20000x
 fuzz: export FUZZTIME := $(FUZZTIME)
 fuzz: build servers compiler ## every fuzz target for FUZZTIME (20000x) each, the scanner's against PostgreSQL
 	bin/millrace stack -- .ci/fuzz.sh
+
+scan: build ## known vulnerabilities in what bin/millrace is made of; and bin/millrace.cdx.json, its modules with versions and licenses (SBOM)
+	@VERSION=$(VERSION) deploy/scan.sh
 
 # On the Docker engine that answers, or else on that of make engine.
 ENGINE := .ci/engine.sh run
