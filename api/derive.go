@@ -11,10 +11,12 @@ import (
 	"github.com/google/uuid"
 
 	"millrace/api/protocol"
+	"millrace/api/publish"
 	"millrace/internal/eventtime"
 	"millrace/internal/frame"
 	"millrace/internal/keys"
 	"millrace/internal/record"
+	"millrace/internal/scan"
 )
 
 // A shipper that gets no answer sends the same bytes again. A key that is made from these bytes makes that harmless, as an
@@ -76,6 +78,47 @@ func (s *server) keyOfRequest(key *keys.Key, r protocol.Request, keyed protocol.
 		return nil
 	}
 	return baseOf(at, nameOf(key), r.Path, []byte(id), records.NDJSON)
+}
+
+// add hands the records of a request to the publisher. base is that of their ids, or nil.
+func (s *server) add(dst []publish.Ticket, key *keys.Key, r protocol.Request, exchange protocol.Exchange, records *record.List, base *uuid.UUID) ([]publish.Ticket, error) {
+	if named, ok := exchange.(protocol.Named); ok && base == nil && len(named.Names()) == records.Accepted {
+		if asked, _ := protocol.DedupeOf(r); asked != protocol.DedupeNone { // it was read without a fault before
+			return s.addNamed(dst, key, r, named.Names(), records, time.Now())
+		}
+	}
+	return s.publisher.Add(dst, records, base)
+}
+
+// addNamed hands records to the publisher of which each has a name of its client's. Each becomes a segment under a key of its own, so that it is stored once in whatever company it
+// comes again.
+func (s *server) addNamed(dst []publish.Ticket, key *keys.Key, r protocol.Request, names []protocol.RecordName, records *record.List, now time.Time) ([]publish.Ticket, error) {
+	rest := records.NDJSON
+	for _, name := range names {
+		line := rest[:bytes.IndexByte(rest, '\n')+1]
+		rest = rest[len(line):]
+		one := record.List{Body: scan.Body{NDJSON: line, Pieces: []scan.Piece{{End: len(line), Records: 1}}}}
+		var err error
+		if dst, err = s.publisher.Add(dst, &one, baseOfName(key, r, name, line, now)); err != nil {
+			return dst, err
+		}
+	}
+	return dst, nil
+}
+
+// oldNames is how long a record that is older than a key may be is known by its name: within the hour in which it came first.
+const oldNames = time.Hour
+
+// baseOfName returns the base of the id of a record that has a name, nil if it has none.
+func baseOfName(key *keys.Key, r protocol.Request, name protocol.RecordName, line []byte, now time.Time) *uuid.UUID {
+	if name.Name == "" {
+		return nil
+	}
+	at := name.At
+	if at < now.Add(-maxKeyAge).UnixMilli() || at > now.Add(maxKeyAhead).UnixMilli() {
+		at = now.Truncate(oldNames).UnixMilli()
+	}
+	return baseOf(at, nameOf(key), r.Path, []byte(name.Name), line)
 }
 
 // nameOf returns the name of a key, nothing for no key.

@@ -416,7 +416,7 @@ func (s *server) publish(ctx *fasthttp.RequestCtx, e *endpoint, w *scratch, body
 		return answer, 0, limited(ctx, key, wait)
 	}
 	var down error
-	if w.tickets, down = s.publisher.Add(w.tickets[:0], records, base); down != nil {
+	if w.tickets, down = s.add(w.tickets[:0], key, request, exchange, records, base); down != nil {
 		return answer, 0, s.unavailable(down)
 	}
 	w.ids = w.ids[:0]

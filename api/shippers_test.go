@@ -56,6 +56,8 @@ func TestShippersGetTheAnswersOfTheirProtocol(t *testing.T) {
 		{"POST", "/gelf", key, `a`, 400, `{"error":`},
 		{"POST", "/firehose", "X-Amz-Firehose-Request-Id: 1\r\nX-Amz-Firehose-Access-Key: " + a.secret, `{"requestId":"1","timestamp":1,"records":[{"data":"e30="}]}`, 200, `{"requestId":"1","timestamp":`},
 		{"POST", "/firehose", "X-Amz-Firehose-Request-Id: 1\r\nX-Amz-Firehose-Access-Key: x", `{}`, 401, `{"requestId":"1","timestamp":`},
+		{"POST", "/upload", key, "MESSAGE=x\n\n", 200, "OK.\n"},
+		{"POST", "/upload", "", "MESSAGE=x\n\n", 401, "no known API key"},
 		{"POST", "/services/collector/ack", splunk, `{"acks":[0]}`, 400, `{"text":"ACK is disabled","code":14}`},
 		{"GET", "/services/collector", splunk, "", 405, `{"text":"GET /services/collector: takes POST","code":405}`},
 		{"POST", "/services/collector", splunk, large, 413, `{"text":"the body is larger`},
@@ -67,7 +69,7 @@ func TestShippersGetTheAnswersOfTheirProtocol(t *testing.T) {
 		if resp.StatusCode != tt.status || !strings.HasPrefix(body, tt.answer) {
 			t.Errorf("%s %s: got %d %.200s, want %d %s", tt.method, tt.path, resp.StatusCode, body, tt.status, tt.answer)
 		}
-		elastic := !strings.HasPrefix(tt.path, "/services") && !strings.HasPrefix(tt.path, "/api") && tt.path != "/gelf" && tt.path != "/firehose" && !strings.Contains(tt.answer, "no such path")
+		elastic := !strings.HasPrefix(tt.path, "/services") && !strings.HasPrefix(tt.path, "/api") && tt.path != "/gelf" && tt.path != "/firehose" && tt.path != "/upload" && !strings.Contains(tt.answer, "no such path")
 		if got := resp.Header.Get("X-Elastic-Product"); (got == "Elasticsearch") != elastic {
 			t.Errorf("%s %s: X-Elastic-Product is %q", tt.method, tt.path, got)
 		}

@@ -394,7 +394,7 @@ func (u *upload) publish(records *record.List) *refusal {
 		}
 	}
 	var err error
-	u.tickets, err = s.publisher.Add(u.tickets[:0], records, nil)
+	u.tickets, err = s.add(u.tickets[:0], u.key, requestOf(u.ctx), u.parts, records, nil)
 	if err == nil {
 		err = publish.Wait(u.tickets)
 	}

@@ -31,8 +31,14 @@ type longUpload struct {
 // upload begins a request. Each line of header ends in CRLF.
 func (a *testAPI) upload(t *testing.T, method, header string) *longUpload {
 	t.Helper()
+	return a.uploadTo(t, method, "/log/batch", header)
+}
+
+// uploadTo is upload for any path.
+func (a *testAPI) uploadTo(t *testing.T, method, path, header string) *longUpload {
+	t.Helper()
 	u := &longUpload{t, dial(t, strings.TrimPrefix(a.url, "http://"))}
-	if _, err := fmt.Fprintf(u.conn, "%s /log/batch HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n%s\r\n", method, header); err != nil {
+	if _, err := fmt.Fprintf(u.conn, "%s %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n%s\r\n", method, path, header); err != nil {
 		t.Fatal(err)
 	}
 	return u
@@ -64,6 +70,17 @@ type uploadAnswer struct {
 
 func (u *longUpload) answer() uploadAnswer {
 	u.t.Helper()
+	resp, b := u.read()
+	got := uploadAnswer{status: resp.StatusCode}
+	if err := json.Unmarshal(b, &got); err != nil {
+		u.t.Fatalf("%v: %s", err, b)
+	}
+	return got
+}
+
+// read reads the answer and its body.
+func (u *longUpload) read() (*http.Response, []byte) {
+	u.t.Helper()
 	if err := u.conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		u.t.Fatal(err)
 	}
@@ -72,15 +89,11 @@ func (u *longUpload) answer() uploadAnswer {
 		u.t.Fatal(err)
 	}
 	defer resp.Body.Close() // read to its end
-	got := uploadAnswer{status: resp.StatusCode}
 	b, err := io.ReadAll(resp.Body)
-	if err == nil {
-		err = json.Unmarshal(b, &got)
-	}
 	if err != nil {
 		u.t.Fatalf("%v: %s", err, b)
 	}
-	return got
+	return resp, b
 }
 
 // collect returns a function that returns the records that were published since the test began.

@@ -31,6 +31,7 @@ func All(s Settings) []Protocol {
 		Datadog{},
 		GELF{},
 		Firehose{},
+		Journald{},
 	}
 }
 
@@ -139,6 +140,20 @@ type Keyed interface {
 
 	// Key returns what the client calls the request that Decode has read, "" if it has no name, and when the client says that it was made, in Unix milliseconds, 0 if it does not.
 	Key() (id string, at int64)
+}
+
+// Named is an Exchange whose client has a name for each record, which stays the same when it sends the record again, among others perhaps.
+type Named interface {
+	Exchange
+
+	// Names returns the names of the accepted records that were read last, in their order. They are valid as long as what was read.
+	Names() []RecordName
+}
+
+// RecordName is the name of a record.
+type RecordName struct {
+	Name string // "" if it has none
+	At   int64  // when it happened, in Unix milliseconds; 0 if it does not say
 }
 
 // Parts is an Exchange whose body may be taken in parts while it comes, if it is long. Each part is published and confirmed,

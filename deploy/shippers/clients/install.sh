@@ -49,21 +49,21 @@ node_clients() {
 
 # syslog-ng and rsyslog can't both be installed, and each would start; so would nginx.
 debian_clients() {
-	[ -e "$to/.debian/.installed" ] && return
+	fresh "$to/.debian/.installed" install.sh && return
 	command -v apt-get >/dev/null || { without Debian "there is no apt"; return; }
 	local packages part
-	packages=$(for set in "syslog-ng-core syslog-ng-mod-http syslog-ng-scl" "rsyslog rsyslog-elasticsearch" "nginx"; do
+	packages=$(for set in "syslog-ng-core syslog-ng-mod-http syslog-ng-scl" "rsyslog rsyslog-elasticsearch" "nginx" "systemd-journal-remote"; do
 		apt-get install --simulate --no-install-recommends $set 2>/dev/null | sed -n 's/^Inst \([^ ]*\).*/\1/p'
 	done | sort -u)
-	[ -n "$packages" ] || { without Debian "apt does not know syslog-ng, rsyslog or nginx; apt-get update may help"; return; }
-	echo "Unpacking syslog-ng, rsyslog and nginx"
+	[ -n "$packages" ] || { without Debian "apt does not know syslog-ng, rsyslog, nginx or systemd-journal-remote; apt-get update may help"; return; }
+	echo "Unpacking syslog-ng, rsyslog, nginx and systemd-journal-remote"
 	part=$(mktemp -d "$to/.debian.XXXXXX")
 	(cd "$part" && apt-get download -qq $packages 2>/dev/null) || { rm -rf "$part"; without Debian "apt-get download fails"; return; }
 	for package in "$part"/*.deb; do
 		dpkg-deb --extract "$package" "$part"
 		rm "$package"
 	done
-	touch "$part/.installed"
+	sha256sum install.sh >"$part/.installed"
 	rm -rf "$to/.debian"
 	mv "$part" "$to/.debian"
 }
