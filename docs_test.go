@@ -24,7 +24,7 @@ import (
 	"millrace/worker"
 )
 
-var update = flag.Bool("update", false, "write the settings table of deploy/SETTINGS.md and .env.example anew")
+var update = flag.Bool("update", false, "write anew what is made from the settings' structs: the table of deploy/SETTINGS.md, .env.example, and the chart's schema, table and files")
 
 func TestTheSettingsTableIsThatOfTheStructs(t *testing.T) {
 	const begin, end = "<!-- settings -->\n", "<!-- /settings -->"
@@ -79,7 +79,7 @@ func check(t *testing.T, file, got, want string) {
 		return
 	}
 	if !*update {
-		t.Errorf("%s is not what the settings' structs say; go test -run Settings -update . writes it anew", file)
+		t.Errorf("%s is not what it is made from; go test -run %s -update . writes it anew", file, t.Name())
 		return
 	}
 	if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
