@@ -51,6 +51,9 @@ func TestThePage(t *testing.T) {
 		{"columns, wrapped lines, hits and colours of terminals", viewFlow},
 		{"spellings of a level are one group", levelsFlow},
 		{"times are typed as people write them", whenFlow},
+		{"live goes on where it was when the network comes back", lostTailFlow},
+		{"records of 2,000 fields and of a megabyte are whole, and the page stays small", largeFlow},
+		{"searches of before are suggested, kept in the browser alone, and forgotten", pastFlow},
 	} {
 		t.Run(flow.name, func(t *testing.T) { flow.run(t, browser) })
 	}
@@ -621,6 +624,18 @@ func facetsFlow(t *testing.T, browser context.Context) {
 	p.is(total, "15")
 	p.unfold("ms")
 	p.until(`document.querySelector(".numbers")?.innerText.replace(/\s+/g, " ") === "min 2 median 20 p95 37.2 max 40"`)
+	// The numbers have a histogram, whose bars are walked along and asked for.
+	p.is(`document.querySelectorAll(".spread rect").length`, 20)
+	p.is(`document.querySelector(".spread + p").textContent`, "most 2 to 4: 1, 7%") // even ones are without an error
+	p.tabTo(`e.className === "spread"`)
+	for range 4 {
+		p.key(kb.ArrowRight)
+	}
+	p.is(`document.querySelector(".spread + p").textContent`, "8 to 10: 1, 7%")
+	p.press("\r")
+	p.is(parameter("q"), "level:error -service:auth ms:>=8 ms:<10")
+	p.is(total, "1")
+	p.is(`document.querySelector("#active").innerText.includes("ms:>=8")`, true)
 	// A sample says that it is one.
 	f.exec(`INSERT INTO logs (id, inserted_at, data) SELECT gen_random_uuid(), $1::timestamptz - n * interval '500 ms', jsonb_build_object('level', 'warn', 'n', n) FROM generate_series(1, 3000) n`, ago(5*time.Minute))
 	p.search("level:warn")
@@ -695,6 +710,32 @@ func viewFlow(t *testing.T, browser context.Context) {
 	p.clickOn(`document.querySelectorAll("#column-list .away")[0]`)
 	p.is(cells, [][]string{{"<b>timeout</b> again", "2"}, {"red Timeout of db", "1"}})
 	p.press("\x1b")
+	// A column is resized, by the mouse and by keys, and keeps its width where it goes.
+	const width = `Math.round(document.querySelector(".head-cell").getBoundingClientRect().width / (document.getElementById("heads").firstChild.getBoundingClientRect().width / 13))`
+	before := eval[int](p, width)
+	p.dragBy(`document.querySelector(".grip")`, 100)
+	p.until(parameter("widths")) // once the button is let go
+	after := eval[int](p, "Number("+parameter("widths")+")")
+	if after < before+8 {
+		t.Errorf("100 px to the right of %d characters are %d", before, after)
+	}
+	p.is(width, after)
+	p.is(`document.querySelector(".grip").ariaValueNow`, strconv.Itoa(after))
+	p.tabTo(`e.className === "grip"`)
+	p.key(kb.ArrowLeft)
+	p.is(parameter("widths"), strconv.Itoa(after-1))
+	p.is("document.activeElement.className", "grip")
+	p.is(`document.querySelectorAll("#rows .cell")[1].getBoundingClientRect().x === document.querySelectorAll(".head-cell")[1].getBoundingClientRect().x`, true)
+	p.open(eval[string](p, "location.pathname + location.search"))
+	p.is(cells, [][]string{{"<b>timeout</b> again", "2"}, {"red Timeout of db", "1"}})
+	p.is(width, after-1)
+	p.clickOn(`document.querySelectorAll(".head-cell .earlier")[0]`)
+	p.is(parameter("widths"), ","+strconv.Itoa(after-1))
+	p.tabTo(`e.ariaLabel === "Width of message"`)
+	p.press("\r")
+	p.is(parameter("widths"), nil)
+	p.clickOn(`document.querySelectorAll(".head-cell .earlier")[0]`)
+	p.is(cells, [][]string{{"<b>timeout</b> again", "2"}, {"red Timeout of db", "1"}})
 	eval[chromedp.Void](p, "document.activeElement.blur()")
 	p.key("w")
 	p.is(parameter("wrap"), "1")
@@ -779,4 +820,72 @@ func whenFlow(t *testing.T, browser context.Context) {
 	p.click("#arrival")
 	p.is(messages, []string{"second"})
 	p.is(parameter("clock"), "inserted_at")
+}
+
+func pastFlow(t *testing.T, browser context.Context) {
+	f, p := pageFixture(t, browser, nil)
+	insert(t, f.db, ago(10*time.Minute), 0, doc("error", "one", `, "service": "api"`), doc("info", "two", `, "service": "shop"`), doc("info", "three", `, "service": "auth"`))
+	p.open("/")
+	p.is(messages, []string{"three", "two", "one"})
+	p.search("level:error")
+	p.is(messages, []string{"one"})
+	p.search("service:shop")
+	p.is(messages, []string{"two"})
+	p.search("service:(") // can't be read, and is not kept
+	p.until(errorBar + `.includes("at")`)
+	p.search("level:info")
+	p.is(messages, []string{"three", "two"})
+	const suggested = `[...document.querySelectorAll("#suggestions:not([hidden]) li")].map((e) => e.firstChild.textContent)`
+	until := func(want ...string) { t.Helper(); p.is(suggested, want) }
+	p.press("\x1b")
+	// All of them by a key, the latest first. Enter runs one.
+	p.key("h")
+	until("service:shop", "level:error")
+	p.key(kb.ArrowDown)
+	p.key(kb.ArrowDown)
+	p.is(`document.querySelector("#completions [aria-selected=true]").id === document.getElementById("q").getAttribute("aria-activedescendant")`, true)
+	p.press("\r")
+	p.is(messages, []string{"one"})
+	p.is(parameter("q"), "level:error")
+	// Those that have what is typed, beneath the completions. Tab takes the completion, and a search only to go on writing.
+	p.press("\x1b")
+	p.key("/")
+	p.press("serv")
+	until("service", "service:shop")
+	p.key(kb.ArrowUp)
+	p.press("\t")
+	p.is(`document.getElementById("q").value`, "service:shop")
+	p.is(parameter("q"), "level:error")
+	p.press("\x1b")
+	// Another tab has them, and so has the page when it comes back. No request has them.
+	p.open("/")
+	p.is(messages, []string{"three", "two", "one"})
+	p.click("#q")
+	until("level:error", "level:info", "service:shop")
+	p.is(`performance.getEntriesByType("resource").filter((e) => e.name.includes("error")).length`, 0)
+	p.is(`Object.keys(localStorage)`, []string{"millrace.searches"})
+	// One is forgotten by a key, all by a click.
+	p.key(kb.ArrowDown)
+	p.key(kb.ArrowDown)
+	p.key(kb.Delete)
+	until("level:error", "service:shop")
+	p.is(`document.querySelector("#completions [aria-selected=true]").title`, "service:shop")
+	p.click("#past-forget")
+	p.is(`Object.keys(localStorage)`, []string{})
+	p.is("document.activeElement.id", "q")
+	p.key("\x1b")
+	p.key("h")
+	p.is(suggested, []string{})
+	// What is kept is little, and what others wrote there does no harm.
+	eval[chromedp.Void](p, `localStorage.setItem("millrace.searches", '{"no": "list"}')`)
+	p.search(strings.TrimSpace(strings.Repeat("no:where ", 70)))
+	p.is(messages, []string{})
+	p.until(`!document.querySelector(".loading") && document.getElementById("notice").innerText.includes("No logs here")`)
+	p.search("level:error")
+	p.is(messages, []string{"one"})
+	p.is(`localStorage.getItem("millrace.searches")`, `["level:error"]`)
+	kept := modules[int](p, "past.js", `(past) => { for (let i = 0; i < 80; i++) past.add("n:" + i); return past.list().length; }`)
+	if kept != 50 {
+		t.Errorf("%d searches are kept", kept)
+	}
 }

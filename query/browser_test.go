@@ -24,8 +24,16 @@ import (
 // what never comes true fails.
 const browserWait = time.Minute
 
-// newBrowser starts Chromium, headless, until the test ends. If Chromium is not installed, the test skips with a pointer. If CI
-// is set it fails instead, unless there is no package of it (Ubuntu has only the snap).
+// theBrowser is Chromium, which the first test that needs it starts. All tests share it, because a start takes seconds.
+var theBrowser struct {
+	once sync.Once
+	ctx  context.Context
+	end  func()
+	err  error
+}
+
+// newBrowser returns Chromium, headless, for tabs whose storage is their own. If Chromium is not installed, the test skips with a
+// pointer. If CI is set it fails instead, unless there is no package of it (Ubuntu has only the snap).
 func newBrowser(t testing.TB) context.Context {
 	t.Helper()
 	path := testenv.FindProgram("chromium", "google-chrome")
@@ -35,8 +43,22 @@ func newBrowser(t testing.TB) context.Context {
 		}
 		t.Skip("Chromium is not installed: run make test, or apt-get install chromium")
 	}
+	theBrowser.once.Do(func() { startBrowser(path) })
+	if theBrowser.err != nil {
+		t.Fatalf("start %s: %v", path, theBrowser.err)
+	}
+	return theBrowser.ctx
+}
+
+// startBrowser starts the browser that tests share.
+func startBrowser(path string) {
+	dir, err := os.MkdirTemp("", "millrace-browser-")
+	if err != nil {
+		theBrowser.err = err
+		return
+	}
 	options := []chromedp.ExecAllocatorOption{
-		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.Headless, chromedp.NoFirstRun, chromedp.DisableGPU,
+		chromedp.ExecPath(path), chromedp.UserDataDir(dir), chromedp.Headless, chromedp.NoFirstRun, chromedp.DisableGPU,
 		chromedp.NoSandbox, // root has none; it only ever opens the page under test
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
@@ -45,15 +67,21 @@ func newBrowser(t testing.TB) context.Context {
 		chromedp.Env("TZ=Europe/Berlin", "LANG=C.UTF-8"),
 	}
 	allocator, endAllocator := chromedp.NewExecAllocator(context.Background(), options...)
-	browser, endBrowser := chromedp.NewContext(allocator)
-	t.Cleanup(func() {
-		endBrowser()
+	browser, endTabs := chromedp.NewContext(allocator)
+	theBrowser.ctx = browser
+	theBrowser.end = func() {
+		endTabs()
 		endAllocator() // waits for the process
-	})
-	if err := chromedp.Do(browser); err != nil {
-		t.Fatalf("start %s: %v", path, err)
+		_ = os.RemoveAll(dir)
 	}
-	return browser
+	theBrowser.err = chromedp.Do(browser)
+}
+
+// endBrowser ends the browser that tests shared, if one was started.
+func endBrowser() {
+	if theBrowser.end != nil {
+		theBrowser.end()
+	}
 }
 
 // tab is a tab whose storage is its own. Scripts' errors and violations of the policy fail the test.
@@ -262,6 +290,20 @@ func (p *tab) drag(selector string, from, to float64) {
 		chromedp.MouseEvent(chromedp.MouseReleased, at(to), y, chromedp.ButtonLeft, chromedp.ClickCount(1)),
 	)
 	p.until(fmt.Sprintf("location.href !== %q", address))
+}
+
+// dragBy presses the mouse in the middle of an element and lets go some pixels to the right.
+func (p *tab) dragBy(element string, pixels float64) {
+	p.t.Helper()
+	at := eval[struct{ X, Y, Width, Height float64 }](p, element+".getBoundingClientRect().toJSON()")
+	x, y := at.X+at.Width/2, at.Y+at.Height/2
+	p.do(
+		chromedp.MouseEvent(chromedp.MouseMoved, x, y),
+		chromedp.MouseEvent(chromedp.MousePressed, x, y, chromedp.ButtonLeft, chromedp.ClickCount(1)),
+		chromedp.MouseEvent(chromedp.MouseMoved, x+pixels/2, y, chromedp.ButtonLeft),
+		chromedp.MouseEvent(chromedp.MouseMoved, x+pixels, y, chromedp.ButtonLeft),
+		chromedp.MouseEvent(chromedp.MouseReleased, x+pixels, y, chromedp.ButtonLeft, chromedp.ClickCount(1)),
+	)
 }
 
 // Expressions for what is shown.

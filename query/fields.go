@@ -242,6 +242,10 @@ func (s *store) valuesAnswer(ctx context.Context, q *search) ([]byte, error) {
 	if list == nil {
 		list = []*valueCount{}
 	}
+	distributed := distributionOf(numbers)
+	if distributed != nil {
+		distributed.Bins = binsOf(numbers)
+	}
 	answer, err := json.Marshal(struct {
 		Path     string        `json:"path"`
 		Sampled  int           `json:"sampled"`
@@ -249,7 +253,7 @@ func (s *store) valuesAnswer(ctx context.Context, q *search) ([]byte, error) {
 		Distinct int           `json:"distinct"`
 		Numbers  *distribution `json:"numbers,omitempty"`
 		Complete bool          `json:"complete"`
-	}{language.FormatField(q.groupBy), len(records), list[:min(len(list), maxValues)], len(list), distributionOf(numbers), isAll})
+	}{language.FormatField(q.groupBy), len(records), list[:min(len(list), maxValues)], len(list), distributed, isAll})
 	return append(answer, '\n'), err
 }
 

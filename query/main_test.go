@@ -22,7 +22,15 @@ import (
 	"millrace/internal/frame"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(tests{m}) }
+
+// tests are the package's. The browser that they share ends after the last of them, before goroutines are looked for.
+type tests struct{ *testing.M }
+
+func (t tests) Run() int {
+	defer endBrowser()
+	return t.M.Run()
+}
 
 // client talks to a running service.
 type client struct {

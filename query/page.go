@@ -48,8 +48,9 @@ type page struct {
 	zipped  map[string][]byte // the same, in gzip, which every browser takes from every address
 }
 
-// indentation is the white space that a line begins with, and a comment that is the rest of it. No text of the page has lines.
-var indentation = regexp.MustCompile(`(?m)^[ \t]+(?://.*)?$|^[ \t]+|^//.*$`)
+// dropped is what files are served without: the white space that a line begins with, and a comment that is the rest of a line. A comment
+// behind code that has a quote in it stays, because it may be none: what looks so may be within a text. No text of the page has lines.
+var dropped = regexp.MustCompile("(?m)^[ \\t]+(?://.*)?$|^[ \\t]+|^//.*$|[ \\t]+// [^'\"`\\n]*$")
 
 // thePage returns the web page, which the first call makes.
 var thePage = sync.OnceValue(func() page {
@@ -65,7 +66,7 @@ var thePage = sync.OnceValue(func() page {
 			panic(err)
 		}
 		fmt.Fprintf(hash, "%s %d\n%s", entry.Name(), len(body), body)
-		p.files[entry.Name()] = indentation.ReplaceAllLiteral(body, nil)
+		p.files[entry.Name()] = dropped.ReplaceAllLiteral(body, nil)
 	}
 	p.version = hex.EncodeToString(hash.Sum(nil)[:8])
 	// Relative, for the sake of a proxy that serves the page under a prefix.

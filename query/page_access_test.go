@@ -59,6 +59,7 @@ func TestAxeFindsNothing(t *testing.T) {
 		{"the export", "/", func() { p.key("e") }},
 		{"the language", "/", func() { p.click("#language") }},
 		{"the keys", "/", func() { p.key("?") }},
+		{"searches of before", "/?q=level:error", func() { p.key("h"); p.until(`document.getElementById("past").checkVisibility()`) }},
 		{"live", "/?live=1", func() { p.until(`document.body.classList.contains("live")`) }},
 	}
 	for _, scheme := range []string{"light", "dark"} {

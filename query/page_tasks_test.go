@@ -34,7 +34,9 @@ func TestTasksOnThePage(t *testing.T) {
 		{"20 lines around one", aroundByClicks, aroundByKeys},
 		{"p95 by path, slowest first", slowestByClicks, slowestByKeys},
 		{"error rate by service", rateByClicks, rateByKeys},
+		{"distinct users that saw errors, then by service", usersByClicks, usersByKeys},
 		{"a table of four columns, exported", columnsByClicks, columnsByKeys},
+		{"live errors, paused", liveByClicks(f), liveByKeys(f)},
 	}
 	for _, screen := range []string{"1440 px", "390 px", "keyboard alone"} {
 		for _, task := range tasks {
@@ -76,8 +78,8 @@ func taskLogs(t *testing.T, f fixture) {
 		case i%40 == 3:
 			level, message = "error", fmt.Sprintf("no connection to db%d", i%7)
 		}
-		insert(t, f.db, at, 0, doc(level, message, fmt.Sprintf(`, "service": %q, "http": {"path": %q, "status": %d}, "duration_ms": %d, "trace_id": "t%d"`,
-			service, path, map[string]int{"info": 200, "error": 503}[level], map[string]int{"/cart": 10, "/pay": 500, "/login": 40}[path]+i%20, i/4)))
+		insert(t, f.db, at, 0, doc(level, message, fmt.Sprintf(`, "service": %q, "http": {"path": %q, "status": %d}, "duration_ms": %d, "trace_id": "t%d", "user": {"id": 10000000000000000%03d}`,
+			service, path, map[string]int{"info": 200, "error": 503}[level], map[string]int{"/cart": 10, "/pay": 500, "/login": 40}[path]+i%20, i/4, 100*(i%3)+i/3%8)))
 	}
 }
 
@@ -181,8 +183,10 @@ func (p *tab) tabulateByKeys(start, figure, of, group string) {
 	p.is(`document.querySelector(".figure select").value`, figure)
 	p.tabTo(`e.getAttribute("aria-label") === "Of"`)
 	p.write(of)
-	p.tabTo(`e.id === "group"`)
-	p.write(group)
+	if group != "" {
+		p.tabTo(`e.id === "group"`)
+		p.write(group)
+	}
 	p.press("\r")
 }
 
@@ -223,6 +227,86 @@ func rateByClicks(t *testing.T, p *tab) {
 func rateByKeys(t *testing.T, p *tab) {
 	p.tabulateByKeys("sh", "share", "level:error", "service")
 	rates(t, p)
+}
+
+// users is the figure of the distinct users that saw errors.
+func users(p *tab) {
+	p.t.Helper()
+	p.is(`[...document.querySelectorAll("#grid thead th")].map((e) => e.innerText.trim().split(" ")[0])`, []string{"uniq(user.id)"})
+	p.is(grid, [][]string{{"10"}})
+}
+
+// usersByService are the same for each service.
+func usersByService(p *tab) {
+	p.t.Helper()
+	p.is(grid+`.map((row) => row.join(" ")).sort()`, []string{"auth 1", "payments 8", "shop 1"})
+	p.is(grid+`[0][0]`, "payments")
+}
+
+func usersByClicks(t *testing.T, p *tab) {
+	p.clickOn(`[...document.querySelectorAll("#legend button")].find((e) => e.innerText.startsWith("error"))`)
+	p.is(parameter("q"), "level:error")
+	if eval[bool](p, `!document.getElementById("fields").checkVisibility()`) {
+		p.click("#fields-toggle")
+	}
+	p.until(`!document.getElementById("fields").classList.contains("old")`)
+	p.unfold("user.id")
+	p.clickOn(`[...document.querySelectorAll(".field-tools button")].find((e) => e.innerText === "Distinct")`)
+	users(p)
+	p.click("#group")
+	p.write("service")
+	p.press("\r")
+	usersByService(p)
+}
+
+func usersByKeys(t *testing.T, p *tab) {
+	p.search("level:error")
+	p.is(parameter("q"), "level:error")
+	p.press("\x1b") // out of the box
+	p.tabulateByKeys("d", "uniq", "user.id", "")
+	users(p)
+	p.tabTo(`e.id === "group"`)
+	p.write("service")
+	p.press("\r")
+	usersByService(p)
+}
+
+// live stores errors while a tab follows them: one is shown, and three more wait until the reader goes on. pause, read and goOn
+// are what the reader does.
+func live(t *testing.T, p *tab, f fixture, pause, read, goOn func()) {
+	t.Helper()
+	defer f.exec(`DELETE FROM logs WHERE data->>'message' LIKE 'live %'`) // other tasks have counts
+	p.until(`document.body.classList.contains("live")`)
+	insert(t, f.db, ago(0), 0, doc("error", "live 0", ""), doc("info", "live and well", ""))
+	p.until(messages + `[0] === "live 0"`)
+	pause()
+	insert(t, f.db, ago(0), 10, doc("error", "live 1", ""), doc("error", "live 2", ""), doc("error", "live 3", ""))
+	p.until(`document.getElementById("live-state").textContent === "Paused, 3 new"`)
+	p.is(messages+`[0]`, "live 0")
+	read()
+	p.until(`document.querySelector("#rows li:first-child .detail")`)
+	p.is(`document.getElementById("live-state").textContent`, "Paused, 3 new")
+	goOn()
+	p.is(messages+`.slice(0, 4)`, []string{"live 3", "live 2", "live 1", "live 0"})
+}
+
+func liveByClicks(f fixture) func(*testing.T, *tab) {
+	return func(t *testing.T, p *tab) {
+		p.clickOn(`[...document.querySelectorAll("#legend button")].find((e) => e.innerText.startsWith("error"))`)
+		p.is(parameter("q"), "level:error")
+		p.click("#live")
+		live(t, p, f, func() { p.click("#pause") }, func() { p.click("#rows li:first-child .line") }, func() { p.click("#pause") })
+	}
+}
+
+func liveByKeys(f fixture) func(*testing.T, *tab) {
+	return func(t *testing.T, p *tab) {
+		p.search("level:error")
+		p.is(parameter("q"), "level:error")
+		p.press("\x1b") // out of the box
+		p.key("l")
+		live(t, p, f, func() { p.key("p") }, func() { p.key("j"); p.press("\r") }, func() { p.key("p") })
+	}
 }
 
 // exported checks the file with four columns of the errors.

@@ -109,8 +109,9 @@ func TestThePageHasNoInlineCodeAndNoForeignAddress(t *testing.T) {
 	}
 }
 
-// pageBudget is what all files of the page may have together as they are sent, compressed.
-const pageBudget = 60 << 10
+// pageBudget is what all files of the page may have together as they are sent, compressed. It was 60 KB until searches of before, histograms
+// of fields and columns to resize came; they took 3.5 KB, of which files without the comments behind code gave 1.5 back.
+const pageBudget = 64 << 10
 
 func TestThePageIsSmall(t *testing.T) {
 	c := pageClient(t)

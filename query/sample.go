@@ -146,6 +146,8 @@ type distribution struct {
 	P50   float64 `json:"p50"`
 	P95   float64 `json:"p95"`
 	Max   float64 `json:"max"`
+	// Bins is the histogram, empty if all numbers are the same. GET /logs/fields leaves it out.
+	Bins []bin `json:"bins,omitempty"`
 }
 
 // distributionOf returns the distribution of numbers, or nil if there are none. It sorts them.
@@ -162,5 +164,5 @@ func distributionOf(numbers []float64) *distribution {
 		high := min(low+1, n-1)
 		return numbers[low] + (place-float64(low))*(numbers[high]-numbers[low])
 	}
-	return &distribution{n, numbers[0], percentile(0.5), percentile(0.95), numbers[n-1]}
+	return &distribution{Count: n, Min: numbers[0], P50: percentile(0.5), P95: percentile(0.95), Max: numbers[n-1]}
 }

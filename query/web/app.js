@@ -8,6 +8,7 @@ import * as language from './language.js';
 import { levelFields } from './levels.js';
 import { list } from './list.js';
 import { follower, most } from './live.js';
+import * as past from './past.js';
 import { patternsPanel } from './patterns.js';
 import { progressBar } from './progress.js';
 import { rangePicker, wider } from './range.js';
@@ -25,7 +26,7 @@ const nothing = '-'; // the histogram by no field
 const longestPause = 30; // s between two tries after the network was lost
 
 // Changes of these alone ask the service for nothing.
-const viewOnly = ['cols', 'wrap', 'ansi'];
+const viewOnly = ['cols', 'widths', 'wrap', 'ansi'];
 // Changes of these alone are the business of the tab that shows them.
 const ofTab = ['tab', 'calc', 'group', 'every', 'sort', 'vs'];
 
@@ -42,7 +43,7 @@ let retryPause = 2; // s
 let newest = 0; // of the rows that were loaded, in ms
 
 const view = () => ({
-  cols: split(state.cols), marks, ansi: state.ansi !== 'off', wrap: state.wrap !== '', clock: state.clock || 'time', order: state.live ? 'desc' : state.order, q: state.q,
+  cols: split(state.cols), widths: columns.widths(), marks, ansi: state.ansi !== 'off', wrap: state.wrap !== '', clock: state.clock || 'time', order: state.live ? 'desc' : state.order, q: state.q,
 });
 const rows = list({ onfilter: filter, oncontext: around, onopen: opened, view, linkTo: (log) => href({ ...pinned(), tab: '', id: log.id, around: 'all' }) });
 const histogram = chart({
@@ -56,10 +57,17 @@ const range = rangePicker({
   onzone: (utc) => go({ zone: utc ? 'utc' : '' }), onclock: (arrival) => go({ clock: arrival ? 'inserted_at' : '', live: '' }),
 });
 const fields = fieldsPanel({
-  onfilter: filter, onload: fieldsLoaded, onremove: (condition) => go({ q: language.without(state.q, condition) }),
-  oncolumn: (path) => columns.turn(path), ontable: (path) => go({ tab: 'table', group: path, live: '' }), columns: () => split(state.cols),
+  onfilter: filter, onrange: (conditions) => ask(conditions.reduce(language.also, state.q)), onload: fieldsLoaded, onremove: (condition) => go({ q: language.without(state.q, condition) }),
+  oncolumn: (path) => columns.turn(path), ontable: (change) => go({ tab: 'table', live: '', sort: '', ...change }), columns: () => split(state.cols),
 });
-const columns = viewBox({ onchange: go, fieldNames: fields.names });
+const columns = viewBox({
+  onchange: go, fieldNames: fields.names, widthOf: rows.widthOf,
+  onresize(widths, isDone) { // no step for the back button
+    state.widths = widths;
+    rows.layout();
+    if (isDone) history.replaceState(null, '', link(state));
+  },
+});
 const search = searchBox({ onsubmit: (q) => go({ q }), fieldNames: fields.names, valuesOf: fields.completions });
 const table = tablePanel({ onchange: go, onnarrow: (condition, exclude) => narrow(condition, exclude, exclude ? 'table' : ''), fieldNames: fields.names });
 const patterns = patternsPanel({ onchange: go, onnarrow: (condition, exclude) => narrow(condition, exclude, exclude ? 'patterns' : '') });
@@ -330,6 +338,7 @@ async function loadFigures(signal, load) {
       seconds = Math.min(60, 3 * seconds);
       return came;
     });
+    if (!signal.aborted) past.add(state.q);
   } catch (error) {
     if (!signal.aborted) failed(error);
   } finally {
@@ -345,6 +354,7 @@ async function loadFirst(signal) {
   $('body').classList.add('loading');
   $('end-note').hidden = $('more').hidden = true;
   if (!await load(signal, '')) return;
+  past.add(state.q);
   const { id } = state;
   if (!id) return;
   if (!rows.has(id)) {
@@ -502,6 +512,7 @@ $('key-form').addEventListener('submit', (event) => {
 });
 $('key-forget').addEventListener('click', () => {
   api.key.forget();
+  past.clear();
   location.reload();
 });
 
@@ -593,7 +604,7 @@ $('language-box').addEventListener('toggle', (event) => {
 nearEnd.observe($('end'));
 
 const keys = {
-  '/': search.focus, j: () => rows.move(1), k: () => rows.move(-1), l: toggleLive, r: refresh, z: zoomOut, o: turn,
+  '/': () => search.focus(), h: () => search.focus(true), j: () => rows.move(1), k: () => rows.move(-1), l: toggleLive, r: refresh, z: zoomOut, o: turn,
   f: toggleFields, t: toggleTheme, p: () => pause(!tail.figures.paused), '?': () => $('help-box').showModal(),
   1: () => toTab(''), 2: () => toTab('table'), 3: () => toTab('patterns'), c: aroundFocused,
   d: () => $('range-box').showPopover(), e: () => $('save-box').showPopover(), v: () => $('view-box').showPopover(),

@@ -3,6 +3,7 @@ import { $, h, icon, shorten } from './dom.js';
 import * as api from './api.js';
 import * as language from './language.js';
 import { count } from './chart.js';
+import { spread } from './spread.js';
 
 const filterFrom = 12; // fields: fewer need no box to find one in
 const valueShown = 200; // characters
@@ -16,9 +17,9 @@ async function sample(ask) {
 // figure writes a number of a distribution, as short as it may be.
 export const figure = (n) => (Number.isInteger(n) ? count(n) : Number(n.toPrecision(4)).toLocaleString('en-US', { maximumFractionDigits: 6 }));
 
-// fieldsPanel calls onfilter(how, field, literal), onremove(condition), oncolumn(field) and ontable(field). It remembers what it has
+// fieldsPanel calls onfilter(how, field, literal), onrange(conditions), onremove(condition), oncolumn(field) and ontable(change), a change of the table's state. It remembers what it has
 // read for as long as the search stays the same. columns() are the fields that are columns.
-export function fieldsPanel({ onfilter, onremove, oncolumn, ontable, onload, columns }) {
+export function fieldsPanel({ onfilter, onrange, onremove, oncolumn, ontable, onload, columns }) {
   const box = $('field-list');
   const find = $('field-find');
   let known = [];
@@ -75,7 +76,7 @@ export function fieldsPanel({ onfilter, onremove, oncolumn, ontable, onload, col
       const most = Math.max(...found.values.map((value) => value.count));
       list.replaceChildren(...found.values.map((value) => item(field, value, most)));
       if (!found.values.length) list.append(h('li', { class: 'quietly' }, 'no single values'));
-      inside.prepend(...[numbers(found.numbers), tools(field)].filter(Boolean));
+      inside.prepend(...[numbers(found.numbers), bars(field, found.numbers), tools(field)].flat().filter(Boolean));
       inside.append(h('p', { class: 'quietly' }, about(found)));
     } catch (error) {
       list.replaceChildren(h('li', { class: 'quietly' }, error.message));
@@ -88,11 +89,14 @@ export function fieldsPanel({ onfilter, onremove, oncolumn, ontable, onload, col
   const numbers = (n) => n && h('dl', { class: 'numbers' },
     [['min', n.min], ['median', n.p50], ['p95', n.p95], ['max', n.max]].map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, figure(value)))));
 
+  const bars = ({ path }, n) => n?.bins && spread(path, n.bins, ({ from, to }) => onrange([`${path}:>=${from}`, `${path}:<${to}`]));
+
   function tools(field) {
     const isColumn = columns().includes(field.path);
     return h('p', { class: 'field-tools' },
       h('button', { type: 'button', class: 'quiet', 'aria-pressed': String(isColumn), onclick: () => oncolumn(field.path) }, isColumn ? 'Not as a column' : 'As a column'),
-      h('button', { type: 'button', class: 'quiet', onclick: () => ontable(field.path) }, 'As a table'));
+      h('button', { type: 'button', class: 'quiet', title: 'The records of each value', onclick: () => ontable({ group: field.path }) }, 'As a table'),
+      h('button', { type: 'button', class: 'quiet', title: 'How many different values it has', onclick: () => ontable({ calc: `uniq(${field.path})`, group: '' }) }, 'Distinct'));
   }
 
   function item(field, { value, count: n, cut }, most) {
@@ -149,7 +153,7 @@ export function fieldsPanel({ onfilter, onremove, oncolumn, ontable, onload, col
         const found = await sample((budget) => api.fields({ ...search, budget }, { signal }));
         known = found.fields;
         sampled = found.sampled;
-        $('field-sample').textContent = found.complete ? `exact: of all ${count(sampled)} records` : `of a sample of ${count(sampled)} records`;
+        $('field-sample').textContent = found.complete ? `exact: of all ${count(sampled)} records` : sampled ? `of a sample of ${count(sampled)} records` : 'not read in time';
         draw();
         onload();
       } catch (error) {

@@ -13,10 +13,11 @@ const pairsShown = 320;
 const cellShown = 300;
 const widest = 44; // characters of a column
 
-// list draws into #rows. view() is {cols, marks, ansi, wrap, clock, order, q}. onfilter, ononly, onopen(id or '', item) and
+// list draws into #rows. view() is {cols, widths, marks, ansi, wrap, clock, order, q}. onfilter, ononly, onopen(id or '', item) and
 // oncontext(kind) are told what the reader does.
 export function list({ onfilter, onopen, oncontext, linkTo, view }) {
   const box = $('rows');
+  let widths = []; // of the columns, in characters
   const rows = new Map(); // by id, in any order; rows that share one, which Millrace does not write, by their data too
   const keyOf = ({ id, data }) => {
     const there = rows.get(id);
@@ -122,15 +123,15 @@ export function list({ onfilter, onopen, oncontext, linkTo, view }) {
     if (!box.querySelector('.line[tabindex="0"]')) first()?.setAttribute('tabindex', 0);
   };
 
-  // layout gives all rows the same columns, as wide as what the first rows have in them.
+  // layout gives all rows the same columns, as wide as the reader has made them, or as what the first rows have in them.
   function layout() {
-    const { cols, wrap } = view();
+    const { cols, widths: chosen, wrap } = view();
     box.parentNode.classList.toggle('columned', cols.length > 0);
     box.classList.toggle('wrapped', wrap);
     if (!cols.length) return;
     const some = [...rows.values()].slice(0, 200);
-    const widths = cols.map((path) => Math.min(widest, Math.max(path.length + 6, ...some.map(({ log }) => plain(textOf(cell(log.data, path))).length)) + 1));
-    const least = widths.map((width, i) => (i === cols.length - 1 ? `minmax(${Math.min(width, 24)}ch, 1fr)` : `${width}ch`));
+    widths = cols.map((path, i) => chosen[i] || Math.min(widest, Math.max(path.length + 6, ...some.map(({ log }) => plain(textOf(cell(log.data, path))).length)) + 1));
+    const least = widths.map((width, i) => (i === cols.length - 1 && !chosen[i] ? `minmax(${Math.min(width, 24)}ch, 1fr)` : `${width}ch`));
     box.parentNode.style.setProperty('--columns', least.join(' '));
     box.parentNode.style.setProperty('--least', `${widths.reduce((sum, width) => sum + width + 2, 0)}ch`);
   }
@@ -171,6 +172,8 @@ export function list({ onfilter, onopen, oncontext, linkTo, view }) {
       }
       layout();
     },
+    layout,
+    widthOf: (column) => widths[column],
     size: () => rows.size,
     has: (id) => rows.has(id),
     logs: () => [...box.children].map((item) => item.log),

@@ -6,7 +6,7 @@ const defaults = {
   id: '', around: '', // the record that is open, and which records around it
   calc: 'count', group: '', every: '', sort: '', // the table: its figures, its groups, lines or bars over time, the figure it is sorted by
   vs: '', // what patterns are compared with
-  cols: '', wrap: '', ansi: '',
+  cols: '', widths: '', wrap: '', ansi: '', // widths are of the columns, in characters; an empty one is as its column needs
 };
 
 export function read(address = location.search) {
