@@ -65,8 +65,8 @@ func TestSearches(t *testing.T) {
 			if c.evaluates {
 				since := func(name string) float64 { return metrics[name] - metricsBefore[name] }
 				n := since("millrace_search_lag_seconds_count")
-				line += fmt.Sprintf(", query %.3f s; %.0f evaluations (%.0f failed), which took %.1f ms and ended %.0f ms after they were due, on average",
-					(after["api"]-before["api"])/seconds, n, since(`millrace_search_evaluations_total{result="failed"}`),
+				line += fmt.Sprintf(", query %.3f s; %.0f searches share their reading, %.0f evaluations (%.0f failed), which took %.1f ms and ended %.0f ms after they were due, on average",
+					(after["api"]-before["api"])/seconds, metrics["millrace_searches_shared"], n, since(`millrace_search_evaluations_total{result="failed"}`),
 					since("millrace_search_evaluation_seconds_sum")/n*1000, since("millrace_search_lag_seconds_sum")/n*1000)
 				for _, bound := range []string{"0.25", "0.5", "1", "2.5", "5", "10"} {
 					if in := since(`millrace_search_lag_seconds_bucket{le="` + bound + `"}`); in >= 0.99*n {

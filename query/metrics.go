@@ -18,6 +18,7 @@ type metrics struct {
 
 	archiveFailures prometheus.Counter
 	matches         *prometheus.CounterVec
+	shared          prometheus.Gauge
 }
 
 // newMetrics returns the metrics, registered. Each request under way holds one of places. ready knows whether the database can
@@ -59,6 +60,10 @@ func newMetrics(places chan struct{}, ready *service.Ready) *metrics {
 		Name: "millrace_search_matches_total",
 		Help: "Records stored that a search of SEARCHES_FILE finds. Each query service counts all of them.",
 	}, []string{"search"})
+	m.shared = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "millrace_searches_shared",
+		Help: "Searches of SEARCHES_FILE that share one reading of the new records; the others are evaluated one by one.",
+	})
 	inflight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "millrace_query_inflight_requests",
 		Help: "Queries under way, waiting ones included.",
@@ -67,6 +72,6 @@ func newMetrics(places chan struct{}, ready *service.Ready) *metrics {
 		Name: "millrace_database_connected",
 		Help: "1 while PostgreSQL answers and has the schema.",
 	}, func() float64 { return ready.Holds(databaseCondition) })
-	m.registry.MustRegister(m.requests, m.seconds, m.cache, inflight, m.followers, m.missed, m.archiveFailures, m.matches, database)
+	m.registry.MustRegister(m.requests, m.seconds, m.cache, inflight, m.followers, m.missed, m.archiveFailures, m.matches, m.shared, database)
 	return m
 }

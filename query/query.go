@@ -95,9 +95,11 @@ func Run(ctx context.Context, c Config) error {
 		if err != nil {
 			return errors.Join(fmt.Errorf("SEARCHES_POSTGRES_URL: %w", err), ln.Close())
 		}
+		s.sharing = &sharing{store: store, watch: watched, ready: &ready, distributed: distributed, log: log, shared: m.shared, pause: leastPause, begun: time.Now()}
 		s.searches = searches.NewRunner(watched, db, s, log)
 		counter := &matchCounter{watch: watched, tail: follow, ready: &ready, distributed: distributed, matches: m.matches, log: log}
 		working.Go(func() { watched.Run(work) })
+		working.Go(func() { s.sharing.run(work) })
 		working.Go(func() { s.searches.Run(work) })
 		working.Go(func() { counter.run(work) })
 	}

@@ -41,6 +41,7 @@ type server struct {
 	tail  *tail.Tail
 
 	searches *searches.Runner // nil: there is no file of searches
+	sharing  *sharing         // nil: as well
 
 	maxFollowers int
 	distributed  *atomic.Bool // Citus keeps the rows on other servers, whose transaction ids the tail can't follow

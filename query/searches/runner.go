@@ -23,6 +23,15 @@ type Answers interface {
 	Answer(ctx context.Context, route string, parameters url.Values) ([]byte, error)
 }
 
+// TimelyAnswers are answers some of which are of what the service has read already.
+type TimelyAnswers interface {
+	Answers
+	// Now returns the time up to which records have been read for a search. An evaluation that is due later waits: the record that it needs may
+	// be read then for many searches at once. It is the time of the clock for a search that is evaluated by itself, and zero while
+	// it is not known yet.
+	Now(s *Search) time.Time
+}
+
 const (
 	// lookEvery is how often a Runner looks what is due.
 	lookEvery = 250 * time.Millisecond
@@ -40,7 +49,7 @@ const (
 type Runner struct {
 	watch   *Watch
 	db      *pgxpool.Pool
-	answers Answers
+	answers TimelyAnswers
 	log     *slog.Logger
 	client  *http.Client
 	metrics runnerMetrics
@@ -63,7 +72,7 @@ type runnerMetrics struct {
 }
 
 // NewRunner returns a Runner of the file that w has. It uses db, which Connect has made, and closes it when it has run.
-func NewRunner(w *Watch, db *pgxpool.Pool, answers Answers, log *slog.Logger) *Runner {
+func NewRunner(w *Watch, db *pgxpool.Pool, answers TimelyAnswers, log *slog.Logger) *Runner {
 	r := &Runner{
 		watch: w, db: db, answers: answers, log: log,
 		client: newClient(),
@@ -173,7 +182,7 @@ func (r *Runner) whatIsDue(f *File, now time.Time) (all []dueSearch) {
 		if s.CountsAlone() || r.working[s.Name] || now.Before(r.again[s.Name]) {
 			continue
 		}
-		if due := s.Due(now); due.After(r.done[s.Name]) {
+		if due := s.Due(r.answers.Now(s)); due.After(r.done[s.Name]) {
 			r.working[s.Name] = true
 			all = append(all, dueSearch{f, s, due})
 		}
@@ -184,7 +193,7 @@ func (r *Runner) whatIsDue(f *File, now time.Time) (all []dueSearch) {
 // evaluateLogged evaluates a search, and notes what came of it.
 func (r *Runner) evaluateLogged(ctx context.Context, d dueSearch) {
 	began := time.Now()
-	d.due = d.search.Due(began) // it may have waited
+	d.due = d.search.Due(r.answers.Now(d.search)) // it may have waited
 	isOurs, failure, err := r.evaluate(ctx, d)
 	now := time.Now()
 	r.mu.Lock()
