@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,7 +35,9 @@ const (
 type files struct {
 	store  archive.Store
 	places chan struct{} // one for each row group that is read at once
-	failed func(error)   // is told of each file that could not be read; nil: nobody is
+	// tableBytes is the memory of all tables of stats that are being computed.
+	tableBytes atomic.Int64
+	failed     func(error) // is told of each file that could not be read; nil: nobody is
 
 	mu      sync.Mutex
 	open    map[string]*openFile

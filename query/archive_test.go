@@ -2,6 +2,7 @@ package query
 
 import (
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -98,6 +99,9 @@ func (f *archiveFixture) put(ago, rows int, late bool) {
 		data := f.maker.Service(nil)
 		if f.rng.IntN(3) == 0 {
 			data = f.maker.Messy()
+		}
+		if f.rng.IntN(6) == 0 {
+			data = f.odd(data)
 		}
 		for _, b := range batches {
 			b.Queue("INSERT INTO logs (id, inserted_at, time, data) VALUES ($1, $2, $3, $4)", [16]byte(id), frame.Time(id), when, string(data))
@@ -222,9 +226,73 @@ func (f *archiveFixture) question() string {
 			return with("/logs/"+id+"/context", "q", q, "before", strconv.Itoa(rng.IntN(40)), "after", strconv.Itoa(rng.IntN(40)), "clock", []string{"time", "inserted_at"}[rng.IntN(2)])
 		}
 		params = slices.DeleteFunc(params, func(s string) bool { return s == "budget" || s == "60s" })
-		return with("/logs/stats", append(params, "by", []string{"level", "service"}[rng.IntN(2)], "calc", "count,sum(duration_ms),max(message),p95(duration_ms),uniq(host),first(trace_id)")...)
+		return with("/logs/stats", append(params, f.figures()...)...)
 	}
 	return with("/logs", append(params, "order", []string{"asc", "desc"}[rng.IntN(2)], "limit", strconv.Itoa(1+rng.IntN(400)))...)
+}
+
+// figures returns random parameters of stats.
+func (f *archiveFixture) figures() []string {
+	rng := f.rng
+	field := func() string {
+		return []string{"level", "service", "http.status", "duration_ms", "tags", "labels", "http", "http.path", "error", "nosuch", "message", "trace_id", "host", "timestamp", "odd", "odd.x", "tags.1"}[rng.IntN(17)]
+	}
+	calc := func() string {
+		switch name := []string{"count", "count", "sum", "avg", "min", "max", "p", "p", "uniq", "first", "last", "rate", "share"}[rng.IntN(13)]; {
+		case name == "rate", name == "count" && rng.IntN(2) == 0:
+			return name
+		case name == "share":
+			return "share(" + archiveQueries[1+rng.IntN(20)] + ")"
+		case name == "p":
+			return fmt.Sprintf("p%g(%s)", float64(rng.IntN(1001))/10, field())
+		default:
+			return name + "(" + field() + ")"
+		}
+	}
+	var calcs []string
+	for range 1 + rng.IntN(5) {
+		calcs = append(calcs, calc())
+	}
+	params := []string{"calc", strings.Join(calcs, ",")}
+	var by []string
+	for range rng.IntN(3) {
+		by = append(by, field())
+	}
+	if by != nil {
+		params = append(params, "by", strings.Join(by, ","))
+	}
+	if rng.IntN(2) == 0 {
+		params = append(params, "order", []string{"", "-"}[rng.IntN(2)]+calcs[rng.IntN(len(calcs))])
+	}
+	if rng.IntN(2) == 0 {
+		params = append(params, "limit", strconv.Itoa(1+rng.IntN(20)))
+	}
+	if rng.IntN(3) == 0 {
+		params = append(params, "every", []string{"auto", "20m", "1h", "1d"}[rng.IntN(4)])
+	}
+	if rng.IntN(3) == 0 {
+		params = append(params, "having", []string{"count>5", "count>=2,uniq(host)<9", "avg(duration_ms)>40", "first(level)=error", "max(odd)!=x", "p50(http.status)=300", "sum(odd)<=0"}[rng.IntN(7)])
+	}
+	return params
+}
+
+// odd adds an odd value to a record, or puts it in the place of another one.
+func (f *archiveFixture) odd(record []byte) []byte {
+	var v map[string]json.RawMessage
+	if err := json.Unmarshal(record, &v); err != nil {
+		f.t.Fatal(err)
+	}
+	long := strconv.Quote(strings.Repeat([]string{"x", "ÿ"}[f.rng.IntN(2)], 990+f.rng.IntN(20)))
+	values := []string{
+		`null`, `0`, `-0.0`, `1.50`, `"1.5"`, `"1e2"`, `"1e-3"`, `100`, `"x"`, `"X"`, `""`, `"é"`, `-12.25`, `123456789012345678901234567890.5`, `0.1234567`, `0.123456`, `1e-310`, `1e305`, `"-7"`, `"07"`,
+		`true`, `[1, 2]`, `{"x": 1.25}`, `{"x": "2"}`, `"a\"b\n\u0001"`, `9007199254740993`, `33.3`, `"33.30"`, long, `{"y": ` + long + `}`,
+	}
+	v[[]string{"odd", "odd", "duration_ms", "level"}[f.rng.IntN(4)]] = json.RawMessage(values[f.rng.IntN(len(values))])
+	b, err := json.Marshal(v)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return b
 }
 
 var (
@@ -266,6 +334,35 @@ func (f *archiveFixture) compare(stage, path string, plain, archived *client) {
 		v := u.Query()
 		v.Set("cursor", *page.Next)
 		path = "/logs?" + v.Encode()
+	}
+}
+
+// TestStatsAreTheSameWhereverTheRowsAre compares tables of random figures: of rows in files, in the table, and in both.
+func TestStatsAreTheSameWhereverTheRowsAre(t *testing.T) {
+	f := newArchiveFixture(t)
+	plain := start(t, map[string]string{"POSTGRES_URL": string(f.plainURL)})
+	archived := start(t, map[string]string{"POSTGRES_URL": string(f.url), "ARCHIVE_URL": f.archiveURL()})
+	for ago := range 6 {
+		f.put(ago, 400, false)
+	}
+	f.archive()
+	f.drop(3)
+	f.put(4, 20, true) // so that this hour is in both
+	compare := func(params ...string) {
+		t.Helper()
+		params = append([]string{"from", f.hour(5).Format(timeFormat), "to", f.open.Add(time.Hour).Format(timeFormat)}, params...)
+		f.compare("stats", with("/logs/stats", params...), plain, archived)
+	}
+	for range 300 {
+		params := append([]string{"q", []string{"", "", "level:error", `"connection reset"`, "nosuch:x", "odd:*"}[f.rng.IntN(6)], "clock", []string{"time", "inserted_at"}[f.rng.IntN(2)]}, f.figures()...)
+		if f.rng.IntN(6) == 0 {
+			params = append(params, "budget", "60s")
+		}
+		compare(params...)
+	}
+	t.Logf("answers by status %v", f.answered)
+	if f.answered[http.StatusOK] < 290 {
+		t.Error("few of the answers tell anything")
 	}
 }
 

@@ -109,7 +109,7 @@ func (s *store) widen(ctx context.Context, q *search, edges []int64, visit func(
 			end.deadline = began.Add(left / 2) // so that a shorter one can be tried
 		}
 		err := s.readFor(ctx, time.Until(end.deadline), func(ctx context.Context, tx pgx.Tx) error {
-			of, err := s.broughtPart(ctx, tx, &end, end.deadline)
+			of, err := s.part(ctx, tx, &end, end.deadline)
 			if err != nil {
 				return err
 			}

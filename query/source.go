@@ -39,6 +39,8 @@ type source interface {
 	// messages calls give with the messages of rows: the first of some fields that is a text or a number, and its number; -1 if there is none. So many
 	// rows have the message.
 	messages(ctx context.Context, fields [][]string, give func(field int, message string, n int64)) error
+	// stats adds the rows found to a table.
+	stats(ctx context.Context, st *stats, t *columns.Table) error
 	// mayHaveRows reports whether the window may have rows, whatever is looked for.
 	mayHaveRows(ctx context.Context) (bool, error)
 }
@@ -129,34 +131,6 @@ func (p *part) of(q *search) *part {
 // ofFiles returns the source of the rows in files.
 func (p *part) ofFiles() *filesSource {
 	return &filesSource{files: p.store.files, search: p.search, found: p.files, deadline: p.deadline}
-}
-
-// broughtPart returns what a transaction's snapshot has of a search's window, for a statement that computes with all rows found. If files have few of them, it brings
-// those: columns find them sooner than PostgreSQL does. Else it takes them from logs as far as they are there.
-func (s *store) broughtPart(ctx context.Context, tx pgx.Tx, q *search, deadline time.Time) (*part, error) {
-	if s.files != nil {
-		p, err := s.part(ctx, tx, q, deadline)
-		if err != nil || len(p.files.files) == 0 {
-			return p, err
-		}
-		n, err := p.ofFiles().count(ctx)
-		if err == nil && n <= mostBrought {
-			err = p.bring(ctx, 0)
-			if err == nil {
-				return p, nil
-			}
-		}
-		var unread *rangeFailure
-		var tooMany *failure
-		if err != nil && !errors.As(err, &unread) && !errors.As(err, &tooMany) {
-			return nil, err
-		}
-	}
-	p, err := s.logsPart(ctx, tx, q, deadline)
-	if err == nil {
-		err = p.bring(ctx, 0)
-	}
-	return p, err
 }
 
 // filesBeyond returns for how many milliseconds beyond the window, in the search's order, all rows are in files, if those of the window are.
@@ -393,7 +367,7 @@ func (p *part) bring(ctx context.Context, most int) error {
 	switch {
 	case errors.Is(err, errTooManyBrought):
 		first, last := p.files.files[0], p.files.files[len(p.files.files)-1]
-		return &failure{http.StatusServiceUnavailable, fmt.Sprintf("more than %d rows found in the range %s are in the archive alone, which can't compute this yet; narrow the search", mostBrought, rangeText(first.from, last.to))}
+		return &failure{http.StatusServiceUnavailable, fmt.Sprintf("the figures of the range %[2]s take too much memory, and more than %[1]d of its rows are in the archive alone; narrow the search, or ask for fewer groups and figures", mostBrought, rangeText(first.from, last.to))}
 	case err != nil && !errors.Is(err, errEnough):
 		return err
 	}

@@ -179,7 +179,10 @@ func (c calc) sql(args *language.Args, span float64) string {
 	case "sum":
 		return of("trim_scale(sum(" + n + "))")
 	case "avg":
-		return of("avg(" + float + ")")
+		// The exact sum, whatever the order of the rows is: so the table's rows and those of files have one average.
+		inBounds := fmt.Sprintf("FILTER (WHERE %[1]s = 0 OR abs(%[1]s) BETWEEN 1e-300 AND 1e300)", n)
+		sum := fmt.Sprintf("sum(%s) %s", n, inBounds)
+		return of(fmt.Sprintf("(CASE WHEN %[1]s = 0 OR abs(%[1]s) BETWEEN 1e-300 AND 1e308 THEN (%[1]s)::float8 WHEN abs(%[1]s) < 1e-300 THEN 0 END) / (count(%[2]s) %[3]s)", sum, n, inBounds))
 	case "min", "max":
 		return extreme(c.function)
 	case "p":
@@ -196,6 +199,16 @@ func (c calc) sql(args *language.Args, span float64) string {
 		return of("count(*) FILTER (WHERE " + c.query.SQL(args, nil) + ")::float8 / nullif(count(*), 0)")
 	}
 	panic("query: no SQL for " + c.function)
+}
+
+// orderSQL returns the order by the figure as SQL: values of different kinds as jsonb orders them, texts by their bytes, whatever the database's collation is.
+func (c calc) orderSQL(figure, direction string) string {
+	switch c.function {
+	case "min", "max", "first", "last":
+		return fmt.Sprintf("array_position(ARRAY['null', 'string', 'number', 'boolean', 'array', 'object'], jsonb_typeof(%[1]s))%[2]s, "+
+			"(CASE WHEN jsonb_typeof(%[1]s) = 'number' THEN (%[1]s)::numeric END)%[2]s, (%[1]s #>> '{}') COLLATE \"C\"%[2]s", figure, direction)
+	}
+	return figure + direction
 }
 
 // stats is what a request asks of GET /logs/stats.
@@ -386,7 +399,7 @@ func (t *statsTable) csv() []byte {
 // those, by buckets where a series is asked for, and for all others together.
 func (s *store) stats(ctx context.Context, st *stats) (table *statsTable, err error) {
 	if st.budget == 0 {
-		err := s.readWindow(ctx, &st.search, s.broughtPart, func(ctx context.Context, of *part) (err error) {
+		err := s.readWindow(ctx, &st.search, s.part, func(ctx context.Context, of *part) (err error) {
 			table, err = st.read(ctx, of)
 			return err
 		})
@@ -423,8 +436,8 @@ func (st *stats) emptyTable() *statsTable {
 	return table
 }
 
-// read computes the table of a part of the search's window. Its statements end by the search's deadline, if it has one.
-func (st *stats) read(ctx context.Context, of *part) (*statsTable, error) {
+// readLogs computes the table from logs and the rows that were brought. Its statements end by the search's deadline, if it has one.
+func (st *stats) readLogs(ctx context.Context, of *part) (*statsTable, error) {
 	tx, arrived := of.tx, of.arrived
 	whole := st
 	st = new(stats)
@@ -589,9 +602,12 @@ func (st *stats) statement(arrived spans, kind statsKind, groups []string) *stat
 	if st.rising {
 		direction = " ASC NULLS LAST"
 	}
+	if order != "" {
+		order = st.calcs[st.order].orderSQL(order, direction)
+	}
 	switch {
 	case kind == statsGroups:
-		s.sql.WriteString(" ORDER BY " + order + direction)
+		s.sql.WriteString(" ORDER BY " + order)
 		for _, column := range columns {
 			s.sql.WriteString(", " + column + ` COLLATE "C"`)
 		}
@@ -599,7 +615,7 @@ func (st *stats) statement(arrived spans, kind statsKind, groups []string) *stat
 	case series:
 		s.sql.WriteString(" ORDER BY bucket")
 		if kind == statsRows && len(columns) > 0 {
-			s.sql.WriteString(", " + order + direction)
+			s.sql.WriteString(", " + order)
 			for _, column := range columns {
 				s.sql.WriteString(", " + column + ` COLLATE "C"`)
 			}

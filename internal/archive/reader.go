@@ -627,6 +627,48 @@ func (g *Group) Times(ctx context.Context, axis Axis, times []int64) ([]int64, e
 	return times, err
 }
 
+// DoubleValues returns the numbers of a column of kind Double by row, and the rows that have one: all such rows of a set, and maybe others.
+func (g *Group) DoubleValues(ctx context.Context, column int, rows Bits) (values []float64, are Bits, err error) {
+	values, are = make([]float64, g.Rows), NewBits(g.Rows)
+	var buffer []int32
+	err = g.pages(ctx, g.File.leaves[column], rows, func(row int, p parquet.Page) (bool, error) {
+		var distinct []float64
+		var codes []int32
+		var plain []float64
+		n := int(p.NumValues() - p.NumNulls())
+		switch d := p.Dictionary(); {
+		case n == 0:
+			return true, nil
+		case d != nil:
+			data := p.Data()
+			distinct, codes = doublesOf(d.Page()), data.Int32()
+		default:
+			plain = doublesOf(p)
+		}
+		at := placesOf(row, p, &buffer)
+		if at.rows == nil {
+			are.SetRange(row, row+n)
+			copy(values[row:], plain)
+			for i, code := range codes {
+				values[row+i] = distinct[code]
+			}
+			return true, nil
+		}
+		for i, r := range at.rows {
+			v := 0.0
+			if codes != nil {
+				v = distinct[codes[i]]
+			} else {
+				v = plain[i]
+			}
+			values[row+int(r)] = v
+			are.Set(row + int(r))
+		}
+		return true, nil
+	})
+	return values, are, err
+}
+
 // Values returns the distinct values of a column as texts, and for each row the number of its value, -1 if it has none. Two numbers may
 // have the same text.
 func (g *Group) Values(ctx context.Context, column int) (texts []string, codes []int32, err error) {

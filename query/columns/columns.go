@@ -134,7 +134,7 @@ func (s *Search) Histogram(ctx context.Context, edges []int64, by []string) ([]B
 		low, high := bucketOf(edges, max(first, s.From)), bucketOf(edges, min(last, s.To-1))
 		var values fieldValues
 		if by != nil {
-			if values, err = readField(ctx, g, by, rows); err != nil {
+			if values, err = readField(ctx, g, by, rows, fieldNeeds{}); err != nil {
 				return err
 			}
 		}
@@ -242,144 +242,6 @@ func split(rows archive.Bits, times []int64, edges []int64, values fieldValues) 
 	return counts
 }
 
-// fieldValues are the values of a field in a row group.
-type fieldValues struct {
-	texts []string
-	codes []int32 // by row: the number of its text, -1 if it has none; nil: no field is asked for
-}
-
-// readField returns the values of a field in rows of a group, as PostgreSQL's #> finds them: of several members that the field may mean,
-// the first that is there.
-func readField(ctx context.Context, g *archive.Group, field []string, rows archive.Bits) (fieldValues, error) {
-	ways := language.Ways(field)
-	for _, c := range g.File.Columns {
-		for _, way := range ways {
-			if len(way) < len(c.Path) && slices.Equal(way, c.Path[:len(way)]) {
-				return readFieldOfRecords(ctx, g, ways, rows) // the value may be an object, parts of which are in columns
-			}
-		}
-	}
-	v := fieldValues{}
-	var decided archive.Bits   // rows that an earlier way has a member for
-	var known map[string]int32 // texts by their number, once there are others than those of one column
-	codeOf := func(text string) int32 {
-		if known == nil {
-			known = make(map[string]int32)
-			for i, text := range v.texts {
-				known[text] = int32(i)
-			}
-		}
-		code, ok := known[text]
-		if !ok {
-			code = int32(len(v.texts))
-			v.texts = append(v.texts, text)
-			known[text] = code
-		}
-		return code
-	}
-	for _, way := range ways {
-		column := slices.IndexFunc(g.File.Columns, func(c archive.Column) bool { return slices.Equal(c.Path, way) })
-		if column >= 0 && !g.IsEmpty(column) {
-			texts, codes, err := g.Values(ctx, column)
-			if err != nil {
-				return v, err
-			}
-			if v.codes == nil {
-				v.texts, v.codes = texts, codes
-			} else {
-				recoded := make([]int32, len(texts))
-				for i, text := range texts {
-					recoded[i] = codeOf(text)
-				}
-				for row, code := range codes {
-					if code >= 0 && !decided.Has(row) {
-						v.codes[row] = recoded[code]
-					}
-				}
-			}
-			if decided == nil {
-				decided = archive.NewBits(g.Rows)
-			}
-			for row, code := range codes {
-				if code >= 0 {
-					decided.Set(row)
-				}
-			}
-		}
-		if v.codes == nil {
-			v.codes = slices.Repeat([]int32{-1}, g.Rows)
-			decided = archive.NewBits(g.Rows)
-		}
-		if !mayBeInRests(g, way) {
-			continue
-		}
-		var parser fastjson.Parser
-		if err := g.Rests(ctx, rows, func(row int, rest []byte) error {
-			if decided.Has(row) {
-				return nil
-			}
-			root, err := parser.ParseBytes(rest)
-			if err != nil {
-				return err
-			}
-			text, isText, isThere := textAt(root, way)
-			if isThere {
-				decided.Set(row)
-			}
-			if isText {
-				v.codes[row] = codeOf(text)
-			}
-			return nil
-		}); err != nil {
-			return v, err
-		}
-	}
-	return v, nil
-}
-
-// mayBeInRests reports whether a rest of the group may have a value at a way. A name that is a number also stands for a member of an
-// array.
-func mayBeInRests(g *archive.Group, way []string) bool {
-	for i, name := range way {
-		if _, err := strconv.Atoi(name); err == nil {
-			return g.RestRows > 0 && (i == 0 || g.MayHaveInRests(way[:i]))
-		}
-	}
-	return g.MayHaveInRests(way)
-}
-
-// readFieldOfRecords does what readField does by putting the records together.
-func readFieldOfRecords(ctx context.Context, g *archive.Group, ways [][]string, rows archive.Bits) (fieldValues, error) {
-	v := fieldValues{codes: slices.Repeat([]int32{-1}, g.Rows)}
-	known := make(map[string]int32)
-	var parser fastjson.Parser
-	row := -1
-	err := g.Records(ctx, rows, func(r *archive.Row) error {
-		row = rows.Next(row + 1)
-		root, err := parser.ParseBytes(r.Data)
-		if err != nil {
-			return err
-		}
-		for _, way := range ways {
-			text, isText, isThere := textAt(root, way)
-			if isText {
-				code, ok := known[text]
-				if !ok {
-					code = int32(len(v.texts))
-					v.texts = append(v.texts, text)
-					known[text] = code
-				}
-				v.codes[row] = code
-			}
-			if isThere {
-				break
-			}
-		}
-		return nil
-	})
-	return v, err
-}
-
 // Member returns the value that a field has in a record, as PostgreSQL's #> finds it: of several ways that the field may mean, the first at
 // which a value is. It returns nil if there is none.
 func Member(record *fastjson.Value, ways [][]string) *fastjson.Value {
@@ -397,16 +259,6 @@ func Text(v *fastjson.Value) string {
 		return string(v.GetStringBytes())
 	}
 	return string(archive.AppendValue(nil, v))
-}
-
-// textAt returns the text of the value at a way, as #>> does, and reports whether it has one and whether a value is there. null is a
-// value without a text.
-func textAt(record *fastjson.Value, way []string) (text string, isText, isThere bool) {
-	v := valueAt(record, way)
-	if v == nil || v.Type() == fastjson.TypeNull {
-		return "", false, v != nil
-	}
-	return Text(v), true, true
 }
 
 // valueAt returns the value at a way, or nil.

@@ -72,6 +72,9 @@ func (d decimal) compare(o decimal) int {
 	return n * d.sign()
 }
 
+// CompareNumbers returns -1 if the JSON number a is less than b, 0 if they are equal, 1 if a is greater.
+func CompareNumbers(a, b string) int { return parseDecimal(a).compare(parseDecimal(b)) }
+
 // sign returns -1, 0 or 1.
 func (d decimal) sign() int {
 	switch {

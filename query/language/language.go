@@ -399,6 +399,9 @@ func isNumber(word string) bool {
 // leadingDigits returns how many digits s begins with.
 func leadingDigits(s string) int { return len(s) - len(strings.TrimLeft(s, "0123456789")) }
 
+// IsNumberText reports whether a string counts as a number: see isNumberText.
+func IsNumberText(text string) bool { return isNumberText(text) }
+
 // isNumberText reports whether a string is a JSON number that comparisons take: PostgreSQL's numeric holds it. numberText matches the
 // same in SQL.
 func isNumberText(s string) bool {
