@@ -85,8 +85,8 @@ const (
 	worthSharing = 8
 	// longestReach and mostParts bound what is kept of a search.
 	longestReach, mostWindowParts = time.Hour, 4000
-	// mostTableBytes bounds the tables of a search, and mostTablesBytes those of all.
-	mostTableBytes, mostTablesBytes = 16 << 20, 64 << 20
+	// mostKeptBytes bounds the tables of a search, and mostKeptBytesOfAll those of all.
+	mostKeptBytes, mostKeptBytesOfAll = 16 << 20, 64 << 20
 
 	// A pass is followed by the next one after twice the time that it took: leastPause at least, mostPause at most.
 	leastPause, mostPause = time.Second, 5 * time.Second
@@ -342,7 +342,7 @@ func (sh *sharing) give(row foundNew) error {
 			sh.newBytes += f.add(r, at)
 		}
 	})
-	for sh.newBytes > mostTablesBytes {
+	for sh.newBytes > mostKeptBytesOfAll {
 		largest := slices.MaxFunc(sh.all, func(a, b *followed) int { return cmp.Compare(a.newBytes, b.newBytes) })
 		sh.newBytes -= largest.newBytes
 		largest.giveUp()
@@ -363,7 +363,7 @@ func (f *followed) add(r *language.Record, at int64) (bytes int) {
 	}
 	before, all := t.bytes, f.newBytes
 	f.partial.add(t, r)
-	if f.newBytes += t.bytes - before; f.newBytes > mostTableBytes {
+	if f.newBytes += t.bytes - before; f.newBytes > mostKeptBytes {
 		f.giveUp()
 	}
 	return f.newBytes - all
@@ -404,7 +404,7 @@ func (sh *sharing) bound() {
 		sum += f.bytes
 	}
 	for _, f := range slices.SortedFunc(slices.Values(sh.all), func(a, b *followed) int { return cmp.Compare(b.bytes, a.bytes) }) {
-		if f.isLarge || !f.isTooMuch && f.bytes <= mostTableBytes && sum <= mostTablesBytes {
+		if f.isLarge || !f.isTooMuch && f.bytes <= mostKeptBytes && sum <= mostKeptBytesOfAll {
 			continue
 		}
 		sum -= f.bytes
