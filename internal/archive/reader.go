@@ -726,7 +726,7 @@ func (g *Group) Values(ctx context.Context, column int) (texts []string, codes [
 			ofValues = values.Int32()
 		} else if n := int(p.NumValues() - p.NumNulls()); n > 0 {
 			if known == nil {
-				known = make(map[string]int32)
+				known = make(map[string]int32, g.Rows/2) // a column without a dictionary has many values
 				for i, text := range texts {
 					known[text] = int32(i)
 				}

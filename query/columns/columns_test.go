@@ -283,6 +283,23 @@ func benchmarkKind(b *testing.B, kind string, n int) {
 			}
 		}
 	}
+	stats := func(by [][]string, figures ...columns.Figure) func(*testing.B) {
+		return func(b *testing.B) {
+			s := search("")
+			for b.Loop() {
+				t := columns.NewTable(by, figures, nil, func(int) error { return nil })
+				if err := s.Stats(b.Context(), t); err != nil {
+					b.Fatal(err)
+				}
+				t.Done()
+				for group := range t.Groups() {
+					for i := range figures {
+						t.Value(i, t.Cells(group))
+					}
+				}
+			}
+		}
+	}
 	for _, bench := range []struct {
 		name string
 		run  func(*testing.B)
@@ -303,6 +320,9 @@ func benchmarkKind(b *testing.B, kind string, n int) {
 		{"histogram/level", histogram("", minutes, "level")},
 		{"histogram/errorsByService", histogram("level:error", minutes, "service")},
 		{"top/path", histogram("", []int64{first, last}, "http", "path")},
+		{"stats/p95ByPath", stats([][]string{{"http", "path"}}, columns.Figure{Function: columns.Quantile, Field: []string{"duration_ms"}, Quantile: 0.95})},
+		{"stats/averageByService", stats([][]string{{"service"}}, columns.Figure{Function: columns.CountRows}, columns.Figure{Function: columns.Average, Field: []string{"duration_ms"}})},
+		{"stats/distinctTraces", stats(nil, columns.Figure{Function: columns.Distinct, Field: []string{"trace_id"}})},
 		{"latest", latest("")},
 		{"latest/filtered", latest("level:error service:checkout")},
 		{"export", func(b *testing.B) {
