@@ -86,20 +86,26 @@ func TestAxeFindsNothing(t *testing.T) {
 					if view.then != nil {
 						view.then()
 					}
-					ctx, cancel := context.WithTimeout(p.ctx, browserWait)
-					defer cancel()
-					found, err := chromedp.Run(ctx, chromedp.Evaluate[[]string](script+`;
-						axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => violations.flatMap(({ id, impact, nodes }) =>
-							nodes.map((node) => impact + " " + id + ": " + node.target.join(" ") + " " + node.html.slice(0, 160) + " " + [...node.any, ...node.all, ...node.none].map(({ message }) => message).join("; ").slice(0, 240))))`,
-						chromedp.EvalAwaitPromise))
-					if err != nil {
-						t.Fatal(err)
-					}
-					if len(found) > 0 {
-						t.Errorf("%d findings:\n%s", len(found), strings.Join(found[:min(len(found), 12)], "\n"))
-					}
+					p.noFindings(script)
 				})
 			}
 		}
+	}
+}
+
+// noFindings has axe-core, whose text script is, find nothing in what is shown.
+func (p *tab) noFindings(script string) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, browserWait)
+	defer cancel()
+	found, err := chromedp.Run(ctx, chromedp.Evaluate[[]string](script+`;
+		axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => violations.flatMap(({ id, impact, nodes }) =>
+			nodes.map((node) => impact + " " + id + ": " + node.target.join(" ") + " " + node.html.slice(0, 160) + " " + [...node.any, ...node.all, ...node.none].map(({ message }) => message).join("; ").slice(0, 240))))`,
+		chromedp.EvalAwaitPromise))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if len(found) > 0 {
+		p.t.Errorf("%d findings:\n%s", len(found), strings.Join(found[:min(len(found), 12)], "\n"))
 	}
 }

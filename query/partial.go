@@ -328,7 +328,7 @@ func cutRunes(text string) string {
 
 // holds reports whether a figure meets the condition, as its SQL does.
 func (h having) holds(figure json.RawMessage) bool {
-	if string(figure) == "null" {
+	if len(figure) == 0 || string(figure) == "null" {
 		return false
 	}
 	isText := figure[0] == '"'

@@ -25,10 +25,10 @@ type searchTerms struct{}
 func SearchTerms() searches.Terms { return searchTerms{} }
 
 // Figures implements searches.Terms.
-func (searchTerms) Figures(having string) (figures []string, err error) {
+func (searchTerms) Figures(having string) (figures []string, hold func(map[string]json.RawMessage) bool, err error) {
 	conditions, err := parseHaving(having)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	asked := make(map[string]bool)
 	for _, h := range conditions {
@@ -37,7 +37,15 @@ func (searchTerms) Figures(having string) (figures []string, err error) {
 			figures = append(figures, h.calc.text)
 		}
 	}
-	return figures, nil
+	hold = func(values map[string]json.RawMessage) bool {
+		for _, h := range conditions {
+			if !h.holds(values[h.calc.text]) {
+				return false
+			}
+		}
+		return true
+	}
+	return figures, hold, nil
 }
 
 // Check implements searches.Terms.

@@ -11,6 +11,8 @@ import (
 type Found struct {
 	Groups []Group
 	More   bool // there are more groups than are told apart
+	// All has the figures of all records, whether the condition holds or not; nil if the search has groups or another kind of condition.
+	All *Group
 }
 
 // Read reads the answer to what Parameters returned.
@@ -74,6 +76,12 @@ func (s *Search) readStats(answer []byte) (*Found, error) {
 			}
 			if i >= len(s.By) && slices.Contains(s.Condition.figures, a.Columns[i]) {
 				g.Value[a.Columns[i]] = cell
+			}
+		}
+		if s.Condition.kind == figures && len(s.By) == 0 {
+			found.All = &g
+			if !s.Condition.hold(g.Value) {
+				continue
 			}
 		}
 		found.Groups = append(found.Groups, g)

@@ -45,13 +45,35 @@ type SearchOverview struct {
 	Summary    string            `json:"summary,omitempty"`
 	Labels     map[string]string `json:"labels,omitempty"`
 	Tell       []string          `json:"tell,omitempty"`
-	State      string            `json:"state"` // counted, new, ok, pending, firing or failing
+	State      string            `json:"state"` // counted, new, ok, no data, pending, firing or failing
 	Evaluated  string            `json:"evaluated,omitempty"`
+	Window     *windowOverview   `json:"window,omitempty"` // of the last evaluation
+	All        *allOverview      `json:"all,omitempty"`    // what the last evaluation found, if the search has no groups
 	TookMs     int               `json:"took_ms,omitempty"`
 	Failure    string            `json:"failure,omitempty"`
 	More       bool              `json:"more_groups,omitempty"`
 	Alerts     []alertOverview   `json:"alerts,omitempty"`
 	History    []changeOverview  `json:"history,omitempty"`
+
+	search *Search
+}
+
+// allOverview tells of all records of a window.
+type allOverview struct {
+	Count int64                      `json:"count"`
+	Value map[string]json.RawMessage `json:"value,omitempty"`
+}
+
+// windowOverview is a window that was looked at: to is not in it.
+type windowOverview struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+}
+
+// windowAt returns the window of the evaluation that was due at a time.
+func (s *Search) windowAt(due time.Time) *windowOverview {
+	to := due.Add(-s.Delay)
+	return &windowOverview{textOf(to.Add(-s.Condition.Window)), textOf(to)}
 }
 
 // alertOverview tells of an alert that waits or fires.
@@ -59,6 +81,7 @@ type alertOverview struct {
 	State   string                     `json:"state"`
 	Group   map[string]*string         `json:"group"`
 	Pattern string                     `json:"pattern,omitempty"`
+	Q       string                     `json:"q"` // finds its records
 	Since   string                     `json:"since"`
 	Fired   string                     `json:"fired,omitempty"`
 	Count   int64                      `json:"count"`
@@ -71,6 +94,8 @@ type changeOverview struct {
 	What    string                     `json:"what"`
 	Group   map[string]*string         `json:"group"`
 	Pattern string                     `json:"pattern,omitempty"`
+	Q       string                     `json:"q"` // finds its records
+	Window  *windowOverview            `json:"window"`
 	Since   string                     `json:"since"`
 	Count   int64                      `json:"count"`
 	Value   map[string]json.RawMessage `json:"value,omitempty"`
@@ -115,7 +140,7 @@ func (r *Runner) Overview(ctx context.Context) *Overview {
 	}
 	byName := make(map[string]*SearchOverview)
 	for _, s := range f.Searches {
-		told := &SearchOverview{Name: s.Name, Q: s.Q, Summary: s.Summary, State: "counted"}
+		told := &SearchOverview{Name: s.Name, Q: s.Q, Summary: s.Summary, State: "counted", search: s}
 		if c := s.Condition; c != nil {
 			told.Condition, told.By, told.Labels, told.Tell, told.State = c.Text, s.By, s.Labels, s.Tell, "new"
 			told.Every, told.For, told.KeepFiring, told.Delay = short(s.Every), short(s.For), short(s.Keep), short(s.Delay)
@@ -175,17 +200,24 @@ func addSearches(ctx context.Context, tx pgx.Tx, byName map[string]*SearchOvervi
 	_, err = pgx.ForEachRow(rows, []any{&name, &evaluated, &took, &failure, &more, &text}, func() error {
 		told := byName[name]
 		told.Evaluated, told.TookMs, told.Failure, told.More, told.State = textOf(evaluated), took, failure, more, "ok"
+		told.Window = told.search.windowAt(evaluated)
 		var st State
 		if err := json.Unmarshal([]byte(text), &st); err != nil {
 			return err
 		}
+		if st.All != nil {
+			told.All = &allOverview{st.All.Count, st.All.Value}
+			if st.All.Count == 0 {
+				told.State = "no data"
+			}
+		}
 		for _, key := range slices.Sorted(maps.Keys(st.Alerts)) {
 			a := st.Alerts[key]
-			alert := alertOverview{State: "pending", Group: a.Group.Named(), Pattern: a.Group.Text, Since: textOf(a.Since), Count: a.Group.Count, Value: a.Group.Value}
+			alert := alertOverview{State: "pending", Group: a.Group.Named(), Pattern: a.Group.Text, Q: told.search.groupQuery(&a.Group), Since: textOf(a.Since), Count: a.Group.Count, Value: a.Group.Value}
 			if a.Fired != nil {
 				alert.State, alert.Fired = "firing", textOf(*a.Fired)
 				told.State = "firing"
-			} else if told.State == "ok" {
+			} else if told.State != "firing" {
 				told.State = "pending"
 			}
 			told.Alerts = append(told.Alerts, alert)
@@ -224,8 +256,9 @@ func addHistory(ctx context.Context, tx pgx.Tx, byName map[string]*SearchOvervie
 		if err := json.Unmarshal([]byte(text), &g); err != nil {
 			return err
 		}
-		byName[name].History = append(byName[name].History,
-			changeOverview{At: textOf(at), What: what, Group: g.Named(), Pattern: g.Text, Since: textOf(since), Count: g.Count, Value: g.Value})
+		told := byName[name]
+		told.History = append(told.History,
+			changeOverview{At: textOf(at), What: what, Group: g.Named(), Pattern: g.Text, Q: told.search.groupQuery(&g), Window: told.search.windowAt(at), Since: textOf(since), Count: g.Count, Value: g.Value})
 		return nil
 	})
 	return err

@@ -2,6 +2,7 @@ package searches
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -34,9 +35,9 @@ const (
 
 // Terms reads conditions as GET /logs/stats does. Package query implements it.
 type Terms interface {
-	// Figures returns the figures that a list of comparisons such as count>100,avg(ms)>5 is about, and a copy of the list without
-	// spaces that it need not have. Its error is for people.
-	Figures(having string) (figures []string, err error)
+	// Figures returns the figures that a list of comparisons such as count>100,avg(ms)>5 is about, and what tells whether all comparisons hold for
+	// values of these figures. Its error is for people.
+	Figures(having string) (figures []string, hold func(values map[string]json.RawMessage) bool, err error)
 	// Check returns what is wrong with parameters of a route, for people; nil if nothing is.
 	Check(route string, parameters url.Values) error
 }
@@ -577,7 +578,7 @@ func (p *parser) condition(node *yaml.Node, what string) *Condition {
 		return c
 	}
 	c.kind, c.having, c.grows = figures, m[1], growsPattern.MatchString(m[1])
-	if c.figures, err = p.terms.Figures(c.having); err != nil {
+	if c.figures, c.hold, err = p.terms.Figures(c.having); err != nil {
 		p.wrong(node.Line, "%s: when: %v", what, err)
 		return nil
 	}

@@ -77,7 +77,8 @@ type Condition struct {
 	kind    kind
 	having  string   // of figures, as GET /logs/stats takes them
 	figures []string // the figures that having compares
-	grows   bool     // it holds of a window if it holds of a part
+	hold    func(values map[string]json.RawMessage) bool
+	grows   bool // it holds of a window if it holds of a part
 }
 
 // Group is a group of records, or a pattern.
@@ -123,7 +124,8 @@ func (s *Search) window(due, before time.Time) (from, to time.Time) {
 // catchUp is how far a window reaches back at most to what was missed.
 const catchUp = 24 * time.Hour
 
-// statsParameters returns the parameters of GET /logs/stats that compute the groups of a window.
+// statsParameters returns the parameters of GET /logs/stats that compute the groups of a window. Where all records are one group its figures are wanted
+// whether the condition holds or not.
 func (s *Search) statsParameters(from, to time.Time) url.Values {
 	calc := s.Condition.figures
 	if !slices.Contains(calc, "count") {
@@ -136,9 +138,10 @@ func (s *Search) statsParameters(from, to time.Time) url.Values {
 		p.Set("limit", strconv.Itoa(s.mostGroups()))
 		p.Set("order", "-count")
 	}
-	if s.Condition.kind == figures {
+	switch {
+	case s.Condition.kind == figures && len(s.By) > 0:
 		p.Set("having", s.Condition.having)
-	} else if len(s.By) == 0 {
+	case s.Condition.kind == absent && len(s.By) == 0:
 		p.Set("having", "count>0")
 	}
 	return p

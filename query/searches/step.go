@@ -14,6 +14,7 @@ type State struct {
 	Seen   map[string]*Seen  `json:"seen,omitempty"`   // groups or patterns of conditions that remember, by their keys
 	Seeded bool              `json:"seeded,omitempty"` // Seen has what was there before the first evaluation
 	Labels map[string]string `json:"labels,omitempty"` // of the search
+	All    *Group            `json:"all,omitempty"`    // as Found has it
 }
 
 // Alert is a group for which the condition holds, or held lately.
@@ -75,6 +76,7 @@ func (s *Search) Seed(st *State, due time.Time, found *Found) {
 // the groups' keys.
 func (s *Search) Step(st *State, due, from, to time.Time, found *Found) []Change {
 	held := s.held(st, from, to, found.Groups)
+	st.All = found.All
 	if st.Alerts == nil {
 		st.Alerts = make(map[string]*Alert)
 	}

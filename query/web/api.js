@@ -66,6 +66,7 @@ export async function fields(search, options) {
 export const values = (path, search, options) => json(`logs/fields/${encodeURIComponent(path)}/values`, search, options);
 export const stats = (search, options) => json('logs/stats', search, options);
 export const patterns = (search, options) => json('logs/patterns', search, options);
+export const searches = (options) => json('searches', {}, options);
 export const context = (id, search, options) => json(`logs/${encodeURIComponent(id)}/context`, search, options);
 export const sql = async (search) => (await request('logs/sql', search)).text();
 

@@ -1,6 +1,7 @@
 // The page's wiring: the address (state.js) says what is wanted, the service (api.js) answers, the other modules
 // show it. Whatever the reader does becomes a new address, and refresh() makes the page follow it.
 import { $, h, copy, toast } from './dom.js';
+import { alertsBox } from './alerts.js';
 import * as api from './api.js';
 import { chart, count } from './chart.js';
 import { fieldsPanel } from './fields.js';
@@ -81,6 +82,10 @@ saveBox({
       table: state.tab === 'table' ? table.csv : patterns.csv,
     };
   },
+});
+const showAlerts = alertsBox({
+  onopen: (change) => go({ ...change, live: '', tab: '', clock: '' }),
+  onfail: failed,
 });
 const tail = follower({
   onlogs(logs) {
@@ -591,6 +596,7 @@ $('theme').addEventListener('click', toggleTheme);
 $('zone').addEventListener('click', () => go({ zone: state.zone ? '' : 'utc' }));
 $('fields-toggle').addEventListener('click', toggleFields);
 $('share').addEventListener('click', () => copy(href(pinned()), 'Link'));
+$('alerts').addEventListener('click', showAlerts);
 $('help').addEventListener('click', () => $('help-box').showModal());
 $('more').addEventListener('click', loadMore);
 $('by').addEventListener('change', () => go({ by: $('by').value }));
@@ -607,7 +613,7 @@ const keys = {
   '/': () => search.focus(), h: () => search.focus(true), j: () => rows.move(1), k: () => rows.move(-1), l: toggleLive, r: refresh, z: zoomOut, o: turn,
   f: toggleFields, t: toggleTheme, p: () => pause(!tail.figures.paused), '?': () => $('help-box').showModal(),
   1: () => toTab(''), 2: () => toTab('table'), 3: () => toTab('patterns'), c: aroundFocused,
-  d: () => $('range-box').showPopover(), e: () => $('save-box').showPopover(), v: () => $('view-box').showPopover(),
+  d: () => $('range-box').showPopover(), e: () => $('save-box').showPopover(), a: showAlerts, v: () => $('view-box').showPopover(),
   w: () => go({ wrap: state.wrap ? '' : '1' }), u: () => go({ zone: state.zone ? '' : 'utc' }),
   Escape: () => rows.close(),
 };

@@ -195,7 +195,7 @@ export function hits(query) {
   });
   if (!terms.size) return null;
   const longest = [...terms].sort((a, b) => b.length - a.length).slice(0, 30);
-  return new RegExp(`(${longest.map((term) => term.replace(/[.*+?^${}()|[\]\\/-]/g, '\\$&')).join('|')})`, 'giu');
+  return new RegExp(`(${longest.map((term) => term.replace(/[.*+?^${}()|[\]\\/]/g, '\\$&')).join('|')})`, 'giu');
 }
 
 // under returns what the caret is in, for completion: {kind, path, prefix, start, end}, or null.
