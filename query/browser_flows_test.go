@@ -884,7 +884,7 @@ func pastFlow(t *testing.T, browser context.Context) {
 	p.search("level:error")
 	p.is(messages, []string{"one"})
 	p.is(`localStorage.getItem("millrace.searches")`, `["level:error"]`)
-	kept := modules[int](p, "past.js", `(past) => { for (let i = 0; i < 80; i++) past.add("n:" + i); return past.list().length; }`)
+	kept := modules[int](p, "past.js", `(past, n) => { for (let i = 0; i < n; i++) past.add("n:" + i); return past.list().length; }`, 80)
 	if kept != 50 {
 		t.Errorf("%d searches are kept", kept)
 	}
