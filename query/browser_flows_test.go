@@ -626,12 +626,12 @@ func facetsFlow(t *testing.T, browser context.Context) {
 	p.until(`document.querySelector(".numbers")?.innerText.replace(/\s+/g, " ") === "min 2 median 20 p95 37.2 max 40"`)
 	// The numbers have a histogram, whose bars are walked along and asked for.
 	p.is(`document.querySelectorAll(".spread rect").length`, 20)
-	p.is(`document.querySelector(".spread + p").textContent`, "most 2 to 4: 1, 7%") // even ones are without an error
+	p.is(`document.querySelector(".spread + p").textContent`, "mostly 2 to 4: 1 (7%)") // even ones are without an error
 	p.tabTo(`e.className === "spread"`)
 	for range 4 {
 		p.key(kb.ArrowRight)
 	}
-	p.is(`document.querySelector(".spread + p").textContent`, "8 to 10: 1, 7%")
+	p.is(`document.querySelector(".spread + p").textContent`, "8 to 10: 1 (7%)")
 	p.press("\r")
 	p.is(parameter("q"), "level:error -service:auth ms:>=8 ms:<10")
 	p.is(total, "1")
@@ -878,13 +878,13 @@ func pastFlow(t *testing.T, browser context.Context) {
 	p.is(suggested, []string{})
 	// What is kept is little, and what others wrote there does no harm.
 	eval[chromedp.Void](p, `localStorage.setItem("millrace.searches", '{"no": "list"}')`)
-	p.search(strings.TrimSpace(strings.Repeat("no:where ", 70)))
+	p.search(strings.Repeat("x", 200) + " " + strings.Repeat("y", 200) + " " + strings.Repeat("z", 200))
 	p.is(messages, []string{})
 	p.until(`!document.querySelector(".loading") && document.getElementById("notice").innerText.includes("No logs here")`)
 	p.search("level:error")
 	p.is(messages, []string{"one"})
 	p.is(`localStorage.getItem("millrace.searches")`, `["level:error"]`)
-	kept := modules[int](p, "past.js", `(past) => { for (let i = 0; i < 80; i++) past.add("n:" + i); return past.list().length; }`)
+	kept := modules[int](p, "past.js", `(past, n) => { for (let i = 0; i < n; i++) past.add("n:" + i); return past.list().length; }`, 80)
 	if kept != 50 {
 		t.Errorf("%d searches are kept", kept)
 	}

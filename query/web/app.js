@@ -341,9 +341,9 @@ async function loadFigures(signal, load) {
       $('body').classList.remove('loading', 'stale');
       $('problem').hidden = true;
       seconds = Math.min(60, 3 * seconds);
+      past.add(state.q);
       return came;
     });
-    if (!signal.aborted) past.add(state.q);
   } catch (error) {
     if (!signal.aborted) failed(error);
   } finally {
@@ -359,7 +359,6 @@ async function loadFirst(signal) {
   $('body').classList.add('loading');
   $('end-note').hidden = $('more').hidden = true;
   if (!await load(signal, '')) return;
-  past.add(state.q);
   const { id } = state;
   if (!id) return;
   if (!rows.has(id)) {
@@ -393,6 +392,7 @@ async function load(signal, cursor) {
       if (isFirst && !after) {
         rows.clear();
         newest = 0;
+        past.add(state.q); // it could be read, however long the rest takes
       }
       $('body').classList.remove('failed', 'stale', 'loading');
       $('problem').hidden = true;

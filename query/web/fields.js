@@ -94,8 +94,8 @@ export function fieldsPanel({ onfilter, onrange, onremove, oncolumn, ontable, on
   function tools(field) {
     const isColumn = columns().includes(field.path);
     return h('p', { class: 'field-tools' },
-      h('button', { type: 'button', class: 'quiet', 'aria-pressed': String(isColumn), onclick: () => oncolumn(field.path) }, isColumn ? 'Not as a column' : 'As a column'),
-      h('button', { type: 'button', class: 'quiet', title: 'The records of each value', onclick: () => ontable({ group: field.path }) }, 'As a table'),
+      h('button', { type: 'button', class: 'quiet', 'aria-pressed': String(isColumn), title: isColumn ? 'No longer as a column of the rows' : 'As a column of the rows', onclick: () => oncolumn(field.path) }, 'Column'),
+      h('button', { type: 'button', class: 'quiet', title: 'How many records each value has, in the table', onclick: () => ontable({ group: field.path }) }, 'Table'),
       h('button', { type: 'button', class: 'quiet', title: 'How many different values it has', onclick: () => ontable({ calc: `uniq(${field.path})`, group: '' }) }, 'Distinct'));
   }
 

@@ -10,7 +10,7 @@ export function spread(path, bins, onrange) {
   const all = bins.reduce((sum, bin) => sum + bin.count, 0);
   const most = Math.max(...bins.map((bin) => bin.count));
   const largest = bins.findIndex((bin) => bin.count === most);
-  const words = ({ from, to, count: n }) => `${edge(from)} to ${edge(to)}: ${count(n)}, ${n && n < all / 100 ? '<1' : Math.round((100 * n) / all)}%`;
+  const words = ({ from, to, count: n }) => `${edge(from)} to ${edge(to)}: ${count(n)} (${n && n < all / 100 ? '<1' : Math.round((100 * n) / all)}%)`;
   const bars = bins.map(({ count: n }, i) => {
     const tall = n && Math.max(1.5, (n / most) * height);
     return s('rect', { x: 10 * i + 0.5, width: 9, y: height - tall, height: tall });
@@ -24,7 +24,7 @@ export function spread(path, bins, onrange) {
   function point(i) {
     at = i;
     bars.forEach((bar, n) => bar.classList.toggle('at', n === i));
-    note.textContent = i < 0 ? `most ${words(bins[largest])}` : words(bins[i]);
+    note.textContent = i < 0 ? `mostly ${words(bins[largest])}` : words(bins[i]);
   }
 
   const under = (event) => {
