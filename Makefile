@@ -11,7 +11,7 @@ GOBUILD     := CGO_ENABLED=0 go build $(TAGS) -trimpath -ldflags "-X main.versio
 APT         := .ci/apt.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newer shippers clients engine engine-stop bench chaos chaos-newer fuzz lint build clean servers compiler browser axe screenshots chart bench-compare answers archive searches sweep profile loadtest watch watchers up down logs smoke scan terraform swarm install balancer pooler
+.PHONY: help run test test-newer shippers clients engine engine-stop bench chaos chaos-newer fuzz lint build clean servers compiler browser axe screenshots chart bench-compare answers archive searches size sweep profile loadtest watch watchers up down logs smoke scan terraform swarm install balancer pooler
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -101,6 +101,10 @@ chaos: build servers ## anything killed, cut and filled up for DURATION (1h), an
 chaos-newer: ## the same on Debian 13's servers, RabbitMQ 4, PostgreSQL 17 and Redis 8; report in bin/chaos-newer
 	.ci/newer.sh chaos -seed $(SEED) -duration $(DURATION) -rounds $(ROUNDS) -rate $(RATE) -brokers $(BROKERS) -every $(FAULT_EVERY) $(if $(FAULTS),-faults "$(FAULTS)")
 chaos-newer: ROUNDS ?= 5
+
+SEND_LINES ?= 5000000
+size: build servers ## 10,000 connections and a flood of packets of syslog, and SEND_LINES (5,000,000) lines by millrace send through 20 kills; memory and what was lost
+	@MILLRACE_AT_SIZE=1 MILLRACE_SEND_LINES=$(SEND_LINES) bin/millrace stack -- go test $(TAGS) -v -count=1 -timeout 0 -run 'AtSize|ThroughTwentyKills' ./internal/e2e
 
 PROFILES := bench/profiles/$(STAMP)
 profile: build servers ## CPU and allocation profiles of API and worker under load, and where the time goes

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,12 +33,13 @@ type sendStack struct {
 	dir      string
 }
 
-// newSendStack starts an API and a worker that end with the test.
-func newSendStack(t *testing.T) *sendStack {
+// newSendStack starts an API and a worker that end with the test. They have settings, NAME=value, besides those that all have.
+func newSendStack(t *testing.T, settings ...string) *sendStack {
 	t.Helper()
 	db := testenv.Schema(t)
 	s := &sendStack{addr: testenv.FreeAddress(t), services: map[string]*testenv.Process{}, conn: testenv.Connect(t, db), dir: t.TempDir()}
 	s.env = []string{"RABBITMQ_URL=" + os.Getenv("RABBITMQ_URL"), "POSTGRES_URL=" + string(db), "API_ADDR=" + s.addr, "WORKER_ADDR=127.0.0.1:0", "SHUTDOWN_DELAY=0s"}
+	s.env = append(s.env, settings...)
 	for _, name := range []string{"api", "worker"} {
 		s.services[name] = testenv.StartMillrace(t, t.TempDir(), s.env, name)
 	}
@@ -57,7 +59,7 @@ func (s *sendStack) run(t *testing.T, status int, args ...string) string {
 	p := s.start(t, args...)
 	select {
 	case <-p.Done:
-	case <-time.After(time.Minute):
+	case <-time.After(10 * time.Minute):
 		t.Fatalf("%q still runs", args)
 	}
 	if code := p.ProcessState.ExitCode(); code != status {
@@ -82,8 +84,10 @@ func (s *sendStack) appendTo(t *testing.T, path string, n, end int) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, err := f.Write(countingLines(n, end)); err != nil {
-		t.Fatal(err)
+	for ; n < end; n += 10_000 {
+		if _, err := f.Write(countingLines(n, min(end, n+10_000))); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -99,7 +103,7 @@ func countingLines(n, end int) []byte {
 // await waits until there are as many rows as counting lines, each once.
 func (s *sendStack) await(t *testing.T, want int) {
 	t.Helper()
-	testenv.Eventually(t, 30*time.Second, fmt.Sprintf("%d rows are stored", want), func() bool {
+	testenv.Eventually(t, 30*time.Second+time.Duration(want/1000)*time.Second, fmt.Sprintf("%d rows are stored", want), func() bool {
 		return testenv.Count(t, s.conn, `SELECT count(*) FROM logs`) >= want
 	})
 	time.Sleep(300 * time.Millisecond) // what is stored twice may come a moment later
@@ -131,22 +135,41 @@ func (s *sendStack) sentUpTo(t *testing.T, path string) (next int64) {
 	return next
 }
 
+// sendLines is how many lines the test of kills sends. make size sets it, since millions take minutes.
+var sendLines = os.Getenv("MILLRACE_SEND_LINES")
+
 // TestAFileThatIsSentThroughTwentyKillsIsStoredOnce kills millrace send on its way, and the API now and then, and then compares what is stored.
 func TestAFileThatIsSentThroughTwentyKillsIsStoredOnce(t *testing.T) {
 	s := newSendStack(t)
-	const lines, wanted = 100_000, 20
+	const wanted = 20
+	lines, apart := 100_000, int64(0)
+	if sendLines != "" {
+		var err error
+		if lines, err = strconv.Atoi(sendLines); err != nil {
+			t.Fatal(err)
+		}
+	}
 	path := s.write(t, "app.ndjson", 0, lines)
-	kills := 0
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sendLines != "" {
+		apart = info.Size() / (wanted + 1)
+	}
+	kills, resident := 0, int64(0)
+	began := time.Now()
 	for kills < wanted {
-		before := s.sentUpTo(t, path)
+		before := s.sentUpTo(t, path) + apart
 		p := s.start(t, "--parallel", "1", path)
-		testenv.Eventually(t, 20*time.Second, "a block is under way", func() bool { return s.sentUpTo(t, path) > before || ended(p) })
+		testenv.Eventually(t, 20*time.Second+time.Duration(lines/1000)*time.Second, "a block is under way", func() bool { return s.sentUpTo(t, path) > before || ended(p) })
 		time.Sleep(time.Duration(rand.IntN(4000)) * time.Microsecond) // any moment is as good as another
 		if ended(p) {
 			t.Fatalf("it ended after %d kills, want %d: %s", kills, wanted, p.Out.String())
 		}
 		p.Signal(t, syscall.SIGKILL)
 		<-p.Done
+		resident = max(resident, residentMost(p))
 		if kills++; kills%8 == 0 {
 			s.services["api"].Signal(t, syscall.SIGKILL)
 			<-s.services["api"].Done
@@ -154,15 +177,25 @@ func TestAFileThatIsSentThroughTwentyKillsIsStoredOnce(t *testing.T) {
 		}
 	}
 	at := s.sentUpTo(t, path)
-	if size := len(countingLines(0, lines)); at <= 0 || at >= int64(size) {
-		t.Errorf("the kills ended at byte %d of %d, want one on the way", at, size)
+	if at <= 0 || at >= info.Size() {
+		t.Errorf("the kills ended at byte %d of %d, want one on the way", at, info.Size())
 	}
 	s.run(t, 0, path)
+	sent := time.Since(began)
 	s.await(t, lines)
+	t.Logf("%d lines in %v with %d kills, most resident memory %d KiB", lines, sent.Round(time.Second), kills, resident)
 	if out := s.run(t, 0, path); !strings.Contains(out, "sent before") {
 		t.Errorf("a file that is sent says %q", out)
 	}
 	s.await(t, lines)
+}
+
+// residentMost returns the most memory that a process which has ended had at once, in KiB.
+func residentMost(p *testenv.Process) int64 {
+	if usage, ok := p.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		return usage.Maxrss
+	}
+	return 0
 }
 
 // ended reports whether a process has ended.
