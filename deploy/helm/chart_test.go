@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"helm.sh/helm/v4/pkg/chart/v2/lint"
+	"helm.sh/helm/v4/pkg/chart/v2/lint/support"
+
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -58,9 +61,14 @@ extraObjects:
 
 func TestTheChartPassesLint(t *testing.T) {
 	for name, values := range map[string]string{"least": least, "everything": merged(t, least, everything)} {
-		out, err := helm(t, values, "lint", "millrace", "--strict", "--values", "-")
-		if err != nil || !strings.Contains(out, "0 chart(s) failed") {
-			t.Errorf("%s: %v\n%s", name, err, out)
+		var given map[string]any
+		if err := yaml.Unmarshal([]byte(values), &given); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range lint.RunAll("millrace", given, "logs").Messages {
+			if m.Severity > support.InfoSev {
+				t.Errorf("%s: %v", name, m)
+			}
 		}
 	}
 }
@@ -116,7 +124,7 @@ func TestNonsenseIsRefusedByName(t *testing.T) {
 		"settings: {RABBITMQ_URL: amqp://u:p@h/}":     "RABBITMQ_URL", // a secret
 		"settings: {KEYS_FILE: /keys}":                "KEYS_FILE",    // keys.secret decides
 		"settings: {ARCHIVE_URL: 's3://u:p@bucket'}":  "ARCHIVE_URL",
-		"secrets: {RABBITMQ_URL: {name: rabbitmq}}":   "key",
+		"secrets: {REDIS_URL: {name: redis}}":         "key",
 		"secrets: {RABBITMQ_URLS: {name: r, key: u}}": "RABBITMQ_URLS",
 		"secrets: {LOG_LEVEL: {name: r, key: u}}":     "LOG_LEVEL",
 		"networkPolicy: {ports: {postgres: [pg]}}":    "ports",
@@ -686,5 +694,58 @@ func TestTheExamplesAreValues(t *testing.T) {
 		if len(read(t, string(text))) == 0 {
 			t.Errorf("%s has no objects", path)
 		}
+	}
+}
+
+// TestTheServicesHaveTheSameKeys holds that what can be said of one service can be said of each, where it has it: only worker has no
+// clients, only query has searches, and workers are scaled by KEDA.
+func TestTheServicesHaveTheSameKeys(t *testing.T) {
+	text, err := os.ReadFile("millrace/values.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values map[string]any
+	if err := yaml.Unmarshal(text, &values); err != nil {
+		t.Fatal(err)
+	}
+	keys := func(service string, without ...string) []string {
+		all := slices.Sorted(maps.Keys(values[service].(map[string]any)))
+		return slices.DeleteFunc(all, func(key string) bool { return slices.Contains(without, key) })
+	}
+	api := keys("api")
+	if diff := cmp.Diff(api, keys("query", "searches")); diff != "" {
+		t.Errorf("query beside api (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(keys("api", "service", "extraPorts", "tls", "ingress", "httpRoute", "autoscaling"), keys("worker", "keda")); diff != "" {
+		t.Errorf("worker beside api (-want +got):\n%s", diff)
+	}
+}
+
+// TestTheDemosServersAreThoseOfCompose holds that values-demo.yaml starts the versions that are tested in containers, restricted like all else.
+func TestTheDemosServersAreThoseOfCompose(t *testing.T) {
+	compose, err := os.ReadFile("../../docker-compose.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("millrace/values-demo.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	servers := 0
+	for name, pod := range pods(render(t, string(text))) {
+		if !strings.HasPrefix(name, "StatefulSet/millrace-demo-") {
+			continue
+		}
+		servers++
+		c := pod.Containers[0]
+		if !strings.Contains(string(compose), "image: "+c.Image+"\n") {
+			t.Errorf("%s runs %s, which docker-compose.yml does not", name, c.Image)
+		}
+		if s := c.SecurityContext; !*pod.SecurityContext.RunAsNonRoot || pod.SecurityContext.SeccompProfile == nil || *s.AllowPrivilegeEscalation || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) {
+			t.Errorf("%s is not restricted", name)
+		}
+	}
+	if servers != 3 {
+		t.Errorf("found %d servers", servers)
 	}
 }

@@ -1,17 +1,19 @@
 // Package helm tests the chart in the folder millrace: what it renders, what it refuses, and that the examples install. It
-// runs the helm program, and reads what comes out strictly into Kubernetes' own types.
+// renders with Helm's own packages, and reads what comes out strictly into Kubernetes' own types.
 package helm
 
 import (
-	"bytes"
-	"errors"
-	"os"
-	"os/exec"
+	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	"helm.sh/helm/v4/pkg/chart/common"
+	"helm.sh/helm/v4/pkg/chart/common/util"
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	"helm.sh/helm/v4/pkg/engine"
 
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	appsv1 "k8s.io/api/apps/v1"
@@ -23,40 +25,9 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 )
-
-// program returns the helm program that the tests run.
-func program(t *testing.T) string {
-	t.Helper()
-	path, err := filepath.Abs("../../bin/helm")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(path); err == nil {
-		return path
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("bin/helm is missing: make chart builds it")
-	}
-	t.Skip("bin/helm is missing: make chart builds it")
-	return ""
-}
-
-// helm runs helm and returns what it writes to standard output, and to standard error.
-func helm(t *testing.T, stdin string, args ...string) (out string, err error) {
-	t.Helper()
-	cmd := exec.Command(program(t), args...)
-	cmd.Stdin = strings.NewReader(stdin)
-	// No cluster and no configuration of whoever runs the tests.
-	cmd.Env = append(os.Environ(), "HELM_CONFIG_HOME="+t.TempDir(), "HELM_CACHE_HOME="+t.TempDir(), "HELM_DATA_HOME="+t.TempDir(), "KUBECONFIG=/dev/null")
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		return stdout.String(), errors.New(strings.TrimSpace(stderr.String()))
-	}
-	return stdout.String(), nil
-}
 
 // least is the values that an installation can't be without.
 const least = `
@@ -151,9 +122,33 @@ func render(t *testing.T, values ...string) objects {
 	return read(t, out)
 }
 
+// template returns the chart's manifests as YAML documents, as helm template would print them, or why the values are refused.
 func template(t *testing.T, values ...string) (string, error) {
 	t.Helper()
-	return helm(t, merged(t, values...), "template", "logs", "millrace", "--namespace", "logs", "--values", "-")
+	chart, err := loader.LoadDir("millrace")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var given map[string]any
+	if err := yaml.Unmarshal([]byte(merged(t, values...)), &given); err != nil {
+		t.Fatal(err)
+	}
+	release := common.ReleaseOptions{Name: "logs", Namespace: "logs", Revision: 1, IsInstall: true}
+	all, err := util.ToRenderValues(chart, given, release, common.DefaultCapabilities)
+	if err != nil {
+		return "", err
+	}
+	files, err := engine.Render(chart, all)
+	if err != nil {
+		return "", err
+	}
+	var out strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if filepath.Ext(name) == ".yaml" {
+			fmt.Fprintf(&out, "\n---\n# %s\n%s", name, files[name])
+		}
+	}
+	return out.String(), nil
 }
 
 // get returns the object of a kind and name, such as Deployment/logs-millrace-api.
