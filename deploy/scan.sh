@@ -8,6 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p bin
 if [ bin/govulncheck -ot deploy/scan/go.sum ] || [ bin/cyclonedx-gomod -ot deploy/scan/go.sum ]; then
+	go -C deploy/scan mod tidy -diff
 	go -C deploy/scan build -trimpath -o ../../bin/ golang.org/x/vuln/cmd/govulncheck github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
 	touch bin/govulncheck bin/cyclonedx-gomod
 fi
