@@ -154,6 +154,7 @@ export function list({ onfilter, onopen, oncontext, linkTo, view }) {
         rows.delete(box.lastChild.key);
         box.lastChild.remove();
       }
+      if (first() && !box.contains(document.activeElement)) rove(first()); // j begins with the newest
       layout();
       ensureTabStop();
     },
