@@ -11,7 +11,7 @@ GOBUILD     := CGO_ENABLED=0 go build $(TAGS) -trimpath -ldflags "-X main.versio
 APT         := .ci/apt.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newer shippers clients engine engine-stop bench chaos chaos-newer fuzz lint build clean servers compiler browser axe screenshots chart bench-compare answers archive searches size sweep profile loadtest watch watchers up down logs smoke scan terraform swarm install balancer pooler
+.PHONY: help run test test-newer shippers clients engine engine-stop bench chaos chaos-newer fuzz lint build clean servers compiler browser axe screenshots chart bench-compare answers archive searches size sweep profile loadtest watch watchers up down logs smoke scan terraform swarm install balancer pooler s3server
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ run: build servers ## everything on this machine, data in .millrace; Ctrl-C stop
 test-newer: ## the tests that talk to servers, on RabbitMQ 4, PostgreSQL 17 and Redis 8 (Debian 13 in a folder); as root or with sudo
 	.ci/newer.sh
 
-test: build servers compiler browser axe watchers balancer pooler ## all tests, on private servers, with the race detector
+test: build servers compiler browser axe watchers balancer pooler s3server ## all tests, on private servers, with the race detector
 	bin/millrace stack -- go test $(TAGS) -race -count=1 -timeout 40m ./...
 
 shippers: export MILLRACE_SLOW_CLIENTS := yes
@@ -123,6 +123,12 @@ bin/k6: loadtest/k6/go.mod loadtest/k6/go.sum
 chart: build ## lint and render the chart for Kubernetes (deploy/helm), and check what comes out
 	go -C deploy/helm test -count=1 .
 
+# The server of S3 that tests talk to. Built from the module proxy, in some minutes; again only when its version changes.
+s3server: bin/versitygw
+bin/versitygw: internal/archive/s3server/go.mod internal/archive/s3server/go.sum
+	@mkdir -p bin
+	CGO_ENABLED=0 go -C internal/archive/s3server build -trimpath -ldflags "-s -w" -o ../../../bin/versitygw github.com/versity/versitygw/cmd/versitygw
+
 screenshots: build servers browser ## the README's pictures of the page, anew
 	bin/millrace stack -- go test -count=1 -run TestScreenshots ./query -screenshots
 
@@ -140,6 +146,7 @@ lint: ## formatting, vet and staticcheck
 	go -C loadtest/k6 mod tidy -diff
 	go -C deploy/scan mod tidy -diff
 	go -C deploy/helm mod tidy -diff
+	go -C internal/archive/s3server mod tidy -diff
 	go mod verify
 
 # A count, not a time: a fuzz run that is cut off by its time may fail for that alone.

@@ -80,6 +80,7 @@ func (f *files) close() {
 	defer f.mu.Unlock()
 	f.most = 0
 	f.evict()
+	archive.CloseIdle(f.store)
 }
 
 // take opens files, unless they are open. give must be called when they are no longer used.

@@ -32,6 +32,7 @@ type archiveFixture struct {
 	rng      *rand.Rand
 	maker    *archivetest.Rows
 	folder   string
+	store    archive.Store
 	url      config.PostgresURL
 	plainURL config.PostgresURL
 	db       *pgx.Conn // of the archive
@@ -57,6 +58,7 @@ func newArchiveFixture(t testing.TB) *archiveFixture {
 		t: t, rng: rand.New(rand.NewPCG(seed, 1)), maker: archivetest.NewRows(seed), folder: t.TempDir(), url: testenv.Schema(t), plainURL: testenv.Schema(t),
 		open: time.Now().UTC().Truncate(time.Hour), answered: make(map[int]int),
 	}
+	f.store = archive.Folder(f.folder)
 	f.db, f.plainDB = testenv.Connect(t, f.url), testenv.Connect(t, f.plainURL)
 	f.made = map[*pgx.Conn]map[int]bool{f.db: {}, f.plainDB: {}}
 	return f
@@ -141,7 +143,7 @@ func (f *archiveFixture) archive() {
 			f.t.Fatal(err)
 		}
 		if is && ago > 0 && !upToDate {
-			archivetest.Publish(f.t, f.db, archive.Folder(f.folder), f.hour(ago), f.hour(ago-1), false)
+			archivetest.Publish(f.t, f.db, f.store, f.hour(ago), f.hour(ago-1), false)
 		}
 	}
 }

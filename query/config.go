@@ -15,6 +15,8 @@ type Config struct {
 	config.Process
 	config.Access
 	config.Archive
+	ArchiveCache config.Bytes `env:"ARCHIVE_CACHE" envDefault:"128MiB" min:"16MiB" max:"64GiB" help:"How much of the archive's files in an S3 store the query service keeps in memory."`
+
 	Postgres    config.PostgresURL `env:"POSTGRES_URL" help:"PostgreSQL; reading from a replica is fine."`
 	Redis       config.RedisURL    `env:"REDIS_URL" help:"Redis, which keeps answers about closed windows; empty: no cache."`
 	Addr        config.Address     `env:"QUERY_ADDR" envDefault:"127.0.0.1:8081" help:"Where the query service listens."`

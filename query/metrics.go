@@ -3,6 +3,7 @@ package query
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"millrace/internal/archive"
 	"millrace/internal/service"
 )
 
@@ -17,6 +18,7 @@ type metrics struct {
 	missed    prometheus.Counter
 
 	archiveFailures prometheus.Counter
+	archiveAway     prometheus.Gauge
 	matches         *prometheus.CounterVec
 	shared          prometheus.Gauge
 }
@@ -56,6 +58,7 @@ func newMetrics(places chan struct{}, ready *service.Ready) *metrics {
 		Name: "millrace_query_archive_failures_total",
 		Help: "Reads of the archive's files that failed: the file is away or damaged, or the store can't be reached.",
 	})
+	m.archiveAway = archive.NewAwayGauge()
 	m.matches = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "millrace_search_matches_total",
 		Help: "Records stored that a search of SEARCHES_FILE finds. Each query service counts all of them.",
@@ -72,6 +75,6 @@ func newMetrics(places chan struct{}, ready *service.Ready) *metrics {
 		Name: "millrace_database_connected",
 		Help: "1 while PostgreSQL answers and has the schema.",
 	}, func() float64 { return ready.Holds(databaseCondition) })
-	m.registry.MustRegister(m.requests, m.seconds, m.cache, inflight, m.followers, m.missed, m.archiveFailures, m.matches, m.shared, database)
+	m.registry.MustRegister(m.requests, m.seconds, m.cache, inflight, m.followers, m.missed, m.archiveFailures, m.archiveAway, m.matches, m.shared, database)
 	return m
 }

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"millrace/internal/archive"
 	"millrace/internal/keys"
 	"millrace/internal/service"
 	"millrace/query/searches"
@@ -44,6 +45,9 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer store.close()
+	if err := store.checkArchive(ctx, log); err != nil {
+		return err
+	}
 	cache, err := newCache(work, &working, c, log)
 	if err != nil {
 		return err
@@ -76,6 +80,7 @@ func Run(ctx context.Context, c Config) error {
 			m.archiveFailures.Inc()
 			log.Error("the archive can't be read", "error", err)
 		}
+		working.Go(func() { archive.Watch(work, store.files.store, m.archiveAway, log) })
 	}
 	follow := tail.New(tail.Options{
 		Connect: store.connect, Read: store.read, Encode: encodeEvent, MaxFollowers: c.Followers, Followers: m.followers, Missed: m.missed, Log: log,

@@ -102,6 +102,8 @@ func (s *store) partOf(ctx context.Context, tx pgx.Tx, q *search, deadline time.
 		return nil, err
 	}
 	if s.files != nil {
+		// While the store is away, the table answers for all that it has.
+		logsFirst = logsFirst || archive.Away(s.files.store) != nil
 		if p.files, err = s.files.lookUp(ctx, tx, q, p.arrived, logsFirst, known); err != nil {
 			return nil, err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -66,15 +67,31 @@ func newStore(c Config) (*store, error) {
 		return nil, fmt.Errorf("POSTGRES_URL: %w", err)
 	}
 	s := &store{pool: pool, timeout: c.Timeout}
-	if c.ArchiveURL != "" {
-		archived, err := archive.OpenStore(c.ArchiveURL)
-		if err != nil {
-			pool.Close()
-			return nil, err
-		}
+	archived, err := archive.OpenStore(c.Archive, int64(c.ArchiveCache))
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	if archived != nil {
 		s.files = newFiles(archived)
 	}
 	return s, nil
+}
+
+// checkArchive returns an error if the archive's store refuses the service. A store that is away may come back.
+func (s *store) checkArchive(ctx context.Context, log *slog.Logger) error {
+	if s.files == nil {
+		return nil
+	}
+	err := archive.CheckReadable(ctx, s.files.store)
+	switch {
+	case ctx.Err() != nil: // a stop, which is no failure
+		return nil
+	case errors.As(err, new(*archive.AwayError)):
+		log.Warn("the archive can't be read yet", "error", err)
+		return nil
+	}
+	return err
 }
 
 // readOnly returns the options of a read's transaction. Compiling a statement for each partition (jit) takes longer than it

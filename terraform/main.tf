@@ -73,11 +73,13 @@ locals {
   # By it the services set the policy that shields the queues, and see those that harm them.
   management = "http://millrace:${var.passwords.rabbitmq}@broker:15672"
 
+  archive = join("", [for name, value in { ARCHIVE_URL = var.archive.url, AWS_ACCESS_KEY_ID = var.archive.key_id, AWS_SECRET_ACCESS_KEY = var.archive.secret } : value == "" ? "" : "${name}='${value}'\n"])
+
   database = "postgres:5432/millrace?sslmode=disable"
   secrets = {
     api       = "RABBITMQ_URL='${local.amqp}'\nRABBITMQ_MANAGEMENT_URL='${local.management}'\n"
-    worker    = "RABBITMQ_URL='${local.amqp}'\nRABBITMQ_MANAGEMENT_URL='${local.management}'\nPOSTGRES_URL='postgres://millrace_writer:${var.passwords.writer}@${local.database}'\nPOSTGRES_OWNER_URL='postgres://millrace_owner:${var.passwords.owner}@${local.database}'\n"
-    query     = "POSTGRES_URL='postgres://millrace_reader:${var.passwords.reader}@${local.database}'\nREDIS_URL='redis://:${var.passwords.redis}@redis:6379/0'\n"
+    worker    = "RABBITMQ_URL='${local.amqp}'\nRABBITMQ_MANAGEMENT_URL='${local.management}'\nPOSTGRES_URL='postgres://millrace_writer:${var.passwords.writer}@${local.database}'\nPOSTGRES_OWNER_URL='postgres://millrace_owner:${var.passwords.owner}@${local.database}'\n${local.archive}"
+    query     = "POSTGRES_URL='postgres://millrace_reader:${var.passwords.reader}@${local.database}'\nREDIS_URL='redis://:${var.passwords.redis}@redis:6379/0'\n${local.archive}"
     superuser = "POSTGRES_URL='postgres://millrace:${var.passwords.postgres}@${local.database}'\n"
     keys      = var.keys == "" ? "# none\n" : var.keys
     searches  = var.searches == "" ? "# none\n" : var.searches

@@ -59,6 +59,21 @@ variable "allow_anonymous" {
   default     = false
 }
 
+variable "archive" {
+  description = "The bucket of S3 that closed partitions are copied to: ARCHIVE_URL, and AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, as deploy/OPERATIONS.md has them. Without a key that of the hosts' role is used. Empty: there is no archive."
+  type        = object({ url = string, key_id = optional(string, ""), secret = optional(string, "") })
+  default     = { url = "" }
+  sensitive   = true
+  validation {
+    condition     = var.archive.url == "" || can(regex("^s3://[^']+$", var.archive.url))
+    error_message = "archive: url is as in s3://bucket/prefix?region=eu-central-1; a folder would be another one on each host."
+  }
+  validation {
+    condition     = (var.archive.key_id == "") == (var.archive.secret == "") && !strcontains("${var.archive.key_id}${var.archive.secret}", "'")
+    error_message = "archive: key_id and secret are set both or not at all, and have no apostrophe."
+  }
+}
+
 variable "searches" {
   description = "What the file of searches says that are counted and that alert (deploy/ALERTS.md), such as file(\"searches.yaml\"). It is a secret of the swarm, for it may hold receivers' URLs. Empty: there are none."
   type        = string

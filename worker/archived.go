@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"millrace/internal/archive"
@@ -17,9 +19,25 @@ import (
 // archivedData is the records that files of the archive have under ids, as PostgreSQL writes them.
 type archivedData map[[16]byte][]byte
 
-// archivedRecords returns what published files have under the ids of segments. The rows of the segments may be in files alone.
-func archivedRecords(ctx context.Context, conn *pgx.Conn, store archive.Store, segments []segment) (archivedData, error) {
-	var found archivedData
+// lookTime is how long a look into files may take while a transaction waits for it. A look takes a second where a store is slow.
+const lookTime = 10 * time.Second
+
+// unreadFile is a file of the archive that could not be read, and why.
+type unreadFile struct {
+	archive.Stored
+	err error
+}
+
+// mayHave reports whether the file may have one of a segment's ids.
+func (f unreadFile) mayHave(s segment) bool {
+	return slices.ContainsFunc(s.idRanges(), func(r [2]uuid.UUID) bool {
+		return bytes.Compare(r[0][:], f.LastID[:]) <= 0 && bytes.Compare(r[1][:], f.FirstID[:]) >= 0
+	})
+}
+
+// archivedRecords returns what published files have under the ids of segments, and which of the files it could not read. The rows of the segments
+// may be in files alone. The error is the database's or ctx's.
+func archivedRecords(ctx context.Context, conn *pgx.Conn, store archive.Store, segments []segment) (found archivedData, unread []unreadFile, err error) {
 	var first, last time.Time
 	var ranges [][2][16]byte
 	for _, s := range segments {
@@ -35,20 +53,39 @@ func archivedRecords(ctx context.Context, conn *pgx.Conn, store archive.Store, s
 		}
 	}
 	if len(ranges) == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
 	files, err := partition.PublishedFiles(ctx, conn, first, last)
 	if err != nil || len(files) == 0 {
-		return nil, err
+		return nil, nil, err
 	}
-	err = archive.FindRows(ctx, store, files, ranges, func(r *archive.Row) error {
-		if found == nil {
-			found = make(archivedData)
+	looking, cancel := context.WithTimeoutCause(ctx, lookTime, fmt.Errorf("the look took longer than %v", lookTime))
+	defer cancel()
+	for _, file := range files {
+		// A store that is away is not asked again: archive.Watch does that, and no transaction waits for it.
+		var failed error
+		if away := archive.Away(store); away != nil {
+			failed = away
+		} else {
+			failed = archive.FindRows(looking, store, []archive.Stored{file}, ranges, func(r *archive.Row) error {
+				if found == nil {
+					found = make(archivedData)
+				}
+				found[r.ID] = bytes.Clone(r.Data)
+				return nil
+			})
 		}
-		found[r.ID] = bytes.Clone(r.Data)
-		return nil
-	})
-	return found, err
+		if ctx.Err() != nil {
+			return nil, nil, ctx.Err()
+		}
+		if failed != nil {
+			if looking.Err() != nil {
+				failed = context.Cause(looking)
+			}
+			unread = append(unread, unreadFile{file, failed})
+		}
+	}
+	return found, unread, nil
 }
 
 // unreadable returns the segments whose records may be in files alone, for a worker that has no archive.
@@ -70,20 +107,30 @@ func unreadable(ctx context.Context, conn *pgx.Conn, segments []segment) ([]segm
 	return found, err
 }
 
-// lookUpInArchive finds what files have under the ids of segments. It accounts for segments that it can't look for because the worker has no
-// archive, and returns the others.
+// lookUpInArchive finds what files have under the ids of segments, and returns the segments. It leaves out those that a file may have which it
+// can't read, because the worker has no archive or the store is away, and accounts for them: they become dead letters, so that no others wait for
+// the store.
 func (t *transaction) lookUpInArchive(ctx context.Context, segments []segment) (rest []segment, err error) {
-	if t.parts.Files != nil {
-		t.archived, err = archivedRecords(ctx, t.conn, t.parts.Files, segments)
-		return segments, err
+	var hidden []segment
+	why := errors.New("this worker has none (ARCHIVE_URL)")
+	if t.parts.Files == nil {
+		hidden, err = unreadable(ctx, t.conn, segments)
+	} else {
+		var unread []unreadFile
+		t.archived, unread, err = archivedRecords(ctx, t.conn, t.parts.Files, segments)
+		t.watchdog.moved()
+		for _, s := range segments {
+			if slices.ContainsFunc(unread, func(f unreadFile) bool { return f.mayHave(s) }) {
+				hidden, why = append(hidden, s), unread[0].err
+			}
+		}
 	}
-	hidden, err := unreadable(ctx, t.conn, segments)
 	if err != nil || len(hidden) == 0 {
 		return segments, err
 	}
+	t.unread = fmt.Errorf("its records may be in the archive, which can't be read: %w", why)
 	for _, s := range hidden {
-		t.reused++
-		t.letters = append(t.letters, s.reusedLetter("its records may be in the archive, and this worker has none (ARCHIVE_URL): replay the letter with one"))
+		t.letters = append(t.letters, s.frameLetter(reasonNoArchive, t.unread.Error()+": replay the letter when it can"))
 	}
 	return slices.DeleteFunc(slices.Clone(segments), func(s segment) bool {
 		return slices.ContainsFunc(hidden, func(h segment) bool { return h.Base == s.Base })
@@ -134,9 +181,14 @@ func inArchive(ctx context.Context, conn *pgx.Conn, store archive.Store, record 
 		}
 		return err
 	}
-	archived, err := archivedRecords(ctx, conn, store, []segment{record})
+	archived, unread, err := archivedRecords(ctx, conn, store, []segment{record})
 	if err != nil {
 		return err
+	}
+	for _, f := range unread {
+		if f.mayHave(record) {
+			return f.err
+		}
 	}
 	return archived.compare(ctx, conn, []segment{record}, known)
 }

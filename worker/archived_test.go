@@ -89,7 +89,7 @@ func TestWhatTheLedgerForgotIsLookedForInTheArchive(t *testing.T) {
 			}
 			want(t, db, stored, allLogs)
 			for _, payload := range c.letters {
-				want(t, db, 1, "SELECT count(*) FROM dead_letters WHERE reason = 'key_reused' AND payload = $1", []byte(payload))
+				want(t, db, 1, "SELECT count(*) FROM dead_letters WHERE reason = $2 AND payload = $1", []byte(payload), map[bool]string{false: reasonKeyReused, true: reasonNoArchive}[c.without])
 			}
 			want(t, db, len(c.letters), "SELECT count(*) FROM dead_letters")
 			if !c.without {
@@ -102,6 +102,65 @@ func TestWhatTheLedgerForgotIsLookedForInTheArchive(t *testing.T) {
 			}
 			want(t, db, 0, allLogs)
 			want(t, db, 0, "SELECT count(*) FROM dead_letters")
+		})
+	}
+}
+
+// TestOldSegmentsWaitAsideWhileTheArchiveIsAway: segments that files may have become dead letters while the store can't be read. All others are
+// stored. When the store is back, replaying the letters stores what was not stored.
+func TestOldSegmentsWaitAsideWhileTheArchiveIsAway(t *testing.T) {
+	s3 := testenv.StartS3(t)
+	proxy := testenv.StartFaultyProxy(t, s3.Addr)
+	open := func() archive.Store {
+		files, err := archive.OpenStore(s3.Archive(proxy.Addr), archiveCacheBytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { archive.CloseIdle(files) })
+		return files
+	}
+	url := testenv.Schema(t)
+	db := workerConn(t, url)
+	at := time.Now().Add(-8 * 24 * time.Hour)
+	first, between, last, after, fresh := frame.BaseAt(at), frame.BaseAt(at.Add(time.Second)), frame.BaseAt(at.Add(2*time.Second)), frame.BaseAt(at.Add(3*time.Second)), frame.NewBase()
+	if _, err := store(t.Context(), db, partition.New(24*time.Hour), testRule, []segment{segmentOf(first, `{"a":1}`), segmentOf(last, `{"b":2}`)}, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	leaveToArchive(t, db, func() *pgx.Conn { return workerConn(t, url) }, open())
+	for _, fault := range []testenv.Fault{testenv.Cuts, testenv.SlowDown, testenv.Denies, testenv.Truncates, testenv.Hangs} {
+		t.Run(fault.String(), func(t *testing.T) {
+			parts := partition.New(24 * time.Hour)
+			parts.Files = open()
+			proxy.SpoilAll(fault)
+			segments := func() []segment {
+				return []segment{segmentOf(first, `{"a":1}`), segmentOf(between, `{"c":3}`), segmentOf(after, `{"d":4}`), segmentOf(fresh, `{"e":5}`, `{"f":6}`)}
+			}
+			for again := range 2 {
+				testenv.Exec(t, db, "DELETE FROM ledger WHERE id <> $1", [16]byte(fresh)) // as it is a week later
+				out, err := store(t.Context(), db, parts, testRule, segments(), nil, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got, want := out.rows, map[int]int{0: 3}[again]; got != want {
+					t.Errorf("delivery %d: %d rows stored, want %d", again+1, got, want)
+				}
+				want(t, db, 3, allLogs)
+				want(t, db, 2, "SELECT count(*) FROM dead_letters WHERE reason = 'no_archive'")
+			}
+			if done, err := ReplayDeadWithin(t.Context(), db, nil, 0, open()); err != nil || len(done) != 2 || done[0].Err == nil || done[1].Err == nil {
+				t.Errorf("replay while the archive is away: got %+v, %v", done, err)
+			}
+			want(t, db, 2, "SELECT count(*) FROM dead_letters")
+			proxy.SpoilAll(testenv.NoFault)
+			done, err := ReplayDeadWithin(t.Context(), db, nil, 0, open())
+			if err != nil || len(done) != 2 || done[0].Err != nil || done[1].Err != nil || done[0].Rows+done[1].Rows != 1 {
+				t.Errorf("replay: got %+v, %v, want one row", done, err)
+			}
+			want(t, db, 0, "SELECT count(*) FROM dead_letters")
+			want(t, db, 4, allLogs)
+			want(t, db, 1, "SELECT count(*) FROM logs WHERE data = '{\"c\":3}'")
+			testenv.Exec(t, db, "DELETE FROM logs")
+			testenv.Exec(t, db, "DELETE FROM ledger")
 		})
 	}
 }

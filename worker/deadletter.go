@@ -32,6 +32,7 @@ const (
 	reasonMaxlen        = "maxlen"         // its queue was longer than a policy on RabbitMQ allows
 	reasonRejected      = "rejected"       // another program's reader rejected it
 	reasonNoPartition   = "no_partition"   // the partition for the record's time can't be made
+	reasonNoArchive     = "no_archive"     // the archive may have the records, and can't be read
 )
 
 // brokerReasons are the reasons for which RabbitMQ sets a message aside, by its own names.
@@ -101,13 +102,16 @@ func (s segment) letters(reason string, err error) []DeadLetter {
 	return letters
 }
 
-// reusedLetter returns the dead letter of a segment under whose id other records are stored. The letter's payload is a frame of its own.
-func (s segment) reusedLetter(why string) DeadLetter {
+// reusedLetter returns the dead letter of a segment under whose id other records are stored.
+func (s segment) reusedLetter(why string) DeadLetter { return s.frameLetter(reasonKeyReused, why) }
+
+// frameLetter returns the dead letter of a segment. The letter's payload is a frame of its own.
+func (s segment) frameLetter(reason, why string) DeadLetter {
 	from := *s.from
 	from.typ, from.contentType, from.encoding = frame.Type, frame.ContentType, ""
 	from.headers = frame.Headers([]frame.Segment{s.Segment})
 	from.messageID = ""
-	return from.letter(s.Body, reasonKeyReused, why)
+	return from.letter(s.Body, reason, why)
 }
 
 const deadInsertSQL = `INSERT INTO dead_letters (id, reason, error, payload, record_id, queue, properties)

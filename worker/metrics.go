@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"millrace/internal/archive"
 	"millrace/internal/eventtime"
 	"millrace/internal/scan"
 	"millrace/worker/partition"
@@ -89,7 +90,7 @@ func newMetrics(r prometheus.Registerer, ahead func() time.Duration, interval ti
 		m.due.WithLabelValues(table)
 	}
 	// From the start, so that the first dead letter is seen as an increase.
-	for _, reason := range append([]string{reasonData, reasonUndecodable, reasonUnknownType, reasonKeyReused}, brokerReasons...) {
+	for _, reason := range append([]string{reasonData, reasonUndecodable, reasonUnknownType, reasonKeyReused, reasonNoPartition, reasonNoArchive}, brokerReasons...) {
 		m.deadLetters.WithLabelValues(reason)
 	}
 	for reason := range scan.NumReasons {
@@ -111,7 +112,10 @@ func newArchiveMetrics(r prometheus.Registerer) *partition.ArchiveMetrics {
 		r.MustRegister(c)
 		return c
 	}
+	away := archive.NewAwayGauge()
+	r.MustRegister(away)
 	return &partition.ArchiveMetrics{
+		Away:          away,
 		BehindSeconds: gauge("archive_behind_seconds", "Time since the oldest rows that are not in the archive should have been there"),
 		BehindRows:    gauge("archive_behind_rows", "Rows of closed partitions that are due to be copied, as PostgreSQL estimates"),
 		Files:         gauge("archive_files", "Files of the archive that searches read"),

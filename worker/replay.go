@@ -230,6 +230,9 @@ func replayMessage(ctx context.Context, conn *pgx.Conn, parts *partition.Set, ru
 		}
 	}
 	out, err := store(ctx, conn, parts, rule, it.segments, nil, func(out outcome) error {
+		if out.unread != nil {
+			return out.unread
+		}
 		if out.reused > 0 {
 			return errors.New("other records are stored under its ids: send them again under another key, then drop this letter")
 		}

@@ -31,6 +31,7 @@ type outcome struct {
 	rows       int            // rows that were added to logs
 	duplicates int            // records that were stored before
 	reused     int            // segments under whose ids other records are stored
+	unread     error          // why segments became dead letters that files of the archive may have; nil: none did
 	dead       map[string]int // dead letters by reason
 	times      timeCounts     // of the rows that were added
 }

@@ -46,10 +46,11 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return fmt.Errorf("TIME_FIELDS: %w", err)
 	}
-	files, err := openArchive(ctx, c)
+	files, err := openArchive(ctx, c, log)
 	if err != nil {
 		return err
 	}
+	defer archive.CloseIdle(files)
 	registry := service.NewRegistry()
 	parts := partition.New(c.PartitionInterval)
 	parts.Files = files
@@ -145,6 +146,7 @@ func Run(ctx context.Context, c Config) error {
 			Calm: busy.calm, Log: log, Now: time.Now, Metrics: archiveMetrics,
 		}
 		working.Go(func() { archiver.Run(ctx) })
+		working.Go(func() { archive.Watch(ctx, files, archiveMetrics.Away, log) })
 	}
 	working.Go(func() { policies.Run(ctx) }) // it warns, and nothing waits for it
 	log.Info("worker is up", "address", ln.Addr().String(), "streams", c.Streams, "queues", topology.Shards())
@@ -165,16 +167,24 @@ func Run(ctx context.Context, c Config) error {
 	return err
 }
 
+// archiveCacheBytes is how much of a distant archive's files the worker keeps while it reads them: some blocks that it goes through.
+const archiveCacheBytes = 32 << 20
+
 // openArchive returns the archive's store, nil if there is none. It fails if the store can never take a file; one that is away may come back.
-func openArchive(ctx context.Context, c Config) (archive.Store, error) {
-	store, err := archive.OpenStoreIfSet(c.ArchiveURL)
-	if err != nil {
+func openArchive(ctx context.Context, c Config, log *slog.Logger) (archive.Store, error) {
+	store, err := archive.OpenStore(c.Archive, archiveCacheBytes)
+	if err != nil || store == nil {
 		return nil, err
 	}
-	if folder, ok := store.(archive.Folder); ok {
-		return store, archive.CheckWritable(ctx, folder)
+	err = archive.CheckWritable(ctx, store)
+	switch {
+	case ctx.Err() != nil: // a stop, which is no failure
+		return store, nil
+	case errors.As(err, new(*archive.AwayError)):
+		log.Warn("no file can be written to the archive yet", "error", err)
+		return store, nil
 	}
-	return store, nil
+	return store, err
 }
 
 // adminAnswerTime is how long a client of the admin server may take to receive its answer.

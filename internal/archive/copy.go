@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"time"
 )
 
 const (
 	// MaxFileRows and MaxFileBytes bound a file. What is larger takes long to verify again, and to merge.
 	MaxFileRows  = 4 << 20
 	MaxFileBytes = 256 << 20
+	// cleanupTime is how long Copy tries to remove what it wrote when it has failed. A stop waits for it.
+	cleanupTime = 5 * time.Second
 )
 
 // Entry is a file that has been written and verified.
@@ -33,7 +36,8 @@ func Copy(ctx context.Context, store Store, name func(n int) (string, error), re
 		if err == nil {
 			return
 		}
-		cleanup := context.WithoutCancel(ctx)
+		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+		defer cancel()
 		for _, file := range begun {
 			err = errors.Join(err, store.Delete(cleanup, file))
 		}

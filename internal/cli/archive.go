@@ -31,6 +31,9 @@ type archiveSettings struct {
 	config.Archive
 }
 
+// cliCacheBytes is how much of a distant archive's files a command keeps while it goes through them.
+const cliCacheBytes = 32 << 20
+
 // runArchive runs millrace archive.
 func runArchive(ctx context.Context, args []string) error {
 	if len(args) == 0 {
@@ -64,7 +67,7 @@ func runArchive(ctx context.Context, args []string) error {
 	if err := config.Load(&s); err != nil {
 		return err
 	}
-	store, err := archive.OpenStoreIfSet(s.ArchiveURL)
+	store, err := archive.OpenStore(s.Archive, cliCacheBytes)
 	if err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ func deadLetters(ctx context.Context, args []string) error {
 		if err := config.Load(&r); err != nil {
 			return err
 		}
-		files, err := archive.OpenStoreIfSet(r.ArchiveURL)
+		files, err := archive.OpenStore(r.Archive, cliCacheBytes)
 		if err != nil {
 			return err
 		}

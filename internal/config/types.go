@@ -102,6 +102,7 @@ var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[Networks]():       func(s string) (any, error) { return parseNetworks(s) },
 	reflect.TypeFor[TimeZone]():       func(s string) (any, error) { return parseTimeZone(s) },
 	reflect.TypeFor[ArchiveURL]():     parseSecret[archiveStore],
+	reflect.TypeFor[ArchiveKey]():     parseSecret[archiveKey],
 	reflect.TypeFor[Version]():        func(s string) (any, error) { return parseVersion(s) },
 }
 

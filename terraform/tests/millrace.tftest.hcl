@@ -69,6 +69,10 @@ run "defaults" {
     error_message = "no searches by default"
   }
   assert {
+    condition     = alltrue([for content in values(local.secrets) : !nonsensitive(strcontains(content, "ARCHIVE_URL"))])
+    error_message = "no archive by default"
+  }
+  assert {
     condition     = !contains(keys(docker_service.this["worker"].task_spec[0].container_spec[0].env), "AUTO_MIGRATE")
     error_message = "a worker does not give up because migrate is not through"
   }
@@ -178,6 +182,41 @@ run "searches" {
     condition     = !contains(keys(docker_service.this["api"].task_spec[0].container_spec[0].env), "SEARCHES_FILE")
     error_message = "no other service has it"
   }
+}
+
+run "archive" {
+  variables {
+    archive = { url = "s3://logs/millrace?region=eu-central-1", key_id = "AKIAIOSFODNN7EXAMPLE", secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY" }
+  }
+  assert {
+    condition = alltrue([for name in ["worker", "query"] : nonsensitive(endswith(local.secrets[name],
+    "\nARCHIVE_URL='s3://logs/millrace?region=eu-central-1'\nAWS_ACCESS_KEY_ID='AKIAIOSFODNN7EXAMPLE'\nAWS_SECRET_ACCESS_KEY='wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY'\n"))])
+    error_message = "worker and query service have the bucket and its key"
+  }
+  assert {
+    condition     = alltrue([for name, content in local.secrets : contains(["worker", "query"], name) || !nonsensitive(strcontains(content, "AKIA"))])
+    error_message = "no other service has the key"
+  }
+  assert {
+    condition     = !strcontains(jsonencode([for s in docker_service.this : nonsensitive(s.task_spec[0].container_spec[0].env)]), "AKIA")
+    error_message = "the key is in no environment"
+  }
+}
+
+run "archive_in_a_folder" {
+  command = plan
+  variables {
+    archive = { url = "file:///var/lib/millrace/archive" }
+  }
+  expect_failures = [var.archive]
+}
+
+run "half_a_key" {
+  command = plan
+  variables {
+    archive = { url = "s3://logs", key_id = "AKIAIOSFODNN7EXAMPLE" }
+  }
+  expect_failures = [var.archive]
 }
 
 run "the_longest_name" {

@@ -8,8 +8,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// ArchiveMetrics are what the worker that copies to the archive tells of it. The others leave them at zero.
+// ArchiveMetrics are what the worker that copies to the archive tells of it. The others leave them at zero, but for Away.
 type ArchiveMetrics struct {
+	Away          prometheus.Gauge   // 1 while the store can't be used
 	BehindSeconds prometheus.Gauge   // since the oldest partition that is not in the archive was due
 	BehindRows    prometheus.Gauge   // in partitions that are due, as PostgreSQL estimates
 	Files         prometheus.Gauge   // published
