@@ -44,7 +44,12 @@ func (Firehose) Open(r Request) (Exchange, *Refusal) {
 
 // Refuse implements Protocol. Firehose takes an answer of another form for a failure as well, but shows its users errorMessage.
 func (Firehose) Refuse(dst []byte, r Request, why *Refusal) Answer {
-	dst = appendFirehose(dst, string(r.Header.Peek(firehoseID)))
+	return refuseFirehose(dst, string(r.Header.Peek(firehoseID)), why)
+}
+
+// refuseFirehose returns the answer to the request with an id.
+func refuseFirehose(dst []byte, id string, why *Refusal) Answer {
+	dst = appendFirehose(dst, id)
 	dst = append(dst, `,"errorMessage":`...)
 	dst = append(dst, quote(why.Msg)...)
 	return inJSON(why.Status, append(dst, '}'))
@@ -222,27 +227,39 @@ func (f *firehoseRequest) take(m *mapping.Mapper, records *record.List, text []b
 		f.members = append(f.members, member{key, value})
 		return len(f.members) <= mapping.MostMembers
 	}
+	end := len(text) // objects end by then. Once one can't be read, they have a line each: a search for the end of each would go to the end of the text
 	for !records.Overflow {
+		p.src = text
 		p.skipSpace()
 		if p.at == len(text) {
 			return
 		}
 		f.members, f.buf = f.members[:0], f.buf[:0]
 		from := p.at
+		if from >= end {
+			end = lineEnd(text, from)
+		}
+		p.src = text[:end]
 		if text[from] == '{' && p.object(visit) {
 			f.object(m, records, text[from:p.at], at)
 			continue
 		}
 		p.at = lineEnd(text, from)
+		if text[from] == '{' {
+			end = p.at
+		}
 		m.Begin()
 		m.Message(stringOf(bytes.TrimRight(text[from:p.at], "\r")))
 		m.End(at)
 	}
 }
 
+// mostStreamMembers is more than a message of CloudWatch Logs has beside its events. What has more is an object like any other.
+const mostStreamMembers = 32
+
 // object takes an object, whose members are f.members.
 func (f *firehoseRequest) object(m *mapping.Mapper, records *record.List, object []byte, at int) {
-	if kind, events := find(f.members, "messageType"), find(f.members, "logEvents"); kind != nil && events != nil && events.value[0] == '[' {
+	if kind, events := find(f.members, "messageType"), find(f.members, "logEvents"); len(f.members) <= mostStreamMembers && kind != nil && events != nil && events.value[0] == '[' {
 		switch string(kind.value) {
 		case `"CONTROL_MESSAGE"`: // CloudWatch Logs asks whether the destination is there
 			return
@@ -277,12 +294,16 @@ func (f *firehoseRequest) events(m *mapping.Mapper, records *record.List, array 
 			return
 		}
 		f.buf = f.buf[:kept]
-		if f.event, ok = appendMembers(f.event[:0], element); ok {
+		f.event, ok = appendMembers(f.event[:0], element)
+		switch {
+		case m.Full(): // what the events share would be added to each for nothing
+			records.Refuse(scan.TooLarge, at)
+		case !ok:
+			records.Refuse(scan.NotObject, at)
+		default:
 			m.Begin()
 			f.addEvent(m)
 			m.End(at)
-		} else {
-			records.Refuse(scan.NotObject, at)
 		}
 		if !p.take(',') {
 			return
@@ -330,7 +351,7 @@ func (f *firehoseRequest) addEvent(m *mapping.Mapper) {
 // Answer implements Exchange. Firehose takes nothing but 200 for success.
 func (f *firehoseRequest) Answer(dst []byte, r Request, o Outcome) Answer {
 	if o.Records.Accepted == 0 && o.Records.Rejected > 0 {
-		return Firehose{}.Refuse(dst, r, Refuse(http.StatusBadRequest, "%v", &o.Records.Errors[0].Err))
+		return refuseFirehose(dst, f.id, Refuse(http.StatusBadRequest, "%v", &o.Records.Errors[0].Err))
 	}
 	return inJSON(http.StatusOK, append(appendFirehose(dst, f.id), '}'))
 }

@@ -125,6 +125,23 @@ func TestDataThatIsLongOnceItIsDecompressedIsRefused(t *testing.T) {
 	}
 }
 
+// What looks like the beginnings of very many objects, and a message of very many members, take no more time than their bytes do. (Else this takes hours.)
+func TestFirehoseDataThatIsMadeToBeSlow(t *testing.T) {
+	for name, text := range map[string]string{
+		"objects without an end": strings.Repeat("{\"a\":[\n", 1<<20),
+		"members for each event": `{"messageType":"DATA_MESSAGE",` + strings.Repeat(`"a":1,`, 100_000) + `"logEvents":[` + strings.Repeat("{},", 1<<20) + `{}]}`,
+		"a value for each event": `{"messageType":"DATA_MESSAGE","a":"` + strings.Repeat("x", 1<<20) + `","logEvents":[` + strings.Repeat("{},", 1<<20) + `{}]}`,
+	} {
+		records := newRecords()
+		if _, bad := exchange(Firehose{}, Request{Header: headers{}}, []byte(firehoseBody(gzipOf(t, text))), records); bad != nil && bad.Status >= 500 {
+			t.Errorf("%s: %v", name, bad)
+		}
+		if records.Accepted+records.Rejected == 0 && !records.Overflow {
+			t.Errorf("%s: no record", name)
+		}
+	}
+}
+
 // FuzzFirehose sends any bodies and any data. What is accepted jsonb takes, and a request that is sent again becomes the same records.
 func FuzzFirehose(f *testing.F) {
 	f.Add([]byte(firehoseBody("x")), []byte(cloudwatchLogs), `{"commonAttributes":{"a":"b"}}`)
