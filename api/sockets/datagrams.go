@@ -80,7 +80,7 @@ func (d *Datagrams) Run(ctx, flush context.Context) error {
 	for range d.o.Workers {
 		workers.Go(func() { d.publish(flush) })
 	}
-	endExpiry := d.o.Chunks.keepTime()
+	endExpiry := d.o.Chunks.keepTime(d.isIdle)
 	err := d.read(ctx)
 	d.mu.Lock()
 	d.ended = true
@@ -89,6 +89,13 @@ func (d *Datagrams) Run(ctx, flush context.Context) error {
 	workers.Wait()
 	endExpiry()
 	return errors.Join(err, d.conn.Close())
+}
+
+// isIdle reports whether no packet waits to be published.
+func (d *Datagrams) isIdle() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.waiting == 0
 }
 
 // read reads packets until ctx is done and none has come for a moment.

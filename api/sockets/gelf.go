@@ -69,15 +69,11 @@ func (f *gelfFraming) end(b []byte) int {
 	if f.way == gelfUnknown {
 		return f.firstEnd(b)
 	}
-	rest := b[f.scanned:]
-	end := bytes.IndexByte(rest, 0)
-	if f.way == gelfLines {
-		if end >= 0 {
-			rest = rest[:end]
-		}
-		if line := bytes.IndexByte(rest, '\n'); line >= 0 {
-			end = line
-		}
+	var end int
+	if f.way == gelfLines { // in one walk: a search for each of them would go over the whole buffer for every message
+		end = bytes.IndexAny(b[f.scanned:], "\x00\n")
+	} else {
+		end = bytes.IndexByte(b[f.scanned:], 0)
 	}
 	if end < 0 {
 		f.scanned = len(b)
@@ -87,7 +83,7 @@ func (f *gelfFraming) end(b []byte) int {
 	return f.scanned
 }
 
-// firstEnd is end while the way is not known. A newline in an object does not end it.
+// firstEnd is end while the way is not known. A newline in an object does not end it, unless it stands in a string, where JSON has none.
 func (f *gelfFraming) firstEnd(b []byte) int {
 	for ; f.scanned < len(b); f.scanned++ {
 		c := b[f.scanned]
@@ -95,7 +91,7 @@ func (f *gelfFraming) firstEnd(b []byte) int {
 		case c == 0:
 			f.way = gelfNULs
 			return f.scanned
-		case c == '\n' && f.begun && f.depth == 0:
+		case c == '\n' && f.begun && (f.depth == 0 || f.inString):
 			f.way = gelfLines
 			return f.scanned
 		case f.isEscaped:
@@ -251,9 +247,9 @@ func (c *Chunks) expire(now time.Time) {
 	}
 }
 
-// keepTime gives up, from now on, messages that do not come whole in time, also while no packet comes. The caller must call end when no more will come; it gives up all. c may be
-// nil.
-func (c *Chunks) keepTime() (end func()) {
+// keepTime gives up, from now on, messages that do not come whole in time, also while no packet comes. It leaves that to add while isIdle reports that packets
+// wait: they may have chunks that came in time. The caller must call end when no more will come; it gives up all. c may be nil.
+func (c *Chunks) keepTime(isIdle func() bool) (end func()) {
 	if c == nil {
 		return func() {}
 	}
@@ -265,6 +261,9 @@ func (c *Chunks) keepTime() (end func()) {
 		for {
 			select {
 			case now := <-ticker.C:
+				if !isIdle() {
+					continue
+				}
 				c.mu.Lock()
 				c.expire(now)
 				c.mu.Unlock()

@@ -11,7 +11,9 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -34,6 +36,7 @@ func TestMessagesOfGELFAreFoundInBothFramings(t *testing.T) {
 		{"lines", "{\"a\":1}\n{\"b\":2}\r\n\n{\"c\":3}\n", []string{`{"a":1}`, "{\"b\":2}\r", `{"c":3}`}},
 		{"lines, then NULs", "{\"a\":1}\n{\"b\":2}\x00{\"c\":3}\x00", []string{`{"a":1}`, `{"b":2}`, `{"c":3}`}},
 		{"brackets and quotes in a string", "{\"a\":\"}\\\"\\\\\"}\n{\"b\":2}\n", []string{`{"a":"}\"\\"}`, `{"b":2}`}},
+		{"lines, the first of which is cut", "{\"a\":\"x\n{\"b\":2}\n", []string{`{"a":"x`, `{"b":2}`}},
 		{"no object", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", []string{"GET / HTTP/1.1\r", "Host: a\r"}},
 		{"too long", long + "\x00{\"b\":2}\x00", []string{long[:20] + "…", `{"b":2}`}},
 		{"too long, as the first of lines", long + "\n{\"b\":2}\n", []string{long[:20] + "…", `{"b":2}`}},
@@ -48,6 +51,50 @@ func TestMessagesOfGELFAreFoundInBothFramings(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Messages of a few bytes each take a walk over each of them, and not over all that came. (Else this takes a minute.)
+func TestVeryShortLinesAreFoundInOneWalk(t *testing.T) {
+	f := NewGELFFramer(1 << 20)
+	b := append([]byte("{}\n"), bytes.Repeat([]byte("\n"), 4<<20)...)
+	for len(b) > 0 {
+		_, n, cut, err := f.Next(b, false)
+		if n == 0 || cut || err != nil {
+			t.Fatalf("%d bytes are left: %d, %v, %v", len(b), n, cut, err)
+		}
+		b = b[n:]
+	}
+}
+
+// While packets wait, chunks that came in time may be among them: add alone gives up messages then.
+func TestChunksAreNotGivenUpWhilePacketsWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewChunks(1<<20, 1<<20, NewMetrics(prometheus.NewRegistry()).Of("gelf", "udp"))
+		var isIdle atomic.Bool
+		end := c.keepTime(isIdle.Load)
+		defer end()
+		packets := chunked(1, []byte(`{"short_message":"x"}`), chunkHeader+12)
+		add := func(packet []byte, came time.Time) bool {
+			t.Helper()
+			_, isWhole, err := c.add(nil, protocol.Message{Text: packet, Came: came})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return isWhole
+		}
+		came := time.Now()
+		add(packets[0], came)
+		time.Sleep(2 * chunkTime)
+		if !add(packets[1], came) {
+			t.Error("the second chunk, which came in time, does not make the message whole")
+		}
+		add(packets[0], time.Now())
+		isIdle.Store(true)
+		time.Sleep(2 * chunkTime)
+		if c.held != 0 {
+			t.Errorf("%d bytes are held", c.held)
+		}
+	})
 }
 
 // FuzzGELFFraming cuts any bytes into messages: the same ones, however they come, and none longer than the bound.
@@ -262,7 +309,7 @@ func TestChunksOfAMessageMustComeWithinFiveSecondsOfTheFirst(t *testing.T) {
 			t.Errorf("chunk %d: got %q", i, got)
 		}
 	}
-	c.keepTime()()
+	c.keepTime(func() bool { return true })()
 	awaitCount(t, "incomplete", m.Dropped(Incomplete), 2)
 	if c.held != 0 || len(c.sets) > 0 {
 		t.Errorf("%d bytes are held for %d messages", c.held, len(c.sets))
