@@ -114,9 +114,10 @@ func baseOfName(key *keys.Key, r protocol.Request, name protocol.RecordName, lin
 	if name.Name == "" {
 		return nil
 	}
-	at := name.At
-	if at < now.Add(-maxKeyAge).UnixMilli() || at > now.Add(maxKeyAhead).UnixMilli() {
-		at = now.Truncate(oldNames).UnixMilli()
+	at, hour := name.At, now.Truncate(oldNames)
+	// What is old moves with the hour alone: a record that became old between two tries would have two keys.
+	if at < hour.Add(oldNames-maxKeyAge).UnixMilli() || at > now.Add(maxKeyAhead).UnixMilli() {
+		at = hour.UnixMilli()
 	}
 	return baseOf(at, nameOf(key), r.Path, []byte(name.Name), line)
 }

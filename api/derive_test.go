@@ -36,6 +36,30 @@ func newRule(t testing.TB) *eventtime.Rule {
 	return rule
 }
 
+// A record that has a name is known by it when it comes again, however old it has become meanwhile, within the clock's hour at least.
+func TestARecordWithANameKeepsItsKey(t *testing.T) {
+	key := func(came, now time.Time) uuid.UUID {
+		return *baseOfName(nil, protocol.Request{Path: []byte("/upload")}, protocol.RecordName{Name: "s=1;i=1", At: came.UnixMilli()}, []byte("{}\n"), now)
+	}
+	hour := time.Date(2026, 11, 29, 10, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		name          string
+		came          time.Time
+		first, second time.Duration // of the tries, since the hour began
+		isSame        bool
+	}{
+		{"new", hour.Add(time.Minute), 2 * time.Minute, 20 * time.Hour, true},
+		{"a day old between two tries of an hour", hour.Add(30*time.Minute - maxKeyAge), 29 * time.Minute, 31 * time.Minute, true},
+		{"old", hour.Add(-7 * 24 * time.Hour), 0, time.Hour - 1, true},
+		{"old, in another hour", hour.Add(-7 * 24 * time.Hour), 0, time.Hour, false},
+		{"ahead", hour.Add(48 * time.Hour), 0, time.Hour - 1, true},
+	} {
+		if got := key(c.came, hour.Add(c.first)) == key(c.came, hour.Add(c.second)); got != c.isSame {
+			t.Errorf("%s: the same key: %v", c.name, got)
+		}
+	}
+}
+
 // fields is a request's header.
 type fields map[string]string
 

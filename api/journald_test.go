@@ -20,9 +20,6 @@ func journalOf(from, to int) string {
 	now := time.Now()
 	for i := from; i < to; i++ {
 		at := now.Add(time.Duration(i) * time.Millisecond)
-		if i < 10 {
-			at = now.Add(-7 * 24 * time.Hour)
-		}
 		fmt.Fprintf(&b, "__CURSOR=s=1;i=%d\n__REALTIME_TIMESTAMP=%d\nMESSAGE=line %d\n", i, at.UnixMicro(), i)
 		if i%2 == 0 {
 			value := strings.Repeat("x\n", 1500)
