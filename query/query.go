@@ -68,11 +68,19 @@ func Run(ctx context.Context, c Config) error {
 	// serving is done SHUTDOWN_DELAY after ctx: meanwhile load balancers see that /ready fails, and requests are still taken.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
-	defer context.AfterFunc(ctx, func() {
+	working.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-work.Done():
+			return
+		}
 		ready.Set("service", "shutting down")
-		time.Sleep(c.ShutdownDelay)
+		select {
+		case <-time.After(c.ShutdownDelay):
+		case <-work.Done():
+		}
 		stopServing()
-	})()
+	})
 
 	m := newMetrics(places, &ready)
 	if store.files != nil {
@@ -118,7 +126,7 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return errors.Join(err, ln.Close())
 	}
-	defer closeMetrics() // the last to go, so that a stop can be watched
+	defer closeMetrics() // after Serve, so that the end of requests can be watched
 	working.Go(func() { allowed.Watch(work, c.Reload, log) })
 	log.Info("listening", "address", ln.Addr().String(), "database", store.name(), "cache", c.Redis != "")
 	if c.OnListen != nil {
