@@ -30,7 +30,7 @@ cannot() {
 # Without a limit a day is one.
 limit=${NEWER_SECONDS:-86400} least=120
 late() { cannot "$((limit - SECONDS)) s are left, and $least are needed"; }
-[ "$limit" -ge $least ] || late
+[ "$limit" -gt $least ] || late
 
 debian_seconds=$((limit - least))
 # shellcheck source=.ci/debian.sh
