@@ -10,6 +10,9 @@ const (
 	maxBins = 20
 	// farthest is the largest absolute value that is counted into bins. Beyond it, edges may not be float64s.
 	farthest = 1e300
+	// closest is the least distance of the least and the greatest number, as a part of the larger one. A float64 has 16 digits, bins take two of them, and
+	// one is to spare.
+	closest = 1e-13
 )
 
 // bin counts the numbers from From up to To, To excluded. Both are round, so that a query can ask for just these numbers.
@@ -21,13 +24,13 @@ type bin struct {
 
 // binsOf returns the histogram of sorted numbers: at most maxBins bins without gaps. They are equally wide, unless that would put most
 // of the numbers into one of them, as it does with latencies. Then each of them is some times as wide as the one before. It returns nil
-// if all numbers are the same, or too large.
+// if all numbers are the same, too large, or so close together that edges between them could be one float64.
 func binsOf(sorted []float64) []bin {
 	if len(sorted) == 0 {
 		return nil
 	}
 	low, high := sorted[0], sorted[len(sorted)-1]
-	if low == high || max(-low, high) > farthest {
+	if !areBinned(low, high) {
 		return nil
 	}
 	isWhole := !slices.ContainsFunc(sorted, func(n float64) bool { return n != math.Trunc(n) })
@@ -36,6 +39,12 @@ func binsOf(sorted []float64) []bin {
 		return countInto(growingEdges(sorted), sorted)
 	}
 	return bins
+}
+
+// areBinned reports whether there are bins for numbers from low to high.
+func areBinned(low, high float64) bool {
+	most := max(-low, high)
+	return most <= farthest && high-low > most*closest && high-low > 1/farthest
 }
 
 // isLopsided reports whether one of the bins has more than two thirds of n numbers.

@@ -43,6 +43,10 @@ func TestBinsHaveRoundEdges(t *testing.T) {
 		{"latencies", latencies, "0.5:1 1:2 2:6 5:10 10:20 20:51 50:0 100:1 200:0 500:1 1000:0 2000:1 5000:0 10000:0 20000:1 50000"},
 		{"latencies with zeros", append([]float64{0, 0}, latencies...), "0:2 0.5:1 1:2 2:6 5:10 10:20 20:51 50:0 100:1 200:0 500:1 1000:0 2000:1 5000:0 10000:0 20000:1 50000"},
 		{"many powers of ten", []float64{1e-9, 1e-9, 1e-9, 1e-9, 2, 3e11}, "1e-09:4 1e-07:0 1e-05:0 0.001:0 0.1:1 10:0 1000:0 100000:0 1e+07:0 1e+09:0 1e+11:1 1e+13"},
+		{"neighbours among float64s", []float64{1 << 53, 1<<53 + 2}, ""},
+		{"close together", []float64{1e18, 1e18 + 1024}, ""},
+		{"the least float64", []float64{0, math.SmallestNonzeroFloat64}, ""},
+		{"as close as may be", []float64{1e6, 1e6 + 2e-6}, "1e+06:1 1.0000000000002e+06:0 1.0000000000004e+06:0 1.0000000000006e+06:0 1.0000000000008e+06:0 1.000000000001e+06:0 1.0000000000012e+06:0 1.0000000000014e+06:0 1.0000000000016e+06:0 1.0000000000018e+06:0 1.000000000002e+06:1 1.0000000000022e+06"},
 		{"too large", []float64{-1.7e308, 1.7e308}, ""},
 	} {
 		if got := written(binsOf(c.numbers)); got != c.want {
@@ -70,10 +74,16 @@ func TestBinsHoldAllNumbers(t *testing.T) {
 				numbers[i] = math.Abs(numbers[i])
 			}
 		}
+		if random.IntN(4) == 0 { // close together, as ids and times are
+			base := math.Pow10(random.IntN(40))
+			for i := range numbers {
+				numbers[i] = base + float64(random.IntN(2000))
+			}
+		}
 		slices.Sort(numbers)
 		bins := binsOf(numbers)
 		if bins == nil {
-			if numbers[0] != numbers[len(numbers)-1] && max(-numbers[0], numbers[len(numbers)-1]) <= farthest {
+			if areBinned(numbers[0], numbers[len(numbers)-1]) {
 				t.Fatalf("no bins of %v", numbers)
 			}
 			continue

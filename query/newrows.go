@@ -69,6 +69,13 @@ type foundNew struct {
 	data             []byte
 }
 
+// A transaction of anybody in the cluster of databases that runs for very long makes each pass look at all that came since it began, and at very many writers.
+// Beyond these bounds the reader gives up: nobody who waits for it is the better for it. mostReach is more than a reader that begins has.
+const (
+	mostWriters = 20_000
+	mostReach   = 15 * time.Minute
+)
+
 // errBeginAnew says that nobody can tell which rows are new.
 var errBeginAnew = errors.New("nobody can tell which rows are new")
 
@@ -82,7 +89,7 @@ func (r *newRowsReader) pass(ctx context.Context, s *store, tx pgx.Tx, extendTo 
 	n = *r
 	n.history = slices.Clone(r.history)
 	if r.last != nil {
-		if now.xmax < r.last.xmax {
+		if now.xmax < r.last.xmax || len(r.last.writers) > mostWriters || now.at.Sub(n.reach()) > mostReach {
 			return n, errBeginAnew
 		}
 		for x := range r.last.writers {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"math/big"
+	"math/bits"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,9 +27,7 @@ type figureOf struct {
 type tally struct {
 	n      int64             // count: records; else the values that count
 	of     int64             // share: the records that its query finds
-	sum    *exactSum         // sum
-	floats float64           // avg: the sum
-	lost   float64           // avg: what the sum's rounding has lost
+	sum    *exactSum         // sum, avg
 	values map[float64]int64 // p: how many records have the value
 	texts  map[string]bool   // uniq
 	edge   *language.Number  // min, max: of the numbers
@@ -109,47 +108,53 @@ func (f *figureOf) addEdge(t *tally, v language.Value) (bytes int, err error) {
 		if _, ok := n.Plain(); !ok {
 			return 0, errNotPartial
 		}
-		f.mergeEdge(t, &n, nil)
-		return 0, nil
+		return f.mergeEdge(t, &n, nil), nil
 	}
 	if text, ok := v.Text(); ok && t.edge == nil {
 		text = cutRunes(text)
-		f.mergeEdge(t, nil, &text)
+		return f.mergeEdge(t, nil, &text), nil
 	}
 	return 0, nil
 }
 
-// mergeEdge takes a number and a text that are not nil if they are beyond those of a tally.
-func (f *figureOf) mergeEdge(t *tally, n *language.Number, text *string) {
+// mergeEdge takes a number and a text that are not nil if they are beyond those of a tally. It returns how many bytes more the tally takes.
+func (f *figureOf) mergeEdge(t *tally, n *language.Number, text *string) (bytes int) {
 	sign := 1
 	if f.function == "min" {
 		sign = -1
 	}
 	if n != nil && (t.edge == nil || sign*n.Compare(*t.edge) > 0) {
+		bytes += n.Bytes()
+		if t.edge != nil {
+			bytes -= t.edge.Bytes()
+		}
 		t.edge = n
 	}
 	if text != nil && (t.text == nil || sign*strings.Compare(*text, *t.text) > 0) {
-		t.text = text
+		kept := strings.Clone(*text) // the text may be the beginning of one that is much longer
+		bytes += len(kept)
+		if t.text != nil {
+			bytes -= len(*t.text)
+		}
+		t.text = &kept
 	}
+	return bytes
 }
 
 // addNumber adds a number to a sum, an average or a percentile.
 func (f *figureOf) addNumber(t *tally, n language.Number) (bytes int, err error) {
-	if f.function == "sum" {
-		if t.sum == nil {
-			t.sum = new(exactSum)
-		}
-		t.n++
-		return 0, t.sum.add(n)
-	}
 	x, ok := n.Float()
-	if !ok {
+	if !ok && f.function != "sum" {
 		return 0, nil
 	}
 	t.n++
-	if f.function == "avg" {
-		t.addFloat(x)
-		return 0, nil
+	if f.function != "p" {
+		if t.sum == nil {
+			t.sum = new(exactSum)
+		}
+		before := t.sum.bytes()
+		err := t.sum.add(n)
+		return t.sum.bytes() - before, err
 	}
 	if t.values == nil {
 		t.values = make(map[float64]int64)
@@ -160,17 +165,6 @@ func (f *figureOf) addNumber(t *tally, n language.Number) (bytes int, err error)
 	return bytes, nil
 }
 
-// addFloat adds to the sum of floats, and what its rounding loses to what is lost (Neumaier's summation).
-func (t *tally) addFloat(x float64) {
-	sum := t.floats + x
-	if math.Abs(t.floats) >= math.Abs(x) {
-		t.lost += (t.floats - sum) + x
-	} else {
-		t.lost += (x - sum) + t.floats
-	}
-	t.floats = sum
-}
-
 // merge adds the records of another tally to a tally. It returns how many bytes more the tally takes.
 func (f *figureOf) merge(t, other *tally) (bytes int) {
 	t.n += other.n
@@ -179,10 +173,10 @@ func (f *figureOf) merge(t, other *tally) (bytes int) {
 		if t.sum == nil {
 			t.sum = new(exactSum)
 		}
+		before := t.sum.bytes()
 		t.sum.addScaled(&other.sum.whole, other.sum.scale)
+		bytes += t.sum.bytes() - before
 	}
-	t.addFloat(other.floats)
-	t.lost += other.lost
 	if t.values == nil && other.values != nil {
 		t.values = make(map[float64]int64, len(other.values))
 	}
@@ -201,8 +195,7 @@ func (f *figureOf) merge(t, other *tally) (bytes int) {
 			t.texts[text] = true
 		}
 	}
-	f.mergeEdge(t, other.edge, other.text)
-	return bytes
+	return bytes + f.mergeEdge(t, other.edge, other.text)
 }
 
 // figure returns the figure that a tally of all records makes, as JSON. span is how many seconds they are of.
@@ -229,7 +222,14 @@ func (f *figureOf) figure(t *tally, span float64) json.RawMessage {
 		if t.n == 0 {
 			return null
 		}
-		return floatJSON((t.floats + t.lost) / float64(t.n))
+		total, _ := strconv.ParseFloat(language.Plain(&t.sum.whole, t.sum.scale), 64) // beyond the largest double it is infinite
+		switch {                                                                      // the bounds of the SQL
+		case math.Abs(total) > 1e308:
+			return null
+		case math.Abs(total) < 1e-300:
+			total = 0
+		}
+		return floatJSON(total / float64(t.n))
 	case "p":
 		if t.n == 0 {
 			return null
@@ -272,7 +272,7 @@ func (t *tally) percentile(quantile float64) float64 {
 	if first == second {
 		return low
 	}
-	return low + (place-float64(first))*(high-low)
+	return low + float64((place-float64(first))*(high-low)) // rounded before it is added, as PostgreSQL does on every machine
 }
 
 // floatJSON returns a double as to_jsonb does.
@@ -288,6 +288,9 @@ type exactSum struct {
 	whole big.Int
 	scale int
 }
+
+// bytes returns how many bytes the digits take.
+func (s *exactSum) bytes() int { return cap(s.whole.Bits()) * bits.UintSize / 8 }
 
 // add adds a number. Its error is errNotPartial if the number has too many digits.
 func (s *exactSum) add(n language.Number) error {
@@ -339,7 +342,7 @@ func (h having) holds(figure json.RawMessage) bool {
 		}
 		return (text == h.value) == (h.op == "=")
 	}
-	if isText {
+	if figure[0] != '-' && (figure[0] < '0' || figure[0] > '9') { // numbers alone compare
 		return false
 	}
 	c := language.ParseNumber(string(figure)).Compare(language.ParseNumber(h.value))

@@ -162,7 +162,7 @@ func distributionOf(numbers []float64) *distribution {
 		place := p * float64(n-1)
 		low := int(math.Floor(place))
 		high := min(low+1, n-1)
-		return numbers[low] + (place-float64(low))*(numbers[high]-numbers[low])
+		return numbers[low] + float64((place-float64(low))*(numbers[high]-numbers[low])) // rounded before it is added, as PostgreSQL does on every machine
 	}
 	return &distribution{Count: n, Min: numbers[0], P50: percentile(0.5), P95: percentile(0.95), Max: numbers[n-1]}
 }

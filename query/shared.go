@@ -24,7 +24,7 @@ import (
 
 // sharing reads the rows that come once for many searches of SEARCHES_FILE, in passes, and keeps for each of them what its condition asks of the rows: a
 // partial table for each part of its window. So an evaluation adds a few tables up. What it answers is what a statement in the snapshot of the last
-// pass would answer, but for the order in which floats are added up. It keeps nothing that outlives the process: a new one reads the windows once.
+// pass would answer. It keeps nothing that outlives the process: a new one reads the windows once.
 //
 // A search that can't be answered so is evaluated by itself: see follow and table. One goroutine calls run; the other methods may be called by many at once.
 type sharing struct {
@@ -54,6 +54,7 @@ type sharing struct {
 	begun    time.Time                      // when evaluations began to wait for the first passes
 	passed   time.Time                      // when the last pass began that came to its end
 	from     int64                          // the rows from then on are in the tables, in Unix milliseconds
+	isWhole  bool                           // since the beginning all rows that were needed have been in the tables once
 	isStuck  bool                           // rows before that can't be had
 	isOff    bool                           // nothing is shared
 }
@@ -80,8 +81,8 @@ type followed struct {
 }
 
 const (
-	// worthSharing is how many windows must be read a window's length for a pass over all rows to be cheaper than an evaluation of each search. On the
-	// machine of bench/README.md a pass takes about 8 times as long for a row, its JSON in Go included, as a statement that counts.
+	// worthSharing is how many windows must be read a window's length for a pass over all rows to be cheaper than an evaluation of each search. It is an
+	// estimate, not measured: a pass, which reads each row's JSON in Go, is taken to cost as much as eight statements that count.
 	worthSharing = 8
 	// longestReach and mostParts bound what is kept of a search.
 	longestReach, mostWindowParts = time.Hour, 4000
@@ -145,7 +146,7 @@ func (sh *sharing) run(ctx context.Context) {
 }
 
 // note logs that passes fail, or succeed again, when that changes. After a failure the tables begin anew: nobody knows which database answers next. Evaluations
-// wait for the passes that follow, but no longer while those fail as well.
+// wait for the passes that follow, but not anew where those fail before all is read.
 func (sh *sharing) note(err error) {
 	if err == nil {
 		if sh.failing {
@@ -163,7 +164,10 @@ func (sh *sharing) note(err error) {
 	}
 	sh.mu.Lock()
 	begun := sh.begun
-	if !sh.passed.IsZero() {
+	switch {
+	case errors.Is(err, errBeginAnew):
+		begun = time.Now().Add(-patience) // evaluations go on alone until all is read
+	case sh.isWhole:
 		begun = time.Now()
 	}
 	sh.mu.Unlock()
@@ -201,7 +205,7 @@ func (sh *sharing) follow(file *searches.File) {
 		byKey[tableKey(p)] = append(byKey[tableKey(p)], f)
 	}
 	sh.mu.Lock()
-	sh.file, sh.bySearch, sh.byKey = file, bySearch, byKey
+	sh.file, sh.bySearch, sh.byKey, sh.begun, sh.passed = file, bySearch, byKey, now, time.Time{} // nothing is read for these yet
 	sh.mu.Unlock()
 	sh.beginAnew(now)
 	sh.shared.Set(float64(len(all)))
@@ -284,7 +288,7 @@ func (sh *sharing) beginAnew(begun time.Time) {
 	sh.slice = firstReach
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	sh.begun, sh.passed, sh.from, sh.isStuck = begun, time.Time{}, rfc3339.Latest, false
+	sh.begun, sh.passed, sh.from, sh.isWhole, sh.isStuck = begun, time.Time{}, rfc3339.Latest, false, false
 	for _, f := range sh.all {
 		f.parts, f.bytes, f.from, f.isLarge, f.isTooMuch = make(map[int64]*partialTable), 0, 0, false, false
 	}
@@ -321,7 +325,7 @@ func (sh *sharing) pass(ctx context.Context) (extending bool, err error) {
 	sh.reader = n
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	sh.passed, sh.from, sh.isStuck = began, n.from, isStuck
+	sh.passed, sh.from, sh.isWhole, sh.isStuck = began, n.from, sh.isWhole || n.from <= needed, isStuck
 	for _, f := range sh.all {
 		f.take()
 	}

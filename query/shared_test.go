@@ -3,6 +3,7 @@ package query
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -137,7 +138,7 @@ func someRecord(r *rand.Rand) string {
 	}
 	add(`"level"`, pick(``, `"error"`, `"error"`, `"info"`, `null`, `"\u00e9\"\\\n\u0001"`, `7`, `7.50`, `true`, `{"z": 1, "é": [1, "x"]}`, `[]`, `["error", {"k": null}]`, `"`+strings.Repeat("ü", 1200)+pick("x", "y")+`"`, `"10"`))
 	add(`"ms"`, pick(``, `1`, `2`, `2.50`, `-3`, `0`, `100000`, `"12"`, `"1e3"`, `"x"`, `null`, `1e20`, `0.125`, `[5]`, `123456789012345678901234567890.5`, `1e-5`, `1e305`))
-	add(`"n"`, pick(`1`, `2`, `-7`, `"40"`, `0.5`))
+	add(`"n"`, pick(`1`, `2`, `-7`, `"40"`, `0.5`, `0.1`, `0.2`, `"0.3"`, `1e-7`))
 	add(`"a"`, pick(``, `{"b": "x"}`, `{"b": 4}`, `{"b": null}`, `[{"b": 1}]`, `5`))
 	add(`"a.b"`, pick(``, ``, `"dotted"`))
 	add(`"message"`, pick(``, `"a needle here"`, `"NEEDLE"`, `"nothing"`))
@@ -258,4 +259,46 @@ func TestAServiceSharesTheReadingOfManySearches(t *testing.T) {
 		return of["s3"] == "firing" && of["first"] == "firing" && of["s4"] == "ok"
 	})
 	testenv.Eventually(t, time.Minute, "nothing fires", func() bool { return !slices.Contains(slices.Collect(maps.Values(states())), "firing") })
+}
+
+// Numbers alone compare, as in the SQL of a condition.
+func TestAConditionHoldsForNumbersAlone(t *testing.T) {
+	for _, c := range []struct {
+		op, value, figure string
+		isText, want      bool
+	}{
+		{">=", "500", "503", false, true},
+		{">=", "500", "-503", false, false},
+		{">=", "500", "true", false, false},
+		{"<", "500", "false", false, false},
+		{"<>", "500", "[]", false, false},
+		{">=", "0", `{"a":1}`, false, false},
+		{">=", "0", `"7"`, false, false},
+		{">=", "0", "null", false, false},
+		{"=", "true", "true", true, true},
+		{"=", "a", `"a"`, true, true},
+	} {
+		if got := (having{op: c.op, value: c.value, text: c.isText}).holds(json.RawMessage(c.figure)); got != c.want {
+			t.Errorf("%s %s %s: got %v", c.figure, c.op, c.value, got)
+		}
+	}
+}
+
+// Where passes fail again and again before they have read all that is needed, evaluations don't wait anew each time.
+func TestEvaluationsDoNotWaitAnewForPassesThatFailAgain(t *testing.T) {
+	began := time.Now().Add(-patience / 2)
+	sh := &sharing{log: slog.New(slog.DiscardHandler), begun: began, passed: time.Now()}
+	sh.note(errors.New("the database is away"))
+	if sh.begun != began {
+		t.Errorf("evaluations wait since %v, want %v", sh.begun, began)
+	}
+	sh.isWhole = true
+	sh.note(errors.New("the database is away"))
+	if !sh.begun.After(began) || sh.isWhole {
+		t.Errorf("after passes that had read all, evaluations wait since %v", sh.begun)
+	}
+	sh.note(errBeginAnew)
+	if time.Since(sh.begun) < patience {
+		t.Errorf("nobody can tell what is new, and evaluations wait")
+	}
 }

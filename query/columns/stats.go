@@ -90,7 +90,8 @@ func (s *Search) Stats(ctx context.Context, t *Table) error {
 // TableRows adds rows to a table, one by one.
 type TableRows struct {
 	t      *Table
-	n      int
+	n      int // rows
+	size   int // bytes of their values
 	b      *batch
 	by     []coder
 	fields []coder
@@ -99,6 +100,9 @@ type TableRows struct {
 
 // rowsAtOnce is how many rows TableRows collects.
 const rowsAtOnce = 8192
+
+// mostAtOnce is about how many bytes of values TableRows collects at most: they are in no count yet.
+const mostAtOnce = 8 << 20
 
 // Rows returns what adds rows to the table.
 func (t *Table) Rows() *TableRows {
@@ -109,7 +113,7 @@ func (t *Table) Rows() *TableRows {
 
 // begin makes room for rows.
 func (r *TableRows) begin() {
-	r.n = 0
+	r.n, r.size = 0, 0
 	r.b = &batch{times: make([]int64, rowsAtOnce), ids: make([][16]byte, rowsAtOnce), by: make([]fieldValues, len(r.t.by)), fields: make([]fieldValues, len(r.t.fields)), shares: make([]archive.Bits, len(r.t.figures))}
 	r.by, r.fields = make([]coder, len(r.t.by)), make([]coder, len(r.t.fields))
 	for i := range r.by {
@@ -143,6 +147,7 @@ func (r *TableRows) Add(at int64, id [16]byte, by [][]byte, values [][]byte, sha
 	for i, text := range by {
 		if text != nil {
 			r.by[i].codes[row] = r.by[i].code(string(text), isString)
+			r.size += len(text)
 		}
 	}
 	for i, value := range values {
@@ -154,6 +159,7 @@ func (r *TableRows) Add(at int64, id [16]byte, by [][]byte, values [][]byte, sha
 			return err
 		}
 		r.fields[i].set(row, v)
+		r.size += len(value)
 	}
 	for i, f := range r.t.figures {
 		if f.Function != Share {
@@ -164,7 +170,7 @@ func (r *TableRows) Add(at int64, id [16]byte, by [][]byte, values [][]byte, sha
 		}
 		shares = shares[1:]
 	}
-	if r.n++; r.n == rowsAtOnce {
+	if r.n++; r.n == rowsAtOnce || r.size > mostAtOnce {
 		return r.Flush()
 	}
 	return nil

@@ -146,6 +146,9 @@ type Number struct {
 // ParseNumber returns the number that a text writes as JSON. Its exponent must fit an int32.
 func ParseNumber(text string) Number { return Number{parseDecimal(text), text} }
 
+// Bytes returns how many bytes the number takes, about.
+func (n Number) Bytes() int { return len(n.text) + len(n.decimal.digits) }
+
 // Compare returns -1 if n is less than another number, 0 if they are equal, 1 if n is greater.
 func (n Number) Compare(other Number) int { return n.decimal.compare(other.decimal) }
 
