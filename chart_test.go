@@ -150,7 +150,7 @@ func settingSchema(s config.Setting) map[string]any {
 	case reflect.TypeFor[config.Address](), reflect.TypeFor[config.Loopback]():
 		schema["type"], schema["pattern"] = "string", ":[0-9]+$"
 	case reflect.TypeFor[config.ArchiveURL]():
-		schema["type"], schema["pattern"] = "string", "^(file|s3)://[^@?]*$"
+		schema["type"], schema["pattern"] = "string", "^(file://[^@?]*|s3://[^@]*)$"
 	default:
 		schema["type"] = "string"
 	}

@@ -124,6 +124,7 @@ func TestNonsenseIsRefusedByName(t *testing.T) {
 		"settings: {RABBITMQ_URL: amqp://u:p@h/}":     "RABBITMQ_URL", // a secret
 		"settings: {KEYS_FILE: /keys}":                "KEYS_FILE",    // keys.secret decides
 		"settings: {ARCHIVE_URL: 's3://u:p@bucket'}":  "ARCHIVE_URL",
+		"settings: {ARCHIVE_URL: 'file:///a?b=c'}":    "ARCHIVE_URL",
 		"secrets: {REDIS_URL: {name: redis}}":         "key",
 		"secrets: {RABBITMQ_URLS: {name: r, key: u}}": "RABBITMQ_URLS",
 		"secrets: {LOG_LEVEL: {name: r, key: u}}":     "LOG_LEVEL",
@@ -137,6 +138,13 @@ func TestNonsenseIsRefusedByName(t *testing.T) {
 	}
 	if _, err := template(t, least, "global: {imageRegistry: example.com}"); err != nil {
 		t.Errorf("global is for other charts: %v", err)
+	}
+	for _, url := range []string{
+		"file:///var/lib/millrace/archive", "s3://bucket/prefix", "s3://bucket/prefix?endpoint=https://s3.example.com&region=eu-central-1",
+	} {
+		if _, err := template(t, least, fmt.Sprintf("settings: {ARCHIVE_URL: %q}", url)); err != nil {
+			t.Errorf("%s: %v", url, err)
+		}
 	}
 }
 
