@@ -705,6 +705,31 @@ func TestTheExamplesAreValues(t *testing.T) {
 	}
 }
 
+// TestTheRolesJobMigratesFirst holds that the schema is there before the users are made, and that both connect to the chart's database: of
+// a superuser the operator's Secret has a URL without one.
+func TestTheRolesJobMigratesFirst(t *testing.T) {
+	text, err := os.ReadFile("examples/roles-job.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := get[batchv1.Job](t, read(t, string(text)), "Job/millrace-roles").Spec.Template.Spec
+	if len(pod.InitContainers) != 1 || len(pod.Containers) != 1 {
+		t.Fatalf("got %+v", pod)
+	}
+	up, roles := pod.InitContainers[0], pod.Containers[0]
+	if !slices.Equal(up.Args, []string{"migrate", "up"}) || !slices.Equal(roles.Args, []string{"migrate", "roles"}) {
+		t.Errorf("got %v and then %v", up.Args, roles.Args)
+	}
+	if e := roles.Env; len(e) != 2 || e[0].Name != "PASSWORD" || e[0].ValueFrom.SecretKeyRef.Key != "password" || e[1].Name != "POSTGRES_URL" ||
+		e[1].Value != "postgres://postgres:$(PASSWORD)@logs-postgres-rw:5432/millrace" {
+		t.Errorf("the variables are %+v", e)
+	}
+	up.Name, up.Args = roles.Name, roles.Args
+	if diff := cmp.Diff(roles, up); diff != "" {
+		t.Errorf("the two containers differ beside name and arguments (-roles +up):\n%s", diff)
+	}
+}
+
 // TestTheServicesHaveTheSameKeys holds that what can be said of one service can be said of each, where it has it: only worker has no
 // clients, only query has searches, and workers are scaled by KEDA.
 func TestTheServicesHaveTheSameKeys(t *testing.T) {
