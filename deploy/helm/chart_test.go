@@ -585,7 +585,8 @@ func TestRoutesLeadToTheirServices(t *testing.T) {
 	}
 }
 
-// TestTheNetworkPolicyIsOffAndThenNarrow holds which ports each service may be asked at and may ask.
+// TestTheNetworkPolicyIsOffAndThenNarrow holds which ports each service may be asked at and may ask. The query service sends alerts to 9093,
+// Alertmanager's. At 80 a machine tells the key of its role.
 func TestTheNetworkPolicyIsOffAndThenNarrow(t *testing.T) {
 	for name := range render(t, least) {
 		if strings.HasPrefix(name, "NetworkPolicy") {
@@ -595,8 +596,8 @@ func TestTheNetworkPolicyIsOffAndThenNarrow(t *testing.T) {
 	rendered := render(t, least, everything, "networkPolicy: {metricsFrom: [{namespaceSelector: {}}]}")
 	for name, want := range map[string][2][]string{
 		"api":    {{"http", "syslog", "metrics"}, {"53", "53", "5672", "5671", "15672", "15671"}},
-		"worker": {{"metrics"}, {"53", "53", "5672", "5671", "15672", "15671", "5432", "443", "9000"}},
-		"query":  {{"http", "metrics"}, {"53", "53", "5432", "6379", "443", "9000"}},
+		"worker": {{"metrics"}, {"53", "53", "5672", "5671", "15672", "15671", "5432", "443", "9000", "80"}},
+		"query":  {{"http", "metrics"}, {"53", "53", "5432", "6379", "443", "9000", "80", "9093"}},
 	} {
 		spec := get[networkingv1.NetworkPolicy](t, rendered, "NetworkPolicy/logs-millrace-"+name).Spec
 		var got [2][]string
