@@ -160,6 +160,8 @@ func TestWhatIsMissingIsSaid(t *testing.T) {
 		{merged(t, least, "api: {terminationGracePeriodSeconds: 35}"), "SHUTDOWN_DELAY and SHUTDOWN_TIMEOUT are 35 seconds"},
 		{merged(t, least, "query: {autoscaling: {enabled: true, minReplicas: 9}}"), "query.autoscaling: minReplicas is more than maxReplicas"},
 		{merged(t, least, "api: {httpRoute: {enabled: true}}"), "api.httpRoute.parentRefs is empty"},
+		{"keys: {secret: keys}\nsecrets: {RABBITMQ_URL: {name: r, key: u}}\nworker: {enabled: false}\nquery: {enabled: false}\nmigrate: {hook: true}",
+			"migrate.hook needs migrate.secrets: {POSTGRES_URL: {name: SECRET, key: KEY}}"},
 	} {
 		if _, err := template(t, c.values); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s\ngot %v, want %s", c.values, err, c.want)
@@ -560,6 +562,49 @@ func TestMigrationsAreAHookOnlyByChoice(t *testing.T) {
 		}
 		if ref := c.Env[0].ValueFrom.SecretKeyRef; ref.Name+"."+ref.Key != secret {
 			t.Errorf("%s: got the URL of %s, want %s", values, ref.Name+"."+ref.Key, secret)
+		}
+	}
+}
+
+// TestTheMigrationConnectsAsTheWorkersDo holds that the Job has what the workers have beside their settings: it may be a certificate that
+// the URL names, or the URL itself. What migrate.secrets says wins.
+func TestTheMigrationConnectsAsTheWorkersDo(t *testing.T) {
+	const with = `
+keys: {secret: keys}
+secrets: {RABBITMQ_URL: {name: rabbitmq, key: connection_string}}
+migrate: {hook: true}
+query: {secrets: {POSTGRES_URL: {name: postgres, key: uri}}}
+worker:
+  extraEnv: [{name: PASSWORD, value: p}, {name: POSTGRES_URL, value: "postgres://u:$(PASSWORD)@h/d"}]
+  extraVolumes: [{name: ca, secret: {secretName: ca}}]
+  extraVolumeMounts: [{name: ca, mountPath: /ca}]
+  nodeSelector: {disk: fast}
+  tolerations: [{key: logs, operator: Exists}]
+`
+	for _, c := range []struct {
+		values string
+		env    []string
+	}{
+		{"", []string{"PASSWORD=p", "POSTGRES_URL=postgres://u:$(PASSWORD)@h/d"}},
+		{"migrate: {secrets: {POSTGRES_URL: {name: owner, key: uri}}}", []string{"POSTGRES_URL=", "PASSWORD=p"}},
+		{"worker: {secrets: {POSTGRES_OWNER_URL: {name: owner, key: uri}}}", []string{"POSTGRES_URL=", "PASSWORD=p"}},
+		{"worker: {extraEnv: [], extraEnvFrom: [{secretRef: {name: all}}]}", nil},
+	} {
+		rendered := render(t, with, c.values)
+		job := get[batchv1.Job](t, rendered, "Job/logs-millrace-migrate").Spec.Template.Spec
+		worker := get[appsv1.Deployment](t, rendered, "Deployment/logs-millrace-worker").Spec.Template.Spec
+		var env []string
+		for _, e := range job.Containers[0].Env {
+			env = append(env, e.Name+"="+e.Value)
+		}
+		if diff := cmp.Diff(c.env, env); diff != "" {
+			t.Errorf("%s: variables (-want +got):\n%s", c.values, diff)
+		}
+		same := func(p corev1.PodSpec) []any {
+			return []any{p.Containers[0].EnvFrom, p.Containers[0].VolumeMounts, p.Volumes, p.NodeSelector, p.Tolerations}
+		}
+		if diff := cmp.Diff(same(worker), same(job)); diff != "" {
+			t.Errorf("%s: beside the worker (-worker +job):\n%s", c.values, diff)
 		}
 	}
 }
