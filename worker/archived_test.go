@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"log/slog"
+	"os"
 	"testing"
 	"time"
 
@@ -104,6 +105,33 @@ func TestWhatTheLedgerForgotIsLookedForInTheArchive(t *testing.T) {
 			want(t, db, 0, "SELECT count(*) FROM dead_letters")
 		})
 	}
+}
+
+// TestALetterNamesTheFileThatItWaitsFor: where several files can't be read, each letter has the error of one that may have its records.
+func TestALetterNamesTheFileThatItWaitsFor(t *testing.T) {
+	url := testenv.Schema(t)
+	db := workerConn(t, url)
+	folder := t.TempDir()
+	files := archive.Folder(folder)
+	var segments []segment
+	for _, days := range []time.Duration{10, 8} {
+		segments = append(segments, segmentOf(frame.BaseAt(time.Now().Add(-days*24*time.Hour)), `{"a":1}`))
+	}
+	if _, err := store(t.Context(), db, partition.New(24*time.Hour), testRule, segments, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	leaveToArchive(t, db, func() *pgx.Conn { return workerConn(t, url) }, files)
+	if err := os.RemoveAll(folder); err != nil {
+		t.Fatal(err)
+	}
+	forgotten(t, db)
+	parts := partition.New(24 * time.Hour)
+	parts.Files = files
+	if _, err := store(t.Context(), db, parts, testRule, segments, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	want(t, db, 2, "SELECT count(*) FROM dead_letters WHERE reason = 'no_archive'")
+	want(t, db, 2, "SELECT count(DISTINCT error) FROM dead_letters")
 }
 
 // TestOldSegmentsWaitAsideWhileTheArchiveIsAway: segments that files may have become dead letters while the store can't be read. All others are
