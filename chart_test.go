@@ -28,9 +28,6 @@ var chartSets = map[string]string{
 	"TLS_CLIENT_CA_FILE": "api.tls.clientCASecret, query.tls.clientCASecret",
 }
 
-// storeVariables are what the archive's S3 store takes from the environment beside the settings.
-var storeVariables = []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
-
 // isSecretOfChart reports whether the chart takes a setting from a Secret alone. ARCHIVE_URL holds no password: it refuses one.
 func isSecretOfChart(s config.Setting) bool { return s.IsSecret() && s.Name != "ARCHIVE_URL" }
 
@@ -58,12 +55,24 @@ func TestTheChartsSettingsAreThoseOfTheStructs(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range storeVariables {
-		for _, service := range services["ARCHIVE_URL"] {
-			list := known["secrets"].(map[string][]string)
-			list[service] = append(list[service], name)
+	noneTwice := func(what string, names []string) {
+		seen := make(map[string]bool)
+		for _, name := range names {
+			if seen[name] {
+				t.Errorf("%s: %s is there twice", what, name)
+			}
+			seen[name] = true
 		}
-		secret[name] = secretRef
+	}
+	for service, names := range known {
+		switch names := names.(type) {
+		case []string:
+			noneTwice(service, names)
+		case map[string][]string:
+			for of, names := range names {
+				noneTwice(service+" of "+of, names)
+			}
+		}
 	}
 	var list bytes.Buffer
 	list.WriteString("# The settings of each service that the chart takes in settings and in secrets. Made by: go test . -run Settings -update\n")
@@ -150,7 +159,7 @@ func settingSchema(s config.Setting) map[string]any {
 	case reflect.TypeFor[config.Address](), reflect.TypeFor[config.Loopback]():
 		schema["type"], schema["pattern"] = "string", ":[0-9]+$"
 	case reflect.TypeFor[config.ArchiveURL]():
-		schema["type"], schema["pattern"] = "string", "^(file|s3)://[^@?]*$"
+		schema["type"], schema["pattern"] = "string", "^(file://[^@?]*|s3://[^@]*)$"
 	default:
 		schema["type"] = "string"
 	}

@@ -112,25 +112,29 @@ func unreadable(ctx context.Context, conn *pgx.Conn, segments []segment) ([]segm
 // the store.
 func (t *transaction) lookUpInArchive(ctx context.Context, segments []segment) (rest []segment, err error) {
 	var hidden []segment
-	why := errors.New("this worker has none (ARCHIVE_URL)")
+	var reasons []error // of each that is hidden
 	if t.parts.Files == nil {
 		hidden, err = unreadable(ctx, t.conn, segments)
+		reasons = slices.Repeat([]error{errors.New("this worker has none (ARCHIVE_URL)")}, len(hidden))
 	} else {
 		var unread []unreadFile
 		t.archived, unread, err = archivedRecords(ctx, t.conn, t.parts.Files, segments)
 		t.watchdog.moved()
 		for _, s := range segments {
-			if slices.ContainsFunc(unread, func(f unreadFile) bool { return f.mayHave(s) }) {
-				hidden, why = append(hidden, s), unread[0].err
+			if i := slices.IndexFunc(unread, func(f unreadFile) bool { return f.mayHave(s) }); i >= 0 {
+				hidden, reasons = append(hidden, s), append(reasons, unread[i].err)
 			}
 		}
 	}
 	if err != nil || len(hidden) == 0 {
 		return segments, err
 	}
-	t.unread = fmt.Errorf("its records may be in the archive, which can't be read: %w", why)
-	for _, s := range hidden {
-		t.letters = append(t.letters, s.frameLetter(reasonNoArchive, t.unread.Error()+": replay the letter when it can"))
+	for i, s := range hidden {
+		why := fmt.Errorf("its records may be in the archive, which can't be read: %w", reasons[i])
+		if t.unread == nil {
+			t.unread = why
+		}
+		t.letters = append(t.letters, s.frameLetter(reasonNoArchive, why.Error()+": replay the letter when it can"))
 	}
 	return slices.DeleteFunc(slices.Clone(segments), func(s segment) bool {
 		return slices.ContainsFunc(hidden, func(h segment) bool { return h.Base == s.Base })

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"log/slog"
+	"os"
 	"testing"
 	"time"
 
@@ -106,6 +107,33 @@ func TestWhatTheLedgerForgotIsLookedForInTheArchive(t *testing.T) {
 	}
 }
 
+// TestALetterNamesTheFileThatItWaitsFor: where several files can't be read, each letter has the error of one that may have its records.
+func TestALetterNamesTheFileThatItWaitsFor(t *testing.T) {
+	url := testenv.Schema(t)
+	db := workerConn(t, url)
+	folder := t.TempDir()
+	files := archive.Folder(folder)
+	var segments []segment
+	for _, days := range []time.Duration{10, 8} {
+		segments = append(segments, segmentOf(frame.BaseAt(time.Now().Add(-days*24*time.Hour)), `{"a":1}`))
+	}
+	if _, err := store(t.Context(), db, partition.New(24*time.Hour), testRule, segments, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	leaveToArchive(t, db, func() *pgx.Conn { return workerConn(t, url) }, files)
+	if err := os.RemoveAll(folder); err != nil {
+		t.Fatal(err)
+	}
+	forgotten(t, db)
+	parts := partition.New(24 * time.Hour)
+	parts.Files = files
+	if _, err := store(t.Context(), db, parts, testRule, segments, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	want(t, db, 2, "SELECT count(*) FROM dead_letters WHERE reason = 'no_archive'")
+	want(t, db, 2, "SELECT count(DISTINCT error) FROM dead_letters")
+}
+
 // TestOldSegmentsWaitAsideWhileTheArchiveIsAway: segments that files may have become dead letters while the store can't be read. All others are
 // stored. When the store is back, replaying the letters stores what was not stored.
 func TestOldSegmentsWaitAsideWhileTheArchiveIsAway(t *testing.T) {
@@ -147,12 +175,13 @@ func TestOldSegmentsWaitAsideWhileTheArchiveIsAway(t *testing.T) {
 				want(t, db, 3, allLogs)
 				want(t, db, 2, "SELECT count(*) FROM dead_letters WHERE reason = 'no_archive'")
 			}
-			if done, err := ReplayDeadWithin(t.Context(), db, nil, 0, open()); err != nil || len(done) != 2 || done[0].Err == nil || done[1].Err == nil {
+			files := open() // one for both replays: it comes back by itself
+			if done, err := ReplayDeadWithin(t.Context(), db, nil, 0, files); err != nil || len(done) != 2 || done[0].Err == nil || done[1].Err == nil {
 				t.Errorf("replay while the archive is away: got %+v, %v", done, err)
 			}
 			want(t, db, 2, "SELECT count(*) FROM dead_letters")
 			proxy.SpoilAll(testenv.NoFault)
-			done, err := ReplayDeadWithin(t.Context(), db, nil, 0, open())
+			done, err := ReplayDeadWithin(t.Context(), db, nil, 0, files)
 			if err != nil || len(done) != 2 || done[0].Err != nil || done[1].Err != nil || done[0].Rows+done[1].Rows != 1 {
 				t.Errorf("replay: got %+v, %v, want one row", done, err)
 			}

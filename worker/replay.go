@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,6 +17,7 @@ import (
 	"millrace/internal/archive"
 	"millrace/internal/eventtime"
 	"millrace/internal/frame"
+	"millrace/internal/retry"
 	"millrace/internal/scan"
 	"millrace/worker/partition"
 )
@@ -62,7 +65,8 @@ func ReplayDead(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID) ([]Replaye
 }
 
 // ReplayDeadWithin does what ReplayDead does, with a retention that the caller knows of; zero is none. The shorter of that and the noted one counts:
-// a letter that stays can be replayed later, but a row that is dropped is gone. files has those of the archive; nil if there is none.
+// a letter that stays can be replayed later, but a row that is dropped is gone. files has those of the archive; nil if there is none. While its
+// store is away, letters whose records it may have stay. The next one waits some seconds for it, so that one outage does not make all stay.
 func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, retention time.Duration, files archive.Store) ([]Replayed, error) {
 	if _, err := conn.Exec(ctx, "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'"); err != nil {
 		return nil, fmt.Errorf("replay: %w", err)
@@ -91,8 +95,20 @@ func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, rete
 	// If there is no partition for a record, one of a day is made, whatever PARTITION_INTERVAL is.
 	parts := partition.New(24 * time.Hour)
 	parts.Files = files
+	// A store that is away comes back by a look alone.
+	watched, stop := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer stop()
+	watching.Go(func() { archive.Watch(watched, files, archive.NewAwayGauge(), slog.New(slog.DiscardHandler)) })
+	isLost := false // the store has not come back in time: it is not waited for again until it has been there
 	done := make([]Replayed, 0, len(ids))
 	for _, id := range ids {
+		if archive.Away(files) == nil {
+			isLost = false
+		} else if !isLost {
+			isLost = !awaitStore(ctx, files)
+		}
 		r := Replayed{ID: id}
 		letter, err := ShowDead(ctx, conn, id)
 		switch {
@@ -114,6 +130,19 @@ func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, rete
 		}
 	}
 	return done, nil
+}
+
+// awayTime is how long a replay waits for a store that is away: archive.Watch looks each five seconds.
+const awayTime = 10 * time.Second
+
+// awaitStore waits until the store is not away any more, for awayTime at most, and reports whether it is there.
+func awaitStore(ctx context.Context, files archive.Store) bool {
+	for end := time.Now().Add(awayTime); archive.Away(files) != nil; {
+		if time.Now().After(end) || retry.Sleep(ctx, 100*time.Millisecond) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // keeping is how long rows are kept.

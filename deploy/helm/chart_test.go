@@ -124,6 +124,7 @@ func TestNonsenseIsRefusedByName(t *testing.T) {
 		"settings: {RABBITMQ_URL: amqp://u:p@h/}":     "RABBITMQ_URL", // a secret
 		"settings: {KEYS_FILE: /keys}":                "KEYS_FILE",    // keys.secret decides
 		"settings: {ARCHIVE_URL: 's3://u:p@bucket'}":  "ARCHIVE_URL",
+		"settings: {ARCHIVE_URL: 'file:///a?b=c'}":    "ARCHIVE_URL",
 		"secrets: {REDIS_URL: {name: redis}}":         "key",
 		"secrets: {RABBITMQ_URLS: {name: r, key: u}}": "RABBITMQ_URLS",
 		"secrets: {LOG_LEVEL: {name: r, key: u}}":     "LOG_LEVEL",
@@ -137,6 +138,13 @@ func TestNonsenseIsRefusedByName(t *testing.T) {
 	}
 	if _, err := template(t, least, "global: {imageRegistry: example.com}"); err != nil {
 		t.Errorf("global is for other charts: %v", err)
+	}
+	for _, url := range []string{
+		"file:///var/lib/millrace/archive", "s3://bucket/prefix", "s3://bucket/prefix?endpoint=https://s3.example.com&region=eu-central-1",
+	} {
+		if _, err := template(t, least, fmt.Sprintf("settings: {ARCHIVE_URL: %q}", url)); err != nil {
+			t.Errorf("%s: %v", url, err)
+		}
 	}
 }
 
@@ -152,6 +160,8 @@ func TestWhatIsMissingIsSaid(t *testing.T) {
 		{merged(t, least, "api: {terminationGracePeriodSeconds: 35}"), "SHUTDOWN_DELAY and SHUTDOWN_TIMEOUT are 35 seconds"},
 		{merged(t, least, "query: {autoscaling: {enabled: true, minReplicas: 9}}"), "query.autoscaling: minReplicas is more than maxReplicas"},
 		{merged(t, least, "api: {httpRoute: {enabled: true}}"), "api.httpRoute.parentRefs is empty"},
+		{"keys: {secret: keys}\nsecrets: {RABBITMQ_URL: {name: r, key: u}}\nworker: {enabled: false}\nquery: {enabled: false}\nmigrate: {hook: true}",
+			"migrate.hook needs migrate.secrets: {POSTGRES_URL: {name: SECRET, key: KEY}}"},
 	} {
 		if _, err := template(t, c.values); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s\ngot %v, want %s", c.values, err, c.want)
@@ -556,6 +566,49 @@ func TestMigrationsAreAHookOnlyByChoice(t *testing.T) {
 	}
 }
 
+// TestTheMigrationConnectsAsTheWorkersDo holds that the Job has what the workers have beside their settings: it may be a certificate that
+// the URL names, or the URL itself. What migrate.secrets says wins.
+func TestTheMigrationConnectsAsTheWorkersDo(t *testing.T) {
+	const with = `
+keys: {secret: keys}
+secrets: {RABBITMQ_URL: {name: rabbitmq, key: connection_string}}
+migrate: {hook: true}
+query: {secrets: {POSTGRES_URL: {name: postgres, key: uri}}}
+worker:
+  extraEnv: [{name: PASSWORD, value: p}, {name: POSTGRES_URL, value: "postgres://u:$(PASSWORD)@h/d"}]
+  extraVolumes: [{name: ca, secret: {secretName: ca}}]
+  extraVolumeMounts: [{name: ca, mountPath: /ca}]
+  nodeSelector: {disk: fast}
+  tolerations: [{key: logs, operator: Exists}]
+`
+	for _, c := range []struct {
+		values string
+		env    []string
+	}{
+		{"", []string{"PASSWORD=p", "POSTGRES_URL=postgres://u:$(PASSWORD)@h/d"}},
+		{"migrate: {secrets: {POSTGRES_URL: {name: owner, key: uri}}}", []string{"POSTGRES_URL=", "PASSWORD=p"}},
+		{"worker: {secrets: {POSTGRES_OWNER_URL: {name: owner, key: uri}}}", []string{"POSTGRES_URL=", "PASSWORD=p"}},
+		{"worker: {extraEnv: [], extraEnvFrom: [{secretRef: {name: all}}]}", nil},
+	} {
+		rendered := render(t, with, c.values)
+		job := get[batchv1.Job](t, rendered, "Job/logs-millrace-migrate").Spec.Template.Spec
+		worker := get[appsv1.Deployment](t, rendered, "Deployment/logs-millrace-worker").Spec.Template.Spec
+		var env []string
+		for _, e := range job.Containers[0].Env {
+			env = append(env, e.Name+"="+e.Value)
+		}
+		if diff := cmp.Diff(c.env, env); diff != "" {
+			t.Errorf("%s: variables (-want +got):\n%s", c.values, diff)
+		}
+		same := func(p corev1.PodSpec) []any {
+			return []any{p.Containers[0].EnvFrom, p.Containers[0].VolumeMounts, p.Volumes, p.NodeSelector, p.Tolerations}
+		}
+		if diff := cmp.Diff(same(worker), same(job)); diff != "" {
+			t.Errorf("%s: beside the worker (-worker +job):\n%s", c.values, diff)
+		}
+	}
+}
+
 func TestRoutesLeadToTheirServices(t *testing.T) {
 	rendered := render(t, least, everything)
 	for name, port := range map[string]int32{"api": 8080, "query": 8081} {
@@ -577,7 +630,8 @@ func TestRoutesLeadToTheirServices(t *testing.T) {
 	}
 }
 
-// TestTheNetworkPolicyIsOffAndThenNarrow holds which ports each service may be asked at and may ask.
+// TestTheNetworkPolicyIsOffAndThenNarrow holds which ports each service may be asked at and may ask. The query service sends alerts to 9093,
+// Alertmanager's. At 80 a machine tells the key of its role.
 func TestTheNetworkPolicyIsOffAndThenNarrow(t *testing.T) {
 	for name := range render(t, least) {
 		if strings.HasPrefix(name, "NetworkPolicy") {
@@ -587,8 +641,8 @@ func TestTheNetworkPolicyIsOffAndThenNarrow(t *testing.T) {
 	rendered := render(t, least, everything, "networkPolicy: {metricsFrom: [{namespaceSelector: {}}]}")
 	for name, want := range map[string][2][]string{
 		"api":    {{"http", "syslog", "metrics"}, {"53", "53", "5672", "5671", "15672", "15671"}},
-		"worker": {{"metrics"}, {"53", "53", "5672", "5671", "15672", "15671", "5432", "443", "9000"}},
-		"query":  {{"http", "metrics"}, {"53", "53", "5432", "6379", "443", "9000"}},
+		"worker": {{"metrics"}, {"53", "53", "5672", "5671", "15672", "15671", "5432", "443", "9000", "80"}},
+		"query":  {{"http", "metrics"}, {"53", "53", "5432", "6379", "443", "9000", "80", "9093"}},
 	} {
 		spec := get[networkingv1.NetworkPolicy](t, rendered, "NetworkPolicy/logs-millrace-"+name).Spec
 		var got [2][]string
@@ -694,6 +748,31 @@ func TestTheExamplesAreValues(t *testing.T) {
 		if len(read(t, string(text))) == 0 {
 			t.Errorf("%s has no objects", path)
 		}
+	}
+}
+
+// TestTheRolesJobMigratesFirst holds that the schema is there before the users are made, and that both connect to the chart's database: of
+// a superuser the operator's Secret has a URL without one.
+func TestTheRolesJobMigratesFirst(t *testing.T) {
+	text, err := os.ReadFile("examples/roles-job.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := get[batchv1.Job](t, read(t, string(text)), "Job/millrace-roles").Spec.Template.Spec
+	if len(pod.InitContainers) != 1 || len(pod.Containers) != 1 {
+		t.Fatalf("got %+v", pod)
+	}
+	up, roles := pod.InitContainers[0], pod.Containers[0]
+	if !slices.Equal(up.Args, []string{"migrate", "up"}) || !slices.Equal(roles.Args, []string{"migrate", "roles"}) {
+		t.Errorf("got %v and then %v", up.Args, roles.Args)
+	}
+	if e := roles.Env; len(e) != 2 || e[0].Name != "PASSWORD" || e[0].ValueFrom.SecretKeyRef.Key != "password" || e[1].Name != "POSTGRES_URL" ||
+		e[1].Value != "postgres://postgres:$(PASSWORD)@logs-postgres-rw:5432/millrace" {
+		t.Errorf("the variables are %+v", e)
+	}
+	up.Name, up.Args = roles.Name, roles.Args
+	if diff := cmp.Diff(roles, up); diff != "" {
+		t.Errorf("the two containers differ beside name and arguments (-roles +up):\n%s", diff)
 	}
 }
 
