@@ -125,30 +125,44 @@ func (a *testAPI) awaitPublished(t *testing.T, want int) string {
 	return strings.Join(all, "\n")
 }
 
-func TestSyslogIsPublishedOverTCPTLSAndUDP(t *testing.T) {
-	ca := newAuthority(t)
-	var c Config
-	a := listenOn(t, testenv.Broker(t, 2), func(s *Config) {
-		s.TLSCertFile, s.TLSKeyFile = ca.issue(t, "server")
-		s.TLSClientCA = ca.file
-		s.SyslogTCPAddr, s.SyslogTLSAddr, s.SyslogUDPAddr = config.Address(testenv.FreeAddress(t)), config.Address(testenv.FreeAddress(t)), config.Address(testenv.FreeAddress(t))
-		c = *s
+// listenOnSockets starts an API that takes a protocol of sockets at three addresses, which set puts into its settings. Over TLS clients need a certificate of ca's.
+func listenOnSockets(t *testing.T, ca *authority, set func(c *Config, tcp, tls, udp config.Address)) (a *testAPI, tcp, tls, udp config.Address) {
+	t.Helper()
+	tcp, tls, udp = config.Address(testenv.FreeAddress(t)), config.Address(testenv.FreeAddress(t)), config.Address(testenv.FreeAddress(t))
+	a = listenOn(t, testenv.Broker(t, 2), func(c *Config) {
+		c.TLSCertFile, c.TLSKeyFile = ca.issue(t, "server")
+		c.TLSClientCA = ca.file
+		set(c, tcp, tls, udp)
 	})
 	a.url = "https" + strings.TrimPrefix(a.url, "http")
 	a.client.Transport.(*http.Transport).TLSClientConfig = ca.client(t, true)
 	testenv.Eventually(t, 30*time.Second, "the API is ready", func() bool { return a.get(t, "/ready").status == http.StatusOK })
-	sendTo(t, "tcp", c.SyslogTCPAddr, "<13>1 - tcp app - - - one\n")
-	sendTo(t, "udp", c.SyslogUDPAddr, "<13>1 - udp app - - - two\n")
-	conn, err := tls.Dial("tcp", string(c.SyslogTLSAddr), ca.client(t, true))
+	return a, tcp, tls, udp
+}
+
+// sendOverTLS sends a text over a connection of its own, with a certificate of ca's.
+func sendOverTLS(t *testing.T, addr config.Address, ca *authority, text string) {
+	t.Helper()
+	conn, err := tls.Dial("tcp", string(addr), ca.client(t, true))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.WriteString(conn, "27 <13>1 - tls app - - - three"); err != nil {
+	if _, err := io.WriteString(conn, text); err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func TestSyslogIsPublishedOverTCPTLSAndUDP(t *testing.T) {
+	ca := newAuthority(t)
+	a, tcp, tlsAddr, udp := listenOnSockets(t, ca, func(c *Config, tcp, tls, udp config.Address) {
+		c.SyslogTCPAddr, c.SyslogTLSAddr, c.SyslogUDPAddr = tcp, tls, udp
+	})
+	sendTo(t, "tcp", tcp, "<13>1 - tcp app - - - one\n")
+	sendTo(t, "udp", udp, "<13>1 - udp app - - - two\n")
+	sendOverTLS(t, tlsAddr, ca, "27 <13>1 - tls app - - - three")
 	all := a.awaitPublished(t, 3)
 	for _, want := range []string{`"message":"one","level":"notice","host":{"name":"tcp"}`, `"message":"two","level":"notice","host":{"name":"udp"}`, `"message":"three","level":"notice","host":{"name":"tls"}`} {
 		if !strings.Contains(all, want) {
@@ -156,7 +170,7 @@ func TestSyslogIsPublishedOverTCPTLSAndUDP(t *testing.T) {
 		}
 	}
 	// Without a certificate nothing is taken.
-	stranger, err := tls.Dial("tcp", string(c.SyslogTLSAddr), ca.client(t, false))
+	stranger, err := tls.Dial("tcp", string(tlsAddr), ca.client(t, false))
 	if err == nil { // TLS 1.3 tells the client only when it reads
 		if _, err = stranger.Read(make([]byte, 1)); err == nil {
 			t.Error("a client without a certificate is let in")
@@ -166,29 +180,13 @@ func TestSyslogIsPublishedOverTCPTLSAndUDP(t *testing.T) {
 
 func TestGELFIsPublishedOverTCPTLSAndUDP(t *testing.T) {
 	ca := newAuthority(t)
-	var c Config
-	a := listenOn(t, testenv.Broker(t, 2), func(s *Config) {
-		s.TLSCertFile, s.TLSKeyFile = ca.issue(t, "server")
-		s.TLSClientCA = ca.file
-		s.GELFTCPAddr, s.GELFTLSAddr, s.GELFUDPAddr = config.Address(testenv.FreeAddress(t)), config.Address(testenv.FreeAddress(t)), config.Address(testenv.FreeAddress(t))
-		c = *s
+	a, tcp, tlsAddr, udp := listenOnSockets(t, ca, func(c *Config, tcp, tls, udp config.Address) {
+		c.GELFTCPAddr, c.GELFTLSAddr, c.GELFUDPAddr = tcp, tls, udp
 	})
-	a.url = "https" + strings.TrimPrefix(a.url, "http")
-	a.client.Transport.(*http.Transport).TLSClientConfig = ca.client(t, true)
-	testenv.Eventually(t, 30*time.Second, "the API is ready", func() bool { return a.get(t, "/ready").status == http.StatusOK })
-	sendTo(t, "tcp", c.GELFTCPAddr, "{\"short_message\":\"one\",\"level\":3}\x00")
-	sendTo(t, "udp", c.GELFUDPAddr, "\x1e\x0fabcdefgh\x01\x02\"two\",\"_a\":2}")
-	sendTo(t, "udp", c.GELFUDPAddr, "\x1e\x0fabcdefgh\x00\x02{\"short_message\":")
-	conn, err := tls.Dial("tcp", string(c.GELFTLSAddr), ca.client(t, true))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.WriteString(conn, "{\"short_message\":\"three\"}\n"); err != nil {
-		t.Fatal(err)
-	}
-	if err := conn.Close(); err != nil {
-		t.Fatal(err)
-	}
+	sendTo(t, "tcp", tcp, "{\"short_message\":\"one\",\"level\":3}\x00")
+	sendTo(t, "udp", udp, "\x1e\x0fabcdefgh\x01\x02\"two\",\"_a\":2}")
+	sendTo(t, "udp", udp, "\x1e\x0fabcdefgh\x00\x02{\"short_message\":")
+	sendOverTLS(t, tlsAddr, ca, "{\"short_message\":\"three\"}\n")
 	all := a.awaitPublished(t, 3)
 	for _, want := range []string{`{"message":"one","level":"error","gelf":{"peer":"127.0.0.1"}}`, `{"message":"two","a":2,"gelf":{"peer":"127.0.0.1"}}`, `{"message":"three","gelf":{"peer":"127.0.0.1"}}`} {
 		if !strings.Contains(all, want) {
