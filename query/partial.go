@@ -10,8 +10,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
+	"millrace/internal/archive"
+	"millrace/query/columns"
 	"millrace/query/language"
 )
 
@@ -111,7 +112,7 @@ func (f *figureOf) addEdge(t *tally, v language.Value) (bytes int, err error) {
 		return f.mergeEdge(t, &n, nil), nil
 	}
 	if text, ok := v.Text(); ok && t.edge == nil {
-		text = cutRunes(text)
+		text = columns.CutText(text)
 		return f.mergeEdge(t, nil, &text), nil
 	}
 	return 0, nil
@@ -241,7 +242,7 @@ func (f *figureOf) figure(t *tally, span float64) json.RawMessage {
 			return json.RawMessage(text)
 		}
 		if t.text != nil {
-			return language.AppendJSONB(nil, *t.text)
+			return archive.AppendString(nil, []byte(*t.text))
 		}
 		return null
 	}
@@ -314,51 +315,22 @@ func (s *exactSum) addScaled(whole *big.Int, scale int) {
 	s.whole.Add(&s.whole, whole)
 }
 
-// cutRunes returns the beginning of a text that a table of stats has.
-func cutRunes(text string) string {
-	if len(text) <= statsCharacters {
-		return text
-	}
-	for i, n := 0, 0; i < len(text); n++ {
-		if n == statsCharacters {
-			return text[:i]
-		}
-		_, size := utf8.DecodeRuneInString(text[i:])
-		i += size
-	}
-	return text
-}
-
 // holds reports whether a figure meets the condition, as its SQL does.
 func (h having) holds(figure json.RawMessage) bool {
 	if len(figure) == 0 || string(figure) == "null" {
 		return false
 	}
-	isText := figure[0] == '"'
 	if h.text {
 		text := string(figure)
-		if isText && json.Unmarshal(figure, &text) != nil {
+		if figure[0] == '"' && json.Unmarshal(figure, &text) != nil {
 			return false
 		}
-		return (text == h.value) == (h.op == "=")
+		return h.isMetBy(strings.Compare(text, h.value))
 	}
 	if figure[0] != '-' && (figure[0] < '0' || figure[0] > '9') { // numbers alone compare
 		return false
 	}
-	c := language.ParseNumber(string(figure)).Compare(language.ParseNumber(h.value))
-	switch h.op {
-	case ">=":
-		return c >= 0
-	case "<=":
-		return c <= 0
-	case "<>":
-		return c != 0
-	case ">":
-		return c > 0
-	case "<":
-		return c < 0
-	}
-	return c == 0
+	return h.isMetBy(language.ParseNumber(string(figure)).Compare(language.ParseNumber(h.value)))
 }
 
 // partialStats computes a table of stats of partial tables.
@@ -424,7 +396,7 @@ func (p *partialStats) add(t *partialTable, r *language.Record) {
 		if v, found := r.Value(ways); found {
 			values[i], isThere[i] = v.Text()
 		}
-		values[i] = cutRunes(values[i])
+		values[i] = columns.CutText(values[i])
 		key = appendKey(key, values[i], isThere[i])
 	}
 	g := t.groups[string(key)]
@@ -542,7 +514,7 @@ func (p *partialStats) table(t *partialTable, from, to int64) *statsTable {
 			if value == nil {
 				cells = append(cells, json.RawMessage("null"))
 			} else {
-				cells = append(cells, language.AppendJSONB(nil, *value))
+				cells = append(cells, archive.AppendString(nil, []byte(*value)))
 			}
 		}
 		table.Rows = append(table.Rows, append(cells, row.figures...))

@@ -290,7 +290,7 @@ func (s *filesSource) messages(ctx context.Context, fields [][]string, give func
 				return err
 			}
 			for i := range ways {
-				v := columns.Member(record, ways[i])
+				v := language.Member(record, ways[i])
 				if v != nil && (v.Type() == fastjson.TypeString || v.Type() == fastjson.TypeNumber) {
 					give(i, cut(columns.Text(v)), 1)
 					return nil

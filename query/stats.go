@@ -16,6 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"millrace/query/columns"
 	"millrace/query/language"
 )
 
@@ -23,7 +24,7 @@ const (
 	// maxCalcs and maxBy are the most figures and fields that a table of stats has.
 	maxCalcs, maxBy = 20, 5
 	// statsCharacters is how many characters a table has of a value. Longer ones that begin the same are one group.
-	statsCharacters = 1000
+	statsCharacters = columns.TextCharacters
 	// defaultGroups and maxGroups are how many groups a table has.
 	defaultGroups, maxGroups = 100, 10_000
 )
@@ -229,6 +230,23 @@ type having struct {
 	op    string // as SQL
 	value string // a JSON number, unless the figure is compared as text
 	text  bool
+}
+
+// isMetBy reports whether a figure meets the condition that is less than its value (n < 0), equal to it, or greater (n > 0).
+func (h having) isMetBy(n int) bool {
+	switch h.op {
+	case ">=":
+		return n >= 0
+	case "<=":
+		return n <= 0
+	case "<>":
+		return n != 0
+	case ">":
+		return n > 0
+	case "<":
+		return n < 0
+	}
+	return n == 0
 }
 
 // havingOperators are the operators of conditions, the longer ones first, and what they are in SQL.

@@ -194,33 +194,12 @@ func (a *statsAnswer) isHad(cells []uint32, span float64) bool {
 
 // isMet reports whether a figure's value meets the condition.
 func (h having) isMet(v *columns.Value) bool {
-	var n int
 	if h.text {
 		text, ok := v.Text()
-		if !ok {
-			return false
-		}
-		n = strings.Compare(text, h.value)
-	} else {
-		number, ok := v.Number()
-		if !ok {
-			return false
-		}
-		n = language.CompareNumbers(number, h.value)
+		return ok && h.isMetBy(strings.Compare(text, h.value))
 	}
-	switch h.op {
-	case ">=":
-		return n >= 0
-	case "<=":
-		return n <= 0
-	case "<>":
-		return n != 0
-	case ">":
-		return n > 0
-	case "<":
-		return n < 0
-	}
-	return n == 0
+	number, ok := v.Number()
+	return ok && h.isMetBy(language.CompareNumbers(number, h.value))
 }
 
 // group is a group of a table, and where it comes in the order.

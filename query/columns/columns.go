@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strconv"
 	"sync"
 
 	"github.com/valyala/fastjson"
@@ -242,48 +241,12 @@ func split(rows archive.Bits, times []int64, edges []int64, values fieldValues) 
 	return counts
 }
 
-// Member returns the value that a field has in a record, as PostgreSQL's #> finds it: of several ways that the field may mean, the first at
-// which a value is. It returns nil if there is none.
-func Member(record *fastjson.Value, ways [][]string) *fastjson.Value {
-	for _, way := range ways {
-		if v := valueAt(record, way); v != nil {
-			return v
-		}
-	}
-	return nil
-}
-
 // Text returns the text of a value that is not null, as PostgreSQL's #>> does.
 func Text(v *fastjson.Value) string {
 	if v.Type() == fastjson.TypeString {
 		return string(v.GetStringBytes())
 	}
 	return string(archive.AppendValue(nil, v))
-}
-
-// valueAt returns the value at a way, or nil.
-func valueAt(v *fastjson.Value, way []string) *fastjson.Value {
-	for _, name := range way {
-		switch v.Type() {
-		case fastjson.TypeObject:
-			v = v.GetObject().Get(name)
-		case fastjson.TypeArray:
-			members := v.GetArray()
-			i, err := strconv.Atoi(name)
-			if i < 0 {
-				i += len(members)
-			}
-			if v = nil; err == nil && 0 <= i && i < len(members) {
-				v = members[i]
-			}
-		default:
-			v = nil
-		}
-		if v == nil {
-			return nil
-		}
-	}
-	return v
 }
 
 // Row is a row that was found.

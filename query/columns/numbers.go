@@ -85,24 +85,10 @@ func powerOfTen(n int) *big.Int { return new(big.Int).Exp(big.NewInt(10), big.Ne
 
 // String returns the number as PostgreSQL writes a numeric, without zeros at its end.
 func (d decimal) String() string {
-	if d.unscaled == nil || d.unscaled.Sign() == 0 {
+	if d.unscaled == nil {
 		return "0"
 	}
-	digits := new(big.Int).Abs(d.unscaled).String()
-	if d.scale <= 0 {
-		digits += strings.Repeat("0", -d.scale)
-	} else {
-		if n := d.scale + 1 - len(digits); n > 0 {
-			digits = strings.Repeat("0", n) + digits
-		}
-		point := len(digits) - d.scale
-		digits = strings.TrimRight(digits[:point]+"."+digits[point:], "0")
-		digits = strings.TrimSuffix(digits, ".")
-	}
-	if d.unscaled.Sign() < 0 {
-		return "-" + digits
-	}
-	return digits
+	return language.Plain(d.unscaled, d.scale)
 }
 
 // double returns the double nearest to the number.

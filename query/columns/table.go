@@ -41,8 +41,8 @@ type Figure struct {
 	Query    language.Query // of Share
 }
 
-// textCharacters is how many characters a table has of a value. Longer ones that begin the same are one group.
-const textCharacters = 1000
+// TextCharacters is how many characters a table has of a value. Longer ones that begin the same are one group.
+const TextCharacters = 1000
 
 // ErrLarge is the error of a table that takes more memory than it may.
 var ErrLarge = errors.New("the table is too large")
@@ -288,18 +288,18 @@ func (v *fieldValues) appendKey(key []byte, code int32) []byte {
 	if code < 0 {
 		return append(key, 0)
 	}
-	text := cutText(v.texts[code])
+	text := CutText(v.texts[code])
 	return append(binary.AppendUvarint(key, uint64(len(text))+1), text...)
 }
 
-// cutText returns what a table has of a text.
-func cutText(text string) string {
-	if len(text) <= textCharacters {
+// CutText returns what a table has of a text.
+func CutText(text string) string {
+	if len(text) <= TextCharacters {
 		return text
 	}
 	n := 0
 	for i := range text {
-		if n == textCharacters {
+		if n == TextCharacters {
 			return text[:i]
 		}
 		n++
@@ -636,7 +636,7 @@ func (s *extremes) add(b *batch) {
 		case v.number(code).is:
 			s.addNumber(e, v.number(code).double, v.texts[code])
 		case !e.hasNumber: // else texts count no more
-			s.addText(e, cutText(v.texts[code]))
+			s.addText(e, CutText(v.texts[code]))
 		}
 	})
 }
@@ -801,8 +801,8 @@ func (s *edgeValues) add(b *batch) {
 			return
 		}
 		o := edgeValue{true, b.times[row], b.ids[row], v.kinds[code], v.texts[code]}
-		if len(o.text) > textCharacters { // it is a string then, whatever it was
-			o.kind, o.text = isString, cutText(o.text)
+		if len(o.text) > TextCharacters { // it is a string then, whatever it was
+			o.kind, o.text = isString, CutText(o.text)
 		}
 		if s.isBetter(e, &o) {
 			o.text = strings.Clone(o.text)

@@ -154,7 +154,7 @@ func readField(ctx context.Context, g *archive.Group, field []string, rows archi
 			if err != nil {
 				return err
 			}
-			if value := valueAt(root, way); value != nil {
+			if value := language.MemberAt(root, way); value != nil {
 				decided.Set(row)
 				coder.set(row, value)
 			}
@@ -238,7 +238,7 @@ func readFieldOfRecords(ctx context.Context, g *archive.Group, ways [][]string, 
 		if err != nil {
 			return err
 		}
-		if value := Member(root, ways); value != nil {
+		if value := language.Member(root, ways); value != nil {
 			coder.set(row, value)
 		}
 		return nil

@@ -6,29 +6,37 @@ import (
 	"strings"
 
 	"github.com/valyala/fastjson"
+
+	"millrace/internal/archive"
 )
 
 // Value is a value in a record, as SQL's jsonb. It is good until the record reads another one.
 type Value struct{ json *fastjson.Value }
 
-// Value returns the value at the first of the ways that leads to one, as coalesce(data #> way, …) does. ok is false if none does; null is a value.
+// Value returns the value that Member finds in the record's data. ok is false if there is none; null is a value.
 func (r *Record) Value(ways [][]string) (v Value, ok bool) {
-	for _, way := range ways {
-		if found := valueAt(r.root, way); found != nil {
-			return Value{found}, true
-		}
-	}
-	return Value{}, false
+	found := Member(r.root, ways)
+	return Value{found}, found != nil
 }
 
-// valueAt returns the value that data #> way is, or nil. In an array a name is the number of a member, which may count from the end.
-func valueAt(v *fastjson.Value, way []string) *fastjson.Value {
+// Member returns the value at the first of the ways that leads to one, as coalesce(data #> way, …) does, or nil.
+func Member(data *fastjson.Value, ways [][]string) *fastjson.Value {
+	for _, way := range ways {
+		if v := MemberAt(data, way); v != nil {
+			return v
+		}
+	}
+	return nil
+}
+
+// MemberAt returns the value that data #> way is, or nil. In an array a name is the number of a member, which may count from the end.
+func MemberAt(data *fastjson.Value, way []string) *fastjson.Value {
 	for _, name := range way {
-		switch v.Type() {
+		switch data.Type() {
 		case fastjson.TypeObject:
-			v = v.GetObject().Get(name)
+			data = data.GetObject().Get(name)
 		case fastjson.TypeArray:
-			members := v.GetArray()
+			members := data.GetArray()
 			i, err := strconv.Atoi(name)
 			if i < 0 {
 				i += len(members)
@@ -36,15 +44,15 @@ func valueAt(v *fastjson.Value, way []string) *fastjson.Value {
 			if err != nil || i < 0 || i >= len(members) {
 				return nil
 			}
-			v = members[i]
+			data = members[i]
 		default:
 			return nil
 		}
-		if v == nil {
+		if data == nil {
 			return nil
 		}
 	}
-	return v
+	return data
 }
 
 // Text returns the text that #>> '{}' is. ok is false for null.
@@ -55,7 +63,7 @@ func (v Value) Text() (text string, ok bool) {
 	case fastjson.TypeString:
 		return string(v.json.GetStringBytes()), true
 	}
-	return string(appendJSONB(nil, v.json)), true
+	return string(archive.AppendValue(nil, v.json)), true
 }
 
 // IsNumeric reports whether the value is a number, or a string that comparisons take for one.
@@ -76,65 +84,6 @@ func (v Value) Number() Number {
 	}
 	var buffer [32]byte
 	return ParseNumber(string(v.json.MarshalTo(buffer[:0])))
-}
-
-// appendJSONB appends a value as PostgreSQL writes jsonb.
-func appendJSONB(out []byte, v *fastjson.Value) []byte {
-	switch v.Type() {
-	case fastjson.TypeString:
-		return AppendJSONB(out, string(v.GetStringBytes()))
-	case fastjson.TypeArray:
-		out = append(out, '[')
-		for i, member := range v.GetArray() {
-			if i > 0 {
-				out = append(out, ", "...)
-			}
-			out = appendJSONB(out, member)
-		}
-		return append(out, ']')
-	case fastjson.TypeObject:
-		out = append(out, '{')
-		isFirst := true
-		v.GetObject().Visit(func(name []byte, member *fastjson.Value) {
-			if !isFirst {
-				out = append(out, ", "...)
-			}
-			isFirst = false
-			out = append(AppendJSONB(out, string(name)), ": "...)
-			out = appendJSONB(out, member)
-		})
-		return append(out, '}')
-	}
-	return v.MarshalTo(out)
-}
-
-// AppendJSONB appends a text as PostgreSQL writes a string of jsonb.
-func AppendJSONB(out []byte, text string) []byte {
-	const digits = "0123456789abcdef"
-	out = append(out, '"')
-	for i := range len(text) {
-		switch c := text[i]; c {
-		case '"', '\\':
-			out = append(out, '\\', c)
-		case '\b':
-			out = append(out, '\\', 'b')
-		case '\f':
-			out = append(out, '\\', 'f')
-		case '\n':
-			out = append(out, '\\', 'n')
-		case '\r':
-			out = append(out, '\\', 'r')
-		case '\t':
-			out = append(out, '\\', 't')
-		default:
-			if c < ' ' {
-				out = append(out, '\\', 'u', '0', '0', digits[c>>4], digits[c&15])
-			} else {
-				out = append(out, c)
-			}
-		}
-	}
-	return append(out, '"')
 }
 
 // Number is a number as JSON writes it, exactly.
@@ -199,10 +148,16 @@ func (n Number) Plain() (text string, ok bool) {
 	return Plain(whole, scale), true
 }
 
-// Plain returns a whole number whose last digits, so many, stand behind the point, as trim_scale writes it.
+// Plain returns a whole number whose last digits, so many, stand behind the point, as trim_scale writes it. Less than none stand for zeros to
+// be put behind it.
 func Plain(whole *big.Int, scale int) string {
+	if whole.Sign() == 0 {
+		return "0"
+	}
 	text := new(big.Int).Abs(whole).String()
-	if scale > 0 {
+	if scale <= 0 {
+		text += strings.Repeat("0", -scale)
+	} else {
 		if len(text) <= scale {
 			text = strings.Repeat("0", scale+1-len(text)) + text
 		}
