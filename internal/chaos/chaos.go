@@ -111,6 +111,13 @@ const (
 	// newQueueTime is how long queues are left alone after the clients' start. RabbitMQ 3.10 writes a queue's registration
 	// down about a second late, and loses the queue when it is killed before (rabbitmq/ra#443; internal/broker/README.md).
 	newQueueTime = 3 * time.Second
+
+	// mostStuck is after how many faults in a row without a recovery no more faults strike: what follows would tell nothing, and
+	// take the patience each time.
+	mostStuck = 3
+
+	// strikeTimeout is how long a fault may take beside its hold. It is for the harness's own connections: a fault heals itself sooner.
+	strikeTimeout = 3 * healTimeout
 )
 
 // Run makes a run, and returns its report, which has the mismatches. An error says why there could be no run.
@@ -259,6 +266,7 @@ func (r *run) conduct(ctx context.Context) error {
 		return fmt.Errorf("%d records/s are not reached without faults; take a lower rate", r.Rate)
 	}
 	pause(ctx, time.Until(r.load.began.Add(newQueueTime)))
+	inARow := 0 // faults without a recovery
 	for {
 		began := time.Now()
 		step, ok := steps()
@@ -280,6 +288,13 @@ func (r *run) conduct(ctx context.Context) error {
 		}
 		if (e.full < 0 || e.stored < 0) && ctx.Err() == nil {
 			r.mismatch(stuck, "no full speed, or not all stored, within %v of the end of: %s", r.Patience, step)
+			r.say("%s", r.state(ctx))
+			if inARow++; inARow == mostStuck {
+				r.say("no recovery %d times in a row: the rest of the faults does not strike", mostStuck)
+				return nil
+			}
+		} else {
+			inARow = 0
 		}
 		pause(ctx, time.Until(began.Add(r.Every)))
 	}
@@ -288,6 +303,12 @@ func (r *run) conduct(ctx context.Context) error {
 // strike makes a step's faults strike, and returns for each why it did not strike as meant.
 func (r *run) strike(ctx context.Context, step Step) (first, second error) {
 	f := r.fault(step.Fault)
+	longest := step.Hold
+	if w := step.With; w != nil {
+		longest = max(longest, w.After+w.Hold)
+	}
+	ctx, cancel := context.WithTimeout(ctx, longest+strikeTimeout)
+	defer cancel()
 	var wg sync.WaitGroup
 	if w := step.With; w != nil {
 		g := r.fault(w.Fault)

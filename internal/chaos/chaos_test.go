@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -321,6 +322,27 @@ func TestPlantedBugsAreCaught(t *testing.T) {
 			}
 			t.Log(firstMismatch(report, p.want))
 		})
+	}
+}
+
+// TestARunWithoutARecoveryEndsSoon has five faults with a patience that nothing can keep.
+func TestARunWithoutARecoveryEndsSoon(t *testing.T) {
+	stack := testenv.Private(t, localstack.Need{Postgres: true, RabbitMQ: true, Redis: true})
+	var out bytes.Buffer
+	report, err := Run(t.Context(), Options{
+		Binary: binary(t), Seed: 1, Rate: 100, Clients: 4, Patience: time.Nanosecond, Stack: stack, Out: &out,
+		Plan: slices.Repeat([]Step{{Fault: "Redis: flushed", Target: "redis"}}, mostStuck+2),
+	})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	if len(report.run.events) != mostStuck || !report.Has(string(stuck)) {
+		t.Errorf("%d faults struck, want %d, and a report that names them", len(report.run.events), mostStuck)
+	}
+	for _, want := range []string{"worker2, process ", "200 ", "queue logs.0: ", "the rest of the faults does not strike"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not told:\n%s", want, out.String())
+		}
 	}
 }
 

@@ -398,33 +398,29 @@ func (s *system) connect(ctx context.Context) (*pgx.Conn, error) {
 
 // waiting returns how many messages wait in each queue.
 func (s *system) waiting(ctx context.Context) (map[string]int, error) {
-	conn, err := broker.Dial(ctx, config.Brokers(s.stack.RabbitMQURL), "chaos watch")
-	if err != nil {
-		return nil, err
-	}
-	defer conn.End(time.Second)
-	ch, err := conn.Channel()
-	if err != nil {
-		return nil, err
-	}
 	waiting := make(map[string]int)
-	for _, name := range s.topology.WorkQueues() {
-		q, err := ch.QueueDeclarePassive(name, true, false, false, false, nil)
-		if err != nil {
-			return nil, err
+	err := s.onChannel(ctx, func(ch *amqp.Channel) error {
+		for _, name := range s.topology.WorkQueues() {
+			q, err := ch.QueueDeclarePassive(name, true, false, false, false, nil)
+			if err != nil {
+				return err
+			}
+			waiting[name] = q.Messages
 		}
-		waiting[name] = q.Messages
-	}
-	return waiting, nil
+		return nil
+	})
+	return waiting, err
 }
 
-// onChannel calls f with a channel on a connection of its own, and returns f's error.
+// onChannel calls f with a channel on a connection of its own, and returns f's error. When ctx ends the connection does too: a call
+// of amqp waits for its answer as long as the connection lives.
 func (s *system) onChannel(ctx context.Context, f func(*amqp.Channel) error) error {
-	conn, err := broker.Dial(ctx, config.Brokers(s.stack.RabbitMQURL), "chaos fault")
+	conn, err := broker.Dial(ctx, config.Brokers(s.stack.RabbitMQURL), "chaos")
 	if err != nil {
 		return err
 	}
 	defer conn.End(time.Second)
+	defer context.AfterFunc(ctx, func() { conn.End(0) })()
 	ch, err := conn.Channel()
 	if err != nil {
 		return err
