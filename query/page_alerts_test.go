@@ -52,6 +52,10 @@ func TestThePageShowsSavedSearches(t *testing.T) {
 	p.until(`document.querySelector("#alerts-list details").open`)
 	p.until(`document.querySelector("#alerts-list details li").innerText.includes("fired")`)
 	p.tabTo(`e.matches("#alerts-list ul .opens") && e.innerText === "host=web-1"`)
+	// Another group comes before it: what has the focus keeps it.
+	insert(t, f.db, ago(4*time.Minute), 10, doc("error", "five", `, "host": "web-0"`), doc("error", "six", `, "host": "web-0"`))
+	p.until(`document.querySelector("#alerts-list ul .opens").innerText === "host=web-0"`)
+	p.is(`document.activeElement.innerText`, "host=web-1")
 	p.press("\r")
 	p.until(`!document.getElementById("alerts-box").open`)
 	p.is(messages, []string{"two", "one"})

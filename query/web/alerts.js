@@ -24,8 +24,9 @@ export function alertsBox({ onopen, onfail }) {
 
   const badge = (state) => h('span', { class: `alert-state ${state}` }, state === 'failing' ? 'error' : state);
 
-  function opens(label, { q, window = { from: 'now-1h', to: 'now' } }) {
-    return h('button', { type: 'button', class: 'opens', title: q, onclick: () => {
+  // opens is a button that shows a search. No other has its key: what had the focus is found again by it when the list is drawn anew.
+  function opens(label, { q, window = { from: 'now-1h', to: 'now' } }, ...key) {
+    return h('button', { type: 'button', class: 'opens', title: q, 'data-key': JSON.stringify(key), onclick: () => {
       box.close();
       onopen({ q, ...window });
     } }, label);
@@ -39,27 +40,26 @@ export function alertsBox({ onopen, onfail }) {
   function item(search) {
     const { name, state, condition, by, summary, failure, alerts = [], history = [], window, more_groups: more } = search;
     return h('li', {},
-      h('p', {}, badge(state), opens(name, search), since(changed(search))),
+      h('p', {}, badge(state), opens(name, search, name), since(changed(search))),
       h('p', {}, condition ? h('code', {}, condition) : 'its records are counted', by && ` by ${by.join(', ')}`, search.for && search.for !== '0s' && ` for ${search.for}`, search.all && `: ${figures(search.all)}`),
       summary && h('p', {}, summary),
       failure && h('p', { class: 'failing' }, failure),
       alerts.length > 0 && h('ul', {}, alerts.map((alert) => h('li', {},
-        badge(alert.state), opens(nameOf(alert), { q: alert.q, window }),
+        badge(alert.state), opens(nameOf(alert), { q: alert.q, window }, name, nameOf(alert)),
         h('span', {}, figures(alert)), since(alert.fired ?? alert.since)))),
       more && h('p', { class: 'quietly' }, 'There are more groups.'),
-      history.length > 0 && h('details', { 'data-of': name }, h('summary', {}, `History of ${name}`), h('ol', {}, history.map((change) => h('li', {},
-        h('time', { datetime: change.at }, local(Date.parse(change.at))), h('span', {}, change.what), opens(nameOf(change), change),
+      history.length > 0 && h('details', { 'data-of': name }, h('summary', { 'data-key': JSON.stringify([name, 'history', null]) }, `History of ${name}`), h('ol', {}, history.map((change) => h('li', {},
+        h('time', { datetime: change.at }, local(Date.parse(change.at))), h('span', {}, change.what), opens(nameOf(change), change, name, nameOf(change), change.at, change.what),
         h('span', {}, figures(change)))))));
   }
 
   function draw({ file, searches, receivers, state_error: unknown }) {
     const unfolded = new Set([...box.querySelectorAll('details[open]')].map((details) => details.dataset.of));
-    const places = () => [...$('alerts-list').querySelectorAll('button, summary')];
-    const place = places().indexOf(document.activeElement);
+    const { key } = document.activeElement.dataset;
     const sorted = searches.toSorted((a, b) => order.indexOf(a.state) - order.indexOf(b.state) || a.name.localeCompare(b.name));
     $('alerts-list').replaceChildren(...sorted.map(item));
     for (const details of box.querySelectorAll('details')) details.open = unfolded.has(details.dataset.of);
-    places()[place]?.focus();
+    if (key) [...$('alerts-list').querySelectorAll('[data-key]')].find((e) => e.dataset.key === key)?.focus();
     const firing = searches.filter(({ state }) => state === 'firing').length;
     $('alerts-note').replaceChildren(!file ? 'There are none: SEARCHES_FILE is not set.'
       : `${count(searches.length)} searches, ${count(firing)} firing.`);
