@@ -108,8 +108,9 @@ const (
 	// startTimeout is how long a system without faults may take to reach the rate.
 	startTimeout = 30 * time.Second
 
-	// newQueueTime is how long queues are left alone after the clients' start. RabbitMQ 3.10 writes a queue's registration
-	// down about a second late, and loses the queue when it is killed before (rabbitmq/ra#443; internal/broker/README.md).
+	// newQueueTime is how long queues are left alone after they were declared. RabbitMQ 3.10 writes a queue's registration
+	// down about a second late, and loses the queue when it is killed before: it has no leader then, and confirms nothing until it is
+	// deleted (rabbitmq/ra#443; internal/broker/README.md).
 	newQueueTime = 3 * time.Second
 
 	// mostStuck is after how many faults in a row without a recovery no more faults strike: what follows would tell nothing, and

@@ -74,8 +74,24 @@ func strikeTap(ctx context.Context, s *system, _ string, hold time.Duration, _ *
 
 // strikeQueueDeleted deletes a queue while it is empty and nobody publishes: then nothing is lost that was acked, and what
 // is published next has no queue. It freezes the APIs, so that nobody publishes, and then the workers, which would declare the
-// queue at once.
-func strikeQueueDeleted(ctx context.Context, s *system, _ string, hold time.Duration, rng *rand.Rand) (err error) {
+// queue at once. It ends when the queue, which is declared anew, is old enough for a fault.
+func strikeQueueDeleted(ctx context.Context, s *system, _ string, hold time.Duration, rng *rand.Rand) error {
+	if err := s.deleteEmptyQueue(ctx, hold, rng); err != nil {
+		return err
+	}
+	healed, cancel := healing(ctx)
+	defer cancel()
+	err := again(healed, func() error {
+		_, err := s.waiting(healed)
+		return err
+	})
+	pause(ctx, newQueueTime)
+	return err
+}
+
+// deleteEmptyQueue freezes the APIs and the workers, deletes one of the queues when none holds a message, and lets the APIs go on, and
+// the workers after hold.
+func (s *system) deleteEmptyQueue(ctx context.Context, hold time.Duration, rng *rand.Rand) (err error) {
 	s.exchange.Lock()
 	defer s.exchange.Unlock()
 	signal := func(kind string, sig syscall.Signal) (errs error) {
