@@ -18,6 +18,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"millrace/api/protocol"
+	"millrace/internal/cells"
 	"millrace/internal/config"
 	"millrace/internal/eventtime"
 	"millrace/internal/frame"
@@ -393,5 +394,12 @@ func TestARequestOfFirehoseThatIsSentAgainIsStoredOnce(t *testing.T) {
 	send("another", now, "c", "d\ne") // three more
 	if len(stored) != 8 {
 		t.Errorf("%d records have ids of their own, want 8: %v", len(stored), stored)
+	}
+}
+
+// TestCellsKnowHowFarKeysAreAhead holds the notice of a change of cells to what the API takes.
+func TestCellsKnowHowFarKeysAreAhead(t *testing.T) {
+	if cells.KeyAhead != maxKeyAhead {
+		t.Errorf("cells.KeyAhead is %v, and keys may be %v ahead", cells.KeyAhead, maxKeyAhead)
 	}
 }

@@ -55,6 +55,7 @@ func init() {
 		{"migrate", "up | down | status | roles", "the database schema", migrateHelp, []any{databaseSettings{}}, migrate},
 		{"dead", "list | show ID | replay [ID…] | drop ID…|--all", "records and messages that could not be stored", deadHelp, []any{databaseSettings{}, replaySettings{}}, deadLetters},
 		{"archive", "ls | verify | manifest [RANGE] | restore RANGE [--keep D]", "the archive of closed partitions", archiveHelp, []any{databaseSettings{}, archiveSettings{}}, runArchive},
+		{"cells", "check FILE [--from OLD] [--notice D] [--keep D] | ls [FILE]", "a file of several databases: is it in order, may it take another's place", cellsHelp, []any{cellsSettings{}}, runCells},
 		{"keys", "new NAME --scope write,read [--rate N [--burst N]]", "API keys", keysHelp, nil, newKey},
 		{"health", "[URL]", "whether the services of this machine are alive", healthHelp, nil, health},
 		{"version", "", "the version of this program", "", nil, printVersion},

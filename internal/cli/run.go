@@ -92,6 +92,9 @@ type settings struct {
 
 // load reads and checks all settings.
 func (s *settings) load(environ map[string]string) error {
+	if err := refuseCells(environ); err != nil {
+		return err
+	}
 	for _, c := range []interface{ Validate() error }{&s.api, &s.worker, &s.query} {
 		if err := config.LoadFrom(environ, c); err != nil {
 			return err

@@ -56,8 +56,15 @@ func runService[C any](ctx context.Context, args []string, run func(context.Cont
 	if len(args) > 0 {
 		return usagef("unexpected argument %s; settings come from the environment", config.Shown(args[0]))
 	}
+	environ, err := config.Environ()
+	if err == nil {
+		err = refuseCells(environ)
+	}
 	var c C
-	if err := config.Load(&c); err != nil {
+	if err == nil {
+		err = config.LoadFrom(environ, &c)
+	}
+	if err != nil {
 		return err
 	}
 	context.AfterFunc(ctx, func() { notifyManager("STOPPING=1") })

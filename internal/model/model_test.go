@@ -3,7 +3,8 @@
 //
 // It is Millrace in small. There are up to two requests. One has a key, is large enough for two segments, and is sent again if no
 // answer comes. There are two APIs, a queue, two workers, the ledger, and up to two faults. Each scope leaves one of these out, and
-// every order of steps in it is tried. A step of the model is one step of Millrace too, such as PostgreSQL's commit, or RabbitMQ's
+// every order of steps in it is tried. In some scopes there are two cells, databases with a ledger and a queue each, and the map of
+// cells changes: ids of before the change are all in the first cell, and of those after it, the keyed request's are in the second. A step of the model is one step of Millrace too, such as PostgreSQL's commit, or RabbitMQ's
 // taking of a message.
 //
 // To see what a rule is for, or whether a change of the protocol is safe: put the change into the model, and run its tests.
@@ -30,6 +31,11 @@ type rules struct {
 	keyIsBase    bool // ids count up from the keys themselves; the other request's key is the next one
 	forgetsBlind bool // the ledger forgets by a clock, and nobody notes what it has forgotten
 	idsSuffice   bool // a segment that the ledger has forgotten counts as stored if its ids are in use
+
+	cellByQueue bool // a frame goes to the queue of either cell, by turns
+	cellByClock bool // the cell of a request follows from the time of its try, not from that of its key
+	noNotice    bool // keys may be of after the change while an API does not know the change
+	movesLate   bool // records without a key go to the other cell even after their frame was published
 }
 
 // The segments. The keyed request has the records 0, 1 and 2. It is always cut into a and b, or also into c and d if bounds move. A
@@ -41,7 +47,14 @@ const (
 	segD                 // records 1, 2
 	segU                 // record 3
 	segments = 5
+
+	// What a frame says beside its segments.
+	secondCell = 1 << 5 // it is for the second cell
+	published  = 1 << 6 // it was, and may have been taken
 )
+
+// cellOf returns the cell that a frame is for, 0 or 1.
+func cellOf(f uint8) uint8 { return f / secondCell % 2 }
 
 var (
 	recordsOf = [segments][]int{{0, 1}, {2}, {0}, {1, 2}, {3}}
@@ -68,6 +81,8 @@ type scope struct {
 	faults uint8
 	oneKey bool // both requests come under one key
 	forget bool // one of the faults may be that the ledger forgets all
+	cells  bool // there are two cells, and their map changes
+	byID   bool // the keyed request's records must be in the cell where they are looked for
 }
 
 // state is one state of everything. It is a map's key, so lists are in order, with zeros last.
@@ -77,17 +92,21 @@ type scope struct {
 type state struct {
 	clients [2]client
 	apis    [2]api
-	bound   bool     // our queue is there to take frames
+	bound   [2]bool  // each cell's queue is there to take frames
+	late    bool     // keys are of after the change of the map
 	queue   [8]uint8 // frames
 	workers [2]worker
-	ledger  uint8    // segments
+	ledgers [2]uint8 // segments
 	rows    [4]uint8 // how often each record is stored; 2 is twice or more
 	letters uint8    // records that are dead letters, because others have their ids
 	noted   bool     // that the ledger has forgotten
 	faults  uint8    // left
 }
 
-type client struct{ at, api, tries uint8 }
+type client struct {
+	at, api, tries uint8
+	late           bool // its ids are of after the change of the map
+}
 
 // Where a client is.
 const (
@@ -101,6 +120,7 @@ const (
 type api struct {
 	frames [5]uint8 // not confirmed
 	wait   [2]uint8 // segments of each request that are not confirmed
+	newMap bool     // it knows the change of the map
 }
 
 // worker holds a frame.
@@ -129,6 +149,9 @@ func (s step) String() string {
 	}
 	if names == nil {
 		return s.what
+	}
+	if cellOf(s.frame) == 1 {
+		names = append(names, "for cell 2")
 	}
 	return fmt.Sprintf("%s %v", s.what, names)
 }
@@ -171,6 +194,7 @@ func (s state) normal() state {
 
 // store does what the worker's transaction does.
 func (s *state) store(r rules, in scope, f uint8) {
+	ledger := &s.ledgers[cellOf(f)]
 	for i := range segments {
 		if f&(1<<i) == 0 {
 			continue
@@ -179,8 +203,8 @@ func (s *state) store(r rules, in scope, f uint8) {
 		if in.oneKey && same&(segA|segU) != 0 {
 			same |= segA | segU
 		}
-		if s.ledger&same != 0 && !r.noLedger && !r.workerIDs {
-			if s.ledger&(1<<i) == 0 { // under the same base with other records
+		if *ledger&same != 0 && !r.noLedger && !r.workerIDs {
+			if *ledger&(1<<i) == 0 { // under the same base with other records
 				s.setAside(i)
 			}
 			continue
@@ -195,7 +219,7 @@ func (s *state) store(r rules, in scope, f uint8) {
 				continue
 			}
 		}
-		s.ledger |= 1 << i
+		*ledger |= 1 << i
 		for _, record := range recordsOf[i] {
 			s.rows[record] = min(s.rows[record]+1, 2)
 		}
@@ -234,31 +258,69 @@ func (s state) next(r rules, in scope, yield func(step, state)) {
 			yield(step{what: "the client waits no longer", frame: []uint8{segA | segB, segU}[request]}, n)
 		}
 		if (c.at == idle || c.at == unanswered) && c.tries < in.tries[request] {
-			s.send(r, request, yield)
+			s.send(r, in, request, yield)
 		}
 	}
 	for i := range s.apis {
-		s.stepAPI(r, i, yield)
+		s.stepAPI(r, in, i, yield)
 	}
 	for i := range s.workers {
 		s.stepWorker(r, in, i, yield)
 	}
-	if in.forget && s.ledger != 0 && s.faults > 0 {
+	if in.cells {
+		s.changeMap(r, yield)
+	}
+	if in.forget && s.ledgers != [2]uint8{} && s.faults > 0 {
 		n := s
-		n.ledger, n.noted = 0, !r.forgetsBlind
+		n.ledgers, n.noted = [2]uint8{}, !r.forgetsBlind
 		n.faults--
 		yield(step{what: "the ledger forgets", fault: true}, n)
 	}
-	if s.bound && s.faults > 0 {
-		s.bound = false
-		s.faults--
-		yield(step{what: "the queue is deleted while it is empty", fault: true}, s)
+	for c, bound := range s.bound {
+		if bound && s.faults > 0 && (c == 0 || in.cells) {
+			n := s
+			n.bound[c] = false
+			n.faults--
+			yield(step{what: "the queue is deleted while it is empty", fault: true}, n)
+		}
 	}
+}
+
+// changeMap yields the steps of a change of the map: each API reads it, and then time goes on until keys may be of after the change.
+func (s state) changeMap(r rules, yield func(step, state)) {
+	all := true
+	for i, a := range s.apis {
+		if all = all && a.newMap; !a.newMap {
+			n := s
+			n.apis[i].newMap = true
+			yield(step{what: fmt.Sprintf("API %d reads the new map", i+1)}, n)
+		}
+	}
+	if !s.late && (all || r.noNotice) {
+		s.late = true
+		yield(step{what: "keys may be of after the change from now on"}, s)
+	}
+}
+
+// cellsFor returns the cells that an API may choose for a client's request, in bits of a frame: one under a key, and any that takes
+// records where there is none.
+func (s state) cellsFor(r rules, in scope, i, request int, c client) []uint8 {
+	late := c.late
+	if r.cellByClock {
+		late = s.late
+	}
+	switch {
+	case !in.cells || !late || !s.apis[i].newMap:
+		return []uint8{0}
+	case request == keyed:
+		return []uint8{secondCell}
+	}
+	return []uint8{0, secondCell}
 }
 
 // send has a client send its request to either API. The API puts the request's segments into frames: into one or one each, and into a
 // frame that waits to be published or a new one.
-func (s state) send(r rules, request int, yield func(step, state)) {
+func (s state) send(r rules, in scope, request int, yield func(step, state)) {
 	ways := [][]uint8{{segU}}
 	if request == keyed {
 		ways = [][]uint8{{segA, segB}}
@@ -266,74 +328,68 @@ func (s state) send(r rules, request int, yield func(step, state)) {
 			ways = append(ways, []uint8{segC, segD})
 		}
 	}
+	c := s.clients[request]
+	if c.at, c.tries = waiting, c.tries+1; c.tries == 1 {
+		c.late = s.late
+	}
 	for i := range s.apis {
-		for _, way := range ways {
-			for pieces := range len(way) { // frames beside the first
-				frames := []uint8{0, 0}[:pieces+1]
-				var all uint8
-				for j, segment := range way {
-					frames[min(j, pieces)] |= segment
-					all |= segment
-				}
-				n := s
-				n.clients[request] = client{waiting, uint8(i), s.clients[request].tries + 1}
-				a := &n.apis[i]
-				a.wait[request] = all
-				by := step{what: fmt.Sprintf("a request comes to API %d", i+1), frame: all}
-				for _, f := range frames[1:] {
-					put(a.frames[:], f)
-				}
-				before := *a
-				put(a.frames[:], frames[0])
+		c.api = uint8(i)
+		for _, cell := range s.cellsFor(r, in, i, request, c) {
+			for _, way := range ways {
+				s.put(request, c, cell, way, yield)
+			}
+		}
+	}
+}
+
+// put has an API take a request, cut into the segments of way, for a cell.
+func (s state) put(request int, c client, cell uint8, way []uint8, yield func(step, state)) {
+	for pieces := range len(way) { // frames beside the first
+		frames := []uint8{cell, cell}[:pieces+1]
+		var all uint8
+		for j, segment := range way {
+			frames[min(j, pieces)] |= segment
+			all |= segment
+		}
+		n := s
+		n.clients[request] = c
+		a := &n.apis[c.api]
+		a.wait[request] = all
+		by := step{what: fmt.Sprintf("a request comes to API %d", c.api+1), frame: all | cell}
+		for _, f := range frames[1:] {
+			put(a.frames[:], f)
+		}
+		before := *a
+		put(a.frames[:], frames[0])
+		yield(by, n)
+		for _, open := range s.apis[c.api].frames {
+			if open != 0 && open&(all|published) == 0 && cellOf(open) == cellOf(cell) {
+				*a = before
+				cut(a.frames[:], open)
+				put(a.frames[:], open|frames[0])
 				yield(by, n)
-				for _, open := range s.apis[i].frames {
-					if open != 0 && open&all == 0 {
-						*a = before
-						cut(a.frames[:], open)
-						put(a.frames[:], open|frames[0])
-						yield(by, n)
-						break
-					}
-				}
+				break
 			}
 		}
 	}
 }
 
 // stepAPI yields the steps of an API: frames are taken, an answer is given, the API dies.
-func (s state) stepAPI(r rules, i int, yield func(step, state)) {
+func (s state) stepAPI(r rules, in scope, i int, yield func(step, state)) {
 	name := fmt.Sprintf("API %d", i+1)
 	for j, f := range s.apis[i].frames {
 		if f == 0 || j > 0 && f == s.apis[i].frames[j-1] {
 			continue
 		}
-		n := s
-		a := &n.apis[i]
-		confirm := func() {
-			cut(a.frames[:], f)
-			for request := range a.wait {
-				a.wait[request] &^= f
-			}
+		s.publish(r, in, i, f, f&^published, yield)
+		if r.cellByQueue && in.cells {
+			s.publish(r, in, i, f, f&^published^secondCell, yield)
 		}
-		switch {
-		case s.bound:
-			put(n.queue[:], f)
-			unknown := n
-			confirm()
-			yield(step{what: "the broker takes a frame and confirms it to " + name, frame: f}, n)
-			if s.faults > 0 {
-				unknown.faults--
-				yield(step{what: "the broker takes a frame, and its confirm does not reach " + name, frame: f, fault: true}, unknown)
-			}
-		case r.anyQueue:
-			confirm()
-			yield(step{what: "the broker gives a frame to another program's queue and confirms it to " + name, frame: f}, n)
-		case r.notMandatory:
-			confirm()
-			yield(step{what: "the broker drops a frame and confirms it to " + name, frame: f}, n)
-		default:
-			n.bound = true
-			yield(step{what: "the broker returns a frame to " + name + ", which declares the queue", frame: f}, n)
+		if in.cells && s.late && s.apis[i].newMap && f&^(secondCell|published) == segU && (f&published == 0 || r.movesLate) {
+			n := s
+			cut(n.apis[i].frames[:], f)
+			put(n.apis[i].frames[:], f&^published^secondCell)
+			yield(step{what: name + " gives a frame's records ids of another cell", frame: f ^ secondCell}, n)
 		}
 	}
 	for request, c := range s.clients {
@@ -345,8 +401,45 @@ func (s state) stepAPI(r rules, i int, yield func(step, state)) {
 	}
 	if s.faults > 0 && s.apis[i].frames[0] != 0 {
 		s.faults--
-		s.apis[i] = api{wait: [2]uint8{segA | segB, segU}} // whoever waits for its answer waits in vain
+		s.apis[i] = api{wait: [2]uint8{segA | segB, segU}, newMap: s.apis[i].newMap} // whoever waits for its answer waits in vain
 		yield(step{what: name + " dies", fault: true}, s)
+	}
+}
+
+// publish yields what may become of a frame of an API, when it is published as f.
+func (s state) publish(r rules, in scope, i int, own, f uint8, yield func(step, state)) {
+	name := fmt.Sprintf("API %d", i+1)
+	n := s
+	a := &n.apis[i]
+	confirm := func() {
+		cut(a.frames[:], own)
+		for request := range a.wait {
+			a.wait[request] &^= f
+		}
+	}
+	switch {
+	case s.bound[cellOf(f)]:
+		put(n.queue[:], f)
+		unknown := n
+		confirm()
+		yield(step{what: "the broker takes a frame and confirms it to " + name, frame: f}, n)
+		if s.faults > 0 {
+			unknown.faults--
+			if in.cells {
+				cut(unknown.apis[i].frames[:], own)
+				put(unknown.apis[i].frames[:], own|published)
+			}
+			yield(step{what: "the broker takes a frame, and its confirm does not reach " + name, frame: f, fault: true}, unknown)
+		}
+	case r.anyQueue:
+		confirm()
+		yield(step{what: "the broker gives a frame to another program's queue and confirms it to " + name, frame: f}, n)
+	case r.notMandatory:
+		confirm()
+		yield(step{what: "the broker drops a frame and confirms it to " + name, frame: f}, n)
+	default:
+		n.bound[cellOf(f)] = true
+		yield(step{what: "the broker returns a frame to " + name + ", which declares the queue", frame: f}, n)
 	}
 }
 
@@ -421,6 +514,11 @@ func (s state) violation(r rules, in scope, quiescent bool) string {
 			}
 		}
 	}
+	for c, ledger := range s.ledgers {
+		if late := s.clients[keyed].late; in.byID && ledger&(segA|segB|segC|segD) != 0 && late != (c == 1) {
+			return fmt.Sprintf("a record is in cell %d, and is looked for in the other", c+1)
+		}
+	}
 	return ""
 }
 
@@ -430,7 +528,7 @@ func explore(r rules, in scope) (violation string, history []step, states int) {
 		from int32
 		step step
 	}
-	first := state{bound: true, faults: in.faults}
+	first := state{bound: [2]bool{true, true}, faults: in.faults}
 	index := map[state]int32{first: 0}
 	all := []state{first}
 	origins := []origin{{from: -1}}
@@ -501,11 +599,13 @@ var scopes = []scope{
 	{tries: [2]uint8{2, 0}, faults: 2},
 	{tries: [2]uint8{1, 1}, faults: 2},
 	{tries: [2]uint8{1, 1}, faults: 2, oneKey: true, forget: true},
+	{tries: [2]uint8{2, 0}, faults: 1, cells: true, byID: true},
+	{tries: [2]uint8{0, 1}, faults: 2, cells: true},
 }
 
 func init() {
 	if os.Getenv("MILLRACE_LONG_TESTS") != "" { // 15 s with the race detector
-		scopes = append(scopes, scope{tries: [2]uint8{2, 1}, faults: 1})
+		scopes = append(scopes, scope{tries: [2]uint8{2, 1}, faults: 1}, scope{tries: [2]uint8{1, 1}, faults: 1, cells: true, byID: true})
 	}
 }
 
@@ -523,6 +623,7 @@ func TestTheProtocolLosesAndDoublesNothing(t *testing.T) {
 }
 
 func TestEachRuleOfTheProtocolIsNeeded(t *testing.T) {
+	cells := scope{tries: [2]uint8{2, 0}, cells: true}
 	for _, plant := range []struct {
 		name  string
 		rules rules
@@ -539,6 +640,12 @@ func TestEachRuleOfTheProtocolIsNeeded(t *testing.T) {
 		{"the base of the ids is the key itself", rules{keyIsBase: true}, scopes[1], "under one id"},
 		{"a ledger that forgets by a clock", rules{forgetsBlind: true}, scopes[2], "twice"},
 		{"ids compared, not contents", rules{idsSuffice: true}, scopes[2], "lost"},
+		{"the cell by the queue", rules{cellByQueue: true}, cells, "twice"},
+		{"the cell by the queue, and a look by id", rules{cellByQueue: true}, scopes[3], "looked for"},
+		{"the cell by the clock", rules{cellByClock: true}, cells, "twice"},
+		{"a map without notice", rules{noNotice: true}, cells, "twice"},
+		{"a map without notice, and a look by id", rules{noNotice: true}, scopes[3], "looked for"},
+		{"another cell after the publish", rules{movesLate: true}, scopes[4], "twice"},
 	} {
 		t.Run(plant.name, func(t *testing.T) {
 			wrong, history, _ := explore(plant.rules, plant.in)

@@ -1,0 +1,130 @@
+package cells
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"millrace/internal/testenv"
+)
+
+// logged is a log that a test reads while it is written.
+type logged struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func write(t testing.TB, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// gauge returns the value of one of the metrics of a file.
+func gauge(t testing.TB, f *File, name string) float64 {
+	t.Helper()
+	r := prometheus.NewRegistry()
+	if err := f.Register(r); err != nil {
+		t.Fatal(err)
+	}
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == name {
+			m := family.GetMetric()[0]
+			return m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	t.Fatalf("there is no metric %s", name)
+	return 0
+}
+
+// TestAChangeIsTakenOnlyIfItIsSafe has a file watched that is changed four times: as it should be, without notice, with a mistake, and back.
+func TestAChangeIsTakenOnlyIfItIsSafe(t *testing.T) {
+	const (
+		one  = "cell a postgres://u:hunter2@h/a\ncell b postgres://u:hunter2@h/b\nsince beginning a\n"
+		soon = one + "since 2026-03-04T12:01:00Z a b\n"
+		then = one + "since 2026-03-04T13:00:00Z a b\n"
+	)
+	name := filepath.Join(t.TempDir(), "cells")
+	write(t, name, one)
+	f, err := Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := moment(t, "2026-03-04T12:00:00Z")
+	f.now = func() time.Time { return now }
+	log := new(logged)
+	again := make(chan os.Signal)
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		f.Watch(ctx, again, slog.New(slog.NewTextHandler(log, nil)))
+		close(done)
+	}()
+	defer func() { stop(); <-done }()
+	for i, step := range []struct{ text, want, log string }{
+		{then, "2026-03-04T13:00:00Z a b", "read the cells again"},
+		{soon, "2026-03-04T13:00:00Z a b", "too short a notice: ids from 2026-03-04T12:01:00Z to 2026-03-04T13:00:00Z go from a to a b"},
+		{then + "cell c postgres://u:hunter2@h/c/@d\n", "2026-03-04T13:00:00Z a b", "line 5: URL of c"},
+		{one, "beginning a", "read the cells again"},
+	} {
+		before := len(log.String())
+		write(t, name, step.text)
+		testenv.Eventually(t, testenv.LeastWait, step.log, func() bool { return strings.Contains(log.String()[before:], step.log) })
+		periods := f.Map().Periods()
+		last := periods[len(periods)-1]
+		if got := last.Stamp() + " " + f.Map().Names(last); got != step.want {
+			t.Errorf("change %d: got %s, want %s", i+1, got, step.want)
+		}
+		want := 0.0
+		if strings.HasPrefix(step.log, "read") {
+			want = 1
+		}
+		if got := gauge(t, f, "millrace_cells_last_reload_success"); got != want {
+			t.Errorf("change %d: success is %v, want %v", i+1, got, want)
+		}
+	}
+	if got := gauge(t, f, "millrace_cells_reload_errors_total"); got != 2 {
+		t.Errorf("%v errors are counted, want 2", got)
+	}
+	if strings.Contains(log.String(), "hunter2") {
+		t.Errorf("the log has a password: %s", log)
+	}
+}
+
+func TestWithoutAFileThereIsNoMap(t *testing.T) {
+	f, err := Open("")
+	if err != nil || f.Map() != nil || f.Register(prometheus.NewRegistry()) != nil {
+		t.Fatalf("got %v, %v", f, err)
+	}
+	f.Watch(context.Background(), nil, nil)
+	for name, want := range map[string]string{filepath.Join(t.TempDir(), "none"): "no such file", t.TempDir(): "not a regular file"} {
+		if _, err := Open(name); err == nil || !strings.HasPrefix(err.Error(), "CELLS_FILE") || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", name, err, want)
+		}
+	}
+}
