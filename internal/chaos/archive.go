@@ -17,24 +17,27 @@ import (
 	"millrace/internal/archive"
 )
 
-// With an archive, partitions have a minute, and are copied, published and dropped within four, so that a run of minutes has many lives of
-// partitions. The settings and constants of the product are as many hours, and are exchanged for the run's binary. The order between them
+// With an archive, partitions have two minutes, and are copied in slices, published and dropped within five more, so that a run of minutes has
+// many lives of partitions. The settings and constants of the product are as many hours, and are exchanged for the run's binary. The order between them
 // is that of the product: rows older than 30 s are noted, so a copy begins 30 s and one transaction's time after its partition has ended at
 // the earliest.
 const (
-	archivePartition = time.Minute
+	archivePartition = 2 * time.Minute
 	archiveAfter     = 90 * time.Second
 	archiveRetention = 3 * time.Minute // of rows
 )
 
 // ArchiveEdits are what the binaries of a run with an archive have instead of the product's text.
 var ArchiveEdits = []Edit{
-	{"worker/config.go", `oneof:"1h 24h"`, `oneof:"1m 1h 24h"`},
+	{"worker/config.go", `oneof:"1h 24h"`, `oneof:"2m 1h 24h"`},
 	{"worker/config.go", `envDefault:"10m" min:"5m"`, `envDefault:"10m" min:"1m"`},
 	{"worker/store.go", `const attemptTimeout = 2 * time.Minute`, `const attemptTimeout = 45 * time.Second`},
 	{"worker/partition/archive.go", `leastArchiveAfter = 5 * time.Minute`, `leastArchiveAfter = 90 * time.Second`},
 	{"worker/partition/archive.go", `supersededFor = time.Hour`, `supersededFor = time.Minute`},
 	{"worker/partition/catalog.go", `const closedAfter = time.Hour`, `const closedAfter = 2 * time.Minute`},
+	{"worker/partition/slice.go", `sliceRows = 1_000_000`, `sliceRows = 1_000`},
+	{"worker/partition/slice.go", `mostRows = 5_000_000`, `mostRows = 5_000`},
+	{"worker/partition/slice.go", `againAfter = "1 hour"`, `againAfter = "20 seconds"`},
 	{"worker/partition/leader.go", `RoundInterval = time.Minute`, `RoundInterval = 5 * time.Second`},
 }
 
@@ -112,15 +115,20 @@ func (s *system) archiveFaults(o Options) []fault {
 	return faults
 }
 
-// strikeArchiveReadOnly makes the archive's file system read only. Nobody may be writing a file for that, so it tries for a while.
+// strikeArchiveReadOnly makes everything in the archive immutable, which holds for root too. A file system in which deleted files are still open can't
+// be mounted read only.
 func strikeArchiveReadOnly(ctx context.Context, s *system, _ string, hold time.Duration, _ *rand.Rand) error {
-	trying, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if err := again(trying, func() error { return s.archiveDisk.remount("ro") }); err != nil {
-		return err
+	change := func(how string) error {
+		if out, err := exec.Command("chattr", "-R", how, s.archive).CombinedOutput(); err != nil {
+			return fmt.Errorf("chattr %s: %w: %s", how, err, out)
+		}
+		return nil
 	}
+	trying, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	err := again(trying, func() error { return change("+i") }) // a file may go while it is at it
 	pause(ctx, hold)
-	return s.archiveDisk.remount("rw")
+	return errors.Join(err, change("-i"))
 }
 
 // strikeArchiveGone puts a file in the place of the archive's folder.
@@ -134,7 +142,7 @@ func strikeArchiveGone(ctx context.Context, s *system, _ string, hold time.Durat
 	return errors.Join(err, os.Remove(s.archive), os.Rename(away, s.archive))
 }
 
-// copyWait is how long a fault waits for a copy. There is one a minute.
+// copyWait is how long a fault waits for a copy. There is one a minute at least.
 const copyWait = 75 * time.Second
 
 // strikeCopy kills the workers while one of them copies a range to files, and starts them again.

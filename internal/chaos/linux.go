@@ -88,14 +88,6 @@ func (d *disk) free() error {
 	return err
 }
 
-// remount mounts the file system anew, "ro" or "rw".
-func (d *disk) remount(how string) error {
-	if out, err := exec.Command("mount", "-o", "remount,"+how, d.dir).CombinedOutput(); err != nil {
-		return fmt.Errorf("remount %s: %w: %s", how, err, strings.TrimSpace(string(out)))
-	}
-	return nil
-}
-
 // close unmounts the file system, which nobody may use any more, and removes it unless it is to be kept.
 func (d *disk) close(keep bool) error {
 	out, err := exec.Command("umount", d.dir).CombinedOutput()
