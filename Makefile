@@ -93,13 +93,14 @@ RATE ?= 1000
 BROKERS ?= 1
 FAULT_EVERY ?= 0s
 FAULTS ?=
-chaos: build servers ## anything killed, cut and filled up for DURATION (1h), and each record counted; also SEED ROUNDS RATE BROKERS FAULT_EVERY FAULTS
+ARCHIVE ?=
+chaos: build servers ## anything killed, cut and filled up for DURATION (1h), and each record counted; also SEED ROUNDS RATE BROKERS FAULT_EVERY FAULTS ARCHIVE=1
 	@go build $(TAGS) -o bin/chaos-run ./internal/chaos/run
 	@bin/chaos-run -seed $(SEED) -duration $(DURATION) -rounds $(ROUNDS) -rate $(RATE) -brokers $(BROKERS) \
-		-every $(FAULT_EVERY) -faults "$(FAULTS)" -out bin/chaos
+		-every $(FAULT_EVERY) -faults "$(FAULTS)" $(if $(ARCHIVE),-archive) -out bin/chaos
 
 chaos-newer: ## the same on Debian 13's servers, RabbitMQ 4, PostgreSQL 17 and Redis 8; report in bin/chaos-newer
-	.ci/newer.sh chaos -seed $(SEED) -duration $(DURATION) -rounds $(ROUNDS) -rate $(RATE) -brokers $(BROKERS) -every $(FAULT_EVERY) $(if $(FAULTS),-faults "$(FAULTS)")
+	.ci/newer.sh chaos -seed $(SEED) -duration $(DURATION) -rounds $(ROUNDS) -rate $(RATE) -brokers $(BROKERS) -every $(FAULT_EVERY) $(if $(ARCHIVE),-archive) $(if $(FAULTS),-faults "$(FAULTS)")
 chaos-newer: ROUNDS ?= 5
 
 SEND_LINES ?= 5000000

@@ -63,7 +63,7 @@ add() { # PATTERN PACKAGE
 if [ "${1:-}" = chaos ]; then
 	inside="bin/newer/chaos -binaries bin/newer -out /tmp/report $(printf '%q ' "${@:2}")"
 	go build -o bin/newer/chaos ./internal/chaos/run
-	bin/newer/chaos -build bin/newer
+	bin/newer/chaos -build bin/newer "${@:2}"
 elif [ $# -gt 1 ]; then
 	for package in "${@:2}"; do add "$1" "$package"; done
 else

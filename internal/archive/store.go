@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"millrace/internal/config"
@@ -110,7 +111,7 @@ func CheckWritable(ctx context.Context, store Store) error {
 		}
 		return fmt.Errorf("ARCHIVE_URL: no file can be %s: %w", what, withoutPath(err))
 	}
-	const name = "v1/writable"
+	name := "v1/writable-" + uuid.NewString() // workers that start at once make one each
 	if err := store.Create(checking, name, func(w io.Writer) error {
 		_, err := io.WriteString(w, "Millrace can write here.\n")
 		return err

@@ -8,6 +8,8 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -225,11 +227,12 @@ func TestAStoreIsCheckedAndTakesCopies(t *testing.T) {
 		if err := archive.CheckReadable(t.Context(), store); err != nil {
 			t.Error(err)
 		}
-		if err := archive.CheckWritable(t.Context(), store); err != nil {
+		noted := &notingStore{Store: store}
+		if err := archive.CheckWritable(t.Context(), noted); err != nil {
 			t.Error(err)
 		}
-		if !isGone(t, store, "v1/writable") {
-			t.Error("the check has left its file")
+		if len(noted.names) != 1 || !isGone(t, store, noted.names[0]) {
+			t.Errorf("the check has made %v, want one file that is gone", noted.names)
 		}
 		entries, err := archive.Copy(t.Context(), store, named, archive.NewRegistry(nil), rowsOf(3000, nil))
 		if err != nil {
@@ -251,4 +254,40 @@ func TestAStoreIsCheckedAndTakesCopies(t *testing.T) {
 			t.Errorf("a copy that failed: %v", err)
 		}
 	})
+}
+
+// notingStore notes the names of the files that are made.
+type notingStore struct {
+	archive.Store
+	names []string
+}
+
+func (s *notingStore) Create(ctx context.Context, name string, write func(io.Writer) error) error {
+	s.names = append(s.names, name)
+	return s.Store.Create(ctx, name, write)
+}
+
+// TestManyCheckAFolderAtOnce has workers that start at the same time look whether they can write.
+func TestManyCheckAFolderAtOnce(t *testing.T) {
+	store := archive.Folder(t.TempDir())
+	errs := make(chan error)
+	const workers = 32
+	for range workers {
+		go func() {
+			var failed error
+			for range 20 {
+				failed = errors.Join(failed, archive.CheckWritable(t.Context(), store))
+			}
+			errs <- failed
+		}()
+	}
+	for range workers {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	left, err := os.ReadDir(filepath.Join(string(store), "v1"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
 }

@@ -41,6 +41,9 @@ type Options struct {
 	Faults []string
 	// Alone has one fault strike at a time.
 	Alone bool
+	// Archive has partitions of two minutes copied to an archive, which is a folder, and dropped soon. The binaries must have been built with
+	// ArchiveEdits. Records are counted through the query service all along.
+	Archive bool
 	// Short has faults last a quarter of their time.
 	Short bool
 	// Plan replaces the schedule.
@@ -98,6 +101,8 @@ type run struct {
 	reader *reader
 	known  []fault
 
+	replayed int // dead letters that were no poison
+
 	mu         sync.Mutex // also of Out
 	events     []*event
 	mismatches []Mismatch
@@ -153,6 +158,9 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	}
 	requests := min(float64(o.Rate)/8, 250) // a second
 	m := newMaker(o.Seed, float64(o.Rate)/requests, time.Now())
+	if o.Archive {
+		m.doorsEvery = time.Duration(float64(o.Clients) / requests * float64(time.Second))
+	}
 	r.load = newLoad(m, o.Clients, requests, r.doors(), r.mismatch)
 	r.onClock = func(offset time.Duration) {
 		if offset == 0 {
@@ -163,6 +171,8 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	}
 	r.poison = &poison{maker: m, urls: config.Brokers(r.stack.RabbitMQURL), topology: r.topology, exchange: &r.exchange, every: 700 * time.Millisecond, report: r.mismatch}
 	r.late = &late{maker: m, binary: o.Binary}
+	r.reader = newReader(r)
+	r.asker = r.reader
 	r.known = r.faults(o, r.load)
 	if err := r.checkFaults(); err != nil {
 		return nil, err
@@ -176,7 +186,6 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 
 	r.load.began = time.Now()
 	r.watch = &watch{run: r}
-	r.reader = newReader(r)
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
 	posting, stopPosting := context.WithCancel(ctx)
@@ -189,6 +198,9 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	clients.Go(func() { r.load.run(posting, giveUp) })
 	clients.Go(func() { r.poison.run(posting, giveUp) })
 	clients.Go(func() { r.reader.follow(posting) })
+	if o.Archive {
+		clients.Go(func() { r.reader.followClients(posting) })
+	}
 	conductErr := r.conduct(ctx)
 	stopPosting()
 	late := time.AfterFunc(o.Patience, giveUpNow)
@@ -201,6 +213,11 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 		return nil, err
 	}
 	drained := r.drain(ctx)
+	if o.Archive && drained == nil {
+		if r.replayed, drained = r.replayAll(ctx); r.replayed > 0 {
+			r.say("%d dead letters were replayed", r.replayed)
+		}
+	}
 	stopWatching()
 	all.Wait()
 	if drained != nil {
@@ -466,7 +483,7 @@ func (r *run) settle(ctx context.Context, patience time.Duration) (full, stored 
 	return full, stored
 }
 
-// allStored waits until the records with these ids are in logs. It reports false if ctx ends before.
+// allStored waits until the records with these ids, which are the first of their requests, are in logs. It reports false if ctx ends before.
 func (s *system) allStored(ctx context.Context, ids []uuid.UUID) bool {
 	times := make([]time.Time, len(ids))
 	for i, id := range ids {
@@ -482,7 +499,11 @@ func (s *system) allStored(ctx context.Context, ids []uuid.UUID) bool {
 			if n >= 0 {
 				pause(ctx, 50*time.Millisecond)
 			}
-			err = conn.QueryRow(ctx, "SELECT count(*) FROM logs WHERE inserted_at = ANY ($1) AND id = ANY ($2)", times, ids).Scan(&n)
+			if s.archive != "" { // the rows may have left the table; their transaction entered them into the ledger
+				err = conn.QueryRow(ctx, "SELECT count(*) FROM ledger WHERE id = ANY ($1)", ids).Scan(&n)
+			} else {
+				err = conn.QueryRow(ctx, "SELECT count(*) FROM logs WHERE inserted_at = ANY ($1) AND id = ANY ($2)", times, ids).Scan(&n)
+			}
 		}
 		_ = conn.Close(ctx)
 		if n >= len(ids) {
@@ -554,6 +575,12 @@ func (r *run) inForce(from, to time.Duration) string {
 		}
 	}
 	return strings.Join(names, "")
+}
+
+// inForceNow returns what inForce does of the last seconds.
+func (r *run) inForceNow() string {
+	now := time.Since(r.load.began)
+	return r.inForce(now-20*time.Second, now)
 }
 
 // flushRedis deletes all that Redis has.

@@ -89,6 +89,8 @@ func (m *maker) doorTime(client, number, record int) (at time.Time, has bool) {
 		return at, false
 	case record > 0 && p < 25:
 		at = m.start.Add(-time.Duration(h>>8) % (365 * 24 * time.Hour))
+	case m.doorsEvery > 0:
+		at = m.start.Add(-2*time.Hour + time.Duration(number)*m.doorsEvery - time.Duration(h>>8)%(10*time.Second))
 	default:
 		at = m.start.Add(-time.Duration(h>>8) % (6 * time.Hour))
 	}

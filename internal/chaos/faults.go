@@ -122,9 +122,17 @@ func (s *system) faults(o Options, l *load) []fault {
 		strike: func(ctx context.Context, s *system, _ string, hold time.Duration, _ *rand.Rand) error {
 			return s.late.strike(ctx, s, l, hold)
 		}})
+	if s.archive != "" {
+		all[len(all)-1].missing = "retention drops the partition that it needs"
+	}
 	server(fullDisk, one, 1, 5, strikeDisk)
 	if s.disk == nil {
 		all[len(all)-1].missing = s.noDisk.Error()
+	}
+	if s.archive != "" {
+		for _, f := range s.archiveFaults(o) {
+			add(f)
+		}
 	}
 
 	// Redis, which no promise rests on.

@@ -63,8 +63,9 @@ type load struct {
 	began   time.Time
 	report  func(kind mismatch, format string, args ...any)
 
-	clock atomic.Int64 // offset of the clients' clock, for the keys
-	acked atomic.Int64 // requests
+	clock atomic.Int64   // offset of the clients' clock, for the keys
+	acked atomic.Int64   // requests
+	begun []atomic.Int64 // by client: records of requests that were begun, without those that are refused
 
 	clocksRightAt atomic.Int64 // when the APIs' clocks are all right again, in nanoseconds of Unix time: see system.setClock
 
@@ -85,7 +86,7 @@ type wait struct{ from, to time.Duration }
 func newLoad(m *maker, clients int, rate float64, addrs []string, report func(mismatch, string, ...any)) *load {
 	l := &load{
 		maker: m, clients: clients, rate: rate, report: report,
-		sent: make([][]*sent, clients), latest: make([]*sent, clients), keys: make([]uuid.UUID, clients), codes: make(map[string]int),
+		sent: make([][]*sent, clients), begun: make([]atomic.Int64, clients), latest: make([]*sent, clients), keys: make([]uuid.UUID, clients), codes: make(map[string]int),
 		http: &http.Client{Timeout: tryTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: clients, DisableCompression: true}},
 	}
 	for _, a := range addrs {
@@ -126,6 +127,7 @@ func (l *load) run(ctx, giveUp context.Context) {
 func (l *load) deliver(client, number int) {
 	s := l.shape(client, number)
 	r := &sent{keyed: s.keyed}
+	l.begun[client].Add(int64(s.accepted()))
 	l.mu.Lock()
 	l.sent[client] = append(l.sent[client], r)
 	l.mu.Unlock()

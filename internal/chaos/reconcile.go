@@ -30,6 +30,10 @@ const (
 	died        mismatch = "a process that ended by itself"
 	stuck       mismatch = "no recovery"
 	stale       mismatch = "a search that answers with what was"
+	shrunk      mismatch = "an answer with fewer records than before"
+	grown       mismatch = "an answer with more records than were sent"
+	apartFiles  mismatch = "files of the archive that differ from the table"
+	unnoticed   mismatch = "a damaged file that is not noticed"
 	leaked      mismatch = "resources that do not come back"
 	broken      mismatch = "a fault of the harness"
 )
@@ -66,29 +70,19 @@ func (r *run) historyOf(q *sent) string {
 func (r *run) reconcile(ctx context.Context) (*Report, error) {
 	r.say("comparing")
 	report := &Report{run: r}
-	conn, err := r.connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close(ctx) // nothing to lose
-	rows, err := conn.Query(ctx, "SELECT id, inserted_at, time, data::text FROM logs")
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
+	r.reader.expect()
 	var want []byte
-	for rows.Next() {
-		var id [16]byte
-		var came, at time.Time
-		var text string
-		if err := rows.Scan(&id, &came, &at, &text); err != nil {
-			return nil, err
-		}
+	ranges, err := r.rows(ctx, func(format string, args ...any) { r.mismatch(apartFiles, format, args...) }, func(row storedRow) {
 		report.Stored++
-		want = r.check(uuid.UUID(id), came, at, text, want[:0])
-	}
-	if err := rows.Err(); err != nil {
+		want = r.check(uuid.UUID(row.id), row.came, row.at, row.text, want[:0])
+		client, _, _, _ := parseRecord(row.text)
+		r.reader.note(client, row.came, row.at)
+	})
+	if err != nil {
 		return nil, err
+	}
+	if r.Archive {
+		report.archive(ranges)
 	}
 
 	if err := r.checkIDs(ctx); err != nil {
@@ -134,7 +128,7 @@ func (r *run) reconcile(ctx context.Context) (*Report, error) {
 	if err := r.checkDead(ctx, report); err != nil {
 		return nil, err
 	}
-	r.reader.check(ctx, conn)
+	r.reader.check(ctx)
 	r.watch.check()
 	report.finish()
 	return report, nil

@@ -51,7 +51,10 @@ type maker struct {
 	seed  uint64
 	start time.Time // about when the run began
 	batch int       // mean number of records of a batch
-	pads  string
+	// doorsEvery is from one of a shipper's requests to the next. Zero: its records are of the last six hours. Else they are of about two hours
+	// before: with partitions of a minute, records of six hours would make hundreds of them.
+	doorsEvery time.Duration
+	pads       string
 }
 
 // newMaker returns a maker of requests that have mean records on average. Half of them have one. start is about when the run begins.

@@ -21,6 +21,7 @@ type Report struct {
 	Stored            int // records in logs
 	Dead, Poisoned    int // dead letters, and how many were poisoned
 	Lost              int // records
+	Archived          archivedTotals
 	Took              time.Duration
 	Mismatches        []Mismatch // at most mostMismatches of each kind
 	kinds             []kind
@@ -136,6 +137,11 @@ func (r *Report) Summary() string {
 		r.Requests, r.Records, r.Lost, r.run.counts[doubled], r.run.counts[foreign])
 	fmt.Fprintf(&b, "%d records stored, those of %d requests without a key among them that got no 2xx\n", r.Stored, r.Unknown)
 	fmt.Fprintf(&b, "%d dead letters, %d poisoned\n", r.Dead, r.Poisoned)
+	if r.run.Archive {
+		a := r.Archived
+		fmt.Fprintf(&b, "archive: %d ranges, %d of them in files alone; %d files; the highest generation is %d; %d dead letters were replayed; clients' records were counted %d times\n",
+			a.Ranges, a.FilesOnly, a.Files, a.Generation, r.run.replayed, r.run.reader.answers)
+	}
 	fmt.Fprintf(&b, "%d tries again; answers:", l.retries)
 	for _, code := range slices.Sorted(maps.Keys(l.codes)) {
 		fmt.Fprintf(&b, " %s: %d;", code, l.codes[code])

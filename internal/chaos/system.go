@@ -48,23 +48,27 @@ const (
 
 // system is a whole Millrace with a proxy on every connection.
 type system struct {
-	dir      string
-	keep     bool // the folder, when all is over
-	stack    *localstack.Stack
-	brokers  []string // their names in the stack
-	urls     []string // and addresses
-	db       config.PostgresURL
-	topology broker.Topology
-	disk     *disk // nil if it can't be had
-	noDisk   error // why it can't
-	launcher *localstack.Launcher
-	links    []*link
-	units    []*unit
-	clock    string                     // path of the file with the offset of api2's clock
-	onClock  func(offset time.Duration) // is told before it changes; may be nil
-	late     *late
-	surprise func(error)
-	closing  []func() error
+	dir           string
+	keep          bool // the folder, when all is over
+	stack         *localstack.Stack
+	brokers       []string // their names in the stack
+	urls          []string // and addresses
+	db            config.PostgresURL
+	topology      broker.Topology
+	disk          *disk  // nil if it can't be had
+	noDisk        error  // why it can't
+	archive       string // the archive's folder; empty if there is none
+	archiveDisk   *disk  // that the archive is on; nil if it can't be had
+	noArchiveDisk error  // why it can't
+	asker         *reader
+	launcher      *localstack.Launcher
+	links         []*link
+	units         []*unit
+	clock         string                     // path of the file with the offset of api2's clock
+	onClock       func(offset time.Duration) // is told before it changes; may be nil
+	late          *late
+	surprise      func(error)
+	closing       []func() error
 
 	exchange sync.RWMutex // locked for reading while somebody publishes to the exchange, for writing while nobody may
 
@@ -90,7 +94,9 @@ func removeAbandoned() {
 		if _, err := os.Stat(filepath.Join(dir, keptName)); err == nil {
 			continue
 		}
-		_ = exec.Command("umount", filepath.Join(dir, "servers", "postgres")).Run() // where there is one
+		for _, mounted := range []string{filepath.Join(dir, "servers", "postgres"), filepath.Join(dir, "archive")} {
+			_ = exec.Command("umount", mounted).Run() // where there is one
+		}
 		_ = os.RemoveAll(dir)
 	}
 }
@@ -128,6 +134,11 @@ func newSystem(ctx context.Context, o Options, surprise func(error)) (*system, e
 	s.clock = filepath.Join(s.dir, "clock")
 	if err := s.setClock(0); err != nil {
 		return s, err
+	}
+	if o.Archive {
+		if err := s.makeArchive(o); err != nil {
+			return s, err
+		}
 	}
 	return s, s.startUnits(o)
 }
@@ -269,14 +280,18 @@ func (s *system) startUnits(o Options) error {
 		if err != nil {
 			return err
 		}
-		u := add(name, o.Binary, "RABBITMQ_URL="+urls, "POSTGRES_URL="+db, "WORKER_ADDR="+addr)
+		u := add(name, o.Binary, append(s.archiveEnv(), "RABBITMQ_URL="+urls, "POSTGRES_URL="+db, "WORKER_ADDR="+addr)...)
 		u.addr = addr
 	}
 	addr, err := localstack.FreeAddress()
 	if err != nil {
 		return err
 	}
-	add("query", o.Binary, "POSTGRES_URL="+string(s.db), "REDIS_URL="+s.stack.RedisURL, "QUERY_ADDR="+addr).addr = addr
+	env := []string{"POSTGRES_URL=" + string(s.db), "REDIS_URL=" + s.stack.RedisURL, "QUERY_ADDR=" + addr}
+	if s.archive != "" {
+		env = append(env, "ARCHIVE_URL=file://"+s.archive)
+	}
+	add("query", o.Binary, env...).addr = addr
 	for _, u := range s.units {
 		if err := u.start(); err != nil {
 			return err

@@ -131,9 +131,9 @@ func noteLoss(ctx context.Context, tx pgx.Tx, r timeRange) error {
 	if _, err := tx.Exec(ctx, NoteChangesSQL(hours), r.from, r.to); err != nil {
 		return err
 	}
-	const upToDate = `UPDATE archive_ranges r SET changes = changes +
+	upToDate := `UPDATE archive_ranges r SET changes = changes +
 		(SELECT count(*) FROM (` + hours + ` AS hour) h WHERE h.hour > r.from_at - interval '1 hour' AND h.hour < r.to_at)
-		WHERE from_at < $2::timestamptz + interval '1 hour' AND to_at > $1::timestamptz - interval '1 hour'
+		WHERE ` + touchesSQL("($1::timestamptz - interval '1 hour')", "($2::timestamptz + interval '1 hour')") + `
 		AND (files_only OR to_at <= $1 OR from_at >= $2)`
 	if _, err := tx.Exec(ctx, upToDate, r.from, r.to); err != nil {
 		return err

@@ -41,11 +41,12 @@ func run(ctx context.Context) (ok bool, err error) {
 	flag.DurationVar(&o.Every, "every", 0, "from one fault's beginning to the next's, at least")
 	flag.IntVar(&o.Brokers, "brokers", 1, "RabbitMQ nodes: 1 or 3")
 	flag.BoolVar(&o.Alone, "alone", false, "one fault at a time")
+	flag.BoolVar(&o.Archive, "archive", false, "partitions of two minutes, copied to an archive and dropped; clients' records are counted all along")
 	flag.BoolVar(&o.KeepFiles, "keep", false, "keep the folder with the processes' logs")
 	faults := flag.String("faults", "", "beginnings of the names of the faults that strike, comma-separated; -NAME leaves out")
 	out := flag.String("out", "bin/chaos", "folder for report.md and resources.svg")
 	build := flag.String("build", "", "only build the binaries that a run needs, into this folder")
-	binaries := flag.String("binaries", "", "folder with such binaries; empty: they are built")
+	binaries := flag.String("binaries", "", "folder with such binaries, built with -archive or without as the run is; empty: they are built")
 	flag.Parse()
 	if *build != "" {
 		return true, buildInto(ctx, *build, &o)
@@ -92,8 +93,12 @@ func nameBinaries(dir string, o *chaos.Options) {
 // buildInto builds the binaries of a run in dir, and sets their paths.
 func buildInto(ctx context.Context, dir string, o *chaos.Options) error {
 	nameBinaries(dir, o)
-	if err := chaos.Build(ctx, ".", o.Binary); err != nil {
+	var edits []chaos.Edit
+	if o.Archive {
+		edits = chaos.ArchiveEdits
+	}
+	if err := chaos.Build(ctx, ".", o.Binary, edits...); err != nil {
 		return err
 	}
-	return chaos.BuildClock(ctx, ".", o.ClockBinary)
+	return chaos.BuildClock(ctx, ".", o.ClockBinary, edits...)
 }
