@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"millrace/internal/frame"
 )
@@ -71,9 +72,20 @@ func (r *run) reconcile(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	defer conn.Close(ctx) // nothing to lose
-	rows, err := conn.Query(ctx, "SELECT id, inserted_at, time, data::text FROM logs")
-	if err != nil {
+	if err := r.compare(ctx, conn, "true", report); err != nil {
 		return nil, err
+	}
+	r.reader.check(ctx, conn)
+	r.watch.check()
+	report.finish()
+	return report, nil
+}
+
+// compare compares the rows that meet an SQL condition, and all dead letters, with what was sent, and adds to the report's counts.
+func (r *run) compare(ctx context.Context, conn *pgx.Conn, condition string, report *Report) error {
+	rows, err := conn.Query(ctx, "SELECT id, inserted_at, time, data::text FROM logs WHERE "+condition)
+	if err != nil {
+		return err
 	}
 	defer rows.Close()
 	var want []byte
@@ -82,17 +94,17 @@ func (r *run) reconcile(ctx context.Context) (*Report, error) {
 		var came, at time.Time
 		var text string
 		if err := rows.Scan(&id, &came, &at, &text); err != nil {
-			return nil, err
+			return err
 		}
 		report.Stored++
 		want = r.check(uuid.UUID(id), came, at, text, want[:0])
 	}
 	if err := rows.Err(); err != nil {
-		return nil, err
+		return err
 	}
 
 	if err := r.checkIDs(ctx); err != nil {
-		return nil, err
+		return err
 	}
 
 	// What is missing.
@@ -131,13 +143,7 @@ func (r *run) reconcile(ctx context.Context) (*Report, error) {
 	for number, q := range r.late.sent {
 		tell(latecomer, number, q)
 	}
-	if err := r.checkDead(ctx, report); err != nil {
-		return nil, err
-	}
-	r.reader.check(ctx, conn)
-	r.watch.check()
-	report.finish()
-	return report, nil
+	return r.checkDead(ctx, report)
 }
 
 // checkIDs notes a mismatch for each id that different records have.
