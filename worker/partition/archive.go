@@ -29,8 +29,8 @@ const (
 	abandonedAfter = 24 * time.Hour
 )
 
-// Archiver copies closed partitions of logs to files of the archive, the oldest first, and publishes them. An open one is copied in slices as
-// it fills (slice.go). Of all workers one copies at a time. A range in which rows have come or gone since its copy is copied anew, and the new files take the place of the old ones in one
+// Archiver copies closed partitions of logs to files of the archive, the oldest first, and publishes them. Of all workers one copies at a
+// time. A range in which rows have come or gone since its copy is copied anew, and the new files take the place of the old ones in one
 // transaction. Until then they are out of date, and archive_ranges tells that to searches. If retention has dropped the rows of a range, the
 // rows that came later go into further files of it.
 //
@@ -46,10 +46,6 @@ type Archiver struct {
 	Log        *slog.Logger
 	Now        func() time.Time
 	Metrics    *ArchiveMetrics // may be nil
-
-	// SliceRows and MostRows are the rows from which on a slice of an open partition is copied, while the streams are calm and in any case;
-	// zero: the constants sliceRows and mostRows.
-	SliceRows, MostRows float64
 
 	leader leader
 	late   map[time.Time]time.Time // by the beginning of a range whose files lack late rows: since when that is known
@@ -87,15 +83,10 @@ func (a *Archiver) Round(ctx context.Context) error {
 	}
 	a.Metrics.reportBehind(ctx, conn, a, all, now)
 	for _, p := range all {
-		var err error
-		switch {
-		case a.isOpen(p, now):
-			err = a.archiveOpen(ctx, conn, p, now)
-		case !a.isDue(p, now) || !a.Calm(ctx) && now.Before(p.to.Add(closedAfter)):
+		if !a.isDue(p, now) || !a.Calm(ctx) && now.Before(p.to.Add(closedAfter)) {
 			continue
-		default:
-			err = a.archivePartition(ctx, conn, p)
 		}
+		err := a.archivePartition(ctx, conn, p)
 		if err != nil && ctx.Err() == nil {
 			a.Metrics.countFailure()
 		}
@@ -114,16 +105,9 @@ func (a *Archiver) Round(ctx context.Context) error {
 // isDue reports whether a partition is to be in the archive: it has been closed for long enough, it is not being dropped, and its files would
 // be kept.
 func (a *Archiver) isDue(p partition, now time.Time) bool {
-	return a.takes(p) && !p.to.After(a.settled(now)) && !expired(p.to, a.Retention, now)
+	return !p.pending && !p.marked() && !p.from.IsZero() && a.Partitions.logs.ownName(p.name) &&
+		!p.to.Add(max(a.After, leastArchiveAfter)).After(now) && !expired(p.to, a.Retention, now)
 }
-
-// takes reports whether a partition may be copied: it is one of ours, and is not being dropped.
-func (a *Archiver) takes(p partition) bool {
-	return !p.pending && !p.marked() && !p.from.IsZero() && a.Partitions.logs.ownName(p.name)
-}
-
-// settled returns the time before which rows are to be in the archive. What comes later for a time before it is noted.
-func (a *Archiver) settled(now time.Time) time.Time { return now.Add(-max(a.After, leastArchiveAfter)) }
 
 // expired reports whether the archive's retention has passed since a time. Zero keeps all.
 func expired(to time.Time, retention time.Duration, now time.Time) bool {
@@ -136,12 +120,11 @@ type archivedRange struct {
 	generation int
 	upToDate   bool // the files have all of its rows
 	filesOnly  bool // logs has at most rows that came later
-	resting    bool // it was published less than againAfter ago
 	keptUntil  time.Time
 }
 
 var rangesSQL = `SELECT from_at, to_at, generation, files_only, CASE WHEN isfinite(kept_until) THEN kept_until ELSE '1970-01-01' END,
-	published_at > now() - interval '` + againAfter + `', changes = ` + archive.ChangesSQL("r.from_at", "r.to_at") + ` FROM archive_ranges r WHERE ` + touchesSQL("$1", "$2") + ` ORDER BY from_at`
+	changes = ` + archive.ChangesSQL("r.from_at", "r.to_at") + ` FROM archive_ranges r WHERE ` + touchesSQL("$1", "$2") + ` ORDER BY from_at`
 
 // touchesSQL returns the condition that a range of archive_ranges has a part of the times from one to another. Ranges don't overlap, so the first is the
 // last one that begins no later. Without that bound all ranges of before are read.
@@ -158,7 +141,7 @@ func archivedRanges(ctx context.Context, conn *pgx.Conn, r timeRange, lock strin
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (a archivedRange, err error) {
-		err = row.Scan(&a.from, &a.to, &a.generation, &a.filesOnly, &a.keptUntil, &a.resting, &a.upToDate)
+		err = row.Scan(&a.from, &a.to, &a.generation, &a.filesOnly, &a.keptUntil, &a.upToDate)
 		a.from, a.to = a.from.UTC(), a.to.UTC()
 		return a, err
 	})
@@ -260,7 +243,7 @@ func (a *Archiver) archive(ctx context.Context, conn *pgx.Conn, r archivedRange)
 		n, bytes = n+e.Rows, bytes+e.Bytes
 	}
 	a.Metrics.countCopy(n, bytes)
-	a.Log.Info("archived a range", "from", r.from, "to", r.to, "rows", n, "bytes", bytes, "files", len(entries), "generation", r.generation+1,
+	a.Log.Info("archived a range of closed partitions", "from", r.from, "to", r.to, "rows", n, "bytes", bytes, "files", len(entries), "generation", r.generation+1,
 		"took", time.Since(began).Round(time.Millisecond))
 	return nil
 }
