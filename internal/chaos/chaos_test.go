@@ -70,6 +70,25 @@ func TestKillAnythingLoseNothing(t *testing.T) {
 	}
 }
 
+// TestNoNodeIsKilledWhileAQueueIsNew has the two faults follow on each other that together lose a queue in RabbitMQ 3.10.
+func TestNoNodeIsKilledWhileAQueueIsNew(t *testing.T) {
+	testenv.Private(t, localstack.Need{}) // skips where it must
+	need(t)
+	report, err := Run(t.Context(), Options{
+		Binary: binary(t), Seed: 1, Rate: 400, Clients: 24, Short: true, Out: lines{t},
+		Plan: []Step{
+			{Fault: "RabbitMQ: an empty queue deleted", Target: "all", Hold: 100 * time.Millisecond},
+			{Fault: "RabbitMQ: SIGKILL", Target: "rabbitmq", Hold: 250 * time.Millisecond},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range report.Mismatches {
+		t.Errorf("%s: %s", m.Kind, m.Text)
+	}
+}
+
 func need(t *testing.T) {
 	t.Helper()
 	if missing := localstack.MissingPackages(localstack.Need{Postgres: true, RabbitMQ: true, Redis: true}); len(missing) > 0 {
