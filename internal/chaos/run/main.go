@@ -93,6 +93,9 @@ func nameBinaries(dir string, o *chaos.Options) {
 // buildInto builds the binaries of a run in dir, and sets their paths.
 func buildInto(ctx context.Context, dir string, o *chaos.Options) error {
 	nameBinaries(dir, o)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
 	var edits []chaos.Edit
 	if o.Archive {
 		edits = chaos.ArchiveEdits
