@@ -94,7 +94,7 @@ func (s Secret[K]) String() string {
 	switch {
 	case s == "":
 		return ""
-	case s.Check() != nil || !strings.Contains(string(s), "://"):
+	case s.Check() != nil || !isURL(string(s)):
 		return "(hidden)"
 	}
 	u := splitURL(string(s))
@@ -103,6 +103,12 @@ func (s Secret[K]) String() string {
 		return u.scheme + "://" + u.hosts
 	}
 	return u.scheme + "://" + u.hosts + u.path
+}
+
+// isURL reports whether a value begins as a URL does. In host=h password=a://b no scheme stands before the ://.
+func isURL(value string) bool {
+	scheme, _, found := strings.Cut(value, "://")
+	return found && !strings.Contains(scheme, "=")
 }
 
 // GoString returns String in quotation marks.
@@ -322,7 +328,7 @@ func (k redisCache) check(value string) error {
 
 func (k postgreSQL) check(value string) error {
 	var pairs []parameter
-	if strings.Contains(value, "://") && !strings.Contains(value[:strings.Index(value, "://")], "=") || !strings.Contains(value, "=") {
+	if isURL(value) || !strings.Contains(value, "=") {
 		u, err := parseURL(value, "postgres://", "postgresql://")
 		if err != nil {
 			return err

@@ -26,6 +26,11 @@ func TestASecretShowsWhereItLeadsHoweverItIsPrinted(t *testing.T) {
 		"":     "",
 		"postgres://u:hush@h/d?options=-c%20role%3Dx":   "postgres://h/d",
 		"postgres:///d?host=/var/run/postgresql&user=u": "postgres:///d",
+		// What holds :// is no URL for that.
+		"host=h user=u dbname=x password=hush://x":                  "(hidden)",
+		"host=h password=hush dbname=x application_name=a://b":      "(hidden)",
+		"password=hush dbname=postgres://u:hush@h/x":                "(hidden)",
+		"host=h dbname=x password='a b://hush' application_name=ab": "(hidden)",
 	} {
 		s := PostgresURL(raw)
 		var text, lines bytes.Buffer
