@@ -240,14 +240,14 @@ func catalogSQL(c clock) string {
 		WHERE state = 'published' AND tstzrange(%[1]s, %[2]s, '[]') && tstzrange($3, $4)
 	), ranges AS (
 		SELECT from_at, to_at, changes, files_only FROM archive_ranges
-		WHERE from_at >= coalesce((SELECT max(from_at) FROM archive_ranges WHERE from_at <= $1), '-infinity') AND from_at < $2 AND to_at > $1
+		WHERE %[4]s
 		UNION SELECT from_at, to_at, changes, files_only FROM archive_ranges WHERE from_at IN (SELECT from_at FROM files)
 	)
 	SELECT r.from_at, r.to_at, r.files_only,
 		r.changes = %[3]s,
 		f.name, f.bytes, f.tail_bytes, (extract(epoch FROM f.first) * 1000000)::bigint, (extract(epoch FROM f.last) * 1000000)::bigint,
 		(extract(epoch FROM f.first_at) * 1000000)::bigint
-	FROM ranges r LEFT JOIN files f USING (from_at) ORDER BY r.from_at, f.first_at, f.name`, first, last, archive.ChangesSQL("r.from_at", "r.to_at"))
+	FROM ranges r LEFT JOIN files f USING (from_at) ORDER BY r.from_at, f.first_at, f.name`, first, last, archive.ChangesSQL("r.from_at", "r.to_at"), archive.TouchesSQL("$1", "$2"))
 }
 
 // catalog is what the archive has, as a transaction's snapshot tells it, of a window and around it. A walk over slices keeps it.

@@ -16,6 +16,12 @@ func ChangesSQL(from, to string) string {
 		+ (SELECT coalesce(sum(l.changes), 0) FROM late_changes l WHERE l.hour = '-infinity'))::bigint`, from, to)
 }
 
+// TouchesSQL returns the condition, as SQL, that a row of archive_ranges has a part of the times from one to another. from and to are SQL too. Ranges
+// don't overlap, so the first is the last one that begins no later. Without that bound all ranges of before are read.
+func TouchesSQL(from, to string) string {
+	return fmt.Sprintf(`(from_at >= coalesce((SELECT max(b.from_at) FROM archive_ranges b WHERE b.from_at <= %[1]s), '-infinity') AND from_at < %[2]s AND to_at > %[1]s)`, from, to)
+}
+
 // FileName returns the name of a file: the n-th of those that a copy of a range makes. The copy is told apart by an id.
 func FileName(from time.Time, generation int, id uuid.UUID, n int) string {
 	from = from.UTC()

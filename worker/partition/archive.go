@@ -124,13 +124,7 @@ type archivedRange struct {
 }
 
 var rangesSQL = `SELECT from_at, to_at, generation, files_only, CASE WHEN isfinite(kept_until) THEN kept_until ELSE '1970-01-01' END,
-	changes = ` + archive.ChangesSQL("r.from_at", "r.to_at") + ` FROM archive_ranges r WHERE ` + touchesSQL("$1", "$2") + ` ORDER BY from_at`
-
-// touchesSQL returns the condition that a range of archive_ranges has a part of the times from one to another. Ranges don't overlap, so the first is the
-// last one that begins no later. Without that bound all ranges of before are read.
-func touchesSQL(from, to string) string {
-	return fmt.Sprintf(`(from_at >= coalesce((SELECT max(b.from_at) FROM archive_ranges b WHERE b.from_at <= %[1]s), '-infinity') AND from_at < %[2]s AND to_at > %[1]s)`, from, to)
-}
+	changes = ` + archive.ChangesSQL("r.from_at", "r.to_at") + ` FROM archive_ranges r WHERE ` + archive.TouchesSQL("$1", "$2") + ` ORDER BY from_at`
 
 const forUpdate = " FOR UPDATE OF r"
 

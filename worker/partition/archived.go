@@ -133,7 +133,7 @@ func noteLoss(ctx context.Context, tx pgx.Tx, r timeRange) error {
 	}
 	upToDate := `UPDATE archive_ranges r SET changes = changes +
 		(SELECT count(*) FROM (` + hours + ` AS hour) h WHERE h.hour > r.from_at - interval '1 hour' AND h.hour < r.to_at)
-		WHERE ` + touchesSQL("($1::timestamptz - interval '1 hour')", "($2::timestamptz + interval '1 hour')") + `
+		WHERE ` + archive.TouchesSQL("($1::timestamptz - interval '1 hour')", "($2::timestamptz + interval '1 hour')") + `
 		AND (files_only OR to_at <= $1 OR from_at >= $2)`
 	if _, err := tx.Exec(ctx, upToDate, r.from, r.to); err != nil {
 		return err

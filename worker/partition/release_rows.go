@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/archive"
 )
 
 // refusal is the name of the trigger that refuses rows for a partition that is about to be detached.
@@ -13,7 +15,7 @@ const refusal = "millrace_refuse_row"
 
 // olderSnapshotSQL reports whether somebody still reads in a snapshot that may be from before the ranges' last change.
 var olderSnapshotSQL = `SELECT EXISTS (SELECT FROM pg_stat_activity a, archive_ranges r
-	WHERE ` + touchesSQL("$1", "$2") + ` AND a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_xmin IS NOT NULL
+	WHERE ` + archive.TouchesSQL("$1", "$2") + ` AND a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_xmin IS NOT NULL
 	AND age(a.backend_xmin) >= age(r.xmin))`
 
 // release makes a partition one whose rows may go: with an archive, published files have all of them, and everybody who reads logs knows that
@@ -70,7 +72,7 @@ func (k *Keeper) leaveToFiles(ctx context.Context, conn *pgx.Conn, p partition) 
 			obstacle = newRows
 			return nil
 		}
-		if _, err := tx.Exec(ctx, "UPDATE archive_ranges SET files_only = true WHERE "+touchesSQL("$1", "$2")+" AND NOT files_only", p.from, p.to); err != nil {
+		if _, err := tx.Exec(ctx, "UPDATE archive_ranges SET files_only = true WHERE "+archive.TouchesSQL("$1", "$2")+" AND NOT files_only", p.from, p.to); err != nil {
 			return err
 		}
 		return mark(ctx, conn, p)
