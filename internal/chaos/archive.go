@@ -370,12 +370,9 @@ func (s *system) rowsOfFile(ctx context.Context, stored archive.Stored, f func(s
 func (r *run) replayAll(ctx context.Context) (n int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, r.Patience)
 	defer cancel()
-	running := false
 	defer func() {
 		for _, u := range r.named("worker") {
-			if running {
-				err = errors.Join(err, u.stop(stopWithin))
-			}
+			err = errors.Join(err, u.stop(stopWithin)) // which does nothing to one that does not run
 		}
 	}()
 	for {
@@ -391,8 +388,8 @@ func (r *run) replayAll(ctx context.Context) (n int, err error) {
 		}
 		n = max(n, len(letters))
 		for _, u := range r.named("worker") {
-			if running {
-				break
+			if u.pid() != 0 {
+				continue
 			}
 			if err := u.start(); err != nil {
 				return n, err
@@ -401,7 +398,6 @@ func (r *run) replayAll(ctx context.Context) (n int, err error) {
 				return n, err
 			}
 		}
-		running = true
 		out, err := r.millrace(ctx, r.Binary, append([]string{"dead", "replay"}, letters...)...)
 		if err != nil && ctx.Err() != nil {
 			return n, fmt.Errorf("%d letters can't be replayed: %w: %s", len(letters), err, out)

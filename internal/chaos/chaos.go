@@ -259,15 +259,8 @@ func (u *unit) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, healTimeout)
 	defer cancel()
 	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+u.addr+"/ready", nil)
-		if err != nil {
-			return err
-		}
-		if resp, err := http.DefaultClient.Do(req); err == nil {
-			_ = resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return nil
-			}
+		if status, _ := readiness(ctx, http.DefaultClient, u.addr); status == http.StatusOK {
+			return nil
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("%s is not ready; the end of its log:\n%s", u.name, u.tail())

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"time"
@@ -196,11 +194,8 @@ func (c *late) replay(ctx context.Context, s *system, q *sent) error {
 			_ = conn.Close(ctx) // nothing to lose
 		}
 		if err == nil && len(letters) > 0 {
-			cmd := exec.CommandContext(ctx, c.binary, append([]string{"dead", "replay"}, letters...)...)
-			cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "POSTGRES_URL=" + string(s.db)}
-			cmd.Dir = s.dir
-			var out []byte
-			if out, err = cmd.CombinedOutput(); err != nil {
+			var out string
+			if out, err = s.millrace(ctx, c.binary, append([]string{"dead", "replay"}, letters...)...); err != nil {
 				err = fmt.Errorf("dead replay: %w: %s", err, out)
 			}
 		}

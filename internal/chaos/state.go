@@ -22,7 +22,8 @@ func (r *run) state(ctx context.Context) string {
 	fmt.Fprintf(&b, "the system's state: %d requests acked", r.load.acked.Load())
 	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	for _, u := range r.units {
-		fmt.Fprintf(&b, "\n  %s, process %d: %s\n%s", u.name, u.pid(), readiness(ctx, client, u.addr), u.tail())
+		status, text := readiness(ctx, client, u.addr)
+		fmt.Fprintf(&b, "\n  %s, process %d: %d %s\n%s", u.name, u.pid(), status, text, u.tail())
 	}
 	if waiting, err := r.waiting(ctx); err != nil {
 		fmt.Fprintf(&b, "\n  RabbitMQ: %v", err)
@@ -41,22 +42,22 @@ func (r *run) state(ctx context.Context) string {
 	return b.String()
 }
 
-// readiness returns the beginning of what a process answers to /ready.
-func readiness(ctx context.Context, client *http.Client, addr string) string {
+// readiness returns the status of a process's answer to /ready and the beginning of what it says, or 0 and why there is no answer.
+func readiness(ctx context.Context, client *http.Client, addr string) (status int, text string) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/ready", nil)
 	if err != nil {
-		return err.Error()
+		return 0, err.Error()
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return err.Error()
+		return 0, err.Error()
 	}
 	defer resp.Body.Close() // read as far as is needed
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 500))
 	if err != nil {
-		return err.Error()
+		return 0, err.Error()
 	}
-	return fmt.Sprintf("%d %s", resp.StatusCode, strings.TrimSpace(string(body)))
+	return resp.StatusCode, strings.TrimSpace(string(body))
 }
 
 // sessions returns a line for each session of PostgreSQL that does something or holds a transaction, but its own.
