@@ -338,7 +338,7 @@ func TestAConnectionHoldsLittleBetweenRequests(t *testing.T) {
 
 func TestNoSecretIsLoggedOfAMalformedRequest(t *testing.T) {
 	const secret = "mr_SECRETKEY"
-	log := new(syncedBuffer)
+	log := new(testenv.Output)
 	hash := sha256.Sum256([]byte(secret))
 	file := newKeyFile(t, keys.Key{Name: "a", Hash: hash, Scopes: []string{keys.Write}}.String())
 	a := start(t, func(c *Config) {
@@ -383,22 +383,4 @@ func TestNoSecretIsLoggedOfAMalformedRequest(t *testing.T) {
 func isTimeout(err error) bool {
 	timeout, ok := err.(net.Error)
 	return ok && timeout.Timeout()
-}
-
-// syncedBuffer is a buffer for several goroutines.
-type syncedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }

@@ -1,13 +1,11 @@
 package cells
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,24 +13,6 @@ import (
 
 	"millrace/internal/testenv"
 )
-
-// logged is a log that a test reads while it is written.
-type logged struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 func write(t testing.TB, name, text string) {
 	t.Helper()
@@ -77,7 +57,7 @@ func TestAChangeIsTakenOnlyIfItIsSafe(t *testing.T) {
 	}
 	now := moment(t, "2026-03-04T12:00:00Z")
 	f.now = func() time.Time { return now }
-	log := new(logged)
+	log := new(testenv.Output)
 	again := make(chan os.Signal)
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})

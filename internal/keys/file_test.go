@@ -1,7 +1,6 @@
 package keys
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"os"
@@ -23,24 +22,7 @@ type watched struct {
 	t     testing.TB
 	name  string
 	again chan os.Signal
-	log   *logged
-}
-
-type logged struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	log   *testenv.Output
 }
 
 func watch(t testing.TB, name string) *watched {
@@ -49,7 +31,7 @@ func watch(t testing.TB, name string) *watched {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &watched{f, t, name, make(chan os.Signal), new(logged)}
+	w := &watched{f, t, name, make(chan os.Signal), new(testenv.Output)}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

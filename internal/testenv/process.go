@@ -42,7 +42,7 @@ type Process struct {
 	Done chan struct{} // closed when it has ended
 }
 
-// Output collects what a process writes. Many goroutines may call its methods at once.
+// Output collects what a process or a log writes. Many goroutines may call its methods at once.
 type Output struct {
 	mu sync.Mutex
 	b  bytes.Buffer
