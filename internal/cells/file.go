@@ -25,8 +25,7 @@ type File struct {
 	now  func() time.Time
 	m    atomic.Pointer[Map]
 
-	errors  prometheus.Counter
-	success prometheus.Gauge
+	reloads *hotfile.Reloads
 }
 
 // Open reads a file of cells. An empty name gives a nil File: there is one database, and no map is asked.
@@ -36,11 +35,10 @@ func Open(name string) (*File, error) {
 	}
 	f := &File{
 		name: name, hot: hotfile.New(setting, name), now: time.Now,
-		errors: prometheus.NewCounter(prometheus.CounterOpts{
+		reloads: hotfile.NewReloads(prometheus.CounterOpts{
 			Name: "millrace_cells_reload_errors_total",
 			Help: "Times CELLS_FILE could not be taken; the map of before stays.",
-		}),
-		success: prometheus.NewGauge(prometheus.GaugeOpts{
+		}, prometheus.GaugeOpts{
 			Name: "millrace_cells_last_reload_success",
 			Help: "1 when CELLS_FILE could be taken the last time it was read, else 0.",
 		}),
@@ -50,7 +48,7 @@ func Open(name string) (*File, error) {
 		return nil, err
 	}
 	f.m.Store(m)
-	f.success.Set(1)
+	f.reloads.Note(nil)
 	return f, nil
 }
 
@@ -88,12 +86,10 @@ func (f *File) Reload() error {
 			err = fmt.Errorf("%s %s: %s", setting, f.name, strings.ReplaceAll(err.Error(), "\n", "; "))
 		}
 	}
+	f.reloads.Note(err)
 	if err != nil {
-		f.errors.Inc()
-		f.success.Set(0)
 		return err
 	}
-	f.success.Set(1)
 	f.m.Store(m)
 	return nil
 }
@@ -118,5 +114,5 @@ func (f *File) Register(r prometheus.Registerer) error {
 	if f == nil {
 		return nil
 	}
-	return errors.Join(r.Register(f.errors), r.Register(f.success))
+	return f.reloads.Register(r)
 }

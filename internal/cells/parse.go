@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"millrace/internal/config"
+	"millrace/internal/hotfile"
 	"millrace/internal/rfc3339"
 )
 
@@ -28,22 +29,12 @@ const (
 
 var namePattern = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 
-// Mistake is a mistake in a file. Its text repeats nothing that may hold a password.
-type Mistake struct {
-	Line   int // 0: of the file as a whole
-	Reason string
-}
-
-func (m Mistake) Error() string {
-	if m.Line == 0 {
-		return m.Reason
-	}
-	return fmt.Sprintf("line %d: %s", m.Line, m.Reason)
-}
+// Mistake is a mistake in a file of cells. Its text repeats nothing that may hold a password.
+type Mistake = hotfile.Mistake
 
 // mistake returns a Mistake.
 func mistake(line int, format string, args ...any) error {
-	return Mistake{line, fmt.Sprintf(format, args...)}
+	return Mistake{Line: line, Reason: fmt.Sprintf(format, args...)}
 }
 
 // Parse returns the map that a text describes. The text has two kinds of lines, in any order but for their times; blank lines and lines

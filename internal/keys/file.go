@@ -3,7 +3,6 @@ package keys
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -22,8 +21,7 @@ type File struct {
 	set  atomic.Pointer[Set]
 	file *hotfile.File
 
-	errors  prometheus.Counter
-	success prometheus.Gauge
+	reloads *hotfile.Reloads
 }
 
 // Open reads a keys file. An empty name gives a nil File.
@@ -34,11 +32,10 @@ func Open(name string) (*File, error) {
 	f := &File{
 		name: name,
 		file: hotfile.New("KEYS_FILE", name),
-		errors: prometheus.NewCounter(prometheus.CounterOpts{
+		reloads: hotfile.NewReloads(prometheus.CounterOpts{
 			Name: "millrace_keys_reload_errors_total",
 			Help: "Times KEYS_FILE could not be read again; the keys read before stay.",
-		}),
-		success: prometheus.NewGauge(prometheus.GaugeOpts{
+		}, prometheus.GaugeOpts{
 			Name: "millrace_keys_last_reload_success",
 			Help: "1 when KEYS_FILE could be read the last time it was, else 0.",
 		}),
@@ -48,7 +45,7 @@ func Open(name string) (*File, error) {
 		return nil, err
 	}
 	f.set.Store(set)
-	f.success.Set(1)
+	f.reloads.Note(nil)
 	return f, nil
 }
 
@@ -68,12 +65,10 @@ func (f *File) read() (*Set, error) {
 // Reload reads the file again, for every later Check. After an error the keys stay as they were.
 func (f *File) Reload() error {
 	set, err := f.read()
+	f.reloads.Note(err)
 	if err != nil {
-		f.errors.Inc()
-		f.success.Set(0)
 		return err
 	}
-	f.success.Set(1)
 	ended := set.inherit(f.set.Load())
 	f.set.Store(set)
 	for _, k := range ended { // after the store, so that a client that comes again meets the new keys
@@ -118,5 +113,5 @@ func (f *File) Register(r prometheus.Registerer) error {
 	if f == nil {
 		return nil
 	}
-	return errors.Join(r.Register(f.errors), r.Register(f.success))
+	return f.reloads.Register(r)
 }

@@ -19,6 +19,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"millrace/internal/config"
+	"millrace/internal/hotfile"
 	"millrace/query/language"
 )
 
@@ -43,17 +44,7 @@ type Terms interface {
 }
 
 // Mistake is a mistake in a file.
-type Mistake struct {
-	Line   int // 0: of the file as a whole
-	Reason string
-}
-
-func (m Mistake) Error() string {
-	if m.Line == 0 {
-		return m.Reason
-	}
-	return fmt.Sprintf("line %d: %s", m.Line, m.Reason)
-}
+type Mistake = hotfile.Mistake
 
 // Mistakes are all mistakes of a file, by their lines.
 type Mistakes []Mistake
@@ -92,7 +83,7 @@ func Parse(text []byte, dir string, terms Terms) (*File, error) {
 
 // wrong notes a mistake.
 func (p *parser) wrong(line int, format string, args ...any) {
-	p.mistakes = append(p.mistakes, Mistake{line, fmt.Sprintf(format, args...)})
+	p.mistakes = append(p.mistakes, Mistake{Line: line, Reason: fmt.Sprintf(format, args...)})
 }
 
 // yamlLine finds the line in an error of the library.

@@ -2,7 +2,6 @@ package searches
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -27,8 +26,7 @@ type Watch struct {
 	wrong  error     // why the file as it is now is not taken; nil if it is
 	change chan struct{}
 
-	errors  prometheus.Counter
-	success prometheus.Gauge
+	reloads *hotfile.Reloads
 }
 
 // Open reads a file of searches. A mistake in it is logged, and told by Status. An empty name gives a nil Watch.
@@ -38,11 +36,10 @@ func Open(name string, terms Terms, log *slog.Logger) *Watch {
 	}
 	w := &Watch{
 		name: name, hot: newHotFile(name), terms: terms, log: log, change: make(chan struct{}),
-		errors: prometheus.NewCounter(prometheus.CounterOpts{
+		reloads: hotfile.NewReloads(prometheus.CounterOpts{
 			Name: "millrace_searches_reload_errors_total",
 			Help: "Times SEARCHES_FILE could not be taken; the searches of before stay.",
-		}),
-		success: prometheus.NewGauge(prometheus.GaugeOpts{
+		}, prometheus.GaugeOpts{
 			Name: "millrace_searches_last_reload_success",
 			Help: "1 when SEARCHES_FILE could be taken the last time it was read, else 0.",
 		}),
@@ -77,9 +74,8 @@ func (w *Watch) reload() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.wrong = err
+	w.reloads.Note(err)
 	if err != nil {
-		w.errors.Inc()
-		w.success.Set(0)
 		if w.file == nil {
 			w.log.Error("there are no searches: the file is not taken", "error", err)
 		} else {
@@ -87,7 +83,6 @@ func (w *Watch) reload() {
 		}
 		return
 	}
-	w.success.Set(1)
 	w.file, w.taken = file, time.Now()
 	close(w.change)
 	w.change = make(chan struct{})
@@ -116,5 +111,5 @@ func (w *Watch) Register(r prometheus.Registerer) error {
 	if w == nil {
 		return nil
 	}
-	return errors.Join(r.Register(w.errors), r.Register(w.success))
+	return w.reloads.Register(r)
 }
