@@ -155,6 +155,17 @@ func sendOverTLS(t *testing.T, addr config.Address, ca *authority, text string) 
 	}
 }
 
+// wantPublished waits for as many records as there are texts, and looks for each text in them.
+func (a *testAPI) wantPublished(t *testing.T, texts ...string) {
+	t.Helper()
+	all := a.awaitPublished(t, len(texts))
+	for _, want := range texts {
+		if !strings.Contains(all, want) {
+			t.Errorf("there is no %s in\n%s", want, all)
+		}
+	}
+}
+
 func TestSyslogIsPublishedOverTCPTLSAndUDP(t *testing.T) {
 	ca := newAuthority(t)
 	a, tcp, tlsAddr, udp := listenOnSockets(t, ca, func(c *Config, tcp, tls, udp config.Address) {
@@ -163,12 +174,7 @@ func TestSyslogIsPublishedOverTCPTLSAndUDP(t *testing.T) {
 	sendTo(t, "tcp", tcp, "<13>1 - tcp app - - - one\n")
 	sendTo(t, "udp", udp, "<13>1 - udp app - - - two\n")
 	sendOverTLS(t, tlsAddr, ca, "27 <13>1 - tls app - - - three")
-	all := a.awaitPublished(t, 3)
-	for _, want := range []string{`"message":"one","level":"notice","host":{"name":"tcp"}`, `"message":"two","level":"notice","host":{"name":"udp"}`, `"message":"three","level":"notice","host":{"name":"tls"}`} {
-		if !strings.Contains(all, want) {
-			t.Errorf("there is no %s in\n%s", want, all)
-		}
-	}
+	a.wantPublished(t, `"message":"one","level":"notice","host":{"name":"tcp"}`, `"message":"two","level":"notice","host":{"name":"udp"}`, `"message":"three","level":"notice","host":{"name":"tls"}`)
 	// Without a certificate nothing is taken.
 	stranger, err := tls.Dial("tcp", string(tlsAddr), ca.client(t, false))
 	if err == nil { // TLS 1.3 tells the client only when it reads
@@ -187,12 +193,7 @@ func TestGELFIsPublishedOverTCPTLSAndUDP(t *testing.T) {
 	sendTo(t, "udp", udp, "\x1e\x0fabcdefgh\x01\x02\"two\",\"_a\":2}")
 	sendTo(t, "udp", udp, "\x1e\x0fabcdefgh\x00\x02{\"short_message\":")
 	sendOverTLS(t, tlsAddr, ca, "{\"short_message\":\"three\"}\n")
-	all := a.awaitPublished(t, 3)
-	for _, want := range []string{`{"message":"one","level":"error","gelf":{"peer":"127.0.0.1"}}`, `{"message":"two","a":2,"gelf":{"peer":"127.0.0.1"}}`, `{"message":"three","gelf":{"peer":"127.0.0.1"}}`} {
-		if !strings.Contains(all, want) {
-			t.Errorf("there is no %s in\n%s", want, all)
-		}
-	}
+	a.wantPublished(t, `{"message":"one","level":"error","gelf":{"peer":"127.0.0.1"}}`, `{"message":"two","a":2,"gelf":{"peer":"127.0.0.1"}}`, `{"message":"three","gelf":{"peer":"127.0.0.1"}}`)
 	testenv.Eventually(t, 10*time.Second, "all are counted", func() bool {
 		return strings.Contains(a.get(t, "/metrics").body, `millrace_api_records_accepted_total{intake="gelf"} 3`)
 	})
