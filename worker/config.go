@@ -30,7 +30,7 @@ type Config struct {
 	IndexClosed       bool               `env:"INDEX_CLOSED_PARTITIONS" envDefault:"true" help:"Build a GIN index on partitions that no longer grow."`
 
 	config.Archive
-	ArchiveAfter     time.Duration `env:"ARCHIVE_AFTER" envDefault:"10m" min:"5m" help:"Time from the end of a partition to its copy in the archive."`
+	ArchiveAfter     time.Duration `env:"ARCHIVE_AFTER" envDefault:"10m" min:"5m" help:"Age from which on rows are copied to the archive: a million and more of an open partition, or the rest of a closed one."`
 	ArchiveRetention time.Duration `env:"ARCHIVE_RETENTION" min:"0s" help:"Age at which files of the archive are deleted, such as 365d; empty: they are kept."`
 
 	config.EventTime

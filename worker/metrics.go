@@ -117,7 +117,7 @@ func newArchiveMetrics(r prometheus.Registerer) *partition.ArchiveMetrics {
 	return &partition.ArchiveMetrics{
 		Away:          away,
 		BehindSeconds: gauge("archive_behind_seconds", "Time since the oldest rows that are not in the archive should have been there"),
-		BehindRows:    gauge("archive_behind_rows", "Rows of closed partitions that are due to be copied, as PostgreSQL estimates"),
+		BehindRows:    gauge("archive_behind_rows", "Rows that are old enough to be copied and are not yet: of closed partitions as PostgreSQL estimates, of the open one as the ledger has them"),
 		Files:         gauge("archive_files", "Files of the archive that searches read"),
 		FileBytes:     gauge("archive_file_bytes", "Size of the files of the archive that searches read"),
 		Failures:      counter("archive_failures_total", "Partitions that could not be copied to the archive; each is tried again a minute later."),

@@ -17,23 +17,26 @@ import (
 	"millrace/internal/archive"
 )
 
-// With an archive, partitions have a minute, and are copied, published and dropped within four, so that a run of minutes has many lives of
+// With an archive, partitions have two minutes, and are copied in slices, published and dropped within five more, so that a run of minutes has many lives of
 // partitions. The settings and constants of the product are as many hours, and are exchanged for the run's binary. The order between them
 // is that of the product.
 const (
-	archivePartition = time.Minute
+	archivePartition = 2 * time.Minute
 	archiveAfter     = 90 * time.Second
 	archiveRetention = 3 * time.Minute // of rows
 )
 
 // ArchiveEdits are what the binaries of a run with an archive have instead of the product's text.
 var ArchiveEdits = []Edit{
-	{"worker/config.go", `oneof:"1h 24h"`, `oneof:"1m 1h 24h"`},
+	{"worker/config.go", `oneof:"1h 24h"`, `oneof:"2m 1h 24h"`},
 	{"worker/config.go", `envDefault:"10m" min:"5m"`, `envDefault:"10m" min:"1m"`},
 	{"worker/store.go", `const attemptTimeout = 2 * time.Minute`, `const attemptTimeout = 45 * time.Second`},
 	{"worker/partition/archive.go", `leastArchiveAfter = 5 * time.Minute`, `leastArchiveAfter = 90 * time.Second`},
 	{"worker/partition/archive.go", `supersededFor = time.Hour`, `supersededFor = time.Minute`},
 	{"worker/partition/catalog.go", `const closedAfter = time.Hour`, `const closedAfter = 2 * time.Minute`},
+	{"worker/partition/slice.go", `sliceRows = 1_000_000`, `sliceRows = 1_000`},
+	{"worker/partition/slice.go", `mostRows = 5_000_000`, `mostRows = 5_000`},
+	{"worker/partition/again.go", `refillTime = 6 * time.Hour`, `refillTime = 20 * time.Second`},
 	{"worker/partition/leader.go", `RoundInterval = time.Minute`, `RoundInterval = 5 * time.Second`},
 }
 

@@ -41,7 +41,7 @@ type Options struct {
 	Faults []string
 	// Alone has one fault strike at a time.
 	Alone bool
-	// Archive has partitions of a minute copied to an archive, which is a folder, and dropped within four. The binaries must have been built with
+	// Archive has partitions of two minutes copied to an archive, which is a folder, and dropped soon. The binaries must have been built with
 	// ArchiveEdits. Records are counted through the query service all along.
 	Archive bool
 	// Short has faults last a quarter of their time.

@@ -29,8 +29,8 @@ const (
 	abandonedAfter = 24 * time.Hour
 )
 
-// Archiver copies closed partitions of logs to files of the archive, the oldest first, and publishes them. Of all workers one copies at a
-// time. A range in which rows have come or gone since its copy is copied anew, and the new files take the place of the old ones in one
+// Archiver copies closed partitions of logs to files of the archive, the oldest first, and publishes them. An open one is copied in slices as it
+// fills (slice.go). Of all workers one copies at a time. A range in which rows have come or gone since its copy is copied anew, and the new files take the place of the old ones in one
 // transaction. Until then they are out of date, and archive_ranges tells that to searches. If retention has dropped the rows of a range, the
 // rows that came later go into further files of it.
 //
@@ -47,8 +47,15 @@ type Archiver struct {
 	Now        func() time.Time
 	Metrics    *ArchiveMetrics // may be nil
 
-	leader leader
-	late   map[time.Time]time.Time // by the beginning of a range whose files lack late rows: since when that is known
+	// SliceRows and MostRows are the rows from which on a slice of an open partition is copied, while the streams are calm and in any case;
+	// zero: the constants sliceRows and mostRows.
+	SliceRows, MostRows int64
+
+	leader    leader
+	late      map[time.Time]time.Time // by the beginning of a range whose files lack late rows: since when that is known
+	minutes   map[int64]int64         // how many records the ledger has of minutes of the open partition, by their beginning in Unix seconds
+	countedAt time.Time               // when minutes was empty last
+	credit    credit                  // for copying anew
 
 	writersEndWithin time.Duration // of tests; zero: the constant
 }
@@ -85,10 +92,15 @@ func (a *Archiver) Round(ctx context.Context) error {
 	}
 	a.Metrics.reportBehind(ctx, conn, a, all, now)
 	for _, p := range all {
-		if !a.isDue(p, now) || !a.Calm(ctx) && now.Before(p.to.Add(closedAfter)) {
+		var err error
+		switch {
+		case a.isOpen(p, now):
+			err = a.archiveOpen(ctx, conn, p, now)
+		case !a.isDue(p, now) || !a.Calm(ctx) && now.Before(p.to.Add(closedAfter)):
 			continue
+		default:
+			err = a.archivePartition(ctx, conn, p, now)
 		}
-		err := a.archivePartition(ctx, conn, p)
 		if err != nil && ctx.Err() == nil {
 			a.Metrics.countFailure()
 		}
@@ -107,9 +119,16 @@ func (a *Archiver) Round(ctx context.Context) error {
 // isDue reports whether a partition is to be in the archive: it has been closed for long enough, it is not being dropped, and its files would
 // be kept.
 func (a *Archiver) isDue(p partition, now time.Time) bool {
-	return !p.pending && !p.marked() && !p.from.IsZero() && a.Partitions.logs.ownName(p.name) &&
-		!p.to.Add(max(a.After, leastArchiveAfter)).After(now) && !expired(p.to, a.Retention, now)
+	return a.takes(p) && !p.to.After(a.settled(now)) && !expired(p.to, a.Retention, now)
 }
+
+// takes reports whether a partition may be copied: it is one of ours, and is not being dropped.
+func (a *Archiver) takes(p partition) bool {
+	return !p.pending && !p.marked() && !p.from.IsZero() && a.Partitions.logs.ownName(p.name)
+}
+
+// settled returns the time before which rows are to be in the archive.
+func (a *Archiver) settled(now time.Time) time.Time { return now.Add(-max(a.After, leastArchiveAfter)) }
 
 // expired reports whether the archive's retention has passed since a time. Zero keeps all.
 func expired(to time.Time, retention time.Duration, now time.Time) bool {
@@ -160,21 +179,37 @@ func gaps(r timeRange, ranges []archivedRange) (missing []timeRange) {
 	return missing
 }
 
-// archivePartition copies the ranges of a partition whose copies are not up to date. A partition is one range as a rule. One that was made for
-// late rows after others had been dropped may have parts of several.
-func (a *Archiver) archivePartition(ctx context.Context, conn *pgx.Conn, p partition) error {
+// keptGaps returns the gaps without what is older than the archive's retention, up to whole hours: it would leave the archive at once, and be copied for ever.
+func keptGaps(r timeRange, ranges []archivedRange, retention time.Duration, now time.Time) (kept []timeRange) {
+	for _, g := range gaps(r, ranges) {
+		if expired(g.to, retention, now) {
+			continue
+		}
+		if old := now.Add(-retention).Truncate(time.Hour); retention > 0 && old.After(g.from) {
+			g.from = old.UTC()
+		}
+		kept = append(kept, g)
+	}
+	return kept
+}
+
+// archivePartition copies what the archive does not have of a closed partition, and the ranges whose copies are not up to date. A partition of few rows is one range.
+// One that was made for late rows after others had been dropped may have parts of several.
+func (a *Archiver) archivePartition(ctx context.Context, conn *pgx.Conn, p partition, now time.Time) error {
 	ranges, err := archivedRanges(ctx, conn, p.timeRange, "")
 	if err != nil {
 		return err
 	}
-	for _, missing := range gaps(p.timeRange, ranges) {
-		ranges = append(ranges, archivedRange{timeRange: missing})
+	for _, missing := range keptGaps(p.timeRange, ranges, a.Retention, now) {
+		if err := a.archive(ctx, conn, archivedRange{timeRange: missing}); err != nil {
+			return err
+		}
 	}
 	for _, r := range ranges {
 		if r.upToDate {
 			continue
 		}
-		if err := a.archive(ctx, conn, r); err != nil {
+		if err := a.archiveAnew(ctx, conn, p, r, now); err != nil {
 			return err
 		}
 	}
@@ -243,8 +278,11 @@ func (a *Archiver) archive(ctx context.Context, conn *pgx.Conn, r archivedRange)
 	for _, e := range entries {
 		n, bytes = n+e.Rows, bytes+e.Bytes
 	}
+	if r.generation == 0 {
+		a.credit.grow(float64(n), float64(a.sliceRows()), float64(a.mostRows()), a.Now())
+	}
 	a.Metrics.countCopy(n, bytes)
-	a.Log.Info("archived a range of closed partitions", "from", r.from, "to", r.to, "rows", n, "bytes", bytes, "files", len(entries), "generation", r.generation+1,
+	a.Log.Info("archived a range", "from", r.from, "to", r.to, "rows", n, "bytes", bytes, "files", len(entries), "generation", r.generation+1,
 		"took", time.Since(began).Round(time.Millisecond))
 	return nil
 }

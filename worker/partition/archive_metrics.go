@@ -2,6 +2,7 @@ package partition
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,7 +13,7 @@ import (
 type ArchiveMetrics struct {
 	Away          prometheus.Gauge   // 1 while the store can't be used
 	BehindSeconds prometheus.Gauge   // since the oldest partition that is not in the archive was due
-	BehindRows    prometheus.Gauge   // in partitions that are due, as PostgreSQL estimates
+	BehindRows    prometheus.Gauge   // that are due: of closed partitions as PostgreSQL estimates, of the open one as the ledger has them
 	Files         prometheus.Gauge   // published
 	FileBytes     prometheus.Gauge   // of published files
 	Failures      prometheus.Counter // of copies
@@ -42,6 +43,17 @@ func (m *ArchiveMetrics) reportBehind(ctx context.Context, conn *pgx.Conn, a *Ar
 	since, rows := now, 0.0
 	late := make(map[time.Time]time.Time)
 	for _, p := range all {
+		if a.isOpen(p, now) {
+			waiting, lacking, err := a.openBehind(ctx, conn, p, now)
+			if err != nil {
+				return
+			}
+			rows += float64(waiting)
+			if lacking.Before(since) {
+				since = lacking
+			}
+			continue
+		}
 		if !a.isDue(p, now) {
 			continue
 		}
@@ -50,8 +62,12 @@ func (m *ArchiveMetrics) reportBehind(ctx context.Context, conn *pgx.Conn, a *Ar
 			return
 		}
 		lacking := p.to.Add(max(a.After, leastArchiveAfter))
-		if len(gaps(p.timeRange, ranges)) == 0 {
-			if upToDate(ranges) {
+		if len(keptGaps(p.timeRange, ranges, a.Retention, now)) == 0 {
+			waits, err := a.waitsForCopyAnew(ctx, conn, p, ranges, now)
+			if err != nil {
+				return
+			}
+			if !waits {
 				continue
 			}
 			if known, ok := a.late[p.from]; ok {
@@ -73,6 +89,40 @@ func (m *ArchiveMetrics) reportBehind(ctx context.Context, conn *pgx.Conn, a *Ar
 	a.late = late
 	m.BehindSeconds.Set(now.Sub(since).Seconds())
 	m.BehindRows.Set(rows)
+}
+
+// openBehind returns how many rows of an open partition are old enough and not copied, and since when there are more than may wait. That is now if there are not.
+func (a *Archiver) openBehind(ctx context.Context, conn *pgx.Conn, p partition, now time.Time) (waiting int64, since time.Time, err error) {
+	ranges, err := archivedRanges(ctx, conn, p.timeRange, "")
+	if err != nil {
+		return 0, now, err
+	}
+	pieces, err := a.pieces(ctx, conn, p, ranges, now)
+	if err != nil {
+		return 0, now, err
+	}
+	since = now
+	for _, piece := range slices.Backward(pieces) {
+		waiting += piece.rows
+		if waiting > a.mostRows() {
+			since = piece.to.Add(max(a.After, leastArchiveAfter))
+		}
+	}
+	return waiting, since, nil
+}
+
+// waitsForCopyAnew reports whether a range of a closed partition is out of date and may be copied anew.
+func (a *Archiver) waitsForCopyAnew(ctx context.Context, conn *pgx.Conn, p partition, ranges []archivedRange, now time.Time) (bool, error) {
+	for _, r := range ranges {
+		if r.upToDate {
+			continue
+		}
+		may, _, err := a.mayCopyAnew(ctx, conn, p, r, now)
+		if may || r.filesOnly || err != nil {
+			return true, err
+		}
+	}
+	return false, nil
 }
 
 // reportFiles tells how many files there are.

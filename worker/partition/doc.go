@@ -15,7 +15,7 @@
 //
 // Set makes the partitions that records need (create.go). Keeper makes two intervals more (ahead.go) and takes partitions from
 // marked to dropped (retention.go). Indexer takes them from closed to indexed (index.go). Archiver copies them to the archive,
-// indexed or not (archive.go). A further state between indexed and marked would be a file of its own, with a lock and rounds as in
+// indexed or not (archive.go), and open ones in slices (slice.go). A further state between indexed and marked would be a file of its own, with a lock and rounds as in
 // leader.go.
 //
 // What people do with partitions is left alone. A partition that somebody has detached carries no mark, and is never dropped. A

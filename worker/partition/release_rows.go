@@ -38,7 +38,7 @@ func (k *Keeper) release(ctx context.Context, conn *pgx.Conn, p partition, now t
 	if !required && (len(ranges) == 0 || !upToDate(ranges)) {
 		return "", nil
 	}
-	if required && (len(gaps(p.timeRange, ranges)) > 0 || !upToDate(ranges)) {
+	if required && (len(keptGaps(p.timeRange, ranges, k.ArchiveRetention, now)) > 0 || !upToDate(ranges)) {
 		if p.marked() { // rows have come since; the archiver leaves out what is marked
 			err = unmark(ctx, conn, p)
 		}

@@ -23,11 +23,15 @@ type table struct {
 // bound writes a time as a bound of the table's partitions.
 func (t table) bound(at time.Time) string {
 	if t.name == "ledger" {
-		var id uuid.UUID
-		binary.BigEndian.PutUint64(id[:], uint64(at.UnixMilli())<<16)
-		return id.String()
+		return firstID(at).String()
 	}
 	return at.UTC().Format("2006-01-02 15:04:05.999999-07")
+}
+
+// firstID returns the least id that begins with a time.
+func firstID(at time.Time) (id uuid.UUID) {
+	binary.BigEndian.PutUint64(id[:], uint64(at.UnixMilli())<<16)
+	return id
 }
 
 // endOfTime stands for no upper bound. It is PostgreSQL's last year.

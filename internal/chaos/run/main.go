@@ -41,7 +41,7 @@ func run(ctx context.Context) (ok bool, err error) {
 	flag.DurationVar(&o.Every, "every", 0, "from one fault's beginning to the next's, at least")
 	flag.IntVar(&o.Brokers, "brokers", 1, "RabbitMQ nodes: 1 or 3")
 	flag.BoolVar(&o.Alone, "alone", false, "one fault at a time")
-	flag.BoolVar(&o.Archive, "archive", false, "partitions of a minute, copied to an archive and dropped; clients' records are counted all along")
+	flag.BoolVar(&o.Archive, "archive", false, "partitions of two minutes, copied to an archive and dropped; clients' records are counted all along")
 	flag.BoolVar(&o.KeepFiles, "keep", false, "keep the folder with the processes' logs")
 	faults := flag.String("faults", "", "beginnings of the names of the faults that strike, comma-separated; -NAME leaves out")
 	out := flag.String("out", "bin/chaos", "folder for report.md and resources.svg")
