@@ -153,7 +153,7 @@ export function fieldsPanel({ onfilter, onrange, onremove, oncolumn, ontable, on
         const found = await sample((budget) => api.fields({ ...search, budget }, { signal }));
         known = found.fields;
         sampled = found.sampled;
-        $('field-sample').textContent = found.complete ? `exact: of all ${count(sampled)} records` : sampled ? `of a sample of ${count(sampled)} records` : 'not read in time';
+        $('field-sample').textContent = found.complete ? (sampled === 1 ? 'exact: of the one record' : `exact: of all ${count(sampled)} records`) : sampled ? `of a sample of ${count(sampled)} records` : 'not read in time';
         draw();
         onload();
       } catch (error) {
