@@ -30,6 +30,14 @@ func TestNothingOfThePageIsCoveredOrLost(t *testing.T) {
 	open("/?q=dated&clock=inserted_at")
 	p.is(`[...document.querySelectorAll("#rows .pair")].map((e) => e.textContent.split("=")[0])`, []string{"start", "@timestamp"})
 
+	// Values that begin alike are told apart by their ends.
+	insert(t, f.db, ago(4*time.Minute), 0, doc("info", "of classes", `, "logger": "org.apache.hadoop.mapreduce.v2.app.rm.RMContainerAllocator"`), doc("info", "of classes", `, "logger": "org.apache.hadoop.mapreduce.v2.app.MRAppMaster"`))
+	open("/?q=message:%22of%20classes%22")
+	p.unfold("logger")
+	p.until(`document.querySelectorAll(".values .name").length === 2`)
+	p.is(`[...document.querySelectorAll(".values .name")].map((e) => e.textContent).sort()`, []string{"org.apache.hadoop.mapreduce.v2.app.MRAppMaster", "org.apache.hadoop.mapreduce.v2.app.rm.RMContainerAllocator"})
+	p.until(`[...document.querySelectorAll(".values .name")].every((e) => e.lastChild.getBoundingClientRect().right <= e.getBoundingClientRect().right + 1 && e.lastChild.getBoundingClientRect().width > 60)`)
+
 	// The records around one have their fields on their lines.
 	open("/?q=level:error")
 	p.key("j")

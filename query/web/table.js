@@ -2,7 +2,7 @@
 import { $, h, s, shorten } from './dom.js';
 import * as api from './api.js';
 import * as language from './language.js';
-import { count, levels, palette, short } from './chart.js';
+import { count, levels, palette } from './chart.js';
 import { figure } from './fields.js';
 import { known } from './levels.js';
 import { split } from './state.js';
@@ -17,6 +17,7 @@ const labels = {
   count: 'count', uniq: 'distinct values', share: 'share', rate: 'per second', sum: 'sum', avg: 'average', min: 'least', max: 'most',
   p50: 'median', p90: 'p90', p95: 'p95', p99: 'p99', first: 'first', last: 'last',
 };
+const tick = new Intl.NumberFormat('en-US', { notation: 'compact', maximumSignificantDigits: 3 });
 const additive = /^(?:count|sum|rate)\b/;
 const drawn = palette; // groups in a drawing
 const height = 180;
@@ -212,8 +213,8 @@ export function tablePanel({ onchange, onnarrow, fieldNames }) {
         width, height, viewBox: `0 0 ${width} ${height}`, role: 'img',
         'aria-label': `${calc} over time${peak === null ? '' : `, ${cellText(Math.max(...tops), calc)} at most, at ${label(peak)}`}`,
       },
-      levels(most, 4.5).map((value) => s('g', {}, s('line', { class: 'grid', x1: margin.left, x2: width - margin.right, y1: y(value), y2: y(value) }),
-        s('text', { class: 'tick', x: margin.left - 7, y: y(value) + 4, 'text-anchor': 'end' }, calc.startsWith('share') ? `${Number((100 * value).toPrecision(3))} %` : short.format(value)))),
+      (peak === null || !Math.max(...tops) ? [] : levels(most, 4.5)).map((value) => s('g', {}, s('line', { class: 'grid', x1: margin.left, x2: width - margin.right, y1: y(value), y2: y(value) }),
+        s('text', { class: 'tick', x: margin.left - 7, y: y(value) + 4, 'text-anchor': 'end' }, calc.startsWith('share') ? `${Number((100 * value).toPrecision(3))} %` : tick.format(value)))),
       shapes,
       s('line', { class: 'axis', x1: margin.left, x2: width - margin.right, y1: height - margin.bottom + 0.5, y2: height - margin.bottom + 0.5 }),
       ticks(from, to, Math.max(2, Math.floor(width / 110))).map(([ms, text]) => s('text', {
