@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	cdppage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 
 	"millrace/internal/testenv"
@@ -107,4 +108,23 @@ func TestAnAddressThatIsWrongIsSaidSo(t *testing.T) {
 	p.until(`document.getElementById("zone").textContent.startsWith("2005 – ")`)
 	p.open("/")
 	p.until(`document.getElementById("zone").textContent.startsWith("Europe/Berlin")`)
+}
+
+// TestTheFirstSearchIsByTheServicesClock has a browser whose clock is two hours ahead, or behind: its last hour is not ours.
+func TestTheFirstSearchIsByTheServicesClock(t *testing.T) {
+	testenv.Database(t) // no server, no browser
+	browser := newBrowser(t)
+	f, _ := pageFixture(t, browser, nil)
+	insert(t, f.db, ago(3*time.Minute), 0, doc("info", "just now", ""))
+	insert(t, f.db, ago(150*time.Minute), 0, doc("info", "hours ago", ""))
+	for _, hours := range []int{2, -2} {
+		p := newTab(t, browser, f.base)
+		script := fmt.Sprintf("{ const real = Date.now; Date.now = () => real() + %d * 3600e3; }", hours)
+		if _, err := chromedp.Call(p.ctx, cdppage.AddScriptToEvaluateOnNewDocument, cdppage.AddScriptToEvaluateOnNewDocumentParams{Source: script}); err != nil {
+			t.Fatal(err)
+		}
+		p.open("/")
+		p.is(messages, []string{"just now"})
+		p.is(total, "1")
+	}
 }

@@ -639,6 +639,8 @@ addEventListener('popstate', () => {
   state = read();
   refresh();
 });
+// The first search was made by this machine's clock. If that turns out to be wrong, its window is another one. A second time would be no clock.
+addEventListener('clock', () => (isRelative(state.from) || isRelative(state.to)) && refresh(), { once: true });
 addEventListener('online', () => {
   if (!$('problem').hidden) refresh();
 });
