@@ -131,8 +131,8 @@ bin/versitygw: internal/archive/s3server/go.mod internal/archive/s3server/go.sum
 	@mkdir -p bin
 	CGO_ENABLED=0 go -C internal/archive/s3server build -trimpath -ldflags "-s -w" -o ../../../bin/versitygw github.com/versity/versitygw/cmd/versitygw
 
-screenshots: build servers browser ## the README's pictures of the page, anew
-	bin/millrace stack -- go test -count=1 -run TestScreenshots ./query -screenshots
+screenshots: build servers browser ## the README's pictures of the page, anew; with LOGHUB=file.ndjson those of real records, too
+	bin/millrace stack -- go test -count=1 -run TestScreenshots ./query -screenshots $(if $(LOGHUB),-loghub $(abspath $(LOGHUB)))
 
 build: ## bin/millrace
 	@mkdir -p bin

@@ -194,7 +194,7 @@ func slowestByClicks(t *testing.T, p *tab) {
 	p.tabulate("p95", "duration_ms", "http.path")
 	slowest(t, p)
 	p.clickOn(`[...document.querySelectorAll("#every button")].find((e) => e.value === "lines")`)
-	p.until(`document.querySelectorAll("#over path").length === 3 && document.querySelector("#over svg").getAttribute("aria-label").startsWith("p95(duration_ms) over time")`)
+	p.until(`document.querySelectorAll("#over path:not(.points)").length === 3 && document.querySelector("#over svg").getAttribute("aria-label").startsWith("p95(duration_ms) over time")`)
 	p.clickOn(`document.querySelector("#grid tbody button")`)
 	p.is(parameter("q"), "http.path:/pay")
 	p.until(`document.querySelectorAll("#rows > li").length >= 38 && [...document.querySelectorAll("#rows > li")].every((e) => e.textContent.includes("path=/pay"))`)

@@ -1,8 +1,10 @@
 package query
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"image"
@@ -11,9 +13,11 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,7 +28,10 @@ import (
 	"millrace/internal/frame"
 )
 
-var screenshots = flag.Bool("screenshots", false, "make the pictures in screenshots/ anew")
+var (
+	screenshots = flag.Bool("screenshots", false, "make the pictures in screenshots/ anew")
+	loghub      = flag.String("loghub", "", "NDJSON of https://github.com/logpai/loghub, a line a record with its `system`, for the pictures of real records")
+)
 
 func TestScreenshots(t *testing.T) {
 	if !*screenshots {
@@ -32,6 +39,7 @@ func TestScreenshots(t *testing.T) {
 	}
 	f, p := pageFixture(t, newBrowser(t), nil)
 	shopLogs(f, 9000)
+	whole, secondHalf := hadoopLogs(f)
 	scheme := func(name string) {
 		t.Helper()
 		features := []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}}
@@ -42,7 +50,7 @@ func TestScreenshots(t *testing.T) {
 	open := func(address string) {
 		t.Helper()
 		p.open(address)
-		p.until(`document.querySelector("#legend li") && document.querySelector("#field-list summary") && !document.querySelector(".loading")`)
+		p.until(`document.querySelector("#legend li") && document.querySelector("#field-list summary") && !document.querySelector(".loading") && document.getElementById("progress").hidden`)
 	}
 	fields := func(names string) {
 		t.Helper()
@@ -72,10 +80,20 @@ func TestScreenshots(t *testing.T) {
 
 	scheme("light")
 	open("/?tab=table&calc=p95(duration_ms),count,share(level:error)&group=service&every=lines&from=now-2h")
-	p.until(`document.querySelectorAll("#over path").length > 4 && !document.querySelector(".loading")`)
+	p.until(`document.querySelectorAll("#over path").length > 4 && !document.querySelector(".loading") && document.getElementById("progress").hidden`)
 	p.shoot("table.png")
+	if whole != "" {
+		open("/?" + whole)
+		fields(`["Component"]`)
+		p.shoot("hadoop.png")
+		scheme("dark")
+		open("/?tab=patterns&q=-Level:INFO&vs=before&" + secondHalf)
+		p.until(`document.querySelectorAll("#pattern-list li").length > 4 && !document.querySelector(".loading") && document.getElementById("progress").hidden`)
+		p.shoot("hadoop-patterns.png")
+		scheme("light")
+	}
 	open("/?tab=patterns&q=-level:debug&vs=before")
-	p.until(`document.querySelectorAll("#pattern-list li").length > 4 && !document.querySelector(".loading")`)
+	p.until(`document.querySelectorAll("#pattern-list li").length > 4 && !document.querySelector(".loading") && document.getElementById("progress").hidden`)
 	p.shoot("patterns.png")
 	scheme("dark")
 	open("/?q=level:error&order=asc&cols=level,service,http.status,message")
@@ -136,6 +154,48 @@ func shopLogs(f fixture, n int) {
 		texts[i] = id.String()
 	}
 	f.exec("INSERT INTO logs (id, inserted_at, data) SELECT i::uuid, t, d::jsonb FROM unnest($1::text[], $2::timestamptz[], $3::text[]) AS r (i, t, d)", texts, times, docs)
+}
+
+// hadoopLogs stores the records of Hadoop that loghub has, a cluster that loses its network, at their own times, and returns the
+// parameters of their window and of its second half. Without loghub it returns "".
+func hadoopLogs(f fixture) (whole, secondHalf string) {
+	f.t.Helper()
+	if *loghub == "" {
+		return "", ""
+	}
+	file, err := os.Open(*loghub)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer file.Close()
+	var texts, docs []string
+	var times []time.Time
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
+		var record struct{ System, Date, Time string }
+		if err := json.Unmarshal(lines.Bytes(), &record); err != nil {
+			f.t.Fatal(err)
+		}
+		if record.System != "Hadoop" {
+			continue
+		}
+		at, err := time.Parse("2006-01-02 15:04:05.000", record.Date+" "+strings.Replace(record.Time, ",", ".", 1))
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		texts, times, docs = append(texts, idAt(at, len(docs)).String()), append(times, at), append(docs, lines.Text())
+	}
+	if err := lines.Err(); err != nil || len(times) == 0 {
+		f.t.Fatalf("%s: %d records of Hadoop, %v", *loghub, len(times), err)
+	}
+	first := slices.MinFunc(times, time.Time.Compare).Truncate(time.Minute)
+	last := slices.MaxFunc(times, time.Time.Compare).Truncate(time.Minute).Add(time.Minute)
+	partition(f.t, f.db, first)
+	f.exec("INSERT INTO logs (id, inserted_at, data) SELECT i::uuid, t, d::jsonb FROM unnest($1::text[], $2::timestamptz[], $3::text[]) AS r (i, t, d)", texts, times, docs)
+	window := func(from time.Time) string {
+		return url.Values{"from": {from.Format(time.RFC3339)}, "to": {last.Format(time.RFC3339)}, "zone": {"utc"}}.Encode()
+	}
+	return window(first), window(first.Add(last.Sub(first) / 2).Truncate(time.Minute))
 }
 
 // shoot keeps a picture of the tab, in few colours, which is a third of the bytes and looks the same.

@@ -18,7 +18,7 @@ export function alertsBox({ onopen, onfail }) {
   const when = (text) => h('time', { datetime: text, title: local(Date.parse(text)) }, `${duration(Math.max(api.now() - Date.parse(text), 1000))} ago`);
 
   // figures are the last values of a group, and of nothing else its count.
-  const figures = ({ count: n, value = {} }) => Object.entries({ count: n, ...value }).map(([name, v]) => `${name} ${typeof v === 'number' ? count(v) : v}`).join(', ');
+  const figures = ({ count: n, value = {} }) => Object.entries({ count: n, ...value }).map(([name, v]) => `${name} ${typeof v === 'number' ? count(v) : v ?? '–'}`).join(', ');
 
   const nameOf = ({ group, pattern }) => pattern ?? (Object.entries(group).map(([name, value]) => `${name}=${value ?? '(none)'}`).join(' ') || 'all records');
 

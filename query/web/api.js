@@ -38,7 +38,11 @@ async function request(path, parameters, { signal, headers = {} } = {}) {
     throw new Failure(0, 'The query service can’t be reached.');
   }
   const date = Date.parse(response.headers.get('Date'));
-  if (date) ahead = date + 500 - Date.now(); // it has whole seconds
+  if (date) {
+    const before = now() - Date.now();
+    ahead = date + 500 - Date.now(); // it has whole seconds
+    if (Math.abs(now() - Date.now() - before) > 5000) dispatchEvent(new Event('clock'));
+  }
   if (response.ok) return response;
   const text = await response.text();
   let message = text || response.statusText;

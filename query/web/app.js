@@ -17,7 +17,7 @@ import { saveBox } from './save.js';
 import { searchBox } from './search.js';
 import { link, read, split } from './state.js';
 import { tablePanel } from './table.js';
-import { duration, iso, isDated, isRelative, offsetText, resolve, useUTC, zone, zoneName } from './time.js';
+import { duration, iso, isDated, isRelative, local, offsetText, resolve, useUTC, zone, zoneName } from './time.js';
 import { viewBox } from './view.js';
 
 const pageSize = 100;
@@ -217,7 +217,8 @@ function showControls() {
   $('key-forget').hidden = !api.key.get();
   const [from, to] = [seen.from, seen.to].map((ms) => (Number.isNaN(ms) ? seen.at : ms));
   const offsets = [...new Set([offsetText(from), offsetText(to)])];
-  $('zone').textContent = (offsets.length > 1 ? `${zoneName()}, ${offsets.join(' and ')}` : zone(to)) + (state.clock ? ' · by arrival' : '');
+  const years = [...new Set([from, to].map((ms) => local(ms).split('-')[0]))]; // dates are shown without
+  $('zone').textContent = (years.join() === local(api.now()).split('-')[0] ? '' : `${years.join(' – ')} · `) + (offsets.length > 1 ? `${zoneName()}, ${offsets.join(' and ')}` : zone(to)) + (state.clock ? ' · by arrival' : '');
   $('sheet').classList.toggle('dated', isDated(from, to));
   for (const button of $('tabs').children) button.setAttribute('aria-pressed', String(button.value === state.tab));
   for (const name of ['rows', 'table', 'patterns']) $(`tab-${name}`).hidden = name !== (state.tab || 'rows');
@@ -304,7 +305,7 @@ async function loadChart(signal) {
     if (histogram.range()) $('overview').classList.add('stale'); // what is there stays; the rows' place tells why
     else {
       $('total').textContent = '–';
-      histogram.fail(error.status >= 400 && error.status < 500 ? '' : error.message);
+      histogram.fail(error.status >= 400 && error.status < 500 && !error.message.startsWith('by: ') ? '' : error.message); // the rows' place tells the rest
     }
     if (error.status === 401) failed(error);
     else if (state.tab) failed(error);
@@ -362,8 +363,14 @@ async function loadFirst(signal) {
   const { id } = state;
   if (!id) return;
   if (!rows.has(id)) {
-    const log = await api.one(id, { signal }).catch(() => null);
-    if (signal.aborted || !log) return;
+    let log;
+    try {
+      log = await api.one(id, { signal });
+    } catch (error) {
+      if (!signal.aborted) toast(error.status === 404 ? 'The record of this link is not there any more.' : `The record of this link can’t be shown: ${error.message}`);
+      return;
+    }
+    if (signal.aborted) return;
     rows.prepend([log], Infinity);
     $('rows').firstChild.classList.add('apart');
     notice();
@@ -454,6 +461,9 @@ function noLogs(hints) {
   ].filter(Boolean);
 }
 
+// isShown reports whether the tab has an answer of before.
+const isShown = () => (state.tab ? ({ table, patterns }[state.tab].csv()) : rows.size() > 0);
+
 // failed tells of an answer that is an error, where it belongs: a key, a place in the query, or anything else. What was found
 // before stays.
 function failed(error) {
@@ -474,7 +484,7 @@ function failed(error) {
   const title = error.status === 504 ? 'That took too long: ' : '';
   $('problem').hidden = isQuery && !rows.size() && !state.tab;
   $('problem-text').textContent = (isQuery ? 'This search can’t be read.' : title + error.message + again)
-    + (rows.size() || state.tab ? ' What is shown is from before.' : '');
+    + (isShown() ? ' What is shown is from before.' : '');
   $('problem-again').hidden = isQuery;
   if (!rows.size() && !state.tab) {
     $('notice').hidden = false;
@@ -618,7 +628,7 @@ const keys = {
   Escape: () => rows.close(),
 };
 addEventListener('keydown', (event) => {
-  const typing = event.target.matches('input, select, textarea');
+  const typing = event.target.matches('input, select, textarea') && event.target.checkVisibility(); // a closed popover's may still have the focus
   if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog[open], :popover-open')) return;
   if (!Object.hasOwn(keys, event.key)) return;
   event.preventDefault();
@@ -629,6 +639,8 @@ addEventListener('popstate', () => {
   state = read();
   refresh();
 });
+// The first search was made by this machine's clock. If that turns out to be wrong, its window is another one. A second time would be no clock.
+addEventListener('clock', () => (isRelative(state.from) || isRelative(state.to)) && refresh(), { once: true });
 addEventListener('online', () => {
   if (!$('problem').hidden) refresh();
 });

@@ -46,10 +46,10 @@ function colours(groups) {
   return groups;
 }
 
-// levels returns the round numbers that the grid marks.
-export function levels(most) {
-  const size = 10 ** Math.floor(Math.log10(most / 2.5));
-  const step = [1, 2, 2.5, 5, 10].find((n) => n * size >= most / 2.5) * size;
+// levels returns the round numbers that the grid marks, about as many as asked for.
+export function levels(most, wanted = 2.5) {
+  const size = 10 ** Math.floor(Math.log10(most / wanted));
+  const step = [1, 2, 2.5, 5, 10].find((n) => n * size >= most / wanted) * size;
   return Array.from({ length: Math.floor(most / step) }, (_, i) => (i + 1) * step);
 }
 

@@ -105,7 +105,7 @@ export function fieldsPanel({ onfilter, onrange, onremove, oncolumn, ontable, on
     const condition = `${field.path}:${literal}`;
     const { wanted, excluded } = language.values(query, field.path);
     const inside = [
-      h('span', { class: 'name' }, shorten(text, valueShown)), h('small', {}, count(n)),
+      named(shorten(text, valueShown)), h('small', {}, count(n)),
       h('meter', { min: 0, max: most, value: n, 'aria-hidden': 'true' }),
     ];
     if (cut || !language.fits(condition)) {
@@ -122,6 +122,12 @@ export function fieldsPanel({ onfilter, onrange, onremove, oncolumn, ontable, on
         type: 'button', class: 'not', 'aria-pressed': String(isExcluded), title: `Without ${condition}`, 'aria-label': `Without ${condition}`,
         onclick: () => onfilter('exclude', field.path, literal),
       }, icon('minus')));
+  }
+
+  // named shows a value. Of a long one without blanks, such as the name of a class, the end is always seen: many begin alike.
+  function named(text) {
+    if (!/^[!-~]{20,}…?$/.test(text)) return h('span', { class: 'name' }, text);
+    return h('span', { class: 'name split' }, h('span', {}, text.slice(0, -14)), h('span', {}, text.slice(-14)));
   }
 
   // valuesOf reads the values of a field in the search. What the search asks of that field itself does not count: others of its values
@@ -153,7 +159,7 @@ export function fieldsPanel({ onfilter, onrange, onremove, oncolumn, ontable, on
         const found = await sample((budget) => api.fields({ ...search, budget }, { signal }));
         known = found.fields;
         sampled = found.sampled;
-        $('field-sample').textContent = found.complete ? `exact: of all ${count(sampled)} records` : sampled ? `of a sample of ${count(sampled)} records` : 'not read in time';
+        $('field-sample').textContent = found.complete ? (sampled === 1 ? 'exact: of the one record' : `exact: of all ${count(sampled)} records`) : sampled ? `of a sample of ${count(sampled)} records` : 'not read in time';
         draw();
         onload();
       } catch (error) {

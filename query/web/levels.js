@@ -1,6 +1,7 @@
 // What a record says about itself, under the names that are usual: its level, its message, and what it shares with others.
 import { isObject } from './json.js';
 import * as language from './language.js';
+import { resolve } from './time.js';
 
 // The fields of a level, by how sure it is one: those of loggers, OpenTelemetry, GELF, Serilog, GCP, journald, PostgreSQL, MongoDB.
 export const levelFields = ['level', 'severity', 'lvl', 'loglevel', 'log_level', 'severity_text', 'severityText', 'Level', 'log.level',
@@ -62,7 +63,7 @@ const firstOf = (data, fields) => fields.find((field) => {
 
 // describe returns {level, levelText, message, used}: used are the fields that said so.
 export function describe(data) {
-  const levelField = firstOf(data, levelFields);
+  const levelField = firstOf(data, levelFields.filter((field) => field !== 's' || known(dotted(data, field)))); // s is MongoDB's, and a name of much else
   const messageField = firstOf(data, messageFields.filter((field) => field !== levelField));
   const levelText = levelField ? String(dotted(data, levelField)) : '';
   return {
@@ -71,6 +72,12 @@ export function describe(data) {
     message: messageField ? String(dotted(data, messageField)) : '',
     used: [levelField, messageField],
   };
+}
+
+// timeField returns the field at a record's top that holds the time which its row begins with, '' if there is none.
+export function timeField(data, time) {
+  const at = Date.parse(time);
+  return Object.keys(data).find((key) => /time|date|^@?ts?$/i.test(key) && resolve(String(data[key])) === at) ?? '';
 }
 
 // cell returns what a column shows of a record: a member, and where there is none under such a name its level or message.

@@ -1,7 +1,7 @@
 // The rows: one line a record, which opens to the whole of it and to the records around it.
 import { $, copy, h, icon } from './dom.js';
 import { isObject, stringify } from './json.js';
-import { cell, describe } from './levels.js';
+import { cell, describe, timeField } from './levels.js';
 import { neighbours } from './context.js';
 import { pairs, tree } from './record.js';
 import { plain, rich } from './text.js';
@@ -39,7 +39,7 @@ export function list({ onfilter, onopen, oncontext, linkTo, view }) {
       h('span', { class: 'text' },
         message && h('span', { class: 'message' }, rich(message.slice(0, wrap ? wrappedShown : messageShown), look)),
         lines > 3 && !wrap && h('small', { class: 'lines' }, `${lines} lines`),
-        pairs(log.data, used, pairsShown).map(([key, value]) => [' ', h('span', { class: 'pair' }, h('span', { class: 'key' }, key), '=', rich(value, look))])),
+        pairs(log.data, [...used, view().clock === 'inserted_at' ? '' : timeField(log.data, log.time)], pairsShown).map(([key, value]) => [' ', h('span', { class: 'pair' }, h('span', { class: 'key' }, key), '=', rich(value, look))])),
     ];
   }
 

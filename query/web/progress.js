@@ -1,5 +1,6 @@
 // How far a search has come. The service answers within a budget; the page goes on asking until all is searched, or the reader
 // says stop. What was found until then is shown all the while.
+import { now } from './api.js';
 import { $ } from './dom.js';
 import { clock, date, isDated } from './time.js';
 
@@ -19,7 +20,7 @@ export function progressBar() {
     if (!open.length) return;
     const { verb, reached } = open.reduce((slowest, part) => (part.reached > slowest.reached ? part : slowest));
     const day = isDated(reached, Date.now()) ? `${date(reached)}, ` : '';
-    $('progress-text').textContent = `${verb} ${day}${clock(reached)}${stopped ? '' : ', going on'}`;
+    $('progress-text').textContent = `${reached > now() ? 'Nothing searched yet' : `${verb} ${day}${clock(reached)}`}${stopped ? '' : ', going on'}`; // a window's end may be ahead of now
     $('progress-stop').textContent = stopped ? 'Continue' : 'Stop';
   }
 

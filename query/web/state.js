@@ -18,6 +18,8 @@ export function read(address = location.search) {
   if (state.order !== 'asc') state.order = 'desc';
   if (state.clock !== 'inserted_at') state.clock = '';
   if (!['table', 'patterns'].includes(state.tab)) state.tab = '';
+  if (state.tab || state.to !== 'now') state.live = ''; // it follows what comes, as rows
+  if (state.live) [state.order, state.clock] = ['desc', ''];
   return state;
 }
 

@@ -2,7 +2,7 @@
 import { $, h, s, shorten } from './dom.js';
 import * as api from './api.js';
 import * as language from './language.js';
-import { count, levels, palette, short } from './chart.js';
+import { count, levels, palette } from './chart.js';
 import { figure } from './fields.js';
 import { known } from './levels.js';
 import { split } from './state.js';
@@ -17,6 +17,7 @@ const labels = {
   count: 'count', uniq: 'distinct values', share: 'share', rate: 'per second', sum: 'sum', avg: 'average', min: 'least', max: 'most',
   p50: 'median', p90: 'p90', p95: 'p95', p99: 'p99', first: 'first', last: 'last',
 };
+const tick = new Intl.NumberFormat('en-US', { notation: 'compact', maximumSignificantDigits: 3 });
 const additive = /^(?:count|sum|rate)\b/;
 const drawn = palette; // groups in a drawing
 const height = 180;
@@ -194,17 +195,15 @@ export function tablePanel({ onchange, onnarrow, fieldNames }) {
           return s('rect', { class: `fill-${one.class}`, x: left, width: Math.max(0.8, (x(at + step) - x(at)) * share - 1), y: y(base + value), height: y(base) - y(base + value) });
         });
       }
-      let path = '';
-      let isOpen = false;
-      for (const at of times) {
-        const value = valueOf(one, at);
-        if (Number.isNaN(value)) isOpen = false;
-        else {
-          path += `${isOpen ? 'L' : 'M'}${x(at + step / 2).toFixed(1)} ${y(value).toFixed(1)}${isOpen ? '' : 'h.01'}`;
-          isOpen = true;
-        }
-      }
-      return s('path', { class: `line-${one.class}`, d: path });
+      let [path, points] = ['', '']; // a point with nothing on either side is no line
+      times.forEach((at, i) => {
+        const [before, value, after] = [times[i - 1], at, times[i + 1]].map((t) => valueOf(one, t));
+        if (Number.isNaN(value)) return;
+        const place = `${x(at + step / 2).toFixed(1)} ${y(value).toFixed(1)}`;
+        path += `${Number.isNaN(before) ? 'M' : 'L'}${place}`;
+        if (Number.isNaN(before) && Number.isNaN(after)) points += `M${place}h.01`;
+      });
+      return [s('path', { class: `line-${one.class}`, d: path }), points !== '' && s('path', { class: `line-${one.class} points`, d: points })];
     });
     const label = (ms) => `${isDated(window.from, window.to) ? `${date(ms)} ` : ''}${clock(ms)}`;
     const peak = tops.length ? times[tops.indexOf(Math.max(...tops))] : null;
@@ -214,8 +213,8 @@ export function tablePanel({ onchange, onnarrow, fieldNames }) {
         width, height, viewBox: `0 0 ${width} ${height}`, role: 'img',
         'aria-label': `${calc} over time${peak === null ? '' : `, ${cellText(Math.max(...tops), calc)} at most, at ${label(peak)}`}`,
       },
-      levels(most).map((value) => s('g', {}, s('line', { class: 'grid', x1: margin.left, x2: width - margin.right, y1: y(value), y2: y(value) }),
-        s('text', { class: 'tick', x: margin.left - 7, y: y(value) + 4, 'text-anchor': 'end' }, calc.startsWith('share') ? `${Number((100 * value).toPrecision(3))} %` : short.format(value)))),
+      (peak === null || !Math.max(...tops) ? [] : levels(most, 4.5)).map((value) => s('g', {}, s('line', { class: 'grid', x1: margin.left, x2: width - margin.right, y1: y(value), y2: y(value) }),
+        s('text', { class: 'tick', x: margin.left - 7, y: y(value) + 4, 'text-anchor': 'end' }, calc.startsWith('share') ? `${Number((100 * value).toPrecision(3))} %` : tick.format(value)))),
       shapes,
       s('line', { class: 'axis', x1: margin.left, x2: width - margin.right, y1: height - margin.bottom + 0.5, y2: height - margin.bottom + 0.5 }),
       ticks(from, to, Math.max(2, Math.floor(width / 110))).map(([ms, text]) => s('text', {

@@ -83,7 +83,7 @@ export function date(ms) {
 
 // clock tells the time of day as precisely as asked: 'm' minutes, 's' seconds, 'ms' milliseconds.
 export function clock(ms, precision = 's') {
-  const text = new Date(wall(ms)).toISOString().slice(11, 23);
+  const text = new Date(wall(ms)).toISOString().slice(-13, -1); // the year may have more than four digits
   return text.slice(0, { m: 5, s: 8, ms: 12 }[precision]);
 }
 
