@@ -52,6 +52,7 @@ func TestThePage(t *testing.T) {
 		{"spellings of a level are one group", levelsFlow},
 		{"times are typed as people write them", whenFlow},
 		{"live goes on where it was when the network comes back", lostTailFlow},
+		{"live shows what comes while its first search is under way, and before it follows", slowTailFlow},
 		{"records of 2,000 fields and of a megabyte are whole, and the page stays small", largeFlow},
 		{"searches of before are suggested, kept in the browser alone, and forgotten", pastFlow},
 	} {

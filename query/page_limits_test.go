@@ -3,7 +3,14 @@ package query
 import (
 	"context"
 	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -110,6 +117,65 @@ func lostTailFlow(t *testing.T, browser context.Context) {
 	line.mend()
 	p.is(messages, []string{"three", "two", "tailed", "one", "before"})
 	p.until(`document.body.classList.contains("live")`)
+}
+
+// slowTailFlow opens the page before a service whose first search, and then the tail, is slow.
+func slowTailFlow(t *testing.T, browser context.Context) {
+	f, p := pageFixture(t, browser, nil)
+	to, err := url.Parse(f.base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var holdSearch, holdTail atomic.Bool
+	goOn := make(chan bool, 1)
+	held := func(ctx context.Context) {
+		select {
+		case <-goOn:
+		case <-ctx.Done():
+		}
+	}
+	transport := new(http.Transport)
+	proxy := &httputil.ReverseProxy{
+		Transport:     transport,
+		FlushInterval: -1,
+		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(to) },
+		ModifyResponse: func(r *http.Response) error {
+			if r.Request.URL.Path == "/logs" && holdSearch.Swap(false) {
+				held(r.Request.Context())
+			}
+			return nil
+		},
+		ErrorLog: log.New(io.Discard, "", 0), // of pages that go away
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/logs/tail" && holdTail.Swap(false) {
+			held(r.Context())
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() {
+		server.CloseClientConnections() // the tail's answer does not end by itself
+		server.Close()
+		transport.CloseIdleConnections()
+	})
+	p.base = server.URL
+
+	insert(t, f.db, ago(10*time.Minute), 0, doc("info", "before", ""))
+	holdSearch.Store(true)
+	p.open("/?live=1")
+	testenv.Eventually(t, 30*time.Second, "the first search is answered", func() bool { return !holdSearch.Load() })
+	p.until(`document.body.classList.contains("live")`)
+	insert(t, f.db, ago(0), 0, doc("info", "one", ""))
+	p.until(`document.getElementById("live-state").textContent.endsWith("a second")`) // the tail has given it
+	goOn <- true
+	p.is(messages, []string{"one", "before"})
+
+	holdTail.Store(true)
+	p.open("/?live=1&q=level:info")
+	p.is(messages, []string{"one", "before"}) // without the tail
+	insert(t, f.db, ago(0), 5, doc("info", "two", ""))
+	goOn <- true
+	p.is(messages, []string{"two", "one", "before"})
 }
 
 // largeFlow has records as large as any, and letters of all kinds.

@@ -47,7 +47,7 @@ func newPoll(r *reader, now *snapshot) *poll {
 
 // run gives out what is new. The rows come by id over the whole poll: a place holds the last id that a follower has had.
 func (p *poll) run(ctx context.Context) error {
-	edge := p.find.now.at.Add(-p.reader.sweepReach)
+	edge := sweepFrom(p.find.now.at, p.last.at, p.reader.sweepReach)
 	old, err := p.oldSegments(ctx, edge)
 	if err != nil {
 		return err
@@ -56,6 +56,14 @@ func (p *poll) run(ctx context.Context) error {
 		return err
 	}
 	return p.sweep(ctx, edge)
+}
+
+// sweepFrom returns the time from which on a poll looks at all rows: reach before now, and sweepMin before the last poll, however
+// long that took. Else a row without a segment in the ledger would be missed between two slow polls. Beyond sweepMax only the
+// ledger tells.
+func sweepFrom(now, last time.Time, reach time.Duration) time.Time {
+	reach = max(reach, min(now.Sub(last)+sweepMin, sweepMax))
+	return now.Add(-reach)
 }
 
 // sweep gives out what is new among all rows from edge on.

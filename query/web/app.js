@@ -93,6 +93,7 @@ const tail = follower({
     notice();
   },
   onchange: showLive,
+  onjoin: () => loadTab(),
   onfail: failed,
 });
 
@@ -241,7 +242,8 @@ function refresh() {
   $('q-error').hidden = $('problem').hidden = true;
   progress.begin();
   if (state.live) {
-    tail.start(state.q);
+    next = null;
+    tail.start(state.q); // the rows are loaded when it follows
     chartTimer = setInterval(() => {
       if (tail.figures.paused || document.hidden) return;
       fix();
@@ -252,7 +254,7 @@ function refresh() {
   showLive();
   loadFields();
   loadChart(signal);
-  loadTab();
+  if (!state.live) loadTab();
 }
 
 function loadFields() {
@@ -408,6 +410,7 @@ async function load(signal, cursor) {
       after = page.next;
       const isDone = !page.next || page.complete || missing <= 0;
       showPage(page, isDone);
+      tail.release();
       return { complete: isDone, reached: Date.parse(page.searched_to) };
     });
     return !signal.aborted;
@@ -421,6 +424,7 @@ async function load(signal, cursor) {
       loading = false;
       $('busy').hidden = true;
       $('body').classList.remove('loading');
+      tail.release();
     }
   }
 }
