@@ -33,7 +33,7 @@ engine=$cache/engine
 state=$cache/kube
 version=$(sed -nE 's|^.*k8s\.io/kubernetes v([^ ]+)( //.*)?$|\1|p' .ci/kube/go.mod)
 # The key changes with what the programs are made of, and how: the number at the end.
-programs=$cache/kubernetes-$version-$({ cat .ci/kube/{.,tools}/go.{mod,sum} .ci/kube/*/*.go .ci/kube/*/*/*.go; uname -m; echo 1; } | sha256sum | cut -c1-8)
+programs=$cache/kubernetes-$version-$({ cat .ci/kube/{.,tools,collector}/go.{mod,sum} .ci/kube/*/*.go .ci/kube/*/*/*.go; uname -m; echo 1; } | sha256sum | cut -c1-8)
 
 elsewhere() { command -v docker >/dev/null && timeout 20 docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
 
@@ -56,6 +56,7 @@ build() {
 	go -C .ci/kube build -trimpath -ldflags '-s -w' -o "$part/etcd" go.etcd.io/etcd/server/v3
 	go -C .ci/kube build -trimpath -ldflags '-s -w' -o "$part/" ./pause github.com/containernetworking/plugins/plugins/{main/bridge,main/loopback,ipam/host-local}
 	go -C .ci/kube/tools build -trimpath -ldflags '-s -w' -o "$part/" ./dns helm.sh/helm/v3/cmd/helm
+	go -C .ci/kube/collector build -trimpath -ldflags '-s -w' -o "$part/collector" .
 	chmod 755 "$part"
 	mv --no-target-directory "$part" "$programs" 2>/dev/null || rm -rf "$part" # another one was sooner
 }
@@ -126,7 +127,7 @@ stop() {
 
 # test makes the images, has a cluster, and runs deploy/kube.sh on it.
 test_chart() {
-	local began=$SECONDS servers limit=${KUBE_SECONDS:-86400}
+	local began=$SECONDS limit=${KUBE_SECONDS:-86400}
 	if [ -n "${KUBE_SECONDS:-}" ]; then
 		built || cannot "its programs are not made; make kube makes them, in a quarter of an hour"
 		[ "$limit" -ge 300 ] || cannot "only $limit s are left for it, and 300 are needed"
@@ -182,10 +183,14 @@ test_chart() {
 		deploy/kube.sh kind load docker-image --name millrace-test
 		return
 	fi
+	# These a registry would give: the servers', and the Collector's.
+	mapfile -t foreign < <(sed -nE 's|.*image: ([a-z0-9/-]+:[0-9][^ ]*).*|\1|p' deploy/helm/millrace/values-demo.yaml deploy/helm/examples/collector.yaml)
+	mkdir -p bin/kube/collector
+	cp "$programs/collector" bin/kube/collector/
+	printf 'FROM scratch\nCOPY collector /otelcol-k8s\nUSER 10001:10001\nENTRYPOINT ["/otelcol-k8s"]\n' >bin/kube/collector/Dockerfile
+	image "${foreign[-1]}" bin/kube/collector
 	start
-	# The servers' are what a registry would give.
-	mapfile -t servers < <(sed -nE 's/.*image: ([a-z]+:[0-9][^ ]*).*/\1/p' deploy/helm/millrace/values-demo.yaml)
-	load millrace:dev millrace:next millrace-client:dev "${servers[@]}"
+	load millrace:dev millrace:next millrace-client:dev "${foreign[@]}"
 	echo "The node has the images ($((SECONDS - began)) s)"
 	status=0
 	timeout --kill-after 60 $((limit - SECONDS + began)) .ci/kube.sh run deploy/kube.sh true | tee bin/kube/log || status=$?

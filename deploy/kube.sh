@@ -41,6 +41,7 @@ remove() {
 	[ ${#forwards[@]} = 0 ] || kill "${forwards[@]}" 2>/dev/null || true
 	helm --namespace $ns uninstall millrace --wait --timeout 2m >/dev/null 2>&1 || true
 	kubectl delete namespace $ns $helpers --ignore-not-found --timeout 2m >/dev/null || status=1
+	kubectl delete clusterrole,clusterrolebinding $helpers --ignore-not-found >/dev/null || status=1
 	rm -rf "$work"
 	exit $status
 }
@@ -82,6 +83,46 @@ step "helm test"
 for _ in 1 2; do # the second one replaces the pod of the first
 	helm --namespace $ns test millrace --logs --timeout 2m | grep -F '"message":"helm test of millrace"'
 done
+
+step "the pods' logs, by a Collector on each node"
+kubectl create namespace $helpers >/dev/null
+kubectl --namespace $helpers create secret generic millrace --from-literal=key=none >/dev/null
+sed -e "s/namespace: logging/namespace: $helpers/; s/logging_collector-/${helpers}_collector-/; s/millrace-api\.logs\.svc/millrace-api.$ns.svc/; s/name: millrace-collector/name: $helpers/" \
+	deploy/helm/examples/collector.yaml | kubectl apply --filename - >/dev/null
+collects() { kubectl --namespace $helpers rollout status daemonset/collector --timeout 2m >/dev/null; }
+collects
+talk() { # NAME: a pod that writes 500 lines of JSON, and two that are none
+	k apply --filename - >/dev/null <<-Y
+		apiVersion: v1
+		kind: Pod
+		metadata: {name: $1, labels: {app.kubernetes.io/name: talk}}
+		spec:
+		  automountServiceAccountToken: false
+		  restartPolicy: Never
+		  securityContext: {runAsNonRoot: true, runAsUser: 999, seccompProfile: {type: RuntimeDefault}}
+		  containers:
+		    - name: mouth
+		      image: $postgres
+		      command: [bash, -c, 'for i in {1..500}; do echo "{\"level\":\"warn\",\"n\":\$i,\"message\":\"talk\"}"; done; echo two words; echo "{two words"']
+		      securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
+	Y
+}
+heard() { # NAME: prints how many rows its lines have become: JSON, others, and numbers that differ
+	sql "SELECT count(*) FILTER (WHERE data->>'level' = 'warn' AND data->>'message' = 'talk'), count(*) FILTER (WHERE data->>'message' IN ('two words', '{two words')), count(DISTINCT data->>'n')
+		FROM logs WHERE data @> '{\"k8s\": {\"namespace\": {\"name\": \"$ns\"}, \"pod\": {\"name\": \"$1\"}, \"container\": {\"name\": \"mouth\"}}, \"service\": {\"name\": \"talk\"}}'"
+}
+all_heard() { [ "$(heard "$1")" = '500|2|500' ]; }
+postgres=$(k get statefulset millrace-demo-postgres --output 'jsonpath={.spec.template.spec.containers[0].image}')
+talk one
+eventually all_heard one
+kubectl --namespace $helpers delete pod --selector app=collector >/dev/null
+talk two
+collects
+eventually all_heard two
+heard one # as before: the place in its file was kept
+all_heard one
+kubectl --namespace $helpers delete daemonset/collector >/dev/null
+k delete pod one two >/dev/null
 
 step "clients begin"
 cat >"$work/client.yaml" <<Y
@@ -152,7 +193,6 @@ settled
 step "each pod killed $kills times, in turn its process and the pod itself"
 phase -clean killed
 # What sees the node's processes. Its namespace is its own: no other may have such pods.
-kubectl create namespace $helpers >/dev/null
 kubectl apply --filename - >/dev/null <<Y
 apiVersion: v1
 kind: Pod
@@ -160,7 +200,7 @@ metadata: {name: helper, namespace: $helpers}
 spec:
   hostPID: true
   terminationGracePeriodSeconds: 0
-  containers: [{name: helper, image: "$(k get statefulset millrace-demo-postgres --output 'jsonpath={.spec.template.spec.containers[0].image}')", command: [sleep, infinity], securityContext: {privileged: true, runAsUser: 0}}]
+  containers: [{name: helper, image: $postgres, command: [sleep, infinity], securityContext: {privileged: true, runAsUser: 0}}]
 Y
 kubectl wait --namespace $helpers --for=condition=Ready pod/helper --timeout 2m >/dev/null
 kill_process() { # POD NAME: SIGKILL for each process NAME of the pod

@@ -7,7 +7,8 @@ node=10.199.0.1
 exec 9>>"$state/lock"
 flock --timeout 5 9
 cd "$state"
-mkdir logs etcd kubelet containerd cni pki podlogs helm
+mkdir logs etcd kubelet containerd cni pki var helm
+mkdir -p var/log var/lib/otelcol
 
 # Groups of its own, which get as much of a busy machine's processor time as four processes outside.
 for controller in /sys/fs/cgroup/*/; do
@@ -20,6 +21,7 @@ for file in cpuset.cpus cpuset.mems; do
 done
 
 mount -t tmpfs tmpfs /run
+mount --bind var/log /var/log # the pods' logs
 mkdir /run/groups
 mount --rbind /sys/fs/cgroup /run/groups
 mount -t sysfs sysfs /sys
@@ -105,7 +107,7 @@ start kube-apiserver kube-apiserver --etcd-servers=http://127.0.0.1:2379 --bind-
 	--service-cluster-ip-range=10.96.0.0/16 --client-ca-file=pki/ca.crt --tls-cert-file=pki/apiserver.crt --tls-private-key-file=pki/apiserver.key \
 	--service-account-issuer=https://kubernetes.default.svc --service-account-key-file=pki/sa.pub --service-account-signing-key-file=pki/sa.key \
 	--kubelet-client-certificate=pki/admin.crt --kubelet-client-key=pki/admin.key --kubelet-preferred-address-types=InternalIP \
-	--authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction
+	--authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --allow-privileged=true
 until_ok containerd ctr --address "$state/containerd.sock" version
 # An image of one file, in the form of docker save.
 mkdir pause
@@ -129,7 +131,6 @@ cgroupRoot: /millrace-kube
 failCgroupV1: false
 failSwapOn: false
 containerRuntimeEndpoint: unix://$state/containerd.sock
-podLogsDir: $state/podlogs
 clusterDNS: [$node]
 clusterDomain: cluster.local
 resolvConf: ""
