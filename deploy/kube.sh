@@ -7,6 +7,8 @@
 #
 #   KILLS=n       each pod is killed n times under load (2)
 #   NEXT=no       without the upgrade to millrace:next and the way back
+#   DELAY=20s     SHUTDOWN_DELAY, where kube-proxy may take longer than the chart's 5 s to hear that a pod ends: on a busy machine
+#   RATE=n        records that the clients send in a second (1000)
 set -Eeuo pipefail
 trap 'echo "kube: line $LINENO: $BASH_COMMAND" >&2' ERR
 cd "$(dirname "$0")/.."
@@ -77,7 +79,7 @@ step install
 began=$SECONDS
 "$@" millrace:dev millrace:next millrace-client:dev
 k wait --for=create serviceaccount/default --timeout 1m >/dev/null
-chart install --values deploy/helm/millrace/values-demo.yaml
+chart install --values deploy/helm/millrace/values-demo.yaml ${DELAY:+--set "settings.SHUTDOWN_DELAY=$DELAY"}
 echo "installed and ready after $((SECONDS - began)) s"
 step "helm test"
 for _ in 1 2; do # the second one replaces the pod of the first
@@ -146,11 +148,10 @@ begin() {
 	k wait --for=condition=Ready pod/client --timeout 1m >/dev/null
 }
 end() {
-	local ended
 	k exec client -- /client end
 	ended() { [[ $(k get pod client --output 'jsonpath={.status.phase}') =~ Succeeded|Failed ]]; }
 	eventually ended
-	k logs client | tail -n "${1:-12}"
+	k logs client | tail -n 12
 	[ "$(k get pod client --output 'jsonpath={.status.phase}')" = Succeeded ]
 	k delete pod client >/dev/null
 }
@@ -188,6 +189,22 @@ grep -F "disruption budget" <<<"$said"
 kubectl get nodes --output name | xargs --max-args 1 kubectl uncordon >/dev/null
 settled
 evict "${workers[1]}" | grep -F '"status":"Success"' >/dev/null
+settled
+
+step "the nodes drained; what comes instead finds its place at once, as on another node"
+phase -clean drained
+for node in $(kubectl get nodes --output name); do
+	kubectl drain "$node" --pod-selector "app.kubernetes.io/instance=millrace,app.kubernetes.io/component in (api,worker,query)" --delete-emptydir-data --timeout 4m >"$work/drain" 2>&1 &
+	draining=$!
+	cordoned() { [ "$(kubectl get "$node" --output 'jsonpath={.spec.unschedulable}')" = true ]; }
+	eventually cordoned
+	kubectl uncordon "$node" >/dev/null
+	wait $draining || {
+		tail -n 5 "$work/drain"
+		exit 1
+	}
+done
+grep -c '^pod/.* evicted' "$work/drain"
 settled
 
 step "each pod killed $kills times, in turn its process and the pod itself"
