@@ -25,6 +25,7 @@ import (
 	"millrace/api/front"
 	"millrace/api/protocol"
 	"millrace/api/publish"
+	"millrace/internal/cells"
 	"millrace/internal/eventtime"
 	"millrace/internal/frame"
 	"millrace/internal/keys"
@@ -37,10 +38,10 @@ import (
 const (
 	// maxKeyAge is how old an Idempotency-Key may be. The ledger remembers for 7 days, so the frames may wait in a queue for
 	// the other 6.
-	maxKeyAge = 24 * time.Hour
+	maxKeyAge = cells.KeyAge
 
 	// maxKeyAhead is how far a client's clock may be ahead of the server's.
-	maxKeyAhead = 5 * time.Minute
+	maxKeyAhead = cells.KeyAhead
 
 	// maxDrain is how much of a refused body is read all the same. A client that sends first and listens later then sees the
 	// answer instead of a reset connection.

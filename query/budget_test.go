@@ -118,8 +118,48 @@ func TestWhatABudgetLeavesOutIsFoundByGoingOn(t *testing.T) {
 	t.Logf("%d of %d buckets", reached, len(whole.Buckets))
 }
 
-// TestStatsWithinABudgetAreThoseOfTheirPartOfTheWindow compares what a budget left time for with the same part of the window, asked for
-// without one.
+// TestWhatTheCacheHasOfAWindowIsCountedOnce has the newest bucket take longer than the budget, while older ones are in the cache. Who
+// goes on where the answer ended must not count those twice.
+func TestWhatTheCacheHasOfAWindowIsCountedOnce(t *testing.T) {
+	f := newFixture(t, map[string]string{"REDIS_URL": string(testenv.Redis(t))})
+	_, _, hour := closedWindow(t, f)
+	insert(t, f.db, time.Now(), 100, `{"a": 1}`)
+	type answer struct {
+		Buckets []struct {
+			Start time.Time
+			Count *int
+		}
+		SearchedTo time.Time `json:"searched_to"`
+		Complete   bool
+	}
+	ask := func(pairs ...string) (a answer, count int) {
+		t.Helper()
+		f.ok(with("/logs/histogram", append([]string{"from", hour.Format(time.RFC3339), "interval", "10m"}, pairs...)...), &a)
+		for _, b := range a.Buckets {
+			if b.Count != nil {
+				count += *b.Count
+			}
+		}
+		return a, count
+	}
+	_, want := ask() // and the cache has what is closed
+	unlock := f.lock()
+	first, count := ask("budget", "300ms")
+	unlock()
+	if first.Complete {
+		t.Fatal("it is complete, though no statement could come to its end")
+	}
+	for _, b := range first.Buckets {
+		if isReached := b.Start.Add(10 * time.Minute).After(first.SearchedTo); !isReached && b.Count != nil {
+			t.Errorf("the bucket of %s has a count, and searched_to is %s", b.Start, first.SearchedTo)
+		}
+	}
+	second, rest := ask("to", strconv.FormatInt(first.SearchedTo.UnixMilli(), 10), "budget", "10s")
+	if !second.Complete || count+rest != want {
+		t.Errorf("got %d and then %d (complete: %t), want %d together", count, rest, second.Complete, want)
+	}
+}
+
 // TestANumberBeforeAnErrorIsNone: the time of a statement may be over when PostgreSQL has sent its only row. Then the slice is counted again.
 func TestANumberBeforeAnErrorIsNone(t *testing.T) {
 	tx, err := testenv.Connect(t, testenv.Database(t)).Begin(t.Context())
@@ -134,6 +174,8 @@ func TestANumberBeforeAnErrorIsNone(t *testing.T) {
 	}
 }
 
+// TestStatsWithinABudgetAreThoseOfTheirPartOfTheWindow compares what a budget left time for with the same part of the window, asked for
+// without one.
 func TestStatsWithinABudgetAreThoseOfTheirPartOfTheWindow(t *testing.T) {
 	f := newFixture(t, map[string]string{"QUERY_TIMEOUT": "5m"})
 	now := time.Now().UTC().Truncate(time.Hour)

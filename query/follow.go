@@ -61,9 +61,14 @@ func (s *server) getTail(w http.ResponseWriter, r *http.Request) error {
 }
 
 // sendEvents sends a follower what it missed since a place, unless that is nil, and then what becomes visible. It returns
-// when the stream has ended.
+// when the stream has ended. A follower that comes without a place is told one at once: its connection may break before the
+// first record.
 func (s *server) sendEvents(r *http.Request, f *tail.Follower, q language.Query, from *tail.Place, stream *eventStream) error {
-	if err := stream.beat("", "following"); err != nil {
+	start := f.Start()
+	if from != nil {
+		start = "" // it has one, and lacks what lies between the two
+	}
+	if err := stream.beat(start, "following"); err != nil {
 		return err
 	}
 	if from != nil {
@@ -106,11 +111,15 @@ func (s *server) sendEvents(r *http.Request, f *tail.Follower, q language.Query,
 	}
 }
 
-// catchUp sends a follower what it missed since a place. If nobody can tell what that is, it sends an event with the reason.
+// catchUp sends a follower what it missed since a place. If nobody can tell what that is, it sends an event with the reason,
+// and a place that is good for going on.
 func catchUp(ctx context.Context, f *tail.Follower, q language.Query, from *tail.Place, stream *eventStream) error {
 	missed, err := f.CatchUp(ctx, q, from, func(row tail.Row) error { return stream.add(encodeEvent(row)) })
 	if errors.Is(err, tail.ErrTooLongAgo) || errors.Is(err, tail.ErrOtherDatabase) {
-		return stream.send(stream.notice("missed", `{"missed":null,"reason":"`+err.Error()+`"}`))
+		if err := stream.send(stream.notice("missed", `{"missed":null,"reason":"`+err.Error()+`"}`)); err != nil {
+			return err
+		}
+		return stream.beat(f.Start(), "following")
 	}
 	if err != nil {
 		return err

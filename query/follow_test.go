@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +28,7 @@ import (
 type stream struct {
 	t      testing.TB
 	events chan sse
+	places chan string // of events without data
 	stop   func()
 }
 
@@ -52,7 +55,7 @@ func (c *client) follow(q, lastID string) *stream {
 	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" {
 		c.t.Fatalf("got %s, %v", resp.Status, resp.Header)
 	}
-	s := &stream{t: c.t, events: make(chan sse, 100_000)}
+	s := &stream{t: c.t, events: make(chan sse, 100_000), places: make(chan string, 1000)}
 	var reading sync.WaitGroup
 	reading.Go(func() {
 		defer close(s.events)
@@ -68,8 +71,11 @@ func (c *client) follow(q, lastID string) *stream {
 			case "data":
 				e.data = value
 			case "":
-				if e.data != "" {
+				switch {
+				case e.data != "":
 					s.events <- e
+				case e.id != "" && value == "":
+					s.places <- e.id
 				}
 				if value == "" && lines.Text() == "" {
 					e = sse{}
@@ -80,6 +86,18 @@ func (c *client) follow(q, lastID string) *stream {
 	s.stop = func() { cancel(); reading.Wait() }
 	c.t.Cleanup(s.stop)
 	return s
+}
+
+// place returns the place that the next event without data tells.
+func (s *stream) place() string {
+	s.t.Helper()
+	select {
+	case place := <-s.places:
+		return place
+	case <-time.After(10 * time.Second): // before the first heartbeat
+		s.t.Fatal("no place within 10 s")
+	}
+	return ""
 }
 
 // next returns the next event.
@@ -218,6 +236,67 @@ func TestTheTailNeverSkipsARowThatCommitsLate(t *testing.T) {
 	}
 	insert(t, f.db, now, 8, n("live"))
 	again.wants("live")
+}
+
+func TestTheTailTellsItsPlaceBeforeTheFirstRecord(t *testing.T) {
+	f := ledgerFixture(t, nil)
+	now := time.Now()
+	insert(t, f.db, now, 1, n("before anybody followed"))
+	s := f.follow("-n:other", "")
+	place := s.place()
+	s.stop()
+
+	insert(t, f.db, now, 2, n("1"), n("other"))
+	late := f.begin()
+	storeSegment(t, late, now.Add(-2*time.Hour), 1, n("2 of an outage"))
+	commit(t, late)
+	again := f.follow("-n:other", place)
+	got := []string{}
+	for range 2 {
+		var l struct{ Data struct{ N string } }
+		if err := json.Unmarshal([]byte(again.next().data), &l); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, l.Data.N)
+	}
+	slices.Sort(got)
+	if diff := cmp.Diff([]string{"1", "2 of an outage"}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+
+	// So does one who joins a tail that others follow. It may get what became visible shortly before it joined.
+	second := f.follow("n:*", "")
+	place = second.place()
+	second.stop()
+	insert(t, f.db, now, 4, n("3"))
+	again.wants("3")
+	for third := f.follow("n:*", place); ; {
+		var l struct{ Data struct{ N string } }
+		if err := json.Unmarshal([]byte(third.next().data), &l); err != nil {
+			t.Fatal(err)
+		}
+		if l.Data.N == "before anybody followed" {
+			t.Error("it came again")
+		}
+		if l.Data.N == "3" {
+			break
+		}
+	}
+}
+
+func TestWhoComesBackTooLateGetsANewPlace(t *testing.T) {
+	f := ledgerFixture(t, nil)
+	first := f.follow("", "")
+	parts := strings.Split(first.place(), ".")
+	parts[1] = strconv.FormatInt(time.Now().Add(-11*time.Minute).UnixMilli(), 36)
+	s := f.follow("", strings.Join(parts, "."))
+	if e := s.next(); e.name != "missed" || !strings.Contains(e.data, "too long ago") {
+		t.Errorf("got %+v", e)
+	}
+	place := s.place()
+	s.stop()
+	insert(t, f.db, time.Now(), 1, n("1"))
+	f.follow("", place).wants("1")
 }
 
 func TestAReplayedDeadLetterIsInTheTail(t *testing.T) {

@@ -278,6 +278,11 @@ func (s *server) histogramAnswer(ctx context.Context, q *search) (body []byte, c
 	}
 	if q.budget > 0 {
 		reached, err := s.countWithin(ctx, q, buckets, keys)
+		for i := range buckets {
+			if q.edges[i+1] <= reached.reached && !reached.complete {
+				buckets[i] = nil // of the cache: who goes on from there counts it again
+			}
+		}
 		return renderHistogram(q, buckets, &reached), cacheResult, err
 	}
 	for i := 0; i < len(buckets); {

@@ -92,9 +92,16 @@ func lostTailFlow(t *testing.T, browser context.Context) {
 	insert(t, f.db, ago(10*time.Minute), 0, doc("info", "before", ""))
 	p.open("/?live=1")
 	p.until(`document.body.classList.contains("live")`)
+	p.is(messages, []string{"before"})
+	// The tail has given no record yet, and goes on from where it began.
+	line.cut()
+	p.until(`document.getElementById("live-state").textContent.startsWith("Connecting…")`)
 	insert(t, f.db, ago(0), 0, doc("info", "one", ""))
+	line.mend()
 	p.is(messages, []string{"one", "before"})
-	// The page's first search may have found that one. This one comes by the tail alone, and with it a place to go on from.
+	p.until(`document.body.classList.contains("live")`)
+
+	// It has, and goes on behind the last.
 	insert(t, f.db, ago(0), 5, doc("info", "tailed", ""))
 	p.is(messages, []string{"tailed", "one", "before"})
 	line.cut()

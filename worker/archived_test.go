@@ -24,6 +24,7 @@ func leaveToArchive(t *testing.T, db *pgx.Conn, newConn func() *pgx.Conn, store 
 	}
 	quiet := slog.New(slog.DiscardHandler)
 	parts := partition.New(24 * time.Hour)
+	parts.Files = store
 	a := &partition.Archiver{
 		Link: link(newConn()), Source: link(newConn()), Partitions: parts, Store: store,
 		Calm: func(context.Context) bool { return true }, Log: quiet, Now: time.Now,

@@ -121,6 +121,7 @@ func newArchiveMetrics(r prometheus.Registerer) *partition.ArchiveMetrics {
 		Files:         gauge("archive_files", "Files of the archive that searches read"),
 		FileBytes:     gauge("archive_file_bytes", "Size of the files of the archive that searches read"),
 		Failures:      counter("archive_failures_total", "Partitions that could not be copied to the archive; each is tried again a minute later."),
+		Incomplete:    counter("archive_incomplete_total", "Partitions that were kept because files of the archive lacked rows that nothing had noted; each is copied again."),
 		Rows:          counter("archive_rows_total", "Rows copied to the archive."),
 		Bytes:         counter("archive_bytes_total", "Bytes of files written to the archive and verified."),
 	}

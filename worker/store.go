@@ -21,10 +21,6 @@ import (
 // a busy disk is far shorter. The bound is for a network that went silent.
 const attemptTimeout = 2 * time.Minute
 
-// lateSQL notes the hours of rows that are no longer new when they are stored, by the database's clock.
-var lateSQL = partition.NoteChangesSQL(`SELECT date_trunc('hour', at) FROM unnest($1::timestamptz[]) AS t (at)
-	WHERE at < clock_timestamp() - interval '30 seconds' ORDER BY 1`)
-
 // outcome is what a transaction did.
 type outcome struct {
 	stored     []segment      // segments that were new; some of their records may be dead letters
@@ -180,7 +176,7 @@ func (t *transaction) commit(ctx context.Context) error {
 		}
 	}
 	if len(hours) > 0 {
-		b.Queue(lateSQL, hours)
+		b.Queue(partition.NoteLateSQL, hours)
 	}
 	noted := t.times.queue(&b)
 	if len(t.stored) == 0 {

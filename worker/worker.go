@@ -131,7 +131,7 @@ func Run(ctx context.Context, c Config) error {
 	working.Go(func() { parked.run(ctx) })
 	k := &partition.Keeper{
 		Link: ownerLink(), Partitions: parts, Retention: c.Retention, Archived: files != nil, ArchiveRetention: c.ArchiveRetention,
-		Remember: partition.LedgerKeep, TimeRule: noteOf(c.EventTime), Log: log, Now: time.Now, Due: m.due,
+		Remember: partition.LedgerKeep, TimeRule: noteOf(c.EventTime), Log: log, Now: time.Now, Due: m.due, Incomplete: archiveMetrics.Incomplete,
 	}
 	working.Go(func() { k.Run(ctx) })
 	summaries := &summarizer{link: writerLink(), parts: parts, log: log}

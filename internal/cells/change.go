@@ -11,6 +11,8 @@ const (
 	// KeyAhead is how far the time of an Idempotency-Key, and so of ids, may be ahead of the clock of the API that takes it.
 	KeyAhead = 5 * time.Minute
 
+	// KeyAge is how old an Idempotency-Key may be. So long a request may be sent again.
+	KeyAge = 24 * time.Hour
 	// ClockError is how far the clocks of two machines may differ.
 	ClockError = time.Minute
 
@@ -20,6 +22,12 @@ const (
 
 	// DefaultNotice also has the time that a file needs to reach all services, such as Kubernetes' two minutes for a Secret.
 	DefaultNotice = 10 * time.Minute
+	// LeastKeep is the shortest time for which ids are needed. What a cell has stored of a younger id, a retry under its key must still find:
+	// another cell would store it again.
+	LeastKeep = KeyAge + ClockError
+
+	// mostRefusals and mostNames bound what a refusal says: the file has room for thousands of both, and a log line has not.
+	mostRefusals, mostNames = 10, 8
 )
 
 // Rules are what a change of a map must keep to.
@@ -27,14 +35,14 @@ type Rules struct {
 	// Notice is how long before its time a change must be known, at least LeastNotice.
 	Notice time.Duration
 	// Keep is how long after their time ids may be asked for, sent again or waited for: in tables, queues, dead letters and the keys of
-	// clients. 0 is for ever. What the map said of older ids is no longer needed.
+	// clients; at least LeastKeep. 0 is for ever. What the map said of older ids is no longer needed.
 	Keep time.Duration
 }
 
 // Difference is a stretch of time whose ids two maps spread over different cells.
 type Difference struct {
 	From, To      time.Time // To is exclusive. The zero time is the beginning, or the end.
-	Before, After string    // the names of the cells, with spaces between them
+	Before, After string    // the names of the cells, with spaces between them; see Few
 }
 
 // Differences returns the stretches of time in which next spreads ids otherwise than m does, the earliest first.
@@ -70,11 +78,23 @@ func (m *Map) Differences(next *Map) (all []Difference) {
 // somebody can have made until each service knows m, and that are younger than rules.Keep. Then a request that is sent again leads to the
 // same cell by either map, and so does a look for an id.
 //
-// Each error is a sentence for people. None says whether a cell that goes is empty, and its queues are: only they know.
+// Each error is a sentence for people, and they are ten at most and one that counts the others. None says whether a cell that goes is empty, and its queues are: only they know.
 func (m *Map) Follows(before *Map, now time.Time, rules Rules) (refusals []error) {
-	refuse := func(format string, args ...any) { refusals = append(refusals, fmt.Errorf(format, args...)) }
+	more := 0
+	refuse := func(format string, args ...any) {
+		if len(refusals) == mostRefusals {
+			more++
+			return
+		}
+		refusals = append(refusals, fmt.Errorf(format, args...))
+	}
 	if rules.Notice < LeastNotice {
 		refuse("the notice is %v, and can't be shorter than %v: keys may be %v ahead of the clock, and clocks differ by %v", rules.Notice, LeastNotice, KeyAhead, ClockError)
+		return refusals
+	}
+	if rules.Keep != 0 && rules.Keep < LeastKeep {
+		refuse("ids are kept for %s, and can't be kept for less than %s: a request may be sent again until its key is %v old, and clocks differ by %v",
+			inWords(rules.Keep), inWords(LeastKeep), KeyAge, ClockError)
 		return refusals
 	}
 	open := now.Add(rules.Notice) // nobody has made ids of this time and later, and all will know m before
@@ -83,48 +103,86 @@ func (m *Map) Follows(before *Map, now time.Time, rules Rules) (refusals []error
 		if rules.Keep > 0 && !d.To.IsZero() && !d.To.After(now.Add(-rules.Keep)) || !d.From.Before(open) {
 			continue
 		}
-		gone := ""
+		gone := false
 		for name := range strings.FieldsSeq(d.Before) {
-			if m.find(name) < 0 && gone == "" {
-				gone = name
+			if m.find(name) >= 0 {
+				continue
+			}
+			if gone = true; !told[name] {
+				told[name] = true
+				refuse("cell %s is still needed, and has no line any more: %s", name, before.need(name, now, rules))
 			}
 		}
 		switch {
-		case gone != "":
-			if !told[gone] {
-				told[gone] = true
-				refuse("cell %s is still needed, and has no line any more: %s", gone, before.need(gone, now, rules))
-			}
+		case gone:
 		case d.From.After(now):
-			refuse("too short a notice: ids %s go from %s to %s, and %s is %v from now; the earliest that is safe is %s", d.Stretch(), d.Before, d.After,
+			refuse("too short a notice: ids %s go from %s to %s, and %s is %v from now; the earliest that is safe is %s", d.Stretch(), Few(d.Before), Few(d.After),
 				stamp(d.From), d.From.Sub(now).Round(time.Second), stamp(ceilSecond(open)))
 		default:
-			refuse("ids %s are in %s, and would be looked for in %s: what was said of them must stay; a change is safe for ids from %s on", d.Stretch(), d.Before, d.After,
+			refuse("ids %s are in %s, and would be looked for in %s: what was said of them must stay; a change is safe for ids from %s on", d.Stretch(), Few(d.Before), Few(d.After),
 				stamp(ceilSecond(open)))
 		}
 	}
+	if more > 0 {
+		refusals = append(refusals, fmt.Errorf("and %d more", more))
+	}
 	return refusals
+}
+
+// Few returns names that have spaces between them, the first eight of them if they are more.
+func Few(names string) string {
+	all := strings.Fields(names)
+	if len(all) <= mostNames {
+		return names
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(all[:mostNames], " "), len(all)-mostNames)
+}
+
+// inWords returns a duration without units that count nothing.
+func inWords(d time.Duration) string {
+	text := d.String()
+	for _, zero := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(text, zero) {
+			text = text[:len(text)-2]
+		}
+	}
+	return text
 }
 
 // need says what a cell is needed for by m, and until when.
 func (m *Map) need(name string, now time.Time, rules Rules) string {
 	for i := len(m.periods) - 1; i >= 0; i-- {
-		if !slices.Contains(strings.Fields(m.Names(m.periods[i])), name) {
+		if !m.takes(i, name) {
 			continue
 		}
+		first := i
+		for first > 0 && m.takes(first-1, name) {
+			first--
+		}
+		begin := m.periods[first].Since
 		if i == len(m.periods)-1 {
+			if begin.After(now) {
+				return "it takes ids from " + stamp(begin) + " on; first let a later since leave it out"
+			}
 			return "it takes ids; first let a later since leave it out"
 		}
 		end := m.periods[i+1].Since
 		switch {
+		case begin.After(now):
+			return "it takes ids from " + stamp(begin) + " to " + stamp(end)
 		case end.After(now):
 			return "it takes ids until " + stamp(end)
 		case rules.Keep == 0:
-			return fmt.Sprintf("it has ids of before %s; say with --keep how long they are needed", stamp(end))
+			return fmt.Sprintf("it has ids of before %s, and no line keep says how long they are needed", stamp(end))
 		}
 		return fmt.Sprintf("it has ids of before %s, which are needed until %s", stamp(end), stamp(ceilSecond(end.Add(rules.Keep))))
 	}
 	return "" // a cell without ids is in no difference
+}
+
+// takes reports whether a cell takes ids of the i-th period.
+func (m *Map) takes(i int, name string) bool {
+	return slices.Contains(m.periods[i].Cells, m.find(name))
 }
 
 // Stretch returns the time of the ids in words.
@@ -159,10 +217,10 @@ func ceilSecond(t time.Time) time.Time {
 	return t
 }
 
-// Moved returns the names of the cells that both maps have and whose URLs lead to different places. Their rows must have moved, too.
+// Moved returns the names of the cells that both maps have and whose URLs are seen to lead to different places. Their rows must have moved, too.
 func (m *Map) Moved(next *Map) (names []string) {
 	for _, c := range m.cells {
-		if i := next.find(c.Name); i >= 0 && c.URL != "" && next.cells[i].URL != "" && c.URL.String() != next.cells[i].URL.String() {
+		if i := next.find(c.Name); i >= 0 && c.URL != "" && next.cells[i].URL != "" && !c.place.isSame(next.cells[i].place) {
 			names = append(names, c.Name)
 		}
 	}

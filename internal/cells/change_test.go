@@ -39,10 +39,20 @@ func TestWhatAChangeMustKeepTo(t *testing.T) {
 		{"a drained cell goes while it takes ids", two + "since 2026-03-04T13:00:00Z a\n", "cell a\nsince beginning a\n", 0,
 			[]string{"cell b is still needed, and has no line any more: it takes ids until 2026-03-04T13:00:00Z"}},
 		{"a drained cell goes", two + "since 2026-03-04T00:00:00Z a\n", "cell a\nsince beginning a\n", 0,
-			[]string{"cell b is still needed, and has no line any more: it has ids of before 2026-03-04T00:00:00Z; say with --keep how long they are needed"}},
-		{"a drained cell goes too early", two + "since 2026-03-04T00:00:00Z a\n", "cell a\nsince beginning a\n", 13 * time.Hour,
-			[]string{"cell b is still needed, and has no line any more: it has ids of before 2026-03-04T00:00:00Z, which are needed until 2026-03-04T13:00:00Z"}},
-		{"a drained cell goes when its ids are old", two + "since 2026-03-04T00:00:00Z a\n", "cell a\nsince beginning a\n", 12 * time.Hour, nil},
+			[]string{"cell b is still needed, and has no line any more: it has ids of before 2026-03-04T00:00:00Z, and no line keep says how long they are needed"}},
+		{"a drained cell goes too early", two + "since 2026-03-03T00:00:00Z a\n", "cell a\nsince beginning a\n", 37 * time.Hour,
+			[]string{"cell b is still needed, and has no line any more: it has ids of before 2026-03-03T00:00:00Z, which are needed until 2026-03-04T13:00:00Z"}},
+		{"a drained cell goes when its ids are old", two + "since 2026-03-03T00:00:00Z a\n", "cell a\nsince beginning a\n", 36 * time.Hour, nil},
+		{"ids are kept for less than a request may be sent again", two + "since 2026-03-03T00:00:00Z a\n", "cell a\nsince beginning a\n", 24 * time.Hour,
+			[]string{"ids are kept for 24h, and can't be kept for less than 24h1m: a request may be sent again until its key is 24h0m0s old"}},
+		{"two cells go", abc + "since beginning a b c\n", "cell a\nsince beginning a\n", 0, []string{"cell b is still needed", "cell c is still needed"}},
+		{"a cell to come goes", one + "since 2026-03-04T13:00:00Z b\n", "cell a\nsince beginning a\nsince 2026-03-04T13:00:00Z a\n", 0, nil},
+		{"a cell to come soon goes", one + "since 2026-03-04T12:05:00Z b\n", "cell a\nsince beginning a\n", 0,
+			[]string{"cell b is still needed, and has no line any more: it takes ids from 2026-03-04T12:05:00Z on; first let a later since leave it out"}},
+		{"a cell to come soon, for a while, goes", one + "since 2026-03-04T12:05:00Z b\nsince 2026-03-04T13:00:00Z a\n", "cell a\nsince beginning a\n", 0,
+			[]string{"cell b is still needed, and has no line any more: it takes ids from 2026-03-04T12:05:00Z to 2026-03-04T13:00:00Z"}},
+		{"a cell goes that takes ids now and later", two + "since 2026-03-04T13:00:00Z b\n", "cell a\nsince beginning a\n", 0,
+			[]string{"cell b is still needed, and has no line any more: it takes ids; first let a later since leave it out"}},
 		{"a cell gets another name", two, strings.ReplaceAll(strings.ReplaceAll(two, " b\n", " x\n"), "cell b", "cell x"), 0, []string{"cell b is still needed, and has no line any more"}},
 		{"a change that was announced moves on", one + "since 2026-03-04T13:00:00Z a b\n", one + "since 2026-03-04T14:00:00Z a b\n", 0, nil},
 		{"a change that was announced moves on too late", one + "since 2026-03-04T12:05:00Z a b\n", one + "since 2026-03-04T14:00:00Z a b\n", 0,
@@ -113,7 +123,11 @@ func TestARefusalIsOfAnIDThatMoves(t *testing.T) {
 		if changed, err := Parse([]byte(w.changed(text, now))); err == nil {
 			after = changed
 		}
-		rules := Rules{Notice: LeastNotice + time.Duration(w.IntN(20))*time.Minute, Keep: time.Duration(w.IntN(3)) * 30 * time.Minute}
+		rules := Rules{Notice: LeastNotice + time.Duration(w.IntN(20))*time.Minute, Keep: LeastKeep + time.Duration(w.IntN(120))*time.Minute}
+		if w.IntN(3) == 0 {
+			rules.Keep = 0
+		}
+		now = now.Add(rules.Keep) // so that the ids of the two hours become too old to count, one after another
 		moves := ""
 		for minute := -1; minute <= 170; minute++ {
 			at := w.begin.Add(time.Duration(minute) * time.Minute) // and until the next minute
@@ -184,5 +198,38 @@ func TestWhatElseAChangeDoes(t *testing.T) {
 	after := must(t, "cell a postgres://v:q@h/a\ncell b postgres://u:p@i/b\ncell c postgres://u:p@h/c\nsince beginning a b")
 	if got := fmt.Sprint(before.Moved(after), before.Added(after)); got != "[b] [c]" {
 		t.Errorf("got %s, want b moved and c added", got)
+	}
+	before = must(t, "cell a host=h dbname=a\ncell b postgres:///b?host=h\ncell c postgres://h/c\ncell d postgres://h/d?search_path=x\nsince beginning a")
+	after = must(t, "cell a host=i dbname=a\ncell b postgres:///b?host=i\ncell c host=H. port=5432 dbname=c\ncell d postgres://h/d?search_path=y\nsince beginning a")
+	if got := fmt.Sprint(before.Moved(after)); got != "[a b d]" {
+		t.Errorf("got %s, want a, b and d moved", got)
+	}
+}
+
+// TestRefusalsAreShort has the largest files there may be, of which each period is refused.
+func TestRefusalsAreShort(t *testing.T) {
+	cells, all := "", ""
+	for i := range maxCells {
+		name := fmt.Sprintf("a%02d%s", i, strings.Repeat("x", 29))
+		cells += "cell " + name + "\n"
+		all += " " + name
+	}
+	before, after := "since beginning"+all+"\n", "since beginning a00"+strings.Repeat("x", 29)+"\n"
+	for i := range 300 { // of 2 KB each, in a file of 1 MiB
+		at := stamp(moment(t, "2026-03-04T12:00:00Z").Add(time.Duration(i) * time.Hour))
+		before += "since " + at + " " + strings.Join(strings.Fields(all)[:1+i%maxCells], " ") + "\n"
+		after += "since " + at + " " + strings.Join(strings.Fields(all)[1+i%(maxCells-1):], " ") + "\n"
+	}
+	refusals := must(t, cells+after).Follows(must(t, cells+before), moment(t, "2027-03-04T12:00:00Z"), Rules{Notice: LeastNotice})
+	gone := must(t, "cell z\nsince beginning z").Follows(must(t, cells+before), moment(t, "2027-03-04T12:00:00Z"), Rules{Notice: LeastNotice})
+	for _, refusals := range [][]error{refusals, gone} {
+		if len(refusals) != mostRefusals+1 || !strings.HasPrefix(refusals[mostRefusals].Error(), "and ") {
+			t.Fatalf("got %d refusals, want ten and the number of the others", len(refusals))
+		}
+		for _, r := range refusals {
+			if len(r.Error()) > 1000 {
+				t.Errorf("a refusal has %d bytes: %.200s", len(r.Error()), r)
+			}
+		}
 	}
 }

@@ -77,11 +77,12 @@ func (f *File) Map() *Map {
 }
 
 // Reload reads the file again. It fails, and the map stays as it was, if the file has a mistake or may not follow what was there before:
-// with LeastNotice, and with ids that are needed for ever. A service that is started anew takes any file.
+// with LeastNotice, and with ids that are needed for as long as the map of before says. A service that is started anew takes any file.
 func (f *File) Reload() error {
 	m, err := read(f.hot, f.name)
 	if err == nil {
-		refusals := m.Follows(f.m.Load(), f.now(), Rules{Notice: LeastNotice})
+		before := f.m.Load()
+		refusals := m.Follows(before, f.now(), Rules{Notice: LeastNotice, Keep: before.Keep()})
 		if err = errors.Join(refusals...); err != nil {
 			err = fmt.Errorf("%s %s: %s", setting, f.name, strings.ReplaceAll(err.Error(), "\n", "; "))
 		}

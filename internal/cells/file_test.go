@@ -96,6 +96,52 @@ func TestAChangeIsTakenOnlyIfItIsSafe(t *testing.T) {
 	}
 }
 
+// TestACellGoesFromARunningServiceOnceItsIDsAreOld has a service that runs while a file says how long ids are needed, and leaves a cell out.
+func TestACellGoesFromARunningServiceOnceItsIDsAreOld(t *testing.T) {
+	const (
+		drained = "cell a\ncell b\nsince beginning a b\nsince 2026-03-01T00:00:00Z a\n"
+		gone    = "cell a\nsince beginning a\n"
+		keep    = "keep 2d\n"
+	)
+	name := filepath.Join(t.TempDir(), "cells")
+	write(t, name, drained)
+	f, err := Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := moment(t, "2026-03-02T12:00:00Z")
+	f.now = func() time.Time { return now }
+	for i, step := range []struct {
+		text, refused string
+		wait          time.Duration
+	}{
+		{gone, "no line keep says how long", 0},
+		{gone + keep, "no line keep says how long", 0}, // what is in force counts
+		{drained + keep, "", 0},
+		{gone + keep, "which are needed until 2026-03-03T00:00:00Z", 0},
+		{gone + keep, "", 12 * time.Hour},
+	} {
+		now = now.Add(step.wait)
+		write(t, name, step.text)
+		err := f.Reload()
+		if (err == nil) != (step.refused == "") || err != nil && !strings.Contains(err.Error(), step.refused) {
+			t.Errorf("change %d: got %v, want %s", i+1, err, step.refused)
+		}
+	}
+	if cells := f.Map().Cells(); len(cells) != 1 {
+		t.Errorf("got %d cells, want the one that is left", len(cells))
+	}
+}
+
+// TestAURLInThePlaceOfAFileIsNotRepeated has names of files that hold a password.
+func TestAURLInThePlaceOfAFileIsNotRepeated(t *testing.T) {
+	for _, name := range []string{"postgres://u:hunter2@h/d", "host=h user=u password=hunter2", "user=u:hunter2 host=h", "u:hunter2@h"} {
+		if _, err := Open(name); err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "takes the name of a file") {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
 func TestWithoutAFileThereIsNoMap(t *testing.T) {
 	f, err := Open("")
 	if err != nil || f.Map() != nil || f.Register(prometheus.NewRegistry()) != nil {

@@ -32,7 +32,8 @@ type Cell struct {
 	// URL is where the cell's database is. It is empty in a file for a service that needs no database, such as the API.
 	URL config.PostgresURL
 
-	line int // of the file
+	line  int   // of the file
+	place place // where URL leads
 }
 
 // Period is a time from which on ids are spread over the same cells, until the next period begins.
@@ -49,6 +50,7 @@ type Period struct {
 type Map struct {
 	cells   []Cell
 	periods []Period // the earliest first
+	keep    time.Duration
 }
 
 // Cells returns the cells, in the order of the file. The caller may not change them.
@@ -56,6 +58,9 @@ func (m *Map) Cells() []Cell { return m.cells }
 
 // Periods returns the periods, the earliest first. The caller may not change them.
 func (m *Map) Periods() []Period { return m.periods }
+
+// Keep returns how long ids are needed after their time, as the file has it; 0 for ever.
+func (m *Map) Keep() time.Duration { return m.keep }
 
 // Of returns which cell has an id, a UUIDv7: its index in Cells. It looks at the first 8 bytes of the id alone.
 func (m *Map) Of(id uuid.UUID) int {

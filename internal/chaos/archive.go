@@ -19,8 +19,7 @@ import (
 
 // With an archive, partitions have a minute, and are copied, published and dropped within four, so that a run of minutes has many lives of
 // partitions. The settings and constants of the product are as many hours, and are exchanged for the run's binary. The order between them
-// is that of the product: rows older than 30 s are noted, so a copy begins 30 s and one transaction's time after its partition has ended at
-// the earliest.
+// is that of the product.
 const (
 	archivePartition = time.Minute
 	archiveAfter     = 90 * time.Second

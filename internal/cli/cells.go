@@ -15,7 +15,7 @@ import (
 )
 
 const cellsHelp = `Looks at a file of cells: several PostgreSQL databases, each of which has the records of some ids. The services of this version do not store or
-search over cells yet, and refuse to start with CELLS_FILE set. What a file would say can be tried.
+search over cells yet, and refuse to start with CELLS_FILE set, as do the commands that go to a database. What a file would say can be tried.
 
   check FILE    says what is wrong with the file and in which line, or what it has
   ls [FILE]     prints the cells and from when on which of them take ids; FILE is CELLS_FILE where it is not given
@@ -23,10 +23,11 @@ search over cells yet, and refuse to start with CELLS_FILE set. What a file woul
   --from OLD    check: FILE is to take the place of the file OLD. Says which ids then go elsewhere, and refuses what is not safe: a change of ids that
                 somebody may have made already, too short a notice, a cell gone that is still needed
   --notice D    check: how long before its time a change is known to all services, at least 6m (default 10m): keys may be 5 minutes ahead of the clock
-  --keep D      check: how long ids are needed after their time, in tables, queues, dead letters and retries (default for ever)
+  --keep D      check: how long ids are needed after their time, in tables, queues, dead letters and retries, at least 24h1m: so long a request may be sent
+                again. By default what OLD says, which is what services go by; for ever if it says nothing
 
-A line of the file is: cell NAME [URL], or: since TIME NAME [NAME…]. The first TIME is the word beginning. Blank lines and lines that start with # are
-passed over. The cell of an id follows from the cells of its own time and from its first 8 bytes, so no line that is in force may change. The map that
+A line of the file is: cell NAME [URL], or: since TIME NAME [NAME…], or: keep D. The first TIME is the word beginning. Blank lines and lines that start
+with # are passed over. The cell of an id follows from the cells of its own time and from its first 8 bytes, so no line that is in force may change. The map that
 ls and check print is equal for files that send each id to the same cell; their URLs may differ.
 
 check ends with status 0 if all is in order.
@@ -63,11 +64,11 @@ func runCells(_ context.Context, args []string) error {
 	}
 	var rules cells.Rules
 	if rules.Notice, err = config.ParseDuration(notice); err != nil || rules.Notice < cells.LeastNotice {
-		return usagef("cells check: --notice: got %s, takes a duration of at least %v", config.Shown(notice), cells.LeastNotice)
+		return usagef("cells check: --notice: takes a duration of at least %v", cells.LeastNotice)
 	}
 	if keep != "" {
-		if rules.Keep, err = config.ParseDuration(keep); err != nil || rules.Keep <= 0 {
-			return usagef("cells check: --keep: got %s, takes a duration such as 30d", config.Shown(keep))
+		if rules.Keep, err = config.ParseDuration(keep); err != nil || rules.Keep < cells.LeastKeep {
+			return usagef("cells check: --keep: takes a duration such as 30d, at least 24h1m: so long a request may be sent again under its key")
 		}
 	}
 	return checkCells(words[0], old, rules)
@@ -139,7 +140,12 @@ func checkCells(name, old string, rules cells.Rules) error {
 	if err != nil {
 		return err
 	}
-	if refusals := m.Follows(before, time.Now(), rules); len(refusals) > 0 {
+	now, said := time.Now(), rules
+	said.Keep = before.Keep()
+	if rules.Keep == 0 {
+		rules.Keep = said.Keep
+	}
+	if refusals := m.Follows(before, now, rules); len(refusals) > 0 {
 		lines := []string{fmt.Sprintf("%s may not take the place of %s:", name, old)}
 		for _, r := range refusals {
 			lines = append(lines, "  "+r.Error())
@@ -148,7 +154,7 @@ func checkCells(name, old string, rules cells.Rules) error {
 	}
 	differences := before.Differences(m)
 	for _, d := range differences {
-		fmt.Printf("ids %s go to %s in the place of %s\n", d.Stretch(), d.After, d.Before)
+		fmt.Printf("ids %s go to %s in the place of %s\n", d.Stretch(), cells.Few(d.After), cells.Few(d.Before))
 	}
 	if len(differences) == 0 {
 		fmt.Println("no id goes elsewhere")
@@ -158,6 +164,9 @@ func checkCells(name, old string, rules cells.Rules) error {
 	}
 	for _, cell := range m.Added(before) {
 		fmt.Printf("cell %s goes: see first that its queues, its dead letters and its tables are empty\n", cell)
+	}
+	if len(m.Follows(before, now, said)) > 0 {
+		fmt.Printf("services that run refuse it, because %s does not say keep; they take it when they start anew\n", old)
 	}
 	for _, cell := range before.Moved(m) {
 		fmt.Printf("cell %s is at another place: its rows and its ledger must be there, too\n", cell)
@@ -173,7 +182,8 @@ func counted(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// refuseCells returns an error if CELLS_FILE is set. A service that passed it over would store into one database what belongs into several.
+// refuseCells returns an error if CELLS_FILE is set. A service or a command that passed it over would store into one database, or look into it,
+// for what belongs into several.
 func refuseCells(environ map[string]string) error {
 	if environ["CELLS_FILE"] == "" {
 		return nil

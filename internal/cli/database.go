@@ -16,10 +16,17 @@ type databaseSettings struct {
 	Owner config.PostgresURL `env:"POSTGRES_OWNER_URL" help:"The same as the user that owns the tables; empty: POSTGRES_URL."`
 }
 
-// connect connects to the database that the settings name.
+// connect connects to the database that the settings name. It refuses CELLS_FILE, with which it would be one of several.
 func connect(ctx context.Context) (*pgx.Conn, error) {
+	environ, err := config.Environ()
+	if err != nil {
+		return nil, err
+	}
+	if err := refuseCells(environ); err != nil {
+		return nil, err
+	}
 	var d databaseSettings
-	if err := config.Load(&d); err != nil {
+	if err := config.LoadFrom(environ, &d); err != nil {
 		return nil, err
 	}
 	return openDatabase(ctx, d.Owner, d.URL)

@@ -38,13 +38,14 @@ type tailEvent struct {
 type tailStream struct {
 	body    io.Closer
 	lines   *bufio.Reader
+	place   string      // where it began, "" if the service did not tell
 	silence *time.Timer // closes the connection
 	quiet   time.Duration
 }
 
 // tail begins to follow the records of a query, from a place on if that is not "". It returns once the service follows: no record that
 // becomes visible later is missed.
-func (c *queryClient) tail(ctx context.Context, q, place string) (*tailStream, http.Header, error) {
+func (c *queryClient) tail(ctx context.Context, q, place string) (*tailStream, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	// The service may wait as long for a database as it does for a search.
 	t := &tailStream{silence: time.AfterFunc(c.answerTime, cancel), quiet: quietTime}
@@ -59,14 +60,16 @@ func (c *queryClient) tail(ctx context.Context, q, place string) (*tailStream, h
 	if err != nil {
 		t.silence.Stop()
 		cancel()
-		return nil, nil, err
+		return nil, err
 	}
 	t.body, t.lines = closers{resp.Body, cancel}, bufio.NewReaderSize(resp.Body, 64<<10)
-	if _, err := t.next(); err != nil { // the comment "following"
+	following, err := t.next() // it has no data
+	if err != nil {
 		t.close()
-		return nil, nil, err
+		return nil, err
 	}
-	return t, resp.Header, nil
+	t.place = following.id
+	return t, nil
 }
 
 // closers closes a body and ends its request.
@@ -160,10 +163,9 @@ func (r *recentIDs) add(id string) bool {
 type follower struct {
 	search  *logSearch
 	shown   recentIDs
-	place   string    // behind the last event; "" before the first that tells one
-	joined  time.Time // when the tail was first joined, by the service's clock; zero if that is not known
-	isAway  bool      // people were told that the tail is away
-	hasSeen bool      // the newest records were printed
+	place   string // where to go on: behind the last event, or where the tail began
+	isAway  bool   // people were told that the tail is away
+	hasSeen bool   // the newest records were printed
 }
 
 // followLogs prints the newest records of the search, and then all that becomes visible, until ctx ends.
@@ -203,17 +205,20 @@ type printFailed struct{ error }
 // follow follows the tail until it ends. It sets joined once it has begun.
 func (f *follower) follow(ctx context.Context, joined *bool) error {
 	s := f.search
-	stream, header, err := s.client.tail(ctx, s.q, f.place)
+	stream, err := s.client.tail(ctx, s.q, f.place)
 	if err != nil {
 		return err
 	}
 	defer stream.close()
 	*joined = true
+	if stream.place != "" {
+		f.place = stream.place
+	}
 	if f.isAway {
 		s.note("following again")
 		f.isAway = false
 	}
-	if err := f.begin(ctx, header); err != nil {
+	if err := f.printNewest(ctx); err != nil {
 		return err
 	}
 	for {
@@ -262,17 +267,13 @@ func (f *follower) print(r *logRecord) error {
 	return nil
 }
 
-// begin prints what the tail does not give after it was joined: at first the newest records. If the tail broke off before it told a
-// place, it is what came since it was first joined.
-func (f *follower) begin(ctx context.Context, header http.Header) error {
-	s := f.search
-	if !f.hasSeen {
-		f.joined, _ = http.ParseTime(header.Get("Date"))
-		var held []*logRecord
-		var err error
-		if s.number >= 0 {
-			held, err = s.newest(ctx)
-		}
+// printNewest prints the newest records, once. What becomes visible meanwhile may come by the tail too.
+func (f *follower) printNewest(ctx context.Context) error {
+	if f.hasSeen {
+		return nil
+	}
+	if f.search.number >= 0 {
+		held, err := f.search.newest(ctx)
 		if err != nil {
 			return err
 		}
@@ -281,19 +282,9 @@ func (f *follower) begin(ctx context.Context, header http.Header) error {
 				return err
 			}
 		}
-		f.hasSeen = true
-		return nil
 	}
-	if f.place != "" || f.joined.IsZero() {
-		return nil
-	}
-	missed := *s
-	missed.number, missed.budget = 0, 0
-	missed.parameters = neturl.Values{"clock": {"inserted_at"}, "from": {f.joined.UTC().Format(time.RFC3339)}}
-	if s.q != "" {
-		missed.parameters.Set("q", s.q)
-	}
-	return missed.pages(ctx, true, f.print)
+	f.hasSeen = true
+	return nil
 }
 
 // tellMissed tells people of records that the service could not keep for us.

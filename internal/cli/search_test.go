@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"millrace/internal/frame"
 	"millrace/internal/testenv"
 )
 
@@ -112,7 +113,7 @@ func TestASilentServiceIsGivenUp(t *testing.T) {
 	if err := c.get(context.Background(), "/logs", nil, 0, new(logsPage)); err == nil || !strings.Contains(err.Error(), "no answer came in time") {
 		t.Errorf("got %v, want that no answer came in time", err)
 	}
-	if _, _, err := c.tail(context.Background(), "", ""); err == nil {
+	if _, err := c.tail(context.Background(), "", ""); err == nil {
 		t.Error("a silent tail was joined")
 	}
 }
@@ -293,14 +294,27 @@ func TestLogsAndStatsAnswerFromARealService(t *testing.T) {
 		testenv.Eventually(t, 60*time.Second, "the tail shows "+what, func() bool { return strings.Contains(follow.Out.String(), what+" ") })
 	}
 	shows("step 1199")
-	// The tail has told no place yet: what comes while the service is away is searched for.
+	// The tail has given no record yet. It goes on from where it began, and gives also what was made before and is stored only now.
 	services["query"].Stop(t)
 	post(`{"level":"info","message":"late one","n":1}`, `{"level":"info","message":"other","n":1}`)
+	request, err := http.NewRequest(http.MethodPost, "http://"+apiAddr+"/log", strings.NewReader(`{"level":"info","message":"late and old","n":1}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Idempotency-Key", frame.BaseAt(time.Now().Add(-time.Hour)).String())
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answer.Body.Close(); answer.StatusCode != http.StatusAccepted {
+		t.Fatalf("got %s", answer.Status)
+	}
 	services["query"] = testenv.StartMillrace(t, t.TempDir(), env, "query")
 	shows("late one")
+	shows("late and old")
 	post(`{"level":"info","message":"late two","n":1}`)
 	shows("late two")
-	// Now it has one. This time the service is killed.
+	// Now it has given some. This time the service is killed.
 	services["query"].Signal(t, syscall.SIGKILL)
 	<-services["query"].Done
 	post(`{"level":"info","message":"late three","n":1}`)
@@ -310,7 +324,7 @@ func TestLogsAndStatsAnswerFromARealService(t *testing.T) {
 	shows("late four")
 	follow.Signal(t, os.Interrupt)
 	out := ended(t, follow)
-	for _, what := range []string{"step 1198 ", "step 1199 ", "late one ", "late two ", "late three ", "late four "} {
+	for _, what := range []string{"step 1198 ", "step 1199 ", "late one ", "late and old ", "late two ", "late three ", "late four "} {
 		if n := strings.Count(out, what); n != 1 {
 			t.Errorf("the tail shows %q %d times, want once", what, n)
 		}

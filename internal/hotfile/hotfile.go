@@ -6,8 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"strings"
 	"time"
+
+	"millrace/internal/config"
 )
 
 // pollPeriod is how often Watch looks at the file. A change is read one look later, so that a file that is being written in place is not
@@ -29,20 +33,30 @@ func (f *File) Read(most int64) ([]byte, error) {
 	info, err := os.Stat(f.name)
 	f.lastRead = info // noted before the content is read, so that a later write is seen as a change
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", f.setting, err)
+		return nil, f.unread(err)
 	}
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s %s: not a regular file", f.setting, f.name)
 	}
 	file, err := os.Open(f.name)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", f.setting, err)
+		return nil, f.unread(err)
 	}
 	text, err := io.ReadAll(io.LimitReader(file, most))
 	if err := errors.Join(err, file.Close()); err != nil {
-		return nil, fmt.Errorf("%s: %w", f.setting, err)
+		return nil, f.unread(err)
 	}
 	return text, nil
+}
+
+// unread returns the error for a file that can't be read. It does not repeat a name that may be a secret, such as a URL in the place of a
+// file.
+func (f *File) unread(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) && (config.MayHoldSecret(f.name) || strings.Contains(f.name, "=")) {
+		return fmt.Errorf("%s: takes the name of a file, got something that may hold a secret: %w", f.setting, path.Err)
+	}
+	return fmt.Errorf("%s: %w", f.setting, err)
 }
 
 // Watch calls reload when the file has changed since Read, and at once for each signal, until ctx is done. reload is to call Read.

@@ -47,6 +47,7 @@ type Follower struct {
 	audience *audience
 	counter  Counter       // nil: the follower is sent events
 	ready    chan struct{} // holds one when something waits
+	start    string        // the place of a follower that has had nothing yet
 
 	mu     sync.Mutex
 	events []*Event
@@ -59,6 +60,10 @@ type Follower struct {
 
 // Ready returns a channel that has a value when something waits.
 func (f *Follower) Ready() <-chan struct{} { return f.ready }
+
+// Start returns the place of a follower that has had nothing yet. Whoever goes on from it gets all that became visible after
+// Join had returned, and perhaps rows that became visible shortly before.
+func (f *Follower) Start() string { return f.start }
 
 // push adds an event. If too much waits, it counts the event as missed instead, and reports that.
 func (f *Follower) push(e *Event) (missed bool) {

@@ -38,20 +38,21 @@ type Tail struct {
 	wake    chan struct{} // holds one when the reader must start
 
 	pollsBegun atomic.Int64
-	place      atomic.Pointer[string] // of a follower that has had everything
+	place      atomic.Pointer[string] // of a follower that has had everything; nil while nobody follows
 
 	mu        sync.Mutex
 	audiences language.Set[map[*Follower]bool]
 	followers int           // that are sent events
 	counters  int           // followers that only count
 	started   chan struct{} // closed when the reader has a snapshot to go on from; nil while nobody follows
+	start     string        // the place of that snapshot, once started is closed
 }
 
 // New returns a tail that reads once Run is called.
 func New(o Options) *Tail { return &Tail{options: o, wake: make(chan struct{}, 1)} }
 
 // Place returns the place of a follower that has had everything that was given out up to now. It is empty before the first
-// poll.
+// poll, and while nobody follows.
 func (t *Tail) Place() string {
 	if place := t.place.Load(); place != nil {
 		return *place
@@ -73,11 +74,15 @@ func (t *Tail) Join(ctx context.Context, q language.Query) (*Follower, error) {
 	}
 	t.followers++
 	t.add(f, q)
+	f.start = t.Place() // read once the follower is given rows: those that it is not given are before the place
 	started := t.started
 	t.mu.Unlock()
 	t.options.Followers.Inc()
 	select {
 	case <-started:
+		if f.start == "" {
+			f.start = t.start
+		}
 		return f, nil
 	case <-ctx.Done():
 		t.Leave(f)
@@ -174,6 +179,7 @@ func (t *Tail) follow(ctx context.Context) {
 		t.mu.Lock()
 		if t.followers+t.counters == 0 {
 			t.started = nil
+			t.place.Store(nil)
 			t.mu.Unlock()
 			return
 		}
@@ -190,6 +196,7 @@ func (t *Tail) reached(s *snapshot) {
 	select {
 	case <-t.started:
 	default:
+		t.start = place
 		close(t.started)
 	}
 }

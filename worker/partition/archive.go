@@ -20,8 +20,8 @@ import (
 const (
 	// archiverLock is the key of the advisory lock that the leading Archiver holds, "mrarchiv" in ASCII.
 	archiverLock = 0x6d72617263686976
-	// leastArchiveAfter is the least time from a partition's end to its copy. What comes later than that into a partition is noted in
-	// late_changes, and the transactions from before have ended: none lasts longer than the worker lets it, which is two minutes.
+	// leastArchiveAfter is the least time from a partition's end to its copy. By then nearly all of its rows are there. Those that come later are noted in
+	// late_changes, and the range is copied again.
 	leastArchiveAfter = 5 * time.Minute
 	// supersededFor is how long a file is kept that no new search reads: longer than a search lasts, and than a page's cursor is used.
 	supersededFor = time.Hour
@@ -49,6 +49,8 @@ type Archiver struct {
 
 	leader leader
 	late   map[time.Time]time.Time // by the beginning of a range whose files lack late rows: since when that is known
+
+	writersEndWithin time.Duration // of tests; zero: the constant
 }
 
 // Run works until ctx is done. It owns the links.
@@ -124,11 +126,11 @@ type archivedRange struct {
 }
 
 var rangesSQL = `SELECT from_at, to_at, generation, files_only, CASE WHEN isfinite(kept_until) THEN kept_until ELSE '1970-01-01' END,
-	changes = ` + archive.ChangesSQL("r.from_at", "r.to_at") + ` FROM archive_ranges r WHERE ` + archive.TouchesSQL("$1", "$2") + ` ORDER BY from_at`
+	changes = ` + archive.ChangesSQL("r.from_at", "r.to_at") + ` FROM archive_ranges r WHERE generation > 0 AND ` + archive.TouchesSQL("$1", "$2") + ` ORDER BY from_at`
 
 const forUpdate = " FOR UPDATE OF r"
 
-// archivedRanges returns the ranges in the archive that have a part of r, in order. lock may be forUpdate.
+// archivedRanges returns the published ranges in the archive that have a part of r, in order. lock may be forUpdate.
 func archivedRanges(ctx context.Context, conn *pgx.Conn, r timeRange, lock string) ([]archivedRange, error) {
 	rows, err := conn.Query(ctx, rangesSQL+lock, r.from, r.to)
 	if err != nil {
@@ -181,6 +183,11 @@ func (a *Archiver) archivePartition(ctx context.Context, conn *pgx.Conn, p parti
 
 // archive copies the rows that logs has of a range. If files alone have the others, it leaves those files, and leaves out what is in them.
 func (a *Archiver) archive(ctx context.Context, conn *pgx.Conn, r archivedRange) (err error) {
+	if r.generation == 0 {
+		if err := a.announce(ctx, conn, r.timeRange); err != nil {
+			return err
+		}
+	}
 	registry, err := readRegistry(ctx, conn)
 	if err != nil {
 		return err

@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// ArchiveMetrics are what the worker that copies to the archive tells of it. The others leave them at zero, but for Away.
+// ArchiveMetrics are what the worker that copies to the archive tells of it. The others leave them at zero, but for Away. Incomplete is told by the keeper that leads.
 type ArchiveMetrics struct {
 	Away          prometheus.Gauge   // 1 while the store can't be used
 	BehindSeconds prometheus.Gauge   // since the oldest partition that is not in the archive was due
@@ -16,6 +16,7 @@ type ArchiveMetrics struct {
 	Files         prometheus.Gauge   // published
 	FileBytes     prometheus.Gauge   // of published files
 	Failures      prometheus.Counter // of copies
+	Incomplete    prometheus.Counter // see Keeper.Incomplete
 	Rows          prometheus.Counter // copied
 	Bytes         prometheus.Counter // written
 }

@@ -127,17 +127,24 @@ func noteFarTimes(ctx context.Context, tx pgx.Tx, r timeRange) error {
 // noteLoss notes the hours of a range that loses its rows. The ranges of the archive stay as up to date as they are: in the answer of those
 // whose files alone have the rows nothing changes, and the others don't lose any.
 func noteLoss(ctx context.Context, tx pgx.Tx, r timeRange) error {
-	const hours = "SELECT generate_series(date_trunc('hour', $1::timestamptz), $2::timestamptz - interval '1 us', interval '1 hour')"
-	if _, err := tx.Exec(ctx, NoteChangesSQL(hours), r.from, r.to); err != nil {
+	if _, err := tx.Exec(ctx, NoteChangesSQL(hoursSQL), r.from, r.to); err != nil {
 		return err
 	}
 	upToDate := `UPDATE archive_ranges r SET changes = changes +
-		(SELECT count(*) FROM (` + hours + ` AS hour) h WHERE h.hour > r.from_at - interval '1 hour' AND h.hour < r.to_at)
+		(SELECT count(*) FROM (` + hoursSQL + ` AS hour) h WHERE h.hour > r.from_at - interval '1 hour' AND h.hour < r.to_at)
 		WHERE ` + archive.TouchesSQL("($1::timestamptz - interval '1 hour')", "($2::timestamptz + interval '1 hour')") + `
 		AND (files_only OR to_at <= $1 OR from_at >= $2)`
 	if _, err := tx.Exec(ctx, upToDate, r.from, r.to); err != nil {
 		return err
 	}
+	return noteTimes(ctx, tx, r)
+}
+
+// hoursSQL selects the hours of inserted_at of a range, from $1 to $2.
+const hoursSQL = "SELECT generate_series(date_trunc('hour', $1::timestamptz), $2::timestamptz - interval '1 us', interval '1 hour')"
+
+// noteTimes notes the hours of time that rows of a range may have.
+func noteTimes(ctx context.Context, tx pgx.Tx, r timeRange) error {
 	// Times near inserted_at may lie in the hours around the range. late_hours has the others; rows that were in a default
 	// partition before are noted there under parts of the range.
 	const times = `SELECT generate_series(date_trunc('hour', $1::timestamptz - $3::interval), $2::timestamptz + $3::interval, interval '1 hour')

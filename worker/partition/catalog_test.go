@@ -30,6 +30,10 @@ func BenchmarkRoundsOverAMillionRanges(b *testing.B) {
 			var older bool
 			return tx.QueryRow(b.Context(), olderSnapshotSQL, day.from, day.to).Scan(&older)
 		},
+		"a batch noted": func(tx pgx.Tx) error {
+			_, err := tx.Exec(b.Context(), NoteLateSQL, []time.Time{time.Now()})
+			return err
+		},
 		"a partition dropped": func(tx pgx.Tx) error { return noteLoss(b.Context(), tx, day) },
 	} {
 		b.Run(name, func(b *testing.B) {

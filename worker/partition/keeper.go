@@ -28,6 +28,7 @@ type Keeper struct {
 	Log              *slog.Logger
 	Now              func() time.Time
 	Due              *prometheus.GaugeVec // by table, how many partitions are left for later rounds to drop; may be nil
+	Incomplete       prometheus.Counter   // partitions that were kept because files lacked rows that nothing had noted; may be nil
 
 	leader     leader
 	toldNoLead bool // the log has said that the user does not own the tables

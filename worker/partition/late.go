@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/archive"
 )
 
 // NoteChangesSQL returns the statement that notes a change in hours of inserted_at that are no longer new. hours is a SELECT that returns
@@ -13,6 +15,13 @@ func NoteChangesSQL(hours string) string { return noteSQLFor("late_changes", hou
 
 // NoteTimesSQL does for hours of time what NoteChangesSQL does for those of inserted_at.
 func NoteTimesSQL(hours string) string { return noteSQLFor("late_times", hours) }
+
+// NoteLateSQL notes the hours of rows that are not new when they are stored. $1 has the earliest inserted_at in each hour. Rows are not new if they are half a
+// minute old by the database's clock, or of a range that is published or being copied. A worker runs it after it has stored the rows, in the same
+// transaction and under READ COMMITTED. See Archiver.announce.
+var NoteLateSQL = NoteChangesSQL(`SELECT date_trunc('hour', at) FROM unnest($1::timestamptz[]) AS t (at)
+	WHERE at < clock_timestamp() - interval '30 seconds'
+	OR EXISTS (SELECT FROM archive_ranges WHERE ` + archive.TouchesSQL("at", "(date_trunc('hour', at) + interval '1 hour')") + `) ORDER BY 1`)
 
 func noteSQLFor(table, hours string) string {
 	return "INSERT INTO " + table + " (hour) " + hours + " ON CONFLICT (hour, slot) DO UPDATE SET changes = " + table + ".changes + 1"

@@ -21,9 +21,9 @@ var olderSnapshotSQL = `SELECT EXISTS (SELECT FROM pg_stat_activity a, archive_r
 // release makes a partition one whose rows may go: with an archive, published files have all of them, and everybody who reads logs knows that
 // the files alone have them from now on. It returns why it could not, or "" if it has. A later round tries again.
 //
-// There are three steps. First the ranges become those of files alone, which changes no answer. Then nobody must be left who does not
-// see that. Last, under a lock that keeps writers out, the files are compared once more, and a trigger keeps further rows out until the
-// partition is detached.
+// There are four steps. First the ranges become those of files alone, which changes no answer. Then nobody must be left who does not
+// see that. Then, under a lock that keeps writers out, the sums of changes are compared once more, and a trigger keeps further rows out until the
+// partition is detached. Last, the rows are counted, and files must have them all. They are counted before the first step, too, when nobody waits.
 func (k *Keeper) release(ctx context.Context, conn *pgx.Conn, p partition, now time.Time) (obstacle string, err error) {
 	ranges, err := archivedRanges(ctx, conn, p.timeRange, "")
 	if err != nil {
@@ -44,7 +44,16 @@ func (k *Keeper) release(ctx context.Context, conn *pgx.Conn, p partition, now t
 		}
 		return "the archive does not have all of its rows yet", err
 	}
+	count := func() (obstacle string, err error) {
+		if !required { // its rows go whether or not files have them
+			return "", nil
+		}
+		return k.keepIfLacking(ctx, conn, p, ranges)
+	}
 	if !p.marked() || !filesOnly(ranges) {
+		if obstacle, err = count(); err != nil || obstacle != "" {
+			return obstacle, err
+		}
 		if obstacle, err = k.leaveToFiles(ctx, conn, p); err != nil || obstacle != "" {
 			return obstacle, err
 		}
@@ -56,7 +65,10 @@ func (k *Keeper) release(ctx context.Context, conn *pgx.Conn, p partition, now t
 	if older {
 		return "a transaction reads that began before the files alone had its rows", nil
 	}
-	return k.refuseRows(ctx, conn, p)
+	if obstacle, err = k.refuseRows(ctx, conn, p); err != nil || obstacle != "" {
+		return obstacle, err
+	}
+	return count() // once more: from now on no row comes
 }
 
 const newRows = "rows have come since it was copied"
@@ -72,7 +84,7 @@ func (k *Keeper) leaveToFiles(ctx context.Context, conn *pgx.Conn, p partition) 
 			obstacle = newRows
 			return nil
 		}
-		if _, err := tx.Exec(ctx, "UPDATE archive_ranges SET files_only = true WHERE "+archive.TouchesSQL("$1", "$2")+" AND NOT files_only", p.from, p.to); err != nil {
+		if _, err := tx.Exec(ctx, "UPDATE archive_ranges SET files_only = true WHERE "+archive.TouchesSQL("$1", "$2")+" AND NOT files_only AND generation > 0", p.from, p.to); err != nil {
 			return err
 		}
 		return mark(ctx, conn, p)

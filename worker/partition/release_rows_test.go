@@ -143,6 +143,7 @@ func newArchivedTest(t *testing.T) *archivedTest {
 	t.Helper()
 	url := testenv.Schema(t)
 	a := &archivedTest{url: url, db: workerConn(t, url), parts: New(time.Hour), store: archive.Folder(t.TempDir()), open: time.Now().UTC().Truncate(time.Hour)}
+	a.parts.Files = a.store
 	for _, hours := range []int{7, 6, 3} {
 		fill(t, a.db, a.parts, a.open.Add(-time.Duration(hours)*time.Hour), 40)
 	}
@@ -208,6 +209,7 @@ func TestLateRowsOfAPartitionThatIsGoneGetAFurtherFile(t *testing.T) {
 
 	// Partitions are longer now than those that the files are of: one of a day has parts of several ranges and of gaps between them.
 	a.parts = New(24 * time.Hour)
+	a.parts.Files = a.store
 	a.archiver.Partitions, a.keeper.Partitions = a.parts, a.parts
 	for _, at := range []time.Duration{-7 * time.Hour, -6*time.Hour + time.Minute, -5*time.Hour - 25*time.Minute} {
 		putLate(t, a.db, a.parts, a.open.Add(at))
