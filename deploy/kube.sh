@@ -347,7 +347,7 @@ api=$at
 [ "$(status -d '{"message":"away"}' "http://$api/log")" = 503 ]
 grep -i '^retry-after: [1-9]' "$work/head"
 cat "$work/body"
-[ "$(k get endpointslices --selector kubernetes.io/service-name=millrace-api --output 'jsonpath={.items[*].endpoints[*].conditions.ready}')" = true ]
+k get endpointslices --selector kubernetes.io/service-name=millrace-api --output 'jsonpath={.items[*].endpoints[*].conditions.ready}' | grep -w true
 [ "$(pods api | wc -l)" = 1 ]
 k scale statefulset/millrace-demo-rabbitmq --replicas 1 >/dev/null
 k rollout status statefulset/millrace-demo-rabbitmq --timeout 2m >/dev/null
