@@ -11,7 +11,7 @@ GOBUILD     := CGO_ENABLED=0 go build $(TAGS) -trimpath -ldflags "-X main.versio
 APT         := .ci/apt.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newer shippers clients engine engine-stop bench chaos chaos-newer fuzz lint build clean servers compiler browser axe screenshots chart bench-compare answers archive searches size sweep profile loadtest watch watchers up down logs smoke scan terraform swarm install balancer pooler s3server
+.PHONY: help run test test-newer shippers clients engine engine-stop bench chaos chaos-newer fuzz lint build clean servers compiler browser axe screenshots chart bench-compare answers archive searches size sweep profile loadtest watch watchers up down logs smoke scan terraform swarm kube install balancer pooler s3server
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -181,6 +181,10 @@ engine-stop: ## end the engine that make engine started; .ci/engine.sh remove al
 
 swarm: terraform ## Terraform's module on a swarm of one: apply, no changes, updates under load, destroy
 	@$(ENGINE) terraform/swarm.sh
+
+# One of its own, below the engine's namespaces, or kind's where another engine answers: .ci/kube.sh.
+kube: ## the chart on a Kubernetes cluster: install, load, updates, KILLS (2) of each pod, upgrade, removal; as root or with sudo
+	.ci/kube.sh test
 
 terraform: ## check terraform/: format, validate, test with a mocked provider
 	terraform/check.sh

@@ -77,7 +77,7 @@ func TestTheChartPassesLint(t *testing.T) {
 func TestNamesAndSelectorsStay(t *testing.T) {
 	rendered := render(t, least)
 	want := []string{
-		"ConfigMap/logs-millrace-test", "Deployment/logs-millrace-api", "Deployment/logs-millrace-query", "Deployment/logs-millrace-worker",
+		"Deployment/logs-millrace-api", "Deployment/logs-millrace-query", "Deployment/logs-millrace-worker",
 		"Pod/logs-millrace-test", "PodDisruptionBudget/logs-millrace-api", "PodDisruptionBudget/logs-millrace-query", "PodDisruptionBudget/logs-millrace-worker",
 		"Service/logs-millrace-api", "Service/logs-millrace-api-metrics", "Service/logs-millrace-query", "Service/logs-millrace-query-metrics",
 		"Service/logs-millrace-worker-metrics", "ServiceAccount/logs-millrace",

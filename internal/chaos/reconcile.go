@@ -71,10 +71,9 @@ func (r *run) reconcile(ctx context.Context) (*Report, error) {
 	r.say("comparing")
 	report := &Report{run: r}
 	r.reader.expect()
-	var want []byte
+	compare := r.comparison(report)
 	ranges, err := r.rows(ctx, func(format string, args ...any) { r.mismatch(apartFiles, format, args...) }, func(row storedRow) {
-		report.Stored++
-		want = r.check(uuid.UUID(row.id), row.came, row.at, row.text, want[:0])
+		compare(row)
 		client, _, _, _ := parseRecord(row.text)
 		r.reader.note(client, row.came, row.at)
 	})
@@ -84,9 +83,28 @@ func (r *run) reconcile(ctx context.Context) (*Report, error) {
 	if r.Archive {
 		report.archive(ranges)
 	}
-
-	if err := r.checkIDs(ctx); err != nil {
+	if err := r.checkRest(ctx, report); err != nil {
 		return nil, err
+	}
+	r.reader.check(ctx)
+	r.watch.check()
+	report.finish()
+	return report, nil
+}
+
+// comparison returns a function that compares one row with what was sent, and counts it in the report.
+func (r *run) comparison(report *Report) func(storedRow) {
+	var want []byte
+	return func(row storedRow) {
+		report.Stored++
+		want = r.check(uuid.UUID(row.id), row.came, row.at, row.text, want[:0])
+	}
+}
+
+// checkRest looks for what no row tells, once all rows were compared: records that are missing, that share an id, and dead letters.
+func (r *run) checkRest(ctx context.Context, report *Report) error {
+	if err := r.checkIDs(ctx); err != nil {
+		return err
 	}
 
 	// What is missing.
@@ -125,13 +143,7 @@ func (r *run) reconcile(ctx context.Context) (*Report, error) {
 	for number, q := range r.late.sent {
 		tell(latecomer, number, q)
 	}
-	if err := r.checkDead(ctx, report); err != nil {
-		return nil, err
-	}
-	r.reader.check(ctx)
-	r.watch.check()
-	report.finish()
-	return report, nil
+	return r.checkDead(ctx, report)
 }
 
 // checkIDs notes a mismatch for each id that different records have.

@@ -132,7 +132,9 @@ func (r *Report) Summary() string {
 		longest = max(longest, w.to-w.from)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %d faults of %d kinds (each at least %d times) in %v\n", r.run.Seed, strikes, len(r.run.chosen()), least, r.Took.Round(time.Second))
+	if len(r.run.known) > 0 {
+		fmt.Fprintf(&b, "seed %d: %d faults of %d kinds (each at least %d times) in %v\n", r.run.Seed, strikes, len(r.run.chosen()), least, r.Took.Round(time.Second))
+	}
 	fmt.Fprintf(&b, "%d requests with %d records acked; %d records lost, %d doubled, %d foreign\n",
 		r.Requests, r.Records, r.Lost, r.run.counts[doubled], r.run.counts[foreign])
 	fmt.Fprintf(&b, "%d records stored, those of %d requests without a key among them that got no 2xx\n", r.Stored, r.Unknown)
@@ -146,7 +148,9 @@ func (r *Report) Summary() string {
 	for _, code := range slices.Sorted(maps.Keys(l.codes)) {
 		fmt.Fprintf(&b, " %s: %d;", code, l.codes[code])
 	}
-	b.WriteString("\nSIGKILLs of servers:")
+	if len(r.run.kills) > 0 {
+		b.WriteString("\nSIGKILLs of servers:")
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.run.kills)) {
 		fmt.Fprintf(&b, " %s: %d;", name, r.run.kills[name])
 	}
