@@ -115,9 +115,11 @@ type consumer struct {
 // start opens a channel and starts a consumer at RabbitMQ on it, with the window in force. It returns the deliveries. The caller holds
 // mu and acks, or no other goroutine knows c yet.
 func (c *consumer) start() (deliveries <-chan amqp.Delivery, err error) {
-	if c.channel, err = c.open(); err != nil {
-		return nil, err
+	channel, err := c.open()
+	if err != nil {
+		return nil, err // the channel of before stays, closed: others may still stop the consumer
 	}
+	c.channel = channel
 	return c.consume(c.window.size)
 }
 

@@ -70,3 +70,28 @@ func TestAConsumerOutlivesItsQueue(t *testing.T) {
 	p.send(0, aFrame(frame.NewBase(), 1))
 	want(t, db, 2, allLogs)
 }
+
+// TestAConsumerWithoutAChannelIsStopped has a consumer that could not open another channel stopped, and acknowledged to.
+func TestAConsumerWithoutAChannelIsStopped(t *testing.T) {
+	c := testConfig(t, 1)
+	ensure(t, c)
+	p := newPublisher(t, c)
+	opened := false
+	k := &consumer{queue: p.topology.Queue(0), window: window{size: 1}, open: func() (*amqp.Channel, error) {
+		if opened {
+			return nil, amqp.ErrClosed
+		}
+		opened = true
+		return testenv.Channel(t, c.Broker), nil
+	}}
+	if _, err := k.start(); err != nil {
+		t.Fatal(err)
+	}
+	if k.renew() != nil {
+		t.Error("it has deliveries without a channel")
+	}
+	if err := k.ack(1, 1); err == nil {
+		t.Error("an ack went through a channel that is closed")
+	}
+	k.stop()
+}
