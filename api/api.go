@@ -14,6 +14,7 @@ import (
 	"millrace/api/front"
 	"millrace/api/publish"
 	"millrace/api/sockets"
+	"millrace/internal/cells"
 	"millrace/internal/keys"
 	"millrace/internal/policy"
 	"millrace/internal/service"
@@ -71,12 +72,22 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return errors.Join(err, ln.Close())
 	}
-	served := newEndpoints(c.protocolsOrAll())
-	m := newMetrics(registry, inflight, served)
-	if err := errors.Join(keyFile.Register(registry), registry.Register(keyUse{keyFile}), service.RegisterCertificate(registry, c.Access)); err != nil {
+	cellsFile, err := cells.Open(c.CellsFile)
+	if err != nil {
 		return errors.Join(err, ln.Close())
 	}
-	p := newPublisher(c, log, publish.NewMetrics(registry), ready)
+	served := newEndpoints(c.protocolsOrAll())
+	m := newMetrics(registry, inflight, served)
+	if err := errors.Join(keyFile.Register(registry), cellsFile.Register(registry), registry.Register(keyUse{keyFile}), service.RegisterCertificate(registry, c.Access)); err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	var p publisher
+	found := new(harms)
+	if cellsFile == nil {
+		p = newPublisher(c, log, publish.NewMetrics(registry), ready)
+	} else {
+		p = newCells(c, cellsFile, log, registry, ready, found)
+	}
 	handler := newServer(c, log, p, keyFile, served, m, inflight, ready, registry)
 	handler.derive(c.DeriveKeys.Names(), rule)
 	closeMetrics, err := service.ServeMetrics("API_METRICS_ADDR", c.MetricsAddr, c.Access, handler.reportMux, log)
@@ -89,10 +100,10 @@ func Run(ctx context.Context, c Config) error {
 		return errors.Join(err, ln.Close())
 	}
 	httpServer := handler.http()
-	policies := policy.New(policy.Options{Broker: c.Broker, Log: log, Registry: registry, Canary: true, Interval: c.policyInterval, Report: func(found []policy.Harm) {
-		ready.Set("policies", policy.Sentence(found))
-		handler.noteHarms(found)
-	}})
+	found.report = func(all []policy.Harm) {
+		ready.Set("policies", policy.Sentence(all))
+		handler.noteHarms(all)
+	}
 
 	// The publisher outlives the server: requests under way still need their confirms.
 	publishing, stopPublishing := context.WithCancel(context.WithoutCancel(ctx))
@@ -101,7 +112,11 @@ func Run(ctx context.Context, c Config) error {
 	defer endFlush()
 	var publisher sync.WaitGroup
 	publisher.Go(func() { p.Run(publishing, flush) })
-	publisher.Go(func() { policies.Run(publishing) })
+	if cellsFile == nil { // else the cells watch their own queues
+		policies := policy.New(policy.Options{Broker: c.Broker, Log: log, Registry: registry, Canary: true, Interval: c.policyInterval, Report: found.report})
+		publisher.Go(func() { policies.Run(publishing) })
+	}
+	publisher.Go(func() { cellsFile.Watch(publishing, nil, log) }) // SIGHUP is for the keys; the file is looked at all the time
 	publisher.Go(func() { keyFile.Watch(publishing, c.Reload, log) })
 	connections := front.NewListener(ln, front.Options{
 		Limit:    service.WithinDescriptors("MAX_CONNECTIONS", c.MaxConnections, log),
@@ -155,8 +170,13 @@ func Run(ctx context.Context, c Config) error {
 }
 
 // newPublisher returns a publisher with the settings of c.
-func newPublisher(c Config, log *slog.Logger, m *publish.Metrics, ready *service.Ready) *publish.Publisher {
-	return publish.New(publish.Options{
+func newPublisher(c Config, log *slog.Logger, m *publish.Metrics, ready publish.Readiness) *publish.Publisher {
+	return publish.New(publisherOptions(c, log, m, ready))
+}
+
+// publisherOptions returns the settings of c for a publisher.
+func publisherOptions(c Config, log *slog.Logger, m *publish.Metrics, ready publish.Readiness) publish.Options {
+	return publish.Options{
 		Broker:      c.Broker,
 		Connections: c.PublishConnections,
 		Channels:    c.PublishChannels,
@@ -166,7 +186,7 @@ func newPublisher(c Config, log *slog.Logger, m *publish.Metrics, ready *service
 		Log:         log,
 		Metrics:     m,
 		Ready:       ready,
-	})
+	}
 }
 
 // fasthttpLogger logs what fasthttp reports of single connections, at level debug. It leaves out the bytes that fasthttp

@@ -49,6 +49,9 @@ type Config struct {
 	SocketConnections int             `env:"SOCKET_CONNECTIONS" envDefault:"10000" min:"1" max:"1000000" help:"Most connections at once of syslog and GELF, of some 16 KiB each; one more takes the place of one that has sent nothing yet, or is closed."`
 	SocketBytes       config.Bytes    `env:"SOCKET_BYTES" envDefault:"32MiB" min:"1MiB" max:"64GiB" help:"Most bytes that connections and packets of syslog and GELF hold at once; beyond it connections are not read, and packets are dropped."`
 
+	// CellsFile is the name of a file of several databases, the cells; empty: there is one. See package cells.
+	CellsFile string
+
 	// Log is where the service logs to; nil is standard error, as the settings say.
 	Log *slog.Logger
 	// OnListen, when set, is called once with the address that the API listens on.
@@ -126,6 +129,9 @@ func (c *Config) Validate() error {
 		return err
 	}
 	if _, err := keys.Open(c.KeysFile); err != nil {
+		return err
+	}
+	if err := c.checkCells(); err != nil {
 		return err
 	}
 	if err := c.checkSockets(); err != nil {

@@ -143,6 +143,8 @@ func unavailableReason(err error) string {
 	switch {
 	case errors.As(err, &harmful):
 		return "policy"
+	case errors.Is(err, publish.ErrCellDown):
+		return "cell"
 	case errors.Is(err, publish.ErrBlocked):
 		return "blocked"
 	case errors.Is(err, publish.ErrConfirmTimeout):

@@ -53,7 +53,7 @@ var newline = []byte("\n")
 // server answers the API's requests.
 type server struct {
 	log       *slog.Logger
-	publisher *publish.Publisher
+	publisher publisher
 	keys      *keys.File
 	bodies    *bodyReader
 	limits    scan.Limits
@@ -115,7 +115,7 @@ type scratch struct {
 var errMadeRoom = refuse(fasthttp.StatusServiceUnavailable, "the connection was closed for another one (MAX_CONNECTIONS)")
 
 // newServer returns a server with the settings of c that hands records to p.
-func newServer(c Config, log *slog.Logger, p *publish.Publisher, keyFile *keys.File, served *endpoints, m *metrics, inflight *inflight, ready *service.Ready, registry *prometheus.Registry) *server {
+func newServer(c Config, log *slog.Logger, p publisher, keyFile *keys.File, served *endpoints, m *metrics, inflight *inflight, ready *service.Ready, registry *prometheus.Registry) *server {
 	reportMux := http.NewServeMux()
 	service.Handle(reportMux, ready, registry)
 	s := &server{

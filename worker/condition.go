@@ -9,18 +9,21 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
-
-	"millrace/internal/service"
 )
 
 // reminderInterval is the time after which a condition that still fails is logged again.
 const reminderInterval = 30 * time.Second
 
+// readiness is told why a condition does not hold, "" if it holds; see service.Ready and service.Part.
+type readiness interface {
+	Set(condition, reason string)
+}
+
 // condition knows whether all streams can use a server that they need. It fails as long as one of them can't. Many goroutines may use
 // it at once.
 type condition struct {
-	name  string         // as /ready shows it
-	ready *service.Ready // may be nil
+	name  string    // as /ready shows it
+	ready readiness // may be nil
 	log   *slog.Logger
 	gauge prometheus.Gauge // 1 while it holds; may be nil
 

@@ -35,6 +35,9 @@ type Config struct {
 
 	config.EventTime
 
+	// CellsFile is the name of a file of several databases, the cells, in the place of Postgres and Owner; empty: there is one. See package cells.
+	CellsFile string
+
 	// Log takes the worker's log; nil is standard error.
 	Log *slog.Logger
 	// OnListen, when set, is told the address of the metrics and health once it is open.
@@ -49,8 +52,11 @@ func (c *Config) Validate() error {
 	if err := config.Check(c); err != nil {
 		return err
 	}
+	if err := c.checkCells(); err != nil {
+		return err
+	}
 	switch {
-	case c.Postgres == "":
+	case c.Postgres == "" && c.CellsFile == "":
 		return config.Missing("POSTGRES_URL")
 	case len(c.URLs) == 0:
 		return config.Missing("RABBITMQ_URL")

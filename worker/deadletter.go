@@ -32,6 +32,7 @@ const (
 	reasonMaxlen        = "maxlen"         // its queue was longer than a policy on RabbitMQ allows
 	reasonRejected      = "rejected"       // another program's reader rejected it
 	reasonNoPartition   = "no_partition"   // the partition for the record's time can't be made
+	reasonOtherCell     = "other_cell"     // another program sent it to the queue of a cell that does not have its ids
 	reasonNoArchive     = "no_archive"     // the archive may have the records, and can't be read
 )
 

@@ -39,8 +39,13 @@ func originOf(d *amqp.Delivery, queue string) *origin {
 	return &origin{queue: queue, typ: d.Type, contentType: d.ContentType, encoding: d.ContentEncoding, messageID: d.MessageId, headers: d.Headers}
 }
 
-// decode makes an item of a delivery of queue. The item's segments point into the delivery's body.
+// decode makes an item of a delivery of queue, where there is one database. The item's segments point into the delivery's body.
 func decode(d *amqp.Delivery, queue string, now time.Time) item {
+	return (*home)(nil).decode(d, queue, now)
+}
+
+// decode does what the function does, for the queues of a cell.
+func (h *home) decode(d *amqp.Delivery, queue string, now time.Time) item {
 	from := originOf(d, queue)
 	it := item{tag: d.DeliveryTag, redelivered: d.Redelivered}
 	switch {
@@ -57,7 +62,7 @@ func decode(d *amqp.Delivery, queue string, now time.Time) item {
 	case strings.HasPrefix(d.Type, ownTypePrefix):
 		it.dead = []DeadLetter{from.letter(d.Body, reasonUnknownType, fmt.Sprintf("this worker knows %s, not %s", frame.Type, d.Type))}
 	default:
-		it.segments, it.dead = decodeForeign(d, from, now)
+		it.segments, it.dead = h.decodeForeign(d, from, now)
 	}
 	return it
 }

@@ -24,16 +24,17 @@ const (
 
 // decodeForeign returns the records of another program's message, which has JSON in any form that the API takes, and dead letters of
 // those that the scanner refuses.
-func decodeForeign(d *amqp.Delivery, from *origin, now time.Time) ([]segment, []DeadLetter) {
+func (h *home) decodeForeign(d *amqp.Delivery, from *origin, now time.Time) ([]segment, []DeadLetter) {
 	limits := scan.Limits{RecordBytes: scan.MaxRecordBytes, PieceBytes: frame.SegmentBytes}
 	var body scan.Body
 	if err := body.Batch(d.Body, limits); err != nil {
 		return nil, []DeadLetter{from.letter(d.Body, err.Reason.String(), err.Error())}
 	}
-	key, err := uuid.Parse(d.MessageId)
-	base := frame.BaseOfKey(key)
-	if t := frame.Time(key); err != nil || !frame.IsV7(key) || t.Before(now.Add(-foreignPast)) || t.After(now.Add(foreignFuture)) {
-		base = frame.NewBase()
+	base, ok := baseOfMessage(d, now)
+	if !ok {
+		base = h.newBase()
+	} else if cell, mine := h.has(base); !mine {
+		return nil, []DeadLetter{from.letter(d.Body, reasonOtherCell, "its message_id leads to cell "+cell+": other programs publish to the queues without a cell in their names")}
 	}
 	segments := make([]segment, 0, len(body.Pieces))
 	records := 0
@@ -45,12 +46,21 @@ func decodeForeign(d *amqp.Delivery, from *origin, now time.Time) ([]segment, []
 		segments = append(segments, segment{Span: span, sum: xxhash.Sum64(span.Body), from: from})
 		records += p.Records
 	}
-	return segments, refusedRecords(d, from, &body, base)
+	return segments, h.refusedRecords(d, from, &body, base)
+}
+
+// baseOfMessage returns the base that the message_id of another program's message leads to, and reports whether it has one that can be used.
+func baseOfMessage(d *amqp.Delivery, now time.Time) (base uuid.UUID, ok bool) {
+	key, err := uuid.Parse(d.MessageId)
+	if t := frame.Time(key); err != nil || !frame.IsV7(key) || t.Before(now.Add(-foreignPast)) || t.After(now.Add(foreignFuture)) {
+		return base, false
+	}
+	return frame.BaseOfKey(key), true
 }
 
 // refusedRecords returns dead letters for the records that the scanner refused: one for each record that can be cut out of the message,
 // and one with the whole message for all that can't.
-func refusedRecords(d *amqp.Delivery, from *origin, body *scan.Body, base uuid.UUID) []DeadLetter {
+func (h *home) refusedRecords(d *amqp.Delivery, from *origin, body *scan.Body, base uuid.UUID) []DeadLetter {
 	if body.Rejected == 0 {
 		return nil
 	}
@@ -68,7 +78,7 @@ func refusedRecords(d *amqp.Delivery, from *origin, body *scan.Body, base uuid.U
 			letter := from.letter(record, e.Err.Reason.String(), why)
 			// The record has this id at each delivery, and no other record has it.
 			letter.ID = uuid.NewSHA1(base, fmt.Appendf(nil, "refused record %d %s", e.Index, record))
-			letter.RecordID = uuid.NullUUID{UUID: frame.NewBase(), Valid: true}
+			letter.RecordID = uuid.NullUUID{UUID: h.newBase(), Valid: true}
 			dead = append(dead, letter)
 			continue
 		}

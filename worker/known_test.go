@@ -160,7 +160,7 @@ func TestARefusedRecordStaysBesideAnotherOfItsID(t *testing.T) {
 	key := frame.NewBase()
 	var letters []DeadLetter
 	for _, line := range []string{"{broken", "{broken too"} {
-		_, dead := decodeForeign(delivery(key.String(), "{}\n"+line), &origin{messageID: key.String()}, time.Now())
+		_, dead := (*home)(nil).decodeForeign(delivery(key.String(), "{}\n"+line), &origin{messageID: key.String()}, time.Now())
 		letters = append(letters, dead...)
 	}
 	if len(letters) != 2 || letters[0].ID == letters[1].ID {
@@ -173,7 +173,7 @@ func TestARefusedRecordOfAMessageThatIsDeliveredAgainIsOneLetter(t *testing.T) {
 	db := workerConn(t, testenv.Schema(t))
 	key := frame.NewBase()
 	for range 3 {
-		segments, dead := decodeForeign(delivery(key.String(), "{}\n{broken"), &origin{messageID: key.String()}, time.Now())
+		segments, dead := (*home)(nil).decodeForeign(delivery(key.String(), "{}\n{broken"), &origin{messageID: key.String()}, time.Now())
 		if _, err := store(ctx, db, partition.New(24*time.Hour), testRule, segments, dead, nil); err != nil {
 			t.Fatal(err)
 		}

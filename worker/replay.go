@@ -15,6 +15,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"millrace/internal/archive"
+	"millrace/internal/cells"
 	"millrace/internal/eventtime"
 	"millrace/internal/frame"
 	"millrace/internal/retry"
@@ -64,10 +65,20 @@ func ReplayDead(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID) ([]Replaye
 	return ReplayDeadWithin(ctx, conn, ids, 0, nil)
 }
 
+// ReplayDeadOfCell does what ReplayDeadWithin does, in the database of a cell of a map. Records are stored if their ids lead to that cell.
+func ReplayDeadOfCell(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, retention time.Duration, files archive.Store, m *cells.Map, cell string) ([]Replayed, error) {
+	return replayDead(ctx, conn, ids, retention, files, &home{func() *cells.Map { return m }, cell})
+}
+
 // ReplayDeadWithin does what ReplayDead does, with a retention that the caller knows of; zero is none. The shorter of that and the noted one counts:
 // a letter that stays can be replayed later, but a row that is dropped is gone. files has those of the archive; nil if there is none. While its
 // store is away, letters whose records it may have stay. The next one waits some seconds for it, so that one outage does not make all stay.
 func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, retention time.Duration, files archive.Store) ([]Replayed, error) {
+	return replayDead(ctx, conn, ids, retention, files, nil)
+}
+
+// replayDead does what ReplayDeadWithin does, in a cell, or in the only database.
+func replayDead(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, retention time.Duration, files archive.Store, h *home) ([]Replayed, error) {
 	if _, err := conn.Exec(ctx, "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'"); err != nil {
 		return nil, fmt.Errorf("replay: %w", err)
 	}
@@ -117,7 +128,7 @@ func ReplayDeadWithin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID, rete
 		case letter.RecordID.Valid:
 			r.Rows, r.Err = replayRecord(ctx, conn, parts, rule, letter, keep)
 		default:
-			r.Rows, r.Err = replayMessage(ctx, conn, parts, rule, letter, keep)
+			r.Rows, r.Err = replayMessage(ctx, conn, parts, rule, letter, keep, h)
 		}
 		done = append(done, r)
 		if conn.IsClosed() {
@@ -244,14 +255,17 @@ func replayRecord(ctx context.Context, conn *pgx.Conn, parts *partition.Set, rul
 }
 
 // replayMessage stores a message as a worker would if the message were delivered to it now.
-func replayMessage(ctx context.Context, conn *pgx.Conn, parts *partition.Set, rule *eventtime.Rule, letter DeadLetter, keep keeping) (int, error) {
+func replayMessage(ctx context.Context, conn *pgx.Conn, parts *partition.Set, rule *eventtime.Rule, letter DeadLetter, keep keeping, h *home) (int, error) {
 	d, err := letter.delivery()
 	if err != nil {
 		return 0, err
 	}
-	it := decode(d, letter.Queue, time.Now())
+	it := h.decode(d, letter.Queue, time.Now())
 	if len(it.dead) > 0 {
 		return 0, errors.New(it.dead[0].Error)
+	}
+	if err := h.check(it.segments); err != nil {
+		return 0, err
 	}
 	for _, s := range it.segments {
 		if err := keep.check(frame.Time(s.Base)); err != nil {

@@ -72,6 +72,8 @@ type stream struct {
 	rabbitmq *condition
 	log      *slog.Logger
 
+	home *home // the cell whose queues and database these are; nil where there is one database
+
 	// stuck is a batch that was held for too long. Its frames went back to RabbitMQ. When it can be stored, the database works again;
 	// when its frames come back, the ledger knows them.
 	stuck *batch
@@ -362,6 +364,9 @@ func (s *stream) try(ctx context.Context, b *batch) (outcome, error) {
 			<-reported // the caller reports how it ended, and that must come later
 		}
 	}()
+	if err := s.home.check(b.segments); err != nil {
+		return outcome{}, err
+	}
 	conn, err := s.link.Open(ctx)
 	if err != nil {
 		return outcome{}, err

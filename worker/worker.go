@@ -7,20 +7,16 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"millrace/internal/archive"
-	"millrace/internal/broker"
+	"millrace/internal/cells"
 	"millrace/internal/config"
 	"millrace/internal/pg"
-	"millrace/internal/policy"
 	"millrace/internal/retry"
 	"millrace/internal/service"
 	"millrace/migrations"
-	"millrace/worker/partition"
 )
 
 // Run moves frames into the database until ctx is done. Then it stores what it holds and returns nil. It waits for servers that are
@@ -46,24 +42,28 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return fmt.Errorf("TIME_FIELDS: %w", err)
 	}
+	cellsFile, err := cells.Open(c.CellsFile)
+	if err != nil {
+		return err
+	}
 	files, err := openArchive(ctx, c, log)
 	if err != nil {
 		return err
 	}
 	defer archive.CloseIdle(files)
 	registry := service.NewRegistry()
-	parts := partition.New(c.PartitionInterval)
-	parts.Files = files
-	m := newMetrics(registry, func() time.Duration { return parts.Ahead(time.Now()) }, c.PartitionInterval)
-	policies := policy.New(policy.Options{Broker: c.Broker, Log: log, Registry: registry})
-	archiveMetrics := newArchiveMetrics(registry)
+	if err := cellsFile.Register(registry); err != nil {
+		return err
+	}
 	var ready service.Ready
-	postgres := &condition{name: "postgres", ready: &ready, log: log, gauge: m.database}
-	rabbitmq := &condition{name: "rabbitmq", ready: &ready, log: log, gauge: m.connected}
-	postgres.pending("worker")
-	rabbitmq.pending("worker")
 	mux := http.NewServeMux()
 	service.Handle(mux, &ready, registry)
+	var run func(ctx, hard context.Context) (left int, err error)
+	if cellsFile == nil {
+		run = newUnit(c, unitOptions{log: log, address: ln.Addr().String(), registry: registry, ready: &ready, rule: rule, files: files}).run
+	} else {
+		run = newCells(c, cellsFile, unitOptions{log: log, address: ln.Addr().String(), registry: registry, rule: rule, files: files}, &ready).run
+	}
 
 	// The admin server is the last to go, so that a stop can be watched.
 	ctx, fail := context.WithCancelCause(ctx)
@@ -78,89 +78,26 @@ func Run(ctx context.Context, c Config) error {
 	defer serving.Wait()
 	defer stopServing()
 
-	var closing sync.WaitGroup // of connections, in the background
-	defer closing.Wait()
-	writerLink := func() pg.Link { return newLink(c.Postgres, &closing) }
-	ownerLink := func() pg.Link { return newLink(cmp.Or(c.Owner, c.Postgres), &closing) }
-
-	if err := prepare(ctx, c, ownerLink(), writerLink(), postgres, log); err != nil {
-		if ctx.Err() != nil {
-			return failure(ctx)
-		}
-		return err
-	}
-
-	topology := broker.NewTopology(c.Broker)
-	busy := &load{streams: c.Streams}
-	newStream := func(name string) *stream {
-		s := &stream{
-			name: name, config: c, decode: decode, maxWindow: c.Prefetch, topology: topology, link: writerLink(), parts: parts, rule: rule,
-			metrics: m, load: busy, postgres: postgres, rabbitmq: rabbitmq, log: log,
-		}
-		postgres.pending(name)
-		rabbitmq.pending(name)
-		return s
-	}
-	var streams []*stream
-	for i := range c.Streams {
-		s := newStream(strconv.Itoa(i))
-		for _, q := range streamQueues(i, c.Streams, topology.Shards()) {
-			s.queues = append(s.queues, topology.Queue(q))
-		}
-		streams = append(streams, s)
-	}
-	dead := newStream("dead")
-	dead.queues, dead.maxWindow, dead.decode = []string{topology.DeadQueue()}, deadPrefetch, decodeDead
-	rabbitmq.hold(dead.name)
-	dead.rabbitmq = &condition{name: "rabbitmq: dead queue", log: log} // ingest does not need it, nor does readiness
-	streams = append(streams, dead)
-	postgres.hold("worker")
-	rabbitmq.hold("worker")
-
 	hard, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
-	var working sync.WaitGroup
-	var left atomic.Int64
-	for _, s := range streams {
-		working.Go(func() { left.Add(int64(s.run(ctx, hard))) })
+	var deadline *time.Timer
+	stopping := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		ready.Set("shutdown", "stopping")
+		deadline = time.AfterFunc(min(c.ShutdownTimeout, lastBatches), cut)
+		close(stopping)
+	})
+	left, err := run(ctx, hard)
+	if stop() { // an error ended it, not a stop
+		return err
 	}
-	parked := &parkedReader{
-		urls: c.URLs, topology: topology, link: writerLink(), parts: parts, metrics: m, gauge: m.parked, log: log, renewAt: time.Now().Add(c.renewAfter),
-		broker: &condition{name: "rabbitmq: parked messages", log: log}, // nothing waits for it
-	}
-	working.Go(func() { parked.run(ctx) })
-	k := &partition.Keeper{
-		Link: ownerLink(), Partitions: parts, Retention: c.Retention, Archived: files != nil, ArchiveRetention: c.ArchiveRetention,
-		Remember: partition.LedgerKeep, TimeRule: noteOf(c.EventTime), Log: log, Now: time.Now, Due: m.due,
-	}
-	working.Go(func() { k.Run(ctx) })
-	summaries := &summarizer{link: writerLink(), parts: parts, log: log}
-	working.Go(func() { summaries.run(ctx) })
-	r := &rehearser{link: writerLink(), postgres: postgres}
-	working.Go(func() { r.run(ctx) })
-	x := &partition.Indexer{Closed: c.IndexClosed, Fields: c.IndexFields.Paths(), Link: ownerLink(), Partitions: parts, Retention: c.Retention, Calm: busy.calm, Log: log, Now: time.Now}
-	working.Go(func() { x.Run(ctx) })
-	if files != nil {
-		archiver := &partition.Archiver{
-			Link: ownerLink(), Source: ownerLink(), Partitions: parts, Store: files, After: c.ArchiveAfter, Retention: c.ArchiveRetention,
-			Calm: busy.calm, Log: log, Now: time.Now, Metrics: archiveMetrics,
-		}
-		working.Go(func() { archiver.Run(ctx) })
-		working.Go(func() { archive.Watch(ctx, files, archiveMetrics.Away, log) })
-	}
-	working.Go(func() { policies.Run(ctx) }) // it warns, and nothing waits for it
-	log.Info("worker is up", "address", ln.Addr().String(), "streams", c.Streams, "queues", topology.Shards())
-
-	<-ctx.Done()
-	ready.Set("shutdown", "stopping")
-	deadline := time.AfterFunc(min(c.ShutdownTimeout, lastBatches), cut)
+	<-stopping
 	defer deadline.Stop()
-	working.Wait()
 	err = failure(ctx)
-	if n := left.Load(); n > 0 {
-		log.Warn("frames were not stored, they stay in RabbitMQ", "frames", n)
+	if left > 0 {
+		log.Warn("frames were not stored, they stay in RabbitMQ", "frames", left)
 		if hard.Err() != nil {
-			err = errors.Join(err, fmt.Errorf("not stored in the time of a stop, and left in RabbitMQ: %d frames or more", n))
+			err = errors.Join(err, fmt.Errorf("not stored in the time of a stop, and left in RabbitMQ: %d frames or more", left))
 		}
 	}
 	log.Info("worker has stopped")

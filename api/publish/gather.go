@@ -42,8 +42,9 @@ const (
 // A gather starts no goroutine, has no lock and reads no clock. Its owner calls it from one goroutine at a time, and passes
 // the time, which never goes back from call to call.
 type gather struct {
-	frameBytes int        // size at which a frame takes no more records
-	frames     *framePool // any goroutine may use it
+	frameBytes int              // size at which a frame takes no more records
+	frames     *framePool       // any goroutine may use it
+	base       func() uuid.UUID // returns the base of a segment without a key
 
 	open      *Frame   // under construction, nil when empty
 	sealed    []*Frame // full, or published with unknown outcome; to be published in this order
@@ -78,7 +79,7 @@ func (g *gather) put(now time.Time, lines []byte, records int, key *uuid.UUID, i
 		base = frame.ID(s.Base, s.Records)
 		s.Records += records
 	default:
-		base = frame.NewBase()
+		base = g.base()
 		f.segments = append(f.segments, frame.Segment{Base: base, Records: records})
 		f.keyed, f.since = false, now
 	}

@@ -20,7 +20,7 @@ type gathering struct {
 }
 
 func newGathering(t *testing.T) gathering {
-	return gathering{&gather{frameBytes: 64 << 10, frames: new(framePool)}, t}
+	return gathering{&gather{frameBytes: 64 << 10, frames: new(framePool), base: frame.NewBase}, t}
 }
 
 // request puts one record now, as a request of its own.

@@ -43,7 +43,7 @@ func (l *link) giveUp() {
 func (l *link) run(ctx context.Context) {
 	wait := retry.NewBackoff()
 	for {
-		conn, err := broker.Redial(ctx, l.pub.log, l.pub.urls, fmt.Sprintf("millrace api %d", l.number))
+		conn, err := broker.Redial(ctx, l.pub.log, l.pub.urls, fmt.Sprintf("%s %d", l.pub.name, l.number))
 		if err != nil {
 			return
 		}

@@ -11,7 +11,7 @@ type Metrics struct {
 }
 
 // NewMetrics returns metrics that are registered with r.
-func NewMetrics(r *prometheus.Registry) *Metrics {
+func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		confirmSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "millrace_api_publish_confirm_seconds",

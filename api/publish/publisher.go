@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -12,9 +13,9 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/config"
+	"millrace/internal/frame"
 	"millrace/internal/record"
 	"millrace/internal/retry"
-	"millrace/internal/service"
 )
 
 // Errors that say why a frame was not confirmed. The client is answered 503 with the text.
@@ -69,7 +70,21 @@ type Options struct {
 	Timeout     time.Duration // longest wait for a frame's confirm
 	Log         *slog.Logger
 	Metrics     *Metrics
-	Ready       *service.Ready
+	Ready       Readiness
+
+	// Base returns the base of a segment without a key; nil is frame.NewBase.
+	Base func() uuid.UUID
+	// Probe makes the publisher ask for a confirm, by a message without records, once RabbitMQ has refused a frame. Without it nothing would
+	// show that a publisher that is passed over can be used again.
+	Probe bool
+	// Name is what RabbitMQ shows of the connections, with their numbers behind it; "" is millrace api.
+	Name string
+}
+
+// Readiness is told why a condition does not hold, and what works less well than it should, "" for nothing; see service.Ready.
+type Readiness interface {
+	Set(condition, reason string)
+	Degrade(part, reason string)
 }
 
 // Publisher gathers the records of concurrent requests into frames and has RabbitMQ confirm them. gather.go decides when a
@@ -83,7 +98,10 @@ type Publisher struct {
 	compress  string
 	timeout   time.Duration
 	metrics   *Metrics
-	ready     *service.Ready
+	ready     Readiness
+	probes    bool
+	name      string
+	passOver  atomic.Bool           // a publish is not likely to be confirmed, so that another cell is better
 	down      atomic.Pointer[error] // why a publish would not be confirmed, nil when it can be expected to be
 	declaring sync.Mutex            // held while queues are declared
 	frames    framePool
@@ -122,7 +140,11 @@ func New(o Options) *Publisher {
 		ready:    o.Ready,
 		blocked:  make(map[*link]string),
 	}
-	p.gather = gather{frameBytes: o.FrameBytes, frames: &p.frames}
+	p.probes, p.name = o.Probe, cmp.Or(o.Name, "millrace api")
+	p.gather = gather{frameBytes: o.FrameBytes, frames: &p.frames, base: o.Base}
+	if o.Base == nil {
+		p.gather.base = frame.NewBase
+	}
 	p.work.L = &p.mu
 	p.timer = time.AfterFunc(time.Hour, p.wakeIfDue)
 	p.timer.Stop() // until there is something to wait for
@@ -163,11 +185,19 @@ func (p *Publisher) reportLocked() {
 		reason = errUnproven.Error()
 	}
 	p.down.Store(down)
+	p.passOver.Store(reason != "" || !p.refusedSince.IsZero())
 	for _, why := range p.blocked {
 		reason += ": " + why
 		break
 	}
 	p.ready.Set("rabbitmq", reason)
+	if p.probes {
+		full := ""
+		if !p.refusedSince.IsZero() {
+			full = ErrRefused.Error()
+		}
+		p.ready.Degrade("queues", full)
+	}
 	p.metrics.connected.Set(gaugeValue(len(p.lanes) > 0))
 	p.metrics.blocked.Set(gaugeValue(len(p.blocked) > 0))
 }
@@ -269,6 +299,10 @@ func (p *Publisher) refused(f *Frame, now time.Time) {
 	defer p.mu.Unlock()
 	if p.refusedSince.IsZero() {
 		p.refusedSince = now
+		p.reportLocked()
+	}
+	if p.probes {
+		p.questionLocked(confirmWanted, now)
 	}
 	if p.topology.Limited() || now.Sub(f.begun) > electionTime {
 		if !p.topology.Limited() || now.Sub(p.refusedSince) > electionTime { // if a queue is full for a moment, that is no reason to doubt
@@ -296,7 +330,10 @@ func (p *Publisher) confirmed(publishedAt time.Time) {
 	if publishedAt.After(p.lastConfirmed) {
 		p.lastConfirmed = publishedAt
 	}
-	p.refusedSince = time.Time{}
+	if !p.refusedSince.IsZero() {
+		p.refusedSince = time.Time{}
+		p.reportLocked()
+	}
 	if p.trust != proven && !publishedAt.Before(p.questionedAt) {
 		if p.loggedNoAnswer {
 			p.loggedNoAnswer = false

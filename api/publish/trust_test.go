@@ -8,6 +8,7 @@ import (
 
 	"millrace/internal/broker"
 	"millrace/internal/config"
+	"millrace/internal/service"
 )
 
 func TestWhatMakesTheAPIDoubtRabbitMQ(t *testing.T) {
@@ -26,7 +27,7 @@ func TestWhatMakesTheAPIDoubtRabbitMQ(t *testing.T) {
 	}
 	wants := func(t *testing.T, l *lane, when string, want bool) {
 		t.Helper()
-		if got := l.pub.ready.Holds("rabbitmq") == 1; got != want {
+		if got := l.pub.ready.(*service.Ready).Holds("rabbitmq") == 1; got != want {
 			t.Errorf("%s: ready %v, want %v", when, got, want)
 		}
 	}

@@ -3,6 +3,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,6 +47,9 @@ const (
 // find somebody's queue in the place of ours, and RabbitMQ would confirm it all the same.
 const DefaultExchange = ""
 
+// defaultName is what the queues' names begin with where the settings say nothing else.
+const defaultName = "logs"
+
 // Topology describes the exchange and the queues of an installation.
 type Topology struct {
 	name     string
@@ -55,11 +59,14 @@ type Topology struct {
 
 // NewTopology returns the topology that the settings describe.
 func NewTopology(c config.Broker) Topology {
-	t := Topology{name: c.Name, shards: max(c.Shards, 1), maxBytes: int64(c.MaxBytes)}
-	if t.name == "" {
-		t.name = "logs"
-	}
-	return t
+	return Topology{name: cmp.Or(c.Name, defaultName), shards: max(c.Shards, 1), maxBytes: int64(c.MaxBytes)}
+}
+
+// OfCell returns the settings with which NewTopology describes the exchange and the queues of a cell: their names have the cell's name in them,
+// such as logs.a.0.
+func OfCell(c config.Broker, cell string) config.Broker {
+	c.Name = cmp.Or(c.Name, defaultName) + "." + cell
+	return c
 }
 
 // Exchange returns the name of the direct exchange for other programs' messages. A queue's name is the routing key.

@@ -15,6 +15,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,6 +61,9 @@ func (m *Map) Cells() []Cell { return m.cells }
 // Periods returns the periods, the earliest first. The caller may not change them.
 func (m *Map) Periods() []Period { return m.periods }
 
+// Index returns the index in Cells of the cell of a name, -1 if there is none.
+func (m *Map) Index(name string) int { return m.find(name) }
+
 // Keep returns how long ids are needed after their time, as the file has it; 0 for ever.
 func (m *Map) Keep() time.Duration { return m.keep }
 
@@ -78,14 +83,68 @@ func spread(id uuid.UUID) uint64 { return xxhash.Sum64(id[:8]) }
 // At returns the cells over which ids of a time are spread, by their indexes in Cells. The caller may not change them.
 func (m *Map) At(t time.Time) []int { return m.at(t.UnixMilli()).Cells }
 
-// at returns the period of a time in Unix milliseconds. Most ids are new, so it looks from the end.
-func (m *Map) at(millis int64) *Period {
+// Since returns the cells that take ids of a time or of later ones, by their indexes in Cells, each once.
+func (m *Map) Since(t time.Time) (cells []int) {
+	for i := m.index(t.UnixMilli()); i < len(m.periods); i++ {
+		for _, c := range m.periods[i].Cells {
+			if !slices.Contains(cells, c) {
+				cells = append(cells, c)
+			}
+		}
+	}
+	return cells
+}
+
+// BaseIn returns a fresh base, from which ids may count up, that leads to a cell. It has the current time, or, where the cell takes no ids of
+// that time, the nearest one whose ids it takes: a clock may go back, and a period may end, after the caller has chosen the cell. The cell must
+// take ids in some period.
+func (m *Map) BaseIn(cell int) uuid.UUID {
+	for base := frame.NewBase(); ; {
+		millis := frame.Millis(base)
+		nearest := m.nearest(cell, millis)
+		if nearest == millis && m.Of(base) == cell {
+			return base
+		}
+		if nearest == millis {
+			base = frame.NewBase()
+		} else {
+			base = frame.BaseAt(time.UnixMilli(nearest))
+			if m.Of(base) == cell {
+				return base
+			}
+		}
+	}
+}
+
+// nearest returns the time nearest to one whose ids a cell takes, both in Unix milliseconds.
+func (m *Map) nearest(cell int, millis int64) int64 {
+	best, distance := millis, int64(math.MaxInt64)
+	for i, p := range m.periods {
+		if !slices.Contains(p.Cells, cell) {
+			continue
+		}
+		at := max(millis, p.millis)
+		if i+1 < len(m.periods) {
+			at = min(at, m.periods[i+1].millis-1)
+		}
+		if d := max(at-millis, millis-at); d < distance {
+			best, distance = at, d
+		}
+	}
+	return best
+}
+
+// index returns the index of the period of a time in Unix milliseconds. Most ids are new, so it looks from the end.
+func (m *Map) index(millis int64) int {
 	i := len(m.periods) - 1
 	for i > 0 && m.periods[i].millis > millis {
 		i--
 	}
-	return &m.periods[i]
+	return i
 }
+
+// at returns the period of a time in Unix milliseconds.
+func (m *Map) at(millis int64) *Period { return &m.periods[m.index(millis)] }
 
 // names returns the names of cells, with spaces between them.
 func (m *Map) names(cells []int) string {

@@ -147,3 +147,40 @@ func TestOfAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// TestABaseIsMadeInACell has bases made for cells that take ids now, took them last a second ago, or will from an hour on.
+func TestABaseIsMadeInACell(t *testing.T) {
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	ago, soon := now.Add(-time.Second), now.Add(time.Hour)
+	m := must(t, "cell a\ncell b\ncell c\ncell d\nsince beginning a b\nsince "+stamp(ago)+" b c\nsince "+stamp(soon)+" c d")
+	for cell, earliest := range []time.Time{ago.Add(-time.Millisecond), now, now, soon} {
+		for range 500 {
+			base := m.BaseIn(cell)
+			at := frame.Time(base)
+			if m.Of(base) != cell || at.Before(earliest) || at.After(earliest.Add(time.Minute)) {
+				t.Fatalf("cell %d: got %s, which leads to %d, at %s", cell, base, m.Of(base), stamp(at))
+			}
+		}
+	}
+	for from, want := range map[time.Time]string{ago.Add(-time.Hour): "[0 1 2 3]", now: "[1 2 3]", soon: "[2 3]"} {
+		if got := fmt.Sprint(m.Since(from)); got != want {
+			t.Errorf("since %s: got %s, want %s", stamp(from), got, want)
+		}
+	}
+}
+
+func BenchmarkBaseIn(b *testing.B) {
+	for _, n := range []int{1, 3, 64} {
+		text, names := "", ""
+		for i := range n {
+			text += fmt.Sprintf("cell c%d\n", i)
+			names += fmt.Sprintf(" c%d", i)
+		}
+		m := must(b, text+"since beginning"+names)
+		b.Run(fmt.Sprintf("cells=%d", n), func(b *testing.B) {
+			for b.Loop() {
+				m.BaseIn(n - 1)
+			}
+		})
+	}
+}

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -67,8 +68,9 @@ func NewRegistry() *prometheus.Registry {
 // Ready is the state behind /ready: the conditions that do not hold, by name. The zero value is ready. Many
 // goroutines may use it at once.
 type Ready struct {
-	mu      sync.Mutex
-	reasons map[string]string
+	mu       sync.Mutex
+	reasons  map[string]string
+	degraded map[string]string
 }
 
 // Set notes why a condition does not hold. An empty reason means that it holds.
@@ -83,6 +85,45 @@ func (r *Ready) Set(condition, reason string) {
 		r.reasons = make(map[string]string)
 	}
 	r.reasons[condition] = reason
+}
+
+// Degrade notes what works less well than it should by the name of a part, without which the service is ready all the same. An empty reason
+// means that the part works.
+func (r *Ready) Degrade(part, reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if reason == "" {
+		delete(r.degraded, part)
+		return
+	}
+	if r.degraded == nil {
+		r.degraded = make(map[string]string)
+	}
+	r.degraded[part] = reason
+}
+
+// answer returns the status and the body of /ready.
+func (r *Ready) answer() (status int, body map[string]any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	status, body = http.StatusOK, map[string]any{"status": "ready"}
+	if len(r.reasons) > 0 {
+		status, body = http.StatusServiceUnavailable, map[string]any{"status": "not ready", "reasons": maps.Clone(r.reasons)}
+	}
+	if len(r.degraded) > 0 {
+		body["degraded"] = maps.Clone(r.degraded)
+	}
+	return status, body
+}
+
+// both returns copies of the reasons of the conditions that do not hold, and of what works less well than it should.
+func (r *Ready) both() (reasons, degraded map[string]string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	reasons, degraded = make(map[string]string), make(map[string]string)
+	maps.Copy(reasons, r.reasons)
+	maps.Copy(degraded, r.degraded)
+	return reasons, degraded
 }
 
 // Reasons returns the reasons of the conditions that do not hold, by the conditions' names.
@@ -121,11 +162,8 @@ func Handle(mux *http.ServeMux, ready *Ready, registry *prometheus.Registry) {
 		WriteJSON(w, http.StatusOK, map[string]string{"status": "alive"})
 	})
 	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) {
-		if reasons := ready.Reasons(); len(reasons) > 0 {
-			WriteJSON(w, http.StatusServiceUnavailable, map[string]any{"status": "not ready", "reasons": reasons})
-			return
-		}
-		WriteJSON(w, http.StatusOK, map[string]string{"status": "ready"})
+		status, body := ready.answer()
+		WriteJSON(w, status, body)
 	})
 	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
