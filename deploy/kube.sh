@@ -358,8 +358,11 @@ kill "${forwards[@]}"
 step "removed"
 helm --namespace $ns uninstall millrace --wait --timeout 2m >/dev/null
 k delete pod millrace-test >/dev/null # of helm test; Helm leaves it
-left=$(k get all,secrets,configmaps,pdb,networkpolicies,serviceaccounts --selector app.kubernetes.io/instance=millrace --output name)
-[ -z "$left" ] || {
+none_left() { # pods end within their grace
+	left=$(k get all,secrets,configmaps,pdb,networkpolicies,serviceaccounts --selector app.kubernetes.io/instance=millrace --output name)
+	[ -z "$left" ]
+}
+eventually none_left || {
 	echo "kube: left behind: $left" >&2
 	exit 1
 }
