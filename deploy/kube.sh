@@ -16,18 +16,9 @@ cd "$(dirname "$0")/.."
 kills=${KILLS:-2}
 ns=millrace-test helpers=millrace-test-helpers
 work=$(mktemp -d)
-step() { echo "== $* ($SECONDS s)"; }
+# shellcheck source=deploy/steps.sh
+. deploy/steps.sh
 k() { kubectl --namespace $ns "$@"; }
-eventually() { # COMMAND…: until it succeeds, for four minutes
-	local end=$((SECONDS + 240))
-	until "$@"; do
-		if [ $SECONDS -ge $end ]; then
-			echo "not in time: $*" >&2
-			return 1
-		fi
-		sleep 0.5
-	done
-}
 forwards=()
 remove() {
 	status=$?

@@ -3,18 +3,8 @@
 # what PostgreSQL answers its superuser.
 
 posters=()
-step() { echo "== $* ($SECONDS s)"; }
-# eventually COMMAND…: until it succeeds. An idle machine needs seconds each time; a busy one gets four minutes.
-eventually() {
-	local end=$((SECONDS + 240))
-	until "$@"; do
-		if [ $SECONDS -ge $end ]; then
-			echo "not in time: $*" >&2
-			return 1
-		fi
-		sleep 0.5
-	done
-}
+# shellcheck source=deploy/steps.sh
+. deploy/steps.sh
 count() { [ "$(curl -fsS "$query/logs/count?q=run:$1")" = "{\"count\":$2}" ]; }
 key() { # prints an Idempotency-Key: a UUIDv7
 	local time random
