@@ -232,29 +232,32 @@ type storedRow struct {
 // rows calls f with each row that is stored, as the catalog of the archive tells: those of files, those of logs, or both. Rows that are in
 // both must be the same. The workers have stopped.
 func (s *system) rows(ctx context.Context, differs func(format string, args ...any), f func(storedRow)) (ranges []archivedRange, err error) {
+	err = s.snapshot(ctx, func(tx pgx.Tx) error {
+		if s.archive == "" {
+			return logsRows(ctx, tx, "", nil, f)
+		}
+		if ranges, err = archivedRanges(ctx, tx); err != nil {
+			return err
+		}
+		for _, r := range ranges {
+			if err := s.rowsOf(ctx, tx, r, differs, f); err != nil {
+				return err
+			}
+		}
+		const elsewhere = ` WHERE NOT EXISTS (SELECT FROM archive_ranges WHERE from_at <= inserted_at AND to_at > inserted_at)`
+		return logsRows(ctx, tx, elsewhere, nil, f)
+	})
+	return ranges, err
+}
+
+// snapshot calls f with a transaction that reads one snapshot of the database, by a connection of its own.
+func (s *system) snapshot(ctx context.Context, f func(pgx.Tx) error) error {
 	conn, err := s.connect(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer conn.Close(ctx) // nothing to lose
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
-	if err != nil {
-		return nil, err
-	}
-	defer tx.Rollback(ctx) //nolint:errcheck // nothing to lose
-	if s.archive == "" {
-		return nil, logsRows(ctx, tx, "", nil, f)
-	}
-	if ranges, err = archivedRanges(ctx, tx); err != nil {
-		return nil, err
-	}
-	for _, r := range ranges {
-		if err := s.rowsOf(ctx, tx, r, differs, f); err != nil {
-			return nil, err
-		}
-	}
-	const elsewhere = ` WHERE NOT EXISTS (SELECT FROM archive_ranges WHERE from_at <= inserted_at AND to_at > inserted_at)`
-	return ranges, logsRows(ctx, tx, elsewhere, nil, f)
+	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, f)
 }
 
 // archivedRanges returns the ranges of the archive.

@@ -94,18 +94,9 @@ func (o *Outside) Run(ctx, posting context.Context) (*Report, error) {
 	if err := o.stored(ctx); err != nil {
 		o.run.mismatch(stuck, "%v", err)
 	}
-	conn, err := o.run.connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close(ctx) // nothing to lose
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
-	if err != nil {
-		return nil, err
-	}
-	defer tx.Rollback(ctx) //nolint:errcheck // nothing to lose
 	report := &Report{run: o.run}
-	if err := logsRows(ctx, tx, " WHERE "+mine, nil, o.run.comparison(report)); err != nil {
+	compare := o.run.comparison(report)
+	if err := o.run.snapshot(ctx, func(tx pgx.Tx) error { return logsRows(ctx, tx, " WHERE "+mine, nil, compare) }); err != nil {
 		return nil, err
 	}
 	if err := o.run.checkRest(ctx, report); err != nil {
