@@ -128,7 +128,10 @@ func (a *Archiver) takes(p partition) bool {
 }
 
 // settled returns the time before which rows are to be in the archive.
-func (a *Archiver) settled(now time.Time) time.Time { return now.Add(-max(a.After, leastArchiveAfter)) }
+func (a *Archiver) settled(now time.Time) time.Time { return now.Add(-a.after()) }
+
+// after returns how old rows are when they are due to be in the archive.
+func (a *Archiver) after() time.Duration { return max(a.After, leastArchiveAfter) }
 
 // expired reports whether the archive's retention has passed since a time. Zero keeps all.
 func expired(to time.Time, retention time.Duration, now time.Time) bool {

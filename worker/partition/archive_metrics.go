@@ -61,7 +61,7 @@ func (m *ArchiveMetrics) reportBehind(ctx context.Context, conn *pgx.Conn, a *Ar
 		if err != nil {
 			return
 		}
-		lacking := p.to.Add(max(a.After, leastArchiveAfter))
+		lacking := p.to.Add(a.after())
 		if len(keptGaps(p.timeRange, ranges, a.Retention, now)) == 0 {
 			waits, err := a.waitsForCopyAnew(ctx, conn, p, ranges, now)
 			if err != nil {
@@ -105,7 +105,7 @@ func (a *Archiver) openBehind(ctx context.Context, conn *pgx.Conn, p partition, 
 	for _, piece := range slices.Backward(pieces) {
 		waiting += piece.rows
 		if waiting > a.mostRows() {
-			since = piece.to.Add(max(a.After, leastArchiveAfter))
+			since = piece.to.Add(a.after())
 		}
 	}
 	return waiting, since, nil
